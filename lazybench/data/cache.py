@@ -1,0 +1,229 @@
+"""Prepared arrays, built once and opened memory-mapped ever after.
+
+An entry is a folder `<name>-<version>/` below `cache_root()`: one `.npy` file an array and
+`manifest.json` with each file's size and sha256. It's built in a temporary folder beside its place
+and renamed into it, so a reader sees a whole entry or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from lazybench.data.folders import CACHE_VARIABLE, cache_root
+from lazybench.errors import UsageError
+
+Arrays = dict[str, NDArray[Any]]
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+# What an unwritable cache leaves in memory: the second opening must not decode everything again.
+_held: dict[tuple[Path, str], Arrays] = {}
+
+
+class _Missing(Exception):
+    """No entry stands there, or one of another key."""
+
+
+class _Damaged(Exception):
+    """An entry stands there and doesn't verify; the text says where."""
+
+
+def prepared(
+    name: str, version: str, build: Callable[[], Mapping[str, NDArray[Any]]], *, key: str = ""
+) -> Arrays:
+    """Arrays that `build` made, now or earlier: read-only, memory-mapped where the cache allows.
+
+    Every file's size and sha256 are verified at each opening. A damaged entry is rebuilt with one
+    logged warning. Processes that want the same entry wait for the one that builds it. Where the
+    folder can't be written, the arrays stay in memory, with one logged warning a process.
+
+    Args:
+        name: data set, as in `omniglot`; letters, digits, `.`, `_`, `+`, `-`.
+        version: version of the preparation, in the same letters.
+        build: makes the arrays, by name; called at most once, only when they aren't there.
+            Strings are fine (`<U` arrays), objects aren't.
+        key: cheap key of the sources (sizes, times); an entry of another key is replaced.
+
+    Returns:
+        The arrays by the names that `build` gave them.
+
+    Raises:
+        UsageError: a name can't be a file's name, or an array holds objects.
+        Exception: whatever `build` raises; nothing is kept then.
+    """
+    entry = f"{_safe(name)}-{_safe(version)}"
+    folder = cache_root() / entry
+    # Without the lock first: an entry that verifies is whole, and a shared cache may be read-only.
+    try:
+        return _open(folder, key)
+    except (_Missing, _Damaged):
+        pass
+    if (folder, key) in _held:
+        return dict(_held[folder, key])
+    lock = FileLock(folder.with_name(f"{entry}.lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        return _in_memory(folder, key, _checked(build()), error)
+    try:
+        try:
+            return _open(folder, key)
+        except _Missing:
+            pass
+        except _Damaged as damage:
+            _log.warning("prepared data in %s is damaged (%s): building it again", folder, damage)
+        arrays = _checked(build())
+        try:
+            _write(folder, key, arrays)
+            return _open(folder, key)
+        except (OSError, _Missing, _Damaged) as error:
+            return _in_memory(folder, key, arrays, error)
+    finally:
+        lock.release()
+
+
+def _safe(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"cache name {name!r} can't be a file's name; use 1 to 100 of letters, digits, "
+            "'.', '_', '+', '-', the first a letter or digit"
+        )
+    return name
+
+
+def _checked(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    for name, array in arrays.items():
+        _safe(name)
+        if array.dtype.hasobject:
+            raise UsageError(f"array {name!r} holds objects; only numbers and strings are cached")
+    return dict(arrays)
+
+
+def _in_memory(folder: Path, key: str, arrays: Arrays, error: Exception) -> Arrays:
+    _log.warning(
+        "can't keep prepared data in %s (%s): it stays in memory and is prepared anew by each "
+        "process; set %s to a folder that can be written",
+        folder,
+        error,
+        CACHE_VARIABLE,
+    )
+    _held[folder, key] = {name: _frozen(array) for name, array in arrays.items()}
+    return dict(_held[folder, key])
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _open(folder: Path, key: str) -> Arrays:
+    try:
+        text = (folder / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if folder.is_dir():
+            raise _Damaged(f"{MANIFEST} is missing") from error
+        raise _Missing from error
+    except OSError as error:
+        raise _Damaged(str(error)) from error
+    try:
+        manifest = json.loads(text)
+        if manifest["schema"] != SCHEMA or manifest["key"] != key:
+            raise _Missing
+        files = [(str(n), int(f["bytes"]), str(f["sha256"])) for n, f in manifest["files"].items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _Damaged(f"{MANIFEST} can't be read") from error
+    return {name: _mapped(folder / f"{name}.npy", size, digest) for name, size, digest in files}
+
+
+def _mapped(path: Path, size: int, digest: str) -> NDArray[Any]:
+    try:
+        # One handle for hash and map: a file replaced in between can't slip through.
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno()).st_size
+            if found != size:
+                raise _Damaged(f"{path.name} has {found} bytes, not {size}")
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise _Damaged(f"{path.name} doesn't match its sha256")
+            file.seek(0)
+            major, _ = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0
+            if major > 1:
+                header = np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = header(file)
+            if not shape or 0 in shape:
+                # An empty file section can't be mapped, and a scalar isn't worth a map.
+                file.seek(0)
+                return _frozen(np.load(file, allow_pickle=False))
+            order: Literal["F", "C"] = "F" if fortran else "C"
+            return np.memmap(file, dtype, "r", file.tell(), shape, order)
+    except (OSError, ValueError) as error:
+        raise _Damaged(f"{path.name}: {error}") from error
+
+
+def _write(folder: Path, key: str, arrays: Arrays) -> None:
+    # Leftovers of builders that were killed; the lock says that none is at work.
+    for stale in folder.parent.glob(f"{folder.name}.tmp-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    place = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
+    try:
+        files: dict[str, dict[str, str | int]] = {}
+        for name, array in arrays.items():
+            path = place / f"{name}.npy"
+            with path.open("xb") as file:
+                np.save(file, array, allow_pickle=False)
+                _sync(file)
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            files[name] = {"bytes": path.stat().st_size, "sha256": digest}
+        manifest = {"schema": SCHEMA, "key": key, "files": files}
+        with (place / MANIFEST).open("x", encoding="utf-8") as text:
+            text.write(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+            _sync(text)
+        # mkdtemp gives 0700; an entry may be shared as far as the user's umask says.
+        place.chmod(folder.parent.stat().st_mode & 0o777)
+        _sync_folder(place)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
+            os.replace(folder, old / "old")
+            os.replace(place, folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(place, folder)
+        _sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def _sync(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows can't open a folder to sync it.
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
