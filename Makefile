@@ -1,0 +1,66 @@
+# Every command that a newcomer needs. `make demo` and `make test` set up what they need; running them
+# again installs nothing unless pyproject.toml, constraints.txt or (for the demo) a source file changed.
+
+# The first Python that is new enough.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+DEMO_ENV ?= tiered-20way
+DEMO_OUT ?= runs/demo
+DEMO_AGENTS ?= chance nearest_pixel finetune lazy_reptile
+DEMO_FLAGS ?=
+PYTEST_FLAGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := $(shell find envs agents lazybench -type f -not -name '*.pyc')
+
+.PHONY: help demo install develop test lint types bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "lazybench needs Python 3.11.4 or later; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp each for the two ways of installing; one takes the other's place. A leftover build folder
+# would bring deleted modules back into the wheel.
+$(VENV)/.installed: pyproject.toml constraints.txt $(SOURCES) | $(BIN)/python
+	rm -rf build
+	$(PIP) install -c constraints.txt .
+	rm -rf build
+	rm -f $(VENV)/.developed
+	touch $@
+
+$(VENV)/.developed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e '.[test]'
+	rm -f $(VENV)/.installed
+	touch $@
+
+install: $(VENV)/.installed
+
+develop: $(VENV)/.developed
+
+demo: $(VENV)/.installed  ## train and compare four agents on 20-way tasks, then print the board
+	set -e; for agent in $(DEMO_AGENTS); do \
+		$(BIN)/lazybench run --agent $$agent --env $(DEMO_ENV) --out $(DEMO_OUT) $(DEMO_FLAGS); \
+	done
+	$(BIN)/lazybench leaderboard --out $(DEMO_OUT) --env $(DEMO_ENV)
+
+test: $(VENV)/.developed  ## run the tests
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.developed  ## ruff
+	$(BIN)/ruff check .
+
+types: $(VENV)/.developed  ## mypy --strict over the package
+	$(BIN)/mypy --strict -p lazybench
+
+bench: $(VENV)/.developed  ## measure what the docs quote
+	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+clean:  ## remove the environment, builds and caches (runs/ stays)
+	rm -rf $(VENV) build dist lazybench.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
