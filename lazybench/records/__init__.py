@@ -1,0 +1,53 @@
+"""Records are facts: one canonical JSON file a run, kept in an append-only store."""
+
+from __future__ import annotations
+
+from lazybench.records.atomic import (
+    append_line,
+    canonical_json,
+    read_lines,
+    write_bytes,
+    write_json,
+)
+from lazybench.records.schema import (
+    KEY_FIELDS,
+    AgentFacts,
+    Checkpoint,
+    Code,
+    Cost,
+    DataFacts,
+    EnvFacts,
+    Machine,
+    Metric,
+    Record,
+    Reported,
+    make_key,
+)
+from lazybench.records.store import RecordList, Skipped, Store, slug
+from lazybench.records.trials import Packed, Trials
+
+__all__ = [
+    "KEY_FIELDS",
+    "AgentFacts",
+    "Checkpoint",
+    "Code",
+    "Cost",
+    "DataFacts",
+    "EnvFacts",
+    "Machine",
+    "Metric",
+    "Packed",
+    "Record",
+    "RecordList",
+    "Reported",
+    "Skipped",
+    "Store",
+    "Trials",
+    "append_line",
+    "canonical_json",
+    "make_key",
+    "read_lines",
+    "slug",
+    "write_bytes",
+    "write_json",
+]

@@ -1,0 +1,287 @@
+"""Files that are whole or absent: atomic writes, canonical JSON and checked append-only lines.
+
+A file is written under a temporary name in its own folder, flushed to the disk and renamed, so a
+reader never meets half of one, whatever kills the writer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import secrets
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lazybench.errors import OutputUnavailable, StoreError, UsageError
+
+_FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
+_TAIL_BYTES = 1 << 16
+
+
+def plain(obj: Any) -> Any:
+    """`obj` as JSON can hold it: text keys, lists, and None for every float that isn't finite.
+
+    Arrays and their scalars are taken by `tolist`, models by `model_dump`.
+
+    Raises:
+        UsageError: a value that JSON can't hold.
+    """
+    if obj is None or isinstance(obj, bool | str):
+        return obj
+    if isinstance(obj, int):
+        return int(obj)
+    if isinstance(obj, float):
+        return float(obj) if math.isfinite(obj) else None
+    if isinstance(obj, Mapping):
+        return {_key(name): plain(value) for name, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [plain(value) for value in obj]
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    if callable(dump := getattr(obj, "model_dump", None)):
+        return plain(dump(mode="json", by_alias=True))
+    if callable(tolist := getattr(obj, "tolist", None)):
+        return plain(tolist())
+    raise UsageError(
+        f"JSON can't hold a {type(obj).__name__}; allowed are None, bool, int, float, str, lists "
+        "and mappings of them; convert the value first"
+    )
+
+
+def _key(name: Any) -> str:
+    if isinstance(name, str):
+        return name
+    if isinstance(name, int) and not isinstance(name, bool):
+        return str(name)
+    raise UsageError(f"a JSON key must be text or an integer, got {name!r}; rename the key")
+
+
+def canonical_json(obj: Any) -> str:
+    """The one text of `obj`: sorted keys, 2 spaces, ASCII, a final newline, null for NaN and inf.
+
+    Raises:
+        UsageError: a value that JSON can't hold.
+    """
+    return json.dumps(plain(obj), sort_keys=True, indent=2, allow_nan=False) + "\n"
+
+
+def _compact(obj: Any) -> str:
+    return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _store_error(path: Path, error: OSError, size: int) -> StoreError | OutputUnavailable:
+    """The error to raise for an `OSError` met while writing `size` bytes for `path`."""
+    why = error.strerror or str(error)
+    if error.errno in _FULL:
+        return StoreError(
+            f"can't write {size} bytes to {path}: {why}; earlier files are intact, free some "
+            "space and run the same command again"
+        )
+    if error.errno == errno.EIO:
+        return StoreError(f"can't write {path}: {why}; check the disk")
+    return OutputUnavailable(
+        f"can't create {path}: {why}; choose a folder that can be written to with --out"
+    )
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some systems and network folders refuse to sync a folder; the rename is atomic all the same.
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes, *, replace: bool = True) -> Path:
+    """The path, once it holds exactly `data`; missing folders are made.
+
+    Args:
+        path: the file to write.
+        data: its whole content.
+        replace: whether a file that stands there already is replaced.
+
+    Raises:
+        FileExistsError: `replace` is false and the file is there already.
+        StoreError: the disk is full or a size limit is met; the path is named.
+        OutputUnavailable: the folder can't be made or written to.
+    """
+    target = Path(path)
+    # A short name of its own, so that the longest allowed target name still works.
+    temporary = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            _write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise _store_error(target, error, len(data)) from error
+    try:
+        if replace:
+            os.replace(temporary, target)
+        else:
+            _rename_to_new(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _store_error(target, error, len(data)) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+    _sync_folder(target.parent)
+    return target
+
+
+def _rename_to_new(temporary: Path, target: Path) -> None:
+    try:
+        # A hard link fails where the name is taken, which a rename doesn't.
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, "exists already", str(target)) from None
+        os.replace(temporary, target)
+
+
+def write_json(path: str | os.PathLike[str], obj: Any, *, replace: bool = True) -> Path:
+    """The path, once it holds the canonical JSON of `obj`.
+
+    Raises:
+        UsageError: a value that JSON can't hold.
+        FileExistsError: `replace` is false and the file is there already.
+        StoreError: the disk is full or a size limit is met.
+        OutputUnavailable: the folder can't be made or written to.
+    """
+    return write_bytes(path, canonical_json(obj).encode("ascii"), replace=replace)
+
+
+def append_line(
+    path: str | os.PathLike[str], obj: Mapping[str, Any], *, sync: bool = False
+) -> None:
+    """Adds `obj` as one JSON line with a `crc` field, in a single write at the end of the file.
+
+    A torn last line, left by a writer that was killed, is cut off first. One writer a file.
+
+    Args:
+        path: the file; made with its folders where missing.
+        obj: the line's fields; `crc` is reserved.
+        sync: whether the line must be on the disk before this returns (milliseconds; a killed
+            process loses nothing without it, a power cut may).
+
+    Raises:
+        UsageError: `obj` holds a `crc` field or a value that JSON can't hold.
+        StoreError: the disk is full or a size limit is met; no part of the line is left.
+        OutputUnavailable: the file can't be made or opened.
+    """
+    fields = plain(obj)
+    if not isinstance(fields, dict) or "crc" in fields:
+        raise UsageError(f"a line for {path} must be a mapping without 'crc'; rename the field")
+    line = _compact(fields | {"crc": _crc(fields)}).encode("ascii") + b"\n"
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise _store_error(target, error, len(line)) from error
+    try:
+        end = _sound_end(fd)
+        try:
+            written = os.write(fd, line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if sync:
+                os.fsync(fd)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, end)
+            raise _store_error(target, error, len(line)) from error
+    finally:
+        os.close(fd)
+
+
+def _sound_end(fd: int) -> int:
+    """Where the last sound line ends, in bytes; what follows it is cut off the file."""
+    size = os.fstat(fd).st_size
+    span = _TAIL_BYTES
+    while size:
+        start = max(0, size - span)
+        tail = os.pread(fd, size - start, start)
+        before = tail.rfind(b"\n", 0, len(tail) - 1)
+        if before < 0 and start > 0:
+            span *= 4
+            continue
+        if _parse(tail[before + 1 :]) is not None:
+            return size
+        end = start + before + 1
+        os.ftruncate(fd, end)
+        return end
+    return 0
+
+
+def _crc(fields: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(_compact(fields).encode('ascii')):08x}"
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The fields of a line that ends with a newline and whose crc fits, else None."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        fields = json.loads(line)
+        if not isinstance(fields, dict):
+            return None
+        crc = fields.pop("crc", None)
+        return fields if crc == _crc(fields) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The objects that `append_line` wrote, in order; a torn last line is left out.
+
+    A file that isn't there holds no lines.
+
+    Raises:
+        StoreError: a line before the last doesn't verify (file and line named), or the file
+            can't be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
+    # Only b"\n" ends a line: bytes.splitlines would cut damaged ones at b"\r" as well.
+    lines = [line + b"\n" for line in data.split(b"\n")]
+    last = lines.pop()[:-1]
+    if last:
+        lines.append(last)
+    objects = []
+    for number, line in enumerate(lines, start=1):
+        fields = _parse(line)
+        if fields is not None:
+            objects.append(fields)
+        elif number < len(lines):
+            raise StoreError(
+                f"{path}:{number}: the line's checksum doesn't fit its content; only whole lines "
+                "written by this program are allowed; move the file away and run again"
+            )
+    return objects

@@ -1,0 +1,229 @@
+"""The append-only store of records: one file a run, so that two runs never write the same file."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lazybench.errors import LazybenchError, RecordConflict, StoreError, UsageError
+from lazybench.records.atomic import canonical_json, write_bytes
+from lazybench.records.schema import Record, Reported, make_key
+
+_SLUG_LENGTH = 40
+_RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
+# A run that ended so may end otherwise on another try, and must not bar the way to its result.
+_RETRIABLE = frozenset({"failed", "oom", "timeout"})
+
+
+def slug(name: str) -> str:
+    """A folder name for any `name`: at most 49 characters of `a-z0-9._-`.
+
+    A name that had to be changed carries 8 hex digits of its sha256, so that two never meet.
+    """
+    safe = re.sub(r"[^a-z0-9._-]+", "-", name.lower())[:_SLUG_LENGTH].strip(".-")
+    if safe == name and not _RESERVED.match(safe):
+        return safe
+    mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{safe}-{mark}".lstrip("-")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file of the store that was left out, and why."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        """The line that tells a reader."""
+        return f"{self.path}: left out: {self.reason}"
+
+
+@dataclass(eq=False, repr=False)
+class RecordList(list[Record]):
+    """Records in a fixed order, with the files that were left out in `skipped`."""
+
+    found: Iterable[Record] = ()
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Fills the list."""
+        self.extend(self.found)
+
+
+class _ReportedFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1]
+    source: str
+    table: str
+    rows: list[dict[str, Any]]
+
+
+class Store:
+    """Records under one folder: `records/<env>-v<version>/<agent>/<key12>.json`.
+
+    Attributes:
+        root: the folder; it needn't exist before something is published.
+    """
+
+    def __init__(self, root: str | os.PathLike[str] = "leaderboards") -> None:
+        """Opens the store at `root` without touching the disk."""
+        self.root = Path(root)
+
+    def path(self, record: Record) -> Path:
+        """Where `record` stands, or would."""
+        env = f"{slug(record.env.id)}-v{record.env.version}"
+        return self.root / "records" / env / slug(record.agent.id) / f"{record.key12}.json"
+
+    def publish(self, record: Record) -> Path:
+        """The path of `record`, once the store holds it.
+
+        A record whose comparable content is there already is left as it stands. A record that
+        failed, ran out of memory or out of time gives way to one that another try of the same
+        run made.
+
+        Raises:
+            RecordConflict: the store holds the key with other content.
+            StoreError: the key doesn't belong to the content, or the disk is full.
+            OutputUnavailable: the folder can't be made or written to.
+        """
+        _verify(record)
+        path = self.path(record)
+        data = record.to_json().encode("ascii")
+        try:
+            return write_bytes(path, data, replace=False)
+        except FileExistsError:
+            standing = _load(path)
+        if standing.key == record.key and standing.status in _RETRIABLE:
+            if record.status in _RETRIABLE:
+                return path
+            return write_bytes(path, data)
+        difference = first_difference(standing.comparable(), record.comparable())
+        if difference is None:
+            return path
+        name, old, new = difference
+        raise RecordConflict(
+            f"{path} holds the same key with other content: {name} is {_short(old)} there and "
+            f"{_short(new)} here; records are never overwritten: a change that can move a score "
+            "needs a new revision of the env or agent"
+        )
+
+    def find(self, key: str) -> Record | None:
+        """The record whose key is or begins with `key` (6 to 64 hex digits), or None.
+
+        Raises:
+            UsageError: `key` isn't hexadecimal, is too short, or fits several records.
+            StoreError: the file doesn't hold a sound record.
+        """
+        if not re.fullmatch(r"[0-9a-f]{6,64}", key):
+            raise UsageError(f"a key must be 6 to 64 hex digits, got {key!r}; see 'lazybench runs'")
+        found = [_load(path) for path in self._files(f"{key[:12]}*.json")]
+        found = [record for record in found if record.key.startswith(key)]
+        if len(found) > 1:
+            keys = ", ".join(sorted(record.key for record in found))
+            raise UsageError(f"key {key!r} fits several records: {keys}; give more digits")
+        return found[0] if found else None
+
+    def records(self, env: str | None = None, agent: str | None = None) -> RecordList:
+        """All sound records by path, those left out named in `skipped`.
+
+        Args:
+            env: keep this env only, as `<id>` or `<id>-v<version>`.
+            agent: keep this agent only.
+        """
+        kept: list[Record] = []
+        skipped: list[Skipped] = []
+        for path in self._files("*.json"):
+            try:
+                record = _load(path)
+            except LazybenchError as error:
+                skipped.append(Skipped(path, str(error)))
+                continue
+            if path != self.path(record):
+                reason = f"its content belongs at {self.path(record)}; a record is never copied"
+                skipped.append(Skipped(path, reason))
+            elif (env is None or env in _env_names(record)) and agent in (None, record.agent.id):
+                kept.append(record)
+        return RecordList(kept, skipped)
+
+    def reported(self) -> list[Reported]:
+        """All rows of `reported/*.json`, by file and then in the file's order.
+
+        Raises:
+            StoreError: a file doesn't hold reported rows; the file is named.
+        """
+        rows: list[Reported] = []
+        for path in sorted((self.root / "reported").glob("*.json")):
+            try:
+                table = _ReportedFile.model_validate_json(path.read_bytes())
+                head = {"source": table.source, "table": table.table}
+                rows.extend(Reported.model_validate(head | row) for row in table.rows)
+            except (OSError, ValidationError) as error:
+                first = str(error).splitlines()
+                raise StoreError(
+                    f"{path}: not a file of reported rows: {'; '.join(first[1:3]) or first[0]}; "
+                    "see leaderboards/README.md for its fields"
+                ) from error
+        return rows
+
+    def _files(self, pattern: str) -> Iterator[Path]:
+        return iter(sorted((self.root / "records").glob(f"*/*/{pattern}")))
+
+
+def _env_names(record: Record) -> tuple[str, str]:
+    return record.env.id, f"{record.env.id}-v{record.env.version}"
+
+
+def _verify(record: Record) -> None:
+    expected = make_key(record.identity())
+    if record.key != expected:
+        raise StoreError(
+            f"the key {record.key12}… doesn't belong to the record's content, which gives "
+            f"{expected[:12]}…; make the key with make_key(record.identity())"
+        )
+
+
+def _load(path: Path) -> Record:
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
+    record = Record.from_json(text)
+    _verify(record)
+    return record
+
+
+def _short(value: Any) -> str:
+    text = " ".join(canonical_json(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_ABSENT = "(absent)"
+
+
+def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """`(dotted name, old, new)` of the first field that differs, in sorted order, or None."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        pairs: Iterable[tuple[Any, Any, Any]] = (
+            (part, old.get(part, _ABSENT), new.get(part, _ABSENT)) for part in sorted({*old, *new})
+        )
+    elif isinstance(old, list) and isinstance(new, list):
+        zipped = itertools.zip_longest(old, new, fillvalue=_ABSENT)
+        pairs = ((index, left, right) for index, (left, right) in enumerate(zipped))
+    else:
+        same = old == new and isinstance(old, bool) == isinstance(new, bool)
+        return None if same else (name, old, new)
+    for part, left, right in pairs:
+        found = first_difference(left, right, f"{name}.{part}" if name else str(part))
+        if found is not None:
+            return found
+    return None
