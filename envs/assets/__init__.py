@@ -1,0 +1,1 @@
+"""Frozen files that environments ship with."""

@@ -1,0 +1,1 @@
+"""Data sets, opened by name."""

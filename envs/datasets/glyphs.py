@@ -1,0 +1,245 @@
+"""The embedded glyphs: few-shot images that need no download, no font and no network.
+
+A class is a Unicode character, its super-category the script it belongs to, an instance one of 4 to
+12 font faces under a random affine and elastic jitter. The bitmaps are frozen in the package; the
+jitter is a pure function of the data set's name and version, the character and the instance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench import counter
+from lazybench.data.cache import prepared
+from lazybench.data.pool import SPLITS, Pool, Split
+from lazybench.envs.datasets.jitter import JITTER_VERSION, SIDE_PX, STRENGTHS, Jitter, deform
+from lazybench.errors import DataUnavailable, UsageError, nearest
+
+FROZEN = Path(__file__).resolve().parents[1] / "assets" / "glyphs.npz"
+FROZEN_SHA256 = "0fecb3b078fbb15b24ffe172a7cc8654798fc641af1f69a26d422b3d2c375914"
+POOL_SHA256: Mapping[str, str] = {
+    "medium": "7a1a61e3057dec68d4d1e1cf7969cb051f1806c2fdde4c3dbb1ca4a82c7fae02",
+    "hard": "635c66a4a13f58c14c5ad81cfca17f40020784105f38e2f28ebbb5666d61279a",
+}
+INSTANCES = 20
+
+_CLASSES_AT_ONCE = 4
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The content of the frozen file.
+
+    Attributes:
+        bitmaps: `[B, 28, 28]` uint8, class after class, strokes bright on 0.
+        start: `[C]` int64, row of each class's first bitmap.
+        count: `[C]` int64, number of bitmaps (faces) of each class.
+        points: `[C]` int64 code points.
+        names: `C` names such as `U+0041 LATIN CAPITAL LETTER A`.
+        scripts: `C` super-categories.
+        splits: `C` splits.
+    """
+
+    bitmaps: NDArray[np.uint8]
+    start: NDArray[np.int64]
+    count: NDArray[np.int64]
+    points: NDArray[np.int64]
+    names: tuple[str, ...]
+    scripts: tuple[str, ...]
+    splits: tuple[str, ...]
+
+    def rows(self, split: Split) -> NDArray[np.int64]:
+        """Return the classes of `split`, in the file's order."""
+        return np.flatnonzero(np.array(self.splits) == split)
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """The opened data set; see `lazybench.data.pool.DataSet`.
+
+    Attributes:
+        name: `glyphs` or `glyphshard`.
+        fingerprint: sha256 over the frozen file's sha256, the jitter's version and its name.
+        prep: version of the jitter; it ends in `+<8 hex>` where this platform's arithmetic gave
+            other pixels than the published ones, so that such scores never share a board.
+        source: where the images come from.
+    """
+
+    name: str
+    fingerprint: str
+    prep: str
+    source: str
+    _pools: Mapping[Split, Pool] = field(repr=False)
+
+    def pool(self, split: Split) -> Pool:
+        """Return the 20 instances of each class of `split`, `[classes * 20, 1, 28, 28]` uint8.
+
+        Raises:
+            UsageError: an unknown split.
+        """
+        if split not in self._pools:
+            raise UsageError(f"{self.name}: got split '{split}'; allowed are {', '.join(SPLITS)}")
+        return self._pools[split]
+
+
+def open_glyphs(jitter: Jitter = "medium") -> Glyphs:
+    """Return the embedded glyphs; the first call builds the pool, later ones map it from the cache.
+
+    Args:
+        jitter: `medium` (data set `glyphs`) or `hard` (data set `glyphshard`: smaller glyphs,
+            stronger deformation, random stroke weight).
+
+    Raises:
+        UsageError: an unknown jitter.
+        DataUnavailable: the frozen file is missing or damaged.
+    """
+    if jitter not in STRENGTHS:
+        raise UsageError(
+            f"glyphs: got jitter '{jitter}'; allowed are {', '.join(STRENGTHS)}."
+            f"{nearest(jitter, STRENGTHS)}"
+        )
+    strength = STRENGTHS[jitter]
+    frozen = read_frozen()
+    arrays = prepared(strength.name, version(jitter), lambda: build(frozen, jitter))
+    digest = bytes(arrays["sha256"]).hex()
+    expected = POOL_SHA256[jitter]
+    prep = f"{JITTER_VERSION}-{jitter}"
+    pools: dict[Split, Pool] = {}
+    for split in SPLITS:
+        rows = frozen.rows(split)
+        pools[split] = Pool(
+            x=arrays[split],
+            start=np.arange(len(rows), dtype=np.int64) * INSTANCES,
+            count=np.full(len(rows), INSTANCES, dtype=np.int64),
+            names=tuple(frozen.names[row] for row in rows),
+            groups=tuple(frozen.scripts[row] for row in rows),
+        )
+    return Glyphs(
+        name=strength.name,
+        fingerprint=_sha256(FROZEN_SHA256, JITTER_VERSION, jitter),
+        prep=prep if digest == expected else f"{prep}+{digest[:8]}",
+        source="embedded bitmaps of Unicode characters, rendered from the DejaVu 2.35 fonts",
+        _pools=pools,
+    )
+
+
+def version(jitter: Jitter) -> str:
+    """Return the version under which the built pool is cached; it changes with the content."""
+    return _sha256(FROZEN_SHA256, JITTER_VERSION, jitter, str(INSTANCES))[:16]
+
+
+def read_frozen(path: Path | None = None) -> Frozen:
+    """Return the frozen bitmaps after their sha256 was checked.
+
+    Args:
+        path: the file; the packaged one if None.
+
+    Raises:
+        DataUnavailable: the file is missing, unreadable or has another sha256.
+    """
+    path = FROZEN if path is None else path
+    try:
+        packed = path.read_bytes()
+    except OSError as error:
+        raise DataUnavailable(
+            f"glyphs: can't read {path} ({error.strerror}); reinstall lazybench"
+        ) from error
+    got = hashlib.sha256(packed).hexdigest()
+    if got != FROZEN_SHA256:
+        raise DataUnavailable(
+            f"glyphs: {path} is damaged: sha256 {got}, expected {FROZEN_SHA256}; "
+            "reinstall lazybench"
+        )
+    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+        return thaw({name: arrays[name] for name in arrays.files})
+
+
+def thaw(held: Mapping[str, NDArray[Any]]) -> Frozen:
+    """Return the frozen file's arrays in the form that the pools are built from."""
+    count = held["count"].astype(np.int64)
+    points = held["points"].astype(np.int64)
+    names = zip(points, _lines(held["names"]), strict=True)
+    return Frozen(
+        bitmaps=held["bitmaps"],
+        start=np.cumsum(count) - count,
+        count=count,
+        points=points,
+        names=tuple(f"U+{point:04X} {name}" for point, name in names),
+        scripts=_lines(held["scripts"]),
+        splits=_lines(held["splits"]),
+    )
+
+
+def build(frozen: Frozen, jitter: Jitter) -> dict[str, NDArray[Any]]:
+    """Return the pools of one jitter, built on every core that this process may use.
+
+    Keys `train`, `val`, `test` hold `[classes * 20, 1, 28, 28]` uint8; `sha256` `[32]` uint8 is the
+    digest over the three in that order. The result doesn't depend on the number of threads.
+    """
+    pools: dict[str, NDArray[Any]] = {}
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        rows = frozen.rows(split)
+        images = np.empty((len(rows) * INSTANCES, 1, SIDE_PX, SIDE_PX), dtype=np.uint8)
+        _fill(images, frozen, rows, jitter)
+        digest.update(images.data)
+        pools[split] = images
+    pools["sha256"] = np.frombuffer(digest.digest(), dtype=np.uint8)
+    return pools
+
+
+def instances(
+    frozen: Frozen, rows: NDArray[np.int64], first: int, count: int, jitter: Jitter
+) -> NDArray[np.uint8]:
+    """Return instances `first` to `first + count - 1` of each class, `[C, count, 28, 28]` uint8.
+
+    Instances have no end: past the 20 of a pool they are fresh ones. Faces come in a random order
+    of the class and start again when all were used; the jitter is the instance's own.
+    """
+    strength = STRENGTHS[jitter]
+    numbers = np.arange(first, first + count)
+    keys = counter.mix(strength.name, JITTER_VERSION, frozen.points[rows][:, None], numbers)
+    faces = np.empty((len(rows), count), dtype=np.int64)
+    orders = counter.mix(strength.name, JITTER_VERSION, "faces", frozen.points[rows])
+    held = frozen.count[rows]
+    for size in np.unique(held):
+        among = np.flatnonzero(held == size)
+        order = counter.permutation(orders[among], int(size))
+        faces[among] = frozen.start[rows[among], None] + order[:, numbers % size]
+    bitmaps = frozen.bitmaps[faces.reshape(-1)]
+    return deform(bitmaps, keys.reshape(-1), strength).reshape(len(rows), count, SIDE_PX, SIDE_PX)
+
+
+def _fill(
+    images: NDArray[np.uint8], frozen: Frozen, rows: NDArray[np.int64], jitter: Jitter
+) -> None:
+    """Fill `[C * 20, 1, 28, 28]` in place, a few classes at a time so that they stay cached."""
+    by_class = images.reshape(len(rows), INSTANCES, SIDE_PX, SIDE_PX)
+
+    def some(begin: int) -> None:
+        chunk = slice(begin, begin + _CLASSES_AT_ONCE)
+        by_class[chunk] = instances(frozen, rows[chunk], 0, INSTANCES, jitter)
+
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+        list(threads.map(some, range(0, len(rows), _CLASSES_AT_ONCE)))
+
+
+def _lines(text: NDArray[np.uint8]) -> tuple[str, ...]:
+    """Return the lines of an array of UTF-8 bytes."""
+    return tuple(text.tobytes().decode("utf-8").split("\n"))
+
+
+def _sha256(*parts: str) -> str:
+    """Return the sha256 of the parts, one a line, as 64 hex digits."""
+    return hashlib.sha256("\n".join(parts).encode("utf-8")).hexdigest()
