@@ -1,0 +1,108 @@
+"""What the `data` commands say: which data sets are installed, where, and whether they are whole.
+
+Beside its opener a data set's module may offer `check(**kwargs) -> Path`, which looks for the files
+without reading them and gives the folder; an opened data set may offer `reread() -> str`, the
+fingerprint of its sources as they are now. Without them the answers are coarser, never wrong.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lazybench.data.folders import cache_root, data_root
+from lazybench.errors import DataUnavailable, LazybenchError
+from lazybench.registry import DATASETS, load, open_data
+from lazybench.specs import DataSpec
+
+
+@dataclass(frozen=True)
+class DataStatus:
+    """What is known of one data set on this machine.
+
+    Attributes:
+        name: id of the data set.
+        installed: whether it can be opened, as far as was looked.
+        path: where its files lie, or None where there are none.
+        source: one line on where the data come from.
+        detail: what was found, or what is wrong and what to do about it.
+        verified: after `verify`, whether all content was read and is as it was; else None.
+        fingerprint: 64 hex digits after `verify`, else empty.
+    """
+
+    name: str
+    installed: bool
+    path: Path | None
+    source: str
+    detail: str
+    verified: bool | None = None
+    fingerprint: str = ""
+
+
+def status() -> list[DataStatus]:
+    """Status of each registered data set, by id; looks for files and prepares nothing."""
+    return [_look(spec) for spec in DATASETS.specs()]
+
+
+def where(name: str) -> Path:
+    """Folder that the data set lies in, or that its files belong in where it isn't installed.
+
+    Raises:
+        UnknownName: no such data set.
+    """
+    return _look(DATASETS.resolve(name).spec).path or data_root()
+
+
+def verify(name: str) -> DataStatus:
+    """Status of one data set after reading all of it and computing its fingerprint anew.
+
+    Raises:
+        UnknownName: no such data set.
+    """
+    spec: DataSpec = DATASETS.resolve(name).spec
+    looked = _look(spec)
+    try:
+        opened = open_data(name)
+        reread = getattr(opened, "reread", None)
+        now = opened.fingerprint if reread is None else reread()
+    except DataUnavailable as error:
+        return DataStatus(spec.id, False, looked.path, looked.source, str(error), verified=False)
+    verified: bool | None = now == opened.fingerprint
+    detail = "every file was read anew and the fingerprint is the same"
+    if not verified:
+        detail = (
+            f"the files changed after they were prepared: fingerprint {now}, prepared "
+            f"{opened.fingerprint}; delete {cache_root()} to prepare them anew"
+        )
+    elif reread is None and spec.embedded:
+        detail = "the package's own file was verified as it was opened"
+    elif reread is None:
+        verified, detail = None, "it could be opened; it offers no way to read its files anew"
+    return DataStatus(spec.id, True, looked.path, opened.source, detail, verified, now)
+
+
+def _look(spec: DataSpec) -> DataStatus:
+    source = spec.about
+    try:
+        if spec.embedded:
+            path = Path(inspect.getfile(load(spec.target))).parent
+            return DataStatus(spec.id, True, path, source, "comes with the package")
+        opener = load(spec.target)
+        check: Any = getattr(inspect.getmodule(opener), "check", None)
+        if check is not None:
+            path = check(**spec.kwargs)
+            return DataStatus(spec.id, True, path, source, "all files are there")
+        found = [data_root() / probe for probe in spec.probe if (data_root() / probe).exists()]
+        if spec.probe and not found:
+            expected = " or ".join(spec.probe)
+            detail = f"not installed; expected {expected} below {data_root()}"
+            return DataStatus(spec.id, False, None, source, detail)
+        if found:
+            detail = "its folder is there; not looked into"
+            return DataStatus(spec.id, True, found[0], source, detail)
+        opened = opener(**spec.kwargs)
+        return DataStatus(spec.id, True, None, opened.source, "it could be opened")
+    except (LazybenchError, OSError) as error:
+        return DataStatus(spec.id, False, None, source, str(error))
