@@ -1,0 +1,22 @@
+"""Boards are pure functions of records: the same records give the same bytes, everywhere."""
+
+from __future__ import annotations
+
+from lazybench.boards.build import Board, build
+from lazybench.boards.render import to_csv, to_json, to_markdown
+from lazybench.boards.reported import rows_for
+from lazybench.boards.rows import Row
+from lazybench.boards.write import check, expected_files, write
+
+__all__ = [
+    "Board",
+    "Row",
+    "build",
+    "check",
+    "expected_files",
+    "rows_for",
+    "to_csv",
+    "to_json",
+    "to_markdown",
+    "write",
+]

@@ -1,0 +1,197 @@
+"""Boards from records: who shares a table and in what order the rows stand."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lazybench.boards.reported import rows_for
+from lazybench.boards.rows import SHOWN, Group, Row, factor, failed_row, groups, row_of, score_of
+from lazybench.records.atomic import canonical_json
+from lazybench.records.schema import Record, Reported
+from lazybench.stats import Difference, paired_difference
+
+FEWEST_SEEDS = 3
+FEW_SEEDS_NOTE = (
+    f"Where a side has fewer than {FEWEST_SEEDS} seeds, this table compares trained models, not "
+    "algorithms, and forms no tied groups."
+)
+TIES_NOTE = (
+    "Rows whose paired difference to the best row of their group has 0 in its 95 % interval share "
+    "a rank; the intervals aren't corrected for the number of rows."
+)
+SMOKE_NOTE = "A smoke budget shows that a thing runs; its rows are never ranked."
+_BUDGETS = ("small", "paper", "smoke")
+# A limited run differs in the number of trials, and is to stand under the whole ones.
+_TRIAL_COUNTS = frozenset({"trials", "n_trials", "test_trials"})
+
+
+@dataclass(frozen=True)
+class Board:
+    """All runs on one env id and revision, one data content, one protocol and one budget.
+
+    Attributes:
+        env: canonical env id.
+        version: revision of the env.
+        family: the env's family.
+        data: name of the data.
+        fingerprint: content of the data.
+        prep: version of its preparation.
+        budget: the compute budget that all rows share.
+        protocol: names and values that all ranked rows share.
+        metric: name of the score.
+        unit: unit of every score here; a `fraction` is shown as `%`.
+        better: `higher` or `lower`.
+        ranked: rows by rank.
+        unranked: limited and smoke rows, by score.
+        failed: one row for each run without a score.
+        reported: what papers print for this env.
+        notes: sentences that belong under the table.
+        n_records: measured or submitted records behind the board.
+    """
+
+    env: str
+    version: int
+    family: str
+    data: str
+    fingerprint: str
+    prep: str
+    budget: str
+    protocol: tuple[tuple[str, Any], ...]
+    metric: str
+    unit: str
+    better: str
+    ranked: tuple[Row, ...]
+    unranked: tuple[Row, ...]
+    failed: tuple[Row, ...]
+    reported: tuple[Reported, ...]
+    notes: tuple[str, ...]
+    n_records: int
+
+    @property
+    def name(self) -> str:
+        """`<env id>-v<version>`."""
+        return f"{self.env}-v{self.version}"
+
+
+def build(records: Iterable[Record], reported: Iterable[Reported] = ()) -> list[Board]:
+    """The boards of `records`, in an order that doesn't depend on theirs.
+
+    Args:
+        records: any records; those that can't be compared never share a board.
+        reported: rows of papers; each stands on every board of its env.
+    """
+    papers = list(reported)
+    tables: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        tables[canonical_json(_table(record))].append(record)
+    return sorted((_board(table, papers) for table in tables.values()), key=_board_order)
+
+
+def _table(record: Record) -> list[Any]:
+    env, data = record.env, record.data
+    protocol = {k: v for k, v in env.protocol.items() if k not in SHOWN | _TRIAL_COUNTS}
+    of_env = [env.id, env.version, env.metric, env.unit, env.better, protocol]
+    return [*of_env, data.fingerprint, data.prep, record.budget]
+
+
+def _board_order(board: Board) -> tuple[Any, ...]:
+    known = _BUDGETS.index(board.budget) if board.budget in _BUDGETS else len(_BUDGETS)
+    place = (board.data, board.fingerprint, board.prep)
+    return (board.env, board.version, *place, known, board.budget, canonical_json(board.protocol))
+
+
+def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
+    whole = sorted(records, key=lambda record: (record.limited, record.agent.id, record.key))
+    first = whole[0]
+    mixed = len({record.device for record in whole}) > 1
+    grouped = groups(whole)
+    failed = [
+        failed_row(record, group.name, mixed_devices=mixed)
+        for group in grouped
+        for record in group.records
+        if score_of(record) is None
+    ]
+    pairs = [(group, row_of(group, mixed_devices=mixed)) for group in grouped if group.scored]
+    higher = first.env.better == "higher"
+    pairs.sort(key=lambda pair: _row_order(pair[1], higher))
+    ranked = _ranked([pair for pair in pairs if _is_rankable(pair[0])])
+    return Board(
+        env=first.env.id,
+        version=first.env.version,
+        family=first.env.family,
+        data=first.data.name,
+        fingerprint=first.data.fingerprint,
+        prep=first.data.prep,
+        budget=first.budget,
+        protocol=tuple(
+            sorted((name, v) for name, v in first.env.protocol.items() if name not in SHOWN)
+        ),
+        metric=first.env.metric,
+        unit="%" if first.env.unit == "fraction" else first.env.unit,
+        better=first.env.better,
+        ranked=tuple(ranked),
+        unranked=tuple(row for group, row in pairs if not _is_rankable(group)),
+        failed=tuple(failed),
+        reported=rows_for(papers, first.env.id),
+        notes=_notes(ranked, first.budget),
+        n_records=len(whole),
+    )
+
+
+def _is_rankable(group: Group) -> bool:
+    return not group.records[0].limited and group.records[0].budget != "smoke"
+
+
+def _row_order(row: Row, higher: bool) -> tuple[Any, ...]:
+    score = 0.0 if row.score is None else row.score
+    return (-score if higher else score, row.agent, row.batch_norm or "", row.keys)
+
+
+def _difference(group: Group, other: Group) -> Difference | None:
+    """The paired difference in the board's unit, or None where the trials aren't the same."""
+    left, right = group.trial_scores(), other.trial_scores()
+    if left is None or right is None or len({scores.size for scores in left + right}) != 1:
+        return None
+    mean, lo, hi, p = paired_difference(left, right)
+    if lo != lo or hi != hi:
+        # A single trial has no spread to tell an interval from.
+        return None
+    scale = factor(group.records[0])
+    return Difference(mean * scale, lo * scale, hi * scale, p)
+
+
+def _ranked(pairs: Sequence[tuple[Group, Row]]) -> list[Row]:
+    """The rows with ranks and differences, given by score, best first.
+
+    A row joins the group that its leader opened where both have `FEWEST_SEEDS` seeds and their
+    paired difference may be 0; below that, only equal scores share a rank.
+    """
+    rows: list[Row] = []
+    leader, rank = 0, 1
+    for place, (group, row) in enumerate(pairs):
+        chief, chief_row = pairs[leader]
+        to_best = _difference(group, pairs[0][0]) if place else None
+        to_leader = to_best if leader == 0 else _difference(group, chief)
+        seeds = min(len(row.seeds), len(chief_row.seeds))
+        near = to_leader is not None and to_leader.lo <= 0 <= to_leader.hi
+        if (
+            place != leader
+            and row.score != chief_row.score
+            and not (near and seeds >= FEWEST_SEEDS)
+        ):
+            leader, rank = place, place + 1
+        rows.append(replace(row, rank=rank, diff=to_best))
+    return rows
+
+
+def _notes(ranked: Sequence[Row], budget: str) -> tuple[str, ...]:
+    notes = [SMOKE_NOTE] if budget == "smoke" else []
+    enough = sum(len(row.seeds) >= FEWEST_SEEDS for row in ranked)
+    if enough < len(ranked):
+        notes.append(FEW_SEEDS_NOTE)
+    if enough > 1:
+        notes.append(TIES_NOTE)
+    return tuple(notes)

@@ -1,0 +1,276 @@
+"""Boards as Markdown, CSV and JSON: pure functions to text, the same bytes for the same boards."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lazybench.boards.build import Board
+from lazybench.boards.reported import place_text, value_text
+from lazybench.boards.rows import Row
+from lazybench.records.atomic import canonical_json
+from lazybench.records.schema import Reported
+
+COMMAND = "lazybench leaderboard"
+_DIGITS = 6
+_PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._,:=+/()%-]*[A-Za-z0-9)%])?")
+_MARKUP = re.compile(r"([\\`*_{}\[\]#|~!^$])")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+Cell = Callable[[Row, str], str]
+
+
+def made_by(boards: Sequence[Board], command: str = COMMAND) -> str:
+    """The line that says where a file comes from."""
+    n = sum(board.n_records for board in boards)
+    return f"Made by `{command}` from {n} record{'' if n == 1 else 's'}. Don't edit."
+
+
+def comment(boards: Sequence[Board], command: str = COMMAND) -> str:
+    """`made_by` as a comment of Markdown, which nothing in `command` can end."""
+    return f"<!-- {made_by(boards, command).replace('>', ' ').replace(chr(10), ' ')} -->"
+
+
+def markdown_text(text: str) -> str:
+    """`text` as one line that Markdown and HTML show as it stands, also inside a table."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if _PLAIN.fullmatch(line):
+        return line
+    return _MARKUP.sub(r"\\\1", html.escape(line, quote=False))
+
+
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if unit == "%" else f"{value:.4g}"
+
+
+def _score(row: Row, unit: str) -> str:
+    if row.score is None:
+        return ""
+    ends = "" if row.lo is None else f" ({_number(row.lo, unit)} to {_number(row.hi, unit)})"
+    return f"{_number(row.score, unit)}{ends}"
+
+
+def _difference(row: Row, unit: str) -> str:
+    if row.diff is None:
+        return ""
+    mean, lo, hi, _ = row.diff
+    return f"{_number(mean, unit)} ({_number(lo, unit)} to {_number(hi, unit)})"
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    ("rank", lambda row, unit: "" if row.rank is None else str(row.rank)),
+    ("agent", lambda row, unit: row.agent),
+    ("score", _score),
+    ("to best", _difference),
+    ("why no score", lambda row, unit: row.reason or ""),
+    (
+        "seeds",
+        lambda row, unit: str(len(row.seeds)) if row.reason is None else f"seed {row.seeds[0]}",
+    ),
+    ("trials", lambda row, unit: str(row.trials) if row.trials else ""),
+    ("batch norm", lambda row, unit: row.batch_norm or ""),
+    ("train wall s", lambda row, unit: _seconds(row.train_wall_s)),
+    ("eval wall s", lambda row, unit: _seconds(row.eval_wall_s)),
+    ("peak MB", lambda row, unit: _count(row.peak_memory_mb)),
+    ("inner steps", lambda row, unit: _count(row.inner_steps)),
+    ("outer steps", lambda row, unit: _count(row.outer_steps)),
+    ("image-gradients", lambda row, unit: _count(row.image_gradients)),
+    ("queries", lambda row, unit: _count(row.queries)),
+    ("tuned", lambda row, unit: "yes" if row.tuned else "no"),
+    ("version", lambda row, unit: ", ".join(row.versions)),
+    ("marks", lambda row, unit: ", ".join(row.marks)),
+)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of the columns in which some row has something."""
+    from tabulate import tabulate
+
+    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    cells = [[markdown_text(row[i]) for i in kept] for row in rows]
+    head = [header[i] for i in kept]
+    return str(tabulate(cells, headers=head, tablefmt="github", disable_numparse=True))
+
+
+def _rows_table(rows: Sequence[Row], board: Board) -> str:
+    header = [
+        f"{board.metric} ({board.unit}), 95 % CI" if name == "score" else name
+        for name, _ in _COLUMNS
+    ]
+    header = [markdown_text(name) for name in header]
+    return _table(header, [[cell(row, board.unit) for _, cell in _COLUMNS] for row in rows])
+
+
+def _reported_table(rows: Sequence[Reported]) -> str:
+    header = ("as printed", "agent", "reported", "unit", "batch norm", "where", "note")
+    cells = [
+        (
+            row.row,
+            row.agent or "",
+            value_text(row),
+            row.unit,
+            row.batch_norm or "",
+            place_text(row),
+            row.note or "",
+        )
+        for row in rows
+    ]
+    return _table(header, cells)
+
+
+def _section(board: Board) -> Iterator[str]:
+    yield f"## {markdown_text(board.name)}, budget {markdown_text(board.budget)}"
+    facts = f"Data {board.data} {board.fingerprint[:12]}, prep {board.prep}"
+    protocol = "; ".join(f"{name} {value}" for name, value in board.protocol)
+    yield markdown_text(f"{facts}. {board.better.capitalize()} is better.") + (
+        f" Protocol: {markdown_text(protocol)}." if protocol else ""
+    )
+    yield _rows_table(board.ranked, board) if board.ranked else "No ranked rows."
+    yield from (markdown_text(note) for note in board.notes)
+    if board.unranked:
+        yield "### Not ranked: limited or smoke runs"
+        yield _rows_table(board.unranked, board)
+    if board.failed:
+        yield "### Without a score"
+        yield _rows_table(board.failed, board)
+
+
+def to_markdown(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
+    """The boards as a Markdown page; what papers report stands once, after its env's boards.
+
+    Args:
+        boards: one board or several.
+        command: the command that made the page, named in its first line.
+    """
+    several = _several(boards)
+    parts = [comment(several, command)]
+    for i, board in enumerate(several):
+        parts += _section(board)
+        last = i + 1 == len(several) or several[i + 1].env != board.env
+        if last and board.reported:
+            parts.append(
+                f"### Reported for {markdown_text(board.env)}: not measured here, unranked"
+            )
+            parts.append(_reported_table(board.reported))
+    return "\n\n".join(parts) + "\n"
+
+
+def _several(boards: Board | Sequence[Board]) -> list[Board]:
+    return [boards] if isinstance(boards, Board) else list(boards)
+
+
+def _rounded(value: Any) -> Any:
+    """`value` with floats of 6 significant digits, which every machine computes alike."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _row_facts(row: Row) -> dict[str, Any]:
+    facts: dict[str, Any] = _rounded(asdict(row))
+    return facts | {"diff": None if row.diff is None else _rounded(row.diff._asdict())}
+
+
+def _board_facts(board: Board) -> dict[str, Any]:
+    names = ("env", "version", "family", "data", "fingerprint", "prep", "budget", "metric", "unit")
+    blocks = {"ranked": board.ranked, "unranked": board.unranked, "failed": board.failed}
+    return (
+        {name: getattr(board, name) for name in names}
+        | {"better": board.better, "notes": board.notes, "n_records": board.n_records}
+        | {"protocol": dict(board.protocol)}
+        | {name: [_row_facts(row) for row in rows] for name, rows in blocks.items()}
+        | {"reported": [row.model_dump(mode="json") for row in board.reported]}
+    )
+
+
+def to_json(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
+    """The boards as canonical JSON; numbers have 6 significant digits.
+
+    Args:
+        boards: one board or several.
+        command: the command that made the file, under the first key.
+    """
+    several = _several(boards)
+    facts = [_board_facts(board) for board in several]
+    return canonical_json({"_made_by": made_by(several, command), "boards": facts})
+
+
+_CSV_BOARD = ("env", "version", "data", "fingerprint", "prep", "budget", "protocol", "metric")
+_CSV_ROW = (
+    *("rank", "agent", "score", "lo", "hi", "unit", "diff", "diff_lo", "diff_hi", "diff_p"),
+    *("seeds", "trials", "batch_norm", "train_wall_s", "eval_wall_s", "peak_memory_mb"),
+    *("inner_steps", "outer_steps", "image_gradients", "queries", "tuned", "versions", "marks"),
+    *("reason", "source"),
+)
+
+
+def _csv_cell(value: Any) -> Any:
+    """`value` such that no spreadsheet takes its text for a formula."""
+    if isinstance(value, list | tuple):
+        value = " ".join(str(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, str):
+        return "" if value is None else _rounded(value)
+    line = "".join(c if c.isprintable() else " " for c in value)
+    return f"'{line}" if value.startswith(_FORMULA) or line.startswith(_FORMULA) else line
+
+
+def _csv_rows(board: Board) -> Iterator[dict[str, Any]]:
+    for block in ("ranked", "unranked", "failed"):
+        for row in getattr(board, block):
+            diff = {} if row.diff is None else row.diff._asdict()
+            renamed = {f"diff_{name}".removesuffix("_mean"): v for name, v in diff.items()}
+            yield asdict(row) | {"diff": None} | renamed | {"block": block, "unit": board.unit}
+    for paper in board.reported:
+        half, value = paper.ci95_half, paper.value
+        ends = (None, None) if half is None or value is None else (value - half, value + half)
+        yield {
+            "block": "reported",
+            "agent": paper.row,
+            "score": value,
+            "lo": ends[0],
+            "hi": ends[1],
+            "unit": paper.unit,
+            "batch_norm": paper.batch_norm,
+            "source": place_text(paper),
+        }
+
+
+def to_csv(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
+    """The boards as one CSV table, a row each, after a first line that says what made it.
+
+    Args:
+        boards: one board or several.
+        command: the command that made the file.
+    """
+    several = _several(boards)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    text.write(f"# {made_by(several, command)}\n")
+    writer.writerow((*_CSV_BOARD, "block", *_CSV_ROW))
+    for board in several:
+        protocol = "; ".join(f"{name} {value}" for name, value in board.protocol)
+        head = [protocol if name == "protocol" else getattr(board, name) for name in _CSV_BOARD]
+        rows: Iterable[dict[str, Any]] = _csv_rows(board)
+        for row in rows:
+            cells = [*head, *(row.get(name) for name in ("block", *_CSV_ROW))]
+            writer.writerow([_csv_cell(cell) for cell in cells])
+    return text.getvalue()

@@ -1,0 +1,30 @@
+"""Numbers that papers print, beside the measured ones and never ranked among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lazybench.records.schema import Reported
+
+FIGURE_ONLY = "figure only"
+
+
+def rows_for(reported: Iterable[Reported], env_id: str) -> tuple[Reported, ...]:
+    """The rows that papers report for `env_id`, in the order given.
+
+    A revision of an env makes no difference here: papers know nothing of it.
+    """
+    return tuple(row for row in reported if row.env == env_id)
+
+
+def value_text(row: Reported) -> str:
+    """`48.70 ± 1.84` in the row's unit, or that the paper only draws the number."""
+    if row.value is None:
+        return FIGURE_ONLY
+    half = "" if row.ci95_half is None else f" ± {row.ci95_half:.2f}"
+    return f"{row.value:.2f}{half}"
+
+
+def place_text(row: Reported) -> str:
+    """Where the number stands: source and table."""
+    return f"{row.source}, {row.table}"

@@ -1,0 +1,146 @@
+"""Boards on disk: written from the store alone, and checked byte by byte against it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from lazybench.boards.build import Board, build
+from lazybench.boards.render import COMMAND, comment, markdown_text, to_csv, to_json, to_markdown
+from lazybench.errors import StoreError
+from lazybench.records import Skipped, Store, slug, write_bytes
+
+BEGIN = "<!-- boards: begin -->"
+END = "<!-- boards: end -->"
+_HEADING = "# Leaderboards\n\nRecords are facts; boards are made from them.\n\n"
+
+
+def expected_files(store: Store) -> dict[Path, str]:
+    """The text of every file that the store's records make, by path, in a fixed order.
+
+    Raises:
+        StoreError: a file of reported rows is damaged, or the index can't be read.
+    """
+    records = store.records()
+    boards = build(records, store.reported())
+    files: dict[Path, str] = {}
+    for name, group in groupby(boards, key=lambda board: (board.env, board.version)):
+        same_env = list(group)
+        stem = f"{slug(name[0])}-v{name[1]}"
+        for ending, render in (("md", to_markdown), ("csv", to_csv), ("json", to_json)):
+            files[store.root / "boards" / f"{stem}.{ending}"] = render(same_env)
+    index = store.root / "README.md"
+    files[index] = _with_section(_read(index), _section(boards, records.skipped, store.root))
+    return files
+
+
+def write(store: Store) -> list[Path]:
+    """The paths of all board files and the index, once they hold what the records make.
+
+    Board files that no record makes any more are removed; other files in the folder are left.
+
+    Raises:
+        StoreError: a file of reported rows is damaged, or the disk is full.
+        OutputUnavailable: the folder can't be made or written to.
+    """
+    files = expected_files(store)
+    for path, text in files.items():
+        data = text.encode("utf-8", "backslashreplace")
+        if not path.exists() or path.read_bytes() != data:
+            write_bytes(path, data)
+    for path in _stale(store, files):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+    return list(files)
+
+
+def check(store: Store) -> list[str]:
+    """One line for each file that isn't what the records make; empty where all are.
+
+    Raises:
+        StoreError: a file of reported rows is damaged, or a file can't be read.
+    """
+    files = expected_files(store)
+    differences = []
+    for path, text in files.items():
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            differences.append(f"{path}: missing; run '{COMMAND}'")
+            continue
+        except OSError as error:
+            raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
+        expected = text.encode("utf-8", "backslashreplace")
+        if data != expected:
+            line = _first_line(data, expected)
+            differences.append(f"{path}:{line}: not what the records make; run '{COMMAND}'")
+    stale = [f"{path}: no record makes it; run '{COMMAND}'" for path in _stale(store, files)]
+    return differences + stale
+
+
+def _first_line(data: bytes, expected: bytes) -> int:
+    pairs = zip(data.split(b"\n"), expected.split(b"\n"), strict=False)
+    same = 0
+    for left, right in pairs:
+        if left != right:
+            break
+        same += 1
+    return same + 1
+
+
+def _stale(store: Store, files: dict[Path, str]) -> list[Path]:
+    found = sorted((store.root / "boards").glob("*.*"))
+    others = [
+        path for path in found if path not in files and path.suffix in {".md", ".csv", ".json"}
+    ]
+    return [path for path in others if COMMAND.encode() in path.read_bytes()[:200]]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        return _HEADING
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"can't read {path}: {error}; check the file") from error
+
+
+def _with_section(text: str, section: str) -> str:
+    """`text` with `section` between its marks, which are added at the end where missing."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        before, after = text.rstrip("\n") + "\n\n", "\n"
+    return f"{before}{BEGIN}\n{section}\n{END}{after}"
+
+
+def _section(boards: Sequence[Board], skipped: Sequence[Skipped], root: Path) -> str:
+    from tabulate import tabulate
+
+    parts = [comment(boards)]
+    rows = []
+    for board in boards:
+        best = board.ranked[0] if board.ranked else None
+        rows.append(
+            [
+                f"[{markdown_text(board.name)}](boards/{slug(board.env)}-v{board.version}.md)",
+                markdown_text(board.budget),
+                markdown_text(f"{board.data} {board.fingerprint[:8]}"),
+                str(board.n_records),
+                markdown_text(best.agent) if best else "",
+                f"{best.score:.4g} {markdown_text(board.unit)}"
+                if best and best.score is not None
+                else "",
+            ]
+        )
+    header = ["board", "budget", "data", "records", "best agent", "score"]
+    if rows:
+        parts.append(str(tabulate(rows, header, tablefmt="github", disable_numparse=True)))
+    else:
+        parts.append("No records yet.")
+    for skip in skipped:
+        reason = skip.reason.replace(f"{root}/", "")
+        parts.append(markdown_text(f"Left out: {skip.path.relative_to(root)}: {reason}"))
+    return "\n\n".join(parts)
