@@ -252,7 +252,8 @@ def _widened(weights: NDArray[Any]) -> NDArray[Any]:
         return weights
     top = 0.5 + LEVEL / 2
     factor = math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, top)) / float(ndtri(top))
-    return 1.0 / n + factor * (weights - 1.0 / n)
+    widened: NDArray[Any] = 1.0 / n + factor * (weights - 1.0 / n)
+    return widened
 
 
 def _weights(rng: Any, rows: int, n: int) -> NDArray[Any]:

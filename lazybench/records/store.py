@@ -29,7 +29,7 @@ def slug(name: str) -> str:
     A name that had to be changed carries 8 hex digits of its sha256, so that two never meet.
     """
     safe = re.sub(r"[^a-z0-9._-]+", "-", name.lower())[:_SLUG_LENGTH].strip(".-")
-    if safe == name and not _RESERVED.match(safe):
+    if safe and safe == name and not _RESERVED.match(safe):
         return safe
     mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{safe}-{mark}".lstrip("-")

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from lazybench.boards import build
+from lazybench.boards.build import FEW_SEEDS_NOTE, SMOKE_NOTE, TIES_NOTE
+from lazybench.records import Reported, Trials
+
+
+def test_a_board_is_ranked_by_score_and_pairs_its_trials(make_run: Any) -> None:
+    (board,) = build([make_run("worse"), make_run("better", 0.1, cost__queries=12)])
+    first, second = board.ranked
+    assert (first.agent, first.rank, first.diff) == ("better", 1, None)
+    assert (second.agent, second.rank) == ("worse", 2)
+    assert second.diff is not None
+    assert second.score is not None
+    assert first.score is not None
+    assert second.diff.mean == pytest.approx(second.score - first.score, abs=1e-9)
+    assert second.diff.hi < 0
+    # Paired by trial, the interval is far narrower than the rows' own, which overlap.
+    assert first.lo is not None
+    assert second.hi is not None
+    assert second.diff.hi - second.diff.lo < 2
+    assert first.lo < second.hi + 5
+    assert board.unit == "%"
+    assert first.queries == 12
+    assert board.notes == (FEW_SEEDS_NOTE,)
+
+
+def test_lower_is_better_turns_the_order(make_run: Any) -> None:
+    runs = [make_run("more", 0.1, env__better="lower"), make_run("less", env__better="lower")]
+    (board,) = build(runs)
+    assert [row.agent for row in board.ranked] == ["less", "more"]
+
+
+def test_the_order_of_records_makes_no_difference(make_run: Any) -> None:
+    runs = [make_run(agent, seed=s) for agent in "abc" for s in range(2)]
+    runs += [make_run("a", budget="paper"), make_run("b", env__id="other")]
+    shuffled = random.Random(0).sample(runs, len(runs))
+    assert build(shuffled) == build(runs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"env__id": "glyphs-5way-5shot"},
+        {"env__version": 2},
+        {"env__protocol": {"trials": 40, "eps": 3.0}},
+        {"data__fingerprint": "cd" * 32},
+        {"data__prep": "2"},
+        {"budget": "paper"},
+    ],
+)
+def test_what_cannot_be_compared_never_shares_a_board(
+    make_run: Any, change: dict[str, Any]
+) -> None:
+    assert [len(board.ranked) for board in build([make_run("a"), make_run("b", **change)])] == [
+        1,
+        1,
+    ]
+
+
+def test_limited_and_smoke_runs_are_not_ranked(make_run: Any) -> None:
+    limited = make_run("best", 0.3, limited=True, n=10, env__protocol={"trials": 10})
+    small, smoke = build([make_run("a"), limited, make_run("a", budget="smoke")])
+    assert [row.agent for row in small.ranked] == ["a"]
+    assert [(row.agent, row.rank, row.marks) for row in small.unranked] == [
+        ("best", None, ("limited",))
+    ]
+    assert dict(small.protocol) == {"trials": 40}
+    assert smoke.ranked == ()
+    assert smoke.unranked[0].marks == ("smoke",)
+    assert smoke.notes == (SMOKE_NOTE,)
+
+
+def test_seeds_share_a_row_and_lost_seeds_are_told(make_run: Any) -> None:
+    runs = [make_run("a", seed=seed) for seed in range(2)]
+    runs.append(make_run("a", seed=2, status="diverged", reason="loss is NaN\nat step 3"))
+    (board,) = build(runs)
+    (row,) = board.ranked
+    assert row.seeds == (0, 1)
+    assert row.marks == ("diverged 1 of 3",)
+    assert row.train_wall_s == 10.5
+    assert row.peak_memory_mb == pytest.approx(5.000001)
+    (lost,) = board.failed
+    assert (lost.seeds, lost.rank, lost.score) == ((2,), None, None)
+    assert lost.reason == "diverged: loss is NaN at step 3"
+    assert lost.marks == ()
+
+
+def test_configurations_of_one_agent_have_names_of_their_own(make_run: Any) -> None:
+    runs = [
+        make_run("a"),
+        make_run("a", config={"lr": 0.2}, overrides={"lr": 0.2}),
+        make_run("a", config={"lr": 0.3}, preset="paper_beta10"),
+        make_run("a", config={"lr": 0.4}),
+        make_run("b", config={"batch_norm": "inductive"}),
+        make_run("b", config={"batch_norm": "transductive"}, overrides={"batch_norm": "x"}),
+    ]
+    (board,) = build(runs)
+    names = {(row.agent.partition(" #")[0], row.batch_norm) for row in board.ranked}
+    assert names == {
+        ("a (small)", None),
+        ("a (lr=0.2, small)", None),
+        ("a (paper_beta10)", None),
+        ("b", "inductive"),
+        ("b", "transductive"),
+    }
+    assert len({(row.agent, row.batch_norm) for row in board.ranked}) == 6
+
+
+def test_ties_need_three_seeds_a_side(make_run: Any) -> None:
+    few = [make_run(agent, seed=seed) for agent in ("a", "bb") for seed in range(2)]
+    (board,) = build(few)
+    assert [row.rank for row in board.ranked] == [1, 2]
+    assert board.notes == (FEW_SEEDS_NOTE,)
+    more = [make_run(agent, seed=2) for agent in ("a", "bb")]
+    last = [make_run("ccc", -0.2, seed=seed) for seed in range(3)]
+    (board,) = build(few + more + last)
+    assert [row.rank for row in board.ranked] == [1, 1, 3]
+    assert board.notes == (TIES_NOTE,)
+
+
+def test_marks_say_what_a_reader_must_know(make_run: Any) -> None:
+    run = make_run(
+        "a",
+        code__dirty=True,
+        agent__trained_by="external",
+        kind="submitted",
+        trained_on="omniglot-5way-1shot",
+        data__source="subset of the archive",
+        untuned=True,
+    )
+    (board,) = build([run, make_run("b", device="cuda")])
+    row = next(row for row in board.ranked if row.agent == "a")
+    marks = ("dirty", "external", "submitted", "data-subset", "trained on omniglot-5way-1shot")
+    assert row.marks == (*marks, "cpu")
+    assert not row.tuned
+
+
+def test_a_score_that_is_no_mean_of_trials_keeps_its_own_interval(make_run: Any) -> None:
+    metric = {"value": 0.9, "ci95": (0.8, 1.2), "n": 40, "unit": "fraction", "better": "higher"}
+    (board,) = build([make_run("a", metrics={"accuracy": metric}), make_run("b")])
+    first, second = board.ranked
+    assert (first.score, first.lo, first.hi) == pytest.approx((90, 80, 100))
+    assert second.diff is None
+    assert build([make_run("a", trials=Trials())])[0].failed[0].reason == "no score"
+
+
+def test_reported_rows_stand_on_their_env_alone(make_run: Any) -> None:
+    def paper(env: str) -> Reported:
+        return Reported(
+            source="S", table="T", row="R", agent=None, env=env, metric="m", value=None, unit="%"
+        )
+
+    (board,) = build([make_run("a")], [paper("glyphs-5way-1shot"), paper("omniglot-5way-1shot")])
+    assert [row.env for row in board.reported] == ["glyphs-5way-1shot"]
+    assert [row.rank for row in board.ranked] == [1]

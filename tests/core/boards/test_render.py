@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lazybench.boards import build, to_csv, to_json, to_markdown
+from lazybench.records import Reported
+
+HOSTILE = ["../x", "<script>alert(1)</script>", "a|b", "_%&", "=1+1", "@x", "-1", "🙂", "x" * 300]
+HOSTILE += ["a\nb", "\t=1", "[a](javascript:b)", "`a`", "\x1b[31m", "--> <b>"]
+
+
+def papers() -> list[Reported]:
+    facts: dict[str, Any] = {"source": "Paper", "table": "Table 5", "agent": None, "unit": "%"}
+    facts |= {"env": "glyphs-5way-1shot", "metric": "accuracy"}
+    return [
+        Reported(**facts, row="Ours", value=48.7, ci95_half=1.84, batch_norm="inductive"),
+        Reported(**facts, row="Drawn", value=None),
+    ]
+
+
+def test_every_file_opens_with_its_command_and_count(make_run: Any) -> None:
+    boards = build([make_run("a"), make_run("b"), make_run("a", budget="smoke")])
+    for render in (to_markdown, to_csv, to_json):
+        head = "".join(render(boards, command="lazybench x").splitlines()[:2])
+        assert "Made by `lazybench x` from 3 records" in head
+    assert "from 2 records" in to_markdown(boards[0])
+
+
+def test_markdown_shows_scores_differences_and_papers(make_run: Any) -> None:
+    text = to_markdown(build([make_run("a", 0.1), make_run("b")], papers()))
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    first = [cell.strip() for cell in lines[1].strip("|").split("|")]
+    assert first[:2] == ["1", "a"]
+    assert " to " in first[2]
+    assert "batch norm" not in lines[0]
+    assert "48.70 ± 1.84" in text
+    assert "figure only" in text
+    assert text.index("Reported for") > text.index("## glyphs-5way-1shot-v1")
+
+
+def test_papers_stand_once_after_the_boards_of_their_env(make_run: Any) -> None:
+    text = to_markdown(build([make_run("a"), make_run("a", budget="paper")], papers()))
+    assert text.count("## glyphs-5way-1shot-v1") == 2
+    assert text.count("Reported for") == 1
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_break_no_format(make_run: Any, name: str) -> None:
+    lost = make_run(name, seed=1, status="failed", reason=name)
+    boards = build([make_run(name, config={"x": 1}, overrides={"x": name}), lost, make_run("b")])
+    text = to_markdown(boards)
+    assert "<script" not in text
+    assert "<b>" not in text
+    assert "](javascript" not in text.replace("\\]", "")
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    for line in tables:
+        assert line.replace("\\|", "").count("|") in {
+            row.count("|") for row in tables if "--" in row
+        }
+    sheet = to_csv(boards).split("\n", 1)[1]
+    rows = list(csv.reader(io.StringIO(sheet)))
+    assert len({len(row) for row in rows}) == 1
+    assert len(rows) == 4
+    for row in rows[1:]:
+        for cell in row:
+            assert not cell.startswith(("=", "@", "+", "\t")), cell
+            assert not cell.startswith("-") or math.isfinite(float(cell))
+    assert json.loads(to_json(boards))["boards"][0]["failed"][0]["agent_id"] == name
+
+
+def test_csv_and_json_hold_numbers(make_run: Any) -> None:
+    boards = build([make_run("a", 0.1), make_run("b")], papers())
+    rows = list(csv.DictReader(io.StringIO(to_csv(boards).split("\n", 1)[1])))
+    assert [row["block"] for row in rows] == ["ranked", "ranked", "reported", "reported"]
+    assert float(rows[0]["lo"]) < float(rows[0]["score"]) < float(rows[0]["hi"])
+    assert float(rows[1]["diff_lo"]) < float(rows[1]["diff"]) < float(rows[1]["diff_hi"])
+    assert rows[3]["score"] == ""
+    facts = json.loads(to_json(boards))["boards"][0]
+    assert facts["ranked"][1]["diff"]["mean"] == float(rows[1]["diff"])
+    assert facts["protocol"] == {"trials": 40}
+
+
+def test_rendering_hides_the_last_bits(make_run: Any) -> None:
+    (board,) = build([make_run("a")])
+    row = board.ranked[0]
+    assert row.score is not None
+    other = replace(board, ranked=(replace(row, score=math.nextafter(row.score, 100)),))
+    for render in (to_markdown, to_csv, to_json):
+        assert render(other) == render(board)

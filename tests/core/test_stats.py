@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from lazybench.errors import UsageError
+from lazybench.stats import mean_interval, over_seeds, paired_difference, wilson
+
+
+def test_t_interval_agrees_with_scipy() -> None:
+    scores = np.random.default_rng(0).random(50)
+    mean, lo, hi = mean_interval(scores)
+    want = scipy_stats.ttest_1samp(scores, 0).confidence_interval(0.95)
+    assert mean == pytest.approx(scores.mean())
+    assert (lo, hi) == pytest.approx((want.low, want.high))
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (3, 7), (1, 1)])
+def test_wilson_agrees_with_scipy(hits: int, n: int) -> None:
+    want = scipy_stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    assert wilson(hits, n) == pytest.approx((want.low, want.high))
+    got = mean_interval([1.0] * hits + [0.0] * (n - hits))
+    assert got == pytest.approx((hits / n, want.low, want.high))
+    assert got.hi - got.lo > 0
+
+
+def test_constant_and_single_scores() -> None:
+    assert mean_interval([0.3, 0.3]) == (0.3, 0.3, 0.3)
+    mean, lo, hi = mean_interval([0.3])
+    assert mean == 0.3
+    assert math.isnan(lo)
+    assert math.isnan(hi)
+
+
+@pytest.mark.parametrize("scores", [[], [0.1, math.nan], [[0.1, 0.2]], [math.inf]])
+def test_scores_that_say_nothing_are_refused(scores: list[float]) -> None:
+    with pytest.raises(UsageError, match="one finite number a trial"):
+        mean_interval(scores)
+
+
+def test_one_seed_is_the_interval_over_trials() -> None:
+    scores = np.random.default_rng(0).random(30)
+    got = over_seeds([scores])
+    assert got[:3] == mean_interval(scores)
+    assert (got.n_trials, got.n_seeds) == (30, 1)
+    assert math.isnan(got.seed_std)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(200)
+    alike = over_seeds([base + rng.normal(0, 0.01, 200) for _ in range(3)])
+    apart = over_seeds([base + shift for shift in (-0.1, 0.0, 0.1)])
+    trials = mean_interval(base)
+    assert alike.hi - alike.lo == pytest.approx(trials.hi - trials.lo, rel=0.1)
+    # Student's t of three seeds alone is 4.3 * 0.1 / sqrt(3) = 0.25 to each side.
+    assert 0.18 < (apart.hi - apart.lo) / 2 < 0.35
+    assert apart.seed_std == pytest.approx(0.1)
+
+
+def test_over_seeds_is_deterministic_and_takes_other_lengths() -> None:
+    seeds = [np.linspace(0, 1, n) for n in (10, 20, 30)]
+    assert over_seeds(seeds) == over_seeds(seeds)
+    assert over_seeds(seeds).n_trials == 10
+    ones = over_seeds([np.ones(50)] * 3)
+    assert (ones.mean, ones.hi) == (1.0, 1.0)
+    assert ones.lo < 1
+
+
+def test_paired_t_agrees_with_scipy_and_beats_the_unpaired_interval() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.random(100)
+    better = base + 0.01 + rng.normal(0, 0.02, 100)
+    got = paired_difference(better, base)
+    want = scipy_stats.ttest_rel(better, base)
+    interval = want.confidence_interval(0.95)
+    assert got == pytest.approx((np.mean(better - base), interval.low, interval.high, want.pvalue))
+    assert got.lo > 0
+    assert mean_interval(better).lo < mean_interval(base).hi
+
+
+def test_paired_edges() -> None:
+    assert paired_difference([0.5, 0.7], [0.5, 0.7]) == (0, 0, 0, 1)
+    assert paired_difference([1.0, 2.0, 3.0], [0.0, 1.0, 2.0]) == (1, 1, 1, 0.25)
+    assert math.isnan(paired_difference([1.0], [0.0]).p)
+    with pytest.raises(UsageError, match=r"the same trials on both sides, got \[2, 3\]"):
+        paired_difference([1.0, 2.0, 3.0], [1.0, 2.0])
+
+
+def test_paired_over_seeds_knows_that_seeds_are_random() -> None:
+    rng = np.random.default_rng(2)
+    base = rng.random(300)
+    a = [base + shift for shift in (-0.1, 0.02, 0.12)]
+    b = [base + shift for shift in (-0.11, 0.0, 0.11)]
+    many = paired_difference(a, b)
+    assert many.lo < 0 < many.hi
+    assert paired_difference(a[1], b[1]).lo > 0
+    clear = paired_difference([x + 1 for x in a], b)
+    assert clear.lo > 0
+    assert clear.p < 0.01
+    mirrored = paired_difference(b, a)
+    assert mirrored.mean == pytest.approx(-many.mean)
