@@ -161,4 +161,4 @@ def test_a_damaged_reported_file_is_named(tmp_path: Path) -> None:
 def test_a_record_is_frozen(make_record: Any) -> None:
     record: Record = make_record()
     with pytest.raises(ValueError, match="frozen"):
-        record.seed = 3  # type: ignore[misc]
+        record.seed = 3
