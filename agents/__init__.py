@@ -1,0 +1,59 @@
+"""The built-in agents, as data: ids and where their code stands."""
+
+from __future__ import annotations
+
+if __name__ != "lazybench.agents":
+    raise ImportError(
+        "import 'lazybench.agents', not 'agents': a second copy would double the registries"
+    )
+
+from lazybench.specs import AgentSpec
+
+_GRADIENT = "lazybench.agents.fewshot.gradient:GradientAgent"
+_FLOORS = "lazybench.agents.fewshot.floors"
+
+
+def _gradient(name: str, about: str, reference: str, *, trains: bool = True) -> AgentSpec:
+    return AgentSpec(
+        name, ("fewshot",), _GRADIENT, {"algorithm": name}, trains=trains, about=about, reference=reference
+    )
+
+
+CATALOGUE: tuple[AgentSpec, ...] = (
+    AgentSpec(
+        "chance",
+        ("fewshot",),
+        f"{_FLOORS}:Chance",
+        trains=False,
+        about="floor: answers at random (0 for regression)",
+    ),
+    AgentSpec(
+        "nearest_pixel",
+        ("fewshot",),
+        f"{_FLOORS}:NearestPixel",
+        trains=False,
+        about="floor: label of the nearest support instance in raw pixels",
+    ),
+    _gradient(
+        "finetune", "floor: trains the network from scratch on each support set", "", trains=False
+    ),
+    _gradient("maml", "second-order MAML", "Finn et al. 2017"),
+    _gradient("fomaml", "first-order MAML, without a graph", "Finn et al. 2017, section 5.2"),
+    _gradient("reptile", "moves towards the adapted models", "Nichol et al. 2018"),
+    _gradient(
+        "reptile_matched",
+        "control: Reptile with the mean step of Lazy Reptile, without its search",
+        "README: honesty is a feature",
+    ),
+    _gradient(
+        "lazy_maml", "lazy teacher on MAML: one leap carries the meta-gradient", "Algorithm 1"
+    ),
+    _gradient("lazy_reptile", "lazy teacher on Reptile", "Algorithm 1 with Table 1's line 13"),
+    AgentSpec(
+        "protonet",
+        ("fewshot",),
+        "lazybench.agents.fewshot.protonet:ProtoNet",
+        about="nearest class mean in a learned embedding",
+        reference="Snell et al. 2017",
+    ),
+)

@@ -1,0 +1,110 @@
+"""Fine-tuning at meta-test: the policy of every gradient-based agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lazybench import learning
+from lazybench.agent import Observation
+from lazybench.learning import InnerRule
+from lazybench.nets import Net, Stats
+from lazybench.objective import objective
+from lazybench.parallel import map_tasks
+from lazybench.params import Params
+from lazybench.rng import Rng
+from lazybench.task import TaskShape
+
+
+class Settings(Protocol):
+    """The part of an agent's settings that testing needs."""
+
+    @property
+    def test_steps(self) -> int: ...
+    @property
+    def test_batch(self) -> int: ...
+    @property
+    def batch_norm(self) -> str: ...
+    @property
+    def test_leap(self) -> bool: ...
+    @property
+    def gammas(self) -> tuple[float, ...]: ...
+
+
+def select_row(batch: Observation, index: int) -> dict[str, Tensor]:
+    """Return row `index` of each tensor of a block."""
+    return {name: part[index] for name, part in batch.items()}
+
+
+class Adapter:
+    """Fine-tunes theta on each support set and answers the query set.
+
+    `Choice:` plain fine-tuning to phi_k, no leap, since a test task has no validation labels; with
+    `test_leap` the last support instance of each class is held out and the lazy teacher leaps on it.
+    The inner batches are a function of the support labels' positions alone, the same for every trial.
+    """
+
+    vectorized = True
+
+    def __init__(
+        self,
+        net: Net,
+        task: TaskShape,
+        theta: Params,
+        inner: dict[str, Tensor],
+        rule: InnerRule,
+        settings: Settings,
+    ) -> None:
+        """Hold a meta-model and how to adapt it."""
+        self._net, self._task, self._theta = net, task, theta
+        self._inner, self._rule, self._settings = inner, rule, settings
+        self._goal = objective(task)
+
+    def __call__(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
+        """Return the answers to a block of trials, `[R, query rows]`."""
+        rows = range(len(observation["support_x"]))
+        answers = map_tasks(lambda row: self._answer(select_row(observation, row)), rows)
+        return torch.stack(answers), None
+
+    def _answer(self, row: Mapping[str, Tensor]) -> Tensor:
+        x, query = self._net.prepare(row["support_x"]), self._net.prepare(row["query_x"])
+        params = self._adapt(x, row["support_y"])
+        with torch.no_grad():
+            return self._goal.answer(self._outputs(params, x, query))
+
+    def _adapt(self, x: Tensor, y: Tensor) -> Params:
+        settings, goal, net = self._settings, self._goal, self._net
+        kept = torch.arange(len(x))
+        if settings.test_leap:
+            shot = len(x) // self._task.way
+            kept = kept[kept % shot < max(shot - 1, 1)]
+        rng = Rng(0, ("test",)).torch()
+        picks = learning.batches(len(kept), settings.test_batch, settings.test_steps, rng)
+        losses = [
+            lambda params, pick=kept[pick]: goal.loss(net(params, x[pick]), y[pick]) for pick in picks
+        ]
+        trail = learning.student(
+            self._theta, losses, rule=self._rule, state=self._inner or None
+        )
+        if not settings.test_leap:
+            return trail.end
+        held = torch.tensor([i for i in range(len(x)) if i not in set(kept.tolist())] or kept.tolist())
+        with torch.no_grad():
+            leap = learning.lazy(gammas=settings.gammas)(
+                self._theta, trail, lambda params: goal.score(net(params, x[held]), y[held])
+            )
+        return leap.params
+
+    def _outputs(self, params: Params, x: Tensor, query: Tensor) -> Tensor:
+        """Outputs for the query rows under the protocol's batch statistics."""
+        net, mode = self._net, self._settings.batch_norm
+        if mode == "transductive":
+            return net(params, query)
+        if mode == "inductive":
+            stats: Stats = net.statistics(params, x)
+            return net(params, query, stats)
+        joined = [torch.cat([x, query[i : i + 1]]) for i in range(len(query))]
+        return torch.cat([net(params, pair)[-1:] for pair in joined])

@@ -1,0 +1,161 @@
+"""The built-in environments and data sets, as data: ids, aliases and where their code stands."""
+
+from __future__ import annotations
+
+if __name__ != "lazybench.envs":
+    raise ImportError("import 'lazybench.envs', not 'envs': a second copy would double the registries")
+
+import re
+from collections.abc import Mapping
+
+from lazybench.data.folders import data_root
+from lazybench.specs import DataSpec, EnvSpec, Resolved
+
+WAYS = (5, 20, 30, 50)
+SHOTS = (1, 5)
+
+DATA_CATALOGUE: tuple[DataSpec, ...] = (
+    DataSpec(
+        "glyphs",
+        "lazybench.envs.datasets.glyphs:open_glyphs",
+        {"jitter": "medium"},
+        embedded=True,
+        licence="bitmaps rendered from DejaVu fonts; see NOTICE",
+        about="1,700 characters of 26 scripts, tiered by script, medium jitter, 28x28",
+    ),
+    DataSpec(
+        "glyphshard",
+        "lazybench.envs.datasets.glyphs:open_glyphs",
+        {"jitter": "hard"},
+        embedded=True,
+        licence="bitmaps rendered from DejaVu fonts; see NOTICE",
+        about="the same characters under hard jitter",
+    ),
+    DataSpec(
+        "omniglot",
+        "lazybench.envs.datasets.omniglot:open_omniglot",
+        {"protocol": "random"},
+        probe=("omniglot-py", "omniglot", "images_background", "images_background.zip"),
+        licence="MIT",
+        about="1,623 handwritten characters, 1100/100/423 random classes, train rotations as classes",
+    ),
+    DataSpec(
+        "omniglot-alphabet",
+        "lazybench.envs.datasets.omniglot:open_omniglot",
+        {"protocol": "alphabet"},
+        probe=("omniglot-py", "omniglot", "images_background", "images_background.zip"),
+        licence="MIT",
+        about="the authors' split: background alphabets train and validate, evaluation alphabets test",
+    ),
+    DataSpec(
+        "sinusoid",
+        "lazybench.envs.datasets.sinusoid:open_sinusoid",
+        embedded=True,
+        licence="none needed: generated",
+        about="sine waves of random amplitude and phase, for regression",
+    ),
+)
+
+_TRIALS = {
+    5: {"smoke": 40, "small": 600, "paper": 1000},
+    20: {"smoke": 12, "small": 200, "paper": 1000},
+}
+_VAL_TRIALS = {
+    5: {"smoke": 10, "small": 60, "paper": 300},
+    20: {"smoke": 4, "small": 20, "paper": 100},
+}
+_CLASSIFICATION = ("glyphs", "glyphshard", "omniglot", "omniglot-alphabet")
+_NAME = re.compile(
+    r"(?P<data>[a-z][a-z0-9-]*?)-(?P<way>\d+)way(?:-(?P<shot>\d+)shot)?(?P<noniid>-noniid)?"
+)
+
+
+def few_shot(data: str, way: int, shot: int, *, noniid: bool = False) -> EnvSpec:
+    """Return the spec of an N-way K-shot classification environment on `data`."""
+    size = 5 if way < 20 else 20
+    trap = " (one class group a label: the memorisation trap)" if noniid else ""
+    return EnvSpec(
+        id=f"{data}-{way}way-{shot}shot" + ("-noniid" if noniid else ""),
+        family="fewshot",
+        target="lazybench.envs.fewshot:FewShotEnv",
+        vector_target="lazybench.envs.fewshot:FewShotVectorEnv",
+        data=data,
+        kwargs={"data": data, "way": way, "shot": shot, "noniid": noniid},
+        trials=_TRIALS[size],
+        val_trials=_VAL_TRIALS[size],
+        about=f"{way}-way {shot}-shot classification on {data}{trap}",
+    )
+
+
+def _sinusoid(shot: int) -> EnvSpec:
+    return EnvSpec(
+        id=f"sinusoid-{shot}shot",
+        family="fewshot",
+        target="lazybench.envs.fewshot:FewShotEnv",
+        vector_target="lazybench.envs.fewshot:FewShotVectorEnv",
+        data="sinusoid",
+        kwargs={"data": "sinusoid", "way": 1, "shot": shot},
+        trials=_TRIALS[5],
+        val_trials=_VAL_TRIALS[5],
+        metric="mse",
+        better="lower",
+        unit="squared amplitude",
+        about=f"{shot}-shot regression of sine waves",
+    )
+
+
+CATALOGUE: tuple[EnvSpec, ...] = (
+    *(
+        few_shot(data, way, shot, noniid=noniid)
+        for data in _CLASSIFICATION
+        for way in WAYS
+        for shot in SHOTS
+        for noniid in (False, True)
+    ),
+    _sinusoid(5),
+    _sinusoid(10),
+)
+
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "tiered": ("tieredimagenet", "glyphs"),
+    "mini": ("miniimagenet",),
+}
+"""Data names that stand for the first data set installed, in order."""
+
+
+def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
+    """Return the environment for an alias or for a way and shot that isn't listed, or None.
+
+    `<data>-<N>way` means 5-shot. `tiered-…` is the tiered protocol, in which super-categories are
+    disjoint between splits: TieredImageNet where it is installed, else the embedded glyphs (tiered by
+    script); the note says which.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    way, shot = int(match["way"]), int(match["shot"] or 5)
+    noniid = bool(match["noniid"])
+    for data in ALIASES.get(match["data"], (match["data"],)):
+        if data in {spec.id for spec in DATA_CATALOGUE if spec.id != "sinusoid"} and installed(data):
+            fresh = few_shot(data, way, shot, noniid=noniid)
+            spec = known.get(fresh.id, fresh)
+            why = ""
+            if match["data"] == "tiered" and data == "glyphs":
+                why = " (tiered by script, embedded; TieredImageNet isn't installed)"
+            return Resolved(spec, f"{name} is {spec.id}{why}" if spec.id != name else "")
+    return None
+
+
+def installed(data: str) -> bool:
+    """True where a data set is embedded or its files lie below the data folder; opens nothing.
+
+    A name asked for by itself counts as installed even if its files are missing, so that opening it can
+    say where they should lie.
+    """
+    spec = next((spec for spec in DATA_CATALOGUE if spec.id == data), None)
+    if spec is None:
+        return False
+    if spec.embedded or data not in {name for names in ALIASES.values() for name in names}:
+        return True
+    root = data_root()
+    return any((root / path).exists() for path in spec.probe)

@@ -1,0 +1,69 @@
+"""Pictures of trials, for `render` and the documentation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.task import TaskShape
+
+_GAP = 1
+_FRAME = np.array((60, 60, 70), dtype=np.uint8)
+_QUERY_COLUMNS = 15
+
+
+def contact_sheet(
+    support_x: NDArray[np.generic],
+    support_y: NDArray[np.generic],
+    query_x: NDArray[np.generic],
+    query_y: NDArray[np.generic],
+    *,
+    task: TaskShape,
+) -> NDArray[np.uint8]:
+    """Return one trial as a picture, uint8 `[height, width, 3]`.
+
+    Images: the support set, a row for each class, then the query set below a bar. Points of a
+    regression: support points bright, query points (where shown) dim, on a dark square.
+    """
+    if task.target == "array" or len(task.instance) != 3:
+        return _plot(support_x, support_y, query_x, query_y)
+    support = _grid(support_x, task.shot)
+    query = _grid(query_x, min(_QUERY_COLUMNS, task.query))
+    width = max(support.shape[1], query.shape[1])
+    bar = np.full((4, width, 3), 200, dtype=np.uint8)
+    return np.concatenate([_widen(support, width), bar, _widen(query, width)])
+
+
+def _grid(images: NDArray[np.generic], columns: int) -> NDArray[np.uint8]:
+    """Tiles of `[n, C, H, W]` images (uint8, or floats in [0, 1]), row after row."""
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = np.empty((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), np.uint8)
+    sheet[:] = _FRAME
+    pixels = images if images.dtype == np.uint8 else np.clip(np.asarray(images) * 255, 0, 255)
+    for index in range(count):
+        y = _GAP + (index // columns) * (height + _GAP)
+        x = _GAP + (index % columns) * (width + _GAP)
+        tile = np.asarray(pixels[index]).astype(np.uint8).transpose(1, 2, 0)
+        sheet[y : y + height, x : x + width] = tile if channels == 3 else tile[..., :1]
+    return sheet
+
+
+def _widen(sheet: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    wide = np.empty((sheet.shape[0], width, 3), dtype=np.uint8)
+    wide[:] = _FRAME
+    wide[:, : sheet.shape[1]] = sheet
+    return wide
+
+
+def _plot(*points: NDArray[np.generic], size: int = 128) -> NDArray[np.uint8]:
+    """Scatter of (x, y) pairs, the first pair bright."""
+    picture = np.full((size, size, 3), 20, dtype=np.uint8)
+    pairs = [(points[2], points[3], (90, 110, 160)), (points[0], points[1], (255, 220, 90))]
+    for x, y, colour in pairs:
+        flat_x = np.asarray(x, dtype=np.float64).reshape(len(x), -1)[:, 0]
+        flat_y = np.asarray(y, dtype=np.float64).reshape(len(y), -1)[:, 0]
+        column = np.clip((flat_x + 5) / 10 * (size - 1), 0, size - 1).astype(int)
+        row = np.clip((5 - flat_y) / 10 * (size - 1), 0, size - 1).astype(int)
+        picture[row, column] = colour
+    return picture

@@ -1,0 +1,74 @@
+"""The contract of agents, one for all families.
+
+    init(env, rng) -> state
+    update(state, batch, rng) -> (state, logs)      one meta-iteration or mini-batch
+    policy(state) -> p        p(observation, memory) -> (action, memory)
+
+`state` is a tree of dicts, lists, tensors, numbers, strings and None; the runner saves it. `batch` is an
+observation of the training environment, as tensors. Randomness comes from `rng` alone, which is a function
+of seed, role and step. An agent without training has no `update`. The runner owns the loop, so progress,
+validation, checkpoints and resume come with the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from lazybench.rng import Rng
+from lazybench.task import TaskShape
+
+State = Any
+Observation = Mapping[str, Any]
+Logs = Mapping[str, float]
+
+COUNTED = ("inner_steps", "image_gradients", "queries")
+"""Logs that are summed over updates and become cost columns; `loss` is shown as progress."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an agent wants to be trained.
+
+    Attributes:
+        updates: number of calls of `update`, i.e. meta-iterations or mini-batches.
+        meta_batch: rows of the training environment, tasks in a meta-batch.
+        env: arguments for the training environment (`shots`, `queries`).
+        validate_every: updates between validations; 0 validates at the end only.
+        select: keep the state that validates best, or the last one.
+    """
+
+    updates: int
+    meta_batch: int = 1
+    env: Mapping[str, Any] = field(default_factory=dict)
+    validate_every: int = 0
+    select: Literal["best", "last"] = "best"
+
+
+class Policy(Protocol):
+    """Answers observations.
+
+    Called with one trial at a time, unless it has `vectorized = True`: then observations carry a leading
+    row for each trial of a block, and actions must, too. `memory` is None at a trial's start.
+    """
+
+    def __call__(self, observation: Observation, memory: Any = None) -> tuple[Any, Any]:
+        """Return the action and the memory for the trial's next step."""
+        ...
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """What every agent has; training agents also have `plan(task) -> Plan` and `update`."""
+
+    def init(self, env: Any, rng: Rng) -> State:
+        """Return the state before any update; `env.task` tells the shape of tasks."""
+        ...
+
+    def policy(self, state: State) -> Policy:
+        """Return a policy with what `state` has learned; the state isn't changed."""
+        ...
+
+
+PlanFn = Callable[[TaskShape], Plan]

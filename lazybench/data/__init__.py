@@ -1,0 +1,1 @@
+"""Data sets: where they lie, how they are read safely, what identifies them."""

@@ -1,0 +1,81 @@
+"""Every error that lazybench raises on purpose, each with the exit code that the command line ends with.
+
+A message says what was wrong, what was got, what is allowed and what to do next. Exit codes follow
+`sysexits` where one fits: 2 usage, 3 finished but diverged or failed, 69 data unavailable, 73 cannot
+create output, 74 input/output, 75 try again, 130/143 signal.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LazybenchError(Exception):
+    """Root of all errors raised on purpose; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(LazybenchError, ValueError):
+    """A name, option or value that the caller gave isn't allowed."""
+
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """An id that no registry holds; the message names the nearest ones."""
+
+
+class DuplicateName(UsageError):
+    """An id registered twice; the message names both origins."""
+
+
+class DeviceUnavailable(UsageError):
+    """A device or precision was asked for that this machine doesn't have."""
+
+
+class ContractError(LazybenchError):
+    """An agent, policy or environment broke its contract (shape, dtype, range, missing method)."""
+
+    exit_code = 3
+
+
+class Diverged(LazybenchError):
+    """Training produced a loss or parameter that isn't finite."""
+
+    exit_code = 3
+
+
+class DataUnavailable(LazybenchError):
+    """A data set isn't installed, or its files are damaged or incomplete."""
+
+    exit_code = 69
+
+
+class OutputUnavailable(LazybenchError):
+    """The output folder can't be created or written."""
+
+    exit_code = 73
+
+
+class StoreError(LazybenchError):
+    """A file of the store couldn't be read or written, or holds something that doesn't verify."""
+
+    exit_code = 74
+
+
+class RecordConflict(StoreError):
+    """A record of the same key with other content stands in the store already."""
+
+
+class Busy(LazybenchError):
+    """Another process holds this run."""
+
+    exit_code = 75
+
+
+def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:
+    """` Did you mean: a, b?` for the known names nearest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, sorted(known), n=most, cutoff=0.55)
+    return f" Did you mean: {', '.join(close)}?" if close else ""

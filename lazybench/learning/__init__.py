@@ -1,0 +1,48 @@
+"""The lazy core: student, teacher, meta-gradients and outer updates, shared by every family."""
+
+from lazybench.learning.inner import (
+    InnerRule,
+    LossFn,
+    Trail,
+    adam,
+    batches,
+    sgd,
+    student,
+    unrolled,
+)
+from lazybench.learning.meta import (
+    MetaGradient,
+    Outer,
+    annealed,
+    fomaml_gradient,
+    maml_gradient,
+    outer_adam,
+    outer_sgd,
+    reptile_gradient,
+)
+from lazybench.learning.teacher import GAMMAS, Leap, Teacher, greedy, lazy, simplex_grid
+
+__all__ = [
+    "GAMMAS",
+    "InnerRule",
+    "Leap",
+    "LossFn",
+    "MetaGradient",
+    "Outer",
+    "Teacher",
+    "Trail",
+    "adam",
+    "annealed",
+    "batches",
+    "fomaml_gradient",
+    "greedy",
+    "lazy",
+    "maml_gradient",
+    "outer_adam",
+    "outer_sgd",
+    "reptile_gradient",
+    "sgd",
+    "simplex_grid",
+    "student",
+    "unrolled",
+]

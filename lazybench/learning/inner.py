@@ -1,0 +1,201 @@
+"""The student: inner gradient steps from the meta-model, with or without a graph.
+
+Symbols of the paper used here: theta (the anchor, a meta-model), phi_j (the student after j steps).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lazybench.params import Params, detached
+
+LossFn = Callable[[Params], Tensor]
+RuleState = dict[str, Tensor]
+
+
+class Trail(NamedTuple):
+    """What a student leaves behind.
+
+    Attributes:
+        start: phi_0, the anchor it set out from.
+        last: phi_{k-b+1}, ..., phi_k, oldest first.
+        state: state of the inner rule after the last step.
+        losses: the training loss before each step, k floats.
+    """
+
+    start: Params
+    last: tuple[Params, ...]
+    state: RuleState
+    losses: tuple[float, ...] = ()
+
+    @property
+    def end(self) -> Params:
+        """phi_k."""
+        return self.last[-1]
+
+
+class InnerRule(NamedTuple):
+    """One inner update rule: `init(params)` gives its state, `step_` changes parameters in place.
+
+    `step_(params, grads, state)` runs without a graph and may change `state` in place, too: a student
+    owns a copy.
+    """
+
+    init: Callable[[Params], RuleState]
+    step_: Callable[[Sequence[Tensor], Sequence[Tensor], RuleState], None]
+
+
+def sgd(lr: float) -> InnerRule:
+    """Plain gradient descent: phi <- phi - lr * grad (eq. 2).
+
+    Raises:
+        ValueError: `lr` isn't positive.
+    """
+    _positive(lr)
+
+    def step_(params: Sequence[Tensor], grads: Sequence[Tensor], state: RuleState) -> None:
+        torch._foreach_add_(list(params), list(grads), alpha=-lr)
+
+    return InnerRule(lambda params: {}, step_)
+
+
+def adam(lr: float, *, beta1: float = 0.0, beta2: float = 0.999, eps: float = 1e-8) -> InnerRule:
+    """Adam; with `beta1=0` the rule of Reptile's inner loop.
+
+    The state is `step` (a float32 scalar), `v.<name>` and, for beta1 > 0, `m.<name>`.
+
+    Raises:
+        ValueError: `lr` isn't positive.
+
+    Reference: Kingma & Ba 2015; supervised-reptile's `beta1=0` (Nichol et al. 2018).
+    """
+    _positive(lr)
+
+    def init(params: Params) -> RuleState:
+        state = {"step": torch.zeros(())}
+        state |= {f"v.{name}": torch.zeros_like(value) for name, value in params.items()}
+        if beta1:
+            state |= {f"m.{name}": torch.zeros_like(value) for name, value in params.items()}
+        return state
+
+    def step_(params: Sequence[Tensor], grads: Sequence[Tensor], state: RuleState) -> None:
+        state["step"] += 1
+        step = float(state["step"])
+        second = [value for name, value in state.items() if name.startswith("v.")]
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, list(grads), list(grads), 1 - beta2)
+        direction = list(grads)
+        if beta1:
+            direction = [value for name, value in state.items() if name.startswith("m.")]
+            torch._foreach_lerp_(direction, list(grads), 1 - beta1)
+        root = torch._foreach_sqrt(second)
+        torch._foreach_div_(root, (1 - beta2**step) ** 0.5)
+        torch._foreach_add_(root, eps)
+        torch._foreach_addcdiv_(list(params), direction, root, -lr / (1 - beta1**step))
+
+    return InnerRule(init, step_)
+
+
+def student(
+    anchor: Params,
+    losses: Iterable[LossFn],
+    *,
+    rule: InnerRule,
+    keep: int = 1,
+    state: RuleState | None = None,
+) -> Trail:
+    """Return the trail of a student that takes one step on each loss, without a graph.
+
+    Memory is flat in the number of steps: each step's graph is freed before the next one.
+
+    Args:
+        anchor: theta; left untouched.
+        losses: one scalar loss for each step, k in all.
+        rule: the inner update.
+        keep: b, how many of the last checkpoints phi_{k-b+1..k} to keep.
+        state: the rule's state to start from, copied; None starts fresh.
+
+    Raises:
+        ValueError: `keep` is below 1 or above k + 1 (phi_0 counts).
+
+    Reference: Algorithm 1, lines 6-9.
+    """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1 checkpoint, got {keep}")
+    phi = detached(anchor, requires_grad=True)
+    values = list(phi.values())
+    rule_state = rule.init(phi) if state is None else {k: v.clone() for k, v in state.items()}
+    kept: deque[Params] = deque([detached(phi)] if keep > 1 else [], maxlen=keep)
+    seen: list[Tensor] = []
+    for loss_fn in losses:
+        loss = loss_fn(phi)
+        grads = torch.autograd.grad(loss, values, allow_unused=True, materialize_grads=True)
+        seen.append(loss.detach())
+        with torch.no_grad():
+            rule.step_(values, grads, rule_state)
+        if keep > 1:
+            kept.append(detached(phi))
+    if keep > len(seen) + 1:
+        raise ValueError(
+            f"keep must be at most k + 1 = {len(seen) + 1} for {len(seen)} inner steps, got {keep}; "
+            "take more inner steps or keep fewer checkpoints"
+        )
+    # With one checkpoint the student's own tensors are handed over: no copy is made at all.
+    last = tuple(kept) or ({name: value.detach() for name, value in phi.items()},)
+    return Trail(anchor, last, rule_state, tuple(float(loss) for loss in seen))
+
+
+def unrolled(
+    anchor: Params, losses: Iterable[LossFn], *, lr: float, order: Literal[1, 2] = 2
+) -> Trail:
+    """Return the trail of a student whose every step stays on the graph of `anchor`.
+
+    Memory grows by one graph a step; this is what the lazy teacher does without.
+
+    Args:
+        anchor: theta, with gradients on.
+        losses: one scalar loss for each step.
+        lr: step size of plain gradient descent.
+        order: 2 differentiates through the inner gradients; 1 treats them as constants.
+
+    Raises:
+        ValueError: `lr` isn't positive.
+
+    Reference: eq. (2) and (3); Finn et al. 2017.
+    """
+    _positive(lr)
+    phi = anchor
+    seen: list[Tensor] = []
+    for loss_fn in losses:
+        loss = loss_fn(phi)
+        grads = torch.autograd.grad(
+            loss, list(phi.values()), create_graph=order == 2, allow_unused=True, materialize_grads=True
+        )
+        seen.append(loss.detach())
+        phi = {
+            name: value - lr * grad for (name, value), grad in zip(phi.items(), grads, strict=True)
+        }
+    return Trail(anchor, (phi,), {}, tuple(float(loss) for loss in seen))
+
+
+def batches(rows: int, size: int, steps: int, generator: torch.Generator) -> list[Tensor]:
+    """Return `steps` index tensors of `min(size, rows)` rows each, int64 in [0, rows).
+
+    Rows are drawn without replacement, reshuffled each epoch, the tail of one epoch carried into the
+    next batch (as in supervised-reptile). `size` 0 or >= rows gives the whole set each time, in order.
+    """
+    if size <= 0 or size >= rows:
+        return [torch.arange(rows)] * steps
+    epochs = -(-size * steps // rows)
+    order = torch.cat([torch.randperm(rows, generator=generator) for _ in range(epochs)])
+    return list(order[: size * steps].split(size))
+
+
+def _positive(lr: float) -> None:
+    if not lr > 0:
+        raise ValueError(f"lr must be above 0, got {lr}")

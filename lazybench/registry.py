@@ -1,0 +1,224 @@
+"""The registries of environments, agents and data sets.
+
+Three sources, in order: the built-in catalogue (strings only, so listing imports nothing heavy), entry
+points of other packages, and registration at run time. One name has one owner; a clash is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from lazybench.errors import DuplicateName, LazybenchError, UnknownName, UsageError, nearest
+from lazybench.specs import AgentSpec, DataSpec, EnvSpec, Resolved
+
+
+class _Spec(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def origin(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+
+
+S = TypeVar("S", bound=_Spec)
+
+
+class Registry(Generic[S]):
+    """Specs by id: the catalogue, entry points and what was registered at run time."""
+
+    def __init__(
+        self, kind: str, spec_type: type[S], catalogue: str, resolver: str | None, group: str
+    ) -> None:
+        """Set up an empty registry; sources are read at first use.
+
+        Args:
+            kind: what it holds, for messages (`environment`).
+            spec_type: the class that entries must have.
+            catalogue: `module:NAME` of the built-in tuple of specs.
+            resolver: `module:function` from a name to `Resolved` or None, for aliases and patterns.
+            group: entry-point group of other packages.
+        """
+        self.kind = kind
+        self.group = group
+        self.broken: dict[str, str] = {}
+        self._spec_type = spec_type
+        self._catalogue = catalogue
+        self._resolver = resolver
+        self._specs: dict[str, S] | None = None
+
+    def specs(self) -> list[S]:
+        """Return all specs, sorted by id."""
+        return [self._all()[name] for name in sorted(self._all())]
+
+    def register(self, spec: S) -> None:
+        """Add a spec at run time.
+
+        Raises:
+            UsageError: not a spec of this registry's type.
+            DuplicateName: the id is taken; the message names both origins.
+        """
+        self._add(self._all(), spec)
+
+    def forget(self, name: str) -> None:
+        """Remove what was registered at run time under `name`, where there is such an entry."""
+        self._all().pop(name, None)
+
+    def resolve(self, name: str) -> Resolved:
+        """Return the spec for an id or alias, with a note where an alias was resolved.
+
+        Raises:
+            UnknownName: no such id; the message names the nearest ones and the listing command.
+        """
+        found = self._all().get(name)
+        if found is not None:
+            return Resolved(found)
+        if self._resolver is not None:
+            resolved: Resolved | None = load(self._resolver)(name, self._all())
+            if resolved is not None:
+                return resolved
+        hint = nearest(name, self._all())
+        broken = f" (broken plug-ins: {', '.join(self.broken)})" if self.broken else ""
+        plural = {"data set": "data list"}.get(self.kind, f"list {self._short}s")
+        raise UnknownName(
+            f"unknown {self.kind} '{name}'.{hint} See all with: lazybench {plural}{broken}"
+        )
+
+    @property
+    def _short(self) -> str:
+        return {"environment": "env"}.get(self.kind, self.kind)
+
+    def _all(self) -> dict[str, S]:
+        if self._specs is None:
+            specs: dict[str, S] = {}
+            for spec in load(self._catalogue):
+                self._add(specs, spec)
+            self._specs = specs
+            for point in entry_points(group=self.group):
+                self._plug_in(specs, point.name, point.value, point.load)
+        return self._specs
+
+    def _plug_in(
+        self, specs: dict[str, S], name: str, value: str, loader: Callable[[], Any]
+    ) -> None:
+        """Add what an entry point gives: a spec, or an iterable of specs. A broken one is kept apart."""
+        try:
+            got = loader()
+            for spec in got if isinstance(got, Iterable) else [got]:
+                self._add(specs, spec)
+        except Exception as error:
+            self.broken[f"{name} ({value})"] = f"{type(error).__name__}: {error}"
+
+    def _add(self, specs: dict[str, S], spec: S) -> None:
+        if not isinstance(spec, self._spec_type):
+            raise UsageError(
+                f"a {self.kind} is registered by a {self._spec_type.__name__}, got "
+                f"{type(spec).__name__}"
+            )
+        taken = specs.get(spec.id)
+        if taken is not None:
+            raise DuplicateName(
+                f"{self.kind} id '{spec.id}' is registered twice: by {taken.origin} "
+                f"({taken.target}) and by {spec.origin} ({spec.target}); rename one"
+            )
+        specs[spec.id] = spec
+
+
+def load(target: str) -> Any:
+    """Return what `module:name` or `path/to/file.py:name` points to.
+
+    Raises:
+        UsageError: the target isn't of that form, or the module, file or name isn't there; an error
+            inside the user's file is reported with its own message.
+    """
+    where, _, name = target.rpartition(":")
+    if not where or not name:
+        raise UsageError(f"a target is 'module:name' or 'file.py:name', got '{target}'")
+    try:
+        module = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except LazybenchError:
+        raise
+    except Exception as error:
+        raise UsageError(f"can't import '{where}': {type(error).__name__}: {error}") from error
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        public = [key for key in vars(module) if not key.startswith("_")]
+        raise UsageError(f"'{where}' has no '{name}'.{nearest(name, public)}") from None
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise UsageError(f"no such file: {path}; give the path of a Python file, as in my.py:MyAgent")
+    name = f"lazybench_user_{source_sha256(path)[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"can't read {path} as a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def source_sha256(path: Path) -> str:
+    """Return the sha256 of a source file, 64 hex digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+ENVS: Registry[EnvSpec] = Registry(
+    "environment", EnvSpec, "lazybench.envs:CATALOGUE", "lazybench.envs:resolve", "lazybench.envs"
+)
+AGENTS: Registry[AgentSpec] = Registry(
+    "agent", AgentSpec, "lazybench.agents:CATALOGUE", None, "lazybench.agents"
+)
+DATASETS: Registry[DataSpec] = Registry(
+    "data set", DataSpec, "lazybench.envs:DATA_CATALOGUE", None, "lazybench.data"
+)
+
+
+def open_data(name: str) -> Any:
+    """Return the opened data set of that id.
+
+    Raises:
+        UnknownName: no such data set.
+        DataUnavailable: it isn't installed or is damaged.
+    """
+    spec = DATASETS.resolve(name).spec
+    return load(spec.target)(**spec.kwargs)
+
+
+def agent_spec(name: str) -> AgentSpec:
+    """Return the spec of an agent id, or one made for `path/to/file.py:Class` or `module:Class`.
+
+    Raises:
+        UnknownName: no such agent.
+        UsageError: the file or class isn't there.
+    """
+    if ":" not in name:
+        spec: AgentSpec = AGENTS.resolve(name).spec
+        return spec
+    factory = load(name)
+    families = tuple(getattr(factory, "families", ("fewshot",)))
+    label = getattr(factory, "name", None) or name.rpartition(":")[2]
+    return AgentSpec(
+        id=str(label),
+        families=families,
+        target=name,
+        trains=hasattr(factory, "update") or hasattr(factory, "fit"),
+        tuned=False,
+        about=(factory.__doc__ or "").strip().partition("\n")[0],
+        origin=name,
+    )

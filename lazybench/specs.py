@@ -1,0 +1,134 @@
+"""What the registries hold: environments, agents and data sets as plain, importable data.
+
+Nothing here imports torch, numpy or gymnasium, so that listing costs milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+Family = Literal["fewshot", "longtail", "attack"]
+Better = Literal["higher", "lower"]
+
+BUDGETS: tuple[str, ...] = ("smoke", "small", "paper")
+"""Compute budgets: seconds, unranked; minutes on two cores; the full protocol."""
+
+
+def _frozen(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(dict(values))
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """One environment id and all that making and judging it needs.
+
+    Attributes:
+        id: canonical id, which never lies about its data (`glyphs-20way-5shot`).
+        family: which agents can play it.
+        target: `module:Class` of the single Gymnasium environment.
+        vector_target: `module:Class` of the native vector environment, or None.
+        data: id of the data set that it draws from.
+        kwargs: arguments of both classes.
+        trials: number of official test trials, by budget.
+        val_trials: number of official validation trials, by budget.
+        metric: name of the headline metric; `better` and `unit` say how to read it.
+        about: one line for listings.
+        version: raised by any change that can move a score.
+        origin: who registered it.
+    """
+
+    id: str
+    family: Family
+    target: str
+    vector_target: str | None
+    data: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    trials: Mapping[str, int] = field(default_factory=dict)
+    val_trials: Mapping[str, int] = field(default_factory=dict)
+    metric: str = "accuracy"
+    better: Better = "higher"
+    unit: str = "fraction"
+    about: str = ""
+    version: int = 1
+    origin: str = "lazybench"
+
+    def __post_init__(self) -> None:
+        """Freeze the mappings: a spec is shared by everyone who asks for it."""
+        for name in ("kwargs", "trials", "val_trials"):
+            object.__setattr__(self, name, _frozen(getattr(self, name)))
+
+    @property
+    def gymnasium_id(self) -> str:
+        """The id in Gymnasium's registry (`lazybench/glyphs-20way-5shot-v1`)."""
+        return f"lazybench/{self.id}-v{self.version}"
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """One agent id and how to make it.
+
+    Attributes:
+        id: snake_case name.
+        families: families of environments that it can play.
+        target: `module:Class` (or `path/to/file.py:Class`).
+        kwargs: arguments that make the class this agent rather than a sibling.
+        trains: False for floors that learn nothing before the test.
+        tuned: False where nobody has searched its presets; shown on boards.
+        about: one line for listings.
+        reference: paper, equation or algorithm.
+        origin: who registered it.
+    """
+
+    id: str
+    families: tuple[Family, ...]
+    target: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    trains: bool = True
+    tuned: bool = True
+    about: str = ""
+    reference: str = ""
+    origin: str = "lazybench"
+
+    def __post_init__(self) -> None:
+        """Freeze the arguments."""
+        object.__setattr__(self, "kwargs", _frozen(self.kwargs))
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """One data set and how to open it.
+
+    Attributes:
+        id: name as it stands in environment ids.
+        target: `module:function` that returns an opened data set.
+        kwargs: its arguments.
+        embedded: True where the package carries the data.
+        probe: paths below the data folder, any of which shows that it is installed.
+        licence: as stated by the authors.
+        about: one line for listings.
+        origin: who registered it.
+    """
+
+    id: str
+    target: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    embedded: bool = False
+    probe: tuple[str, ...] = ()
+    licence: str = ""
+    about: str = ""
+    origin: str = "lazybench"
+
+    def __post_init__(self) -> None:
+        """Freeze the arguments."""
+        object.__setattr__(self, "kwargs", _frozen(self.kwargs))
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An id found, with the one line to tell the user where it isn't the name that was typed."""
+
+    spec: Any
+    note: str = ""
