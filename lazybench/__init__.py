@@ -1,1 +1,81 @@
-"""lazybench."""
+"""lazybench: environments, agents and leaderboards for meta-learning.
+
+Names are loaded at first use, so that `import lazybench` costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lazybench._version import __version__
+from lazybench.gymnasium_ids import register_when_gymnasium_is_imported
+
+if TYPE_CHECKING:
+    from lazybench.agent import Agent, Plan, Policy
+    from lazybench.api import (
+        load_records,
+        make_agent,
+        make_env,
+        register_agent,
+        register_data,
+        register_env,
+        run,
+    )
+    from lazybench.harness.evaluate import evaluate
+    from lazybench.records import Record
+    from lazybench.rng import Rng
+    from lazybench.specs import AgentSpec, DataSpec, EnvSpec
+
+_HOMES = {
+    "Agent": "lazybench.agent",
+    "AgentSpec": "lazybench.specs",
+    "DataSpec": "lazybench.specs",
+    "EnvSpec": "lazybench.specs",
+    "Plan": "lazybench.agent",
+    "Policy": "lazybench.agent",
+    "Record": "lazybench.records",
+    "Rng": "lazybench.rng",
+    "evaluate": "lazybench.harness.evaluate",
+    "load_records": "lazybench.api",
+    "make_agent": "lazybench.api",
+    "make_env": "lazybench.api",
+    "register_agent": "lazybench.api",
+    "register_data": "lazybench.api",
+    "register_env": "lazybench.api",
+    "run": "lazybench.api",
+}
+
+__all__ = [
+    "Agent",
+    "AgentSpec",
+    "DataSpec",
+    "EnvSpec",
+    "Plan",
+    "Policy",
+    "Record",
+    "Rng",
+    "__version__",
+    "evaluate",
+    "load_records",
+    "make_agent",
+    "make_env",
+    "register_agent",
+    "register_data",
+    "register_env",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'lazybench' has no attribute '{name}'")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
+
+
+register_when_gymnasium_is_imported()

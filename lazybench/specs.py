@@ -79,6 +79,7 @@ class AgentSpec:
         tuned: False where nobody has searched its presets; shown on boards.
         about: one line for listings.
         reference: paper, equation or algorithm.
+        version: raised by any change that can move a score.
         origin: who registered it.
     """
 
@@ -90,6 +91,7 @@ class AgentSpec:
     tuned: bool = True
     about: str = ""
     reference: str = ""
+    version: int = 1
     origin: str = "lazybench"
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ KEY_FIELDS = (
     "data",
     "prep",
     "agent",
+    "agent_version",
     "agent_source",
     "config",
     "budget",
@@ -83,6 +84,7 @@ class AgentFacts(_Facts):
     """The agent: id, where it comes from, and who trained it."""
 
     id: str = Field(min_length=1)
+    version: int = Field(default=1, ge=0)
     origin: str
     source_sha256: Sha256 | None = None
     trained_by: Literal["lazybench", "external", "none"]
@@ -200,6 +202,7 @@ class Record(_Facts):
             "data": self.data.fingerprint,
             "prep": self.data.prep,
             "agent": self.agent.id,
+            "agent_version": self.agent.version,
             "agent_source": self.agent.source_sha256,
             "config": self.config,
             "budget": self.budget,
@@ -258,7 +261,7 @@ def make_key(identity: Mapping[str, Any]) -> str:
 
     Args:
         identity: the fields of `KEY_FIELDS` (env id and version, protocol, data fingerprint and
-            prep, agent id and source hash, resolved config, budget, seed, precision, device,
+            prep, agent id, version and source hash, resolved config, budget, seed, precision, device,
             world size, limited) and, where the agent was trained elsewhere, `trained_on`.
 
     Raises:

@@ -1,0 +1,135 @@
+"""The public doors: make environments and agents, run them, register your own, read records."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lazybench import gymnasium_ids
+from lazybench.errors import UsageError
+from lazybench.harness.request import RunRequest, check_budget, make, resolve_env
+from lazybench.harness.run import run as run_request
+from lazybench.harness.watch import SILENT, Watch
+from lazybench.records import Record, RecordList, Store
+from lazybench.registry import AGENTS, DATASETS, ENVS, load
+from lazybench.specs import AgentSpec, DataSpec, EnvSpec
+
+
+def make_env(
+    env: str,
+    *,
+    num_envs: int | None = None,
+    split: Literal["train", "val", "test"] = "test",
+    **settings: Any,
+) -> Any:
+    """Return a Gymnasium environment: single, or native vector with `num_envs` rows.
+
+    Args:
+        env: id or alias (`glyphs-20way-5shot`, `tiered-20way`).
+        num_envs: rows of the vector environment; None makes the single one.
+        split: `train`, `val` or `test`.
+        **settings: further arguments of the environment (`shots`, `queries`, `backend`, …).
+
+    Raises:
+        UnknownName: no such environment.
+        UsageError: a setting that isn't allowed.
+        DataUnavailable: the data isn't installed or is damaged.
+    """
+    spec, _ = resolve_env(env)
+    arguments = {**spec.kwargs, "split": split, **settings}
+    try:
+        if num_envs is None:
+            return load(spec.target)(**arguments)
+        if spec.vector_target is None:
+            raise UsageError(f"{spec.id} has no vector form; leave num_envs out")
+        return load(spec.vector_target)(num_envs, **arguments)
+    except TypeError as error:
+        raise UsageError(f"{spec.id} can't be made with these settings: {error}") from error
+
+
+def make_agent(agent: str, env: str, *, budget: str = "small", **settings: Any) -> Any:
+    """Return an agent with its preset for an environment and budget, and `settings` on top.
+
+    Raises:
+        UnknownName: no such agent or environment.
+        UsageError: an unknown setting or a value out of range.
+    """
+    spec, _ = resolve_env(env)
+    return make(agent, spec, check_budget(budget), settings).agent
+
+
+def run(
+    agent: str,
+    env: str,
+    *,
+    budget: str = "small",
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    limit: int | None = None,
+    out: str | Path = "leaderboards",
+    runs: str | Path = "runs",
+    force: bool = False,
+    watch: Watch = SILENT,
+) -> Record:
+    """Return the record of a run: train, judge on the official trials, publish to the store `out`.
+
+    The same call continues a run that was cut off, and returns the record of one that is done.
+
+    Raises:
+        LazybenchError: as `lazybench.harness.run.run` says.
+    """
+    request = RunRequest(
+        agent=agent,
+        env=env,
+        budget=budget,
+        seed=seed,
+        overrides=dict(settings or {}),
+        device=device,
+        threads=threads,
+        limit=limit,
+        out=Path(out),
+        runs=Path(runs),
+        force=force,
+    )
+    return run_request(request, watch=watch)
+
+
+def load_records(
+    env: str | None = None, agent: str | None = None, *, out: str | Path = "leaderboards"
+) -> RecordList:
+    """Return the records of a store, of one environment or agent where named."""
+    wanted = resolve_env(env)[0].id if env is not None else None
+    return Store(out).records(wanted, agent)
+
+
+def register_env(spec: EnvSpec) -> None:
+    """Register an environment for this process, in Gymnasium's registry as well where it is loaded.
+
+    Raises:
+        DuplicateName: the id is taken.
+    """
+    ENVS.register(spec)
+    if "gymnasium" in sys.modules:
+        gymnasium_ids.register_all()
+
+
+def register_agent(spec: AgentSpec) -> None:
+    """Register an agent for this process.
+
+    Raises:
+        DuplicateName: the id is taken.
+    """
+    AGENTS.register(spec)
+
+
+def register_data(spec: DataSpec) -> None:
+    """Register a data set for this process.
+
+    Raises:
+        DuplicateName: the id is taken.
+    """
+    DATASETS.register(spec)

@@ -1,0 +1,130 @@
+"""Checkpoints: a state tree as safetensors and JSON, committed by a manifest that is written last.
+
+Folder `step-N` holds `tensors.safetensors`, `state.json` and `manifest.json` (size and sha256 of both).
+A folder without a manifest, or whose files don't match it, isn't a checkpoint: loading goes back to the
+newest one that verifies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from lazybench.errors import ContractError, StoreError
+from lazybench.records import write_bytes, write_json
+
+_KEPT = 2
+_TENSOR = "$tensor"
+_TUPLE = "$tuple"
+
+
+def save(folder: Path, step: int, state: Any) -> None:
+    """Write `state` as the checkpoint of `step` below `folder`, then drop all but the newest two.
+
+    Raises:
+        ContractError: the state holds something that isn't a dict, list, tensor, number, text or None.
+        StoreError: the disk is full or failing; earlier checkpoints are untouched.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _flatten(state, "state", tensors)
+    target = folder / f"step-{step}"
+    files = {
+        "tensors.safetensors": save_tensors(tensors),
+        "state.json": json.dumps(tree).encode(),
+    }
+    for name, data in files.items():
+        write_bytes(target / name, data)
+    manifest = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in files.items()
+    }
+    write_json(target / "manifest.json", manifest)
+    for old in _steps(folder)[:-_KEPT]:
+        shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
+
+
+def load(folder: Path) -> tuple[int, Any, list[str]] | None:
+    """Return step and state of the newest sound checkpoint, with a note on each damaged one passed over.
+
+    None where there is no checkpoint at all.
+    """
+    notes: list[str] = []
+    for step in reversed(_steps(folder)):
+        try:
+            return step, _read(folder / f"step-{step}"), notes
+        except StoreError as error:
+            notes.append(str(error))
+    return (0, None, notes) if notes else None
+
+
+def digest(state: Any) -> tuple[str, int]:
+    """Return sha256 and size in bytes of a state as it would be written."""
+    tensors: dict[str, Tensor] = {}
+    tree = _flatten(state, "state", tensors)
+    data = save_tensors(tensors) + json.dumps(tree).encode()
+    return hashlib.sha256(data).hexdigest(), len(data)
+
+
+def _steps(folder: Path) -> list[int]:
+    names = (path.name.removeprefix("step-") for path in folder.glob("step-*"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _read(folder: Path) -> Any:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        files = {name: (folder / name).read_bytes() for name in manifest}
+    except (OSError, ValueError) as error:
+        raise StoreError(f"checkpoint {folder} is incomplete ({error}); using an earlier one") from error
+    for name, facts in manifest.items():
+        if hashlib.sha256(files[name]).hexdigest() != facts["sha256"]:
+            raise StoreError(
+                f"checkpoint {folder / name} is damaged: sha256 doesn't match its manifest; "
+                "using an earlier one"
+            )
+    tensors = load_tensors(files["tensors.safetensors"])
+    return _unflatten(json.loads(files["state.json"]), tensors)
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        flat = value.detach().cpu()
+        # Strides are kept: kernels choose by memory format, and a resumed run must choose the same.
+        tensors[path] = flat.clone(memory_format=torch.contiguous_format)
+        return {_TENSOR: path, "stride": list(flat.stride())}
+    if isinstance(value, dict):
+        return {
+            str(key): _flatten(item, f"{path}/{key}", tensors) for key, item in value.items()
+        }
+    if isinstance(value, tuple):
+        return {_TUPLE: [_flatten(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
+    if isinstance(value, list):
+        return [_flatten(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ContractError(
+        f"an agent's state holds dicts, lists, tensors, numbers, text and None, got "
+        f"{type(value).__name__} at {path}; keep other objects on the agent"
+    )
+
+
+def _unflatten(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(tree, list):
+        return [_unflatten(item, tensors) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if _TUPLE in tree:
+        return tuple(_unflatten(item, tensors) for item in tree[_TUPLE])
+    if _TENSOR in tree:
+        stored = tensors[tree[_TENSOR]]
+        shaped = torch.empty_strided(stored.shape, tree["stride"], dtype=stored.dtype)
+        return shaped.copy_(stored)
+    return {key: _unflatten(item, tensors) for key, item in tree.items()}

@@ -1,0 +1,135 @@
+"""Judging policies that were trained elsewhere: any callable gets the official trials and a record."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lazybench.errors import ContractError, UsageError
+from lazybench.harness import facts
+from lazybench.harness.judge import BLOCK, env_facts, judge, open_env
+from lazybench.harness.request import check_budget, resolve_env
+from lazybench.harness.watch import SILENT, Watch
+from lazybench.parallel import set_threads
+from lazybench.records import AgentFacts, Record, Store, Trials
+from lazybench.stats import mean_interval
+
+
+def evaluate(
+    policy: Any,
+    env: str,
+    *,
+    name: str,
+    config: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    budget: str = "small",
+    limit: int | None = None,
+    out: str | Path | None = None,
+    threads: int | None = None,
+    watch: Watch = SILENT,
+) -> Record:
+    """Return the record of a policy on the official test trials of `env`.
+
+    Args:
+        policy: `policy(observation, memory) -> (action, memory)`. It gets one trial at a time: tensors
+            `support_x [rows, *instance]`, `support_y [rows]`, `query_x`; it answers `query_x`. With
+            `policy.vectorized = True` observations carry a leading row for each trial of a block. A
+            plain `policy(observation) -> action` of one argument is taken as well.
+        env: environment id or alias.
+        name: agent name for the board.
+        config: settings to tell apart variants of the same name; part of the key.
+        seed: the seed that trained it; part of the key.
+        budget: whose number of trials to use, and the board to stand on.
+        limit: judge on the first so many trials only; marked, never ranked.
+        out: store to publish to; None publishes nowhere.
+        threads: tasks side by side for vectorised built-in policies.
+        watch: hears of the progress.
+
+    Raises:
+        UsageError: an unknown environment or budget, a limit below 1, or an empty name.
+        ContractError: the policy isn't callable or its answers have a wrong shape, type or range.
+        DataUnavailable: the data isn't installed or is damaged.
+        RecordConflict: the store holds the same name, config and seed with other scores.
+    """
+    if not callable(policy):
+        raise ContractError(f"a policy is called with an observation, got {type(policy).__name__}")
+    if not name.strip():
+        raise UsageError("name must say who is judged, got an empty one")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1 trial, got {limit}")
+    set_threads(threads)
+    spec, note = resolve_env(env)
+    if note:
+        watch.note(note)
+    official = spec.trials[check_budget(budget)]
+    trials = official if limit is None else min(limit, official)
+    started, before = facts.now(), time.perf_counter()
+    judged = open_env(spec, BLOCK, "test")
+    watch.stage("test", trials)
+    scores: list[float] = []
+    answers: list[Any] = []
+    for block in judge(judged, _two_arguments(policy), spec.metric, trials):
+        scores.extend(block.scores.tolist())
+        answers.append(block.answers)
+        watch.advance(len(block.scores), {spec.metric: float(np.mean(scores))})
+    watch.finished()
+    mean, low, high = mean_interval(scores)
+    whole = np.concatenate(answers)
+    wall_s = time.perf_counter() - before
+    record = Record.keyed(
+        status="ok",
+        **env_facts(spec, judged, trials),
+        agent=AgentFacts(id=name, origin="external", trained_by="external", resumable=False),
+        config=dict(config or {}),
+        preset="external",
+        budget=budget,
+        limited=trials < official,
+        untuned=True,
+        seed=seed,
+        metrics={
+            spec.metric: {
+                "value": mean,
+                "ci95": (low, high),
+                "n": trials,
+                "unit": spec.unit,
+                "better": spec.better,
+            }
+        },
+        trials=Trials.of(scores, predictions=whole.reshape(len(whole), -1)),
+        cost={
+            "eval_wall_s": wall_s,
+            "wall_s": wall_s,
+            "peak_memory_bytes": facts.peak_memory_bytes(),
+        },
+        code=facts.code(),
+        machine=facts.machine(),
+        started=started,
+    )
+    if out is not None:
+        Store(out).publish(record)
+    return record
+
+
+def _two_arguments(policy: Any) -> Any:
+    """A policy of the contract around one that takes the observation alone."""
+    try:
+        parameters = [
+            parameter
+            for parameter in inspect.signature(policy).parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+    except (TypeError, ValueError):
+        return policy
+    if len(parameters) != 1:
+        return policy
+
+    def with_memory(observation: Any, memory: Any = None) -> tuple[Any, Any]:
+        return policy(observation), None
+
+    with_memory.vectorized = getattr(policy, "vectorized", False)  # type: ignore[attr-defined]
+    return with_memory

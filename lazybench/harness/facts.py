@@ -1,0 +1,73 @@
+"""Facts about the code and the machine that a record carries beside its key."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from lazybench._version import __version__
+from lazybench.parallel import threads, usable_cores
+from lazybench.records import Code, Machine
+
+
+@cache
+def code() -> Code:
+    """Return package version and, in a checkout, commit and whether tracked files were changed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return Code(version=__version__)
+    commit = _git(root, "rev-parse", "HEAD")
+    # Only the code counts: records and boards change with every run.
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "lazybench", "envs", "agents")
+    return Code(version=__version__, commit=commit or None, dirty=bool(changed))
+
+
+def machine() -> Machine:
+    """Return versions and hardware of this process."""
+    return Machine(
+        python=platform.python_version(),
+        torch=version("torch"),
+        numpy=version("numpy"),
+        platform=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        cores=usable_cores(),
+        threads=threads(),
+    )
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest resident size of this process so far."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git(root: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+@cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")

@@ -1,0 +1,166 @@
+"""The training loop: the only one there is.
+
+Everything that a run has learned or counted stands in one `Progress`, which is what a checkpoint holds;
+training batches and random streams are functions of the step, so continuing from a checkpoint is the same
+computation as never having stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lazybench.agent import COUNTED, Plan
+from lazybench.errors import Diverged
+from lazybench.harness import checkpoint
+from lazybench.harness.judge import BLOCK, judge, open_env
+from lazybench.harness.signals import Interrupted, Signals
+from lazybench.harness.watch import Watch
+from lazybench.rng import Rng
+from lazybench.specs import EnvSpec
+
+CHECKPOINT_EVERY_S = 20.0
+"""Seconds of training between checkpoints; when they are written can't change a result."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands.
+
+    Attributes:
+        step: updates done.
+        state: the agent's state after them.
+        best: the state that validated best so far (None before the first validation).
+        best_step: updates behind that state.
+        best_score: its validation score, higher is better.
+        curve: `{step, val, loss}` of each validation.
+        totals: sums of the counted logs.
+        train_wall_s: seconds of updates so far, over all sittings.
+        last_loss: last finite loss.
+    """
+
+    step: int = 0
+    state: Any = None
+    best: Any = None
+    best_step: int = 0
+    best_score: float = -math.inf
+    curve: list[dict[str, float]] = field(default_factory=list)
+    totals: dict[str, float] = field(default_factory=dict)
+    train_wall_s: float = 0.0
+    last_loss: float | None = None
+
+    def tree(self) -> dict[str, Any]:
+        """Return the progress as a checkpoint's tree."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def of(cls, tree: dict[str, Any]) -> Progress:
+        """Return the progress that a checkpoint's tree holds."""
+        return cls(**tree)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Who is trained, on what, and where checkpoints go (None keeps none)."""
+
+    agent: Any
+    spec: EnvSpec
+    budget: str
+    seed: int
+    device: str
+    folder: Path | None
+
+
+def fit(training: Training, watch: Watch, signals: Signals) -> Progress:
+    """Return the finished training, continued from the newest sound checkpoint where there is one.
+
+    Raises:
+        Diverged: a loss isn't finite; the message names the step and the last finite loss.
+        Interrupted: a signal asked for it; a checkpoint was written.
+        DataUnavailable: the data isn't installed or is damaged.
+    """
+    spec, agent, rng = training.spec, training.agent, Rng(training.seed)
+    judged = open_env(spec, BLOCK, "val", training.device)
+    plan: Plan | None = agent.plan(judged.task) if hasattr(agent, "plan") else None
+    progress = _start(training, judged, rng, watch)
+    if plan is None or plan.updates == 0 or not hasattr(agent, "update"):
+        progress.best, progress.best_step = progress.state, progress.step
+        return progress
+    train = open_env(spec, plan.meta_batch, "train", training.device, **plan.env)
+    train.reset(seed=training.seed)
+    watch.stage("train", plan.updates, progress.step)
+    saved = time.monotonic()
+    while progress.step < plan.updates:
+        _update(training, progress, train, rng)
+        step = progress.step
+        shown = {"loss": progress.last_loss} if progress.last_loss is not None else {}
+        last = {"val": progress.curve[-1]["val"]} if progress.curve else {}
+        watch.advance(1, {**shown, **last})
+        due = plan.validate_every and step % plan.validate_every == 0
+        if due or step == plan.updates:
+            _validate(training, progress, judged, plan)
+        stop = signals.number
+        if due or stop or step == plan.updates or time.monotonic() - saved > CHECKPOINT_EVERY_S:
+            _save(training, progress)
+            saved = time.monotonic()
+        if stop:
+            raise Interrupted(stop, f"interrupted at meta-iteration {step} of {plan.updates}")
+    watch.finished()
+    return progress
+
+
+def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
+    found = checkpoint.load(training.folder) if training.folder is not None else None
+    if found is not None:
+        step, tree, notes = found
+        for note in notes:
+            watch.note(note)
+        if tree is not None:
+            if step:
+                watch.note(f"continuing from the checkpoint at meta-iteration {step}")
+            return Progress.of(tree)
+    return Progress(state=training.agent.init(judged, rng.at("init")))
+
+
+def _update(training: Training, progress: Progress, train: Any, rng: Rng) -> None:
+    before = time.perf_counter()
+    step, rows = progress.step, train.num_envs
+    batch, _ = train.reset(options={"trials": np.arange(step * rows, (step + 1) * rows)})
+    state, logs = training.agent.update(progress.state, batch, rng.at("update", step))
+    loss = logs.get("loss")
+    if loss is not None and not math.isfinite(loss):
+        last = "none" if progress.last_loss is None else f"{progress.last_loss:.4g}"
+        raise Diverged(f"the loss is {loss} at meta-iteration {step + 1}; last finite loss: {last}")
+    progress.state, progress.step = state, step + 1
+    progress.last_loss = progress.last_loss if loss is None else float(loss)
+    for name in COUNTED:
+        if name in logs:
+            progress.totals[name] = progress.totals.get(name, 0.0) + float(logs[name])
+    progress.train_wall_s += time.perf_counter() - before
+
+
+def _validate(training: Training, progress: Progress, judged: Any, plan: Plan) -> None:
+    """Judge the current state on the validation trials and keep it if it is the best so far."""
+    spec = training.spec
+    trials = spec.val_trials[training.budget]
+    policy = training.agent.policy(progress.state)
+    scores = np.concatenate([block.scores for block in judge(judged, policy, spec.metric, trials)])
+    value = float(scores.mean())
+    point = {"step": float(progress.step), "val": value}
+    if progress.last_loss is not None:
+        point["loss"] = progress.last_loss
+    progress.curve.append(point)
+    score = value if spec.better == "higher" else -value
+    if plan.select == "last" or score > progress.best_score or progress.best is None:
+        progress.best, progress.best_step, progress.best_score = progress.state, progress.step, score
+
+
+def _save(training: Training, progress: Progress) -> None:
+    if training.folder is not None:
+        checkpoint.save(training.folder, progress.step, progress.tree())
+

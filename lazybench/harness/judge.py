@@ -1,0 +1,126 @@
+"""Official trials: opened by index, answered by a policy, judged by the environment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lazybench.errors import ContractError
+from lazybench.registry import load
+from lazybench.specs import EnvSpec
+
+BLOCK = 8
+"""Trials that are opened together."""
+
+
+class Judged(NamedTuple):
+    """One block of judged trials.
+
+    Attributes:
+        first: index of its first trial.
+        scores: the environment's metric of each trial, float64 `[R]`.
+        answers: the actions, `[R, …]`.
+        wall_s: seconds that answering and judging took.
+    """
+
+    first: int
+    scores: NDArray[np.float64]
+    answers: NDArray[Any]
+    wall_s: float
+
+
+def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settings: Any) -> Any:
+    """Return a native vector environment of `rows` rows with torch observations.
+
+    Raises:
+        UsageError: settings that aren't allowed.
+        DataUnavailable: its data isn't installed or is damaged.
+    """
+    if spec.vector_target is None:
+        raise ContractError(
+            f"environment {spec.id} has no vector form; give its spec a vector_target"
+        )
+    make = load(spec.vector_target)
+    return make(rows, **{**spec.kwargs, "split": split, "backend": "torch", "device": device, **settings})
+
+
+def judge(
+    env: Any, policy: Any, metric: str, trials: int, *, start: int = 0
+) -> Iterator[Judged]:
+    """Yield the judged blocks of trials start..trials-1 of a vector environment.
+
+    Trials past the last one of a block that isn't full are opened and thrown away, so that every block
+    is computed alike.
+
+    Raises:
+        ContractError: the policy's answers have a wrong shape, type or range.
+    """
+    rows = env.num_envs
+    for first in range(start, trials, rows):
+        before = time.perf_counter()
+        observation, _ = env.reset(options={"trials": np.arange(first, first + rows)})
+        scores = np.zeros(rows)
+        done = np.zeros(rows, dtype=np.bool_)
+        memory: Any = None
+        answers: NDArray[Any] | None = None
+        while not done.all():
+            action, memory = _answer(policy, observation, memory, rows)
+            observation, _, terminated, truncated, info = env.step(action)
+            done = terminated | truncated
+            answers = np.asarray(action.cpu() if isinstance(action, torch.Tensor) else action)
+            if metric in info:
+                fresh = np.asarray(info.get(f"_{metric}", np.ones(rows, dtype=np.bool_)))
+                scores[fresh] = np.asarray(info[metric])[fresh]
+        count = min(rows, trials - first)
+        if answers is None:
+            raise ContractError("an environment must take at least one action in each trial")
+        yield Judged(first, scores[:count], answers[:count], time.perf_counter() - before)
+
+
+def _answer(policy: Any, observation: Any, memory: Any, rows: int) -> tuple[Any, Any]:
+    """One action for each row; a policy that isn't vectorised is asked row by row."""
+    if getattr(policy, "vectorized", False):
+        return _pair(policy(observation, memory))
+    memories = memory if memory is not None else [None] * rows
+    pairs = [
+        _pair(policy({name: part[row] for name, part in observation.items()}, memories[row]))
+        for row in range(rows)
+    ]
+    actions = [torch.as_tensor(action) for action, _ in pairs]
+    shapes = {tuple(action.shape) for action in actions}
+    if len(shapes) > 1:
+        raise ContractError(f"a policy's actions must all have one shape, got {sorted(shapes)}")
+    return torch.stack(actions), [kept for _, kept in pairs]
+
+
+def _pair(answer: Any) -> tuple[Any, Any]:
+    if isinstance(answer, tuple) and len(answer) == 2:
+        return answer
+    raise ContractError(
+        f"a policy returns (action, memory), got {type(answer).__name__}; for a policy without "
+        "memory return (action, None)"
+    )
+
+
+def env_facts(spec: EnvSpec, env: Any, trials: int) -> dict[str, Any]:
+    """Return the `env` and `data` parts of a record."""
+    protocol = {key: value for key, value in spec.kwargs.items() if key != "data"}
+    protocol |= {"query": env.task.query, "trials": trials}
+    return {
+        "env": {
+            "id": spec.id,
+            "version": spec.version,
+            "family": spec.family,
+            "metric": spec.metric,
+            "better": spec.better,
+            "unit": spec.unit,
+            "protocol": protocol,
+        },
+        "data": dict(env.data),
+    }
+

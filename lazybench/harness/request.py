@@ -1,0 +1,193 @@
+"""What a user asks for, and what that means once names, presets and settings are resolved."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from lazybench.errors import ContractError, DeviceUnavailable, UsageError, nearest
+from lazybench.registry import ENVS, agent_spec, load, source_sha256
+from lazybench.specs import BUDGETS, AgentSpec, EnvSpec
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One run as asked for.
+
+    Attributes:
+        agent: id, or `path/to/file.py:Class`.
+        env: id or alias.
+        budget: compute budget, which names the agent's preset.
+        seed: seed of training; trials don't depend on it.
+        overrides: settings that replace the preset's; text values are read as JSON where they are.
+        device: `cpu`, `cuda`, `mps` or `auto`.
+        threads: tasks side by side; None takes all usable cores.
+        limit: judge on the first so many trials only; marked, never ranked.
+        out: the store of records.
+        runs: folder of working state (checkpoints).
+        force: run again even where a record stands.
+    """
+
+    agent: str
+    env: str
+    budget: str = "small"
+    seed: int = 0
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int | None = None
+    limit: int | None = None
+    out: Path = Path("leaderboards")
+    runs: Path = Path("runs")
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """An agent with the settings it was made from."""
+
+    spec: AgentSpec
+    agent: Any
+    config: dict[str, Any]
+    overrides: dict[str, Any]
+    source: str | None
+
+
+def resolve_env(name: str) -> tuple[EnvSpec, str]:
+    """Return an environment's spec and the note about how its name was resolved ('' where it wasn't).
+
+    Raises:
+        UnknownName: no such environment.
+    """
+    found = ENVS.resolve(name)
+    return found.spec, found.note
+
+
+def check_budget(budget: str) -> str:
+    """Return `budget`.
+
+    Raises:
+        UsageError: no such budget.
+    """
+    if budget not in BUDGETS:
+        raise UsageError(
+            f"budget must be one of {', '.join(BUDGETS)}, got '{budget}'.{nearest(budget, BUDGETS)}"
+        )
+    return budget
+
+
+def check_device(device: str) -> str:
+    """Return the device to use; `auto` takes a GPU where there is one.
+
+    Raises:
+        UsageError: no such kind of device.
+        DeviceUnavailable: this machine has none.
+    """
+    import torch
+
+    kind = device.partition(":")[0]
+    if kind not in DEVICES:
+        raise UsageError(f"device must be one of {', '.join(DEVICES)}, got '{device}'")
+    if kind == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceUnavailable(
+            "device cuda was asked for, but this torch finds no CUDA device; use --device cpu or auto"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceUnavailable("device mps was asked for, but there is none; use --device cpu")
+    return device
+
+
+def make(name: str, env: EnvSpec, budget: str, overrides: Mapping[str, Any]) -> Made:
+    """Return an agent of that name, made for an environment and budget.
+
+    Raises:
+        UnknownName: no such agent.
+        UsageError: it can't play this family, or a setting is unknown or out of range.
+        ContractError: a class that lacks what every agent has.
+    """
+    spec = agent_spec(name)
+    if env.family not in spec.families:
+        raise UsageError(
+            f"agent '{spec.id}' plays {', '.join(spec.families)}, but {env.id} is {env.family}; "
+            f"see: lazybench list agents --family {env.family}"
+        )
+    factory = load(spec.target)
+    read = {key: _read(value) for key, value in overrides.items()}
+    config_type = getattr(factory, "Config", None)
+    if config_type is not None:
+        preset = getattr(factory, "preset", None)
+        algorithm = str(spec.kwargs.get("algorithm", spec.id))
+        base = dict(preset(algorithm, env, budget)) if preset else {}
+        config = _validated(spec.id, config_type, base, read)
+        agent, resolved = factory(config), config.model_dump(mode="json")
+    else:
+        base = {key: value for key, value in spec.kwargs.items() if key != "algorithm"} | read
+        _check_arguments(spec.id, factory, read)
+        agent, resolved = factory(**base), base
+    for method in ("init", "policy"):
+        if not callable(getattr(agent, method, None)):
+            raise ContractError(
+                f"agent '{spec.id}' has no method '{method}'; every agent has init(env, rng) and "
+                "policy(state), and those that learn have plan(task) and update(state, batch, rng)"
+            )
+    given = {key: resolved.get(key) for key in read}
+    return Made(spec, agent, resolved, given, _source(spec))
+
+
+def _source(spec: AgentSpec) -> str | None:
+    path = Path(spec.target.rpartition(":")[0])
+    return source_sha256(path) if path.suffix == ".py" else None
+
+
+def _read(value: Any) -> Any:
+    """A setting typed as text: JSON where it is (numbers, lists, true, null), else the text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def _validated(
+    agent: str, config_type: type[BaseModel], base: Mapping[str, Any], given: Mapping[str, Any]
+) -> BaseModel:
+    allowed = list(config_type.model_fields)
+    for key in given:
+        if key not in allowed:
+            raise UsageError(
+                f"agent '{agent}' has no setting '{key}'.{nearest(key, allowed)} "
+                f"Settings: {', '.join(allowed) or 'none'}"
+            )
+    try:
+        return config_type(**{**base, **given})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the settings together"
+        raise UsageError(
+            f"agent '{agent}': bad value for {where}: {first['msg']}, got {first['input']!r}"
+            if first["loc"]
+            else f"agent '{agent}': {first['msg'].removeprefix('Value error, ')}"
+        ) from error
+
+
+def _check_arguments(agent: str, factory: Any, given: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    allowed = [parameter.name for parameter in parameters]
+    for key in given:
+        if key not in allowed:
+            raise UsageError(
+                f"agent '{agent}' has no setting '{key}'.{nearest(key, allowed)} "
+                f"Settings: {', '.join(allowed) or 'none'}"
+            )

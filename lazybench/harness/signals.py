@@ -1,0 +1,55 @@
+"""Ctrl-C and termination at the next safe point: the first asks for a checkpoint, the second ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+from lazybench.errors import LazybenchError
+
+
+class Interrupted(LazybenchError):
+    """The run stopped at a safe point because a signal asked for it; it can be continued."""
+
+    def __init__(self, number: int, text: str) -> None:
+        """Keep the exit code that shells expect: 128 + the signal's number."""
+        super().__init__(text)
+        self.exit_code = 128 + number
+
+
+class Signals:
+    """Catches SIGINT and SIGTERM inside a `with` block; `number` is the first one's, or 0.
+
+    A second signal ends the process at once: checkpoints are written so that this loses only what came
+    after the last one. Outside the main thread, where Python delivers no signals, nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        """Catch nothing yet."""
+        self.number = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        """Start catching."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._heard)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Restore what stood before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            os._exit(128 + number)
+        self.number = number
