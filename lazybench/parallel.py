@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -61,7 +61,13 @@ def map_tasks(task: Callable[[A], B], items: Iterable[A]) -> list[B]:
     if workers <= 1:
         with _one_thread():
             return [task(item) for item in work]
-    return list(_pool(threads()).map(task, work))
+    futures = [_pool(threads()).submit(task, item) for item in work]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
+        wait(futures)
 
 
 @cache

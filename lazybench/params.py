@@ -59,8 +59,12 @@ def combine(sets: Sequence[Params], weights: Sequence[float]) -> Params:
 
 
 def mean(sets: Sequence[Params]) -> Params:
-    """Return the average of parameter sets, added in the order given."""
-    return combine(sets, [1 / len(sets)] * len(sets))
+    """Return the average of parameter sets, added in the order given.
+
+    Raises:
+        ValueError: `sets` is empty.
+    """
+    return combine(sets, [1 / max(len(sets), 1)] * len(sets))
 
 
 def norm(params: Params) -> float:

@@ -53,6 +53,7 @@ class Registry(Generic[S]):
         self._catalogue = catalogue
         self._resolver = resolver
         self._specs: dict[str, S] | None = None
+        self._at_run_time: set[str] = set()
 
     def specs(self) -> list[S]:
         """Return all specs, sorted by id."""
@@ -66,10 +67,13 @@ class Registry(Generic[S]):
             DuplicateName: the id is taken; the message names both origins.
         """
         self._add(self._all(), spec)
+        self._at_run_time.add(spec.id)
 
     def forget(self, name: str) -> None:
         """Remove what was registered at run time under `name`, where there is such an entry."""
-        self._all().pop(name, None)
+        if name in self._at_run_time:
+            self._at_run_time.remove(name)
+            self._all().pop(name, None)
 
     def resolve(self, name: str) -> Resolved:
         """Return the spec for an id or alias, with a note where an alias was resolved.
@@ -119,8 +123,8 @@ class Registry(Generic[S]):
     def _add(self, specs: dict[str, S], spec: S) -> None:
         if not isinstance(spec, self._spec_type):
             raise UsageError(
-                f"a {self.kind} is registered by a {self._spec_type.__name__}, got "
-                f"{type(spec).__name__}"
+                f"the {self.kind} registry takes entries of type {self._spec_type.__name__}, got "
+                f"{type(spec).__name__}; wrap it in a {self._spec_type.__name__}"
             )
         taken = specs.get(spec.id)
         if taken is not None:

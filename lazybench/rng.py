@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ class Rng:
     @property
     def integer(self) -> int:
         """A 63-bit integer that depends on seed and path alone."""
-        text = repr((self.seed, *self.path)).encode()
+        # numpy's whole numbers have a text of their own, and must lead where the same int leads.
+        path = [part if isinstance(part, str) else index(part) for part in (self.seed, *self.path)]
+        text = repr(tuple(path)).encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
     def torch(self, device: str | torch.device = "cpu") -> torch.Generator:

@@ -129,7 +129,10 @@ def student(
         raise ValueError(f"keep must be at least 1 checkpoint, got {keep}")
     phi = detached(anchor, requires_grad=True)
     values = list(phi.values())
-    rule_state = rule.init(phi) if state is None else {k: v.clone() for k, v in state.items()}
+    rule_state = rule.init(phi)
+    if state is not None:
+        # By name: a state read back from a file may have its entries in another order.
+        rule_state = {name: state[name].clone() for name in rule_state}
     kept: deque[Params] = deque([detached(phi)] if keep > 1 else [], maxlen=keep)
     seen: list[Tensor] = []
     for loss_fn in losses:
@@ -189,11 +192,11 @@ def batches(rows: int, size: int, steps: int, generator: torch.Generator) -> lis
     Rows are drawn without replacement, reshuffled each epoch, the tail of one epoch carried into the
     next batch (as in supervised-reptile). `size` 0 or >= rows gives the whole set each time, in order.
     """
-    if size <= 0 or size >= rows:
+    if size <= 0 or size >= rows or steps == 0:
         return [torch.arange(rows)] * steps
     epochs = -(-size * steps // rows)
     order = torch.cat([torch.randperm(rows, generator=generator) for _ in range(epochs)])
-    return list(order[: size * steps].split(size))
+    return list(torch.split(order[: size * steps], size))
 
 
 def _positive(lr: float) -> None:

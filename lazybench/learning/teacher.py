@@ -7,6 +7,7 @@ the paper: gamma (weight of the anchor in the leap), alpha (weights of the hull)
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -67,7 +68,8 @@ def lazy(
 
     Candidates are scored without a graph; checkpoints enter as constants; the returned model is rebuilt
     on the graph of the anchor alone, so d leap / d anchor = gamma * I. Equal scores keep the earlier
-    candidate: gammas in the order given, for each gamma the alphas in the order given.
+    candidate: gammas in the order given, for each gamma the alphas in the order given. A score with a
+    NaN in it loses to any without; where all have one, the first candidate stays.
 
     Args:
         gammas: candidate weights of the anchor, each in [0, 1].
@@ -90,7 +92,7 @@ def lazy(
         if not 0.0 <= gamma <= 1.0:
             raise ValueError(f"each gamma must lie in [0, 1], got {gamma}")
     for alpha in hulls:
-        if min(alpha, default=-1.0) < 0.0 or abs(sum(alpha) - 1.0) > 1e-6:
+        if not (min(alpha, default=-1.0) >= 0.0 and abs(sum(alpha) - 1.0) <= 1e-6):
             raise ValueError(
                 f"each alpha must be non-negative and sum to 1, got {alpha} (sum {sum(alpha):g})"
             )
@@ -108,13 +110,12 @@ def lazy(
             regions = [_hull(trail, alpha) for alpha in hulls]
             for gamma, (alpha, region) in itertools.product(grid, zip(hulls, regions, strict=True)):
                 got = score(lerp(start, region, _anchor_weight(gamma, leap_on)))
-                if best is None or got > best[0]:
+                if best is None or _beats(got, best[0]):
                     best = (got, gamma, alpha)
-            if best is None or any(value != value for value in best[0]):
-                best = (best[0] if best else (), grid[0], hulls[0])
-            region = _hull(trail, best[2])
-        params = lerp(anchor, region, _anchor_weight(best[1], leap_on))
-        return Leap(params, best[1], best[2], best[0], len(grid) * len(hulls))
+        won, gamma, alpha = best or ((), grid[0], hulls[0])
+        region = regions[hulls.index(alpha)]
+        params = lerp(anchor, region, _anchor_weight(gamma, leap_on))
+        return Leap(params, gamma, alpha, won, len(grid) * len(hulls))
 
     return teach
 
@@ -140,6 +141,13 @@ def simplex_grid(b: int, step: float) -> tuple[tuple[float, ...], ...]:
     )
     newest_first = sorted(points, key=lambda point: point[::-1], reverse=True)
     return tuple(tuple(entry / parts for entry in point) for point in newest_first)
+
+
+def _beats(score: Score, best: Score) -> bool:
+    """Python compares tuples past a NaN as if it weren't there, so it is asked for first."""
+    if any(map(math.isnan, score)):
+        return False
+    return any(map(math.isnan, best)) or score > best
 
 
 def _anchor_weight(gamma: float, leap_on: Literal["theta", "phi"]) -> float:

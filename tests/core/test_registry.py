@@ -1,0 +1,236 @@
+"""Registries: three sources, clashes with both origins, broken plug-ins apart, targets."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lazybench.errors import DuplicateName, UnknownName, UsageError
+from lazybench.registry import AGENTS, Registry, agent_spec, load, source_sha256
+from lazybench.specs import AgentSpec, EnvSpec
+
+MakeRegistry = Callable[[], Registry[AgentSpec]]
+PlugIn = Callable[[str, str], None]
+
+
+def spec(name: str, target: str = "somewhere:Thing", origin: str = "somebody") -> AgentSpec:
+    return AgentSpec(name, ("fewshot",), target, origin=origin)
+
+
+@pytest.fixture
+def make_registry(tmp_path: Path) -> MakeRegistry:
+    """A registry of three agents, whose entry-point group no installed package has."""
+    catalogue = tmp_path / "catalogue.py"
+    catalogue.write_text(
+        "from lazybench.specs import AgentSpec\n"
+        "ALL = tuple(AgentSpec(name, ('fewshot',), 'built.in:Agent')"
+        " for name in ('reptile', 'maml', 'lazy_maml'))\n"
+    )
+
+    def make() -> Registry[AgentSpec]:
+        return Registry("agent", AgentSpec, f"{catalogue}:ALL", None, "lazybench.tests.agents")
+
+    return make
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlugIn]:
+    """A function that puts a package with one module and entry points on the path."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+
+    def install(points: str, source: str) -> None:
+        (site / "lazybench_test_plugin.py").write_text(source)
+        info = site / "lazybench_test_plugin-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: x-plugin\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[lazybench.tests.agents]\n{points}\n")
+
+    yield install
+    sys.modules.pop("lazybench_test_plugin", None)
+
+
+def test_specs_are_sorted_and_found(make_registry: MakeRegistry) -> None:
+    registry = make_registry()
+    assert [found.id for found in registry.specs()] == ["lazy_maml", "maml", "reptile"]
+    resolved = registry.resolve("maml")
+    assert (resolved.spec.target, resolved.note) == ("built.in:Agent", "")
+
+
+def test_an_unknown_name_brings_the_nearest_ones(make_registry: MakeRegistry) -> None:
+    message = (
+        "unknown agent 'lazy_mam'. Did you mean: lazy_maml? See all with: lazybench list agents"
+    )
+    with pytest.raises(UnknownName) as caught:
+        make_registry().resolve("lazy_mam")
+    assert str(caught.value) == message
+    assert caught.value.exit_code == 2
+    with pytest.raises(UnknownName) as caught:
+        make_registry().resolve("zzz")
+    assert str(caught.value) == "unknown agent 'zzz'. See all with: lazybench list agents"
+
+
+@pytest.mark.parametrize(
+    ("kind", "listing"), [("environment", "list envs"), ("data set", "data list")]
+)
+def test_each_kind_names_its_own_listing(
+    make_registry: MakeRegistry, kind: str, listing: str
+) -> None:
+    registry = make_registry()
+    registry.kind = kind
+    with pytest.raises(
+        UnknownName, match=f"unknown {kind} 'zzz'. See all with: lazybench {listing}"
+    ):
+        registry.resolve("zzz")
+
+
+def test_a_name_taken_twice_brings_both_origins(make_registry: MakeRegistry) -> None:
+    registry = make_registry()
+    registry.register(spec("mine", "mine:One", "alice"))
+    message = (
+        "agent id 'mine' is registered twice: by alice (mine:One) and by bob (mine:Two); rename one"
+    )
+    with pytest.raises(DuplicateName) as caught:
+        registry.register(spec("mine", "mine:Two", "bob"))
+    assert str(caught.value) == message
+    with pytest.raises(DuplicateName, match=re.escape("by lazybench (built.in:Agent) and by bob")):
+        registry.register(spec("maml", "mine:Two", "bob"))
+    assert registry.resolve("maml").spec.target == "built.in:Agent"
+
+
+def test_forget_takes_back_what_was_registered_at_run_time_only(
+    make_registry: MakeRegistry,
+) -> None:
+    registry = make_registry()
+    registry.register(spec("mine"))
+    registry.forget("mine")
+    registry.forget("never_there")
+    with pytest.raises(UnknownName):
+        registry.resolve("mine")
+    registry.forget("maml")
+    assert registry.resolve("maml").spec.target == "built.in:Agent"
+    registry.register(spec("mine"))
+    assert registry.resolve("mine").spec.id == "mine"
+
+
+def test_a_spec_of_another_kind_is_refused(make_registry: MakeRegistry) -> None:
+    with pytest.raises(
+        UsageError, match="the agent registry takes entries of type AgentSpec, got EnvSpec; wrap"
+    ):
+        make_registry().register(EnvSpec("x", "fewshot", "a:b", None, "d"))  # type: ignore[arg-type]
+
+
+def test_entry_points_give_one_spec_or_many(make_registry: MakeRegistry, plug_in: PlugIn) -> None:
+    plug_in(
+        "one = lazybench_test_plugin:ONE\nmany = lazybench_test_plugin:MANY",
+        "from lazybench.specs import AgentSpec\n"
+        "def make(name): return AgentSpec(name, ('fewshot',), 'p:A', origin='x-plugin')\n"
+        "ONE = make('p1')\nMANY = [make('p2'), make('p3')]\n",
+    )
+    registry = make_registry()
+    names = [found.id for found in registry.specs()]
+    assert names == ["lazy_maml", "maml", "p1", "p2", "p3", "reptile"]
+    assert registry.broken == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("import no_such_module_anywhere\n", "ModuleNotFoundError"),
+        ("raise RuntimeError('boom')\n", "RuntimeError: boom"),
+        ("X = 1\n", "AttributeError"),
+        ("BAD = 3\n", "UsageError: the agent registry takes entries of type AgentSpec, got int"),
+        (
+            "from lazybench.specs import AgentSpec\n"
+            "BAD = AgentSpec('maml', ('fewshot',), 'p:A', origin='x-plugin')\n",
+            "DuplicateName: agent id 'maml' is registered twice: by lazybench (built.in:Agent) "
+            "and by x-plugin (p:A)",
+        ),
+    ],
+)
+def test_a_broken_plug_in_is_kept_apart(
+    make_registry: MakeRegistry, plug_in: PlugIn, source: str, why: str
+) -> None:
+    plug_in("bad = lazybench_test_plugin:BAD", source)
+    registry = make_registry()
+    assert [found.id for found in registry.specs()] == ["lazy_maml", "maml", "reptile"]
+    assert registry.resolve("maml").spec.target == "built.in:Agent"
+    assert list(registry.broken) == ["bad (lazybench_test_plugin:BAD)"]
+    assert registry.broken["bad (lazybench_test_plugin:BAD)"].startswith(why)
+    with pytest.raises(UnknownName, match=re.escape("(broken plug-ins: bad (lazybench_test_")):
+        registry.resolve("zzz")
+
+
+AGENT = '''"""An agent."""
+class Mine:
+    """Answers zero.
+
+    More about it.
+    """
+    families = ("fewshot", "attack")
+    def update(self, state, batch, rng): ...
+class Bare:
+    pass
+'''
+
+
+def test_agents_come_from_files(tmp_path: Path) -> None:
+    path = tmp_path / "my.py"
+    path.write_text(AGENT)
+    found = agent_spec(f"{path}:Mine")
+    assert (found.id, found.families, found.trains) == ("Mine", ("fewshot", "attack"), True)
+    assert found.about == "Answers zero."
+    assert found.target == found.origin == f"{path}:Mine"
+    assert not found.tuned
+    bare = agent_spec(f"{path}:Bare")
+    assert (bare.id, bare.families, bare.trains, bare.about) == ("Bare", ("fewshot",), False, "")
+    assert load(f"{path}:Mine") is load(f"{path}:Mine"), "one file is one module"
+
+
+def test_an_edited_file_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "edited.py"
+    path.write_text("X = 1\n")
+    before = source_sha256(path)
+    assert load(f"{path}:X") == 1
+    path.write_text("X = 2\n")
+    assert load(f"{path}:X") == 2
+    assert source_sha256(path) != before
+
+
+def test_what_is_wrong_with_a_target_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "my.py"
+    path.write_text(AGENT)
+    missing = tmp_path / "no.py"
+    for target, message in (
+        (f"{path}:Mien", f"'{path}' has no 'Mien'. Did you mean: Mine?"),
+        (f"{missing}:Mine", f"no such file: {missing}; give the path of a Python file"),
+        ("my.py", "a target is 'module:name' or 'file.py:name', got 'my.py'"),
+        (":Mine", "a target is 'module:name' or 'file.py:name', got ':Mine'"),
+        ("no_such_module_at_all:X", "can't import 'no_such_module_at_all': ModuleNotFoundError"),
+        ("lazybench.errors:Unknownname", "Did you mean: UnknownName"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(message)):
+            load(target)
+
+
+def test_an_error_inside_a_users_file_keeps_its_message(tmp_path: Path) -> None:
+    path = tmp_path / "faulty.py"
+    path.write_text("raise KeyError('my own mistake')\n")
+    for _ in range(2):  # a failed import leaves nothing behind
+        with pytest.raises(UsageError, match="KeyError: 'my own mistake'"):
+            load(f"{path}:X")
+
+
+def test_every_built_in_agent_can_be_loaded() -> None:
+    for found in AGENTS.specs():
+        if found.origin == "lazybench":
+            factory = load(found.target)
+            assert set(found.families) <= set(factory.families)
+            assert hasattr(factory, "update") or not found.trains
+    with pytest.raises(UnknownName, match="Did you mean: lazy_reptile"):
+        agent_spec("lazy_reptil")
