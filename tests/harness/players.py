@@ -1,0 +1,90 @@
+"""Agents that misbehave on purpose, loaded as `players.py:Name`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import torch
+
+from lazybench.agent import Plan
+
+
+class Learner:
+    """Counts updates; its loss falls; answers zeros."""
+
+    loss = 1.0
+
+    def __init__(self, updates: int = 6) -> None:
+        self.updates = updates
+
+    def plan(self, task):
+        return Plan(updates=self.updates, meta_batch=2, env={"queries": 3}, validate_every=2)
+
+    def init(self, env, rng):
+        return {"w": torch.rand(3, generator=rng.torch()), "n": 0}
+
+    def update(self, state, batch, rng):
+        w = state["w"] + torch.rand(3, generator=rng.torch()) + batch["support_x"].float().mean()
+        return {"w": w, "n": state["n"] + 1}, {"loss": self.loss / (state["n"] + 1)}
+
+    def policy(self, state):
+        def answer(observation, memory=None):
+            return torch.zeros_like(observation["query_y"]) + state["w"].sum(), memory
+
+        return answer
+
+
+class Diverges(Learner):
+    """Its loss is NaN at the third update."""
+
+    def update(self, state, batch, rng):
+        state, logs = super().update(state, batch, rng)
+        return state, {"loss": float("nan") if state["n"] == 3 else logs["loss"]}
+
+
+class Raises(Learner):
+    """Fails at the second update."""
+
+    def update(self, state, batch, rng):
+        if state["n"] == 1:
+            raise RuntimeError("out of ideas")
+        return super().update(state, batch, rng)
+
+
+class Hungry(Learner):
+    """Asks for more memory than there is."""
+
+    def update(self, state, batch, rng):
+        torch.empty(1 << 60, dtype=torch.uint8)
+        return super().update(state, batch, rng)
+
+
+class WrongShape(Learner):
+    """Answers one value too few."""
+
+    def policy(self, state):
+        return lambda observation, memory=None: (observation["query_y"][1:], memory)
+
+
+class Interrupts(Learner):
+    """Sends its own process a signal at the third update, as Ctrl-C does."""
+
+    def update(self, state, batch, rng):
+        state, logs = super().update(state, batch, rng)
+        if state["n"] == 3 and not os.environ.get("LAZYBENCH_TEST_CALM"):
+            signal.raise_signal(signal.SIGINT)
+        return state, logs
+
+
+class Slow(Learner):
+    """Takes its time, so that a test can kill it midway."""
+
+    def update(self, state, batch, rng):
+        time.sleep(float(os.environ.get("LAZYBENCH_TEST_PAUSE_S", "0")))
+        return super().update(state, batch, rng)
+
+
+class NotAnAgent:
+    """Has nothing that an agent has."""

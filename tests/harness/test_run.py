@@ -1,0 +1,236 @@
+"""Runs: the same command continues, repeats nothing, and says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lazybench
+from lazybench.errors import (
+    Busy,
+    ContractError,
+    DeviceUnavailable,
+    OutputUnavailable,
+    StoreError,
+    UnknownName,
+    UsageError,
+)
+from lazybench.harness.runs import list_runs
+from lazybench.harness.signals import Interrupted
+from lazybench.harness.watch import Silent
+
+PLAYERS = Path(__file__).with_name("players.py")
+ENV = "sinusoid-5shot"
+
+
+def play(folder, agent="Learner", **more):
+    options = {"budget": "smoke", "out": folder / "store", "runs": folder / "runs", **more}
+    return lazybench.run(f"{PLAYERS}:{agent}", ENV, **options)
+
+
+def test_a_run_gives_a_record_of_what_happened(tmp_path):
+    record = play(tmp_path)
+    assert record.status == "ok"
+    assert record.cost.outer_steps == 6
+    assert [point["step"] for point in record.curve] == [2, 4, 6]
+    assert record.metrics["mse"].n == len(record.trials.scores_array()) == 40
+    assert record.metrics["mse"].value == pytest.approx(record.trials.scores_array().mean())
+    assert record.agent.source_sha256
+    assert record.untuned
+    assert record.checkpoint is not None
+    assert lazybench.load_records(ENV, out=tmp_path / "store")[0].key == record.key
+
+
+def test_a_finished_run_is_not_repeated(tmp_path):
+    first = play(tmp_path)
+    files = sorted((tmp_path / "store").rglob("*.json"))
+    before = [path.stat().st_mtime_ns for path in files]
+    assert play(tmp_path).started == first.started
+    assert [path.stat().st_mtime_ns for path in files] == before
+
+
+def test_a_forced_run_repeats_and_must_agree(tmp_path):
+    first = play(tmp_path)
+    again = play(tmp_path, force=True)
+    assert again.comparable() == first.comparable()
+    path = next((tmp_path / "store").rglob("records/**/*.json"))
+    doctored = first.model_copy(update={"curve": []})
+    path.write_text(doctored.to_json())
+    with pytest.raises(StoreError, match="another result than the record"):
+        play(tmp_path, force=True)
+
+
+def test_settings_seed_limit_and_budget_make_other_runs(tmp_path):
+    keys = {
+        play(tmp_path).key,
+        play(tmp_path, seed=1).key,
+        play(tmp_path, settings={"updates": 4}).key,
+        play(tmp_path, limit=5).key,
+        play(tmp_path, limit=6).key,
+    }
+    assert len(keys) == 5
+    assert [r.limited for r in lazybench.load_records(out=tmp_path / "store")].count(True) == 2
+
+
+def test_an_interrupted_run_continues_bit_for_bit(tmp_path, monkeypatch):
+    with pytest.raises(Interrupted, match="meta-iteration 3 of 6") as stopped:
+        play(tmp_path, "Interrupts")
+    assert stopped.value.exit_code == 130
+    assert [(run.status, run.step) for run in list_runs(tmp_path / "runs")] == [("interrupted", 3)]
+    resumed = play(tmp_path, "Interrupts")
+    monkeypatch.setenv("LAZYBENCH_TEST_CALM", "1")
+    whole = play(tmp_path / "calm", "Interrupts")
+    assert resumed.comparable() == whole.comparable()
+    assert [run.status for run in list_runs(tmp_path / "runs")] == ["ok"]
+
+
+def test_a_killed_run_continues_bit_for_bit(tmp_path):
+    code = (
+        "import lazybench, sys\n"
+        "from lazybench.harness import fit\n"
+        "fit.CHECKPOINT_EVERY_S = 0.0\n"
+        f"lazybench.run({str(PLAYERS) + ':Slow'!r}, {ENV!r}, budget='smoke', "
+        "out=sys.argv[1] + '/store', runs=sys.argv[1] + '/runs', settings={'updates': 30})\n"
+    )
+    root = Path(lazybench.__file__).resolve().parents[1]
+    surroundings = os.environ | {"LAZYBENCH_TEST_PAUSE_S": "0.1", "PYTHONPATH": str(root)}
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=surroundings)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/*/ckpt/step-[5-9]/manifest.json")):
+        assert child.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not lazybench.load_records(out=tmp_path / "store")
+    resumed = play(tmp_path, "Slow", settings={"updates": 30})
+    whole = play(tmp_path / "whole", "Slow", settings={"updates": 30})
+    assert resumed.comparable() == whole.comparable()
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+    with pytest.raises(Interrupted):
+        play(tmp_path, "Interrupts")
+    newest = max(tmp_path.glob("runs/*/ckpt/step-*"), key=lambda path: int(path.name[5:]))
+    file = newest / "tensors.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    heard = []
+
+    class Listening(Silent):
+        def note(self, text):
+            heard.append(text)
+
+    # It goes back to step 2, so it meets the interruption at step 3 once more.
+    with pytest.raises(Interrupted):
+        play(tmp_path, "Interrupts", watch=Listening())
+    assert any("damaged: sha256" in text for text in heard)
+    assert "continuing from the checkpoint at meta-iteration 2" in heard
+    assert play(tmp_path, "Interrupts").status == "ok"
+
+
+def test_divergence_is_a_row_with_its_reason(tmp_path):
+    record = play(tmp_path, "Diverges")
+    assert record.status == "diverged"
+    assert record.reason == "the loss is nan at meta-iteration 3; last finite loss: 0.5"
+    assert record.metrics == {}
+    assert play(tmp_path, "Diverges").started == record.started
+
+
+def test_an_agent_that_raises_is_recorded_and_may_try_again(tmp_path):
+    record = play(tmp_path, "Raises")
+    assert record.status == "failed"
+    assert record.reason.startswith("RuntimeError: out of ideas (players.py:")
+
+
+def test_running_out_of_memory_is_a_result(tmp_path):
+    record = play(tmp_path, "Hungry")
+    assert record.status == "oom"
+    assert "peak memory" in record.reason
+
+
+def test_a_wrong_answer_names_both_shapes(tmp_path):
+    record = play(tmp_path, "WrongShape")
+    assert record.status == "failed"
+    assert "must have shape [8, 15, 1]" in record.reason
+    assert "got [8, 14, 1]" in record.reason
+
+
+def test_two_processes_cannot_be_at_one_run(tmp_path):
+    from filelock import FileLock
+
+    with pytest.raises(Interrupted):
+        play(tmp_path, "Interrupts")
+    folder = next((tmp_path / "runs").iterdir())
+    with FileLock(folder / "lock"):
+        assert [run.status for run in list_runs(tmp_path / "runs")] == ["running"]
+        with pytest.raises(Busy, match="another process is at this run"):
+            play(tmp_path, "Interrupts")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"budget": "smal"}, UsageError, "budget must be one of smoke, small, paper, got 'smal'"),
+        ({"limit": 0}, UsageError, "limit must be at least 1 trial, got 0"),
+        ({"threads": 0}, UsageError, "threads must be at least 1, got 0"),
+        ({"device": "cuda"}, DeviceUnavailable, "device cuda was asked for"),
+        ({"device": "gpu"}, UsageError, "device must be one of auto, cpu, cuda, mps, got 'gpu'"),
+        ({"settings": {"update": 3}}, UsageError, "no setting 'update'. Did you mean: updates?"),
+        ({"agent": "NotAnAgent"}, ContractError, "has no method 'init'"),
+        ({"agent": "Lerner"}, UsageError, "Did you mean: Learner?"),
+    ],
+)
+def test_bad_requests_are_told_before_anything_is_written(tmp_path, change, error, words):
+    if "cuda" in words:
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("this machine has CUDA")
+    with pytest.raises(error, match=words.replace("?", r"\?").replace(".", r"\.")):
+        play(tmp_path, **change)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_names_offer_the_nearest(tmp_path):
+    with pytest.raises(UnknownName, match="Did you mean: lazy_reptile"):
+        lazybench.run("lazy_reptil", ENV, out=tmp_path, runs=tmp_path)
+    with pytest.raises(UnknownName, match="Did you mean: .*glyphs-20way-5shot"):
+        lazybench.run("chance", "glyph-20way-5shot", out=tmp_path, runs=tmp_path)
+
+
+def test_settings_of_builtin_agents_are_checked(tmp_path):
+    def bad(settings, words):
+        with pytest.raises(UsageError, match=words):
+            lazybench.run("reptile", ENV, settings=settings, out=tmp_path, runs=tmp_path)
+
+    bad({"inner_stepz": 3}, "no setting 'inner_stepz'. Did you mean: inner_steps")
+    bad({"inner_steps": "many"}, "bad value for inner_steps: .*integer.*, got 'many'")
+    bad({"inner_lr": "0"}, "bad value for inner_lr: .*greater than 0")
+    bad({"hull": 9}, "hull must be at most inner_steps")
+    bad({"backbone": "conv5"}, "backbone must be auto or one of")
+
+
+def test_an_output_that_cannot_be_written_stops_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputUnavailable, match="can't write to .*file"):
+        play(tmp_path, out=tmp_path / "file" / "store")
+
+
+def test_predictions_are_kept(tmp_path):
+    record = lazybench.run(
+        "nearest_pixel", "glyphs-5way-1shot", budget="smoke", out=tmp_path / "o", runs=tmp_path / "r"
+    )
+    answers = record.trials.predictions_list()
+    assert len(answers) == 40
+    assert set(map(len, answers)) == {75}
+    text = next((tmp_path / "o").rglob("*.json")).read_text()
+    assert json.loads(text)["schema"] == 1
