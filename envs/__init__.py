@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 if __name__ != "lazybench.envs":
-    raise ImportError("import 'lazybench.envs', not 'envs': a second copy would double the registries")
+    raise ImportError("import 'lazybench.envs', not 'envs': a second copy doubles the registries")
 
 import re
 from collections.abc import Mapping
 
+from lazybench import registry
 from lazybench.data.folders import data_root
 from lazybench.specs import DataSpec, EnvSpec, Resolved
 
@@ -37,7 +38,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         {"protocol": "random"},
         probe=("omniglot-py", "omniglot", "images_background", "images_background.zip"),
         licence="MIT",
-        about="1,623 handwritten characters, 1100/100/423 random classes, train rotations as classes",
+        about="1,623 handwritten characters; 1100/100/423 random classes, train also rotated",
     ),
     DataSpec(
         "omniglot-alphabet",
@@ -45,7 +46,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         {"protocol": "alphabet"},
         probe=("omniglot-py", "omniglot", "images_background", "images_background.zip"),
         licence="MIT",
-        about="the authors' split: background alphabets train and validate, evaluation alphabets test",
+        about="the authors' split: background alphabets train and validate, evaluation ones test",
     ),
     DataSpec(
         "sinusoid",
@@ -65,6 +66,7 @@ _VAL_TRIALS = {
     20: {"smoke": 4, "small": 20, "paper": 100},
 }
 _CLASSIFICATION = ("glyphs", "glyphshard", "omniglot", "omniglot-alphabet")
+_REGRESSION = ("sinusoid",)
 _NAME = re.compile(
     r"(?P<data>[a-z][a-z0-9-]*?)-(?P<way>\d+)way(?:-(?P<shot>\d+)shot)?(?P<noniid>-noniid)?"
 )
@@ -127,8 +129,8 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     """Return the environment for an alias or for a way and shot that isn't listed, or None.
 
     `<data>-<N>way` means 5-shot. `tiered-…` is the tiered protocol, in which super-categories are
-    disjoint between splits: TieredImageNet where it is installed, else the embedded glyphs (tiered by
-    script); the note says which.
+    disjoint between splits: TieredImageNet where it is installed, else the embedded glyphs (tiered
+    by script); the note says which. Data sets registered by other packages or at run time count.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -136,7 +138,7 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     way, shot = int(match["way"]), int(match["shot"] or 5)
     noniid = bool(match["noniid"])
     for data in ALIASES.get(match["data"], (match["data"],)):
-        if data in {spec.id for spec in DATA_CATALOGUE if spec.id != "sinusoid"} and installed(data):
+        if data not in _REGRESSION and installed(data):
             fresh = few_shot(data, way, shot, noniid=noniid)
             spec = known.get(fresh.id, fresh)
             why = ""
@@ -149,10 +151,10 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
 def installed(data: str) -> bool:
     """True where a data set is embedded or its files lie below the data folder; opens nothing.
 
-    A name asked for by itself counts as installed even if its files are missing, so that opening it can
-    say where they should lie.
+    A name asked for by itself counts as installed even if its files are missing, so that opening it
+    can say where they should lie.
     """
-    spec = next((spec for spec in DATA_CATALOGUE if spec.id == data), None)
+    spec = next((spec for spec in registry.DATASETS.specs() if spec.id == data), None)
     if spec is None:
         return False
     if spec.embedded or data not in {name for names in ALIASES.values() for name in names}:

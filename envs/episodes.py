@@ -6,7 +6,7 @@ A sampler answers `draw(keys)` with the rows of all tasks at once; nothing here 
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from lazybench import counter
 from lazybench.data.pool import Pool
 from lazybench.errors import UsageError
 from lazybench.task import TaskShape
+
+_FEW = 64
+"""Up to so many instances of a class, sorting random keys beats shuffling step by step."""
 
 
 class Block(NamedTuple):
@@ -40,7 +43,7 @@ class Sampler(Protocol):
         """Return one task for each key."""
         ...
 
-    def answers(self, keys: NDArray[np.uint64]) -> NDArray[np.generic]:
+    def answers(self, keys: NDArray[np.uint64]) -> NDArray[Any]:
         """Return the query targets of the same tasks, drawn again, `[R, query rows, …]`."""
         ...
 
@@ -55,44 +58,66 @@ class Regression(Protocol):
         ...
 
 
-def choose(keys: NDArray[np.uint64], amount: int, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return `amount` distinct indices for each key, in random order, int64 `[R, amount]`.
+def choose(words: NDArray[np.uint64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return distinct indices for each row, in random order, int64 `[R, amount]`.
 
     A partial Fisher-Yates shuffle of all rows at once.
 
     Args:
-        keys: `[R]` uint64.
-        amount: how many to draw from each row.
+        words: `[R, amount]` uint64, independent random words, one for each index to draw.
         sizes: `[R]`, row r draws from [0, sizes[r]); each must be >= amount.
     """
-    rows = len(keys)
-    order = np.broadcast_to(np.arange(int(sizes.max()), dtype=np.int64), (rows, int(sizes.max())))
-    order = order.copy()
+    rows, amount = words.shape
+    most = int(sizes.max(initial=amount))
+    order = np.tile(np.arange(most, dtype=np.int64), rows)
     steps = np.arange(amount)
-    picks = steps + counter.integers(
-        counter.mix(keys[:, None], steps), sizes[:, None] - steps
-    )
-    flat = order.reshape(-1)
-    offset = np.arange(rows) * order.shape[1]
+    picks = steps + counter.integers(words, sizes[:, None] - steps)
+    offset = np.arange(rows) * most
     for step in range(amount):
         here, there = offset + step, offset + picks[:, step]
-        flat[here], flat[there] = flat[there], flat[here]
-    return order[:, :amount]
+        order[here], order[there] = order[there], order[here]
+    return order.reshape(rows, most)[:, :amount]
+
+
+def choose_of_few(
+    words: NDArray[np.uint64], amount: int, sizes: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return what `choose` does (other draws, equally distributed), by sorting a word an index.
+
+    Args:
+        words: `[R, most]` uint64, independent random words, one for each index to draw from.
+        amount: how many to draw from each row.
+        sizes: `[R]`, row r draws from [0, sizes[r]); amount <= sizes[r] <= most.
+    """
+    columns = np.arange(words.shape[1])
+    if int(sizes.min(initial=len(columns))) < len(columns):
+        words = np.where(columns < sizes[:, None], words, np.iinfo(np.uint64).max)
+    return np.argsort(words, axis=1, kind="stable")[:, :amount]
 
 
 class ClassSampler:
     """N-way K-shot episodes from a pool of instances grouped by class.
 
     The classes of a task come in random order, which is the order of its labels. Support and query
-    instances are disjoint. Query rows are shuffled inside the episode, so that position tells nothing;
-    support rows stay class by class, shot by shot.
+    instances are disjoint. Query rows are shuffled inside the episode, so that position tells
+    nothing; support rows stay class by class, shot by shot.
 
-    With `noniid`, train classes are split once into N groups and label j always comes from group j,
-    the memorisation trap of Yin et al. 2020.
+    Attributes:
+        task: shape of every task.
+        groups: None, or one list of classes for each label: label j is then always drawn from
+            group j, the memorisation trap.
+
+    Reference: Yin et al., "Meta-learning without memorization", ICLR 2020.
     """
 
     def __init__(
-        self, pool: Pool, *, way: int, shot: int, query: int, where: str, noniid_key: str = "", ordered: bool = False
+        self,
+        pool: Pool,
+        *,
+        way: int,
+        shot: int,
+        query: int,
+        where: str,
     ) -> None:
         """Check that the pool can serve such tasks.
 
@@ -102,11 +127,9 @@ class ClassSampler:
             shot: support instances of a class.
             query: query instances of a class.
             where: name of data and split, for messages.
-            noniid_key: fixes the groups of the memorisation trap; empty for shuffled classes.
-            ordered: with `noniid_key`, groups are runs of the sorted classes instead of random ones.
 
         Raises:
-            UsageError: more ways than classes, or more shots and queries than a class has instances.
+            UsageError: more ways than classes, or more shots and queries than a class holds.
         """
         if not 2 <= way <= pool.classes:
             raise UsageError(
@@ -115,8 +138,8 @@ class ClassSampler:
         least = int(pool.count.min())
         if shot < 1 or query < 1 or shot + query > least:
             raise UsageError(
-                f"shots + queries must be at most {least}, the instances of a class in {where}, and "
-                f"each at least 1; got {shot} + {query}"
+                f"shots + queries must be at most {least}, the instances of a class in {where}, "
+                f"and each at least 1; got {shot} + {query}"
             )
         self.task = TaskShape(
             way=way,
@@ -128,46 +151,52 @@ class ClassSampler:
         )
         self._x = _tensor_view(pool.x)
         self._start, self._count = pool.start, pool.count
-        self._groups = _groups(pool.classes, way, noniid_key, ordered) if noniid_key else None
+        self.groups: list[NDArray[np.int64]] | None = None
+        self._most = int(pool.count.max())
 
     def draw(self, keys: NDArray[np.uint64]) -> Block:
         """Return one episode for each key."""
         task, blocks = self.task, len(keys)
-        classes = self._classes(counter.mix(keys, 0))
-        cells = counter.mix(counter.mix(keys, 1)[:, None], np.arange(task.way))
-        instance = choose(
-            cells.reshape(-1), task.shot + task.query, self._count[classes].reshape(-1)
-        ).reshape(blocks, task.way, -1)
-        rows = self._start[classes][..., None] + instance
+        # One call for all that hangs on the key: words for the classes, then a key for each class.
+        words = counter.mix(keys[:, None], np.arange(2 * task.way))
+        classes = self._classes(words[:, : task.way])
+        instance = self._instances(words[:, task.way :].reshape(-1), classes.reshape(-1))
+        rows = self._start[classes][..., None] + instance.reshape(blocks, task.way, -1)
         order = self._query_order(keys)
         query = np.take_along_axis(rows[..., task.shot :].reshape(blocks, -1), order, axis=1)
         labels = np.arange(task.way).repeat(task.shot)
-        support_y = np.broadcast_to(labels, (blocks, task.support_rows)).copy()
         return Block(
             self._gather(rows[..., : task.shot].reshape(blocks, -1)),
-            torch.from_numpy(support_y),
+            torch.from_numpy(np.tile(labels, (blocks, 1))),
             self._gather(query),
             torch.from_numpy(order // task.query),
         )
 
-    def answers(self, keys: NDArray[np.uint64]) -> NDArray[np.generic]:
+    def answers(self, keys: NDArray[np.uint64]) -> NDArray[Any]:
         """Return the query labels of the same episodes, int64 `[R, way * query]`."""
         return self._query_order(keys) // self.task.query
 
     def _query_order(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Where each query row comes from in class-by-class order; row // query is its label."""
-        return counter.permutation(counter.mix(keys, 2), self.task.query_rows)
+        return counter.permutation(counter.mix(keys, 2 * self.task.way), self.task.query_rows)
 
-    def _classes(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        if self._groups is None:
-            return choose(keys, self.task.way, np.full(len(keys), len(self._count)))
-        cells = counter.mix(keys[:, None], np.arange(self.task.way))
-        sizes = np.array([len(group) for group in self._groups])
-        picks = counter.integers(cells, sizes)
-        table = np.full((len(sizes), sizes.max()), -1, dtype=np.int64)
-        for label, group in enumerate(self._groups):
-            table[label, : len(group)] = group
-        return table[np.arange(self.task.way), picks]
+    def _classes(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The classes of each task, `[R, way]`."""
+        if self.groups is None:
+            return choose(words, np.full(len(words), len(self._count)))
+        sizes = np.array([len(group) for group in self.groups])
+        first = np.cumsum(sizes) - sizes
+        held = np.concatenate(self.groups)
+        picks = held[first + counter.integers(words, sizes)]
+        return np.asarray(picks, dtype=np.int64)
+
+    def _instances(self, keys: NDArray[np.uint64], classes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Distinct instances of each class, `[len(classes), shot + query]`, counted inside it."""
+        sizes, amount = self._count[classes], self.task.shot + self.task.query
+        if self._most <= _FEW:
+            words = counter.mix(keys[:, None], np.arange(self._most))
+            return choose_of_few(words, amount, sizes)
+        return choose(counter.mix(keys[:, None], np.arange(amount)), sizes)
 
     def _gather(self, rows: NDArray[np.int64]) -> Tensor:
         flat = self._x.index_select(0, torch.from_numpy(rows.reshape(-1)))
@@ -187,7 +216,13 @@ class FunctionSampler:
             raise UsageError(f"shots and queries must each be at least 1, got {shot} and {query}")
         self._family = family
         self.task = TaskShape(
-            way=1, shot=shot, query=query, instance=(1,), dtype="float32", target="array", target_shape=(1,)
+            way=1,
+            shot=shot,
+            query=query,
+            instance=(1,),
+            dtype="float32",
+            target="array",
+            target_shape=(1,),
         )
 
     def draw(self, keys: NDArray[np.uint64]) -> Block:
@@ -197,21 +232,28 @@ class FunctionSampler:
         parts = (x[:, :shot], y[:, :shot], x[:, shot:], y[:, shot:])
         return Block(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
 
-    def answers(self, keys: NDArray[np.uint64]) -> NDArray[np.generic]:
+    def answers(self, keys: NDArray[np.uint64]) -> NDArray[Any]:
         """Return the query targets of the same tasks, float32 `[R, query, 1]`."""
         return self.draw(keys).query_y.numpy()
 
 
-def _groups(classes: int, way: int, key: str, ordered: bool) -> list[NDArray[np.int64]]:
-    """The fixed N groups of the memorisation trap."""
+def class_groups(classes: int, way: int, key: str, *, ordered: bool) -> list[NDArray[np.int64]]:
+    """Return the fixed `way` groups of the memorisation trap; their sizes differ by at most 1.
+
+    Args:
+        classes: how many classes to split.
+        way: number of groups.
+        key: what the split is a function of.
+        ordered: groups are runs of the classes as they stand, instead of random ones.
+    """
     order = np.arange(classes)
     if not ordered:
         order = counter.permutation(counter.mix(key, "groups")[None], classes)[0]
-    return [group for group in np.array_split(order, way)]
+    return np.array_split(order, way)
 
 
 def _tensor_view(array: NDArray[np.generic]) -> Tensor:
-    """A tensor on the same, read-only memory: a pool may be mapped from a file and is never copied."""
+    """A tensor on the same, read-only memory: a pool may be mapped from a file, never copied."""
     with warnings.catch_warnings():
         # Torch warns that writing would be undefined; samplers only gather from it.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

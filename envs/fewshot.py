@@ -1,13 +1,14 @@
-"""Few-shot environments: one step an episode, native in blocks, the single one being one row of them.
+"""Few-shot environments: one step an episode, native in blocks, the single one a block of one.
 
-Observation (a dict; R rows lead in the vector environment): `support_x [rows, *instance]`, `support_y
-[rows]`, `query_x`, `query_y`; `query_y` is -1 (0 for regression) on val and test. Action: the query
-labels, or the predicted values. Reward: accuracy, or the negative mean squared error.
+Observation (a dict; R rows lead in the vector environment): `support_x [rows, *instance]`,
+`support_y [rows]`, `query_x`, `query_y`; `query_y` is -1 (0 for regression) on val and test.
+Action: the query labels, or the predicted values. Reward: accuracy, or the negative mean squared
+error.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from lazybench import counter, registry
 from lazybench.data.pool import SPLITS, Split
-from lazybench.envs.episodes import Block, ClassSampler, FunctionSampler, Sampler
+from lazybench.envs.episodes import Block, ClassSampler, FunctionSampler, Sampler, class_groups
 from lazybench.envs.picture import contact_sheet
 from lazybench.errors import ContractError, UsageError, nearest
 from lazybench.spaces import broadcast_box, labels
@@ -34,11 +35,11 @@ class Trials:
     """The trials of one environment and split: opens them by index, judges answers to them.
 
     Nothing here keeps an answer: query targets are drawn again, from the trial's index, when it is
-    judged. (They can be drawn again by anyone who reads this file: Python hides no memory. The official
+    judged. (Anyone who reads this file can draw them too: Python hides no memory. The official
     boards rely on it that agents get observations only.)
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one name for each setting of the environment
         self,
         data: str,
         way: int,
@@ -58,9 +59,8 @@ class Trials:
             DataUnavailable: the data set isn't installed or is damaged.
         """
         if split not in SPLITS:
-            raise UsageError(
-                f"split must be one of {', '.join(SPLITS)}, got '{split}'.{nearest(str(split), SPLITS)}"
-            )
+            hint = nearest(str(split), SPLITS)
+            raise UsageError(f"split must be one of {', '.join(SPLITS)}, got '{split}'.{hint}")
         if order not in ("random", "sorted"):
             raise UsageError(f"order must be 'random' or 'sorted', got '{order}'")
         if split == "test" and (shots not in (None, shot) or queries not in (None, QUERIES)):
@@ -75,22 +75,18 @@ class Trials:
             "prep": opened.prep,
             "source": opened.source,
         }
-        trap = noniid and split == "train"
         groups = "-noniid-sorted" if noniid and order == "sorted" else "-noniid" if noniid else ""
         name = f"{data}-{way}way-{shot}shot{groups}"
         self.split = split
         k, q = shot if shots is None else shots, QUERIES if queries is None else queries
         self.sampler: Sampler
         if hasattr(opened, "pool"):
-            self.sampler = ClassSampler(
-                opened.pool(split),
-                way=way,
-                shot=k,
-                query=q,
-                where=f"{data} {split}",
-                noniid_key=name if trap else "",
-                ordered=order == "sorted",
-            )
+            where, pool = f"{data} {split}", opened.pool(split)
+            self.sampler = ClassSampler(pool, way=way, shot=k, query=q, where=where)
+            if noniid and split == "train":
+                self.sampler.groups = class_groups(
+                    pool.classes, way, name, ordered=order == "sorted"
+                )
         else:
             self.sampler = FunctionSampler(opened, shot=k, query=q)
         self._key = counter.mix(name, split)
@@ -138,31 +134,50 @@ class Trials:
         hidden = torch.full_like(block.query_y, -1 if self.task.target == "class" else 0)
         return block._replace(query_y=hidden)
 
-    def judge(self, keys: NDArray[np.uint64], action: Any) -> NDArray[np.float64]:
-        """Return each task's reward: accuracy in [0, 1], or the negative mean squared error.
+    def answer(self, action: Any, rows: tuple[int, ...]) -> NDArray[Any]:
+        """Return an action as an array, its shape and type checked; leading dimensions `rows`.
 
         Raises:
-            ContractError: an action of another shape or type, labels out of range, values not finite.
+            ContractError: an action of another shape or type.
         """
-        answers = self.sampler.answers(keys)
-        given = np.asarray(action.detach().cpu() if isinstance(action, torch.Tensor) else action)
-        if given.shape != answers.shape:
+        held = action.detach().cpu() if isinstance(action, torch.Tensor) else action
+        try:
+            given = np.asarray(held)
+        except (TypeError, ValueError):
+            given = np.asarray(held, dtype=object)
+        wanted = (*rows, self.task.query_rows, *self.task.target_shape)
+        if given.shape != wanted:
             raise ContractError(
-                f"an action must have shape {list(answers.shape)} (one answer for each query row), "
+                f"an action must have shape {list(wanted)} (one answer for each query row), "
                 f"got {list(given.shape)}"
             )
+        if self.task.target == "class" and given.dtype.kind not in "iu":
+            raise ContractError(f"labels must be integers, got dtype {given.dtype}")
+        if given.dtype.kind not in "iuf":
+            raise ContractError(f"predictions must be finite numbers, got dtype {given.dtype}")
+        return given
+
+    def judge(self, keys: NDArray[np.uint64], given: NDArray[Any]) -> NDArray[np.float64]:
+        """Return each task's reward: accuracy in [0, 1], or the negative mean squared error.
+
+        Args:
+            keys: one for each task.
+            given: what `answer` returned, for these tasks.
+
+        Raises:
+            ContractError: labels out of range, values not finite.
+        """
+        answers = self.sampler.answers(keys)
         axes = tuple(range(1, answers.ndim))
         if self.task.target == "class":
-            if given.dtype.kind not in "iu":
-                raise ContractError(f"labels must be integers, got dtype {given.dtype}")
-            if given.size and not 0 <= int(given.min()) <= int(given.max()) < self.task.way:
-                raise ContractError(
-                    f"labels must lie in [0, {self.task.way}), got {given.min()} to {given.max()}"
-                )
+            low, high = int(given.min()), int(given.max())
+            if not 0 <= low <= high < self.task.way:
+                raise ContractError(f"labels must lie in [0, {self.task.way}), got {low} to {high}")
             return np.asarray((given == answers).mean(axis=axes), dtype=np.float64)
-        if given.dtype.kind not in "iuf" or not np.isfinite(given).all():
-            raise ContractError(f"predictions must be finite numbers, got dtype {given.dtype}")
-        return np.asarray(-np.square(given.astype(np.float64) - answers).mean(axis=axes))
+        if not np.isfinite(given).all():
+            raise ContractError("predictions must be finite numbers, got inf or nan")
+        error = given.astype(np.float64) - answers.astype(np.float64)
+        return np.asarray(-np.square(error).mean(axis=axes), dtype=np.float64)
 
     def metrics(self, rewards: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return the headline metric of each task by name."""
@@ -172,18 +187,19 @@ class Trials:
 class FewShotVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
     """Blocks of few-shot episodes; each row is one trial, done after one step.
 
-    `reset(seed=s)` opens trials s, s+1, … on val and test, and starts stream s on train; `reset()` opens
-    the next ones; `options={"trials": array}` any; `options={"reset_mask": mask}` only some rows.
-    Finished rows are no-ops: reward 0, at no cost.
+    `reset(seed=s)` opens trials s, s+1, … on val and test, and starts stream s on train; `reset()`
+    opens the next ones; `options={"trials": array}` any; `options={"reset_mask": mask}` only some
+    rows. Finished rows are no-ops: reward 0, at no cost.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    # Gymnasium declares it on instances.
+    metadata: dict[str, Any] = {  # noqa: RUF012
         "render_modes": ["rgb_array"],
         "render_fps": 1,
         "autoreset_mode": AutoresetMode.DISABLED,
     }
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - Gymnasium hands settings over by name
         self,
         num_envs: int = 1,
         *,
@@ -221,6 +237,7 @@ class FewShotVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             UsageError: a setting that isn't allowed.
             DataUnavailable: the data set isn't installed or is damaged.
         """
+        del max_episode_steps
         if num_envs < 1:
             raise UsageError(f"num_envs must be at least 1, got {num_envs}")
         if backend not in ("numpy", "torch"):
@@ -233,8 +250,10 @@ class FewShotVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         self.render_mode = render_mode
         self.observation_space, self.action_space = self.trials.spaces((num_envs,))
         self.single_observation_space, self.single_action_space = self.trials.spaces(())
-        self._backend, self._device = backend, device
+        self._backend = backend
+        self._device = device if backend == "torch" else "cpu"
         self._stream = self._next = 0
+        self._keys = np.zeros(num_envs, dtype=np.uint64)
         self._trial = np.full(num_envs, -1, dtype=np.int64)
         self._finished = np.ones(num_envs, dtype=np.bool_)
         self._block: Block | None = None
@@ -255,34 +274,42 @@ class FewShotVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         """Open trials; see the class.
 
         Raises:
-            UsageError: trials or a mask of another length than the rows, or negative trials.
+            UsageError: trials or a mask of another length or type, or negative trials.
         """
         super().reset(seed=seed)
         options = options or {}
-        mask = self._rows(options.get("reset_mask", np.ones(self.num_envs, dtype=np.bool_)), "reset_mask")
-        mask = mask.astype(np.bool_)
-        if self._block is None:
-            mask[:] = True
+        mask = np.ones(self.num_envs, dtype=np.bool_)
+        if self._block is not None and "reset_mask" in options:
+            mask = self._rows(options["reset_mask"], "reset_mask", "b")
+        trials = self._trial.copy()
+        if "trials" in options:
+            trials[mask] = self._rows(options["trials"], "trials", "iu")[mask]
+            if int(trials.min()) < 0:
+                raise UsageError(f"trials are numbered from 0, got {trials.min()}")
         if seed is not None:
             self._stream, self._next = (seed, 0) if self.trials.split == "train" else (0, seed)
-        if "trials" in options:
-            wanted = self._rows(options["trials"], "trials").astype(np.int64)
-            if int(wanted.min()) < 0:
-                raise UsageError(f"trials are numbered from 0, got {wanted.min()}")
-        else:
-            wanted = self._trial.copy()
-            wanted[mask] = self._next + np.arange(int(mask.sum()))
-        self._trial[mask] = wanted[mask]
-        self._next = int(self._trial[mask].max()) + 1 if mask.any() else self._next
+        if mask.any():
+            if "trials" not in options:
+                trials[mask] = self._next + np.arange(int(mask.sum()))
+            self._open(mask, trials)
+        return self._observe(), {"trial": self._trial.copy()}
+
+    def _open(self, mask: NDArray[np.bool_], trials: NDArray[np.int64]) -> None:
+        """Put fresh tasks into the rows of `mask`; the others keep theirs, and their keys."""
+        self._trial = trials
+        self._next = int(trials[mask].max()) + 1
+        self._keys[mask] = self.trials.keys(trials[mask], self._stream)
         self._finished[mask] = False
-        fresh = self.trials.open(self._keys(mask))
+        fresh = Block(*(part.to(self._device) for part in self.trials.open(self._keys[mask])))
         if mask.all() or self._block is None:
             self._block = fresh
-        else:
-            rows = torch.from_numpy(mask)
-            parts = (old.clone() for old in self._block)
-            self._block = Block(*(_put(old, rows, new) for old, new in zip(parts, fresh, strict=True)))
-        return self._observe(), {"trial": self._trial.copy()}
+            return
+        rows = torch.from_numpy(mask).to(self._device)
+        # Torch observations are the block itself: an earlier one mustn't change under its owner.
+        parts = [part.clone() for part in self._block]
+        for part, new in zip(parts, fresh, strict=True):
+            part[rows] = new
+        self._block = Block(*parts)
 
     def step(
         self, actions: Any
@@ -301,8 +328,8 @@ class FewShotVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         rewards = np.zeros(self.num_envs)
         info: dict[str, Any] = {"trial": self._trial.copy()}
         if live.any():
-            given = actions if live.all() else actions[live]
-            rewards[live] = self.trials.judge(self._keys(live), given)
+            given = self.trials.answer(actions, (self.num_envs,))
+            rewards[live] = self.trials.judge(self._keys[live], given[live])
             for name, values in self.trials.metrics(rewards).items():
                 info[name], info[f"_{name}"] = values, live
         self._finished[:] = True
@@ -310,23 +337,21 @@ class FewShotVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         return self._observe(), rewards, done, np.zeros(self.num_envs, dtype=np.bool_), info
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """Return one picture for each row, uint8 `[height, width, 3]`, or None without a render mode."""
+        """Return one picture a row, uint8 `[height, width, 3]`, or None without a render mode."""
         if self.render_mode is None or self._block is None:
             return None
         return tuple(
-            contact_sheet(*(part[row].numpy() for part in self._block), task=self.task)
+            contact_sheet(*(part[row].cpu().numpy() for part in self._block), task=self.task)
             for row in range(self.num_envs)
         )
 
-    def _keys(self, rows: NDArray[np.bool_]) -> NDArray[np.uint64]:
-        return self.trials.keys(self._trial[rows], self._stream)
-
-    def _rows(self, values: Any, name: str) -> NDArray[Any]:
+    def _rows(self, values: Any, name: str, kinds: str) -> NDArray[Any]:
         array = np.array(values)
-        if array.shape != (self.num_envs,):
+        if array.shape != (self.num_envs,) or array.dtype.kind not in kinds:
+            what = "true or false" if kinds == "b" else "an integer"
             raise UsageError(
-                f"options['{name}'] needs one entry for each of {self.num_envs} rows, got shape "
-                f"{list(array.shape)}"
+                f"options['{name}'] needs {what} for each of {self.num_envs} rows, got shape "
+                f"{list(array.shape)} and dtype {array.dtype}"
             )
         return array
 
@@ -335,14 +360,14 @@ class FewShotVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         if block is None:
             raise UsageError("no trial is open; call env.reset() first")
         if self._backend == "torch":
-            return {name: part.to(self._device) for name, part in block._asdict().items()}
+            return block._asdict()
         return {name: part.numpy().copy() for name, part in block._asdict().items()}
 
 
 class FewShotEnv(gymnasium.Env[Observation, Any]):
-    """One few-shot episode at a time: one row of `FewShotVectorEnv`, without the leading dimension."""
+    """One few-shot episode at a time: one row of `FewShotVectorEnv`, not in a block."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 1}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}  # noqa: RUF012
 
     def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
         """Open one row; settings are those of `FewShotVectorEnv`.
@@ -389,26 +414,20 @@ class FewShotEnv(gymnasium.Env[Observation, Any]):
         """
         if bool(self._row._finished[0]):
             raise UsageError("the episode is over after one step; call env.reset()")
-        observation, rewards, _, _, info = self._row.step(action[None])
-        metrics = {
-            name: float(info[name][0]) for name in self._row.trials.metrics(rewards)
-        }
+        given = self._row.trials.answer(action, ())
+        observation, rewards, _, _, info = self._row.step(given[None])
+        metrics = {name: float(info[name][0]) for name in self._row.trials.metrics(rewards)}
         judged = {"trial": int(info["trial"][0]), **metrics}
         return _first(observation), float(rewards[0]), True, False, judged
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """Return a picture of the trial, uint8 `[height, width, 3]`, or None without a render mode."""
+    def render(self) -> NDArray[np.uint8] | None:
+        """Return a picture of the trial, uint8 `[height, width, 3]`, or None without a mode."""
         pictures = self._row.render()
         return pictures[0] if pictures else None
 
 
 def _first(observation: Observation) -> Observation:
     return {name: part[0] for name, part in observation.items()}
-
-
-def _put(old: torch.Tensor, rows: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    old[rows] = new
-    return old
 
 
 def _check_render_mode(render_mode: str | None) -> None:

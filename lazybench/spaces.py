@@ -24,6 +24,8 @@ def broadcast_box(low: float, high: float, shape: tuple[int, ...], dtype: type[A
 def labels(count: int, shape: tuple[int, ...], *, hidden: bool) -> MultiDiscrete:
     """Return a space of labels in [0, count), or in [-1, count) where -1 stands for hidden."""
     extra = 1 if hidden else 0
-    return MultiDiscrete(
-        np.full(shape, count + extra, dtype=np.int64), start=np.full(shape, -extra, dtype=np.int64)
-    )
+    space = MultiDiscrete(np.array([count + extra]), start=np.array([-extra]))
+    space._shape = shape
+    for name in ("nvec", "start"):
+        setattr(space, name, np.broadcast_to(getattr(space, name)[0], shape))
+    return space
