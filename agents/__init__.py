@@ -15,7 +15,13 @@ _FLOORS = "lazybench.agents.fewshot.floors"
 
 def _gradient(name: str, about: str, reference: str, *, trains: bool = True) -> AgentSpec:
     return AgentSpec(
-        name, ("fewshot",), _GRADIENT, {"algorithm": name}, trains=trains, about=about, reference=reference
+        name,
+        ("fewshot",),
+        _GRADIENT,
+        {"algorithm": name},
+        trains=trains,
+        about=about,
+        reference=reference,
     )
 
 

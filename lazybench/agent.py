@@ -4,10 +4,10 @@
     update(state, batch, rng) -> (state, logs)      one meta-iteration or mini-batch
     policy(state) -> p        p(observation, memory) -> (action, memory)
 
-`state` is a tree of dicts, lists, tensors, numbers, strings and None; the runner saves it. `batch` is an
-observation of the training environment, as tensors. Randomness comes from `rng` alone, which is a function
-of seed, role and step. An agent without training has no `update`. The runner owns the loop, so progress,
-validation, checkpoints and resume come with the contract.
+`state` is a tree of dicts, lists, tensors, numbers, strings and None; the runner saves it. `batch`
+is an observation of the training environment, as tensors. Randomness comes from `rng` alone, which
+is a function of seed, role and step. An agent without training has no `update`. The runner owns the
+loop, so progress, validation, checkpoints and resume come with the contract.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ class Plan:
 class Policy(Protocol):
     """Answers observations.
 
-    Called with one trial at a time, unless it has `vectorized = True`: then observations carry a leading
-    row for each trial of a block, and actions must, too. `memory` is None at a trial's start.
+    Called with one trial at a time, unless it has `vectorized = True`: then observations carry a
+    leading row for each trial of a block, and actions must, too. `memory` is None at a trial's
+    start.
     """
 
     def __call__(self, observation: Observation, memory: Any = None) -> tuple[Any, Any]:

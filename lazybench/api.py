@@ -60,7 +60,7 @@ def make_agent(agent: str, env: str, *, budget: str = "small", **settings: Any) 
     return make(agent, spec, check_budget(budget), settings).agent
 
 
-def run(
+def run(  # noqa: PLR0913 - each is a flag of the command line
     agent: str,
     env: str,
     *,

@@ -1,8 +1,8 @@
-"""Every error that lazybench raises on purpose, each with the exit code that the command line ends with.
+"""Every error that lazybench raises on purpose, each with its exit code.
 
 A message says what was wrong, what was got, what is allowed and what to do next. Exit codes follow
-`sysexits` where one fits: 2 usage, 3 finished but diverged or failed, 69 data unavailable, 73 cannot
-create output, 74 input/output, 75 try again, 130/143 signal.
+`sysexits` where one fits: 2 usage, 3 finished but diverged or failed, 69 data unavailable, 73
+cannot create output, 74 input/output, 75 try again, 130/143 signal.
 """
 
 from __future__ import annotations

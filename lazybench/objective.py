@@ -25,7 +25,8 @@ class Objective(NamedTuple):
     Attributes:
         loss: mean loss over rows, a scalar with a graph.
         score: numbers to compare entry by entry, higher is better. `Choice:` (accuracy, -loss) for
-            labels, since accuracy alone ties constantly on one instance a class; (-loss,) otherwise.
+            labels, since accuracy alone ties constantly on one instance a class; (-loss,)
+            otherwise.
         answer: the action for query outputs: labels int64, or the outputs themselves.
     """
 

@@ -1,7 +1,8 @@
 """Independent tasks side by side on the cores of one machine.
 
-Each task runs on one thread with one thread inside its operators: on small networks that is faster than
-one task at a time on all cores, and the result of a task can't depend on how many run beside it.
+Each task runs on one thread with one thread inside its operators: on small networks that is faster
+than one task at a time on all cores, and the result of a task can't depend on how many run beside
+it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
 
 def set_threads(threads: int | None) -> int:
-    """Set how many tasks run side by side; None takes the number of usable cores. Returns the number.
+    """Set how many tasks run side by side (None: the usable cores); return the number.
 
     Operators outside of tasks run on one thread as well, so that no result depends on the number.
 
@@ -73,11 +74,14 @@ def map_tasks(task: Callable[[A], B], items: Iterable[A]) -> list[B]:
 @cache
 def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(
-        workers, thread_name_prefix="lazybench-task", initializer=torch.set_num_threads, initargs=(1,)
+        workers,
+        thread_name_prefix="lazybench-task",
+        initializer=torch.set_num_threads,
+        initargs=(1,),
     )
 
 
-class _one_thread:  # noqa: N801 - reads as a statement
+class _one_thread:
     """Run operators on one thread inside the block."""
 
     def __enter__(self) -> None:
@@ -92,13 +96,19 @@ class _one_thread:  # noqa: N801 - reads as a statement
 def keep_freed_memory() -> bool:
     """Tell the C library to keep freed memory for the next step; True where that was possible.
 
-    Each inner step allocates and frees the same few megabytes. By default glibc hands blocks of that size
-    back to the kernel at once and gets them again page by page, which costs a third of a meta-iteration.
+    Each inner step allocates and frees the same few megabytes. By default glibc hands blocks of
+    that size back to the kernel at once and gets them again page by page, which costs a third of a
+    meta-iteration.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
         mallopt = libc.mallopt
     except (OSError, AttributeError):
         return False
-    settings = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 1 << 30, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 << 20}
+    settings = {
+        _M_ARENA_MAX: 1,
+        _M_MMAP_THRESHOLD: 1 << 30,
+        _M_TRIM_THRESHOLD: 2**31 - 1,
+        _M_TOP_PAD: 64 << 20,
+    }
     return all([mallopt(name, value) == 1 for name, value in settings.items()])

@@ -1,7 +1,7 @@
 """Algebra on parameter sets, so that an algorithm reads as its line in the paper.
 
-A parameter set is a plain `dict[str, Tensor]`. No function changes an argument in place, except those
-whose name ends in an underscore.
+A parameter set is a plain `dict[str, Tensor]`. No function changes an argument in place, except
+those whose name ends in an underscore.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ Params = dict[str, Tensor]
 def detached(params: Params, *, requires_grad: bool = False) -> Params:
     """Return copies cut off from any graph, leaves of their own."""
     return {
-        name: value.detach().clone().requires_grad_(requires_grad)
-        for name, value in params.items()
+        name: value.detach().clone().requires_grad_(requires_grad) for name, value in params.items()
     }
 
 
 def leaves(params: Params) -> Params:
-    """Return views cut off from any graph that ask for gradients; they share memory with `params`."""
+    """Return views off any graph that ask for gradients; they share memory with `params`."""
     return {name: value.detach().requires_grad_() for name, value in params.items()}
 
 
@@ -50,7 +49,8 @@ def combine(sets: Sequence[Params], weights: Sequence[float]) -> Params:
     """
     if not sets or len(sets) != len(weights):
         raise ValueError(
-            f"need one weight for each parameter set, got {len(sets)} sets and {len(weights)} weights"
+            f"need one weight for each parameter set, got {len(sets)} sets and "
+            f"{len(weights)} weights"
         )
     total = scale(sets[0], weights[0])
     for params, weight in zip(sets[1:], weights[1:], strict=True):
@@ -69,7 +69,11 @@ def mean(sets: Sequence[Params]) -> Params:
 
 def norm(params: Params) -> float:
     """Euclidean norm over all entries."""
-    return float(torch.sqrt(sum((v.detach().double().square().sum() for v in params.values()), torch.zeros(()))))
+    return float(
+        torch.sqrt(
+            sum((v.detach().double().square().sum() for v in params.values()), torch.zeros(()))
+        )
+    )
 
 
 def finite(params: Params) -> bool:

@@ -1,7 +1,8 @@
 """The registries of environments, agents and data sets.
 
-Three sources, in order: the built-in catalogue (strings only, so listing imports nothing heavy), entry
-points of other packages, and registration at run time. One name has one owner; a clash is an error.
+Three sources, in order: the built-in catalogue (strings only, so listing imports nothing heavy),
+entry points of other packages, and registration at run time. One name has one owner; a clash is an
+error.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class Registry(Generic[S]):
     def _plug_in(
         self, specs: dict[str, S], name: str, value: str, loader: Callable[[], Any]
     ) -> None:
-        """Add what an entry point gives: a spec, or an iterable of specs. A broken one is kept apart."""
+        """Add the spec or specs of an entry point; a broken one is kept apart."""
         try:
             got = loader()
             for spec in got if isinstance(got, Iterable) else [got]:
@@ -146,7 +147,9 @@ def load(target: str) -> Any:
     if not where or not name:
         raise UsageError(f"a target is 'module:name' or 'file.py:name', got '{target}'")
     try:
-        module = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        module = (
+            _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        )
     except LazybenchError:
         raise
     except Exception as error:
@@ -160,7 +163,9 @@ def load(target: str) -> Any:
 
 def _load_file(path: Path) -> Any:
     if not path.is_file():
-        raise UsageError(f"no such file: {path}; give the path of a Python file, as in my.py:MyAgent")
+        raise UsageError(
+            f"no such file: {path}; give the path of a Python file, as in my.py:MyAgent"
+        )
     name = f"lazybench_user_{source_sha256(path)[:12]}"
     if name in sys.modules:
         return sys.modules[name]

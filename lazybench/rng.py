@@ -1,7 +1,7 @@
 """Random streams that are a pure function of a seed and a path of names and numbers.
 
-No stream has a position that must be saved: the randomness of meta-iteration 117 is `rng.at("update",
-117)`, whatever ran before it and wherever it runs.
+No stream has a position that must be saved: the randomness of meta-iteration 117 is
+`rng.at("update", 117)`, whatever ran before it and wherever it runs.
 """
 
 from __future__ import annotations

@@ -23,15 +23,29 @@ class Settings(Protocol):
     """The part of an agent's settings that testing needs."""
 
     @property
-    def test_steps(self) -> int: ...
+    def test_steps(self) -> int:
+        """As in `GradientConfig`."""
+        ...
+
     @property
-    def test_batch(self) -> int: ...
+    def test_batch(self) -> int:
+        """As in `GradientConfig`."""
+        ...
+
     @property
-    def batch_norm(self) -> str: ...
+    def batch_norm(self) -> str:
+        """As in `GradientConfig`."""
+        ...
+
     @property
-    def test_leap(self) -> bool: ...
+    def test_leap(self) -> bool:
+        """As in `GradientConfig`."""
+        ...
+
     @property
-    def gammas(self) -> tuple[float, ...]: ...
+    def gammas(self) -> tuple[float, ...]:
+        """As in `GradientConfig`."""
+        ...
 
 
 def select_row(batch: Observation, index: int) -> dict[str, Tensor]:
@@ -43,8 +57,9 @@ class Adapter:
     """Fine-tunes theta on each support set and answers the query set.
 
     `Choice:` plain fine-tuning to phi_k, no leap, since a test task has no validation labels; with
-    `test_leap` the last support instance of each class is held out and the lazy teacher leaps on it.
-    The inner batches are a function of the support labels' positions alone, the same for every trial.
+    `test_leap` the last support instance of each class is held out and the lazy teacher leaps on
+    it. The inner batches are a function of the support labels' positions alone, the same for every
+    trial.
     """
 
     vectorized = True
@@ -84,14 +99,15 @@ class Adapter:
         rng = Rng(0, ("test",)).torch()
         picks = learning.batches(len(kept), settings.test_batch, settings.test_steps, rng)
         losses = [
-            lambda params, pick=kept[pick]: goal.loss(net(params, x[pick]), y[pick]) for pick in picks
+            lambda params, pick=kept[pick]: goal.loss(net(params, x[pick]), y[pick])
+            for pick in picks
         ]
-        trail = learning.student(
-            self._theta, losses, rule=self._rule, state=self._inner or None
-        )
+        trail = learning.student(self._theta, losses, rule=self._rule, state=self._inner or None)
         if not settings.test_leap:
             return trail.end
-        held = torch.tensor([i for i in range(len(x)) if i not in set(kept.tolist())] or kept.tolist())
+        held = torch.tensor(
+            [i for i in range(len(x)) if i not in set(kept.tolist())] or kept.tolist()
+        )
         with torch.no_grad():
             leap = learning.lazy(gammas=settings.gammas)(
                 self._theta, trail, lambda params: goal.score(net(params, x[held]), y[held])

@@ -48,7 +48,9 @@ class _Guess:
         if self._state["target"] == "array":
             return torch.zeros_like(query), None
         # Seeded by the trial itself, so that an answer doesn't depend on the trials before it.
-        return torch.stack([self._labels(row, query.shape[1]) for row in observation["query_x"]]), None
+        return torch.stack(
+            [self._labels(row, query.shape[1]) for row in observation["query_x"]]
+        ), None
 
     def _labels(self, row: Tensor, count: int) -> Tensor:
         content = int(row.double().sum()) + int(row.flatten()[:997].double().sum()) * 1_000_003
@@ -87,5 +89,3 @@ class _Nearest:
             return targets.gather(1, nearest), None
         rows = torch.arange(len(targets))[:, None]
         return targets[rows, nearest], None
-
-

@@ -1,7 +1,7 @@
-"""Gradient-based meta-learners, each a composition of one student, one teacher and one meta-gradient.
+"""Gradient-based meta-learners: each composes a student, a teacher and a meta-gradient.
 
-`maml`, `fomaml`, `reptile`, `reptile_matched`, `lazy_maml`, `lazy_reptile` and the floor `finetune` are
-settings of one agent; none has code of its own.
+`maml`, `fomaml`, `reptile`, `reptile_matched`, `lazy_maml`, `lazy_reptile` and the floor `finetune`
+are settings of one agent; none has code of its own.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class GradientAgent:
         tasks = len(batch["support_x"])
 
         def run(index: int) -> TaskResult:
-            return self._task(net, task, theta, state["inner"], select_row(batch, index), rng.at(index))
+            return self._task(
+                net, task, theta, state["inner"], select_row(batch, index), rng.at(index)
+            )
 
         results = map_tasks(run, range(tasks))
         weight = 1.0 if config.reduce == "sum" else 1.0 / tasks
@@ -137,7 +139,7 @@ class GradientAgent:
         return Adapter(net, task, detached(state["theta"]), dict(state["inner"]), self.rule, config)
 
     def diagnostics(self, state: State) -> dict[str, Any]:
-        """Return the histogram of chosen gammas and the share at the grid's edge, for lazy agents."""
+        """Return how often each gamma was chosen and the share at the grid's edge."""
         chosen = state["gamma"].tolist()
         if not sum(chosen):
             return {}
@@ -179,9 +181,7 @@ class GradientAgent:
             trail = learning.student(
                 theta, losses, rule=self.rule, keep=config.hull, state=inner or None
             )
-        leap = self.teacher(
-            anchor, trail, lambda params: goal.score(net(params, query_x), query_y)
-        )
+        leap = self.teacher(anchor, trail, lambda params: goal.score(net(params, query_x), query_y))
 
         def valid(params: Params) -> Tensor:
             return goal.loss(net(params, query_x), query_y)
@@ -217,5 +217,3 @@ def _frozen_norm(theta: Params) -> Params:
 def _task_fields(task: TaskShape) -> dict[str, Any]:
     fields = {name: getattr(task, name) for name in TaskShape.__dataclass_fields__}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-
-

@@ -1,9 +1,9 @@
 """Settings of the gradient-based few-shot agents and their presets.
 
-`paper` follows the lazy paper (Table 4, A.2, A.3) and the agents' own papers. `small` gives every agent
-of an environment the same number of training image-gradients (an image passed forward and backward once
-for the training of the meta-model) and was tuned with the same few configurations for each agent on
-validation tasks (docs/presets.md). `smoke` is `small` for seconds, never ranked.
+`paper` follows the lazy paper (Table 4, A.2, A.3) and the agents' own papers. `small` gives every
+agent of an environment the same number of training image-gradients (an image passed forward and
+backward once for the training of the meta-model) and was tuned with the same few configurations for
+each agent on validation tasks (docs/presets.md). `smoke` is `small` for seconds, never ranked.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class GradientConfig(BaseModel):
         inner_lr: inner step size on the mean loss.
         inner_steps: k in training.
         inner_batch: support rows in an inner step; 0 takes all.
-        inner_state: `carry` keeps Adam's second moments between meta-iterations. `Choice:` every task
-            of a meta-iteration starts from the carried state and the next one is their mean, so that
-            tasks can run side by side and their order doesn't matter.
+        inner_state: `carry` keeps Adam's second moments between meta-iterations. `Choice:` every
+            task of a meta-iteration starts from the carried state and the next one is their mean,
+            so that tasks can run side by side and their order doesn't matter.
         adapt_norm: whether batch norm's scales and offsets are adapted in the inner loop.
         gammas: grid of gamma, the anchor's weight, ascending so that ties keep the smaller one.
         hull: b, checkpoints in the hull.
@@ -49,8 +49,8 @@ class GradientConfig(BaseModel):
         validate_every: meta-iterations between validations; 0 only at the end.
         test_steps: inner steps at meta-test.
         test_batch: support rows in such a step; 0 takes all.
-        batch_norm: `transductive` (statistics of the query batch), `inductive` (of the support set), or
-            `inductive_joined` (each query joined with the support, Reptile's way).
+        batch_norm: `transductive` (statistics of the query batch), `inductive` (of the support
+            set), or `inductive_joined` (each query joined with the support, Reptile's way).
         test_leap: take the lazy leap at test on a held-out part of the support.
     """
 
@@ -185,12 +185,16 @@ def _small(algorithm: str, way: int, shot: int) -> dict[str, Any]:
 def _paper(algorithm: str, data: str, way: int, shot: int) -> dict[str, Any]:
     """Table 4 and A.2-A.3 for the lazy agents; Finn et al. and Nichol et al. for the greedy ones.
 
-    `Choice:` Table 4's beta is taken as 1.0 throughout (our copy prints 10/10/1.0/10, possibly with a
-    lost point); set outer_lr=10 for the other reading. Omniglot's iteration count is unreadable there:
-    100,000, Reptile's own.
+    `Choice:` Table 4's beta is taken as 1.0 throughout (our copy prints 10/10/1.0/10, possibly with
+    a lost point); set outer_lr=10 for the other reading. Omniglot's iteration count is unreadable
+    there: 100,000, Reptile's own.
     """
     image28 = data.startswith(("omniglot", "glyphs"))
-    settings: dict[str, Any] = {"meta_batch": 20, "test_steps": 50, "test_batch": 5 if shot == 1 else 15}
+    settings: dict[str, Any] = {
+        "meta_batch": 20,
+        "test_steps": 50,
+        "test_batch": 5 if shot == 1 else 15,
+    }
     if "reptile" in algorithm:
         settings |= {
             "inner_steps": 5 if image28 else 8,
@@ -243,7 +247,8 @@ def _iterations(settings: Mapping[str, Any], way: int, shot: int, image_gradient
     images = settings.get("inner_steps", 5) * min(batch, support)
     if settings.get("meta_gradient", "reptile") != "reptile":
         images += way * settings.get("train_queries", 1)
-    return max(1, image_gradients // (settings.get("meta_batch", 4) * images))
+    tasks = int(settings.get("meta_batch", 4))
+    return max(1, image_gradients // (tasks * int(images)))
 
 
 def protonet_preset(env: EnvSpec, budget: str) -> dict[str, Any]:

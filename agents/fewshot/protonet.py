@@ -42,8 +42,8 @@ class ProtoNetConfig(BaseModel):
 class ProtoNet:
     """Embeds instances so that the mean of a class's support is nearest to its queries.
 
-    Reference: Snell et al. 2017, algorithm 1 (squared Euclidean distance). `Choice:` training tasks have
-    the test's way, not a higher one.
+    Reference: Snell et al. 2017, algorithm 1 (squared Euclidean distance). `Choice:` training tasks
+    have the test's way, not a higher one.
     """
 
     families = ("fewshot",)

@@ -78,7 +78,7 @@ def check_env(env: str) -> list[Finding]:
 
 
 def check_agent(agent: str, env: str) -> list[Finding]:
-    """Return what holds of an agent on an environment: contract, determinism, state, global randomness."""
+    """Return what holds of an agent: contract, determinism, state, global randomness."""
     spec, _ = resolve_env(env)
     state: dict[str, Any] = {}
 
@@ -123,7 +123,8 @@ def check_agent(agent: str, env: str) -> list[Finding]:
         again = next(judge(state["val"], policy, spec.metric, BLOCK))
         if not np.array_equal(first.answers, again.answers):
             raise _Broken("the policy answers the same trials differently; seed it by the trial")
-        return f"answers have shape {list(first.answers.shape)}; {spec.metric} {first.scores.mean():.3f}"
+        shape, score = list(first.answers.shape), first.scores.mean()
+        return f"answers have shape {shape}; {spec.metric} {score:.3f}"
 
     findings: list[Finding] = []
     for name, look in (
@@ -150,7 +151,7 @@ def _look(name: str, look: Callable[[], str]) -> Finding:
 @contextmanager
 def _global_randomness() -> Iterator[None]:
     """Fail where the block draws from global random state."""
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index]
     yield
     torch_now, python_now = torch.get_rng_state(), random.getstate()
     numpy_now = np.random.get_state()[1]  # type: ignore[index]

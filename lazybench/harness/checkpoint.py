@@ -1,8 +1,8 @@
 """Checkpoints: a state tree as safetensors and JSON, committed by a manifest that is written last.
 
-Folder `step-N` holds `tensors.safetensors`, `state.json` and `manifest.json` (size and sha256 of both).
-A folder without a manifest, or whose files don't match it, isn't a checkpoint: loading goes back to the
-newest one that verifies.
+Folder `step-N` holds `tensors.safetensors`, `state.json` and `manifest.json` (size and sha256 of
+both). A folder without a manifest, or whose files don't match it, isn't a checkpoint: loading goes
+back to the newest one that verifies.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def save(folder: Path, step: int, state: Any) -> None:
     """Write `state` as the checkpoint of `step` below `folder`, then drop all but the newest two.
 
     Raises:
-        ContractError: the state holds something that isn't a dict, list, tensor, number, text or None.
+        ContractError: the state holds something that isn't a dict, list, tensor, number, text or
+            None.
         StoreError: the disk is full or failing; earlier checkpoints are untouched.
     """
     tensors: dict[str, Tensor] = {}
@@ -52,7 +53,7 @@ def save(folder: Path, step: int, state: Any) -> None:
 
 
 def load(folder: Path) -> tuple[int, Any, list[str]] | None:
-    """Return step and state of the newest sound checkpoint, with a note on each damaged one passed over.
+    """Return step and state of the newest sound checkpoint, with notes on damaged ones.
 
     None where there is no checkpoint at all.
     """
@@ -83,7 +84,9 @@ def _read(folder: Path) -> Any:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         files = {name: (folder / name).read_bytes() for name in manifest}
     except (OSError, ValueError) as error:
-        raise StoreError(f"checkpoint {folder} is incomplete ({error}); using an earlier one") from error
+        raise StoreError(
+            f"checkpoint {folder} is incomplete ({error}); using an earlier one"
+        ) from error
     for name, facts in manifest.items():
         if hashlib.sha256(files[name]).hexdigest() != facts["sha256"]:
             raise StoreError(
@@ -101,9 +104,7 @@ def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         tensors[path] = flat.clone(memory_format=torch.contiguous_format)
         return {_TENSOR: path, "stride": list(flat.stride())}
     if isinstance(value, dict):
-        return {
-            str(key): _flatten(item, f"{path}/{key}", tensors) for key, item in value.items()
-        }
+        return {str(key): _flatten(item, f"{path}/{key}", tensors) for key, item in value.items()}
     if isinstance(value, tuple):
         return {_TUPLE: [_flatten(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
     if isinstance(value, list):

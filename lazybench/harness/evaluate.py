@@ -1,4 +1,4 @@
-"""Judging policies that were trained elsewhere: any callable gets the official trials and a record."""
+"""Judging what was trained elsewhere: any callable gets the official trials and a record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lazybench.records import AgentFacts, Record, Store, Trials
 from lazybench.stats import mean_interval
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - a public door
     policy: Any,
     env: str,
     *,
@@ -36,10 +36,11 @@ def evaluate(
     """Return the record of a policy on the official test trials of `env`.
 
     Args:
-        policy: `policy(observation, memory) -> (action, memory)`. It gets one trial at a time: tensors
-            `support_x [rows, *instance]`, `support_y [rows]`, `query_x`; it answers `query_x`. With
-            `policy.vectorized = True` observations carry a leading row for each trial of a block. A
-            plain `policy(observation) -> action` of one argument is taken as well.
+        policy: `policy(observation, memory) -> (action, memory)`. It gets one trial at a time:
+            tensors `support_x [rows, *instance]`, `support_y [rows]`, `query_x`; it answers
+            `query_x`. With `policy.vectorized = True` observations carry a leading row for each
+            trial of a block. A plain `policy(observation) -> action` of one argument is taken as
+            well.
         env: environment id or alias.
         name: agent name for the board.
         config: settings to tell apart variants of the same name; part of the key.

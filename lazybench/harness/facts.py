@@ -23,7 +23,9 @@ def code() -> Code:
         return Code(version=__version__)
     commit = _git(root, "rev-parse", "HEAD")
     # Only the code counts: records and boards change with every run.
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "lazybench", "envs", "agents")
+    changed = _git(
+        root, "status", "--porcelain", "--untracked-files=no", "--", "lazybench", "envs", "agents"
+    )
     return Code(version=__version__, commit=commit or None, dirty=bool(changed))
 
 

@@ -1,8 +1,8 @@
 """The training loop: the only one there is.
 
-Everything that a run has learned or counted stands in one `Progress`, which is what a checkpoint holds;
-training batches and random streams are functions of the step, so continuing from a checkpoint is the same
-computation as never having stopped.
+Everything that a run has learned or counted stands in one `Progress`, which is what a checkpoint
+holds; training batches and random streams are functions of the step, so continuing from a
+checkpoint is the same computation as never having stopped.
 """
 
 from __future__ import annotations
@@ -157,10 +157,13 @@ def _validate(training: Training, progress: Progress, judged: Any, plan: Plan) -
     progress.curve.append(point)
     score = value if spec.better == "higher" else -value
     if plan.select == "last" or score > progress.best_score or progress.best is None:
-        progress.best, progress.best_step, progress.best_score = progress.state, progress.step, score
+        progress.best, progress.best_step, progress.best_score = (
+            progress.state,
+            progress.step,
+            score,
+        )
 
 
 def _save(training: Training, progress: Progress) -> None:
     if training.folder is not None:
         checkpoint.save(training.folder, progress.step, progress.tree())
-

@@ -46,16 +46,16 @@ def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settin
             f"environment {spec.id} has no vector form; give its spec a vector_target"
         )
     make = load(spec.vector_target)
-    return make(rows, **{**spec.kwargs, "split": split, "backend": "torch", "device": device, **settings})
+    return make(
+        rows, **{**spec.kwargs, "split": split, "backend": "torch", "device": device, **settings}
+    )
 
 
-def judge(
-    env: Any, policy: Any, metric: str, trials: int, *, start: int = 0
-) -> Iterator[Judged]:
+def judge(env: Any, policy: Any, metric: str, trials: int, *, start: int = 0) -> Iterator[Judged]:
     """Yield the judged blocks of trials start..trials-1 of a vector environment.
 
-    Trials past the last one of a block that isn't full are opened and thrown away, so that every block
-    is computed alike.
+    Trials past the last one of a block that isn't full are opened and thrown away, so that every
+    block is computed alike.
 
     Raises:
         ContractError: the policy's answers have a wrong shape, type or range.
@@ -123,4 +123,3 @@ def env_facts(spec: EnvSpec, env: Any, trials: int) -> dict[str, Any]:
         },
         "data": dict(env.data),
     }
-

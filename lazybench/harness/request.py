@@ -61,7 +61,7 @@ class Made:
 
 
 def resolve_env(name: str) -> tuple[EnvSpec, str]:
-    """Return an environment's spec and the note about how its name was resolved ('' where it wasn't).
+    """Return an environment's spec and the note on how its name was resolved ('' if it wasn't).
 
     Raises:
         UnknownName: no such environment.
@@ -99,7 +99,7 @@ def check_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
         raise DeviceUnavailable(
-            "device cuda was asked for, but this torch finds no CUDA device; use --device cpu or auto"
+            "device cuda was asked for, but this torch finds none; use --device cpu or auto"
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise DeviceUnavailable("device mps was asked for, but there is none; use --device cpu")

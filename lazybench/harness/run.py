@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from lazybench.errors import Busy, Diverged, LazybenchError, OutputUnavailable, StoreError, UsageError
+from lazybench.errors import (
+    Busy,
+    Diverged,
+    LazybenchError,
+    OutputUnavailable,
+    StoreError,
+    UsageError,
+)
 from lazybench.harness import checkpoint, facts
 from lazybench.harness.fit import Progress, Training, fit
 from lazybench.harness.judge import BLOCK, env_facts, judge, open_env
@@ -63,17 +70,20 @@ class Cell:
     @property
     def folder(self) -> Path:
         """The run's working folder."""
-        name = f"{slug(self.made.spec.id)}-{slug(self.spec.id)}-s{self.request.seed}-{self.key[:12]}"
+        name = (
+            f"{slug(self.made.spec.id)}-{slug(self.spec.id)}-s{self.request.seed}-{self.key[:12]}"
+        )
         return self.request.runs / name
 
 
 def run(request: RunRequest, *, watch: Watch = SILENT) -> Record:
-    """Return the record of a run: found where it stands already, else made, continuing what is there.
+    """Return the record of a run: the one that stands, else a new one, continuing what is there.
 
     Raises:
         UsageError: a name, setting, device or limit that isn't allowed.
         DataUnavailable: the data isn't installed or is damaged.
-        OutputUnavailable: the store or the working folder can't be written; found out before training.
+        OutputUnavailable: the store or the working folder can't be written; found out before
+            training.
         Busy: another process is at the same run.
         Interrupted: a signal stopped it at a checkpoint; the same request continues.
     """
@@ -169,8 +179,16 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals) -> Record:
         watch.note(f"{status}: {reason}")
         progress = _last(cell)
     watch.finished()
-    wall_s = time.perf_counter() - before
-    return _record(cell, progress, scored, status, reason, started, wall_s)
+    outcome = _Outcome(status, reason, started, time.perf_counter() - before)
+    return _record(cell, progress, scored, outcome)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    status: str
+    reason: str | None
+    started: str
+    wall_s: float
 
 
 @dataclass(frozen=True)
@@ -181,7 +199,7 @@ class _Scored:
 
 
 def _test(cell: Cell, progress: Progress, watch: Watch, signals: Signals) -> _Scored:
-    """Judge the official trials, block by block; blocks judged before an interruption aren't repeated."""
+    """Judge the official trials block by block; what was judged already isn't repeated."""
     path = cell.folder / "episodes.jsonl"
     digest, _ = checkpoint.digest(progress.best)
     blocks = [line for line in read_lines(path) if line["state"] == digest]
@@ -230,10 +248,7 @@ def _record(
     cell: Cell,
     progress: Progress,
     scored: _Scored | None,
-    status: str,
-    reason: str | None,
-    started: str,
-    wall_s: float,
+    outcome: _Outcome,
 ) -> Record:
     request, made, spec = cell.request, cell.made, cell.spec
     trains = progress.step > 0
@@ -242,8 +257,8 @@ def _record(
     known = describe(progress.state) if describe and progress.state is not None else {}
     cost = {name: round(value) for name, value in progress.totals.items()}
     return Record.keyed(
-        status=status,
-        reason=reason,
+        status=outcome.status,
+        reason=outcome.reason,
         **cell.facts,
         agent=AgentFacts(
             id=made.spec.id,
@@ -269,7 +284,7 @@ def _record(
         cost={
             "train_wall_s": progress.train_wall_s,
             "eval_wall_s": scored.eval_wall_s if scored is not None else None,
-            "wall_s": wall_s,
+            "wall_s": outcome.wall_s,
             "peak_memory_bytes": facts.peak_memory_bytes(),
             "outer_steps": progress.step,
             **cost,
@@ -279,7 +294,7 @@ def _record(
         checkpoint={"sha256": sha256, "bytes": size, "step": progress.best_step}
         if trains and scored is not None
         else None,
-        started=started,
+        started=outcome.started,
     )
 
 
@@ -314,7 +329,9 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise Busy(f"another process is at this run ({folder}); wait for it, or use another seed") from None
+        raise Busy(
+            f"another process is at this run ({folder}); wait for it, or use another seed"
+        ) from None
     try:
         yield
     finally:
@@ -332,4 +349,3 @@ def _writable(folder: Path) -> None:
             f"can't write to {folder} ({error.strerror or error}); choose another folder with "
             "--out or --runs"
         ) from error
-

@@ -1,4 +1,4 @@
-"""Ctrl-C and termination at the next safe point: the first asks for a checkpoint, the second ends."""
+"""Ctrl-C and termination: the first asks for a checkpoint, the second ends at once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Interrupted(LazybenchError):
 class Signals:
     """Catches SIGINT and SIGTERM inside a `with` block; `number` is the first one's, or 0.
 
-    A second signal ends the process at once: checkpoints are written so that this loses only what came
-    after the last one. Outside the main thread, where Python delivers no signals, nothing is caught.
+    A second signal ends the process at once: checkpoints are written so that this loses only what
+    came after the last one. Outside the main thread, where Python delivers no signals, nothing is
+    caught.
     """
 
     def __init__(self) -> None:

@@ -42,8 +42,8 @@ class Trail(NamedTuple):
 class InnerRule(NamedTuple):
     """One inner update rule: `init(params)` gives its state, `step_` changes parameters in place.
 
-    `step_(params, grads, state)` runs without a graph and may change `state` in place, too: a student
-    owns a copy.
+    `step_(params, grads, state)` runs without a graph and may change `state` in place, too: a
+    student owns a copy.
     """
 
     init: Callable[[Params], RuleState]
@@ -145,8 +145,8 @@ def student(
             kept.append(detached(phi))
     if keep > len(seen) + 1:
         raise ValueError(
-            f"keep must be at most k + 1 = {len(seen) + 1} for {len(seen)} inner steps, got {keep}; "
-            "take more inner steps or keep fewer checkpoints"
+            f"keep must be at most k + 1 = {len(seen) + 1} for {len(seen)} inner steps, got "
+            f"{keep}; take more inner steps or keep fewer checkpoints"
         )
     # With one checkpoint the student's own tensors are handed over: no copy is made at all.
     last = tuple(kept) or ({name: value.detach() for name, value in phi.items()},)
@@ -177,7 +177,11 @@ def unrolled(
     for loss_fn in losses:
         loss = loss_fn(phi)
         grads = torch.autograd.grad(
-            loss, list(phi.values()), create_graph=order == 2, allow_unused=True, materialize_grads=True
+            loss,
+            list(phi.values()),
+            create_graph=order == 2,
+            allow_unused=True,
+            materialize_grads=True,
         )
         seen.append(loss.detach())
         phi = {
@@ -189,8 +193,9 @@ def unrolled(
 def batches(rows: int, size: int, steps: int, generator: torch.Generator) -> list[Tensor]:
     """Return `steps` index tensors of `min(size, rows)` rows each, int64 in [0, rows).
 
-    Rows are drawn without replacement, reshuffled each epoch, the tail of one epoch carried into the
-    next batch (as in supervised-reptile). `size` 0 or >= rows gives the whole set each time, in order.
+    Rows are drawn without replacement, reshuffled each epoch, the tail of one epoch carried into
+    the next batch (as in supervised-reptile). `size` 0 or >= rows gives the whole set each time, in
+    order.
     """
     if size <= 0 or size >= rows or steps == 0:
         return [torch.arange(rows)] * steps

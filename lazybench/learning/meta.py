@@ -25,8 +25,8 @@ class MetaGradient(NamedTuple):
 def maml_gradient(theta: Params, leap: Leap, valid: LossFn) -> MetaGradient:
     """Return d valid(leap(theta)) / d theta, through whatever graph the leap has.
 
-    For a lazy leap this is gamma times the gradient at the leap; for a greedy leap on an unrolled trail
-    it is MAML's second-order gradient.
+    For a lazy leap this is gamma times the gradient at the leap; for a greedy leap on an unrolled
+    trail it is MAML's second-order gradient.
 
     Reference: eq. (3); Algorithm 1, line 13.
     """
@@ -44,7 +44,9 @@ def fomaml_gradient(theta: Params, leap: Leap, valid: LossFn) -> MetaGradient:
     """
     point = leaves(leap.params)
     loss = valid(point)
-    grads = torch.autograd.grad(loss, list(point.values()), allow_unused=True, materialize_grads=True)
+    grads = torch.autograd.grad(
+        loss, list(point.values()), allow_unused=True, materialize_grads=True
+    )
     return MetaGradient(dict(zip(theta, grads, strict=True)), float(loss.detach()))
 
 
@@ -72,7 +74,7 @@ class Outer(NamedTuple):
 
 
 def outer_sgd(lr: float) -> Outer:
-    """theta <- theta - lr * gradient; Reptile's outer step beta."""
+    """Return plain descent: theta <- theta - lr * gradient; Reptile's outer step beta."""
 
     def update(
         theta: Params, state: OuterState, gradient: Params, factor: float
@@ -83,7 +85,12 @@ def outer_sgd(lr: float) -> Outer:
 
 
 def outer_adam(
-    lr: float, *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, clip: float | None = None
+    lr: float,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    clip: float | None = None,
 ) -> Outer:
     """Adam on the meta-gradient, as MAML's outer loop has it.
 
@@ -122,4 +129,3 @@ def outer_adam(
 def annealed(kind: Literal["none", "linear"], step: int, total: int) -> float:
     """Return the outer step's factor at meta-iteration `step` of `total`: 1, or falling to 0."""
     return 1.0 if kind == "none" or total <= 0 else max(0.0, 1.0 - step / total)
-

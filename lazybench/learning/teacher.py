@@ -1,7 +1,8 @@
 """The teacher: how a finished inner loop becomes one task model.
 
-Greedy and lazy are two values of one type, so no algorithm has a lazy variant of its own. Symbols of
-the paper: gamma (weight of the anchor in the leap), alpha (weights of the hull), b (checkpoints kept).
+Greedy and lazy are two values of one type, so no algorithm has a lazy variant of its own. Symbols
+of the paper: gamma (weight of the anchor in the leap), alpha (weights of the hull), b (checkpoints
+kept).
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ def lazy(
 ) -> Teacher:
     """Return the lazy teacher: the best of `gamma * anchor + (1 - gamma) * hull` on the score.
 
-    Candidates are scored without a graph; checkpoints enter as constants; the returned model is rebuilt
-    on the graph of the anchor alone, so d leap / d anchor = gamma * I. Equal scores keep the earlier
-    candidate: gammas in the order given, for each gamma the alphas in the order given. A score with a
-    NaN in it loses to any without; where all have one, the first candidate stays.
+    Candidates are scored without a graph; checkpoints enter as constants; the returned model is
+    rebuilt on the graph of the anchor alone, so d leap / d anchor = gamma * I. Equal scores keep
+    the earlier candidate: gammas in the order given, for each gamma the alphas in the order given.
+    A score with a NaN in it loses to any without; where all have one, the first candidate stays.
 
     Args:
         gammas: candidate weights of the anchor, each in [0, 1].
@@ -79,8 +80,8 @@ def lazy(
             "phi" is the other reading, in which gamma weighs the student.
 
     Raises:
-        ValueError: a gamma outside [0, 1], or an alpha off the simplex; at call, alphas whose length
-            differs from the number of checkpoints kept.
+        ValueError: a gamma outside [0, 1], or an alpha off the simplex; at call, alphas whose
+            length differs from the number of checkpoints kept.
 
     Reference: eqs. (4) and (5); Algorithm 1, lines 10-11.
     """
@@ -102,7 +103,8 @@ def lazy(
             if len(alpha) != len(trail.last):
                 raise ValueError(
                     f"alphas need one entry for each kept checkpoint: got alpha {alpha} of length "
-                    f"{len(alpha)} for a trail of {len(trail.last)}; call student(keep={len(alpha)})"
+                    f"{len(alpha)} for a trail of {len(trail.last)}; call "
+                    f"student(keep={len(alpha)})"
                 )
         best: tuple[Score, float, tuple[float, ...]] | None = None
         with torch.no_grad():
@@ -123,8 +125,8 @@ def lazy(
 def simplex_grid(b: int, step: float) -> tuple[tuple[float, ...], ...]:
     """Return all points of the (b-1)-simplex whose entries are multiples of `step`.
 
-    For b=3 and step=.05 these are 231 points. The newest checkpoint's weight falls first, so the first
-    point is the plain last checkpoint.
+    For b=3 and step=.05 these are 231 points. The newest checkpoint's weight falls first, so the
+    first point is the plain last checkpoint.
 
     Raises:
         ValueError: b < 1, or 1/step isn't a whole number.
