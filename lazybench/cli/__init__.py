@@ -1,1 +1,27 @@
-"""The command line."""
+"""The command line: `lazybench`, or `python -m lazybench`.
+
+Commands import what they need when they run, so that help and listings load no heavy library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit code of one command line.
+
+    Args:
+        argv: arguments after the program's name; None takes this process's.
+    """
+    from lazybench.cli.app import make_app
+
+    try:
+        make_app()(args=None if argv is None else list(argv), prog_name="lazybench")
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        raise
+    return 0

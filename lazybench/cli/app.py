@@ -1,0 +1,82 @@
+"""The commands put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from lazybench._version import __version__
+from lazybench.cli import check, data, leaderboard, listing, out, run, show, version
+from lazybench.cli.door import guarded
+
+ABOUT = "Few-shot, long-tailed and blackbox-attack benchmarks for meta-learners, lazy ones first."
+EXAMPLES = (
+    "lazybench list agents",
+    "lazybench run --agent lazy_reptile --env tiered-20way",
+    "lazybench leaderboard --env tiered-20way",
+)
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+def examples(commands: Sequence[str]) -> str:
+    """Return command lines as an epilog that keeps its line breaks."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
+
+def make_app() -> typer.Typer:
+    """Return the application with all its commands."""
+    # Plain help: it costs no import of rich, and fits pipes, narrow terminals and NO_COLOR.
+    plain: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
+    app = typer.Typer(
+        help=ABOUT,
+        epilog=examples(EXAMPLES),
+        no_args_is_help=True,
+        context_settings=_SETTINGS,
+        **plain,
+    )
+    app.callback()(_root)
+
+    def add(
+        to: typer.Typer, name: str, command: Callable[..., None], about: str, lines: Sequence[str]
+    ) -> None:
+        to.command(name, help=about, short_help=about, epilog=examples(lines))(guarded(command))
+
+    add(app, "run", run.run_command, run.HELP, run.EXAMPLES)
+    add(app, "list", listing.list_command, listing.HELP, listing.EXAMPLES)
+    add(app, "show", show.show_command, show.HELP, show.EXAMPLES)
+    add(
+        app,
+        "leaderboard",
+        leaderboard.leaderboard_command,
+        leaderboard.HELP,
+        leaderboard.EXAMPLES,
+    )
+    of_data = typer.Typer(
+        help=data.HELP, epilog=examples(data.EXAMPLES), no_args_is_help=True, **plain
+    )
+    add(of_data, "list", data.list_command, data.LIST_HELP, data.LIST_EXAMPLES)
+    add(of_data, "where", data.where_command, data.WHERE_HELP, data.WHERE_EXAMPLES)
+    add(of_data, "verify", data.verify_command, data.VERIFY_HELP, data.VERIFY_EXAMPLES)
+    app.add_typer(of_data, name="data")
+    add(app, "check", check.check_command, check.HELP, check.EXAMPLES)
+    add(app, "version", version.version_command, version.HELP, version.EXAMPLES)
+    return app
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.line(f"lazybench {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before any command."""

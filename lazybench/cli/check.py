@@ -1,0 +1,100 @@
+"""`lazybench check`: does an agent or environment keep its contract?"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lazybench.cli import options, out
+from lazybench.errors import UsageError
+
+if TYPE_CHECKING:
+    from lazybench.specs import AgentSpec
+
+HELP = "Check that an agent or environment keeps its contract."
+EXAMPLES = (
+    "lazybench check agent lazy_reptile",
+    "lazybench check agent my_agent.py:MyAgent --env glyphs-5way-1shot",
+    "lazybench check env glyphs-20way-5shot",
+)
+BROKEN = 1
+DEFAULT_ENVS = {"fewshot": "glyphs-5way-1shot"}
+"""The quickest environment of a family, which agents are checked on unless another is named."""
+
+
+class Checked(enum.StrEnum):
+    """What can be checked."""
+
+    agent = "agent"
+    env = "env"
+
+
+def check_command(
+    kind: Annotated[Checked, typer.Argument(help="What ID names.")],
+    name: Annotated[
+        str, typer.Argument(metavar="ID", help="Its id, or FILE.py:CLASS of an agent.")
+    ],
+    env: Annotated[
+        str | None,
+        typer.Option(
+            "--env",
+            "-e",
+            help="Environment to check an agent on; a small one of its family by default.",
+            autocompletion=options.complete_env,
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Print what the checks found.
+
+    Raises:
+        UsageError: an unknown id, or `--env` beside an environment.
+        typer.Exit: a check failed.
+    """
+    if kind is Checked.env and env is not None:
+        raise UsageError(
+            f"--env goes with agents; to check an environment: lazybench check env {name}"
+        )
+    from lazybench.registry import ENVS, agent_spec
+
+    chosen = None
+    if kind is Checked.agent:
+        chosen = env or default_env(agent_spec(name))
+    else:
+        ENVS.resolve(name)
+    from lazybench.harness.check import check_agent, check_env
+
+    findings = check_env(name) if chosen is None else check_agent(name, chosen)
+    if json:
+        out.as_json([asdict(finding) for finding in findings])
+    else:
+        out.line(f"{kind} {name}" + (f" on {chosen}" if chosen else ""))
+        rows = [("ok" if f.ok else "FAILED", f.name, f.detail) for f in findings]
+        out.line(out.table(("", "check", "detail"), rows))
+    failed = sum(not finding.ok for finding in findings)
+    if failed:
+        out.note(f"{failed} of {len(findings)} checks failed")
+        raise typer.Exit(BROKEN)
+
+
+def default_env(spec: AgentSpec) -> str:
+    """Return the id of an environment that an agent can be checked on.
+
+    Raises:
+        UsageError: there is none of its families.
+    """
+    from lazybench.registry import ENVS
+
+    for family in spec.families:
+        if family in DEFAULT_ENVS:
+            return DEFAULT_ENVS[family]
+    found = next((each.id for each in ENVS.specs() if each.family in spec.families), None)
+    if found is None:
+        raise UsageError(
+            f"no environment for the families of '{spec.id}': {', '.join(spec.families)}; "
+            "name one with --env"
+        )
+    return found

@@ -1,0 +1,51 @@
+"""The one way out of a command: every error becomes a line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import traceback
+from collections.abc import Callable
+from typing import ParamSpec
+
+import typer
+
+from lazybench.cli import out
+from lazybench.errors import LazybenchError
+
+P = ParamSpec("P")
+
+INTERRUPTED = 130
+IO_ERROR = 74
+BUG = 1
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Return `command` such that it raises nothing but `typer.Exit`.
+
+    What lazybench raises on purpose ends with its own exit code and one line; anything else is
+    a bug and shows where.
+    """
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except LazybenchError as error:
+            out.note(f"error: {out.one_line(str(error))}")
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            out.note("interrupted")
+            raise typer.Exit(INTERRUPTED) from error
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _DISK:
+                out.note(f"error: {out.one_line(str(error))}; free some space and run it again")
+                raise typer.Exit(IO_ERROR) from error
+            out.note("error: this is a bug in lazybench; please report it with the lines below")
+            out.note(traceback.format_exc().rstrip("\n"))
+            raise typer.Exit(BUG) from error
+
+    return run

@@ -1,0 +1,192 @@
+"""`lazybench list`: what there is to run, and what was run."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lazybench.cli import options, out
+from lazybench.errors import UsageError
+
+if TYPE_CHECKING:
+    from lazybench.specs import AgentSpec, EnvSpec
+
+HELP = "List agents, environments, data sets or runs."
+EXAMPLES = (
+    "lazybench list agents",
+    "lazybench list envs --family fewshot",
+    "lazybench list runs",
+    "lazybench list data --json",
+)
+
+
+class Kind(enum.StrEnum):
+    """What can be listed."""
+
+    agents = "agents"
+    envs = "envs"
+    data = "data"
+    runs = "runs"
+
+
+def list_command(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    family: options.SomeFamily = None,
+    runs: options.Runs = Path("runs"),
+    json: options.Json = False,
+) -> None:
+    """Print a listing.
+
+    Raises:
+        UsageError: a family beside something that has none.
+    """
+    if family is not None and kind not in (Kind.agents, Kind.envs):
+        raise UsageError(f"--family goes with agents and envs, got 'list {kind}'; leave it out")
+    if kind is Kind.agents:
+        _list_agents(family, json=json)
+    elif kind is Kind.envs:
+        _list_envs(family, json=json)
+    elif kind is Kind.data:
+        from lazybench.cli.data import list_data
+
+        list_data(json=json)
+    else:
+        _list_runs(runs, json=json)
+
+
+def agent_facts(spec: AgentSpec) -> dict[str, Any]:
+    """Return what the registry knows of an agent."""
+    return {
+        "id": spec.id,
+        "about": spec.about,
+        "families": list(spec.families),
+        "trains": spec.trains,
+        "tuned": spec.tuned,
+        "reference": spec.reference,
+        "origin": spec.origin,
+    }
+
+
+def env_facts(spec: EnvSpec) -> dict[str, Any]:
+    """Return what the registry knows of an environment; looks for its data, opens nothing."""
+    return {
+        "id": spec.id,
+        "about": spec.about,
+        "family": spec.family,
+        "version": spec.version,
+        "gymnasium_id": spec.gymnasium_id,
+        "data": spec.data,
+        "data_installed": is_installed(spec.data),
+        "metric": spec.metric,
+        "better": spec.better,
+        "trials": dict(spec.trials),
+        "origin": spec.origin,
+    }
+
+
+def is_installed(data: str) -> bool | None:
+    """Whether a data set is embedded or found in the data folder; None where unknown."""
+    from lazybench.data.folders import data_root
+    from lazybench.registry import DATASETS
+
+    spec = next((each for each in DATASETS.specs() if each.id == data), None)
+    if spec is None or not (spec.embedded or spec.probe):
+        return None
+    return spec.embedded or any((data_root() / path).exists() for path in spec.probe)
+
+
+def show_broken(broken: Mapping[str, str]) -> None:
+    """Print the plug-ins that couldn't be loaded, each with its error."""
+    if broken:
+        out.line("broken plug-ins:")
+        for name, error in sorted(broken.items()):
+            out.line(f"  {out.one_line(name)}: {out.one_line(error)}")
+
+
+def _list_agents(family: options.Family | None, *, json: bool) -> None:
+    from lazybench.registry import AGENTS
+
+    found = [
+        agent_facts(spec) for spec in AGENTS.specs() if family is None or family in spec.families
+    ]
+    if json:
+        out.as_json({"agents": found, "broken": AGENTS.broken})
+        return
+    rows = [
+        (
+            each["id"],
+            ", ".join(each["families"]),
+            _yes(each["trains"]),
+            _yes(each["tuned"]),
+            "" if each["origin"] == "lazybench" else each["origin"],
+            each["about"],
+        )
+        for each in found
+    ]
+    header = ("agent", "families", "trains", "tuned", "from", "about")
+    _show(header, rows, f"agents of family {family}" if family else "agents")
+    show_broken(AGENTS.broken)
+
+
+def _list_envs(family: options.Family | None, *, json: bool) -> None:
+    from lazybench.registry import ENVS
+
+    found = [env_facts(spec) for spec in ENVS.specs() if family is None or family == spec.family]
+    if json:
+        out.as_json({"envs": found, "broken": ENVS.broken})
+        return
+    rows = [
+        (
+            each["id"],
+            each["family"],
+            {True: "yes", False: "no", None: ""}[each["data_installed"]],
+            each["metric"],
+            str(each["trials"].get("small", "")),
+            "" if each["origin"] == "lazybench" else each["origin"],
+            each["about"],
+        )
+        for each in found
+    ]
+    header = ("environment", "family", "data installed", "metric", "trials", "from", "about")
+    _show(header, rows, f"environments of family {family}" if family else "environments")
+    show_broken(ENVS.broken)
+
+
+def _list_runs(runs: Path, *, json: bool) -> None:
+    from lazybench.harness.runs import list_runs
+
+    found = list_runs(runs)
+    if json:
+        out.as_json({"runs": [asdict(each) for each in found]})
+        return
+    rows = [
+        (
+            each.key12,
+            each.agent,
+            each.env,
+            each.budget,
+            str(each.seed),
+            each.status,
+            str(each.step or ""),
+            str(each.path),
+        )
+        for each in found
+    ]
+    header = ("key", "agent", "environment", "budget", "seed", "status", "step", "folder")
+    _show(header, rows, f"runs in {runs}")
+
+
+def _show(header: tuple[str, ...], rows: Sequence[Sequence[str]], what: str) -> None:
+    if rows:
+        out.line(out.table(header, rows, columns=out.width()))
+    else:
+        out.line(f"no {what}")
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

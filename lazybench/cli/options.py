@@ -1,0 +1,135 @@
+"""Options that several commands share, and the values that they are read into."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lazybench.errors import OutputUnavailable, UsageError
+
+_SEEDS = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?")
+_MOST_SEEDS = 1000
+
+
+class Family(enum.StrEnum):
+    """Families of environments."""
+
+    fewshot = "fewshot"
+    longtail = "longtail"
+    attack = "attack"
+
+
+def _starting(names: Iterable[str], incomplete: str) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_agent(incomplete: str) -> list[str]:
+    """Return the agent ids that begin so, for shells."""
+    from lazybench.registry import AGENTS
+
+    return _starting((spec.id for spec in AGENTS.specs()), incomplete)
+
+
+def complete_env(incomplete: str) -> list[str]:
+    """Return the environment ids that begin so, for shells."""
+    from lazybench.registry import ENVS
+
+    return _starting((spec.id for spec in ENVS.specs()), incomplete)
+
+
+def complete_data(incomplete: str) -> list[str]:
+    """Return the data set ids that begin so, for shells."""
+    from lazybench.registry import DATASETS
+
+    return _starting((spec.id for spec in DATASETS.specs()), incomplete)
+
+
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="DIR", help="Folder that the records are kept in.")
+]
+Runs = Annotated[
+    Path, typer.Option("--runs", metavar="DIR", help="Folder of checkpoints and unfinished runs.")
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+SomeFamily = Annotated[
+    Family | None, typer.Option("--family", help="Only this family of environments.")
+]
+
+
+def parse_seeds(seed: int | None, seeds: str | None) -> list[int]:
+    """Return the seeds asked for, in order, each once; 0 where none was.
+
+    Args:
+        seed: one seed.
+        seeds: numbers and ranges with both ends, such as `0-2` or `0,3,5`.
+
+    Raises:
+        UsageError: both are given, or `seeds` isn't of that form.
+    """
+    if seeds is None:
+        return [0 if seed is None else seed]
+    if seed is not None:
+        raise UsageError(
+            "give either --seed or --seeds, not both; --seeds 0-2 runs seeds 0, 1 and 2"
+        )
+    found: list[int] = []
+    for part in seeds.split(","):
+        match = _SEEDS.fullmatch(part.strip())
+        first, last = (
+            (int(match["first"]), int(match["last"] or match["first"])) if match else (1, 0)
+        )
+        if last < first or last - first >= _MOST_SEEDS:
+            raise UsageError(
+                f"--seeds takes numbers and ranges of at most {_MOST_SEEDS}, such as 0-2 or 0,3,5; "
+                f"got '{seeds}'"
+            )
+        found.extend(range(first, last + 1))
+    return list(dict.fromkeys(found))
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
+    """Return settings by name from `name=value` texts.
+
+    Raises:
+        UsageError: one isn't of that form, or a name is given twice.
+    """
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise UsageError(
+                f"--set takes name=value, such as --set inner_lr=0.01; got '{pair}'. "
+                "See an agent's settings with: lazybench show AGENT --env ENV"
+            )
+        if name in settings:
+            raise UsageError(f"--set gives '{name}' twice; give it once")
+        settings[name] = value.strip()
+    return settings
+
+
+def need_folder(path: Path, option: str) -> Path:
+    """Return `path`, once it is a folder or could be made one.
+
+    Raises:
+        OutputUnavailable: something on the way to it is a file.
+    """
+    for place in (path, *path.parents):
+        try:
+            if place.is_dir():
+                return path
+            blocked = place.exists() or place.is_symlink()
+        except OSError as error:
+            raise OutputUnavailable(
+                f"{option} {path} can't be used: {error.strerror}; choose another folder"
+            ) from error
+        if blocked:
+            raise OutputUnavailable(
+                f"{option} {path} can't be a folder: {place} is a file; choose another folder"
+            )
+    return path

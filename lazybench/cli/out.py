@@ -1,0 +1,141 @@
+"""Text to the terminal: lines, JSON, aligned tables; a reader who goes away is no error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+_GAP = "  "
+_LEAST = 16
+
+
+def line(text: str = "") -> None:
+    """Write one line to stdout."""
+    _write(sys.stdout, f"{text}\n")
+
+
+def text(content: str) -> None:
+    """Write text to stdout as it stands."""
+    _write(sys.stdout, content)
+
+
+def note(content: str) -> None:
+    """Write one line to stderr, where it spoils no output that another program reads."""
+    _write(sys.stderr, f"{content}\n")
+
+
+def as_json(value: Any) -> None:
+    """Write `value` to stdout as indented JSON; what JSON lacks appears as text."""
+    line(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def one_line(content: str) -> str:
+    """Return `content` in one line, without characters that steer a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in content).split())
+
+
+def width() -> int | None:
+    """Columns of the terminal behind stdout, or None where a file or pipe is behind it."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, columns: int | None = None
+) -> str:
+    """Return rows as aligned columns under a header; empty columns are left out.
+
+    Numbers stand to the right. Where `columns` is given and too small, the last column is cut.
+    """
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    kept = [i for i in range(len(header)) if not cells or any(row[i] for row in cells)]
+    head = [header[i] for i in kept]
+    body = [[row[i] for i in kept] for row in cells]
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    if columns is not None and widths:
+        over = sum(widths) + len(_GAP) * (len(widths) - 1) - columns
+        if over > 0:
+            widths[-1] = max(min(_LEAST, widths[-1]), widths[-1] - over)
+    right = [all(_is_number(row[i]) for row in body) and bool(body) for i in range(len(head))]
+    ruled = [head, ["-" * size for size in widths], *body]
+    return "\n".join(_aligned(row, widths, right) for row in ruled)
+
+
+def facts(values: Mapping[str, Any], indent: str = "") -> str:
+    """Return names and values, a line each; mappings are indented below their name."""
+    plain = [name for name, value in values.items() if not isinstance(value, Mapping)]
+    size = max(map(len, plain), default=0)
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines.append(f"{indent}{one_line(name)}:" + ("" if value else " none"))
+            if value:
+                lines.append(facts(value, indent + "  "))
+        else:
+            lines.append(f"{indent}{one_line(name):<{size}}{_GAP}{value_text(value)}".rstrip())
+    return "\n".join(lines)
+
+
+def value_text(value: Any) -> str:
+    """Return a value as people write it: `yes`, `none`, `1, 2`, six significant digits."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(value_text(item) for item in value) or "none"
+    return one_line(str(value))
+
+
+def seconds(value: float) -> str:
+    """Return a duration as `4.2 s`, `3 min 05 s` or `2 h 07 min`."""
+    if value < 60:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _is_number(cell: str) -> bool:
+    if not cell:
+        return True
+    with contextlib.suppress(ValueError):
+        float(cell.replace(",", ""))
+        return True
+    return False
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    cut = [
+        cell if len(cell) <= w else cell[: w - 1] + "…" for cell, w in zip(row, widths, strict=True)
+    ]
+    placed = (
+        cell.rjust(w) if to_right else cell.ljust(w)
+        for cell, w, to_right in zip(cut, widths, right, strict=True)
+    )
+    return _GAP.join(placed).rstrip()
+
+
+def _write(stream: TextIO, content: str) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    safe = content.encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        stream.write(safe)
+        stream.flush()
+    except BrokenPipeError:
+        _discard(stream)
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what is still to come to nowhere, so that the command ends with its own exit code."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -1,0 +1,190 @@
+"""Progress of a run on stderr: bars with the time left on a terminal, sparse lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lazybench.cli import out
+from lazybench.harness.watch import SILENT, Watch
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+EVERY_S = 10.0
+"""Seconds between plain lines about a stage under way."""
+_WIDE = 70
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class Stage:
+    """One stage of a run as it is shown.
+
+    Attributes:
+        name: train, validate or test.
+        total: steps of the stage.
+        done: steps behind it.
+        sitting: steps done since the stage began here; what was resumed tells nothing of the pace.
+        active_s: seconds that those took.
+        values: current numbers.
+    """
+
+    name: str
+    total: int
+    done: int = 0
+    sitting: int = 0
+    active_s: float = 0.0
+    values: dict[str, float] = field(default_factory=dict)
+
+    def advance(self, amount: int, values: Mapping[str, float], elapsed_s: float) -> None:
+        """Move on by `amount` steps that took `elapsed_s`."""
+        self.done += amount
+        self.sitting += amount
+        self.active_s += elapsed_s
+        self.values.update(values)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds left at the pace so far; None before the first step."""
+        if self.sitting == 0:
+            return None
+        return max(0, self.total - self.done) * self.active_s / self.sitting
+
+    @property
+    def time_text(self) -> str:
+        """`in 4.2 s` once done, `12.0 s left` before, empty where nothing is known yet."""
+        if self.done >= self.total:
+            return f"in {out.seconds(self.active_s)}"
+        return "" if self.left_s is None else f"{out.seconds(self.left_s)} left"
+
+    @property
+    def values_text(self) -> str:
+        """`loss 0.43, val 0.61`."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+
+
+class Lines:
+    """A watch that writes a line when a stage begins, every few seconds, and when it ends."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        """Show nothing yet."""
+        self._clock = clock
+        self._stage: Stage | None = None
+        self._moved_s = self._wrote_s = 0.0
+
+    def note(self, text: str) -> None:
+        """Write the line."""
+        out.note(out.one_line(text))
+
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        """Write where the stage begins."""
+        self._stage = Stage(name, total, done)
+        self._moved_s = self._wrote_s = self._clock()
+        out.note(f"{name}: {done}/{total}")
+
+    def advance(self, amount: int, values: Mapping[str, float]) -> None:
+        """Write where the stage stands if the last line is old or the stage is done."""
+        if self._stage is None:
+            return
+        now = self._clock()
+        self._stage.advance(amount, values, now - self._moved_s)
+        self._moved_s = now
+        if self._stage.done >= self._stage.total or now - self._wrote_s >= EVERY_S:
+            self._wrote_s = now
+            head = f"{self._stage.name}: {self._stage.done}/{self._stage.total}"
+            parts = (head, self._stage.time_text, self._stage.values_text)
+            out.note(", ".join(part for part in parts if part))
+
+    def finished(self) -> None:
+        """Forget the stage."""
+        self._stage = None
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Bars:
+    """A watch that draws a bar for each stage, with its pace and current values."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        """Show nothing yet."""
+        self._clock = clock
+        self._progress: Progress = _bars()
+        self._stage: Stage | None = None
+        self._task: TaskID | None = None
+        self._moved_s = 0.0
+
+    def note(self, text: str) -> None:
+        """Write the line above the bars."""
+        self._progress.console.print(
+            out.one_line(text), markup=False, highlight=False, soft_wrap=True
+        )
+
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        """Add a bar."""
+        self._stage = Stage(name, total, done)
+        self._moved_s = self._clock()
+        self._progress.start()
+        self._task = self._progress.add_task(
+            name, total=total, completed=done, time_text="", values_text=""
+        )
+
+    def advance(self, amount: int, values: Mapping[str, float]) -> None:
+        """Move the bar on; it is redrawn a few times a second, however often this is called."""
+        if self._stage is None or self._task is None:
+            return
+        now = self._clock()
+        self._stage.advance(amount, values, now - self._moved_s)
+        self._moved_s = now
+        self._progress.update(
+            self._task,
+            completed=self._stage.done,
+            time_text=self._stage.time_text,
+            values_text=self._stage.values_text,
+        )
+
+    def finished(self) -> None:
+        """Leave the bars as they stand."""
+        self._stage = self._task = None
+
+    def close(self) -> None:
+        """Draw the bars for the last time and give the terminal back."""
+        self._progress.stop()
+
+
+def _bars() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    # Where a bar would push the numbers out of sight, the numbers are worth more.
+    bar = [BarColumn(bar_width=24)] if console.width >= _WIDE else []
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}", markup=False),
+        *bar,
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[time_text]}", markup=False),
+        TextColumn("{task.fields[values_text]}", markup=False),
+    )
+    return Progress(*columns, console=console, refresh_per_second=4)
+
+
+@contextmanager
+def watching(*, quiet: bool) -> Iterator[Watch]:
+    """A watch that fits stderr, closed at the end even if the run is interrupted."""
+    if quiet:
+        yield SILENT
+        return
+    terminal = sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    watch = Bars() if terminal else Lines()
+    try:
+        yield watch
+    finally:
+        watch.close()

@@ -1,0 +1,156 @@
+"""`lazybench run`: train an agent, judge it, record it, and show where it stands."""
+
+from __future__ import annotations
+
+import json as json_text
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lazybench.cli import options, out
+
+if TYPE_CHECKING:
+    from lazybench.harness.request import RunRequest
+    from lazybench.records import Record
+
+HELP = "Train an agent on an environment, judge it and record it."
+EXAMPLES = (
+    "lazybench run --agent lazy_reptile --env tiered-20way",
+    "lazybench run -a protonet -e glyphs-5way-1shot --budget smoke",
+    "lazybench run -a lazy_maml -e glyphs-20way-5shot --seeds 0-2",
+    "lazybench run -a reptile -e glyphs-5way-5shot --set inner_lr=0.01 --set inner_steps=5",
+    "lazybench run -a my_agent.py:MyAgent -e glyphs-5way-1shot --limit 50",
+    "lazybench run -a chance -e glyphs-5way-1shot --json --quiet > record.json",
+)
+BAD_RUN = 3
+
+
+def run_command(  # noqa: PLR0913 - one parameter for each option
+    agent: Annotated[
+        str,
+        typer.Option(
+            "--agent",
+            "-a",
+            help="Agent: an id, or FILE.py:CLASS.",
+            autocompletion=options.complete_agent,
+        ),
+    ],
+    env: Annotated[
+        str,
+        typer.Option(
+            "--env", "-e", help="Environment id or alias.", autocompletion=options.complete_env
+        ),
+    ],
+    budget: Annotated[
+        str, typer.Option("--budget", "-b", help="Compute: smoke, small or paper.")
+    ] = "small",
+    seed: Annotated[
+        int | None, typer.Option("--seed", "-s", min=0, help="Seed of training. [default: 0]")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="Several seeds: 0-2, or 0,3,5.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Replace a setting; repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", "-d", help="cpu, cuda, mps or auto.")] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", "-t", min=1, help="Tasks side by side. [default: all cores]"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Judge on so many trials only; unranked.")
+    ] = None,
+    out_dir: options.Out = Path("leaderboards"),
+    runs: options.Runs = Path("runs"),
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Run again even where a record stands.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Only the record on stdout, one line of JSON a seed.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no board.")] = False,
+) -> None:
+    """Run each seed, print the board it stands on, and write the board files anew.
+
+    Raises:
+        LazybenchError: as the harness has it.
+        typer.Exit: a run ended without a score, or was interrupted.
+    """
+    chosen = options.parse_seeds(seed, seeds)
+    overrides = options.parse_settings(settings or ())
+    options.need_folder(out_dir, "--out")
+    options.need_folder(runs, "--runs")
+    from lazybench.harness.request import RunRequest
+
+    requests = [
+        RunRequest(
+            agent=agent,
+            env=env,
+            budget=budget,
+            seed=number,
+            overrides=overrides,
+            device=device,
+            threads=threads,
+            limit=limit,
+            out=out_dir,
+            runs=runs,
+            force=force,
+        )
+        for number in chosen
+    ]
+    records = []
+    for request in requests:
+        if len(requests) > 1 and not quiet:
+            out.note(f"seed {request.seed}")
+        record = _run(request, quiet=quiet)
+        records.append(record)
+        if json:
+            out.line(json_text.dumps(json_text.loads(record.to_json())))
+    _publish(records, out_dir, show=not (json or quiet))
+    bad = [record for record in records if record.status != "ok"]
+    for record in bad:
+        out.note(
+            out.one_line(f"seed {record.seed}: {record.status}: {record.reason or 'no reason'}")
+        )
+    if bad:
+        raise typer.Exit(BAD_RUN)
+
+
+def _run(request: RunRequest, *, quiet: bool) -> Record:
+    """The record of one run; an interruption ends the command with the signal's exit code."""
+    from lazybench.cli.progress import watching
+    from lazybench.harness.run import run
+    from lazybench.harness.signals import Interrupted
+
+    try:
+        with watching(quiet=quiet) as watch:
+            return run(request, watch=watch)
+    except Interrupted as stop:
+        out.note(out.one_line(f"{stop}; the same command continues"))
+        raise typer.Exit(stop.exit_code) from stop
+
+
+def _publish(records: Sequence[Record], root: Path, *, show: bool) -> None:
+    """Show the boards that the records stand on, and regenerate the board files of their store."""
+    from lazybench import boards
+    from lazybench.cli import standing
+    from lazybench.records import Store
+
+    store = Store(root)
+    if show:
+        new = {record.key12 for record in records}
+        everything = store.records(env=records[0].env.id)
+        for board in boards.build(everything):
+            rows = (*board.ranked, *board.unranked, *board.failed)
+            if any(new & set(row.keys) for row in rows):
+                out.line(standing.board_text(board, new=new, columns=out.width()))
+        for record in records:
+            which = f"seed {record.seed}: " if len(records) > 1 else ""
+            if line := standing.gamma_text(record.diagnostics):
+                out.line(f"{which}{line}")
+            out.line(f"{which}record: {store.path(record)}")
+    boards.write(store)

@@ -1,0 +1,114 @@
+"""A board as a terminal shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from lazybench.boards import Board, Row
+from lazybench.cli import out
+
+_HEADER = (
+    "",
+    "rank",
+    "agent",
+    "score",
+    "95 % interval",
+    "to best",
+    "seeds",
+    "trials",
+    "train s",
+    "test s",
+    "peak MB",
+    "notes",
+)
+
+
+def board_text(board: Board, *, new: Collection[str] = (), columns: int | None = None) -> str:
+    """Return a board as text: a heading, one aligned table, and what a reader must know.
+
+    Args:
+        board: the board.
+        new: first 12 digits of the keys whose rows are marked with `>`.
+        columns: width of the terminal; None where lines may be of any length.
+    """
+    unit = "" if board.unit == "%" else f" {board.unit}"
+    heading = (
+        f"{board.name}, budget {board.budget}, data {board.data} {board.fingerprint[:12]}: "
+        f"{board.metric}{f' in {board.unit}' if board.unit == '%' else unit and f' ({board.unit})'}"
+        f", {board.better} is better"
+    )
+    rows = [*board.ranked, *board.unranked, *board.failed]
+    lines = [out.one_line(heading)]
+    lines.append(out.table(_HEADER, [_cells(row, board, new) for row in rows], columns=columns))
+    if any(set(row.keys) & set(new) for row in rows):
+        lines.append("> is the run that just ended")
+    lines.extend(board.notes)
+    return "\n".join(lines)
+
+
+def reported_text(board: Board, *, columns: int | None = None) -> str:
+    """Return what papers report for the board's environment, or an empty string."""
+    from lazybench.boards.reported import place_text, value_text
+
+    if not board.reported:
+        return ""
+    header = ("as printed", "reported", "unit", "batch norm", "where", "note")
+    rows = [
+        (r.row, value_text(r), r.unit, r.batch_norm or "", place_text(r), r.note or "")
+        for r in board.reported
+    ]
+    head = f"Reported for {board.env}: not measured here, unranked"
+    return f"{head}\n{out.table(header, rows, columns=columns)}"
+
+
+def gamma_text(diagnostics: Mapping[str, Any]) -> str:
+    """Return one line on the gammas that a lazy agent chose, or an empty string for any other."""
+    histogram = diagnostics.get("gamma_histogram")
+    if not isinstance(histogram, Mapping) or not sum(histogram.values()):
+        return ""
+    total = sum(histogram.values())
+    shares = ", ".join(f"{gamma} {100 * n / total:.0f} %" for gamma, n in histogram.items())
+    parts = [f"gammas chosen: {shares}"]
+    if (edge := diagnostics.get("gamma_edge_share")) is not None:
+        parts.append(f"{100 * edge:.0f} % at the grid's edge")
+    if (leap := diagnostics.get("mean_leap")) is not None:
+        parts.append(f"mean leap {leap:.3g}")
+    return "; ".join(parts)
+
+
+def _cells(row: Row, board: Board, new: Collection[str]) -> tuple[str, ...]:
+    return (
+        ">" if set(row.keys) & set(new) else "",
+        "" if row.rank is None else str(row.rank),
+        row.agent,
+        _number(row.score, board.unit),
+        _interval(row.lo, row.hi, board.unit),
+        "" if row.diff is None else _number(row.diff.mean, board.unit),
+        str(len(row.seeds)),
+        str(row.trials or ""),
+        "" if row.train_wall_s is None else f"{row.train_wall_s:.1f}",
+        "" if row.eval_wall_s is None else f"{row.eval_wall_s:.1f}",
+        "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}",
+        "; ".join(_notes(row)),
+    )
+
+
+def _notes(row: Row) -> Iterator[str]:
+    if row.reason is not None:
+        yield row.reason
+    if row.batch_norm is not None:
+        yield row.batch_norm
+    yield from row.marks
+    if not row.tuned:
+        yield "untuned"
+
+
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if unit == "%" else f"{value:.4g}"
+
+
+def _interval(low: float | None, high: float | None, unit: str) -> str:
+    return "" if low is None or high is None else f"{_number(low, unit)} to {_number(high, unit)}"

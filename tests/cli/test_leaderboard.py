@@ -1,0 +1,89 @@
+"""`lazybench leaderboard`: prints what the records make, writes it, checks it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lazybench.boards import build, to_csv, to_json, to_markdown
+from lazybench.records import Store
+
+
+@pytest.fixture
+def store(lazybench: Any, make_record: Any) -> Store:
+    store = Store("leaderboards")
+    store.publish(make_record("reptile"))
+    store.publish(make_record("chance", budget="paper"))
+    return store
+
+
+def test_empty_store_says_what_to_do(lazybench: Any) -> None:
+    done = lazybench("leaderboard", "--env", "tiered-20way")
+    assert done.code == 0
+    assert (
+        "no records in leaderboards for --env tiered-20way; make one with: lazybench run"
+        in done.out
+    )
+
+
+@pytest.mark.parametrize(
+    ("form", "render"), [("md", to_markdown), ("csv", to_csv), ("json", to_json)]
+)
+def test_formats(lazybench: Any, store: Store, form: str, render: Any) -> None:
+    assert lazybench("leaderboard", "--format", form).out == render(build(store.records()))
+
+
+def test_budget_and_alias_filter(lazybench: Any, store: Store) -> None:
+    for env in ("glyphs-5way-1shot", "tiered-5way-1shot", "glyphs-5way-1shot-v1"):
+        out = lazybench("leaderboard", "--env", env, "--budget", "paper").out
+        assert "chance" in out
+        assert "reptile" not in out
+    assert "no records" in lazybench("leaderboard", "--env", "glyphs-20way-5shot").out
+
+
+def test_env_that_only_the_store_knows(lazybench: Any, store: Store, make_record: Any) -> None:
+    record = make_record()
+    theirs = record.env.model_copy(update={"id": "theirs"})
+    store.publish(make_record(env=theirs.model_dump()))
+    for name in ("theirs", "theirs-v1"):
+        assert "theirs-v1, budget small" in lazybench("leaderboard", "-e", name).out
+
+
+def test_write_then_check(lazybench: Any, store: Store) -> None:
+    before = lazybench("leaderboard", "--check")
+    assert before.code == 1
+    assert "missing" in before.out
+    written = lazybench("leaderboard", "--write").out.split()
+    assert all(Path(path).is_file() for path in written)
+    assert lazybench("leaderboard", "--check").code == 0
+    board = Path("leaderboards/boards/glyphs-5way-1shot-v1.md")
+    board.write_text(board.read_text() + " ")
+    done = lazybench("leaderboard", "--check")
+    assert done.code == 1
+    assert str(board) in done.out
+
+
+def test_damaged_record_is_named_and_left_out(lazybench: Any, store: Store) -> None:
+    damaged = Path("leaderboards/records/glyphs-5way-1shot-v1/x/0123456789ab.json")
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    done = lazybench("leaderboard", "--format", "json")
+    assert len(json.loads(done.out)["boards"]) == 2
+    assert str(damaged) in done.err
+
+
+def test_out_below_a_file(lazybench: Any) -> None:
+    Path("file").write_text("")
+    assert lazybench("leaderboard", "--out", "file/x").code == 73
+
+
+def test_no_escape_of_a_record_reaches_the_terminal(
+    lazybench: Any, store: Store, make_record: Any
+) -> None:
+    store.publish(make_record("other", status="failed", reason="\x1b]0;owned\x07 bad"))
+    shown = lazybench("leaderboard").out
+    assert "failed: ]0;owned bad" in shown
+    assert "\x1b" not in shown
