@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -76,7 +77,7 @@ def test_any_way_and_shot_of_each_classification_data_set() -> None:
     names = {name for name in gymnasium.registry if name.endswith("-fewshot-v1")}
     assert "lazybench/sinusoid-fewshot-v1" not in names
     assert {f"lazybench/{s.id}-fewshot-v1" for s in DATA_CATALOGUE if s.id != "sinusoid"} <= names
-    env = gymnasium.make("lazybench/glyphs-fewshot-v1", way=7, shot=2).unwrapped
+    env: Any = gymnasium.make("lazybench/glyphs-fewshot-v1", way=7, shot=2).unwrapped
     assert (env.task.way, env.task.shot) == (7, 2)
     # The same trials as under the canonical id.
     there = gymnasium.make("lazybench/glyphs-fewshot-v1", way=5, shot=1).reset(seed=3)[0]

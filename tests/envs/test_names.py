@@ -1,0 +1,103 @@
+"""Names: aliases and patterns find the canonical environment and say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from lazybench.envs import CATALOGUE, DATA_CATALOGUE, installed, resolve
+from lazybench.errors import UnknownName
+from lazybench.registry import DATASETS, ENVS
+from lazybench.specs import BUDGETS, DataSpec
+
+KNOWN = {spec.id: spec for spec in CATALOGUE}
+
+
+def test_ids_are_canonical_and_whole() -> None:
+    assert len(KNOWN) == len(CATALOGUE)
+    data = {spec.id for spec in DATA_CATALOGUE}
+    for spec in CATALOGUE:
+        assert spec.data in data
+        assert spec.id.startswith(f"{spec.data}-")
+        assert set(spec.trials) == set(spec.val_trials) == set(BUDGETS)
+        assert spec.trials["small"] == (600 if spec.kwargs["way"] < 20 else 200)
+
+
+def test_tiered_is_glyphs_where_nothing_else_is_installed() -> None:
+    found = resolve("tiered-20way", KNOWN)
+    assert found is not None
+    assert found.spec is KNOWN["glyphs-20way-5shot"]
+    assert found.note == (
+        "tiered-20way is glyphs-20way-5shot (tiered by script, embedded; "
+        "TieredImageNet isn't installed)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "spec_id", "note"),
+    [
+        ("glyphs-20way", "glyphs-20way-5shot", "glyphs-20way is glyphs-20way-5shot"),
+        ("glyphs-7way-3shot", "glyphs-7way-3shot", ""),
+        ("glyphs-7way-3shot-noniid", "glyphs-7way-3shot-noniid", ""),
+        ("omniglot-alphabet-9way-1shot", "omniglot-alphabet-9way-1shot", ""),
+        ("tiered-5way-1shot-noniid", "glyphs-5way-1shot-noniid", "tiered-5way-1shot-noniid is "),
+    ],
+)
+def test_patterns(name: str, spec_id: str, note: str) -> None:
+    found = resolve(name, KNOWN)
+    assert found is not None
+    assert found.spec.id == spec_id
+    assert found.note == note if not note.endswith(" ") else found.note.startswith(note)
+    kwargs = found.spec.kwargs
+    assert found.spec.id.startswith(f"{kwargs['data']}-{kwargs['way']}way-{kwargs['shot']}shot")
+    assert found.spec.data == kwargs["data"]
+    assert kwargs["noniid"] is name.endswith("noniid")
+    assert set(found.spec.trials) == set(BUDGETS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nothing-5way-1shot", "sinusoid-5way-1shot", "glyphs", "glyphs-5way-1shot-other",
+        "mini-5way-1shot", "glyphs-way-1shot", "Glyphs-5way", "", "glyphs-5way-1shot ",
+    ],
+)  # fmt: skip
+def test_other_names_are_nobodys(name: str) -> None:
+    assert resolve(name, KNOWN) is None
+
+
+def test_the_registry_names_the_nearest() -> None:
+    with pytest.raises(
+        UnknownName, match=r"unknown environment 'glyph-5way-1shot'.*glyphs-5way-1shot"
+    ):
+        ENVS.resolve("glyph-5way-1shot")
+
+
+def test_registered_data_has_environments(register_tiny: Callable[..., str]) -> None:
+    assert resolve("tiny-5way-1shot", KNOWN) is None
+    register_tiny("tiny")
+    found = resolve("tiny-5way-1shot", KNOWN)
+    assert found is not None
+    assert found.spec.data == "tiny"
+
+
+def test_tiered_prefers_the_real_one_once_installed(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAZYBENCH_DATA", str(tmp_path))
+    known = {spec.id for spec in DATASETS.specs()}
+    if "tieredimagenet" not in known:
+        DATASETS.register(DataSpec("tieredimagenet", "nowhere:nothing", probe=("tiered",)))
+    try:
+        assert not installed("tieredimagenet")
+        (spec,) = (spec for spec in DATASETS.specs() if spec.id == "tieredimagenet")
+        monkeypatch.setattr("lazybench.envs.data_root", lambda: tmp_path)
+        (tmp_path / spec.probe[0]).mkdir(parents=True)  # type: ignore[operator]
+        found = resolve("tiered-20way", KNOWN)
+        assert found is not None
+        assert found.spec.id == "tieredimagenet-20way-5shot"
+        assert found.note == "tiered-20way is tieredimagenet-20way-5shot"
+    finally:
+        if "tieredimagenet" not in known:
+            DATASETS.forget("tieredimagenet")
