@@ -16,7 +16,7 @@ from lazybench.boards.rows import Row
 from lazybench.records.atomic import canonical_json
 from lazybench.records.schema import Reported
 
-COMMAND = "lazybench leaderboard"
+COMMAND = "lazybench leaderboard --write"
 _DIGITS = 6
 _PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._,:=+/()%-]*[A-Za-z0-9)%])?")
 _MARKUP = re.compile(r"([\\`*_{}\[\]#|~!^$])")

@@ -261,8 +261,8 @@ def make_key(identity: Mapping[str, Any]) -> str:
 
     Args:
         identity: the fields of `KEY_FIELDS` (env id and version, protocol, data fingerprint and
-            prep, agent id, version and source hash, resolved config, budget, seed, precision, device,
-            world size, limited) and, where the agent was trained elsewhere, `trained_on`.
+            prep, agent id, version and source hash, resolved config, budget, seed, precision,
+            device, world size, limited) and, where the agent was trained elsewhere, `trained_on`.
 
     Raises:
         UsageError: a field is missing or unknown, or holds what JSON can't.
