@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +43,16 @@ class Settings(Protocol):
         ...
 
     @property
+    def adapt_norm(self) -> bool:
+        """As in `GradientConfig`."""
+        ...
+
+    @property
+    def leap_on(self) -> Literal["theta", "phi"]:
+        """As in `GradientConfig`."""
+        ...
+
+    @property
     def gammas(self) -> tuple[float, ...]:
         """As in `GradientConfig`."""
         ...
@@ -51,6 +61,11 @@ class Settings(Protocol):
 def select_row(batch: Observation, index: int) -> dict[str, Tensor]:
     """Return row `index` of each tensor of a block."""
     return {name: part[index] for name, part in batch.items()}
+
+
+def norms(theta: Params) -> Params:
+    """Return the affine part of batch norm, which stays at theta where `adapt_norm` is off."""
+    return {name: value for name, value in theta.items() if name.startswith("norm")}
 
 
 class Adapter:
@@ -96,10 +111,11 @@ class Adapter:
         if settings.test_leap:
             shot = len(x) // self._task.way
             kept = kept[kept % shot < max(shot - 1, 1)]
+        frozen = {} if settings.adapt_norm else norms(self._theta)
         rng = Rng(0, ("test",)).torch()
         picks = learning.batches(len(kept), settings.test_batch, settings.test_steps, rng)
         losses = [
-            lambda params, pick=kept[pick]: goal.loss(net(params, x[pick]), y[pick])
+            lambda params, pick=kept[pick]: goal.loss(net(params | frozen, x[pick]), y[pick])
             for pick in picks
         ]
         trail = learning.student(self._theta, losses, rule=self._rule, state=self._inner or None)
@@ -109,7 +125,7 @@ class Adapter:
             [i for i in range(len(x)) if i not in set(kept.tolist())] or kept.tolist()
         )
         with torch.no_grad():
-            leap = learning.lazy(gammas=settings.gammas)(
+            leap = learning.lazy(gammas=settings.gammas, leap_on=settings.leap_on)(
                 self._theta, trail, lambda params: goal.score(net(params, x[held]), y[held])
             )
         return leap.params

@@ -81,8 +81,9 @@ class _Nearest:
     vectorized = True
 
     def __call__(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
-        support = observation["support_x"].flatten(2).float()
-        query = observation["query_x"].flatten(2).float()
+        # Squares of pixels add up beyond the whole numbers that float32 holds.
+        support = observation["support_x"].flatten(2).double()
+        query = observation["query_x"].flatten(2).double()
         nearest = torch.cdist(query, support).argmin(2)
         targets: Tensor = observation["support_y"]
         if targets.ndim == 2:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lazybench import learning
 from lazybench.agent import Observation, Plan
-from lazybench.agents.fewshot.adapt import Adapter, select_row
+from lazybench.agents.fewshot.adapt import Adapter, norms, select_row
 from lazybench.agents.fewshot.presets import GradientConfig, preset
 from lazybench.learning import InnerRule, Leap, MetaGradient, Outer, Teacher, Trail
 from lazybench.nets import Net, backbone
@@ -166,7 +166,10 @@ class GradientAgent:
         x, query_x = net.prepare(row["support_x"]), net.prepare(row["query_x"])
         y, query_y = row["support_y"], row["query_y"]
         picks = learning.batches(len(x), config.inner_batch, config.inner_steps, rng.torch())
-        frozen = _frozen_norm(theta) if not config.adapt_norm else {}
+        anchor = leaves(theta)
+        # On the anchor's graph where there is one: MAML differentiates through every forward pass.
+        source = anchor if config.inner == "unrolled" else theta
+        frozen = {} if config.adapt_norm else norms(source)
 
         def loss_on(pick: Tensor) -> learning.LossFn:
             whole = len(pick) == len(x)
@@ -174,9 +177,11 @@ class GradientAgent:
             return lambda params: goal.loss(net(params | frozen, xs), ys)
 
         losses = [loss_on(pick) for pick in picks]
-        anchor = leaves(theta)
         if config.inner == "unrolled":
-            trail = learning.unrolled(anchor, losses, lr=config.inner_lr)
+            moving = {name: value for name, value in anchor.items() if name not in frozen}
+            trail = learning.unrolled(moving, losses, lr=config.inner_lr)
+            end = {name: trail.end.get(name, value) for name, value in anchor.items()}
+            trail = trail._replace(start=anchor, last=(end,))
         else:
             trail = learning.student(
                 theta, losses, rule=self.rule, keep=config.hull, state=inner or None
@@ -207,11 +212,6 @@ class GradientAgent:
             "inner_steps": float(config.inner_steps * tasks),
             "image_gradients": float(images * tasks),
         }
-
-
-def _frozen_norm(theta: Params) -> Params:
-    """The affine part of batch norm, held at theta where `adapt_norm` is off."""
-    return {name: value for name, value in theta.items() if name.startswith("norm")}
 
 
 def _task_fields(task: TaskShape) -> dict[str, Any]:

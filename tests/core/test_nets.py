@@ -23,6 +23,11 @@ def drawn(task: TaskShape, rows: int, seed: int = 0) -> Tensor:
     return torch.randint(256, (rows, *task.instance), generator=generator, dtype=torch.uint8)
 
 
+def exact(x: Tensor) -> Tensor:
+    """The images in [0, 1] as float64, which `prepare` leaves in that precision."""
+    return x.double() / 255
+
+
 def doubled(net: Net, seed: int = 0) -> Params:
     """Float64 parameters with scales and offsets off their starting values."""
     generator = torch.Generator().manual_seed(seed)
@@ -57,9 +62,9 @@ def test_conv4_is_the_textbook_network(side: int, channels: int) -> None:
     task = images(side, channels)
     net = Conv4(task, filters=8)
     params = {name: value.requires_grad_() for name, value in doubled(net).items()}
-    x = net.prepare(drawn(task, 6)).double()
+    images_in = exact(drawn(task, 6))
     model = reference(net, {name: value.detach() for name, value in params.items()})
-    ours, theirs = net(params, x), model(x)
+    ours, theirs = net(params, net.prepare(images_in)), model(images_in)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
     labels = torch.arange(6) % 5
@@ -88,15 +93,16 @@ def test_conv4_in_single_precision_stays_near() -> None:
     task = images(28)
     net = Conv4(task, filters=8)
     params = net.init(torch.Generator().manual_seed(1))
-    x = net.prepare(drawn(task, 5))
-    exact = net({name: value.double() for name, value in params.items()}, x.double())
-    torch.testing.assert_close(net(params, x).double(), exact, rtol=0, atol=1e-4)
+    x = drawn(task, 5)
+    wide = {name: value.double() for name, value in params.items()}
+    expected = net(wide, net.prepare(exact(x)))
+    torch.testing.assert_close(net(params, net.prepare(x)).double(), expected, rtol=0, atol=1e-4)
 
 
 def test_conv4_can_be_differentiated_twice() -> None:
     task = images(16, way=2)
     net = Conv4(task, filters=2)
-    x = net.prepare(drawn(task, 4)).double()
+    x = net.prepare(exact(drawn(task, 4)))
     names, values = zip(*doubled(net).items(), strict=True)
     for value in values:
         value.requires_grad_()
@@ -126,12 +132,12 @@ def test_feature_sizes(side: int, channels: int, filters: int, features: int) ->
 def test_statistics_are_those_of_each_norms_input() -> None:
     task = images(28)
     net = Conv4(task, filters=8)
-    params, x = doubled(net), net.prepare(drawn(task, 6)).double()
+    params, x = doubled(net), exact(drawn(task, 6))
     model, seen = reference(net, params), list[Tensor]()
     for norm in (module for module in model if isinstance(module, nn.BatchNorm2d)):
         norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     model(x)
-    for (mean, variance), inputs in zip(net.statistics(params, x), seen, strict=True):
+    for (mean, variance), inputs in zip(net.statistics(params, net.prepare(x)), seen, strict=True):
         centre = inputs.mean((0, 2, 3))
         spread = (inputs - centre[:, None, None]).square().mean((0, 2, 3))
         torch.testing.assert_close(mean, centre, rtol=1e-10, atol=1e-12)
@@ -142,7 +148,7 @@ def test_statistics_handed_in_take_the_batchs_place() -> None:
     task = images(28)
     net = Conv4(task, filters=8)
     params = doubled(net)
-    x, other = (net.prepare(drawn(task, 6, seed)).double() for seed in (0, 1))
+    x, other = (net.prepare(exact(drawn(task, 6, seed))) for seed in (0, 1))
     stats = net.statistics(params, x)
     torch.testing.assert_close(net(params, x, stats), net(params, x), rtol=1e-9, atol=1e-9)
     together = net(params, other, stats)
@@ -154,18 +160,21 @@ def test_statistics_handed_in_take_the_batchs_place() -> None:
     norms = [module for module in model if isinstance(module, nn.BatchNorm2d)]
     for norm, (mean, variance) in zip(norms, stats, strict=True):
         norm.running_mean, norm.running_var = mean.detach(), variance.detach()
-    torch.testing.assert_close(model.eval()(other), together, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        model.eval()(exact(drawn(task, 6, 1))), together, rtol=1e-9, atol=1e-9
+    )
 
 
 def test_images_are_scaled_and_left_alone() -> None:
-    task = images(28)
+    task = images(28, 3)
     x = drawn(task, 3)
     before = x.clone()
-    got = Conv4(task).prepare(x)
-    assert got.dtype == torch.float32
-    torch.testing.assert_close(got, before.float() / 255, rtol=1e-6, atol=0)
-    assert torch.equal(x, before)
-    assert MLP(task).prepare(x).shape == (3, 784)
+    for net in (Conv4(task), MLP(task)):
+        got = net.prepare(x)
+        assert got.dtype == torch.float32
+        expected = (before.float() / 255).reshape(got.shape)
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)
+        assert torch.equal(x, before)
 
 
 def test_mlp_is_torchs() -> None:

@@ -1,0 +1,137 @@
+"""Updates of the gradient agents: pure, deterministic, counted; settings checked."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lazybench import parallel
+from lazybench.agents.fewshot.presets import GradientConfig
+from lazybench.rng import Rng
+
+ALGORITHMS = ("maml", "fomaml", "lazy_maml", "reptile", "reptile_matched", "lazy_reptile")
+
+
+def same(left: Any, right: Any) -> None:
+    """Trees of equal shape whose tensors are equal to the bit and whose other leaves are equal."""
+    assert type(left) is type(right)
+    if isinstance(left, dict):
+        assert list(left) == list(right)
+        left, right = list(left.values()), list(right.values())
+    if isinstance(left, list | tuple):
+        assert len(left) == len(right)
+        for one, two in zip(left, right, strict=True):
+            same(one, two)
+    elif isinstance(left, Tensor):
+        torch.testing.assert_close(left, right, rtol=0, atol=0, equal_nan=True)
+    else:
+        assert left == right
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("kind", ["sine", "blobs"])
+def test_one_update_is_pure_and_deterministic(
+    algorithm: str, kind: str, tasks: Any, draw: Any, make_agent: Any, start: Any
+) -> None:
+    task = getattr(tasks, kind)
+    agent = make_agent(algorithm, task, inner_batch=2, backbone="mlp")
+    batch, state = draw(task, 2), start(agent, task)
+    held_batch, held_state = copy.deepcopy(batch), copy.deepcopy(state)
+    globals_before = torch.get_rng_state(), repr(np.random.get_state()), random.getstate()
+    first, logs = agent.update(state, batch, Rng(0).at("update", 0))
+    assert torch.equal(torch.get_rng_state(), globals_before[0])
+    assert (repr(np.random.get_state()), random.getstate()) == globals_before[1:]
+    same(batch, held_batch)
+    same(state, held_state)
+
+    again, logs_again = agent.update(state, batch, Rng(0).at("update", 0))
+    same(again, first)
+    assert logs == logs_again
+    other, _ = agent.update(state, batch, Rng(0).at("update", 1))
+    assert any(not torch.equal(other["theta"][n], v) for n, v in first["theta"].items())
+
+    assert first["step"] == 1
+    assert list(first["theta"]) == list(state["theta"])
+    for name, value in first["theta"].items():
+        assert torch.isfinite(value).all()
+        assert not value.requires_grad
+        assert value.stride() == state["theta"][name].stride()
+    assert any(not torch.equal(first["theta"][n], v) for n, v in state["theta"].items())
+    assert logs["inner_steps"] == 6
+    queries = 0 if "reptile" in algorithm else batch["query_x"].shape[1]
+    assert logs["image_gradients"] == 2 * (3 * 2 + queries)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "lazy_reptile"])
+def test_conv4_updates_have_the_same_bits_on_any_number_of_threads(
+    algorithm: str, tasks: Any, draw: Any, make_agent: Any, start: Any
+) -> None:
+    agent = make_agent(algorithm, tasks.blobs, backbone="conv4-32", inner_batch=4)
+    state, batch = start(agent, tasks.blobs), draw(tasks.blobs, 3)
+    chosen, found = list(parallel._chosen), []
+    try:
+        for threads in (1, 2):
+            parallel.set_threads(threads)
+            found.append(agent.update(state, batch, Rng(3))[0])
+    finally:
+        parallel._chosen[:] = chosen
+    same(found[1], found[0])
+
+
+def test_the_histogram_counts_tasks(tasks: Any, draw: Any, make_agent: Any, start: Any) -> None:
+    agent = make_agent("lazy_reptile", tasks.blobs, backbone="mlp")
+    state = start(agent, tasks.blobs)
+    assert agent.diagnostics(state) == {}
+    for step in range(3):
+        state, _ = agent.update(state, draw(tasks.blobs, 2, seed=step), Rng(step))
+        assert int(state["gamma"].sum()) == 2 * (step + 1)
+    state["gamma"] = torch.tensor([1, 0, 2, 0, 5])
+    assert agent.diagnostics(state) == {
+        "gamma_histogram": {"0.75": 1, "0.8": 0, "0.85": 2, "0.9": 0, "0.95": 5},
+        "gamma_edge_share": 0.75,
+        "mean_leap": pytest.approx(1 - (0.75 + 1.7 + 4.75) / 8),
+    }
+    greedy = make_agent("reptile", tasks.blobs, backbone="mlp")
+    after, _ = greedy.update(start(greedy, tasks.blobs), draw(tasks.blobs, 2), Rng(0))
+    assert greedy.diagnostics(after) == {}
+
+
+def test_a_state_read_back_with_lists_goes_on(
+    tasks: Any, draw: Any, make_agent: Any, start: Any
+) -> None:
+    agent = make_agent("lazy_reptile", tasks.sine)
+    state, batch = start(agent, tasks.sine), draw(tasks.sine, 2)
+    fields = {n: list(v) if isinstance(v, tuple) else v for n, v in state["task"].items()}
+    expected, _ = agent.update(state, batch, Rng(0))
+    got, _ = agent.update({**state, "task": fields}, batch, Rng(0))
+    same(got["theta"], expected["theta"])
+
+
+def test_the_plan_asks_for_what_the_settings_say(tasks: Any, make_agent: Any) -> None:
+    agent = make_agent("lazy_reptile", tasks.blobs, train_shots=7, iterations=9, validate_every=4)
+    plan = agent.plan(tasks.blobs)
+    assert (plan.updates, plan.meta_batch, plan.validate_every) == (9, 2, 4)
+    assert plan.env == {"shots": 7, "queries": 1}
+    assert make_agent("maml", tasks.blobs).plan(tasks.blobs).env["shots"] == tasks.blobs.shot
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gammas": ()}, "each gamma must lie in"),
+        ({"gammas": (0.5, 1.5)}, "each gamma must lie in"),
+        ({"inner": "unrolled", "inner_rule": "adam"}, "inner=unrolled needs inner_rule=sgd"),
+        ({"hull": 5, "inner_steps": 3}, "hull must be at most inner_steps \\+ 1 = 4, got 5"),
+        ({"inner_lr": 0.0}, "inner_lr"),
+        ({"no_such_setting": 1}, "no_such_setting"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GradientConfig(**settings)
