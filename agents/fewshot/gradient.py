@@ -72,8 +72,13 @@ class GradientAgent:
         return preset(algorithm, env, budget)
 
     def plan(self, task: TaskShape) -> Plan:
-        """Return how many meta-iterations to run, on what tasks."""
+        """Return how many meta-iterations to run, on what tasks.
+
+        Raises:
+            UsageError: a network that can't take these instances.
+        """
         config = self.config
+        backbone(config.backbone, task)
         return Plan(
             updates=config.iterations,
             meta_batch=config.meta_batch,

@@ -130,7 +130,11 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
     official = spec.trials[request.budget]
     limited = request.limit is not None and request.limit < official
     trials = request.limit if limited and request.limit is not None else official
-    described = env_facts(spec, open_env(spec, 1, "test"), trials)
+    judged = open_env(spec, 1, "test")
+    if hasattr(made.agent, "plan"):
+        # Opened here so that shots that the data can't serve are told before anything is written.
+        open_env(spec, 1, "train", **made.agent.plan(judged.task).env)
+    described = env_facts(spec, judged, trials)
     identity = {
         "env": spec.id,
         "env_version": spec.version,

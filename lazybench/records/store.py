@@ -125,7 +125,9 @@ class Store:
             StoreError: the file doesn't hold a sound record.
         """
         if not re.fullmatch(r"[0-9a-f]{6,64}", key):
-            raise UsageError(f"a key must be 6 to 64 hex digits, got {key!r}; see 'lazybench list runs'")
+            raise UsageError(
+                f"a key must be 6 to 64 hex digits, got {key!r}; see 'lazybench list runs'"
+            )
         found = [_load(path) for path in self._files(f"{key[:12]}*.json")]
         found = [record for record in found if record.key.startswith(key)]
         if len(found) > 1:

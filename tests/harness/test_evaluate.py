@@ -20,7 +20,9 @@ def nearest(observation):
 
 
 def test_a_callable_faces_the_same_trials_as_the_agent(tmp_path):
-    mine = lazybench.evaluate(nearest, "glyphs-5way-1shot", name="mine", budget="smoke", out=tmp_path)
+    mine = lazybench.evaluate(
+        nearest, "glyphs-5way-1shot", name="mine", budget="smoke", out=tmp_path
+    )
     theirs = lazybench.run(
         "nearest_pixel", "glyphs-5way-1shot", budget="smoke", out=tmp_path, runs=tmp_path / "runs"
     )
@@ -47,7 +49,12 @@ def test_the_same_name_with_other_scores_is_refused(tmp_path):
         (3, {}, ContractError, "a policy is called with an observation, got int"),
         (nearest, {"name": " "}, UsageError, "name must say who is judged"),
         (nearest, {"limit": 0}, UsageError, "limit must be at least 1"),
-        (lambda o, m=None: nearest(o), {}, ContractError, r"returns \(action, memory\), got Tensor"),
+        (
+            lambda o, m=None: nearest(o),
+            {},
+            ContractError,
+            r"returns \(action, memory\), got Tensor",
+        ),
         (lambda o: nearest(o)[1:], {}, ContractError, r"shape \[8, 75\].*got \[8, 74\]"),
         (lambda o: nearest(o) + 9, {}, ContractError, r"labels must lie in \[0, 5\)"),
         (lambda o: nearest(o).float(), {}, ContractError, "labels must be integers"),

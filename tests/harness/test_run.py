@@ -203,7 +203,7 @@ def test_bad_requests_are_told_before_anything_is_written(tmp_path, change, erro
 def test_unknown_names_offer_the_nearest(tmp_path):
     with pytest.raises(UnknownName, match="Did you mean: lazy_reptile"):
         lazybench.run("lazy_reptil", ENV, out=tmp_path, runs=tmp_path)
-    with pytest.raises(UnknownName, match="Did you mean: .*glyphs-20way-5shot"):
+    with pytest.raises(UnknownName, match=r"Did you mean: .*glyphs-20way-5shot"):
         lazybench.run("chance", "glyph-20way-5shot", out=tmp_path, runs=tmp_path)
 
 
@@ -213,21 +213,39 @@ def test_settings_of_builtin_agents_are_checked(tmp_path):
             lazybench.run("reptile", ENV, settings=settings, out=tmp_path, runs=tmp_path)
 
     bad({"inner_stepz": 3}, "no setting 'inner_stepz'. Did you mean: inner_steps")
-    bad({"inner_steps": "many"}, "bad value for inner_steps: .*integer.*, got 'many'")
+    bad({"inner_steps": "many"}, r"bad value for inner_steps: .*integer.*, got 'many'")
     bad({"inner_lr": "0"}, "bad value for inner_lr: .*greater than 0")
     bad({"hull": 9}, "hull must be at most inner_steps")
     bad({"backbone": "conv5"}, "backbone must be auto or one of")
+    bad({"train_queries": 0}, "bad value for train_queries")
+    assert not list(tmp_path.iterdir())
+
+
+def test_shots_that_the_data_cannot_serve_are_told_first(tmp_path):
+    with pytest.raises(UsageError, match=r"shots \+ queries must be at most 20.*got 20 \+ 1"):
+        lazybench.run(
+            "reptile",
+            "glyphs-5way-1shot",
+            settings={"train_shots": 20},
+            out=tmp_path,
+            runs=tmp_path,
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_output_that_cannot_be_written_stops_before_training(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputUnavailable, match="can't write to .*file"):
+    with pytest.raises(OutputUnavailable, match=r"can't write to .*file"):
         play(tmp_path, out=tmp_path / "file" / "store")
 
 
 def test_predictions_are_kept(tmp_path):
     record = lazybench.run(
-        "nearest_pixel", "glyphs-5way-1shot", budget="smoke", out=tmp_path / "o", runs=tmp_path / "r"
+        "nearest_pixel",
+        "glyphs-5way-1shot",
+        budget="smoke",
+        out=tmp_path / "o",
+        runs=tmp_path / "r",
     )
     answers = record.trials.predictions_list()
     assert len(answers) == 40
