@@ -72,8 +72,14 @@ class Conv4:
     Reference: Finn et al. 2017, section 5.2; the lazy paper, A.2.
     """
 
-    def __init__(self, task: TaskShape, *, filters: int = 64) -> None:
+    def __init__(self, task: TaskShape, *, filters: int = 64, second_order: bool = False) -> None:
         """Fix the architecture for tasks of one shape.
+
+        Args:
+            task: shape of the tasks.
+            filters: filters of each convolution.
+            second_order: gradients will be differentiated again. The fused first module can do
+                that, too, but recomputes its layers; then the layers themselves are faster.
 
         Raises:
             UsageError: instances that aren't images of at least 16x16.
@@ -88,7 +94,7 @@ class Conv4:
         self.channels, height, width = task.instance
         self.width = filters * (height // 16) * (width // 16)
         self.outputs = task.outputs
-        self._cuts = self.channels == 1 and height % 2 == 0 and width % 2 == 0
+        self._cuts = not second_order and self.channels == 1 and height % 2 == 0 and width % 2 == 0
 
     def init(self, generator: torch.Generator) -> Params:
         """Return Glorot-uniform weights, unit norm scales and zero offsets."""
@@ -186,7 +192,7 @@ class MLP:
 BACKBONES = ("conv4-64", "conv4-32", "mlp")
 
 
-def backbone(name: str, task: TaskShape) -> Net:
+def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
     """Return the network of that name for tasks of one shape.
 
     `auto` is conv4-64 for one-channel images (Omniglot, glyphs), conv4-32 for colour, else mlp.
@@ -200,7 +206,7 @@ def backbone(name: str, task: TaskShape) -> Net:
     if name == "mlp":
         return MLP(task)
     if name in BACKBONES:
-        return Conv4(task, filters=int(name.rpartition("-")[2]))
+        return Conv4(task, filters=int(name.rpartition("-")[2]), second_order=second_order)
     raise UsageError(
         f"backbone must be auto or one of {', '.join(BACKBONES)}, got '{name}'."
         f"{nearest(name, BACKBONES)}"

@@ -111,7 +111,7 @@ class GradientAgent:
         """
         config = self.config
         task = TaskShape(**state["task"])
-        net = backbone(config.backbone, task)
+        net = backbone(config.backbone, task, second_order=config.inner == "unrolled")
         theta: Params = state["theta"]
         tasks = len(batch["support_x"])
 

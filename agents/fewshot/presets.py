@@ -110,7 +110,7 @@ class _Size(NamedTuple):
     validations: int
 
 
-_SMALL = {5: _Size(360_000, 6), 20: _Size(260_000, 3)}
+_SMALL = {5: _Size(200_000, 3), 20: _Size(180_000, 2)}
 _SMOKE = _Size(3_000, 1)
 
 _ALGORITHMS: Mapping[str, Mapping[str, Any]] = {
@@ -121,40 +121,40 @@ _ALGORITHMS: Mapping[str, Mapping[str, Any]] = {
         "outer_rule": "adam",
         "outer_lr": 2e-3,
         "inner_lr": 0.4,
-        "inner_steps": 3,
-        "train_queries": 3,
-        "anneal": "linear",
+        "inner_steps": 1,
+        "train_queries": 10,
     },
     "fomaml": {
         "meta_gradient": "fomaml",
         "outer_rule": "adam",
         "outer_lr": 2e-3,
-        "inner_lr": 0.4,
-        "inner_steps": 3,
-        "train_queries": 3,
+        "inner_lr": 0.1,
+        "inner_steps": 5,
+        "train_queries": 5,
     },
     "lazy_maml": {
         "teacher": "lazy",
         "meta_gradient": "maml",
         "outer_rule": "adam",
-        "outer_lr": 2e-3,
-        "inner_lr": 0.1,
+        "outer_lr": 5e-3,
+        "inner_lr": 0.4,
         "inner_steps": 10,
+        "meta_batch": 2,
         "train_queries": 1,
     },
-    "reptile": {"inner_rule": "adam", "inner_lr": 1e-3, "train_shots": 10, "outer_lr": 1.0},
+    "reptile": {"inner_rule": "adam", "inner_lr": 0.01, "train_shots": 10, "outer_lr": 1.0},
     "reptile_matched": {
         "inner_rule": "adam",
-        "inner_lr": 1e-3,
+        "inner_lr": 0.01,
         "train_shots": 10,
-        "outer_lr": 2.5,
+        "outer_lr": 1.0,
     },
     "lazy_reptile": {
         "teacher": "lazy",
         "inner_rule": "adam",
-        "inner_lr": 1e-3,
+        "inner_lr": 0.01,
         "train_shots": 10,
-        "outer_lr": 10.0,
+        "outer_lr": 4.0,
     },
 }
 
@@ -197,6 +197,7 @@ def _paper(algorithm: str, data: str, way: int, shot: int) -> dict[str, Any]:
     }
     if "reptile" in algorithm:
         settings |= {
+            "inner_lr": 1e-3,
             "inner_steps": 5 if image28 else 8,
             "inner_batch": 10 if way < 20 else 20,
             "train_shots": 10 if image28 else 15,
@@ -260,6 +261,7 @@ def protonet_preset(env: EnvSpec, budget: str) -> dict[str, Any]:
     queries, meta_batch = 5, 2
     iterations = max(1, size.image_gradients // (meta_batch * way * (shot + queries)))
     return {
+        "lr": 2e-3,
         "train_queries": queries,
         "meta_batch": meta_batch,
         "iterations": iterations,
