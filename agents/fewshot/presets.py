@@ -177,6 +177,11 @@ def preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any]:
 
 def _small(algorithm: str, way: int, shot: int) -> dict[str, Any]:
     settings: dict[str, Any] = {"test_steps": 20, "test_batch": max(10, way)}
+    if algorithm == "finetune":
+        # The floor takes whole support sets and the rate that validates best (docs/presets.md), so
+        # that it is no straw man.
+        rule = {"inner_rule": "sgd", "inner_lr": 0.5} if shot > 1 and way > 1 else {}
+        settings |= {"test_batch": 0, **rule}
     if "reptile" in algorithm:
         settings |= {"inner_steps": 5, "inner_batch": 10 if way < 20 else 20, "meta_batch": 4}
     return settings
