@@ -170,6 +170,9 @@ def preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any]:
         size = _SMOKE if budget == "smoke" else _SMALL[5 if way < 20 else 20]
         settings["iterations"] = _iterations(settings, way, shot, size.image_gradients)
         settings["validate_every"] = max(1, settings["iterations"] // size.validations)
+    if way == 1 and "inner_rule" not in _ALGORITHMS[algorithm]:
+        # Squared errors of sine waves are tens of times as steep as cross-entropies.
+        settings |= {"inner_lr": 0.01, "inner_steps": 5, "outer_lr": 2e-3}
     if algorithm == "finetune":
         settings |= {"iterations": 0, "validate_every": 0}
     return settings

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from lazybench.errors import ContractError, UsageError
-from lazybench.harness import facts
+from lazybench.harness import facts, report
 from lazybench.harness.judge import BLOCK, env_facts, judge, open_env
 from lazybench.harness.request import check_budget, resolve_env
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import set_threads
-from lazybench.records import AgentFacts, Record, Store, Trials
-from lazybench.stats import mean_interval
+from lazybench.records import AgentFacts, Record, Store
 
 
 def evaluate(  # noqa: PLR0913 - a public door
@@ -79,8 +78,6 @@ def evaluate(  # noqa: PLR0913 - a public door
         answers.append(block.answers)
         watch.advance(len(block.scores), {spec.metric: float(np.mean(scores))})
     watch.finished()
-    mean, low, high = mean_interval(scores)
-    whole = np.concatenate(answers)
     wall_s = time.perf_counter() - before
     record = Record.keyed(
         status="ok",
@@ -92,16 +89,8 @@ def evaluate(  # noqa: PLR0913 - a public door
         limited=trials < official,
         untuned=True,
         seed=seed,
-        metrics={
-            spec.metric: {
-                "value": mean,
-                "ci95": (low, high),
-                "n": trials,
-                "unit": spec.unit,
-                "better": spec.better,
-            }
-        },
-        trials=Trials.of(scores, predictions=whole.reshape(len(whole), -1)),
+        metrics={spec.metric: report.metric(spec, np.array(scores))},
+        trials=report.trials(np.array(scores), answers),
         cost={
             "eval_wall_s": wall_s,
             "wall_s": wall_s,

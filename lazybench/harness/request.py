@@ -139,6 +139,11 @@ def make(name: str, env: EnvSpec, budget: str, overrides: Mapping[str, Any]) -> 
                 f"agent '{spec.id}' has no method '{method}'; every agent has init(env, rng) and "
                 "policy(state), and those that learn have plan(task) and update(state, batch, rng)"
             )
+    if not spec.trains and resolved.get("iterations"):
+        raise UsageError(
+            f"agent '{spec.id}' is a floor that learns nothing before the test: iterations must "
+            f"stay 0, got {resolved['iterations']}; choose a learner (lazybench list agents)"
+        )
     given = {key: resolved.get(key) for key in read}
     return Made(spec, agent, resolved, given, _source(spec))
 

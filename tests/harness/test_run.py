@@ -221,6 +221,13 @@ def test_settings_of_builtin_agents_are_checked(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_floor_stays_a_floor(tmp_path):
+    with pytest.raises(UsageError, match="is a floor that learns nothing before the test"):
+        lazybench.run(
+            "finetune", ENV, settings={"iterations": 3}, out=tmp_path / "o", runs=tmp_path / "r"
+        )
+
+
 def test_shots_that_the_data_cannot_serve_are_told_first(tmp_path):
     with pytest.raises(UsageError, match=r"shots \+ queries must be at most 20.*got 20 \+ 1"):
         lazybench.run(

@@ -1,0 +1,105 @@
+"""What a run came to, as a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.harness import checkpoint, facts
+from lazybench.harness.cell import PRECISION, Cell
+from lazybench.harness.fit import Progress
+from lazybench.records import AgentFacts, Record, Trials
+from lazybench.specs import EnvSpec
+from lazybench.stats import mean_interval
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, when it started and how long it took."""
+
+    status: str
+    reason: str | None
+    started: str
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The judged trials: score of each, answers block by block, seconds."""
+
+    scores: Scores
+    answers: list[NDArray[Any]]
+    eval_wall_s: float
+
+
+def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outcome) -> Record:
+    """Return the record of a run; without scores where it diverged or failed."""
+    request, made, spec = cell.request, cell.made, cell.spec
+    trains = progress.step > 0
+    sha256, size = checkpoint.digest(progress.best) if scored is not None else ("", 0)
+    describe = getattr(made.agent, "diagnostics", None)
+    known = describe(progress.state) if describe and progress.state is not None else {}
+    cost = {name: round(value) for name, value in progress.totals.items()}
+    return Record.keyed(
+        status=outcome.status,
+        reason=outcome.reason,
+        **cell.facts,
+        agent=AgentFacts(
+            id=made.spec.id,
+            version=made.spec.version,
+            origin=made.spec.origin,
+            source_sha256=made.source,
+            trained_by="lazybench" if made.spec.trains else "none",
+            resumable=True,
+        ),
+        config=made.config,
+        preset=request.budget,
+        overrides=made.overrides,
+        budget=request.budget,
+        limited=bool(cell.identity["limited"]),
+        untuned=not made.spec.tuned,
+        seed=request.seed,
+        precision=PRECISION,
+        device=cell.identity["device"],
+        metrics={} if scored is None else {spec.metric: metric(spec, scored.scores)},
+        trials=Trials() if scored is None else trials(scored.scores, scored.answers),
+        diagnostics=known,
+        curve=progress.curve,
+        cost={
+            "train_wall_s": progress.train_wall_s,
+            "eval_wall_s": scored.eval_wall_s if scored is not None else None,
+            "wall_s": outcome.wall_s,
+            "peak_memory_bytes": facts.peak_memory_bytes(),
+            "outer_steps": progress.step,
+            **cost,
+        },
+        code=facts.code(),
+        machine=facts.machine(),
+        checkpoint={"sha256": sha256, "bytes": size, "step": progress.best_step}
+        if trains and scored is not None
+        else None,
+        started=outcome.started,
+    )
+
+
+def metric(spec: EnvSpec, scores: Scores) -> dict[str, Any]:
+    """Return the headline metric of a record: mean over trials with its 95 % interval."""
+    mean, low, high = mean_interval(scores)
+    return {
+        "value": mean,
+        "ci95": (low, high),
+        "n": len(scores),
+        "unit": spec.unit,
+        "better": spec.better,
+    }
+
+
+def trials(scores: Scores, answers: list[NDArray[Any]]) -> Trials:
+    """Return the scores of all trials and the answers, `[n, -1]`, packed."""
+    whole = np.concatenate(answers)
+    return Trials.of(scores, predictions=whole.reshape(len(whole), -1))
