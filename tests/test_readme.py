@@ -1,0 +1,53 @@
+"""The README's examples run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def snippet(language, words):
+    """Return the one code block of a language that holds some words."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+    (found,) = (block for kind, block in blocks if kind == language and words in block)
+    return found
+
+
+def shell(folder, *words):
+    """Return what a command prints; it must succeed."""
+    surroundings = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=surroundings, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_ten_lines_of_python(tmp_path):
+    (tmp_path / "ten.py").write_text(snippet("python", "make_env"))
+    rewards, last = shell(tmp_path, "ten.py").strip().splitlines()
+    assert re.match(r"\[0?\.\d+", rewards)
+    accuracy, wall_s = map(float, last.split())
+    assert 0.2 < accuracy < 1
+    assert wall_s > 0
+
+
+def test_an_agent_of_your_own(tmp_path):
+    (tmp_path / "my_agent.py").write_text(snippet("python", "class MyAgent"))
+    for line in snippet("", "my_agent.py:MyAgent").strip().splitlines():
+        printed = shell(tmp_path, "-m", "lazybench", *line.split()[1:])
+        assert "MyAgent" in printed
+
+
+def test_commands_that_only_list_work(tmp_path):
+    lines = snippet("", "lazybench list agents").strip().splitlines()
+    for line in lines:
+        words = line.partition("#")[0].split()[1:]
+        if words[0] in ("list", "show", "data"):
+            assert shell(tmp_path, "-m", "lazybench", *words)
