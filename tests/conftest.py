@@ -7,7 +7,7 @@ import ipaddress
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -57,3 +57,52 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def record_fields() -> Callable[..., dict[str, Any]]:
+    """A function from changes to a sound record's fields; `env__id="x"` changes `env.id`.
+
+    `given` replaces whole fields before the changes.
+    """
+
+    def fields(given: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+        sound: dict[str, Any] = {
+            "status": "ok",
+            "env": {
+                "id": "glyphs-5way-1shot",
+                "version": 1,
+                "family": "fewshot",
+                "metric": "accuracy",
+                "better": "higher",
+                "unit": "fraction",
+                "protocol": {"trials": 4},
+            },
+            "data": {"name": "glyphs", "fingerprint": "ab" * 32, "prep": "1", "source": "embedded"},
+            "agent": {
+                "id": "reptile",
+                "origin": "lazybench",
+                "trained_by": "lazybench",
+                "resumable": True,
+            },
+            "config": {"lr": 0.1},
+            "preset": "small",
+            "budget": "small",
+            "seed": 0,
+            "code": {"version": "0.1.0"},
+            "machine": {
+                "python": "3.11",
+                "platform": "linux",
+                "processor": "x86_64",
+                "cores": 2,
+                "threads": 1,
+            },
+            "started": "2026-01-01T00:00:00Z",
+            **(given or {}),
+        }
+        for name, value in changes.items():
+            outer, _, inner = name.partition("__")
+            sound[outer] = {**sound[outer], inner: value} if inner else value
+        return sound
+
+    return fields

@@ -42,42 +42,11 @@ def lazybench(
 
 
 @pytest.fixture
-def make_record() -> MakeRecord:
+def make_record(record_fields: Callable[..., dict[str, Any]]) -> MakeRecord:
     """A function from an agent, a seed and changed fields to a record of four trials."""
 
     def make(agent: str = "reptile", seed: int = 0, **changes: Any) -> Record:
-        fields: dict[str, Any] = {
-            "status": "ok",
-            "env": {
-                "id": "glyphs-5way-1shot",
-                "version": 1,
-                "family": "fewshot",
-                "metric": "accuracy",
-                "better": "higher",
-                "unit": "fraction",
-                "protocol": {"trials": 4},
-            },
-            "data": {"name": "glyphs", "fingerprint": "ab" * 32, "prep": "1", "source": "embedded"},
-            "agent": {
-                "id": agent,
-                "origin": "lazybench",
-                "trained_by": "lazybench",
-                "resumable": True,
-            },
-            "config": {"lr": 0.1},
-            "preset": "small",
-            "budget": "small",
-            "seed": seed,
-            "code": {"version": "0.1.0"},
-            "machine": {
-                "python": "3.11",
-                "platform": "linux",
-                "processor": "x86_64",
-                "cores": 2,
-                "threads": 1,
-            },
-            "started": "2026-01-01T00:00:00Z",
-        } | changes
+        fields = record_fields(changes, agent__id=agent, seed=seed)
         if fields["status"] == "ok":
             fields.setdefault("trials", Trials.of([0.5, 0.25, 1, 0]))
         return Record.keyed(**fields)

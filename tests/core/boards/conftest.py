@@ -17,51 +17,21 @@ N = 40
 
 
 @pytest.fixture
-def make_run() -> MakeRun:
+def make_run(record_fields: Callable[..., dict[str, Any]]) -> MakeRun:
     """A function `(agent, shift, seed, **changes)` to a record whose trials share a difficulty."""
 
     def make(agent: str, shift: float = 0.0, seed: int = 0, **changes: Any) -> Record:
         difficulty = np.random.default_rng(0).uniform(0.3, 0.7, changes.pop("n", N))
         noise = np.random.default_rng([zlib.crc32(agent.encode()), seed])
         scores = np.clip(difficulty + shift + noise.normal(0, 0.01, len(difficulty)), 0, 1)
-        fields: dict[str, Any] = {
-            "status": "ok",
-            "env": {
-                "id": "glyphs-5way-1shot",
-                "version": 1,
-                "family": "fewshot",
-                "metric": "accuracy",
-                "better": "higher",
-                "unit": "fraction",
-                "protocol": {"trials": N},
-            },
-            "data": {"name": "glyphs", "fingerprint": "ab" * 32, "prep": "1", "source": "embedded"},
-            "agent": {
-                "id": agent,
-                "origin": "lazybench",
-                "trained_by": "lazybench",
-                "resumable": True,
-            },
-            "config": {"lr": 0.1},
-            "preset": "small",
-            "budget": "small",
+        sound = changes.get("status", "ok") == "ok"
+        given = {
             "seed": seed,
-            "trials": Trials.of(scores) if changes.get("status", "ok") == "ok" else Trials(),
+            "trials": Trials.of(scores) if sound else Trials(),
             "cost": {"train_wall_s": 10.0 + seed, "peak_memory_bytes": 5_000_000 + seed},
-            "code": {"version": "0.1.0"},
-            "machine": {
-                "python": "3.11",
-                "platform": "linux",
-                "processor": "x86_64",
-                "cores": 2,
-                "threads": 1,
-            },
-            "started": "2026-01-01T00:00:00Z",
         }
-        for name, value in changes.items():
-            outer, _, inner = name.partition("__")
-            fields[outer] = {**fields[outer], inner: value} if inner else value
-        return Record.keyed(**fields)
+        names = {"env__protocol": {"trials": N}, "agent__id": agent}
+        return Record.keyed(**record_fields(given, **{**names, **changes}))
 
     return make
 
