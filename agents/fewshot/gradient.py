@@ -16,11 +16,12 @@ from lazybench import learning
 from lazybench.agent import Observation, Plan
 from lazybench.agents.fewshot.adapt import Adapter, norms, select_row
 from lazybench.agents.fewshot.presets import GradientConfig, preset
+from lazybench.errors import Diverged
 from lazybench.learning import InnerRule, Leap, MetaGradient, Outer, Teacher, Trail
 from lazybench.nets import Net, backbone
 from lazybench.objective import objective
 from lazybench.parallel import map_tasks
-from lazybench.params import Params, combine, detached, leaves
+from lazybench.params import Params, combine, detached, finite, leaves
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
 from lazybench.task import TaskShape
@@ -107,6 +108,9 @@ class GradientAgent:
     def update(self, state: State, batch: Observation, rng: Rng) -> tuple[State, dict[str, float]]:
         """Run one meta-iteration on a meta-batch of tasks.
 
+        Raises:
+            Diverged: a parameter isn't finite afterwards.
+
         Reference: Algorithm 1, lines 3-13.
         """
         config = self.config
@@ -126,6 +130,9 @@ class GradientAgent:
         factor = learning.annealed(config.anneal, state["step"], config.iterations)
         with torch.no_grad():
             theta, outer = self.outer.update(theta, state["outer"], meta, factor)
+        if not finite(theta):
+            # The loss tells of it one meta-iteration later, and after the last one never.
+            raise Diverged(f"a parameter isn't finite after meta-iteration {state['step'] + 1}")
         inner = state["inner"]
         if inner:
             inner = combine([result.trail.state for result in results], [1.0 / tasks] * tasks)

@@ -54,7 +54,7 @@ class GradientConfig(BaseModel):
         test_leap: take the lazy leap at test on a held-out part of the support.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     backbone: str = "auto"
     inner: Literal["student", "unrolled"] = "student"
@@ -163,16 +163,18 @@ def preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any]:
     """Return the settings of `algorithm` on `env` at `budget`, before any override."""
     way, shot = int(env.kwargs.get("way", 1)), int(env.kwargs.get("shot", 1))
     settings: dict[str, Any] = dict(_ALGORITHMS[algorithm])
+    waves: dict[str, Any] = {}
+    if way == 1 and "inner_rule" not in _ALGORITHMS[algorithm]:
+        # Squared errors of sine waves are tens of times as steep as cross-entropies.
+        waves = {"inner_lr": 0.01, "inner_steps": 5, "outer_lr": 2e-3}
     if budget == "paper":
-        settings |= _paper(algorithm, env.data, way, shot)
+        settings |= _paper(algorithm, env.data, way, shot) | waves
     else:
-        settings |= _small(algorithm, way, shot)
+        # All of them before the iterations, which follow from what one costs.
+        settings |= _small(algorithm, way, shot) | waves
         size = _SMOKE if budget == "smoke" else _SMALL[5 if way < 20 else 20]
         settings["iterations"] = _iterations(settings, way, shot, size.image_gradients)
         settings["validate_every"] = max(1, settings["iterations"] // size.validations)
-    if way == 1 and "inner_rule" not in _ALGORITHMS[algorithm]:
-        # Squared errors of sine waves are tens of times as steep as cross-entropies.
-        settings |= {"inner_lr": 0.01, "inner_steps": 5, "outer_lr": 2e-3}
     if algorithm == "finetune":
         settings |= {"iterations": 0, "validate_every": 0}
     return settings
@@ -209,10 +211,15 @@ def _paper(algorithm: str, data: str, way: int, shot: int) -> dict[str, Any]:
             "inner_steps": 5 if image28 else 8,
             "inner_batch": 10 if way < 20 else 20,
             "train_shots": 10 if image28 else 15,
-            "iterations": 100_000 if image28 else 120_000,
+            "iterations": 100_000 if image28 else 130_000 if "tiered" in data else 120_000,
+            "outer_lr": 0.25 if algorithm == "reptile_matched" else 1.0,
+            "hull_step": 0.05,
         }
-        settings |= {"outer_lr": {"reptile": 1.0, "reptile_matched": 0.25}.get(algorithm, 1.0)}
-        settings |= {"hull_step": 0.05}
+        if algorithm == "reptile":
+            # Nichol et al.: 5 tasks; on Omniglot with 20 ways twice the steps, half as long.
+            many = {"inner_lr": 5e-4, "inner_steps": 10, "iterations": 200_000}
+            settings |= {"meta_batch": 5, "iterations": 100_000}
+            settings |= many if image28 and way >= 20 else {}
     elif algorithm in ("maml", "fomaml"):
         # cbfinn/maml sums the inner loss over classes: its rates are multiplied by the ways here.
         one_step = image28 and way < 20

@@ -14,10 +14,10 @@ from lazybench import learning
 from lazybench.agent import Observation, Plan
 from lazybench.agents.fewshot.adapt import select_row
 from lazybench.agents.fewshot.presets import protonet_preset
-from lazybench.errors import UsageError
+from lazybench.errors import Diverged, UsageError
 from lazybench.nets import Net, Stats, backbone
 from lazybench.parallel import map_tasks
-from lazybench.params import Params, combine, detached, leaves
+from lazybench.params import Params, combine, detached, finite, leaves
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
 from lazybench.task import TaskShape
@@ -26,7 +26,7 @@ from lazybench.task import TaskShape
 class ProtoNetConfig(BaseModel):
     """Settings of ProtoNet."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     backbone: str = "auto"
     lr: float = Field(1e-3, gt=0)
@@ -89,7 +89,11 @@ class ProtoNet:
     def update(
         self, state: dict[str, Any], batch: Observation, rng: Rng
     ) -> tuple[dict[str, Any], dict[str, float]]:
-        """Take one Adam step on a meta-batch of episodes."""
+        """Take one Adam step on a meta-batch of episodes.
+
+        Raises:
+            Diverged: a parameter isn't finite afterwards.
+        """
         task = TaskShape(**state["task"])
         net = backbone(self.config.backbone, task)
         theta: Params = state["theta"]
@@ -110,6 +114,8 @@ class ProtoNet:
         factor = learning.annealed(self.config.anneal, state["step"], self.config.iterations)
         with torch.no_grad():
             theta, outer = self.outer.update(theta, state["outer"], meta, factor)
+        if not finite(theta):
+            raise Diverged(f"a parameter isn't finite after meta-iteration {state['step'] + 1}")
         images = tasks * (batch["support_x"].shape[1] + batch["query_x"].shape[1])
         logs = {
             "loss": sum(loss for _, loss in results) / tasks,

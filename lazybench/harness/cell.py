@@ -14,6 +14,7 @@ from lazybench.harness.request import (
     check_budget,
     check_device,
     make,
+    official_trials,
     resolve_env,
 )
 from lazybench.harness.watch import SILENT, Watch
@@ -60,7 +61,7 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
     if note:
         watch.note(note)
     made = make(request.agent, spec, request.budget, request.overrides)
-    official = spec.trials[request.budget]
+    official = official_trials(spec, request.budget)
     limited = request.limit is not None and request.limit < official
     trials = request.limit if limited and request.limit is not None else official
     judged = open_env(spec, 1, "test")

@@ -48,7 +48,10 @@ def save(folder: Path, step: int, state: Any) -> None:
         for name, data in files.items()
     }
     write_json(target / "manifest.json", manifest)
-    for old in _steps(folder)[:-_KEPT]:
+    # Later ones can't be sound, or this run would have continued from them.
+    steps = _steps(folder)
+    kept = [old for old in steps if old <= step][-_KEPT:]
+    for old in set(steps) - set(kept):
         shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
 
 
@@ -99,13 +102,26 @@ def _read(folder: Path) -> Any:
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
+        if path in tensors:
+            raise ContractError(
+                f"two tensors of an agent's state have the path {path}; rename a key with a '/'"
+            )
         flat = value.detach().cpu()
+        if any(
+            stride == 0 and size > 1 for stride, size in zip(flat.stride(), flat.shape, strict=True)
+        ):
+            # Expanded: entries share memory, and a tensor of such strides can't be filled.
+            flat = flat.contiguous()
         # Strides are kept: kernels choose by memory format, and a resumed run must choose the same.
         tensors[path] = flat.clone(memory_format=torch.contiguous_format)
         return {_TENSOR: path, "stride": list(flat.stride())}
     if isinstance(value, dict):
-        return {str(key): _flatten(item, f"{path}/{key}", tensors) for key, item in value.items()}
-    if isinstance(value, tuple):
+        if any(not isinstance(key, str) for key in value):
+            raise ContractError(
+                f"keys of an agent's state are text, got {list(value)[:3]} at {path}; use str(key)"
+            )
+        return {key: _flatten(item, f"{path}/{key}", tensors) for key, item in value.items()}
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return {_TUPLE: [_flatten(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
     if isinstance(value, list):
         return [_flatten(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]

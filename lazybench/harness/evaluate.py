@@ -13,7 +13,7 @@ import numpy as np
 from lazybench.errors import ContractError, UsageError
 from lazybench.harness import facts, report
 from lazybench.harness.judge import BLOCK, env_facts, judge, open_env
-from lazybench.harness.request import check_budget, resolve_env
+from lazybench.harness.request import official_trials, resolve_env
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import set_threads
 from lazybench.records import AgentFacts, Record, Store
@@ -66,7 +66,7 @@ def evaluate(  # noqa: PLR0913 - a public door
     spec, note = resolve_env(env)
     if note:
         watch.note(note)
-    official = spec.trials[check_budget(budget)]
+    official = official_trials(spec, budget)
     trials = official if limit is None else min(limit, official)
     started, before = facts.now(), time.perf_counter()
     judged = open_env(spec, BLOCK, "test")

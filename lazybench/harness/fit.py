@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lazybench.agent import COUNTED, Plan
-from lazybench.errors import Diverged
+from lazybench.errors import Diverged, StoreError
 from lazybench.harness import checkpoint
 from lazybench.harness.judge import BLOCK, judge, open_env
 from lazybench.harness.signals import Interrupted, Signals
@@ -60,7 +60,16 @@ class Progress:
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> Progress:
-        """Return the progress that a checkpoint's tree holds."""
+        """Return the progress that a checkpoint's tree holds.
+
+        Raises:
+            StoreError: another version wrote it.
+        """
+        if not isinstance(tree, dict) or set(tree) != set(cls.__dataclass_fields__):
+            raise StoreError(
+                "the run's checkpoint was written by another version of lazybench; continue with "
+                "that version, or start anew with --force"
+            )
         return cls(**tree)
 
 

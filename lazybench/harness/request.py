@@ -83,6 +83,21 @@ def check_budget(budget: str) -> str:
     return budget
 
 
+def official_trials(env: EnvSpec, budget: str) -> int:
+    """Return the number of official test trials of an environment at a budget.
+
+    Raises:
+        UsageError: no such budget, or one that the environment has no trials for.
+    """
+    check_budget(budget)
+    if not (env.trials.get(budget) and env.val_trials.get(budget)):
+        raise UsageError(
+            f"environment '{env.id}' has no trials at budget {budget}; its EnvSpec needs trials "
+            f"and val_trials for it, got {dict(env.trials)} and {dict(env.val_trials)}"
+        )
+    return env.trials[budget]
+
+
 def check_device(device: str) -> str:
     """Return the device to use; `auto` takes a GPU where there is one.
 
@@ -127,18 +142,31 @@ def make(name: str, env: EnvSpec, budget: str, overrides: Mapping[str, Any]) -> 
         preset = getattr(factory, "preset", None)
         algorithm = str(spec.kwargs.get("algorithm", spec.id))
         base = dict(preset(algorithm, env, budget)) if preset else {}
+        base |= {key: value for key, value in spec.kwargs.items() if key != "algorithm"}
         config = _validated(spec.id, config_type, base, read)
         agent, resolved = factory(config), config.model_dump(mode="json")
     else:
         base = {key: value for key, value in spec.kwargs.items() if key != "algorithm"} | read
         _check_arguments(spec.id, factory, read)
-        agent, resolved = factory(**base), base
+        try:
+            agent, resolved = factory(**base), base
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"agent '{spec.id}' can't be made with the settings {base}: "
+                f"{type(error).__name__}: {error}; change them with --set"
+            ) from error
     for method in ("init", "policy"):
         if not callable(getattr(agent, method, None)):
             raise ContractError(
                 f"agent '{spec.id}' has no method '{method}'; every agent has init(env, rng) and "
                 "policy(state), and those that learn have plan(task) and update(state, batch, rng)"
             )
+    learns = [callable(getattr(agent, method, None)) for method in ("plan", "update")]
+    if any(learns) and not all(learns):
+        raise ContractError(
+            f"agent '{spec.id}' has only one of the methods plan(task) and update(state, batch, "
+            "rng); an agent that learns has both, one that doesn't has neither"
+        )
     if not spec.trains and resolved.get("iterations"):
         raise UsageError(
             f"agent '{spec.id}' is a floor that learns nothing before the test: iterations must "

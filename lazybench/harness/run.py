@@ -71,6 +71,8 @@ def run(request: RunRequest, *, watch: Watch = SILENT) -> Record:
 
 def _make_record(cell: Cell, watch: Watch, signals: Signals) -> Record:
     started, before = facts.now(), time.perf_counter()
+    # Asked now, while the files are what was imported: a checkout may move on during a long run.
+    facts.code()
     training = Training(
         cell.made.agent,
         cell.spec,

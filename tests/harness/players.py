@@ -86,5 +86,25 @@ class Slow(Learner):
         return super().update(state, batch, rng)
 
 
+class Unplanned:
+    """Learns, but doesn't say how often."""
+
+    def init(self, env, rng):
+        return {}
+
+    def update(self, state, batch, rng):
+        return state, {}
+
+    def policy(self, state):
+        return lambda observation, memory=None: (observation["query_y"], memory)
+
+
+class Picky(Learner):
+    """Can't be made with just anything."""
+
+    def __init__(self, updates: int = 6) -> None:
+        super().__init__(int(updates))
+
+
 class NotAnAgent:
     """Has nothing that an agent has."""

@@ -25,6 +25,7 @@ from lazybench.errors import (
 from lazybench.harness.runs import list_runs
 from lazybench.harness.signals import Interrupted
 from lazybench.harness.watch import Silent
+from lazybench.registry import AGENTS
 
 PLAYERS = Path(__file__).with_name("players.py")
 ENV = "sinusoid-5shot"
@@ -186,6 +187,8 @@ def test_two_processes_cannot_be_at_one_run(tmp_path):
         ({"device": "gpu"}, UsageError, "device must be one of auto, cpu, cuda, mps, got 'gpu'"),
         ({"settings": {"update": 3}}, UsageError, "no setting 'update'. Did you mean: updates?"),
         ({"agent": "NotAnAgent"}, ContractError, "has no method 'init'"),
+        ({"agent": "Unplanned"}, ContractError, "has only one of the methods plan"),
+        ({"settings": {"updates": "many"}, "agent": "Picky"}, UsageError, "can't be made with"),
         ({"agent": "Lerner"}, UsageError, "Did you mean: Learner?"),
     ],
 )
@@ -259,3 +262,23 @@ def test_predictions_are_kept(tmp_path):
     assert set(map(len, answers)) == {75}
     text = next((tmp_path / "o").rglob("*.json")).read_text()
     assert json.loads(text)["schema"] == 1
+
+
+def test_settings_of_a_registered_agent_reach_its_config(tmp_path):
+    kwargs = {"algorithm": "reptile", "inner_steps": 2}
+    target = "lazybench.agents.fewshot.gradient:GradientAgent"
+    lazybench.register_agent(lazybench.AgentSpec("two_steps", ("fewshot",), target, kwargs))
+    try:
+        agent = lazybench.make_agent("two_steps", ENV, budget="smoke")
+        assert agent.config.inner_steps == 2
+        assert lazybench.make_agent("two_steps", ENV, inner_steps=3).config.inner_steps == 3
+    finally:
+        AGENTS.forget("two_steps")
+
+
+def test_parameters_that_overflow_at_the_last_update_are_told(tmp_path):
+    settings = {"iterations": 1, "outer_lr": 1e300, "inner_steps": 1}
+    folders = {"out": tmp_path / "o", "runs": tmp_path / "r"}
+    record = lazybench.run("reptile", ENV, budget="smoke", settings=settings, **folders)
+    assert record.status == "diverged"
+    assert record.reason == "a parameter isn't finite after meta-iteration 1"
