@@ -4,7 +4,8 @@
         "reptile inner_lr=0.003 outer_lr=1.0" "reptile inner_lr=0.001 outer_lr=1.0"
 
 Each argument is an agent and its settings. All take the same share of their preset's
-meta-iterations: where a setting changes what one costs, change the share too. Nothing of the test split is ever opened. Prints one Markdown row each.
+meta-iterations: where a setting changes what one costs, change the share too. Nothing of
+the test split is ever opened. Prints one Markdown row each.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 `paper` follows the lazy paper (Table 4, A.2, A.3) and the agents' own papers. `small` gives every
 agent of an environment the same number of training image-gradients (an image passed forward and
 backward once for the training of the meta-model) and was tuned by hand with up to three
-configurations an agent on validation tasks (docs/presets.md lists them). `smoke` is `small` for seconds, never ranked.
+configurations an agent on validation tasks (docs/presets.md lists them). `smoke` is `small` for
+seconds, never ranked.
 """
 
 from __future__ import annotations
