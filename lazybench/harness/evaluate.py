@@ -107,10 +107,12 @@ def evaluate(  # noqa: PLR0913 - a public door
 
 def _two_arguments(policy: Any) -> Any:
     """A policy of the contract around one that takes the observation alone."""
+    # A torch module's own call takes anything; what it hands on to is `forward`.
+    called = getattr(policy, "forward", policy)
     try:
         parameters = [
             parameter
-            for parameter in inspect.signature(policy).parameters.values()
+            for parameter in inspect.signature(called).parameters.values()
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         ]
     except (TypeError, ValueError):

@@ -132,3 +132,12 @@ def test_check_names_the_clause_that_is_broken(fault, words, tmp_path):
     assert (words is None) == (not broken), broken
     if words is not None:
         assert words in broken[0]
+
+
+def test_a_torch_module_of_one_argument_is_a_policy():
+    class Zeros(torch.nn.Module):
+        def forward(self, observation):
+            return torch.zeros_like(observation["query_y"])
+
+    record = lazybench.evaluate(Zeros(), "sinusoid-5shot", name="zeros", limit=2)
+    assert record.metrics["mse"].n == 2
