@@ -8,6 +8,10 @@
 is an observation of the training environment, as tensors. Randomness comes from `rng` alone, which
 is a function of seed, role and step. An agent without training has no `update`. The runner owns the
 loop, so progress, validation, checkpoints and resume come with the contract.
+
+Two more are taken where an agent has them: `diagnostics(state)`, a dict of JSON values for the
+record, and, instead of all of the above, `fit(env, budget, rng) -> policy` for a loop of its own on
+a training environment; such a run can't be continued, and its record says so.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
@@ -23,6 +24,21 @@ B = TypeVar("B")
 
 _chosen: list[int] = []
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
+
+
+@contextmanager
+def using_threads(threads: int | None) -> Iterator[int]:
+    """Set the number of tasks side by side inside a block; torch's own threads are put back after.
+
+    Raises:
+        UsageError: fewer than one thread.
+    """
+    before, chosen = torch.get_num_threads(), list(_chosen)
+    try:
+        yield set_threads(threads)
+    finally:
+        _chosen[:] = chosen
+        torch.set_num_threads(before)
 
 
 def set_threads(threads: int | None) -> int:

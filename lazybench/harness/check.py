@@ -117,7 +117,8 @@ def check_agent(agent: str, env: str) -> list[Finding]:
         return f"update is a function of state, batch and rng; logs {shown}"
 
     def answers() -> str:
-        policy = state["made"].agent.policy(state["state"])
+        made = state["made"].agent
+        policy = state["policy"] if "policy" in state else made.policy(state["state"])
         with _global_randomness():
             first = next(judge(state["val"], policy, spec.metric, BLOCK))
         again = next(judge(state["val"], policy, spec.metric, BLOCK))
@@ -126,16 +127,18 @@ def check_agent(agent: str, env: str) -> list[Finding]:
         shape, score = list(first.answers.shape), first.scores.mean()
         return f"answers have shape {shape}; {spec.metric} {score:.3f}"
 
-    findings: list[Finding] = []
-    for name, look in (
-        ("makes", makes),
-        ("init", starts),
-        ("update", learns),
-        ("policy", answers),
-    ):
-        findings.append(_look(name, look))
-        if not findings[-1].ok:
-            break
+    def fits() -> str:
+        env = open_env(spec, 1, "train")
+        with _global_randomness():
+            state["policy"] = state["made"].agent.fit(env, "smoke", Rng(0).at("fit"))
+        return "fit gives a policy; a loop of its own can't be continued"
+
+    findings = [_look("makes", makes)]
+    whole = findings[0].ok and hasattr(state["made"].agent, "fit")
+    steps = [("fit", fits)] if whole else [("init", starts), ("update", learns)]
+    for name, look in (*steps, ("policy", answers)):
+        if findings[-1].ok:
+            findings.append(_look(name, look))
     return findings
 
 

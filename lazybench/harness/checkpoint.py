@@ -69,6 +69,19 @@ def load(folder: Path) -> tuple[int, Any, list[str]] | None:
     return (0, None, notes) if notes else None
 
 
+def to_device(state: Any, device: str) -> Any:
+    """Return a state tree with every tensor on `device`; on the CPU the tree itself."""
+    if device == "cpu":
+        return state
+    if isinstance(state, Tensor):
+        return state.to(device)
+    if isinstance(state, dict):
+        return {key: to_device(item, device) for key, item in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(to_device(item, device) for item in state)
+    return state
+
+
 def digest(state: Any) -> tuple[str, int]:
     """Return sha256 and size in bytes of a state as it would be written."""
     tensors: dict[str, Tensor] = {}

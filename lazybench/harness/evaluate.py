@@ -15,7 +15,7 @@ from lazybench.harness import facts, report
 from lazybench.harness.judge import BLOCK, env_facts, judge, open_env
 from lazybench.harness.request import official_trials, resolve_env
 from lazybench.harness.watch import SILENT, Watch
-from lazybench.parallel import set_threads
+from lazybench.parallel import using_threads
 from lazybench.records import AgentFacts, Record, Store
 
 
@@ -62,7 +62,7 @@ def evaluate(  # noqa: PLR0913 - a public door
         raise UsageError("name must say who is judged, got an empty one")
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1 trial, got {limit}")
-    set_threads(threads)
+    facts.reset_peak_memory()
     spec, note = resolve_env(env)
     if note:
         watch.note(note)
@@ -73,10 +73,11 @@ def evaluate(  # noqa: PLR0913 - a public door
     watch.stage("test", trials)
     scores: list[float] = []
     answers: list[Any] = []
-    for block in judge(judged, _two_arguments(policy), spec.metric, trials):
-        scores.extend(block.scores.tolist())
-        answers.append(block.answers)
-        watch.advance(len(block.scores), {spec.metric: float(np.mean(scores))})
+    with using_threads(threads):
+        for block in judge(judged, _two_arguments(policy), spec.metric, trials):
+            scores.extend(block.scores.tolist())
+            answers.append(block.answers)
+            watch.advance(len(block.scores), {spec.metric: float(np.mean(scores))})
     watch.finished()
     wall_s = time.perf_counter() - before
     record = Record.keyed(

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from lazybench.agent import COUNTED, Plan
-from lazybench.errors import Diverged, StoreError
-from lazybench.harness import checkpoint
+from lazybench.errors import ContractError, Diverged, StoreError
+from lazybench.harness import checkpoint, facts
 from lazybench.harness.judge import BLOCK, judge, open_env
 from lazybench.harness.signals import Interrupted, Signals
 from lazybench.harness.watch import Watch
@@ -41,6 +41,8 @@ class Progress:
         curve: `{step, val, loss}` of each validation.
         totals: sums of the counted logs.
         train_wall_s: seconds of updates so far, over all sittings.
+        val_wall_s: seconds of validation so far, over all sittings.
+        peak_memory_bytes: largest resident size so far, over all sittings.
         last_loss: last finite loss.
     """
 
@@ -52,6 +54,8 @@ class Progress:
     curve: list[dict[str, float]] = field(default_factory=list)
     totals: dict[str, float] = field(default_factory=dict)
     train_wall_s: float = 0.0
+    val_wall_s: float = 0.0
+    peak_memory_bytes: int = 0
     last_loss: float | None = None
 
     def tree(self) -> dict[str, Any]:
@@ -123,6 +127,19 @@ def fit(training: Training, watch: Watch, signals: Signals) -> Progress:
     return progress
 
 
+def fit_whole(training: Training) -> tuple[Progress, Any]:
+    """Return what an agent with a loop of its own came to: its costs and its policy.
+
+    `agent.fit(env, budget, rng)` gets a training environment of one row and makes its own batches;
+    it can't be continued when interrupted, and its record says so.
+    """
+    env = open_env(training.spec, 1, "train", training.device)
+    env.reset(seed=training.seed)
+    before = time.perf_counter()
+    policy = training.agent.fit(env, training.budget, Rng(training.seed).at("fit"))
+    return Progress(train_wall_s=time.perf_counter() - before), policy
+
+
 def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
     found = checkpoint.load(training.folder) if training.folder is not None else None
     if found is not None:
@@ -132,8 +149,12 @@ def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
         if tree is not None:
             if step:
                 watch.note(f"continuing from the checkpoint at meta-iteration {step}")
-            return Progress.of(tree)
-    return Progress(state=training.agent.init(judged, rng.at("init")))
+            progress = Progress.of(tree)
+            progress.state = checkpoint.to_device(progress.state, training.device)
+            progress.best = checkpoint.to_device(progress.best, training.device)
+            return progress
+    fresh = training.agent.init(judged, rng.at("init"))
+    return Progress(state=checkpoint.to_device(fresh, training.device))
 
 
 def _update(training: Training, progress: Progress, train: Any, rng: Rng) -> None:
@@ -149,12 +170,16 @@ def _update(training: Training, progress: Progress, train: Any, rng: Rng) -> Non
     progress.last_loss = progress.last_loss if loss is None else float(loss)
     for name in COUNTED:
         if name in logs:
-            progress.totals[name] = progress.totals.get(name, 0.0) + float(logs[name])
+            amount = float(logs[name])
+            if not (math.isfinite(amount) and amount >= 0):
+                raise ContractError(f"the log '{name}' counts, so it is at least 0, got {amount}")
+            progress.totals[name] = progress.totals.get(name, 0.0) + amount
     progress.train_wall_s += time.perf_counter() - before
 
 
 def _validate(training: Training, progress: Progress, judged: Any, plan: Plan) -> None:
     """Judge the current state on the validation trials and keep it if it is the best so far."""
+    before = time.perf_counter()
     spec = training.spec
     trials = spec.val_trials[training.budget]
     policy = training.agent.policy(progress.state)
@@ -171,8 +196,10 @@ def _validate(training: Training, progress: Progress, judged: Any, plan: Plan) -
             progress.step,
             score,
         )
+    progress.val_wall_s += time.perf_counter() - before
 
 
 def _save(training: Training, progress: Progress) -> None:
+    progress.peak_memory_bytes = max(progress.peak_memory_bytes, facts.peak_memory_bytes())
     if training.folder is not None:
         checkpoint.save(training.folder, progress.step, progress.tree())

@@ -20,12 +20,12 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended, when it started and how long it took."""
+    """How a run ended, when it started and what its agent tells of the training."""
 
     status: str
     reason: str | None
     started: str
-    wall_s: float
+    diagnostics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,6 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
     request, made, spec = cell.request, cell.made, cell.spec
     trains = progress.step > 0
     sha256, size = checkpoint.digest(progress.best) if scored is not None else ("", 0)
-    describe = getattr(made.agent, "diagnostics", None)
-    known = describe(progress.state) if describe and progress.state is not None else {}
     cost = {name: round(value) for name, value in progress.totals.items()}
     return Record.keyed(
         status=outcome.status,
@@ -55,7 +53,7 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
             origin=made.spec.origin,
             source_sha256=made.source,
             trained_by="lazybench" if made.spec.trains else "none",
-            resumable=True,
+            resumable=not hasattr(made.agent, "fit"),
         ),
         config=made.config,
         preset=request.budget,
@@ -68,13 +66,15 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
         device=cell.identity["device"],
         metrics={} if scored is None else {spec.metric: metric(spec, scored.scores)},
         trials=Trials() if scored is None else trials(scored.scores, scored.answers),
-        diagnostics=known,
+        diagnostics=outcome.diagnostics,
         curve=progress.curve,
         cost={
             "train_wall_s": progress.train_wall_s,
             "eval_wall_s": scored.eval_wall_s if scored is not None else None,
-            "wall_s": outcome.wall_s,
-            "peak_memory_bytes": facts.peak_memory_bytes(),
+            "wall_s": progress.train_wall_s
+            + progress.val_wall_s
+            + (scored.eval_wall_s if scored is not None else 0.0),
+            "peak_memory_bytes": max(progress.peak_memory_bytes, facts.peak_memory_bytes()),
             "outer_steps": progress.step,
             **cost,
         },

@@ -155,11 +155,13 @@ def make(name: str, env: EnvSpec, budget: str, overrides: Mapping[str, Any]) -> 
                 f"agent '{spec.id}' can't be made with the settings {base}: "
                 f"{type(error).__name__}: {error}; change them with --set"
             ) from error
-    for method in ("init", "policy"):
+    whole = callable(getattr(agent, "fit", None))
+    for method in () if whole else ("init", "policy"):
         if not callable(getattr(agent, method, None)):
             raise ContractError(
                 f"agent '{spec.id}' has no method '{method}'; every agent has init(env, rng) and "
-                "policy(state), and those that learn have plan(task) and update(state, batch, rng)"
+                "policy(state), those that learn plan(task) and update(state, batch, rng); "
+                "one with a loop of its own has fit(env, budget, rng) instead"
             )
     learns = [callable(getattr(agent, method, None)) for method in ("plan", "update")]
     if any(learns) and not all(learns):
@@ -173,12 +175,18 @@ def make(name: str, env: EnvSpec, budget: str, overrides: Mapping[str, Any]) -> 
             f"stay 0, got {resolved['iterations']}; choose a learner (lazybench list agents)"
         )
     given = {key: resolved.get(key) for key in read}
-    return Made(spec, agent, resolved, given, _source(spec))
+    return Made(spec, agent, resolved, given, _source(spec, factory))
 
 
-def _source(spec: AgentSpec) -> str | None:
-    path = Path(spec.target.rpartition(":")[0])
-    return source_sha256(path) if path.suffix == ".py" else None
+def _source(spec: AgentSpec, factory: Any) -> str | None:
+    """The sha256 of the file that defines an agent from elsewhere; built-in ones have a version."""
+    if spec.origin == "lazybench":
+        return None
+    try:
+        path = inspect.getsourcefile(factory)
+    except TypeError:
+        path = None
+    return source_sha256(Path(path)) if path is not None and Path(path).is_file() else None
 
 
 def _read(value: Any) -> Any:

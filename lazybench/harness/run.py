@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -23,14 +24,15 @@ from lazybench.errors import (
 )
 from lazybench.harness import checkpoint, facts
 from lazybench.harness.cell import Cell, resolve
-from lazybench.harness.fit import Progress, Training, fit
+from lazybench.harness.fit import Progress, Training, fit, fit_whole
 from lazybench.harness.judge import BLOCK, judge, open_env
 from lazybench.harness.report import Outcome, Scored, record
 from lazybench.harness.request import RunRequest
 from lazybench.harness.signals import Interrupted, Signals
 from lazybench.harness.watch import SILENT, Watch
-from lazybench.parallel import set_threads
+from lazybench.parallel import using_threads
 from lazybench.records import Packed, Record, Store, append_line, read_lines, write_json
+from lazybench.records.atomic import plain
 
 
 def run(request: RunRequest, *, watch: Watch = SILENT) -> Record:
@@ -44,7 +46,11 @@ def run(request: RunRequest, *, watch: Watch = SILENT) -> Record:
         Busy: another process is at the same run.
         Interrupted: a signal stopped it at a checkpoint; the same request continues.
     """
-    set_threads(request.threads)
+    with using_threads(request.threads):
+        return _run(request, watch)
+
+
+def _run(request: RunRequest, watch: Watch) -> Record:
     cell = resolve(request, watch)
     store = Store(request.out)
     standing = store.find(cell.key)
@@ -70,7 +76,8 @@ def run(request: RunRequest, *, watch: Watch = SILENT) -> Record:
 
 
 def _make_record(cell: Cell, watch: Watch, signals: Signals) -> Record:
-    started, before = facts.now(), time.perf_counter()
+    started = facts.now()
+    facts.reset_peak_memory()
     # Asked now, while the files are what was imported: a checkout may move on during a long run.
     facts.code()
     training = Training(
@@ -84,9 +91,16 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals) -> Record:
     progress = Progress()
     status, reason = "ok", None
     scored: Scored | None = None
+    known: dict[str, Any] = {}
     try:
-        progress = fit(training, watch, signals)
-        scored = _test(cell, progress, watch, signals)
+        if hasattr(training.agent, "fit"):
+            progress, policy = fit_whole(training)
+            (cell.folder / "episodes.jsonl").unlink(missing_ok=True)
+        else:
+            progress = fit(training, watch, signals)
+            policy = training.agent.policy(progress.best)
+        known = _diagnostics(training.agent, progress.state)
+        scored = _test(cell, progress, policy, watch, signals)
     except Interrupted:
         raise
     except Diverged as error:
@@ -99,18 +113,22 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals) -> Record:
         watch.note(f"{status}: {reason}")
         progress = _last(cell)
     watch.finished()
-    outcome = Outcome(status, reason, started, time.perf_counter() - before)
-    return record(cell, progress, scored, outcome)
+    return record(cell, progress, scored, Outcome(status, reason, started, known))
 
 
-def _test(cell: Cell, progress: Progress, watch: Watch, signals: Signals) -> Scored:
+def _diagnostics(agent: Any, state: Any) -> dict[str, Any]:
+    """What an agent tells of its training, as plain JSON values."""
+    describe = getattr(agent, "diagnostics", None)
+    return dict(plain(describe(state))) if describe is not None and state is not None else {}
+
+
+def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Signals) -> Scored:
     """Judge the official trials block by block; what was judged already isn't repeated."""
     path = cell.folder / "episodes.jsonl"
     digest, _ = checkpoint.digest(progress.best)
     blocks = [line for line in read_lines(path) if line["state"] == digest]
     start = len(blocks) * BLOCK
     watch.stage("test", cell.trials, min(start, cell.trials))
-    policy = cell.made.agent.policy(progress.best)
     env = open_env(cell.spec, BLOCK, "test", cell.device)
     for block in judge(env, policy, cell.spec.metric, cell.trials, start=start):
         line = {

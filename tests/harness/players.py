@@ -106,5 +106,24 @@ class Picky(Learner):
         super().__init__(int(updates))
 
 
+class Whole:
+    """Trains in a loop of its own: remembers the mean of all targets it has seen."""
+
+    def fit(self, env, budget, rng):
+        targets = [env.reset()[0]["support_y"] for _ in range(5)]
+        mean = torch.cat(targets).mean()
+        return lambda observation, memory=None: (
+            torch.full_like(observation["query_y"], float(mean)),
+            memory,
+        )
+
+
+class Talks(Learner):
+    """Tells of its training."""
+
+    def diagnostics(self, state):
+        return {"seen": state["n"], "w": state["w"]}
+
+
 class NotAnAgent:
     """Has nothing that an agent has."""

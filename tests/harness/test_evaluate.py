@@ -73,6 +73,11 @@ def test_builtin_agents_keep_the_contract(agent):
     assert [f.name for f in findings] == ["makes", "init", "update", "policy"]
 
 
+def test_an_agent_with_a_loop_of_its_own_is_checked_as_such():
+    findings = check_agent(f"{PLAYERS}:Whole", "sinusoid-5shot")
+    assert [(f.name, f.ok) for f in findings] == [("makes", True), ("fit", True), ("policy", True)]
+
+
 def test_builtin_environments_keep_the_contract():
     for env in ("sinusoid-5shot", "glyphs-5way-1shot"):
         assert [(f.name, f.detail) for f in check_env(env) if not f.ok] == []

@@ -138,6 +138,31 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     assert play(tmp_path, "Interrupts").status == "ok"
 
 
+def test_an_agent_with_a_loop_of_its_own(tmp_path):
+    record = play(tmp_path, "Whole")
+    assert record.status == "ok"
+    assert not record.agent.resumable
+    assert record.metrics["mse"].n == 40
+
+
+def test_diagnostics_stand_in_the_record(tmp_path):
+    told = play(tmp_path, "Talks").diagnostics
+    assert told["seen"] == 6
+    assert len(told["w"]) == 3
+
+
+def test_a_run_leaves_torch_as_it_was(tmp_path):
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        play(tmp_path, threads=1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_divergence_is_a_row_with_its_reason(tmp_path):
     record = play(tmp_path, "Diverges")
     assert record.status == "diverged"
