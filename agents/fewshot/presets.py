@@ -277,7 +277,7 @@ def protonet_preset(env: EnvSpec, budget: str) -> dict[str, Any]:
     queries, meta_batch = 5, 2
     iterations = max(1, size.image_gradients // (meta_batch * way * (shot + queries)))
     return {
-        "lr": 2e-3,
+        "lr": 5e-3,
         "train_queries": queries,
         "meta_batch": meta_batch,
         "iterations": iterations,
