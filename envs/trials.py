@@ -76,6 +76,8 @@ class Trials:
                 self.sampler.groups = class_groups(
                     pool.classes, way, name, ordered=order == "sorted"
                 )
+        elif noniid:
+            raise UsageError(f"{data} has no classes to keep in order; leave noniid out")
         else:
             self.sampler = FunctionSampler(opened, shot=k, query=q)
         self._key = counter.mix(name, split)

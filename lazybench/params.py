@@ -67,20 +67,6 @@ def mean(sets: Sequence[Params]) -> Params:
     return combine(sets, [1 / max(len(sets), 1)] * len(sets))
 
 
-def norm(params: Params) -> float:
-    """Euclidean norm over all entries."""
-    return float(
-        torch.sqrt(
-            sum((v.detach().double().square().sum() for v in params.values()), torch.zeros(()))
-        )
-    )
-
-
 def finite(params: Params) -> bool:
     """True when every entry is finite."""
     return all(bool(torch.isfinite(value).all()) for value in params.values())
-
-
-def count(params: Params) -> int:
-    """Number of scalar parameters."""
-    return sum(value.numel() for value in params.values())

@@ -21,7 +21,7 @@ from lazybench.learning import InnerRule, Leap, MetaGradient, Outer, Teacher, Tr
 from lazybench.nets import Net, backbone
 from lazybench.objective import objective
 from lazybench.parallel import map_tasks
-from lazybench.params import Params, combine, detached, finite, leaves
+from lazybench.params import Params, combine, detached, finite, leaves, mean
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
 from lazybench.task import TaskShape
@@ -135,7 +135,7 @@ class GradientAgent:
             raise Diverged(f"a parameter isn't finite after meta-iteration {state['step'] + 1}")
         inner = state["inner"]
         if inner:
-            inner = combine([result.trail.state for result in results], [1.0 / tasks] * tasks)
+            inner = mean([result.trail.state for result in results])
         gamma = state["gamma"].clone()
         for result in results:
             if result.leap.candidates:

@@ -17,7 +17,7 @@ from lazybench.agents.fewshot.presets import protonet_preset
 from lazybench.errors import Diverged, UsageError
 from lazybench.nets import Net, Stats, backbone
 from lazybench.parallel import map_tasks
-from lazybench.params import Params, combine, detached, finite, leaves
+from lazybench.params import Params, detached, finite, leaves, mean
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
 from lazybench.task import TaskShape
@@ -110,7 +110,7 @@ class ProtoNet:
             return dict(zip(point, grads, strict=True)), float(loss.detach())
 
         results = map_tasks(run, range(tasks))
-        meta = combine([gradient for gradient, _ in results], [1.0 / tasks] * tasks)
+        meta = mean([gradient for gradient, _ in results])
         factor = learning.annealed(self.config.anneal, state["step"], self.config.iterations)
         with torch.no_grad():
             theta, outer = self.outer.update(theta, state["outer"], meta, factor)

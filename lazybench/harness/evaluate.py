@@ -13,6 +13,7 @@ import numpy as np
 from lazybench.errors import ContractError, UsageError
 from lazybench.harness import facts, report
 from lazybench.harness.judge import BLOCK, env_facts, judge, open_env
+from lazybench.harness.outputs import writable
 from lazybench.harness.request import official_trials, resolve_env
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
@@ -54,6 +55,7 @@ def evaluate(  # noqa: PLR0913 - a public door
         UsageError: an unknown environment or budget, a limit below 1, or an empty name.
         ContractError: the policy isn't callable or its answers have a wrong shape, type or range.
         DataUnavailable: the data isn't installed or is damaged.
+        OutputUnavailable: the store can't be written; found out before judging.
         RecordConflict: the store holds the same name, config and seed with other scores.
     """
     if not callable(policy):
@@ -62,6 +64,8 @@ def evaluate(  # noqa: PLR0913 - a public door
         raise UsageError("name must say who is judged, got an empty one")
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1 trial, got {limit}")
+    if out is not None:
+        writable(Path(out))
     facts.reset_peak_memory()
     spec, note = resolve_env(env)
     if note:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from lazybench.errors import (
-    Busy,
     DataUnavailable,
     Diverged,
     LazybenchError,
@@ -26,6 +21,7 @@ from lazybench.harness import checkpoint, facts
 from lazybench.harness.cell import Cell, resolve
 from lazybench.harness.fit import Progress, Training, fit, fit_whole
 from lazybench.harness.judge import BLOCK, judge, open_env
+from lazybench.harness.outputs import locked, writable
 from lazybench.harness.report import Outcome, Scored, record
 from lazybench.harness.request import RunRequest
 from lazybench.harness.signals import Interrupted, Signals
@@ -57,9 +53,9 @@ def _run(request: RunRequest, watch: Watch) -> Record:
     if standing is not None and not request.force and standing.status in ("ok", "diverged"):
         watch.note("done already: this record stands (run again with --force)")
         return standing
-    _writable(request.out)
-    _writable(cell.folder)
-    with _locked(cell.folder), Signals() as signals:
+    writable(request.out)
+    writable(cell.folder)
+    with locked(cell.folder), Signals() as signals:
         if request.force:
             shutil.rmtree(cell.folder / "ckpt", ignore_errors=True)
             (cell.folder / "episodes.jsonl").unlink(missing_ok=True)
@@ -174,31 +170,3 @@ def _compare(standing: Record, again: Record) -> None:
             f"run again, {again.agent.id} on {again.env.id} gave another result than the record "
             f"{standing.key12} that stands (see both with --json); the store was left as it is"
         )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise Busy(
-            f"another process is at this run ({folder}); wait for it, or use another seed"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _writable(folder: Path) -> None:
-    probe = folder / f".write-test-{time.monotonic_ns()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise OutputUnavailable(
-            f"can't write to {folder} ({error.strerror or error}); choose another folder with "
-            "--out or --runs"
-        ) from error

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lazybench
-from lazybench.errors import ContractError, RecordConflict, UsageError
+from lazybench.errors import ContractError, OutputUnavailable, RecordConflict, UsageError
 from lazybench.harness.check import check_agent, check_env
 
 PLAYERS = Path(__file__).with_name("players.py")
@@ -64,6 +64,18 @@ def test_bad_policies_are_told_what_is_wrong(policy, options, error, words):
     settings = {"name": "mine", "budget": "smoke", "limit": 8, **options}
     with pytest.raises(error, match=words):
         lazybench.evaluate(policy, "glyphs-5way-1shot", **settings)
+
+
+def test_a_store_that_cannot_be_written_is_told_before_judging(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    def never(observation):
+        raise AssertionError("judged although the result can't be kept")
+
+    with pytest.raises(OutputUnavailable, match="can't write to"):
+        lazybench.evaluate(
+            never, "glyphs-5way-1shot", name="mine", budget="smoke", out=tmp_path / "file" / "s"
+        )
 
 
 @pytest.mark.parametrize("agent", ["chance", "nearest_pixel", "reptile", "lazy_maml"])
