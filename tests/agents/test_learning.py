@@ -28,7 +28,7 @@ NET = {GLYPHS: {"backbone": "conv4-32"}, WAVES: {}}
 
 # Settings that replace the smoke preset's: seconds of training on two cores.
 LEARNERS = {
-    "maml": (WAVES, {"iterations": 600, "inner_lr": 0.02, "inner_steps": 3, "outer_lr": 0.005}),
+    "maml": (WAVES, {"iterations": 400, "inner_lr": 0.02, "inner_steps": 2, "outer_lr": 0.01}),
     "fomaml": (GLYPHS, {"iterations": 50, "outer_lr": 0.005}),
     "lazy_maml": (GLYPHS, {"iterations": 150, "inner_steps": 3, "train_queries": 5}),
     "reptile": (GLYPHS, {"iterations": 30}),
