@@ -16,12 +16,11 @@ a training environment; such a run can't be continued, and its record says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from lazybench.rng import Rng
-from lazybench.task import TaskShape
 
 State = Any
 Observation = Mapping[str, Any]
@@ -74,6 +73,3 @@ class Agent(Protocol):
     def policy(self, state: State) -> Policy:
         """Return a policy with what `state` has learned; the state isn't changed."""
         ...
-
-
-PlanFn = Callable[[TaskShape], Plan]

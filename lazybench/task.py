@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Target = Literal["class", "array"]
 
@@ -31,6 +31,10 @@ class TaskShape:
     target: Target = "class"
     target_shape: tuple[int, ...] = ()
     classes: int = 0
+
+    def fields(self) -> dict[str, Any]:
+        """Return the shape as a dict that an agent's state can hold; `TaskShape(**it)` is equal."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @property
     def support_rows(self) -> int:

@@ -102,7 +102,7 @@ class GradientAgent:
             "inner": self.rule.init(theta) if carried else {},
             "step": 0,
             "gamma": torch.zeros(len(self.config.gammas), dtype=torch.int64),
-            "task": _task_fields(env.task),
+            "task": env.task.fields(),
         }
 
     def update(self, state: State, batch: Observation, rng: Rng) -> tuple[State, dict[str, float]]:
@@ -224,8 +224,3 @@ class GradientAgent:
             "inner_steps": float(config.inner_steps * tasks),
             "image_gradients": float(images * tasks),
         }
-
-
-def _task_fields(task: TaskShape) -> dict[str, Any]:
-    fields = {name: getattr(task, name) for name in TaskShape.__dataclass_fields__}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}

@@ -83,8 +83,8 @@ class ProtoNet:
         _need_classes(env.task)
         theta = backbone(self.config.backbone, env.task).init(rng.at("theta").torch())
         theta = {name: value for name, value in theta.items() if not name.startswith("head")}
-        fields = {name: getattr(env.task, name) for name in TaskShape.__dataclass_fields__}
-        return {"theta": theta, "outer": self.outer.init(theta), "step": 0, "task": fields}
+        outer = self.outer.init(theta)
+        return {"theta": theta, "outer": outer, "step": 0, "task": env.task.fields()}
 
     def update(
         self, state: dict[str, Any], batch: Observation, rng: Rng
