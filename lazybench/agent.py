@@ -9,9 +9,18 @@ is an observation of the training environment, as tensors. Randomness comes from
 is a function of seed, role and step. An agent without training has no `update`. The runner owns the
 loop, so progress, validation, checkpoints and resume come with the contract.
 
-Two more are taken where an agent has them: `diagnostics(state)`, a dict of JSON values for the
-record, and, instead of all of the above, `fit(env, budget, rng) -> policy` for a loop of its own on
-a training environment; such a run can't be continued, and its record says so.
+More is taken where an agent has it:
+
+    diagnostics(state) -> dict          JSON values for the record
+    network(task) -> Network            what it trains, for the boards' columns
+    warm(state, weights) -> state       the first state with the weights of another training in it
+    transfer(state, task) -> state      a trained state made ready for tasks of another shape
+    JUDGED = ("batch_norm",)            settings that change how a trained state is judged and
+                                        nothing of the training: runs that differ in these alone are
+                                        judgements of one fit, validated at their defaults
+    fit(env, budget, rng) -> policy     instead of all of the above, a loop of its own on a training
+                                        environment; such a run can't be continued, and its record
+                                        says so
 """
 
 from __future__ import annotations
@@ -47,6 +56,14 @@ class Plan:
     env: Mapping[str, Any] = field(default_factory=dict)
     validate_every: int = 0
     select: Literal["best", "last"] = "best"
+
+
+@dataclass(frozen=True)
+class Network:
+    """What an agent trains: the backbone's name and the number of parameters, head included."""
+
+    name: str
+    parameters: int
 
 
 class Policy(Protocol):

@@ -1,0 +1,64 @@
+"""Weights from elsewhere, and trained states for tasks of another shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lazybench.errors import UsageError
+from lazybench.params import Params
+from lazybench.task import TaskShape
+
+HEAD = "head."
+"""How the names of a network's last layer begin, which alone depends on the number of ways."""
+
+
+def overlay(theta: Params, weights: Mapping[str, Tensor]) -> Params:
+    """Return `theta` with the entries of `weights` in their places.
+
+    A head of another size stays fresh; entries of `weights` that the network doesn't have, such as
+    the head of the classes of a pre-training, are left out.
+
+    Raises:
+        UsageError: an entry of the network's body is missing or has another shape.
+    """
+    fresh: Params = {}
+    for name, value in theta.items():
+        given = weights.get(name)
+        if given is not None and given.shape == value.shape:
+            # Copied into place, so that the memory format stays the network's own.
+            fresh[name] = value.clone().copy_(given)
+        elif name.startswith(HEAD):
+            fresh[name] = value
+        else:
+            got = "none" if given is None else str(list(given.shape))
+            raise UsageError(
+                f"the weights don't fit the network: '{name}' must have shape "
+                f"{list(value.shape)}, got {got}; choose their backbone with --set backbone=NAME"
+            )
+    return fresh
+
+
+def moved(state: dict[str, Any], task: TaskShape, *, ways_free: bool) -> dict[str, Any]:
+    """Return a trained state whose tasks are of another shape.
+
+    Args:
+        state: holds the shape of the tasks that it was trained on as `task`.
+        task: shape of the tasks to answer.
+        ways_free: whether any number of classes will do; a head of fixed size needs its own.
+
+    Raises:
+        UsageError: other instances or targets than the network takes, or other ways than its head.
+    """
+    trained = TaskShape(**state["task"])
+    same = ("instance", "dtype", "target", "target_shape")
+    for name in same if ways_free else (*same, "way"):
+        had, has = getattr(trained, name), getattr(task, name)
+        if tuple(had) != tuple(has) if isinstance(had, tuple | list) else had != has:
+            why = "its head has one output a class" if name == "way" else "its network takes those"
+            raise UsageError(
+                f"this agent was trained on tasks with {name} {had} and {why}; these have {has}"
+            )
+    return {**state, "task": task.fields()}
