@@ -1,0 +1,121 @@
+"""The few-shot network of four convolutional modules."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lazybench.errors import UsageError
+from lazybench.fused import conv_norm_pool, images, patches
+from lazybench.nets.net import NORM_EPS, Stats, glorot, head, scaled
+from lazybench.params import Params
+from lazybench.task import TaskShape
+
+
+class Conv4:
+    """Four modules of 3x3 convolution, batch norm, ReLU and 2x2 max-pool, then a linear layer.
+
+    Padding 1 and floor pooling: 28 px give 1x1, 84 px 5x5 positions of `filters` features.
+    Parameters: `conv{i}.weight [filters, in, 3, 3]`, `norm{i}.weight|bias [filters]`,
+    `head.weight|bias`.
+
+    The convolutions have no bias: the batch norm that follows takes any constant away again, so the
+    function is the same and each step saves one pass over the largest arrays. Pooling comes before
+    the ReLU: both are monotone, so the order doesn't matter to the result, and a quarter of the
+    entries is left to clamp.
+
+    On a CPU, one-channel images of even size are prepared as patches `[n, 4, h/2, w/2, 10]`, and
+    their first module, the largest by far, runs as one step (`lazybench.fused`). Images handed in
+    unprepared go through the layers.
+
+    Reference: Finn et al. 2017, section 5.2; the lazy paper, A.2.
+    """
+
+    def __init__(self, task: TaskShape, *, filters: int = 64, second_order: bool = False) -> None:
+        """Fix the architecture for tasks of one shape.
+
+        Args:
+            task: shape of the tasks.
+            filters: filters of each convolution.
+            second_order: gradients will be differentiated again. The fused first module can do
+                that, too, but recomputes its layers; then the layers themselves are faster.
+
+        Raises:
+            UsageError: instances that aren't images of at least 16x16.
+        """
+        if len(task.instance) != 3 or min(task.instance[1:]) < 16:
+            raise UsageError(
+                f"conv4 needs images of shape [channels, >=16, >=16], got {list(task.instance)}; "
+                "choose another network with --set backbone=mlp"
+            )
+        self.name = f"conv4-{filters}"
+        self.filters = filters
+        self.channels, height, width = task.instance
+        self.width = filters * (height // 16) * (width // 16)
+        self.outputs = task.outputs
+        self._cuts = not second_order and self.channels == 1 and height % 2 == 0 and width % 2 == 0
+
+    def init(self, generator: torch.Generator) -> Params:
+        """Return Glorot-uniform weights, unit norm scales and zero offsets."""
+        params: Params = {}
+        inputs = self.channels
+        for layer in range(1, 5):
+            weight = glorot((self.filters, inputs, 3, 3), 9 * inputs, 9 * self.filters, generator)
+            params[f"conv{layer}.weight"] = weight.to(memory_format=torch.channels_last)
+            params[f"norm{layer}.weight"] = torch.ones(self.filters)
+            params[f"norm{layer}.bias"] = torch.zeros(self.filters)
+            inputs = self.filters
+        return params | head(self.width, self.outputs, generator)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return float32 images in [0, 1], channels last, or their patches."""
+        x = scaled(x)
+        if self._cuts and x.device.type == "cpu" and not x.requires_grad:
+            return patches(x)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
+        """Return logits `[n, way]`."""
+        return F.linear(self.features(params, x, stats), params["head.weight"], params["head.bias"])
+
+    def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
+        """Return features `[n, filters * positions]`."""
+        first = 1
+        if x.dim() == 5 and stats is None:
+            scale, offset = params["norm1.weight"], params["norm1.bias"]
+            x = conv_norm_pool(x, params["conv1.weight"], scale, offset, NORM_EPS)
+            first = 2
+        for layer in range(first, 5):
+            x = _convolve(params, layer, x)
+            given = stats[layer - 1] if stats is not None else None
+            x = _norm_pool(params, layer, x, given)
+        return x.flatten(1)
+
+    def statistics(self, params: Params, x: Tensor) -> Stats:
+        """Return mean and (biased) variance of each batch norm on `x`."""
+        found: list[tuple[Tensor, Tensor]] = []
+        for layer in range(1, 5):
+            x = _convolve(params, layer, x)
+            variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+            found.append((mean, variance))
+            x = _norm_pool(params, layer, x, found[-1])
+        return tuple(found)
+
+
+def _convolve(params: Params, layer: int, x: Tensor) -> Tensor:
+    if x.dim() == 5:
+        x = images(x)
+    if x.shape[1] == 1:
+        # One channel is channels last whatever its strides say, but operators go by the strides.
+        x = x.reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
+    return F.conv2d(x, params[f"conv{layer}.weight"], padding=1)
+
+
+def _norm_pool(
+    params: Params, layer: int, x: Tensor, given: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    mean, variance = given if given is not None else (None, None)
+    scale, offset = params[f"norm{layer}.weight"], params[f"norm{layer}.bias"]
+    x = F.batch_norm(x, mean, variance, scale, offset, training=given is None, eps=NORM_EPS)
+    return F.relu_(F.max_pool2d(x, 2))
