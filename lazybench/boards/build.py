@@ -10,7 +10,8 @@ from typing import Any
 from lazybench.boards.reported import rows_for
 from lazybench.boards.rows import SHOWN, Group, Row, factor, failed_row, groups, row_of, score_of
 from lazybench.records.atomic import canonical_json
-from lazybench.records.schema import Record, Reported
+from lazybench.records.reported import Reported
+from lazybench.records.schema import Record
 from lazybench.stats import Difference, paired_difference
 
 FEWEST_SEEDS = 3

@@ -14,7 +14,7 @@ from lazybench.boards.build import Board
 from lazybench.boards.reported import place_text, value_text
 from lazybench.boards.rows import Row
 from lazybench.records.atomic import canonical_json
-from lazybench.records.schema import Reported
+from lazybench.records.reported import Reported
 
 COMMAND = "lazybench leaderboard --write"
 _DIGITS = 6

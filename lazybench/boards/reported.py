@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lazybench.records.schema import Reported
+from lazybench.records.reported import Reported
 
 FIGURE_ONLY = "figure only"
 

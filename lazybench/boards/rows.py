@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lazybench.records.atomic import canonical_json
-from lazybench.records.schema import Cost, Record
+from lazybench.records.parts import Cost
+from lazybench.records.schema import Record
 from lazybench.stats import Difference, over_seeds
 
 if TYPE_CHECKING:

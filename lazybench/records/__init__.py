@@ -9,8 +9,7 @@ from lazybench.records.atomic import (
     write_bytes,
     write_json,
 )
-from lazybench.records.schema import (
-    KEY_FIELDS,
+from lazybench.records.parts import (
     AgentFacts,
     Checkpoint,
     Code,
@@ -19,10 +18,10 @@ from lazybench.records.schema import (
     EnvFacts,
     Machine,
     Metric,
-    Record,
-    Reported,
-    make_key,
+    NetworkFacts,
 )
+from lazybench.records.reported import Reported
+from lazybench.records.schema import KEY_FIELDS, Record, make_key
 from lazybench.records.store import RecordList, Skipped, Store, slug
 from lazybench.records.trials import Packed, Trials
 
@@ -36,6 +35,7 @@ __all__ = [
     "EnvFacts",
     "Machine",
     "Metric",
+    "NetworkFacts",
     "Packed",
     "Record",
     "RecordList",

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError
 
 from lazybench.errors import StoreError, UsageError
 from lazybench.records.atomic import canonical_json, plain
+from lazybench.records.parts import (
+    AgentFacts,
+    Checkpoint,
+    Code,
+    Cost,
+    DataFacts,
+    EnvFacts,
+    Facts,
+    Json,
+    Machine,
+    Metric,
+    NetworkFacts,
+    Sha256,
+    Status,
+)
 from lazybench.records.trials import Trials
 
 SCHEMA = 1
@@ -30,120 +45,14 @@ KEY_FIELDS = (
     "world_size",
     "limited",
 )
-_OPTIONAL_KEY_FIELDS = ("trained_on",)
+_OPTIONAL_KEY_FIELDS = ("trained_on", "weights", "network_source")
 
 
-def _number(value: Any) -> Any:
-    value = plain(value)
-    if isinstance(value, bool | str):
-        raise ValueError(f"must be a number, got {value!r}")
-    return value
-
-
-Real = Annotated[float | None, BeforeValidator(_number)]
-Count = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_number)]
-Seconds = Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_number)]
-Json = Annotated[dict[str, Any], BeforeValidator(plain)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Better = Literal["higher", "lower"]
-Status = Literal["ok", "diverged", "failed", "oom", "timeout"]
-
-
-class _Facts(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True)
-
-
-class EnvFacts(_Facts):
-    """The environment: canonical id, revision, and what its score means."""
-
-    id: str = Field(min_length=1)
-    version: int = Field(ge=0)
-    family: str
-    metric: str
-    better: Better
-    unit: str
-    protocol: Json = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _scalars(self) -> Self:
-        if bad := [k for k, v in self.protocol.items() if isinstance(v, dict | list)]:
-            raise ValueError(f"protocol holds scalars only, got something else at {bad}")
-        return self
-
-
-class DataFacts(_Facts):
-    """The data: name, content fingerprint, preparation version and where it was read from."""
-
-    name: str
-    fingerprint: str
-    prep: str
-    source: str
-
-
-class AgentFacts(_Facts):
-    """The agent: id, where it comes from, and who trained it."""
-
-    id: str = Field(min_length=1)
-    version: int = Field(default=1, ge=0)
-    origin: str
-    source_sha256: Sha256 | None = None
-    trained_by: Literal["lazybench", "external", "none"]
-    resumable: bool
-
-
-class Metric(_Facts):
-    """One number with its 95 % interval, over `n` trials."""
-
-    value: Real
-    ci95: tuple[Real, Real] | None = None
-    n: int = Field(ge=0)
-    unit: str
-    better: Better
-
-
-class Cost(_Facts):
-    """What the run cost; None where it wasn't measured."""
-
-    train_wall_s: Seconds = None
-    eval_wall_s: Seconds = None
-    wall_s: Seconds = None
-    peak_memory_bytes: Count = None
-    inner_steps: Count = None
-    outer_steps: Count = None
-    image_gradients: Count = None
-    queries: Count = None
-
-
-class Code(_Facts):
-    """The package that ran: version, commit, and whether the checkout had other changes."""
-
-    version: str
-    commit: str | None = None
-    dirty: bool = False
-
-
-class Machine(_Facts):
-    """Where it ran; none of it is part of the key."""
-
-    python: str
-    torch: str | None = None
-    numpy: str | None = None
-    platform: str
-    processor: str
-    cores: int
-    threads: int
-
-
-class Checkpoint(_Facts):
-    """The trained state that was judged: sha256 of its file, size, and training step."""
-
-    sha256: Sha256
-    bytes: int = Field(ge=0)
-    step: int = Field(ge=0)
-
-
-class Record(_Facts):
+class Record(Facts):
     """One run as a fact; `lazybench.records.Store` keeps it and boards are made from it.
+
+    `fit` is the key of the run that trained what was judged, None where this run did; `trained_on`
+    tells the environment, run and step where the agent was trained on other tasks than these.
 
     Raises:
         pydantic.ValidationError: a field is missing, unknown or of a wrong type or range.
@@ -175,6 +84,8 @@ class Record(_Facts):
     code: Code
     machine: Machine
     checkpoint: Checkpoint | None = None
+    network: NetworkFacts | None = None
+    fit: Sha256 | None = None
     trained_on: str | None = None
     started: str
 
@@ -195,7 +106,8 @@ class Record(_Facts):
 
     def identity(self) -> dict[str, Any]:
         """What the key is made of: everything that can change the score."""
-        return {
+        network = {} if self.network is None else self.network.identity()
+        return network | {
             "env": self.env.id,
             "env_version": self.env.version,
             "protocol": self.env.protocol,
@@ -262,7 +174,8 @@ def make_key(identity: Mapping[str, Any]) -> str:
     Args:
         identity: the fields of `KEY_FIELDS` (env id and version, protocol, data fingerprint and
             prep, agent id, version and source hash, resolved config, budget, seed, precision,
-            device, world size, limited) and, where the agent was trained elsewhere, `trained_on`.
+            device, world size, limited) and, where there are such, `trained_on` and what
+            `NetworkFacts.identity` gives.
 
     Raises:
         UsageError: a field is missing or unknown, or holds what JSON can't.
@@ -271,29 +184,8 @@ def make_key(identity: Mapping[str, Any]) -> str:
     unknown = sorted(set(identity) - set(KEY_FIELDS) - set(_OPTIONAL_KEY_FIELDS))
     if missing or unknown:
         raise UsageError(
-            f"a key is made of {', '.join(KEY_FIELDS)} (and trained_on); "
+            f"a key is made of {', '.join(KEY_FIELDS)} (and {', '.join(_OPTIONAL_KEY_FIELDS)}); "
             f"missing: {missing}, unknown: {unknown}; pass exactly these"
         )
     whole = {"trained_on": None, **identity, "schema": SCHEMA}
     return hashlib.sha256(canonical_json(whole).encode("ascii")).hexdigest()
-
-
-class Reported(_Facts):
-    """One number printed in a paper, as a row that no board ranks.
-
-    Attributes:
-        value: the number in `unit`; None where the paper only draws it.
-        ci95_half: half the width of its 95 % interval, in `unit`.
-    """
-
-    source: str
-    table: str
-    row: str
-    agent: str | None
-    env: str
-    batch_norm: Literal["transductive", "inductive"] | None = None
-    metric: str
-    value: Real
-    ci95_half: Real = None
-    unit: str
-    note: str | None = None

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lazybench.errors import LazybenchError, RecordConflict, StoreError, UsageError
 from lazybench.records.atomic import canonical_json, write_bytes
-from lazybench.records.schema import Record, Reported, make_key
+from lazybench.records.reported import Reported
+from lazybench.records.schema import Record, make_key
 
 _SLUG_LENGTH = 40
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)")

@@ -1,0 +1,28 @@
+"""Numbers that papers print, as rows of the store's `reported/` files."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lazybench.records.parts import Facts, Real
+
+
+class Reported(Facts):
+    """One number printed in a paper, as a row that no board ranks.
+
+    Attributes:
+        value: the number in `unit`; None where the paper only draws it.
+        ci95_half: half the width of its 95 % interval, in `unit`.
+    """
+
+    source: str
+    table: str
+    row: str
+    agent: str | None
+    env: str
+    batch_norm: Literal["transductive", "inductive"] | None = None
+    metric: str
+    value: Real
+    ci95_half: Real = None
+    unit: str
+    note: str | None = None
