@@ -6,7 +6,7 @@ A sampler answers `draw(keys)` with the rows of all tasks at once; nothing here 
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from lazybench import counter
 from lazybench.data.pool import Pool
 from lazybench.errors import UsageError
 from lazybench.task import TaskShape
+
+Labels = Literal["task", "class"]
+"""What a label is: a class's place in its task, in [0, way), or in its split, in [0, classes)."""
 
 _FEW = 64
 """Up to so many instances of a class, sorting random keys beats shuffling step by step."""
@@ -106,6 +109,7 @@ class ClassSampler:
         task: shape of every task.
         groups: None, or one list of classes for each label: label j is then always drawn from
             group j, the memorisation trap.
+        labels: `task`, or `class` for the class's place in the pool: the instances are the same.
 
     Reference: Yin et al., "Meta-learning without memorization", ICLR 2020.
     """
@@ -152,6 +156,7 @@ class ClassSampler:
         self._x = _tensor_view(pool.x)
         self._start, self._count = pool.start, pool.count
         self.groups: list[NDArray[np.int64]] | None = None
+        self.labels: Labels = "task"
         self._most = int(pool.count.max())
 
     def draw(self, keys: NDArray[np.uint64]) -> Block:
@@ -164,17 +169,26 @@ class ClassSampler:
         rows = self._start[classes][..., None] + instance.reshape(blocks, task.way, -1)
         order = self._query_order(keys)
         query = np.take_along_axis(rows[..., task.shot :].reshape(blocks, -1), order, axis=1)
-        labels = np.arange(task.way).repeat(task.shot)
+        labels = np.tile(np.arange(task.way).repeat(task.shot), (blocks, 1))
         return Block(
             self._gather(rows[..., : task.shot].reshape(blocks, -1)),
-            torch.from_numpy(np.tile(labels, (blocks, 1))),
+            torch.from_numpy(self._named(labels, classes)),
             self._gather(query),
-            torch.from_numpy(order // task.query),
+            torch.from_numpy(self._named(order // task.query, classes)),
         )
 
     def answers(self, keys: NDArray[np.uint64]) -> NDArray[Any]:
         """Return the query labels of the same episodes, int64 `[R, way * query]`."""
-        return self._query_order(keys) // self.task.query
+        places = self._query_order(keys) // self.task.query
+        if self.labels == "task":
+            return places
+        return self._named(
+            places, self._classes(counter.mix(keys[:, None], np.arange(self.task.way)))
+        )
+
+    def _named(self, places: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Labels of rows, from the places `[R, rows]` that their classes have in the tasks."""
+        return places if self.labels == "task" else np.take_along_axis(classes, places, axis=1)
 
     def _query_order(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Where each query row comes from in class-by-class order; row // query is its label."""

@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from lazybench.data.pool import Split
-from lazybench.envs.episodes import Block
+from lazybench.envs.episodes import Block, Labels
 from lazybench.envs.picture import contact_sheet
 from lazybench.envs.trials import Trials
 from lazybench.errors import UsageError
@@ -53,6 +53,7 @@ class FewShotVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         order: Literal["random", "sorted"] = "random",
         shots: int | None = None,
         queries: int | None = None,
+        labels: Labels = "task",
         backend: Literal["numpy", "torch"] = "numpy",
         device: str = "cpu",
         render_mode: str | None = None,
@@ -70,6 +71,9 @@ class FewShotVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             order: with `noniid`, `sorted` takes runs of the sorted classes as groups.
             shots: another number of support instances, on train and val.
             queries: another number of query instances of a class, on train and val (test has 15).
+            labels: `task`, labels in [0, way); or, on train, `class`: a label is the class's index
+                in the split, in [0, task.classes), for pre-training on all classes at once. The
+                instances are the same.
             backend: `numpy`, or `torch` for observations as tensors.
             device: where torch observations live.
             render_mode: None or `rgb_array`.
@@ -86,7 +90,15 @@ class FewShotVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             raise UsageError(f"backend must be 'numpy' or 'torch', got '{backend}'")
         _check_render_mode(render_mode)
         self.trials = Trials(
-            data, way, shot, split=split, noniid=noniid, order=order, shots=shots, queries=queries
+            data,
+            way,
+            shot,
+            split=split,
+            noniid=noniid,
+            order=order,
+            shots=shots,
+            queries=queries,
+            labels=labels,
         )
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -104,6 +116,11 @@ class FewShotVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
     def task(self) -> TaskShape:
         """Shape of every task."""
         return self.trials.task
+
+    @property
+    def train_classes(self) -> int:
+        """Classes of the train split, whatever split this is; 0 where there are none."""
+        return self.trials.train_classes
 
     @property
     def data(self) -> dict[str, str]:
@@ -227,6 +244,11 @@ class FewShotEnv(gymnasium.Env[Observation, Any]):
     def task(self) -> TaskShape:
         """Shape of every task."""
         return self._row.task
+
+    @property
+    def train_classes(self) -> int:
+        """Classes of the train split, whatever split this is; 0 where there are none."""
+        return self._row.train_classes
 
     @property
     def data(self) -> dict[str, str]:

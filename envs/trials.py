@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -11,7 +12,14 @@ from numpy.typing import NDArray
 
 from lazybench import counter, registry
 from lazybench.data.pool import SPLITS, Split
-from lazybench.envs.episodes import Block, ClassSampler, FunctionSampler, Sampler, class_groups
+from lazybench.envs.episodes import (
+    Block,
+    ClassSampler,
+    FunctionSampler,
+    Labels,
+    Sampler,
+    class_groups,
+)
 from lazybench.errors import ContractError, UsageError, nearest
 from lazybench.spaces import broadcast_box, labels
 from lazybench.task import TaskShape
@@ -39,12 +47,13 @@ class Trials:
         order: Literal["random", "sorted"],
         shots: int | None,
         queries: int | None,
+        labels: Labels = "task",
     ) -> None:
         """Open the data and fix the shape of the tasks.
 
         Raises:
-            UsageError: an unknown split or order, another shot or query on test, or tasks that the
-                data can't serve.
+            UsageError: an unknown split, order or kind of labels, another shot or query on test,
+                class labels off train, or tasks that the data can't serve.
             DataUnavailable: the data set isn't installed or is damaged.
         """
         if split not in SPLITS:
@@ -57,6 +66,7 @@ class Trials:
                 f"test trials have {shot} shots and {QUERIES} queries, got shots={shots}, "
                 f"queries={queries}; set them on the train or val split"
             )
+        _check_labels(labels, split)
         opened = registry.open_data(data)
         self.data = {
             "name": opened.name,
@@ -67,25 +77,37 @@ class Trials:
         groups = "-noniid-sorted" if noniid and order == "sorted" else "-noniid" if noniid else ""
         name = f"{data}-{way}way-{shot}shot{groups}"
         self.split = split
+        self._data_set = data
         k, q = shot if shots is None else shots, QUERIES if queries is None else queries
         self.sampler: Sampler
         if hasattr(opened, "pool"):
             where, pool = f"{data} {split}", opened.pool(split)
             self.sampler = ClassSampler(pool, way=way, shot=k, query=q, where=where)
+            self.sampler.labels = labels
             if noniid and split == "train":
                 self.sampler.groups = class_groups(
                     pool.classes, way, name, ordered=order == "sorted"
                 )
         elif noniid:
             raise UsageError(f"{data} has no classes to keep in order; leave noniid out")
+        elif labels == "class":
+            raise UsageError(f"{data} has no classes to label; leave labels='class' out")
         else:
             self.sampler = FunctionSampler(opened, shot=k, query=q)
         self._key = counter.mix(name, split)
+        self._names = self.task.classes if labels == "class" else self.task.way
 
     @property
     def task(self) -> TaskShape:
         """Shape of every task."""
         return self.sampler.task
+
+    @cached_property
+    def train_classes(self) -> int:
+        """Classes of the train split, whatever split this is; 0 where there are none."""
+        if self.task.target != "class":
+            return 0
+        return int(registry.open_data(self._data_set).pool("train").classes)
 
     def spaces(self, rows: tuple[int, ...]) -> tuple[spaces.Dict, spaces.Space[Any]]:
         """Return the observation and action space, with leading dimensions `rows`."""
@@ -99,7 +121,7 @@ class Trials:
 
         def targets(shape: tuple[int, ...], hidden: bool) -> spaces.Space[Any]:
             if task.target == "class":
-                return labels(task.way, shape, hidden=hidden)
+                return labels(self._names, shape, hidden=hidden)
             return broadcast_box(-1e6, 1e6, (*shape, *task.target_shape), np.float32)
 
         observation = spaces.Dict(
@@ -162,8 +184,8 @@ class Trials:
         axes = tuple(range(1, answers.ndim))
         if self.task.target == "class":
             low, high = int(given.min()), int(given.max())
-            if not 0 <= low <= high < self.task.way:
-                raise ContractError(f"labels must lie in [0, {self.task.way}), got {low} to {high}")
+            if not 0 <= low <= high < self._names:
+                raise ContractError(f"labels must lie in [0, {self._names}), got {low} to {high}")
             return np.asarray((given == answers).mean(axis=axes), dtype=np.float64)
         if not np.isfinite(given).all():
             raise ContractError("predictions must be finite numbers, got inf or nan")
@@ -173,3 +195,13 @@ class Trials:
     def metrics(self, rewards: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return the headline metric of each task by name."""
         return {"accuracy": rewards} if self.task.target == "class" else {"mse": -rewards}
+
+
+def _check_labels(labels: str, split: Split) -> None:
+    if labels not in get_args(Labels):
+        raise UsageError(f"labels must be 'task' or 'class', got '{labels}'")
+    if labels == "class" and split != "train":
+        raise UsageError(
+            f"labels='class' is for the train split, got split '{split}', whose trials are judged "
+            "by the labels of their tasks; leave it out"
+        )

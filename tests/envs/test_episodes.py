@@ -113,6 +113,27 @@ def test_an_episode_is_what_it_says(counts: list[int], way: int, shot: int, seed
         np.testing.assert_array_equal(part.numpy(), whole.numpy()[1:2])
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_class_labels_name_the_class_in_the_pool(grouped: bool) -> None:
+    counts = [9, 5, 70, 6, 9, 8, 7]
+    samplers = [
+        ClassSampler(marked_pool(counts), way=3, shot=2, query=3, where="here") for _ in "ab"
+    ]
+    samplers[1].labels = "class"
+    if grouped:
+        for sampler in samplers:
+            sampler.groups = class_groups(7, 3, "key", ordered=False)
+    keys = counter.mix("class labels", np.arange(40))
+    plain, named = (sampler.draw(keys) for sampler in samplers)
+    for part in ("support", "query"):
+        x, y = getattr(named, f"{part}_x").numpy(), getattr(named, f"{part}_y").numpy()
+        np.testing.assert_array_equal(x, getattr(plain, f"{part}_x").numpy())
+        np.testing.assert_array_equal(y, x[..., 0])
+        assert y.dtype == np.int64
+    np.testing.assert_array_equal(samplers[1].answers(keys), named.query_y.numpy())
+    np.testing.assert_array_equal(samplers[0].answers(keys), plain.query_y.numpy())
+
+
 def test_classes_and_their_labels_are_uniform() -> None:
     classes, way, tasks = 8, 4, 3000
     sampler = ClassSampler(marked_pool([5] * classes), way=way, shot=1, query=1, where="here")

@@ -228,6 +228,10 @@ def test_wrong_reset_options_change_nothing(tiny: str, options: Any, message: st
             "split must be one of train, val, test, got 'valid'. Did you mean: val",
         ),
         ({"order": "up"}, "order must be 'random' or 'sorted', got 'up'"),
+        ({"labels": "global"}, "labels must be 'task' or 'class', got 'global'"),
+        ({"labels": "class"}, "is for the train split, got split 'test'"),
+        ({"labels": "class", "split": "val"}, "got split 'val'.* leave it out"),
+        ({"data": "sinusoid", "labels": "class", "split": "train"}, "sinusoid has no classes"),
         ({"backend": "jax"}, "backend must be 'numpy' or 'torch', got 'jax'"),
         ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
         ({"render_mode": "human"}, "render_mode must be None or 'rgb_array', got 'human'"),
@@ -250,6 +254,35 @@ def test_training_may_take_other_shots_and_queries(tiny: str) -> None:
     assert observation["query_y"].shape == (3,)
     with pytest.raises(UsageError, match="at most 20"):
         FewShotEnv(data=tiny, split="train", shots=10, queries=11)
+
+
+def test_training_may_take_class_labels(tiny: str) -> None:
+    envs = FewShotVectorEnv(4, data=tiny, way=3, split="train", labels="class", queries=2)
+    observation, _ = envs.reset(seed=3)
+    plain = FewShotVectorEnv(4, data=tiny, way=3, split="train", queries=2)
+    assert same(
+        {name: observation[name] for name in ("support_x", "query_x")},
+        {name: plain.reset(seed=3)[0][name] for name in ("support_x", "query_x")},
+    )
+    for part in ("support", "query"):
+        marks = observation[f"{part}_x"][..., 0, 0, 0]
+        assert np.array_equal(observation[f"{part}_y"], marks)
+    assert envs.observation_space.contains(observation)
+    top = np.full((4, 6), envs.task.classes - 1)
+    assert envs.action_space.contains(top)
+    assert not envs.action_space.contains(top + 1)
+    right = observation["query_y"].copy()
+    right[0, 0] = (right[0, 0] + 1) % 12
+    assert envs.step(right)[1].tolist() == pytest.approx([5 / 6, 1, 1, 1])
+    envs.reset()
+    with pytest.raises(ContractError, match=r"labels must lie in \[0, 12\), got 11 to 12"):
+        envs.step(top + np.eye(4, 6, dtype=np.int64))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_every_split_tells_how_many_classes_train_has(tiny: str, split: Any) -> None:
+    assert FewShotEnv(data=tiny, way=3, split=split).train_classes == 12
+    assert FewShotEnv(data="sinusoid", way=1, shot=5, split=split).train_classes == 0
 
 
 @pytest.mark.parametrize("order", ["random", "sorted"])
