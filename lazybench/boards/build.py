@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lazybench.boards.groups import SHOWN, Group, factor, groups, is_superseded, score_of
 from lazybench.boards.reported import rows_for
-from lazybench.boards.rows import SHOWN, Group, Row, factor, failed_row, groups, row_of, score_of
+from lazybench.boards.rows import Row, failed_row, row_of
 from lazybench.records.atomic import canonical_json
 from lazybench.records.reported import Reported
 from lazybench.records.schema import Record
@@ -24,6 +26,11 @@ TIES_NOTE = (
     "a rank; the intervals aren't corrected for the number of rows."
 )
 SMOKE_NOTE = "A smoke budget shows that a thing runs; its rows are never ranked."
+GROUPS_NOTE = (
+    "Ranks and differences are told among rows of the same backbone and the same source of "
+    "weights; networks of different kinds are never ranked against each other."
+)
+SUPERSEDED = "superseded"
 _BUDGETS = ("small", "paper", "smoke")
 # A limited run differs in the number of trials, and is to stand under the whole ones.
 _TRIAL_COUNTS = frozenset({"trials", "n_trials", "test_trials"})
@@ -45,8 +52,9 @@ class Board:
         metric: name of the score.
         unit: unit of every score here; a `fraction` is shown as `%`.
         better: `higher` or `lower`.
-        ranked: rows by rank.
-        unranked: limited and smoke rows, by score.
+        ranked: rows by rank, rank group after rank group; each group's ranks begin at 1.
+        unranked: limited, smoke and superseded rows, by score.
+        transferred: rows of agents trained on other tasks, by score; never ranked.
         failed: one row for each run without a score.
         reported: what papers print for this env.
         notes: sentences that belong under the table.
@@ -66,6 +74,7 @@ class Board:
     better: str
     ranked: tuple[Row, ...]
     unranked: tuple[Row, ...]
+    transferred: tuple[Row, ...]
     failed: tuple[Row, ...]
     reported: tuple[Reported, ...]
     notes: tuple[str, ...]
@@ -75,6 +84,17 @@ class Board:
     def name(self) -> str:
         """`<env id>-v<version>`."""
         return f"{self.env}-v{self.version}"
+
+    @property
+    def rank_groups(self) -> list[tuple[str, tuple[Row, ...]]]:
+        """The ranked rows by rank group, with its name."""
+        grouped = itertools.groupby(self.ranked, key=lambda row: row.rank_group)
+        return [(name, tuple(rows)) for name, rows in grouped]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """All rows, block after block."""
+        return (*self.ranked, *self.unranked, *self.transferred, *self.failed)
 
 
 def build(records: Iterable[Record], reported: Iterable[Reported] = ()) -> list[Board]:
@@ -118,7 +138,9 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
     pairs = [(group, row_of(group, mixed_devices=mixed)) for group in grouped if group.scored]
     higher = first.env.better == "higher"
     pairs.sort(key=lambda pair: _row_order(pair[1], higher))
-    ranked = _ranked([pair for pair in pairs if _is_rankable(pair[0])])
+    at_home = [pair for pair in pairs if pair[0].records[0].trained_on is None]
+    rankable = [pair for pair in at_home if _is_rankable(pair[0], whole)]
+    ranked = [row for each in _rank_groups(rankable) for row in _ranked(each)]
     return Board(
         env=first.env.id,
         version=first.env.version,
@@ -134,7 +156,12 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
         unit="%" if first.env.unit == "fraction" else first.env.unit,
         better=first.env.better,
         ranked=tuple(ranked),
-        unranked=tuple(row for group, row in pairs if not _is_rankable(group)),
+        unranked=tuple(
+            replace(row, marks=(*row.marks, SUPERSEDED)) if _is_old(group, whole) else row
+            for group, row in at_home
+            if not _is_rankable(group, whole)
+        ),
+        transferred=tuple(row for group, row in pairs if group.records[0].trained_on is not None),
         failed=tuple(failed),
         reported=rows_for(papers, first.env.id),
         notes=_notes(ranked, first.budget),
@@ -142,8 +169,25 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
     )
 
 
-def _is_rankable(group: Group) -> bool:
-    return not group.records[0].limited and group.records[0].budget != "smoke"
+def _is_rankable(group: Group, whole: Sequence[Record]) -> bool:
+    first = group.records[0]
+    return not first.limited and first.budget != "smoke" and not _is_old(group, whole)
+
+
+def _is_old(group: Group, whole: Sequence[Record]) -> bool:
+    return is_superseded(group.records[0], (record for record in whole if not record.limited))
+
+
+def _rank_groups(pairs: Sequence[tuple[Group, Row]]) -> list[list[tuple[Group, Row]]]:
+    """Pairs by rank group, the group with the best row first; the order inside stays.
+
+    Rows without a network stand with the others where there is only one kind of network.
+    """
+    names = list(dict.fromkeys(row.rank_group for _, row in pairs if row.rank_group))
+    if len(names) == 1:
+        pairs = [(group, replace(row, rank_group=names[0])) for group, row in pairs]
+    order = list(dict.fromkeys(row.rank_group for _, row in pairs))
+    return [[pair for pair in pairs if pair[1].rank_group == name] for name in order]
 
 
 def _row_order(row: Row, higher: bool) -> tuple[Any, ...]:
@@ -195,4 +239,6 @@ def _notes(ranked: Sequence[Row], budget: str) -> tuple[str, ...]:
         notes.append(FEW_SEEDS_NOTE)
     if enough > 1:
         notes.append(TIES_NOTE)
+    if len({row.rank_group for row in ranked}) > 1:
+        notes.append(GROUPS_NOTE)
     return tuple(notes)

@@ -20,6 +20,7 @@ COMMAND = "lazybench leaderboard --write"
 _DIGITS = 6
 _PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._,:=+/()%-]*[A-Za-z0-9)%])?")
 _MARKUP = re.compile(r"([\\`*_{}\[\]#|~!^$])")
+_BLOCKS = ("ranked", "unranked", "transferred", "failed")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 Cell = Callable[[Row, str], str]
@@ -84,6 +85,9 @@ _COLUMNS: tuple[tuple[str, Cell], ...] = (
     ),
     ("trials", lambda row, unit: str(row.trials) if row.trials else ""),
     ("batch norm", lambda row, unit: row.batch_norm or ""),
+    ("backbone", lambda row, unit: row.backbone or ""),
+    ("parameters", lambda row, unit: _count(row.parameters)),
+    ("weights", lambda row, unit: row.weights or ""),
     ("train wall s", lambda row, unit: _seconds(row.train_wall_s)),
     ("eval wall s", lambda row, unit: _seconds(row.eval_wall_s)),
     ("peak MB", lambda row, unit: _count(row.peak_memory_mb)),
@@ -140,11 +144,20 @@ def _section(board: Board) -> Iterator[str]:
     yield markdown_text(f"{facts}. {board.better.capitalize()} is better.") + (
         f" Protocol: {markdown_text(protocol)}." if protocol else ""
     )
-    yield _rows_table(board.ranked, board) if board.ranked else "No ranked rows."
+    several = board.rank_groups
+    for name, rows in several:
+        if len(several) > 1:
+            yield f"### {markdown_text(name or 'Without a network, or none told')}"
+        yield _rows_table(rows, board)
+    if not several:
+        yield "No ranked rows."
     yield from (markdown_text(note) for note in board.notes)
     if board.unranked:
-        yield "### Not ranked: limited or smoke runs"
+        yield "### Not ranked: limited, smoke or superseded runs"
         yield _rows_table(board.unranked, board)
+    if board.transferred:
+        yield "### Transfer: trained on other tasks, not ranked"
+        yield _rows_table(board.transferred, board)
     if board.failed:
         yield "### Without a score"
         yield _rows_table(board.failed, board)
@@ -190,7 +203,7 @@ def _row_facts(row: Row) -> dict[str, Any]:
 
 def _board_facts(board: Board) -> dict[str, Any]:
     names = ("env", "version", "family", "data", "fingerprint", "prep", "budget", "metric", "unit")
-    blocks = {"ranked": board.ranked, "unranked": board.unranked, "failed": board.failed}
+    blocks = {name: getattr(board, name) for name in _BLOCKS}
     return (
         {name: getattr(board, name) for name in names}
         | {"better": board.better, "notes": board.notes, "n_records": board.n_records}
@@ -215,7 +228,17 @@ def to_json(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
 _CSV_BOARD = ("env", "version", "data", "fingerprint", "prep", "budget", "protocol", "metric")
 _CSV_ROW = (
     *("rank", "agent", "score", "lo", "hi", "unit", "diff", "diff_lo", "diff_hi", "diff_p"),
-    *("seeds", "trials", "batch_norm", "train_wall_s", "eval_wall_s", "peak_memory_mb"),
+    *(
+        "seeds",
+        "trials",
+        "batch_norm",
+        "backbone",
+        "parameters",
+        "weights",
+        "train_wall_s",
+        "eval_wall_s",
+        "peak_memory_mb",
+    ),
     *("inner_steps", "outer_steps", "image_gradients", "queries", "tuned", "versions", "marks"),
     *("reason", "source"),
 )
@@ -234,7 +257,7 @@ def _csv_cell(value: Any) -> Any:
 
 
 def _csv_rows(board: Board) -> Iterator[dict[str, Any]]:
-    for block in ("ranked", "unranked", "failed"):
+    for block in _BLOCKS:
         for row in getattr(board, block):
             diff = {} if row.diff is None else row.diff._asdict()
             renamed = {f"diff_{name}".removesuffix("_mean"): v for name, v in diff.items()}

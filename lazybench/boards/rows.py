@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lazybench.records.atomic import canonical_json
+from lazybench.boards.groups import Group, batch_norm, factor, rank_group, score_of
 from lazybench.records.parts import Cost
 from lazybench.records.schema import Record
 from lazybench.stats import Difference, over_seeds
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-# Settings that a column shows, so that neither the row's name nor the board's head needn't.
-SHOWN = frozenset({"batch_norm"})
-_LONGEST_OVERRIDES = 80
-_AGREE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -39,6 +30,10 @@ class Row:
         seeds: the seeds.
         trials: trials of each seed.
         batch_norm: `transductive`, `inductive`, … or None where the agent has no such switch.
+        backbone: name of the network; None where the agent has none or didn't tell.
+        parameters: how many numbers it trains, head included.
+        weights: `fresh`, or where the weights come from that training started from.
+        rank_group: names the rows that it is ranked among: those of equal backbone and weights.
         train_wall_s: seconds, mean over seeds, as are all costs but the memory.
         eval_wall_s: seconds.
         peak_memory_mb: the largest over seeds, in 10^6 bytes.
@@ -63,6 +58,10 @@ class Row:
     seeds: tuple[int, ...]
     trials: int
     batch_norm: str | None
+    backbone: str | None
+    parameters: int | None
+    weights: str | None
+    rank_group: str
     train_wall_s: float | None
     eval_wall_s: float | None
     peak_memory_mb: float | None
@@ -75,119 +74,6 @@ class Row:
     marks: tuple[str, ...]
     reason: str | None
     keys: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ in the seed alone.
-
-    Attributes:
-        records: all of them, by seed.
-        name: the row's name.
-    """
-
-    records: tuple[Record, ...]
-    name: str
-
-    @property
-    def scored(self) -> list[Record]:
-        """Those that have a score."""
-        return [record for record in self.records if score_of(record) is not None]
-
-    def trial_scores(self) -> list[NDArray[Any]] | None:
-        """Each scored seed's [n] trial scores, or None where they aren't what the score is of.
-
-        An env may judge by something other than the mean over trials; then the trials' scores
-        give neither an interval nor a paired difference.
-        """
-        arrays = []
-        for record in self.scored:
-            scores, score = record.trials.scores_array(), score_of(record)
-            if score is None or not _is_mean_of(score, scores):
-                return None
-            arrays.append(scores)
-        return arrays or None
-
-
-def _is_mean_of(score: float, scores: NDArray[Any]) -> bool:
-    if scores.size == 0:
-        return False
-    mean = float(scores.astype("<f8").mean())
-    return math.isfinite(mean) and abs(mean - score) <= _AGREE * max(1.0, abs(score))
-
-
-def score_of(record: Record) -> float | None:
-    """The record's score in its env's unit; None unless the run ended well."""
-    if record.status != "ok":
-        return None
-    metric = record.metrics.get(record.env.metric)
-    if metric is not None:
-        return metric.value
-    scores = record.trials.scores_array()
-    mean = float(scores.astype("<f8").mean()) if scores.size else math.nan
-    return mean if math.isfinite(mean) else None
-
-
-def factor(record: Record) -> float:
-    """What a score is multiplied by to stand on the board: 100 for fractions."""
-    return 100.0 if record.env.unit == "fraction" else 1.0
-
-
-def batch_norm(record: Record) -> str | None:
-    """Whose batch statistics judged the run, from its config or protocol; None without any."""
-    value = record.config.get("batch_norm", record.env.protocol.get("batch_norm"))
-    return None if value is None else str(value)
-
-
-def groups(records: Iterable[Record]) -> list[Group]:
-    """The records by everything but the seed, each group under a name of its own."""
-    members: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        members[_sameness(record)].append(record)
-    ordered = sorted(members.items(), key=lambda item: (item[1][0].agent.id, item[0]))
-    firsts = [group[0] for _, group in ordered]
-    names = [_name(first, firsts) for first in firsts]
-    shown = Counter((n, batch_norm(r), r.limited) for n, r in zip(names, firsts, strict=True))
-    result = []
-    for (digest, group), name, first in zip(ordered, names, firsts, strict=True):
-        unique = shown[name, batch_norm(first), first.limited] == 1
-        by_seed = sorted(group, key=lambda record: (record.seed, record.key))
-        result.append(Group(tuple(by_seed), name if unique else f"{name} #{digest[:6]}"))
-    return result
-
-
-def _sameness(record: Record) -> str:
-    same = {name: value for name, value in record.identity().items() if name != "seed"}
-    same |= {"kind": record.kind, "origin": record.agent.origin, "by": record.agent.trained_by}
-    return hashlib.sha256(canonical_json(same).encode("ascii")).hexdigest()
-
-
-def _name(record: Record, others: Sequence[Record]) -> str:
-    """The agent's id, its overrides, and what else differs among the rows of that agent."""
-    parts = []
-    for key, value in sorted(record.overrides.items()):
-        if key not in SHOWN:
-            text = value if isinstance(value, str) else canonical_json(value)
-            parts.append(f"{key}={' '.join(text.split())}")
-    text = ", ".join(parts)
-    if len(text) > _LONGEST_OVERRIDES:
-        text = text[: _LONGEST_OVERRIDES - 1] + "…"
-    parts = [text] if text else []
-    rows = [_varying(other) for other in others if other.agent.id == record.agent.id]
-    for key, value in _varying(record).items():
-        if value and len({row[key] for row in rows}) > 1:
-            parts.append(value)
-    return f"{record.agent.id} ({', '.join(parts)})" if parts else record.agent.id
-
-
-def _varying(record: Record) -> dict[str, str]:
-    return {
-        "preset": record.preset,
-        "origin": record.agent.origin,
-        "precision": record.precision,
-        "device": record.device,
-        "world": f"{record.world_size} processes",
-    }
 
 
 def _marks(group: Group, mixed_devices: bool) -> tuple[str, ...]:
@@ -282,10 +168,15 @@ def failed_row(record: Record, name: str, *, mixed_devices: bool) -> Row:
 
 def _facts(records: Sequence[Record]) -> dict[str, Any]:
     costs = [record.cost for record in records]
+    network = records[0].network
     peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
     names = ("train_wall_s", "eval_wall_s", "inner_steps", "outer_steps", "image_gradients")
     return {name: _mean(costs, name) for name in (*names, "queries")} | {
         "batch_norm": batch_norm(records[0]),
+        "backbone": None if network is None else network.name,
+        "parameters": None if network is None else network.parameters,
+        "weights": None if network is None else network.weights,
+        "rank_group": rank_group(records[0]),
         "peak_memory_mb": max(peaks) / 1e6 if peaks else None,
         "tuned": not any(record.untuned for record in records),
         "versions": tuple(sorted({record.code.version for record in records})),

@@ -145,8 +145,7 @@ def _publish(records: Sequence[Record], root: Path, *, show: bool) -> None:
         new = {record.key12 for record in records}
         everything = store.records(env=records[0].env.id)
         for board in boards.build(everything):
-            rows = (*board.ranked, *board.unranked, *board.failed)
-            if any(new & set(row.keys) for row in rows):
+            if any(new & set(row.keys) for row in board.rows):
                 out.line(standing.board_text(board, new=new, columns=out.width()))
         for record in records:
             which = f"seed {record.seed}: " if len(records) > 1 else ""

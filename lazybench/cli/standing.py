@@ -38,10 +38,18 @@ def board_text(board: Board, *, new: Collection[str] = (), columns: int | None =
         f"{board.metric}{f' in {board.unit}' if board.unit == '%' else unit and f' ({board.unit})'}"
         f", {board.better} is better"
     )
-    rows = [*board.ranked, *board.unranked, *board.failed]
     lines = [out.one_line(heading)]
-    lines.append(out.table(_HEADER, [_cells(row, board, new) for row in rows], columns=columns))
-    if any(set(row.keys) & set(new) for row in rows):
+    several = board.rank_groups
+    parts = [(f"ranked: {name or 'without a network'}", rows) for name, rows in several]
+    rest = (*board.unranked, *board.transferred, *board.failed)
+    if len(several) < 2:
+        parts = [("", (*board.ranked, *rest))]
+    elif rest:
+        parts.append(("not ranked", rest))
+    for name, rows in parts:
+        lines += [out.one_line(name)] if name else []
+        lines.append(out.table(_HEADER, [_cells(row, board, new) for row in rows], columns=columns))
+    if any(set(row.keys) & set(new) for row in board.rows):
         lines.append("> is the run that just ended")
     lines.extend(board.notes)
     return "\n".join(lines)
@@ -99,6 +107,8 @@ def _notes(row: Row) -> Iterator[str]:
         yield row.reason
     if row.batch_norm is not None:
         yield row.batch_norm
+    if row.backbone is not None:
+        yield row.backbone
     yield from row.marks
     if not row.tuned:
         yield "untuned"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lazybench.boards import build
-from lazybench.boards.build import FEW_SEEDS_NOTE, SMOKE_NOTE, TIES_NOTE
+from lazybench.boards.build import FEW_SEEDS_NOTE, GROUPS_NOTE, SMOKE_NOTE, TIES_NOTE
 from lazybench.records import Reported, Trials
 
 
@@ -135,7 +135,8 @@ def test_marks_say_what_a_reader_must_know(make_run: Any) -> None:
         untuned=True,
     )
     (board,) = build([run, make_run("b", device="cuda")])
-    row = next(row for row in board.ranked if row.agent == "a")
+    (row,) = board.transferred
+    assert row.rank is None
     marks = ("dirty", "external", "submitted", "data-subset", "trained on omniglot-5way-1shot")
     assert row.marks == (*marks, "cpu")
     assert not row.tuned
@@ -159,3 +160,46 @@ def test_reported_rows_stand_on_their_env_alone(make_run: Any) -> None:
     (board,) = build([make_run("a")], [paper("glyphs-5way-1shot"), paper("omniglot-5way-1shot")])
     assert [row.env for row in board.reported] == ["glyphs-5way-1shot"]
     assert [row.rank for row in board.ranked] == [1]
+
+
+def network(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "parameters": 100, **more}
+
+
+def test_networks_of_different_kinds_are_never_ranked_together(make_run: Any) -> None:
+    given = network("conv4-32", weights="a file", weights_sha256="ab" * 32)
+    runs = [
+        make_run("a", 0.1, network=network("conv4-32")),
+        make_run("b", network=network("conv4-32")),
+        make_run("c", 0.2, network=network("resnet12")),
+        make_run("d", network=given),
+        make_run("pixels", -0.1),
+    ]
+    (board,) = build(runs)
+    names = [(name, [(r.agent, r.rank) for r in rows]) for name, rows in board.rank_groups]
+    assert names == [
+        ("resnet12", [("c", 1)]),
+        ("conv4-32", [("a", 1), ("b", 2)]),
+        ("conv4-32, weights: a file", [("d", 1)]),
+        ("", [("pixels", 1)]),
+    ]
+    best = {row.agent for row in board.ranked if row.diff is None}
+    assert best == {"a", "c", "d", "pixels"}
+    assert GROUPS_NOTE in board.notes
+
+
+def test_what_has_no_network_is_ranked_beside_the_only_kind_there_is(make_run: Any) -> None:
+    (board,) = build([make_run("a", 0.1, network=network("conv4-32")), make_run("pixels")])
+    assert [(row.agent, row.rank) for row in board.ranked] == [("a", 1), ("pixels", 2)]
+    assert [row.backbone for row in board.ranked] == ["conv4-32", None]
+    assert GROUPS_NOTE not in board.notes
+
+
+def test_an_older_version_of_an_agent_gives_way(make_run: Any) -> None:
+    (board,) = build([make_run("a", 0.1), make_run("a", agent__version=2), make_run("b", -0.1)])
+    assert [(row.agent, row.rank) for row in board.ranked] == [
+        ("a", 1),
+        ("b", 2),
+    ]
+    (old,) = board.unranked
+    assert (old.agent, old.rank, old.marks) == ("a (version 1)", None, ("superseded",))

@@ -1,0 +1,156 @@
+"""Runs that differ in the seed alone, and what names, scores and ranks them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lazybench.records.atomic import canonical_json
+from lazybench.records.schema import Record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Settings that a column shows, so that neither the row's name nor the board's head needn't.
+SHOWN = frozenset({"batch_norm"})
+_LONGEST_OVERRIDES = 80
+_AGREE = 1e-4
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in the seed alone.
+
+    Attributes:
+        records: all of them, by seed.
+        name: the row's name.
+    """
+
+    records: tuple[Record, ...]
+    name: str
+
+    @property
+    def scored(self) -> list[Record]:
+        """Those that have a score."""
+        return [record for record in self.records if score_of(record) is not None]
+
+    def trial_scores(self) -> list[NDArray[Any]] | None:
+        """Each scored seed's [n] trial scores, or None where they aren't what the score is of.
+
+        An env may judge by something other than the mean over trials; then the trials' scores
+        give neither an interval nor a paired difference.
+        """
+        arrays = []
+        for record in self.scored:
+            scores, score = record.trials.scores_array(), score_of(record)
+            if score is None or not _is_mean_of(score, scores):
+                return None
+            arrays.append(scores)
+        return arrays or None
+
+
+def _is_mean_of(score: float, scores: NDArray[Any]) -> bool:
+    if scores.size == 0:
+        return False
+    mean = float(scores.astype("<f8").mean())
+    return math.isfinite(mean) and abs(mean - score) <= _AGREE * max(1.0, abs(score))
+
+
+def score_of(record: Record) -> float | None:
+    """The record's score in its env's unit; None unless the run ended well."""
+    if record.status != "ok":
+        return None
+    metric = record.metrics.get(record.env.metric)
+    if metric is not None:
+        return metric.value
+    scores = record.trials.scores_array()
+    mean = float(scores.astype("<f8").mean()) if scores.size else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def factor(record: Record) -> float:
+    """What a score is multiplied by to stand on the board: 100 for fractions."""
+    return 100.0 if record.env.unit == "fraction" else 1.0
+
+
+def batch_norm(record: Record) -> str | None:
+    """Whose batch statistics judged the run, from its config or protocol; None without any."""
+    value = record.config.get("batch_norm", record.env.protocol.get("batch_norm"))
+    return None if value is None else str(value)
+
+
+def rank_group(record: Record) -> str:
+    """The backbone and the source of its weights, whose rows alone are ranked together.
+
+    Empty where no network was told of: a floor without one, or a record older than this fact.
+    """
+    network = record.network
+    if network is None:
+        return ""
+    return network.name + ("" if network.weights == "fresh" else f", weights: {network.weights}")
+
+
+def groups(records: Iterable[Record]) -> list[Group]:
+    """The records by everything but the seed, each group under a name of its own."""
+    members: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        members[_sameness(record)].append(record)
+    ordered = sorted(members.items(), key=lambda item: (item[1][0].agent.id, item[0]))
+    firsts = [group[0] for _, group in ordered]
+    names = [_name(first, firsts) for first in firsts]
+    shown = Counter((n, batch_norm(r), r.limited) for n, r in zip(names, firsts, strict=True))
+    result = []
+    for (digest, group), name, first in zip(ordered, names, firsts, strict=True):
+        unique = shown[name, batch_norm(first), first.limited] == 1
+        by_seed = sorted(group, key=lambda record: (record.seed, record.key))
+        result.append(Group(tuple(by_seed), name if unique else f"{name} #{digest[:6]}"))
+    return result
+
+
+def _sameness(record: Record) -> str:
+    same = {name: value for name, value in record.identity().items() if name != "seed"}
+    same |= {"kind": record.kind, "origin": record.agent.origin, "by": record.agent.trained_by}
+    return hashlib.sha256(canonical_json(same).encode("ascii")).hexdigest()
+
+
+def _name(record: Record, others: Sequence[Record]) -> str:
+    """The agent's id, its overrides, and what else differs among the rows of that agent."""
+    parts = []
+    for key, value in sorted(record.overrides.items()):
+        if key not in SHOWN:
+            text = value if isinstance(value, str) else canonical_json(value)
+            parts.append(f"{key}={' '.join(text.split())}")
+    text = ", ".join(parts)
+    if len(text) > _LONGEST_OVERRIDES:
+        text = text[: _LONGEST_OVERRIDES - 1] + "…"
+    parts = [text] if text else []
+    rows = [_varying(other) for other in others if other.agent.id == record.agent.id]
+    for key, value in _varying(record).items():
+        if value and len({row[key] for row in rows}) > 1:
+            parts.append(value)
+    if is_superseded(record, others):
+        parts.append(f"version {record.agent.version}")
+    return f"{record.agent.id} ({', '.join(parts)})" if parts else record.agent.id
+
+
+def _varying(record: Record) -> dict[str, str]:
+    return {
+        "preset": record.preset,
+        "origin": record.agent.origin,
+        "precision": record.precision,
+        "device": record.device,
+        "world": f"{record.world_size} processes",
+    }
+
+
+def is_superseded(record: Record, others: Iterable[Record]) -> bool:
+    """True where a newer version of the same agent stands among the others."""
+    return any(
+        (other.agent.id, other.agent.origin) == (record.agent.id, record.agent.origin)
+        and other.agent.version > record.agent.version
+        for other in others
+    )
