@@ -1,5 +1,6 @@
 """The lazy core: student, teacher, meta-gradients and outer updates, shared by every family."""
 
+from lazybench.learning.implicit import implicit_gradient
 from lazybench.learning.inner import (
     InnerRule,
     LossFn,
@@ -36,6 +37,7 @@ __all__ = [
     "batches",
     "fomaml_gradient",
     "greedy",
+    "implicit_gradient",
     "lazy",
     "maml_gradient",
     "outer_adam",
