@@ -1,8 +1,8 @@
 """The registries of environments, agents and data sets.
 
-Three sources, in order: the built-in catalogue (strings only, so listing imports nothing heavy),
-entry points of other packages, and registration at run time. One name has one owner; a clash is an
-error.
+Four sources, in order: the built-in catalogue (strings only, so listing imports nothing heavy),
+entry points of other packages, registration at run time, and what was imported to this machine's
+data folder, which is looked at each time. One name has one owner; a clash is an error.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
@@ -33,10 +34,16 @@ S = TypeVar("S", bound=_Spec)
 
 
 class Registry(Generic[S]):
-    """Specs by id: the catalogue, entry points and what was registered at run time."""
+    """Specs by id: the catalogue, entry points, what was registered at run time and imported."""
 
-    def __init__(
-        self, kind: str, spec_type: type[S], catalogue: str, resolver: str | None, group: str
+    def __init__(  # noqa: PLR0913 - one name for each source of specs
+        self,
+        kind: str,
+        spec_type: type[S],
+        catalogue: str,
+        resolver: str | None,
+        group: str,
+        finder: str | None = None,
     ) -> None:
         """Set up an empty registry; sources are read at first use.
 
@@ -46,6 +53,8 @@ class Registry(Generic[S]):
             catalogue: `module:NAME` of the built-in tuple of specs.
             resolver: `module:function` from a name to `Resolved` or None, for aliases and patterns.
             group: entry-point group of other packages.
+            finder: `module:function` that gives the specs found on disk now, and by name what is
+                wrong with those that can't be used.
         """
         self.kind = kind
         self.group = group
@@ -53,12 +62,15 @@ class Registry(Generic[S]):
         self._spec_type = spec_type
         self._catalogue = catalogue
         self._resolver = resolver
+        self._finder = finder
+        self._found_broken: dict[str, str] = {}
         self._specs: dict[str, S] | None = None
         self._at_run_time: set[str] = set()
 
     def specs(self) -> list[S]:
         """Return all specs, sorted by id."""
-        return [self._all()[name] for name in sorted(self._all())]
+        found = self._all()
+        return [found[name] for name in sorted(found)]
 
     def register(self, spec: S) -> None:
         """Add a spec at run time.
@@ -68,13 +80,14 @@ class Registry(Generic[S]):
             DuplicateName: the id is taken; the message names both origins.
         """
         self._add(self._all(), spec)
+        self._known()[spec.id] = spec
         self._at_run_time.add(spec.id)
 
     def forget(self, name: str) -> None:
         """Remove what was registered at run time under `name`, where there is such an entry."""
         if name in self._at_run_time:
             self._at_run_time.remove(name)
-            self._all().pop(name, None)
+            self._known().pop(name, None)
 
     def resolve(self, name: str) -> Resolved:
         """Return the spec for an id or alias, with a note where an alias was resolved.
@@ -82,14 +95,15 @@ class Registry(Generic[S]):
         Raises:
             UnknownName: no such id; the message names the nearest ones and the listing command.
         """
-        found = self._all().get(name)
+        known = self._all()
+        found = known.get(name)
         if found is not None:
             return Resolved(found)
         if self._resolver is not None:
-            resolved: Resolved | None = load(self._resolver)(name, self._all())
+            resolved: Resolved | None = load(self._resolver)(name, known)
             if resolved is not None:
                 return resolved
-        hint = nearest(name, self._all())
+        hint = nearest(name, known)
         broken = f" (broken plug-ins: {', '.join(self.broken)})" if self.broken else ""
         plural = {"data set": "data list"}.get(self.kind, f"list {self._short}s")
         raise UnknownName(
@@ -101,6 +115,23 @@ class Registry(Generic[S]):
         return {"environment": "env"}.get(self.kind, self.kind)
 
     def _all(self) -> dict[str, S]:
+        """All specs, those found on disk looked up anew; a clash there leaves the others alone."""
+        known = dict(self._known())
+        if self._finder is None:
+            return known
+        found, broken = load(self._finder)()
+        for name in self._found_broken:
+            self.broken.pop(name, None)
+        for spec in found:
+            try:
+                self._add(known, spec)
+            except DuplicateName as error:
+                broken[f"{spec.id} ({spec.origin})"] = str(error)
+        self._found_broken = broken
+        self.broken.update(broken)
+        return known
+
+    def _known(self) -> dict[str, S]:
         if self._specs is None:
             specs: dict[str, S] = {}
             for spec in load(self._catalogue):
@@ -187,15 +218,45 @@ def source_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def target_sha256(target: str) -> str | None:
+    """Return the sha256 of the file that defines `module:name` or `file.py:name`, where known.
+
+    Raises:
+        UsageError: as `load`.
+    """
+    return defining_sha256(load(target))
+
+
+def defining_sha256(thing: Any) -> str | None:
+    """Return the sha256 of the file that defines a class or function; None where there is none."""
+    try:
+        path = inspect.getsourcefile(thing)
+    except TypeError:
+        return None
+    return source_sha256(Path(path)) if path is not None and Path(path).is_file() else None
+
+
 ENVS: Registry[EnvSpec] = Registry(
-    "environment", EnvSpec, "lazybench.envs:CATALOGUE", "lazybench.envs:resolve", "lazybench.envs"
+    "environment",
+    EnvSpec,
+    "lazybench.envs:CATALOGUE",
+    "lazybench.envs:resolve",
+    "lazybench.envs",
+    "lazybench.envs:imported_envs",
 )
 AGENTS: Registry[AgentSpec] = Registry(
     "agent", AgentSpec, "lazybench.agents:CATALOGUE", None, "lazybench.agents"
 )
 DATASETS: Registry[DataSpec] = Registry(
-    "data set", DataSpec, "lazybench.envs:DATA_CATALOGUE", None, "lazybench.data"
+    "data set",
+    DataSpec,
+    "lazybench.envs:DATA_CATALOGUE",
+    None,
+    "lazybench.data",
+    "lazybench.data.imported:data_specs",
 )
+DATA_ALIASES = "lazybench.envs:ALIASES"
+"""Where the names stand that no data set may take, since they stand for others."""
 
 
 def open_data(name: str) -> Any:

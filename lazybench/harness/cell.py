@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +18,67 @@ from lazybench.harness.request import (
     official_trials,
     resolve_env,
 )
+from lazybench.harness.trained import Weights, read_weights
 from lazybench.harness.watch import SILENT, Watch
-from lazybench.records import make_key, slug
+from lazybench.records import NetworkFacts, make_key, slug
+from lazybench.registry import target_sha256
 from lazybench.specs import EnvSpec
-
-PRECISION = "fp32"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A request with everything resolved: what will be run, and its key."""
+    """A request with everything resolved: what will be run, and its key.
+
+    Runs that differ only in how a trained state is judged share one fit, made with those settings
+    at their defaults: `trainer` is the agent that makes it and `fit_key` the key of the run that
+    judges it with them.
+
+    Attributes:
+        request: what was asked for.
+        spec: the environment.
+        made: the agent whose policy is judged.
+        trainer: the agent that is trained; `made` itself where no such setting was given.
+        device: where it computes.
+        trials: how many test trials to judge.
+        identity: what the key is made of.
+        fit_identity: what the fit's key is made of.
+        facts: the `env` and `data` parts of the record.
+        network: what is trained, where the agent tells.
+        weights: what training starts from; None for fresh weights.
+    """
 
     request: RunRequest
     spec: EnvSpec
     made: Made
+    trainer: Made
     device: str
     trials: int
     identity: dict[str, Any]
+    fit_identity: dict[str, Any]
     facts: dict[str, Any]
-    key: str
+    network: NetworkFacts | None
+    weights: Weights | None
+
+    @cached_property
+    def key(self) -> str:
+        """The run's key, 64 hex digits."""
+        return make_key(self.identity)
+
+    @cached_property
+    def fit_key(self) -> str:
+        """The fit's key, equal to `key` unless a setting of judging was given."""
+        return make_key(self.fit_identity)
 
     @property
     def folder(self) -> Path:
-        """The run's working folder."""
-        name = (
-            f"{slug(self.made.spec.id)}-{slug(self.spec.id)}-s{self.request.seed}-{self.key[:12]}"
-        )
-        return self.request.runs / name
+        """The fit's working folder."""
+        agent, env = slug(self.made.spec.id), slug(self.spec.id)
+        return self.request.runs / f"{agent}-{env}-s{self.request.seed}-{self.fit_key[:12]}"
+
+    def file(self, name: str, ending: str) -> Path:
+        """A file of this run in the folder; judgements of one fit keep theirs apart."""
+        mark = "" if self.key == self.fit_key else f"-{self.key[:12]}"
+        return self.folder / f"{name}{mark}.{ending}"
 
 
 def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
@@ -61,6 +96,7 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
     if note:
         watch.note(note)
     made = make(request.agent, spec, request.budget, request.overrides)
+    trainer = _trainer(made, request, spec)
     official = official_trials(spec, request.budget)
     limited = request.limit is not None and request.limit < official
     trials = request.limit if limited and request.limit is not None else official
@@ -68,6 +104,8 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
     if hasattr(made.agent, "plan"):
         # Opened here so that shots that the data can't serve are told before anything is written.
         open_env(spec, 1, "train", **made.agent.plan(judged.task).env)
+    weights = _weights(made, request)
+    network = _network(made, judged.task, weights)
     described = env_facts(spec, judged, trials)
     identity = {
         "env": spec.id,
@@ -81,9 +119,61 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
         "config": made.config,
         "budget": request.budget,
         "seed": request.seed,
-        "precision": PRECISION,
+        "precision": request.precision,
         "device": device.partition(":")[0],
         "world_size": 1,
         "limited": limited,
+        **({} if network is None else network.identity()),
     }
-    return Cell(request, spec, made, device, trials, identity, described, make_key(identity))
+    return Cell(
+        request=request,
+        spec=spec,
+        made=made,
+        trainer=trainer,
+        device=device,
+        trials=trials,
+        identity=identity,
+        fit_identity={**identity, "config": trainer.config},
+        facts=described,
+        network=network,
+        weights=weights,
+    )
+
+
+def _trainer(made: Made, request: RunRequest, spec: EnvSpec) -> Made:
+    """The agent that makes the fit: the same, but for settings that only judging looks at."""
+    kept = {k: v for k, v in request.overrides.items() if k not in made.judged}
+    if len(kept) == len(request.overrides):
+        return made
+    return make(request.agent, spec, request.budget, kept)
+
+
+def _weights(made: Made, request: RunRequest) -> Weights | None:
+    """The weights to start from, where the request names some.
+
+    Raises:
+        UsageError: an agent that can't start from given weights.
+    """
+    if request.init is None:
+        return None
+    if not hasattr(made.agent, "warm"):
+        raise UsageError(
+            f"agent '{made.spec.id}' can't start from given weights: it has no method "
+            "warm(state, weights); leave --init out"
+        )
+    return read_weights(request.init, request.runs)
+
+
+def _network(made: Made, task: Any, weights: Weights | None) -> NetworkFacts | None:
+    """What the agent trains, with the source of a network that the user wrote."""
+    tell = getattr(made.agent, "network", None)
+    network = None if tell is None else tell(task)
+    if network is None:
+        return None
+    return NetworkFacts(
+        name=network.name,
+        parameters=network.parameters,
+        weights="fresh" if weights is None else weights.source,
+        weights_sha256=None if weights is None else weights.sha256,
+        source_sha256=target_sha256(network.name) if ":" in network.name else None,
+    )

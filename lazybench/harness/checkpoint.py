@@ -49,9 +49,9 @@ def save(folder: Path, step: int, state: Any) -> None:
     }
     write_json(target / "manifest.json", manifest)
     # Later ones can't be sound, or this run would have continued from them.
-    steps = _steps(folder)
-    kept = [old for old in steps if old <= step][-_KEPT:]
-    for old in set(steps) - set(kept):
+    there = steps(folder)
+    kept = [old for old in there if old <= step][-_KEPT:]
+    for old in set(there) - set(kept):
         shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
 
 
@@ -61,9 +61,9 @@ def load(folder: Path) -> tuple[int, Any, list[str]] | None:
     None where there is no checkpoint at all.
     """
     notes: list[str] = []
-    for step in reversed(_steps(folder)):
+    for step in reversed(steps(folder)):
         try:
-            return step, _read(folder / f"step-{step}"), notes
+            return step, read(folder / f"step-{step}"), notes
         except StoreError as error:
             notes.append(str(error))
     return (0, None, notes) if notes else None
@@ -90,12 +90,18 @@ def digest(state: Any) -> tuple[str, int]:
     return hashlib.sha256(data).hexdigest(), len(data)
 
 
-def _steps(folder: Path) -> list[int]:
+def steps(folder: Path) -> list[int]:
+    """Return the steps that have a checkpoint below `folder`, ascending, sound or not."""
     names = (path.name.removeprefix("step-") for path in folder.glob("step-*"))
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def _read(folder: Path) -> Any:
+def read(folder: Path) -> Any:
+    """Return the state of one checkpoint folder.
+
+    Raises:
+        StoreError: it is incomplete or damaged.
+    """
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         files = {name: (folder / name).read_bytes() for name in manifest}

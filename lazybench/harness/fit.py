@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Training:
-    """Who is trained, on what, and where checkpoints go (None keeps none)."""
+    """Who is trained, on what, where checkpoints go (None keeps none), and from what weights."""
 
     agent: Any
     spec: EnvSpec
@@ -87,6 +88,7 @@ class Training:
     seed: int
     device: str
     folder: Path | None
+    weights: Mapping[str, Any] | None = None
 
 
 def fit(training: Training, watch: Watch, signals: Signals) -> Progress:
@@ -154,6 +156,8 @@ def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
             progress.best = checkpoint.to_device(progress.best, training.device)
             return progress
     fresh = training.agent.init(judged, rng.at("init"))
+    if training.weights is not None:
+        fresh = training.agent.warm(fresh, training.weights)
     return Progress(state=checkpoint.to_device(fresh, training.device))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench.harness import checkpoint, facts
-from lazybench.harness.cell import PRECISION, Cell
+from lazybench.harness.cell import Cell
 from lazybench.harness.fit import Progress
 from lazybench.records import AgentFacts, Record, Trials
 from lazybench.specs import EnvSpec
@@ -62,7 +62,7 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
         limited=bool(cell.identity["limited"]),
         untuned=not made.spec.tuned,
         seed=request.seed,
-        precision=PRECISION,
+        precision=request.precision,
         device=cell.identity["device"],
         metrics={} if scored is None else {spec.metric: metric(spec, scored.scores)},
         trials=Trials() if scored is None else trials(scored.scores, scored.answers),
@@ -83,6 +83,8 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
         checkpoint={"sha256": sha256, "bytes": size, "step": progress.best_step}
         if trains and scored is not None
         else None,
+        network=cell.network,
+        fit=None if cell.fit_key == cell.key else cell.fit_key,
         started=outcome.started,
     )
 

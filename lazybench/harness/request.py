@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from lazybench.errors import ContractError, DeviceUnavailable, UsageError, nearest
-from lazybench.registry import ENVS, agent_spec, load, source_sha256
+from lazybench.registry import ENVS, agent_spec, defining_sha256, load
 from lazybench.specs import BUDGETS, AgentSpec, EnvSpec
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -29,6 +29,8 @@ class RunRequest:
         seed: seed of training; trials don't depend on it.
         overrides: settings that replace the preset's; text values are read as JSON where they are.
         device: `cpu`, `cuda`, `mps` or `auto`.
+        precision: of the networks' arithmetic: `fp32`, `tf32` (CUDA) or `bf16`.
+        init: weights to start from: `FILE.safetensors`, a run's folder or the digits of its key.
         threads: tasks side by side; None takes all usable cores.
         limit: judge on the first so many trials only; marked, never ranked.
         out: the store of records.
@@ -42,6 +44,8 @@ class RunRequest:
     seed: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
+    precision: str = "fp32"
+    init: str | None = None
     threads: int | None = None
     limit: int | None = None
     out: Path = Path("leaderboards")
@@ -51,13 +55,26 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class Made:
-    """An agent with the settings it was made from."""
+    """An agent with the settings it was made from.
+
+    Attributes:
+        spec: what the registry holds.
+        agent: the agent.
+        config: all of its settings.
+        overrides: those that were asked for.
+        source: sha256 of the user's file that defines it; None for the package's own.
+    """
 
     spec: AgentSpec
     agent: Any
     config: dict[str, Any]
     overrides: dict[str, Any]
     source: str | None
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Names of the settings that change how a trained state is judged, and no training."""
+        return tuple(getattr(type(self.agent), "JUDGED", ()))
 
 
 def resolve_env(name: str) -> tuple[EnvSpec, str]:
@@ -182,11 +199,7 @@ def _source(spec: AgentSpec, factory: Any) -> str | None:
     """The sha256 of the file that defines an agent from elsewhere; built-in ones have a version."""
     if spec.origin == "lazybench":
         return None
-    try:
-        path = inspect.getsourcefile(factory)
-    except TypeError:
-        path = None
-    return source_sha256(Path(path)) if path is not None and Path(path).is_file() else None
+    return defining_sha256(factory)
 
 
 def _read(value: Any) -> Any:

@@ -23,10 +23,11 @@ from lazybench.harness.fit import Progress, Training, fit, fit_whole
 from lazybench.harness.judge import BLOCK, judge, open_env
 from lazybench.harness.outputs import locked, writable
 from lazybench.harness.report import Outcome, Scored, record
-from lazybench.harness.request import RunRequest
+from lazybench.harness.request import RunRequest, check_device
 from lazybench.harness.signals import Interrupted, Signals
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
+from lazybench.precision import using_precision
 from lazybench.records import Packed, Record, Store, append_line, read_lines, write_json
 from lazybench.records.atomic import plain
 
@@ -42,7 +43,8 @@ def run(request: RunRequest, *, watch: Watch = SILENT) -> Record:
         Busy: another process is at the same run.
         Interrupted: a signal stopped it at a checkpoint; the same request continues.
     """
-    with using_threads(request.threads):
+    device = check_device(request.device)
+    with using_threads(request.threads), using_precision(request.precision, device):
         return _run(request, watch)
 
 
@@ -58,15 +60,16 @@ def _run(request: RunRequest, watch: Watch) -> Record:
     with locked(cell.folder), Signals() as signals:
         if request.force:
             shutil.rmtree(cell.folder / "ckpt", ignore_errors=True)
-            (cell.folder / "episodes.jsonl").unlink(missing_ok=True)
-        write_json(cell.folder / "config.json", {"key": cell.key, **cell.identity})
+            cell.file("episodes", "jsonl").unlink(missing_ok=True)
+        asked = {"key": cell.fit_key, "asked": request.agent}
+        write_json(cell.folder / "config.json", asked | cell.fit_identity)
         made = _make_record(cell, watch, signals)
         if standing is not None and request.force and standing.status in ("ok", "diverged"):
             _compare(standing, made)
             return made
         path = store.publish(made)
         write_json(
-            cell.folder / "done.json", {"status": made.status, "record": str(path.resolve())}
+            cell.file("done", "json"), {"status": made.status, "record": str(path.resolve())}
         )
     return made
 
@@ -77,12 +80,13 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals) -> Record:
     # Asked now, while the files are what was imported: a checkout may move on during a long run.
     facts.code()
     training = Training(
-        cell.made.agent,
+        cell.trainer.agent,
         cell.spec,
         cell.request.budget,
         cell.request.seed,
         cell.device,
         cell.folder / "ckpt",
+        None if cell.weights is None else cell.weights.params,
     )
     progress = Progress()
     status, reason = "ok", None
@@ -91,10 +95,10 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals) -> Record:
     try:
         if hasattr(training.agent, "fit"):
             progress, policy = fit_whole(training)
-            (cell.folder / "episodes.jsonl").unlink(missing_ok=True)
+            cell.file("episodes", "jsonl").unlink(missing_ok=True)
         else:
             progress = fit(training, watch, signals)
-            policy = training.agent.policy(progress.best)
+            policy = cell.made.agent.policy(progress.best)
         known = _diagnostics(training.agent, progress.state)
         scored = _test(cell, progress, policy, watch, signals)
     except Interrupted:
@@ -120,7 +124,7 @@ def _diagnostics(agent: Any, state: Any) -> dict[str, Any]:
 
 def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Signals) -> Scored:
     """Judge the official trials block by block; what was judged already isn't repeated."""
-    path = cell.folder / "episodes.jsonl"
+    path = cell.file("episodes", "jsonl")
     digest, _ = checkpoint.digest(progress.best)
     blocks = [line for line in read_lines(path) if line["state"] == digest]
     start = len(blocks) * BLOCK

@@ -65,8 +65,9 @@ def _status(folder: Path) -> str:
     except Timeout:
         return "running"
     lock.release()
-    done = folder / "done.json"
-    return str(json.loads(done.read_bytes())["status"]) if done.exists() else "interrupted"
+    # The fit's own judgement first: `done.json` comes before `done-<key12>.json`.
+    done = sorted(folder.glob("done*.json"), key=lambda path: (len(path.name), path.name))
+    return str(json.loads(done[0].read_bytes())["status"]) if done else "interrupted"
 
 
 def _step(folder: Path) -> int:

@@ -1,0 +1,145 @@
+"""What earlier runs left behind: their trained states, and weights to start from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from lazybench.errors import UnknownName, UsageError
+from lazybench.harness import checkpoint
+from lazybench.harness.fit import Progress
+from lazybench.harness.runs import list_runs
+
+FIRST_DIGITS = 6
+"""Fewest digits of a key that name a run."""
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's folder with what it was asked for and how far it came.
+
+    Attributes:
+        folder: the working folder.
+        asked: the agent as it was typed: an id, or `file.py:Class`.
+        identity: what its key is made of.
+        key: its key, 64 hex digits.
+        progress: the newest sound checkpoint.
+    """
+
+    folder: Path
+    asked: str
+    identity: dict[str, Any]
+    key: str
+    progress: Progress
+
+    def state(self, step: str) -> tuple[Any, int]:
+        """Return a state and the number of updates behind it.
+
+        Args:
+            step: `best` (as validated), `last`, or the number of updates of a kept checkpoint.
+
+        Raises:
+            UsageError: no such step is kept; the message names those that are.
+        """
+        progress = self.progress
+        if step == "last":
+            return progress.state, progress.step
+        if step == "best":
+            if progress.best is None:
+                raise UsageError(
+                    f"{self.folder} was cut off before its first validation, so there is no best "
+                    "state; continue the run, or take --step last"
+                )
+            return progress.best, progress.best_step
+        kept = checkpoint.steps(self.folder / "ckpt")
+        if step.isdigit() and int(step) in kept:
+            tree = checkpoint.read(self.folder / "ckpt" / f"step-{int(step)}")
+            return Progress.of(tree).state, int(step)
+        raise UsageError(
+            f"step must be best, last or one of the kept checkpoints "
+            f"({', '.join(map(str, kept)) or 'none'}), got '{step}'"
+        )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Parameters to start from, where they come from, and the sha256 of their content."""
+
+    params: dict[str, Tensor]
+    source: str
+    sha256: str
+
+
+def find_run(name: str, runs: Path) -> TrainedRun:
+    """Return the run in a folder, or the one below `runs` whose key begins with `name`.
+
+    Raises:
+        UnknownName: there is no such run.
+        UsageError: the key fits several, or nothing was trained there.
+    """
+    folder = Path(name)
+    if not (folder / "config.json").is_file():
+        known = list_runs(runs)
+        fits = [run for run in known if len(name) >= FIRST_DIGITS and run.key12.startswith(name)]
+        if len(fits) > 1:
+            raise UsageError(
+                f"key '{name}' fits several runs: {', '.join(run.key12 for run in fits)}; give "
+                "more digits"
+            )
+        if not fits:
+            raise UnknownName(
+                f"no run in {runs} has a key that begins with '{name}', and it is no run's folder; "
+                "see: lazybench list runs"
+            )
+        folder = fits[0].path
+    try:
+        facts = json.loads((folder / "config.json").read_bytes())
+        key, asked = facts.pop("key"), facts.pop("asked")
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{folder}/config.json isn't that of a run ({error})") from error
+    found = checkpoint.load(folder / "ckpt")
+    if found is None or found[1] is None:
+        raise UsageError(
+            f"{folder} holds no trained state: an agent without training, or a run that was cut "
+            "off before its first checkpoint"
+        )
+    return TrainedRun(folder, asked, facts, key, Progress.of(found[1]))
+
+
+def read_weights(source: str, runs: Path) -> Weights:
+    """Return the weights of a safetensors file, or the best meta-model of a run.
+
+    Args:
+        source: `FILE.safetensors`, a run's folder, or the first digits of its key.
+        runs: folder of runs that keys are looked up in.
+
+    Raises:
+        UnknownName: neither a file nor a run.
+        UsageError: a file that isn't whole, or a run whose state has no parameters `theta`.
+    """
+    path = Path(source)
+    if path.suffix == ".safetensors" or path.is_file():
+        try:
+            data = path.read_bytes()
+            params = load_tensors(data)
+        except (OSError, SafetensorError) as error:
+            raise UsageError(f"can't read weights from {path}: {error}") from error
+        return Weights(params, path.name, hashlib.sha256(data).hexdigest())
+    run = find_run(source, runs)
+    state, step = run.state("best")
+    theta = state.get("theta") if isinstance(state, dict) else None
+    if not isinstance(theta, dict):
+        raise UsageError(
+            f"the agent of {run.folder} keeps no parameters as 'theta', so that another can't "
+            "start from them"
+        )
+    agent, env = run.identity["agent"], run.identity["env"]
+    text = f"{agent} on {env} ({run.key[:12]}, step {step})"
+    return Weights(theta, text, checkpoint.digest(theta)[0])

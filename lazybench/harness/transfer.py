@@ -1,0 +1,228 @@
+"""A finished run judged on other tasks than it was trained on, or at another step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lazybench.errors import UsageError
+from lazybench.harness import facts, report
+from lazybench.harness.checkpoint import digest, to_device
+from lazybench.harness.judge import BLOCK, env_facts, judge, open_env
+from lazybench.harness.outputs import writable
+from lazybench.harness.request import Made, check_device, make, official_trials, resolve_env
+from lazybench.harness.trained import TrainedRun, find_run
+from lazybench.harness.watch import SILENT, Watch
+from lazybench.parallel import using_threads
+from lazybench.precision import using_precision
+from lazybench.records import AgentFacts, Metric, NetworkFacts, Record, Store
+from lazybench.specs import EnvSpec
+from lazybench.task import TaskShape
+
+
+@dataclass(frozen=True)
+class TransferRequest:
+    """Which run to judge, and on what.
+
+    Attributes:
+        run: a run's folder, or the first digits of its key.
+        env: id or alias of the environment; None takes the run's own.
+        step: `best`, `last`, or the number of updates of a kept checkpoint.
+        split: `test` gives a record; `train` and `val` only numbers.
+        overrides: settings of judging (`batch_norm`, `test_steps`, …).
+        budget: whose number of trials; None takes the run's.
+        limit: judge on the first so many trials only.
+        device: `cpu`, `cuda`, `mps` or `auto`.
+        threads: tasks side by side; None takes all usable cores.
+        out: the store of records; None publishes nowhere.
+        runs: folder of working state.
+    """
+
+    run: str
+    env: str | None = None
+    step: str = "best"
+    split: str = "test"
+    overrides: Mapping[str, Any] | None = None
+    budget: str | None = None
+    limit: int | None = None
+    device: str = "cpu"
+    threads: int | None = None
+    out: Path | None = Path("leaderboards")
+    runs: Path = Path("runs")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What judging came to.
+
+    Attributes:
+        agent: agent id.
+        env: environment id.
+        trained_on: environment, key and step of what was judged.
+        split: split of the trials.
+        metric: mean over trials with its interval.
+        record: the record, on the test split alone.
+    """
+
+    agent: str
+    env: str
+    trained_on: str
+    split: str
+    metric: Metric
+    record: Record | None
+
+
+def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
+    """Return how the trained state of a run does on an environment's trials.
+
+    Raises:
+        UnknownName: no such run or environment.
+        UsageError: a step that isn't kept, a setting of training, or tasks that the agent can't
+            answer, such as other ways than its head has outputs.
+        DataUnavailable: the data isn't installed or is damaged.
+        OutputUnavailable: the store can't be written; found out before judging.
+    """
+    run = find_run(request.run, request.runs)
+    home = resolve_env(run.identity["env"])[0]
+    spec, note = resolve_env(request.env or run.identity["env"])
+    if note:
+        watch.note(note)
+    if request.split not in ("test", "val", "train"):
+        raise UsageError(f"split must be test, val or train, got '{request.split}'")
+    budget = request.budget or str(run.identity["budget"])
+    official = official_trials(spec, budget)
+    if request.limit is not None and request.limit < 1:
+        raise UsageError(f"limit must be at least 1 trial, got {request.limit}")
+    trials = official if request.limit is None else min(request.limit, official)
+    made = _judged_agent(run, home, dict(request.overrides or {}))
+    state, step = run.state(request.step)
+    device = check_device(request.device)
+    precision = str(run.identity["precision"])
+    publishes = request.split == "test" and request.out is not None
+    if publishes and request.out is not None:
+        writable(request.out)
+    facts.reset_peak_memory()
+    started, before = facts.now(), time.perf_counter()
+    env = open_env(spec, BLOCK, request.split, device)
+    # On train, trials of stream 0 are those that the first seed learned from.
+    env.reset(seed=_FRESH_STREAM if request.split == "train" else 0)
+    policy = made.agent.policy(to_device(_moved(made, state, env.task), device))
+    watch.stage("test", trials)
+    scores: list[float] = []
+    answers: list[Any] = []
+    with using_threads(request.threads), using_precision(precision, device):
+        for block in judge(env, policy, spec.metric, trials):
+            scores.extend(block.scores.tolist())
+            answers.append(block.answers)
+            watch.advance(len(block.scores), {spec.metric: float(np.mean(scores))})
+    watch.finished()
+    wall_s = time.perf_counter() - before
+    found = report.metric(spec, np.array(scores))
+    origin = f"{home.id} {run.key[:12]} {request.step} (step {step})"
+    if request.split != "test":
+        return Judgement(made.spec.id, spec.id, origin, request.split, Metric(**found), None)
+    sha256, size = digest(state)
+    record = Record.keyed(
+        status="ok",
+        **env_facts(spec, env, trials),
+        agent=AgentFacts(
+            id=made.spec.id,
+            version=int(run.identity["agent_version"]),
+            origin=made.spec.origin,
+            source_sha256=made.source,
+            trained_by="lazybench",
+            resumable=True,
+        ),
+        config=made.config,
+        preset=str(run.identity["budget"]),
+        overrides=made.overrides,
+        budget=budget,
+        limited=trials < official,
+        untuned=not made.spec.tuned,
+        seed=int(run.identity["seed"]),
+        precision=precision,
+        device=device.partition(":")[0],
+        metrics={spec.metric: found},
+        trials=report.trials(np.array(scores), answers),
+        cost={
+            "eval_wall_s": wall_s,
+            "wall_s": wall_s,
+            "peak_memory_bytes": facts.peak_memory_bytes(),
+        },
+        code=facts.code(),
+        machine=facts.machine(),
+        checkpoint={"sha256": sha256, "bytes": size, "step": step},
+        network=_network(made, run, state),
+        fit=run.key,
+        trained_on=origin,
+        started=started,
+    )
+    if request.out is not None:
+        Store(request.out).publish(record)
+    return Judgement(made.spec.id, spec.id, origin, request.split, Metric(**found), record)
+
+
+_FRESH_STREAM = 2**31 - 1
+"""A stream of training trials that no seed of a run is likely to have learned from."""
+
+
+def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> Made:
+    """The run's agent with its own settings, those of judging replaced where asked.
+
+    Raises:
+        UsageError: a setting of training, which can't be changed any more.
+    """
+    config = dict(run.identity["config"])
+    made = make(run.asked, home, str(run.identity["budget"]), config)
+    if made.source != run.identity["agent_source"]:
+        raise UsageError(
+            f"{run.asked} has changed since this run: its source hashes to {made.source}, the "
+            f"run's to {run.identity['agent_source']}; restore that version, or run again"
+        )
+    for name in overrides:
+        if name in config and name not in made.judged and not name.startswith("test_"):
+            raise UsageError(
+                f"'{name}' is a setting of training and can't be changed in judging; settings of "
+                f"judging: {', '.join(n for n in config if n in made.judged or 'test_' in n)}"
+            )
+    if not overrides:
+        return made
+    again = make(run.asked, home, str(run.identity["budget"]), {**config, **overrides})
+    given = {name: again.config.get(name) for name in overrides}
+    return Made(again.spec, again.agent, again.config, given, again.source)
+
+
+def _moved(made: Made, state: Any, task: TaskShape) -> Any:
+    """A state that answers tasks of this shape.
+
+    Raises:
+        UsageError: the agent can't answer them.
+    """
+    if hasattr(made.agent, "transfer"):
+        return made.agent.transfer(state, task)
+    raise UsageError(
+        f"agent '{made.spec.id}' can't be judged on other tasks: it has no method "
+        "transfer(state, task)"
+    )
+
+
+def _network(made: Made, run: TrainedRun, state: Any) -> NetworkFacts | None:
+    """The network as the run trained it."""
+    tell = getattr(made.agent, "network", None)
+    shape = state.get("task") if isinstance(state, dict) else None
+    network = None if tell is None or shape is None else tell(TaskShape(**shape))
+    if network is None:
+        return None
+    weights = run.identity.get("weights")
+    return NetworkFacts(
+        name=network.name,
+        parameters=network.parameters,
+        weights="fresh" if weights is None else f"given to run {run.key[:12]}",
+        weights_sha256=weights,
+        source_sha256=run.identity.get("network_source"),
+    )
