@@ -7,9 +7,11 @@ if __name__ != "lazybench.envs":
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from lazybench import registry
 from lazybench.data.folders import data_root
+from lazybench.data.imported import ORIGIN, metas
 from lazybench.specs import DataSpec, EnvSpec, Resolved
 
 WAYS = (5, 20, 30, 50)
@@ -123,6 +125,26 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "mini": ("miniimagenet",),
 }
 """Data names that stand for the first data set installed, in order."""
+
+
+def imported_envs() -> tuple[list[EnvSpec], dict[str, str]]:
+    """Return the environments of the data sets that users imported, as far as these allow.
+
+    Where no listed way fits, the most that all splits have is listed. The second value, what is
+    wrong with sets that can't be used, is empty: the data registry says it.
+    """
+    known = {spec.id for spec in registry.DATASETS.specs() if spec.origin == ORIGIN}
+    found: list[EnvSpec] = []
+    for meta in metas()[0]:
+        ways = [way for way in WAYS if way <= meta.most_way] or [meta.most_way]
+        found += [
+            replace(few_shot(meta.name, way, shot, noniid=noniid), origin=ORIGIN)
+            for way in ways
+            for shot in SHOTS
+            for noniid in (False, True)
+            if meta.name in known and shot <= meta.most_shot
+        ]
+    return found, {}
 
 
 def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:

@@ -36,7 +36,7 @@ S = TypeVar("S", bound=_Spec)
 class Registry(Generic[S]):
     """Specs by id: the catalogue, entry points, what was registered at run time and imported."""
 
-    def __init__(  # noqa: PLR0913 - one name for each source of specs
+    def __init__(
         self,
         kind: str,
         spec_type: type[S],

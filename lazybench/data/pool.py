@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+from lazybench.data.splits import SPLITS, Split
+
+__all__ = ["SPLITS", "DataSet", "Pool", "Split"]
 
 
 @dataclass(frozen=True)
