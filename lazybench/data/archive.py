@@ -244,11 +244,26 @@ def decode_grey(data: bytes, where: str) -> NDArray[np.uint8]:
     Raises:
         DataUnavailable: no whole PNG.
     """
+    return np.asarray(decoded(data, where).convert("L"))
+
+
+def decoded(data: bytes, where: str, kind: str = "PNG") -> Image.Image:
+    """Image with all its pixels loaded; a PNG's checksums are verified, a JPEG has none.
+
+    Args:
+        data: content of the image file.
+        where: what a message calls it.
+        kind: Pillow's name of the only format allowed.
+
+    Raises:
+        DataUnavailable: no whole image of that format.
+    """
     try:
         # Decoding alone doesn't look at every chunk's CRC; `verify` does, and spends the image.
-        Image.open(io.BytesIO(data), formats=("PNG",)).verify()
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            return np.asarray(image.convert("L"))
+        Image.open(io.BytesIO(data), formats=(kind,)).verify()
+        image = Image.open(io.BytesIO(data), formats=(kind,))
+        image.load()
+        return image
     except (
         OSError,
         SyntaxError,
@@ -258,7 +273,7 @@ def decode_grey(data: bytes, where: str) -> NDArray[np.uint8]:
         Image.DecompressionBombError,
     ) as error:
         raise DataUnavailable(
-            f"{where} isn't a whole PNG image ({error}); fetch the data again"
+            f"{where} isn't a whole {kind} image ({error}); fetch the data again"
         ) from error
 
 

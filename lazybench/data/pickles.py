@@ -1,0 +1,247 @@
+"""Pickles of data sets, read without running anything that is in them.
+
+A pickle is a program. The reader here lets it build plain containers, numbers, text, bytes and
+numpy arrays, in the spellings of numpy 1 and 2 and of Python 2 and 3, and refuses every other name.
+What it builds is put together by functions of this module, each of which checks what it is given.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.errors import DataUnavailable
+
+MOST_BYTES = 16 << 30
+
+_BUFFER = 1 << 20
+_DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|[SU][1-9]\d{0,5}|O8?)")
+_MOST_AXES = 32
+
+
+def load_pickle(source: Path | bytes, where: str = "", *, most_bytes: int = MOST_BYTES) -> Any:
+    """Return what a data pickle holds: containers, numbers, text, bytes, numpy arrays and scalars.
+
+    Byte strings of Python 2 come back as text, one character a byte; `text_keys` makes the keys of
+    a dict equal in every spelling. Arrays are a subclass of `ndarray`.
+
+    Args:
+        source: the file, or its content.
+        where: what messages call it; the path where it is empty.
+        most_bytes: how long the pickle may be.
+
+    Raises:
+        DataUnavailable: it can't be read, is too long, cut or damaged, or asks for anything else
+            than data; the message names file and class.
+    """
+    where = where or str(source if isinstance(source, Path) else "pickle")
+    try:
+        if isinstance(source, bytes):
+            return _load(io.BytesIO(source), where, len(source), most_bytes)
+        with source.open("rb", buffering=_BUFFER) as file:
+            return _load(file, where, os.fstat(file.fileno()).st_size, most_bytes)
+    except OSError as error:
+        raise DataUnavailable(
+            f"{where} can't be read ({error}); make it readable or fetch it again"
+        ) from error
+
+
+def text_keys(value: Any, where: str, needed: Iterable[str]) -> dict[str, Any]:
+    """Return a dict's entries under text keys, after a check that the needed ones are there.
+
+    Raises:
+        DataUnavailable: no dict, or one that lacks a key.
+    """
+    if not isinstance(value, Mapping):
+        raise DataUnavailable(f"{where} holds a {type(value).__name__}, not a dict; fetch it again")
+    found = {as_text(key): entry for key, entry in value.items()}
+    missing = [key for key in needed if key not in found]
+    if missing:
+        raise DataUnavailable(
+            f"{where} lacks {', '.join(missing)}; it holds {', '.join(sorted(found)[:9])}; it "
+            "isn't the file that it is named as, fetch it again"
+        )
+    return found
+
+
+def as_text(value: Any) -> str:
+    """Return text as it is, bytes as text, anything else as Python writes it."""
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+class _Refused(Exception):
+    """The pickle asks for what isn't data."""
+
+
+class _Maker:
+    """A function that a pickle may call; it can't be changed, as the pickle's own setter tries."""
+
+    __slots__ = ("_make",)
+
+    _make: Callable[..., Any]
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_make", make)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._make(*args)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise _Refused(f"it sets {name} on a function")
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise _Refused("it sets the state of a function")
+
+
+class _DType:
+    """Type of an array under construction; only byte order may be set on it."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, name: object, *_: object) -> None:
+        name = as_text(name)
+        if not _DTYPE.fullmatch(name):
+            raise _Refused(f"it asks for the array type {name[:40]!r}")
+        self.dtype = np.dtype("O" if name.endswith(("O", "O8")) else name)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        order: Any = as_text(state[1])
+        if order not in ("<", ">", "|", "=") or any(state[2:5]):
+            raise _Refused("it asks for a structured array")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array(np.ndarray[Any, Any]):
+    """Array that fills itself only with as many bytes as the pickle brings along."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        shape, kind, fortran, content = state[-4:]
+        dtype = _shaped(shape, kind, content)
+        order: Any = bool(fortran)
+        super().__setstate__((1, shape, dtype, order, _bytes_or_list(content)))
+
+
+def _bytes_or_list(content: Any) -> Any:
+    return content.encode("latin-1") if isinstance(content, str) else content
+
+
+def _shaped(shape: Any, kind: Any, content: Any) -> np.dtype[Any]:
+    """The type of an array of `shape`, after a check that `content` is all of it."""
+    if not isinstance(kind, _DType) or not isinstance(shape, tuple) or len(shape) > _MOST_AXES:
+        raise _Refused("it holds an array without type or shape")
+    if any(not isinstance(size, int) or size < 0 for size in shape):
+        raise _Refused(f"it holds an array of shape {shape}")
+    dtype, values = kind.dtype, math.prod(shape)
+    if dtype.hasobject != isinstance(content, list):
+        raise _Refused("it holds an array whose content isn't of its type")
+    # Without this a few bytes could ask for terabytes.
+    if len(content) != values * (1 if dtype.hasobject else dtype.itemsize):
+        raise _Refused(f"it holds an array of shape {shape} with {len(content)} bytes")
+    return dtype
+
+
+def _reconstruct(*_: object) -> NDArray[Any]:
+    return _Array((0,), np.uint8)
+
+
+def _from_buffer(content: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
+    dtype = _shaped(shape, kind, content)
+    if dtype.hasobject or order not in ("C", "F"):
+        raise _Refused("it holds an array whose content isn't of its type")
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+def _scalar(kind: Any, content: Any = b"") -> Any:
+    return np.frombuffer(_bytes_or_list(content), _shaped((), kind, content))[0]
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    # Python 3 writes bytes this way for protocols that have none.
+    if not isinstance(text, str) or as_text(encoding) not in ("latin1", "latin-1"):
+        raise _Refused("it encodes text otherwise than as latin-1")
+    return text.encode("latin-1")
+
+
+def _bytes(content: Any = b"", *encoding: Any) -> bytes:
+    # Never a number: `bytes(n)` would allocate n bytes.
+    return _encode(content, *encoding) if isinstance(content, str) else b"".join([content])
+
+
+def _plain(container: Callable[..., Any]) -> Callable[..., Any]:
+    def make(items: Any = ()) -> Any:
+        if not isinstance(items, list | tuple | dict | set):
+            raise _Refused(f"it makes a container from a {type(items).__name__}")
+        return container(items)
+
+    return make
+
+
+def _never(*_: object) -> NoReturn:
+    raise _Refused("it makes an array by other means than numpy's")
+
+
+_CONTAINERS = {kind.__name__: _Maker(_plain(kind)) for kind in (list, tuple, dict, set, frozenset)}
+_BUILTINS = _CONTAINERS | {
+    "bytes": _Maker(_bytes),
+    "bytearray": _Maker(lambda *given: bytearray(_bytes(*given))),
+}
+_ALLOWED: dict[tuple[str, str], _Maker] = {
+    **{
+        (module, name): made
+        for module in ("builtins", "__builtin__")
+        for name, made in _BUILTINS.items()
+    },
+    **{
+        (f"{core}.{module}", name): _Maker(make)
+        for core in ("numpy.core", "numpy._core")
+        for module, name, make in (
+            ("multiarray", "_reconstruct", _reconstruct),
+            ("multiarray", "scalar", _scalar),
+            ("numeric", "_frombuffer", _from_buffer),
+        )
+    },
+    ("numpy", "ndarray"): _Maker(_never),
+    ("numpy", "dtype"): _Maker(_DType),
+    ("_codecs", "encode"): _Maker(_encode),
+    ("collections", "OrderedDict"): _CONTAINERS["dict"],
+}
+
+
+class _Reader(pickle.Unpickler):
+    """An unpickler that knows the names of data and no other."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the maker behind a name."""
+        found = _ALLOWED.get((module, name))
+        if found is None:
+            raise _Refused(f"it asks for {module}.{name}, which isn't data")
+        return found
+
+
+def _load(file: BinaryIO, where: str, size: int, most_bytes: int) -> Any:
+    if size > most_bytes:
+        raise DataUnavailable(
+            f"{where} has {size} bytes, at most {most_bytes} are allowed; fetch it from its "
+            "official source"
+        )
+    try:
+        return _Reader(file, encoding="latin1").load()
+    except _Refused as error:
+        raise DataUnavailable(
+            f"{where} is refused: {error}; nothing in it was run; fetch it from its official source"
+        ) from error
+    # Whatever else goes wrong inside an unpickler comes of the file: it has no other input.
+    except Exception as error:
+        raise DataUnavailable(
+            f"{where} isn't a whole pickle ({type(error).__name__}: {error}); delete it and fetch "
+            "it again"
+        ) from error
