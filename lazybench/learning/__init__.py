@@ -21,6 +21,7 @@ from lazybench.learning.meta import (
     outer_sgd,
     reptile_gradient,
 )
+from lazybench.learning.precondition import Preconditioner, curvature, elementwise
 from lazybench.learning.teacher import GAMMAS, Leap, Teacher, greedy, lazy, simplex_grid
 
 __all__ = [
@@ -30,11 +31,14 @@ __all__ = [
     "LossFn",
     "MetaGradient",
     "Outer",
+    "Preconditioner",
     "Teacher",
     "Trail",
     "adam",
     "annealed",
     "batches",
+    "curvature",
+    "elementwise",
     "fomaml_gradient",
     "greedy",
     "implicit_gradient",

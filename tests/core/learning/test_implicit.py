@@ -35,8 +35,7 @@ def quadratic(matrix: Tensor, optimum: Tensor) -> Callable[[Params], Tensor]:
 
     def loss(phi: Params) -> Tensor:
         gap = flat(phi) - optimum
-        value: Tensor = 0.5 * gap @ matrix @ gap
-        return value
+        return (gap * (matrix @ gap)).sum() * 0.5
 
     return loss
 
