@@ -67,6 +67,8 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
     budget: str = "small",
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    init: str | None = None,
+    precision: str = "fp32",
     device: str = "cpu",
     threads: int | None = None,
     limit: int | None = None,
@@ -78,6 +80,8 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
     """Return the record of a run: train, judge on the official trials, publish to the store `out`.
 
     The same call continues a run that was cut off, and returns the record of one that is done.
+    Runs that differ only in settings of judging (`batch_norm`) share one fit. `init` names weights
+    to start from: `FILE.safetensors`, a run's folder or the first digits of its key.
 
     Raises:
         LazybenchError: as `lazybench.harness.run.run` says.
@@ -88,6 +92,8 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         budget=budget,
         seed=seed,
         overrides=dict(settings or {}),
+        init=init,
+        precision=precision,
         device=device,
         threads=threads,
         limit=limit,

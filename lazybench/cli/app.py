@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lazybench._version import __version__
-from lazybench.cli import check, data, leaderboard, listing, out, run, show, version
+from lazybench.cli import check, data, evaluate, leaderboard, listing, out, run, show, version
 from lazybench.cli.door import guarded
 
 ABOUT = "Few-shot, long-tailed and blackbox-attack benchmarks for meta-learners, lazy ones first."
@@ -44,6 +44,7 @@ def make_app() -> typer.Typer:
         to.command(name, help=about, short_help=about, epilog=examples(lines))(guarded(command))
 
     add(app, "run", run.run_command, run.HELP, run.EXAMPLES)
+    add(app, "evaluate", evaluate.evaluate_command, evaluate.HELP, evaluate.EXAMPLES)
     add(app, "list", listing.list_command, listing.HELP, listing.EXAMPLES)
     add(app, "show", show.show_command, show.HELP, show.EXAMPLES)
     add(

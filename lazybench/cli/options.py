@@ -55,6 +55,14 @@ Out = Annotated[
 Runs = Annotated[
     Path, typer.Option("--runs", metavar="DIR", help="Folder of checkpoints and unfinished runs.")
 ]
+Device = Annotated[str, typer.Option("--device", "-d", help="cpu, cuda, mps or auto.")]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", "-t", min=1, help="Tasks side by side. [default: all cores]"),
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Judge on so many trials only; unranked.")
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 SomeFamily = Annotated[
     Family | None, typer.Option("--family", help="Only this family of environments.")

@@ -21,6 +21,8 @@ EXAMPLES = (
     "lazybench run -a protonet -e glyphs-5way-1shot --budget smoke",
     "lazybench run -a lazy_maml -e glyphs-20way-5shot --seeds 0-2",
     "lazybench run -a reptile -e glyphs-5way-5shot --set inner_lr=0.01 --set inner_steps=5",
+    "lazybench run -a protonet -e glyphs-5way-1shot --set batch_norm=inductive",
+    "lazybench run -a reptile -e glyphs-20way-5shot --init 3f9c01d2",
     "lazybench run -a my_agent.py:MyAgent -e glyphs-5way-1shot --limit 50",
     "lazybench run -a chance -e glyphs-5way-1shot --json --quiet > record.json",
 )
@@ -56,14 +58,20 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Replace a setting; repeatable."),
     ] = None,
-    device: Annotated[str, typer.Option("--device", "-d", help="cpu, cuda, mps or auto.")] = "cpu",
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", "-t", min=1, help="Tasks side by side. [default: all cores]"),
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="FILE|RUN",
+            help="Start from these weights: FILE.safetensors, a run's folder or key.",
+        ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Judge on so many trials only; unranked.")
-    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, tf32 (CUDA) or bf16.")
+    ] = "fp32",
+    device: options.Device = "cpu",
+    threads: options.Threads = None,
+    limit: options.Limit = None,
     out_dir: options.Out = Path("leaderboards"),
     runs: options.Runs = Path("runs"),
     force: Annotated[
@@ -93,6 +101,8 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
             budget=budget,
             seed=number,
             overrides=overrides,
+            init=init,
+            precision=precision,
             device=device,
             threads=threads,
             limit=limit,
@@ -110,7 +120,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         records.append(record)
         if json:
             out.line(json_text.dumps(json_text.loads(record.to_json())))
-    _publish(records, out_dir, show=not (json or quiet))
+    publish(records, out_dir, show=not (json or quiet))
     bad = [record for record in records if record.status != "ok"]
     for record in bad:
         out.note(
@@ -134,7 +144,7 @@ def _run(request: RunRequest, *, quiet: bool) -> Record:
         raise typer.Exit(stop.exit_code) from stop
 
 
-def _publish(records: Sequence[Record], root: Path, *, show: bool) -> None:
+def publish(records: Sequence[Record], root: Path, *, show: bool) -> None:
     """Show the boards that the records stand on, and regenerate the board files of their store."""
     from lazybench import boards
     from lazybench.cli import standing

@@ -7,8 +7,10 @@ import signal
 import time
 
 import torch
+from pydantic import BaseModel
 
-from lazybench.agent import Plan
+from lazybench.agent import Network, Plan
+from lazybench.errors import UsageError
 
 
 class Learner:
@@ -127,3 +129,46 @@ class Talks(Learner):
 
 class NotAnAgent:
     """Has nothing that an agent has."""
+
+
+class Settings(BaseModel):
+    updates: int = 6
+    shift: float = 0.0
+    test_shift: float = 0.0
+
+
+class Movable(Learner):
+    """Offers all that an agent may: one fit for two judgements, given weights, other tasks."""
+
+    Config = Settings
+    JUDGED = ("shift",)
+
+    def __init__(self, config):
+        super().__init__(config.updates)
+        self.config = config
+
+    def init(self, env, rng):
+        state = super().init(env, rng)
+        return {"theta": {"w": state["w"]}, "n": 0, "task": env.task.fields()}
+
+    def update(self, state, batch, rng):
+        fresh, logs = super().update({"w": state["theta"]["w"], "n": state["n"]}, batch, rng)
+        return {**state, "theta": {"w": fresh["w"]}, "n": fresh["n"]}, logs
+
+    def policy(self, state):
+        shift = self.config.shift + self.config.test_shift + state["theta"]["w"].sum()
+        return lambda observation, memory=None: (
+            torch.zeros_like(observation["query_y"]) + shift,
+            memory,
+        )
+
+    def network(self, task):
+        return Network("three-numbers", 3)
+
+    def warm(self, state, weights):
+        return {**state, "theta": {"w": weights["w"].clone()}}
+
+    def transfer(self, state, task):
+        if task.way != 1:
+            raise UsageError(f"trained on 1 way, got {task.way}")
+        return {**state, "task": task.fields()}
