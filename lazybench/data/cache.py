@@ -12,17 +12,16 @@ import json
 import logging
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
 from lazybench.data.folders import CACHE_VARIABLE, cache_root
+from lazybench.data.swap import replaced_folder, sync
 from lazybench.errors import UsageError
 
 Arrays = dict[str, NDArray[Any]]
@@ -180,50 +179,17 @@ def _mapped(path: Path, size: int, digest: str) -> NDArray[Any]:
 
 
 def _write(folder: Path, key: str, arrays: Arrays) -> None:
-    # Leftovers of builders that were killed; the lock says that none is at work.
-    for stale in folder.parent.glob(f"{folder.name}.tmp-*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    place = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
-    try:
+    with replaced_folder(folder) as place:
         files: dict[str, dict[str, str | int]] = {}
         for name, array in arrays.items():
             path = place / f"{name}.npy"
             with path.open("xb") as file:
                 np.save(file, array, allow_pickle=False)
-                _sync(file)
+                sync(file)
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             files[name] = {"bytes": path.stat().st_size, "sha256": digest}
         manifest = {"schema": SCHEMA, "key": key, "files": files}
         with (place / MANIFEST).open("x", encoding="utf-8") as text:
             text.write(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-            _sync(text)
-        # mkdtemp gives 0700; an entry may be shared as far as the user's umask says.
-        place.chmod(folder.parent.stat().st_mode & 0o777)
-        _sync_folder(place)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
-            os.replace(folder, old / "old")
-            os.replace(place, folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(place, folder)
-        _sync_folder(folder.parent)
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
-
-
-def _sync(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows can't open a folder to sync it.
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            sync(text)

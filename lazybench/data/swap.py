@@ -1,0 +1,63 @@
+"""Folders that are whole or absent: filled beside their place and renamed into it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder` where the block ends without an error.
+
+    A reader sees the old folder or the new one, whole. Only one process may be at work on `folder`:
+    hold its lock. The parent folder must exist.
+
+    Raises:
+        OSError: the folder can't be made or moved; the old one stays where it is.
+    """
+    # Leftovers of builders that were killed; the lock says that none is at work.
+    for stale in folder.parent.glob(f"{folder.name}.tmp-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    place = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
+    try:
+        yield place
+        # mkdtemp gives 0700; a folder may be shared as far as the user's umask says.
+        place.chmod(folder.parent.stat().st_mode & 0o777)
+        _sync_folder(place)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
+            os.replace(folder, old / "old")
+            try:
+                os.replace(place, folder)
+            except OSError:
+                os.replace(old / "old", folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(place, folder)
+        _sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def sync(file: IO[Any]) -> None:
+    """Flush an open file down to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows can't open a folder to sync it.
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
