@@ -1,6 +1,8 @@
 """The lazy core: student, teacher, meta-gradients and outer updates, shared by every family."""
 
+from lazybench.learning.gaussian import kl, sample
 from lazybench.learning.implicit import implicit_gradient
+from lazybench.learning.inequality import INEQUALITIES, entropy, inequality
 from lazybench.learning.inner import (
     InnerRule,
     LossFn,
@@ -26,6 +28,7 @@ from lazybench.learning.teacher import GAMMAS, Leap, Teacher, greedy, lazy, simp
 
 __all__ = [
     "GAMMAS",
+    "INEQUALITIES",
     "InnerRule",
     "Leap",
     "LossFn",
@@ -39,14 +42,18 @@ __all__ = [
     "batches",
     "curvature",
     "elementwise",
+    "entropy",
     "fomaml_gradient",
     "greedy",
     "implicit_gradient",
+    "inequality",
+    "kl",
     "lazy",
     "maml_gradient",
     "outer_adam",
     "outer_sgd",
     "reptile_gradient",
+    "sample",
     "sgd",
     "simplex_grid",
     "student",

@@ -44,7 +44,8 @@ def dense_iterate(matrix: Tensor, target: Tensor, steps: int) -> Tensor:
     """The minimiser of .5 x'Ax - b'x over the Krylov space of that many dimensions."""
     space = torch.stack([torch.linalg.matrix_power(matrix, k) @ target for k in range(steps)], 1)
     basis, _ = torch.linalg.qr(space)
-    return basis @ torch.linalg.solve(basis.T @ matrix @ basis, basis.T @ target)
+    within: Tensor = torch.linalg.solve(basis.T @ matrix @ basis, basis.T @ target)
+    return basis @ within
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ def loss_on(params: Params, rows: slice) -> Tensor:
 def by_hand(kind: str, meta: Params, name: str, grad: Tensor) -> Tensor:
     if kind == "elementwise":
         return meta[f"rate.{name}"] * grad
-    turned = torch.tensordot(meta[f"curve.out.{name}"], grad, dims=([1], [0]))
+    turned: Tensor = torch.tensordot(meta[f"curve.out.{name}"], grad, dims=([1], [0]))
     if grad.dim() == 2:
         turned = torch.tensordot(turned, meta[f"curve.in.{name}"], dims=([1], [1]))
     return turned * LR

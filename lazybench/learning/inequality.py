@@ -1,0 +1,111 @@
+"""How unequal a meta-model is to its tasks: inequality of task losses, and entropy of answers.
+
+Symbols: l_i (loss of task i under the meta-model, before it adapts), m (their mean), M (tasks).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lazybench.errors import UsageError, nearest
+
+Measure = Callable[[Tensor], Tensor]
+
+
+def inequality(kind: str, *, alpha: float = 2.0, epsilon: float = 0.5) -> Measure:
+    """Return a measure of inequality: losses `[M]` to a scalar, 0 where all are equal.
+
+    No measure changes when every loss is scaled by one factor. Losses are positive; one that isn't
+    gives NaN or infinity, in the value or the gradient, where the measure is undefined.
+
+    `theil` is the mean of (l_i / m) ln(l_i / m), in [0, ln M]; `gini` the sum of |l_i - l_j| over
+    all pairs over 2 M^2 m, in [0, 1 - 1 / M]; `atkinson` is 1 - g / m with g the power mean of
+    exponent 1 - epsilon, in [0, 1]; `generalized_entropy` the mean of (l_i / m)^alpha - 1 over
+    alpha (alpha - 1); `variance_of_logs` the mean of (ln l_i - mean ln l)^2.
+
+    Args:
+        kind: one of `INEQUALITIES`.
+        alpha: of `generalized_entropy`, any finite number: larger looks more at large losses. 1 is
+            `theil`, 0 the mean log deviation. `Choice:` 2, half the squared variation coefficient.
+        epsilon: aversion of `atkinson`, from 0 (where it measures nothing): larger looks more at
+            small losses; 1 takes the geometric mean. `Choice:` 0.5; the paper leaves it open.
+
+    Raises:
+        UsageError: no such measure, or `alpha` or `epsilon` out of range.
+
+    Reference: Jamal & Qi 2019 (TAML), section 3.2 and its inequality measures.
+    """
+    if kind not in _MEASURES:
+        raise UsageError(
+            f"inequality must be one of {', '.join(INEQUALITIES)}, got '{kind}'."
+            f"{nearest(kind, INEQUALITIES)}"
+        )
+    if not math.isfinite(alpha):
+        raise UsageError(f"alpha must be finite, got {alpha}")
+    if not 0 <= epsilon < math.inf:
+        raise UsageError(f"epsilon must be from 0 and finite, got {epsilon}")
+    return _MEASURES[kind](alpha, epsilon)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return the mean entropy of the answers to logits `[n, way]`, a scalar in [0, ln way] nats.
+
+    TAML adds lambda (-entropy before adapting + entropy after) to the meta-loss.
+
+    Reference: Jamal & Qi 2019 (TAML), section 3.1.
+    """
+    logs = F.log_softmax(logits, dim=-1)
+    return -(logs.exp() * logs).sum(-1).mean()
+
+
+def _theil(losses: Tensor) -> Tensor:
+    # xlogy takes a loss of 0 to its limit, 0.
+    share = losses / losses.mean()
+    return torch.xlogy(share, share).mean()
+
+
+def _gini(losses: Tensor) -> Tensor:
+    gaps = (losses[:, None] - losses[None, :]).abs().sum()
+    return gaps / (2 * len(losses) * losses.sum())
+
+
+def _atkinson(epsilon: float) -> Measure:
+    def measure(losses: Tensor) -> Tensor:
+        share = losses / losses.mean()
+        if epsilon == 1:
+            return 1 - share.log().mean().exp()
+        power = 1 - epsilon
+        return 1 - share.pow(power).mean().pow(1 / power)
+
+    return measure
+
+
+def _generalized_entropy(alpha: float) -> Measure:
+    def measure(losses: Tensor) -> Tensor:
+        share = losses / losses.mean()
+        if alpha == 0:
+            return -share.log().mean()
+        return (share.pow(alpha) - 1).mean() / (alpha * (alpha - 1))
+
+    return _theil if alpha == 1 else measure
+
+
+def _variance_of_logs(losses: Tensor) -> Tensor:
+    return losses.log().var(correction=0)
+
+
+_MEASURES: dict[str, Callable[[float, float], Measure]] = {
+    "theil": lambda alpha, epsilon: _theil,
+    "gini": lambda alpha, epsilon: _gini,
+    "atkinson": lambda alpha, epsilon: _atkinson(epsilon),
+    "generalized_entropy": lambda alpha, epsilon: _generalized_entropy(alpha),
+    "variance_of_logs": lambda alpha, epsilon: _variance_of_logs,
+}
+
+INEQUALITIES = tuple(_MEASURES)
+"""The measures' names."""
