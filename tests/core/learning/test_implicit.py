@@ -43,7 +43,7 @@ def quadratic(matrix: Tensor, optimum: Tensor) -> Callable[[Params], Tensor]:
 def dense_iterate(matrix: Tensor, target: Tensor, steps: int) -> Tensor:
     """The minimiser of .5 x'Ax - b'x over the Krylov space of that many dimensions."""
     space = torch.stack([torch.linalg.matrix_power(matrix, k) @ target for k in range(steps)], 1)
-    basis, _ = torch.linalg.qr(space)
+    basis: Tensor = torch.linalg.qr(space)[0]
     within: Tensor = torch.linalg.solve(basis.T @ matrix @ basis, basis.T @ target)
     return basis @ within
 
