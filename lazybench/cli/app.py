@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from lazybench._version import __version__
-from lazybench.cli import check, data, evaluate, leaderboard, listing, out, run, show, version
+from lazybench.cli import (
+    check,
+    data,
+    data_import,
+    evaluate,
+    leaderboard,
+    listing,
+    out,
+    run,
+    show,
+    version,
+)
 from lazybench.cli.door import guarded
 
 ABOUT = "Few-shot, long-tailed and blackbox-attack benchmarks for meta-learners, lazy ones first."
@@ -60,6 +71,14 @@ def make_app() -> typer.Typer:
     add(of_data, "list", data.list_command, data.LIST_HELP, data.LIST_EXAMPLES)
     add(of_data, "where", data.where_command, data.WHERE_HELP, data.WHERE_EXAMPLES)
     add(of_data, "verify", data.verify_command, data.VERIFY_HELP, data.VERIFY_EXAMPLES)
+    add(of_data, "import", data_import.import_command, data_import.HELP, data_import.EXAMPLES)
+    add(
+        of_data,
+        "forget",
+        data_import.forget_command,
+        data_import.FORGET_HELP,
+        data_import.FORGET_EXAMPLES,
+    )
     app.add_typer(of_data, name="data")
     add(app, "check", check.check_command, check.HELP, check.EXAMPLES)
     add(app, "version", version.version_command, version.HELP, version.EXAMPLES)

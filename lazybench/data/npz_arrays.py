@@ -1,0 +1,208 @@
+"""Images or features in `.npz` files: `x`, `y` and, where there are any, `group` and `split`."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.data.fingerprint import instance_hash
+from lazybench.data.rows import Preparation, Read, Rows, stacked
+from lazybench.data.splits import SPLITS, Split
+from lazybench.errors import DataUnavailable, UsageError, nearest
+
+KEYS = ("x", "y", "group", "split")
+MOST_FEATURE = 1e6
+"""Largest magnitude of a feature: what environments declare."""
+
+FEATURES_PREP = "float32-1"
+_FORM = "give x [M,d] features, or uint8 images [M,H,W], [M,H,W,C] or [M,C,H,W] of 1 or 3 channels"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The content of one file, labels as text."""
+
+    x: NDArray[Any]
+    labels: tuple[str, ...]
+    groups: tuple[str, ...] | None
+    splits: tuple[Split, ...] | None
+
+
+def is_split_folder(path: Path) -> bool:
+    """True where a folder holds `.npz` files, which then must be train, val and test.
+
+    Raises:
+        UsageError: it holds some other `.npz` files.
+    """
+    found = {each.stem for each in path.glob("*.npz") if not each.name.startswith(".")}
+    if found and found != set(SPLITS):
+        raise UsageError(
+            f"{path} holds {', '.join(f'{stem}.npz' for stem in sorted(found))}; a folder of npz "
+            "files has exactly train.npz, val.npz and test.npz, or give one file"
+        )
+    return bool(found)
+
+
+def read_npz(path: Path, preparation: Preparation) -> Rows:
+    """The instances of one `.npz` file, or of `train.npz`, `val.npz` and `test.npz` in a folder.
+
+    Features of any number type become float32, and their content is hashed as such.
+
+    Raises:
+        UsageError: keys, shapes, types or values that aren't allowed.
+        DataUnavailable: a file is damaged, or holds Python objects.
+    """
+    if path.is_dir():
+        parts = [_part(path / f"{split}.npz", split) for split in SPLITS]
+    else:
+        parts = [_part(path, None)]
+    shapes = {part.x.shape[1:] for part in parts}
+    if len(shapes) > 1 or len({part.groups is None for part in parts}) > 1:
+        got = ", ".join(str(list(part.x.shape[1:])) for part in parts)
+        raise UsageError(
+            f"train, val and test in {path} must hold instances of one shape, with group in all or "
+            f"none; got shapes {got}"
+        )
+    (shape,) = shapes
+    images = len(shape) == 3
+    if not images and preparation != Preparation():
+        raise UsageError(f"--size and --grey go with images; {path} holds features, leave them out")
+    if images:
+        shape = preparation.shape(shape[0], shape[1:])
+    arrays = [part.x for part in parts]
+    first = np.cumsum([0] + [len(x) for x in arrays])
+
+    def row(number: np.int64) -> NDArray[Any]:
+        at = int(np.searchsorted(first, number, side="right")) - 1
+        found: NDArray[Any] = arrays[at][number - first[at]]
+        return found
+
+    def read(numbers: NDArray[np.int64]) -> Read:
+        rows = [row(number) for number in numbers]
+        hashes = [instance_hash(each) for each in rows]
+        if not images:
+            return Read(np.stack(rows), hashes)
+        pictures = [preparation(each, shape[0]) for each in rows]
+        return stacked(list(zip(pictures, hashes, strict=True)))
+
+    return Rows(
+        kind="images" if images else "features",
+        labels=_joined([part.labels for part in parts]),
+        groups=None if parts[0].groups is None else _joined([part.groups or () for part in parts]),
+        splits=None if parts[0].splits is None else _joined([part.splits or () for part in parts]),
+        split_by="train.npz, val.npz and test.npz" if path.is_dir() else "the key 'split'",
+        shape=shape,
+        prep=preparation.name if images else FEATURES_PREP,
+        what=f"{'images' if images else 'features'} in '{path.resolve().name}'",
+        read=read,
+        notes=() if images else _constant(arrays),
+    )
+
+
+def _joined(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+    return tuple(value for part in parts for value in part)
+
+
+def _part(path: Path, split: Split | None) -> _Part:
+    found = _load(path)
+    allowed = KEYS if split is None else KEYS[:3]
+    unknown = sorted(set(found) - set(allowed))
+    if unknown:
+        raise UsageError(
+            f"{path} holds '{unknown[0]}'; keys are {', '.join(allowed)}."
+            f"{nearest(unknown[0], allowed)}"
+        )
+    for key in ("x", "y"):
+        if key not in found:
+            raise UsageError(f"{path} has no '{key}'; it needs x (instances) and y (labels)")
+    x = found["x"]
+    rows = len(x) if x.ndim else 0
+    if rows == 0:
+        raise UsageError(f"x in {path} is {list(x.shape)}, without instances; {_FORM}")
+    texts = {key: _texts(found[key], f"{key} in {path}", rows) for key in found if key != "x"}
+    given = (split,) * rows if split is not None else texts.get("split")
+    if given is not None and not set(given) <= set(SPLITS):
+        wrong = next(value for value in given if value not in SPLITS)
+        raise UsageError(f"split in {path} must be train, val or test, got '{wrong}'")
+    labels, groups = texts["y"], texts.get("group")
+    held = _instances(x, labels, path)
+    return _Part(held, labels, groups, cast("tuple[Split, ...] | None", given))
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        TypeError,
+        MemoryError,
+        NotImplementedError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
+        # A plain .npy has no `files`; an array of objects would need pickle, which runs code.
+        raise DataUnavailable(
+            f"{path} can't be read as an npz of plain arrays ({error}); save it with "
+            "numpy.savez(FILE, x=x, y=y), labels as numbers or text"
+        ) from error
+
+
+def _texts(values: NDArray[Any], what: str, rows: int) -> tuple[str, ...]:
+    """Labels as text, one for each row."""
+    if values.dtype.kind not in "iuU" or values.ndim != 1:
+        raise UsageError(
+            f"{what} must be integers or text [M], got {values.dtype} {list(values.shape)}; "
+            "convert it, for example with numpy.asarray(labels).astype(str)"
+        )
+    if len(values) != rows:
+        raise UsageError(f"{what} has {len(values)} entries for {rows} instances in x; give one")
+    return tuple(map(str, values.tolist()))
+
+
+def _instances(x: NDArray[Any], labels: tuple[str, ...], path: Path) -> NDArray[Any]:
+    """`x` as features float32 `[M, d]`, or as images uint8 `[M, C, H, W]`."""
+    if x.ndim == 2 and x.shape[1] and x.dtype.kind in "iufb":
+        return _features(x, labels, path)
+    if x.dtype == np.uint8 and x.ndim == 3:
+        return x[:, None]
+    if x.dtype == np.uint8 and x.ndim == 4 and 0 not in x.shape:
+        # Channels last is what most tools write, so it wins where both readings fit.
+        if x.shape[3] in (1, 3):
+            return x.transpose(0, 3, 1, 2)
+        if x.shape[1] in (1, 3):
+            return x
+    raise UsageError(
+        f"x in {path} is {x.dtype} {list(x.shape)}; {_FORM} (images in [0, 1]: "
+        "(255 * x).astype('uint8'))"
+    )
+
+
+def _features(x: NDArray[Any], labels: tuple[str, ...], path: Path) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        held = x.astype(np.float32)
+    sound = np.isfinite(held)
+    if not sound.all():
+        row, column = (int(at) for at in np.argwhere(~sound)[0])
+        raise UsageError(
+            f"x in {path} must be finite in float32: row {row} (class '{labels[row]}') holds "
+            f"{x[row, column]} in column {column}, {int((~sound).any(axis=1).sum())} rows in all "
+            "hold such; fill them in or leave them out"
+        )
+    return held
+
+
+def _constant(arrays: list[NDArray[Any]]) -> tuple[str, ...]:
+    low = np.min([x.min(axis=0) for x in arrays], axis=0)
+    high = np.max([x.max(axis=0) for x in arrays], axis=0)
+    same = int((low == high).sum())
+    return (f"{same} of {len(low)} features are constant: they tell nothing",) if same else ()
