@@ -7,33 +7,96 @@ applies it. Batch norm uses the statistics of the batch it is given, or statisti
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
+from typing import Any
+
+import torch
+
 from lazybench.errors import UsageError, nearest
 from lazybench.nets.conv4 import Conv4
 from lazybench.nets.mlp import MLP
-from lazybench.nets.net import NORM_EPS, Net, Stats
+from lazybench.nets.module import ModuleNet, from_factory
+from lazybench.nets.net import NORM_EPS, Moments, Net, Stats
+from lazybench.nets.resnet import ResNet12
+from lazybench.precision import precision
+from lazybench.registry import load
 from lazybench.task import TaskShape
 
-__all__ = ["BACKBONES", "MLP", "NORM_EPS", "Conv4", "Net", "Stats", "backbone"]
+__all__ = [
+    "BACKBONES",
+    "MLP",
+    "NORM_EPS",
+    "Conv4",
+    "ModuleNet",
+    "Moments",
+    "Net",
+    "ResNet12",
+    "Stats",
+    "backbone",
+    "count_parameters",
+]
 
-BACKBONES = ("conv4-64", "conv4-32", "mlp")
+BACKBONES = ("conv4-64", "conv4-32", "resnet12", "mlp", "linear")
+
+_WIDTHS = re.compile(r"mlp(-[1-9][0-9]*)+")
 
 
 def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
-    """Return the network of that name for tasks of one shape.
+    """Return the network of that name for tasks of one shape; the same one for the same arguments.
 
     `auto` is conv4-64 for one-channel images (Omniglot, glyphs), conv4-32 for colour, else mlp.
+    `mlp` has hidden layers of 40 and 40, `mlp-256-128` of 256 and 128, `linear` none.
+    `module:factory` and `file.py:factory` name a function from a `TaskShape` to a `torch.nn.Module`
+    that gives features `[n, d]` (see `ModuleNet`), or to a `Net`.
+
+    Args:
+        name: as above.
+        task: shape of the tasks.
+        second_order: gradients will be differentiated again; the network computes the same, but
+            may choose another way.
 
     Raises:
         UsageError: no such network, or one that can't take these instances.
     """
+    if ":" in name:
+        return _loaded(name, load(name), task)
+    return _built_in(name, task, second_order)
+
+
+def count_parameters(net: Net) -> int:
+    """Return the number of parameters that an agent trains, the head included."""
+    params = net.init(torch.Generator().manual_seed(0))
+    return sum(value.numel() for value in params.values())
+
+
+def _loaded(name: str, factory: Any, task: TaskShape) -> Net:
+    net = _from_factory(name, factory, task)
+    if precision() == "bf16" and not isinstance(net, ModuleNet):
+        raise UsageError(
+            f"backbone '{name}' has a forward pass of its own, which runs at fp32, got precision "
+            "bf16; let it give a torch.nn.Module, or use --precision fp32"
+        )
+    return net
+
+
+_from_factory = lru_cache(maxsize=16)(from_factory)
+
+
+@lru_cache(maxsize=64)
+def _built_in(name: str, task: TaskShape, second_order: bool) -> Net:
     if name == "auto":
         image = len(task.instance) == 3
         name = ("conv4-64" if task.instance[0] == 1 else "conv4-32") if image else "mlp"
     if name == "mlp":
         return MLP(task)
+    if name == "linear" or _WIDTHS.fullmatch(name):
+        return MLP(task, hidden=tuple(int(width) for width in name.split("-")[1:]))
+    if name == "resnet12":
+        return ResNet12(task)
     if name in BACKBONES:
         return Conv4(task, filters=int(name.rpartition("-")[2]), second_order=second_order)
     raise UsageError(
-        f"backbone must be auto or one of {', '.join(BACKBONES)}, got '{name}'."
-        f"{nearest(name, BACKBONES)}"
+        f"backbone must be auto, one of {', '.join(BACKBONES)}, mlp-<width>-<width>... or "
+        f"module:factory, got '{name}'.{nearest(name, BACKBONES)}"
     )

@@ -8,8 +8,19 @@ from torch import Tensor
 
 from lazybench.errors import UsageError
 from lazybench.fused import conv_norm_pool, images, patches
-from lazybench.nets.net import NORM_EPS, Stats, glorot, head, scaled
+from lazybench.nets.net import (
+    NORM_EPS,
+    Moments,
+    Stats,
+    batch_norm,
+    channels_last,
+    glorot,
+    head,
+    moments,
+    scaled,
+)
 from lazybench.params import Params
+from lazybench.precision import at_precision, exempt
 from lazybench.task import TaskShape
 
 
@@ -75,16 +86,19 @@ class Conv4:
             return patches(x)
         return x.contiguous(memory_format=torch.channels_last)
 
+    @at_precision
     def __call__(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return logits `[n, way]`."""
         return F.linear(self.features(params, x, stats), params["head.weight"], params["head.bias"])
 
+    @at_precision
     def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return features `[n, filters * positions]`."""
         first = 1
         if x.dim() == 5 and stats is None:
             scale, offset = params["norm1.weight"], params["norm1.bias"]
-            x = conv_norm_pool(x, params["conv1.weight"], scale, offset, NORM_EPS)
+            with exempt(x.device):
+                x = conv_norm_pool(x, params["conv1.weight"], scale, offset, NORM_EPS)
             first = 2
         for layer in range(first, 5):
             x = _convolve(params, layer, x)
@@ -92,13 +106,13 @@ class Conv4:
             x = _norm_pool(params, layer, x, given)
         return x.flatten(1)
 
+    @at_precision
     def statistics(self, params: Params, x: Tensor) -> Stats:
         """Return mean and (biased) variance of each batch norm on `x`."""
-        found: list[tuple[Tensor, Tensor]] = []
+        found: list[Moments] = []
         for layer in range(1, 5):
             x = _convolve(params, layer, x)
-            variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-            found.append((mean, variance))
+            found.append(moments(x))
             x = _norm_pool(params, layer, x, found[-1])
         return tuple(found)
 
@@ -106,16 +120,10 @@ class Conv4:
 def _convolve(params: Params, layer: int, x: Tensor) -> Tensor:
     if x.dim() == 5:
         x = images(x)
-    if x.shape[1] == 1:
-        # One channel is channels last whatever its strides say, but operators go by the strides.
-        x = x.reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
-    return F.conv2d(x, params[f"conv{layer}.weight"], padding=1)
+    return F.conv2d(channels_last(x), params[f"conv{layer}.weight"], padding=1)
 
 
-def _norm_pool(
-    params: Params, layer: int, x: Tensor, given: tuple[Tensor, Tensor] | None
-) -> Tensor:
-    mean, variance = given if given is not None else (None, None)
+def _norm_pool(params: Params, layer: int, x: Tensor, given: Moments | None) -> Tensor:
     scale, offset = params[f"norm{layer}.weight"], params[f"norm{layer}.bias"]
-    x = F.batch_norm(x, mean, variance, scale, offset, training=given is None, eps=NORM_EPS)
+    x = batch_norm(x, scale, offset, given, NORM_EPS)
     return F.relu_(F.max_pool2d(x, 2))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lazybench.nets.net import Stats, glorot, head, scaled
 from lazybench.params import Params
+from lazybench.precision import at_precision
 from lazybench.task import TaskShape
 
 
@@ -18,11 +19,15 @@ class MLP:
 
     Parameters: `layer{i}.weight|bias`, `head.weight|bias`. Images are flattened and scaled to
     [0, 1].
+
+    Without a hidden layer it is `linear`: a head on standardised inputs, for features of networks
+    trained elsewhere. `Choice:` each instance by itself is moved to mean 0 and scaled to variance
+    1, so that no answer depends on the other rows; instances of a single number stay as they are.
     """
 
     def __init__(self, task: TaskShape, *, hidden: tuple[int, ...] = (40, 40)) -> None:
-        """Fix the architecture for tasks of one shape."""
-        self.name = "mlp-" + "-".join(map(str, hidden))
+        """Fix the architecture for tasks of one shape; no width of `hidden` gives `linear`."""
+        self.name = "-".join(("mlp", *map(str, hidden))) if hidden else "linear"
         self.hidden = hidden
         self.inputs = math.prod(task.instance)
         self.outputs = task.outputs
@@ -40,13 +45,16 @@ class MLP:
 
     def prepare(self, x: Tensor) -> Tensor:
         """Return float32 vectors `[n, d]`."""
-        return scaled(x).flatten(1)
+        x = scaled(x).flatten(1)
+        return x if self.hidden or self.inputs == 1 else F.layer_norm(x, (self.inputs,))
 
+    @at_precision
     def __call__(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return logits `[n, way]`, or predictions `[n, *target_shape]`."""
         out = F.linear(self.features(params, x, stats), params["head.weight"], params["head.bias"])
         return out.view(-1, *self._target_shape) if self._target_shape else out
 
+    @at_precision
     def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return the last hidden layer."""
         for layer in range(1, len(self.hidden) + 1):

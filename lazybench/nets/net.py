@@ -6,12 +6,16 @@ import math
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.params import Params
 
-Stats = tuple[tuple[Tensor, Tensor], ...]
-"""Mean and variance, `[channels]` each, of every normalisation layer in order."""
+Moments = tuple[Tensor, Tensor]
+"""Mean and (biased) variance, `[channels]` each, of a normalisation layer's input."""
+
+Stats = tuple[Moments, ...]
+"""Moments of every normalisation layer in order."""
 
 NORM_EPS = 1e-3
 """Added to the variance in batch norm. `Choice:` 1e-3, the default of the frameworks that MAML's
@@ -19,7 +23,11 @@ and Reptile's published code was written in."""
 
 
 class Net(Protocol):
-    """A network as a pure function."""
+    """A network as a pure function.
+
+    Names of parameters tell their part: `head.` begins those of the last layer, `norm` those of
+    batch norm, and anything else the rest of the body.
+    """
 
     name: str
 
@@ -47,6 +55,34 @@ class Net(Protocol):
 def scaled(x: Tensor) -> Tensor:
     """Return uint8 images as float32 in [0, 1], and anything else as it is."""
     return x.to(torch.float32).div_(255.0) if x.dtype == torch.uint8 else x
+
+
+def moments(x: Tensor) -> Moments:
+    """Return mean and (biased) variance of each channel of `[n, channels, ...]`, at least float32.
+
+    bfloat16 is too coarse to hold a mean that is subtracted again.
+    """
+    wide = x.float() if x.dtype == torch.bfloat16 else x
+    variance, mean = torch.var_mean(wide, dim=[0, *range(2, x.dim())], correction=0)
+    return mean, variance
+
+
+def batch_norm(
+    x: Tensor, scale: Tensor | None, offset: Tensor | None, given: Moments | None, eps: float
+) -> Tensor:
+    """Return `x` normalised by its own moments, or by given ones, then scaled and moved."""
+    mean, variance = given if given is not None else (None, None)
+    return F.batch_norm(x, mean, variance, scale, offset, training=given is None, eps=eps)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return images `[n, channels, h, w]` whose strides say channels last.
+
+    One channel is channels last whatever its strides say, but operators go by the strides.
+    """
+    if x.shape[1] == 1:
+        return x.reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def glorot(shape: tuple[int, ...], fan_in: int, fan_out: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,241 @@
+"""Other people's modules as networks: values, purity, statistics, threads, and clear refusals."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lazybench import parallel
+from lazybench.errors import UsageError
+from lazybench.nets import MLP, NORM_EPS, Conv4, ModuleNet, backbone, count_parameters
+from lazybench.nets.module import from_factory
+from lazybench.task import TaskShape
+
+TASK = TaskShape(5, 1, 1, (1, 16, 16), "uint8")
+VECTORS = TaskShape(5, 1, 1, (6,), "float32")
+
+
+def conv4(task: TaskShape) -> nn.Module:
+    """The body of `Conv4` with four filters, as it is usually written."""
+    layers: list[nn.Module] = []
+    for inputs in (1, 4, 4, 4):
+        layers += [
+            nn.Conv2d(inputs, 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4, eps=NORM_EPS),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+    return nn.Sequential(*layers, nn.Dropout(0.5), nn.Flatten())
+
+
+def translated(params):
+    """Parameters of the wrapped module under the names of `Conv4`."""
+    names = {"body": "conv", "norm": "norm"}
+    found = {}
+    for name, value in params.items():
+        match = re.fullmatch(r"(body|norm)\.(\d+)\.(\w+)", name)
+        key = f"{names[match[1]]}{int(match[2]) // 4 + 1}.{match[3]}" if match else name
+        found[key] = value
+    return found
+
+
+@pytest.fixture
+def net() -> ModuleNet:
+    return ModuleNet("mine.py:conv4", conv4, TASK)
+
+
+@pytest.fixture(autouse=True)
+def restore_threads():
+    chosen = list(parallel._chosen)
+    yield
+    parallel._chosen[:] = chosen
+
+
+def test_a_wrapped_conv4_is_conv4(net, drawn, exact, doubled):
+    builtin = Conv4(TASK, filters=4)
+    params = {name: value.requires_grad_() for name, value in doubled(net).items()}
+    same = translated(params)
+    assert set(same) == set(builtin.init(torch.Generator()))
+    x, other = exact(drawn(TASK, 6)), exact(drawn(TASK, 7, seed=1))
+    ours, theirs = net(params, net.prepare(x)), builtin(same, builtin.prepare(x))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    labels = torch.arange(6) % 5
+    grads = [
+        torch.autograd.grad(nn.functional.cross_entropy(out, labels), list(params.values()))
+        for out in (ours, theirs)
+    ]
+    torch.testing.assert_close(*grads, rtol=1e-8, atol=1e-10)
+    params, same = ({n: v.detach() for n, v in each.items()} for each in (params, same))
+    stats = net.statistics(params, net.prepare(x))
+    torch.testing.assert_close(
+        stats, builtin.statistics(same, builtin.prepare(x)), rtol=1e-9, atol=1e-10
+    )
+    torch.testing.assert_close(
+        net(params, net.prepare(other), stats),
+        builtin(same, builtin.prepare(other), stats),
+        rtol=1e-9,
+        atol=1e-9,
+    )
+
+
+def test_calls_leave_no_trace(net, drawn):
+    params = net.init(torch.Generator().manual_seed(0))
+    x, other = net.prepare(drawn(TASK, 6)), net.prepare(drawn(TASK, 6, seed=1))
+    before, random = net(params, x), torch.random.get_rng_state()
+    net.statistics(params, other)
+    net(params, other, net.statistics(params, x))
+    assert torch.equal(net(params, x), before)
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+def test_buffers_that_a_module_changes_are_changed_in_copies():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.ones(()))
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.scale * self.calls * x
+
+    net = ModuleNet("mine:Counting", lambda task: Counting(), VECTORS)
+    params, x = net.init(torch.Generator()), torch.ones(2, 6)
+    assert [float(net.features(params, x)[0, 0].detach()) for _ in range(3)] == [2.0, 2.0, 2.0]
+
+
+def test_init_is_the_factorys_own_under_a_seed(net):
+    one, two, other = (net.init(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+    assert not torch.equal(one["body.0.weight"], other["body.0.weight"])
+    random = torch.random.get_rng_state()
+    net.init(torch.Generator())
+    assert torch.equal(torch.random.get_rng_state(), random)
+    # torch's own start of a convolution: uniform on +-1 / sqrt(fan_in).
+    assert 0.25 < float(one["body.0.weight"].abs().max()) <= 1 / 3
+    assert count_parameters(net) == 9 * 4 + 3 * 9 * 16 + 8 * 4 + (net.width + 1) * 5
+
+
+def test_what_a_factory_freezes_stays(drawn):
+    def frozen(task: TaskShape) -> nn.Module:
+        body = nn.Linear(6, 3)
+        nn.init.ones_(body.weight)
+        return nn.Sequential(body.requires_grad_(False), nn.Linear(3, 2))
+
+    net = ModuleNet("mine:frozen", frozen, VECTORS)
+    params = net.init(torch.Generator())
+    assert set(params) == {"body.1.weight", "body.1.bias", "head.weight", "head.bias"}
+
+
+def test_lazy_layers_take_their_shapes():
+    def lazy(task: TaskShape) -> nn.Module:
+        return nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d())
+
+    net = ModuleNet("mine:lazy", lazy, VECTORS)
+    one, two = (net.init(torch.Generator().manual_seed(1)) for _ in range(2))
+    assert {name: tuple(value.shape) for name, value in one.items()} == {
+        "body.0.weight": (4, 6),
+        "body.0.bias": (4,),
+        "norm.1.weight": (4,),
+        "norm.1.bias": (4,),
+        "head.weight": (5, 4),
+        "head.bias": (5,),
+    }
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+def test_threads_do_not_meet_in_the_module(net, drawn):
+    thetas = [net.init(torch.Generator().manual_seed(seed)) for seed in range(6)]
+    xs = [net.prepare(drawn(TASK, 6, seed)) for seed in range(6)]
+
+    def run(index: int) -> list[Tensor]:
+        theta, x = thetas[index], xs[index]
+        stats = net.statistics(theta, x)
+        return [net(theta, x).detach() for _ in range(5)] + [net(theta, xs[0], stats).detach()]
+
+    parallel.set_threads(1)
+    expected = parallel.map_tasks(run, range(6))
+    parallel.set_threads(3)
+    torch.testing.assert_close(parallel.map_tasks(run, range(6)), expected, rtol=0, atol=0)
+
+
+def test_real_valued_targets_take_their_shape():
+    task = TaskShape(1, 5, 5, (6,), "float32", "array", (2, 2))
+    net = ModuleNet("mine:linear", lambda task: nn.Linear(6, 3), task)
+    assert net(net.init(torch.Generator()), torch.zeros(7, 6)).shape == (7, 2, 2)
+
+
+def test_a_file_names_a_backbone(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from torch import nn\n\n\ndef small(task):\n    return nn.Linear(task.instance[0], 3)\n"
+    )
+    name = f"{path}:small"
+    net = backbone(name, VECTORS)
+    assert net.name == name
+    assert backbone(name, VECTORS) is net
+    path.write_text(path.read_text().replace("3", "4"))
+    assert backbone(name, VECTORS).features(
+        backbone(name, VECTORS).init(torch.Generator()), torch.zeros(2, 6)
+    ).shape == (2, 4)
+
+
+def test_a_factory_may_give_a_net():
+    given = MLP(VECTORS, hidden=(3,))
+    assert from_factory("mine:net", lambda task: given, VECTORS) is given
+
+
+class Activated(nn.BatchNorm1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+def fail(task: TaskShape) -> nn.Module:
+    raise RuntimeError("no weights here")
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (3, "must be a function from a TaskShape to a torch.nn.Module, got int"),
+        (lambda task: 3, "must give a torch.nn.Module, or an object like lazybench.nets.Net, got "
+            "int without name, init"),
+        (lambda task: SimpleNamespace(name="x"), "got SimpleNamespace without init, prepare"),
+        (fail, "failed on tasks with instances [6]: RuntimeError: no weights here"),
+        (lambda task: nn.Linear(5, 2), "failed on instances [6]: RuntimeError"),
+        (lambda task: nn.Unflatten(1, (2, 3)), "must give features [n, d] for instances [4, 6], "
+            "got [4, 2, 3]"),
+        (lambda task: nn.Flatten(0), "must give features [n, d] for instances [4, 6], got [24]"),
+        (lambda task: nn.LSTM(6, 2), "must give features [n, d] for instances [4, 6], got tuple"),
+        (lambda task: nn.Threshold(2.0, float("nan")), "aren't all finite numbers"),
+        (lambda task: nn.Sequential(nn.Linear(6, 2), Activated(2)), "of its own, Activated"),
+    ],
+)  # fmt: skip
+def test_what_is_no_backbone_is_refused(factory, message):
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        from_factory("mine:thing", factory, VECTORS)
+    assert "\n" not in str(caught.value)
+    assert "'mine:thing'" in str(caught.value)
+
+
+def test_other_parameters_at_another_call_are_refused():
+    widths = iter((3, 3, 4))
+    net = from_factory(
+        "mine:growing",
+        lambda task: nn.Sequential(*[nn.Linear(6, 6) for _ in range(next(widths))]),
+        VECTORS,
+    )
+    with pytest.raises(UsageError, match="has other parameters each time"):
+        net.init(torch.Generator())
+
+
+def test_statistics_that_do_not_fit_the_pass_are_refused(net, drawn):
+    params, x = net.init(torch.Generator()), net.prepare(drawn(TASK, 4))
+    stats = net.statistics(params, x)
+    for wrong in (stats[:-1], (*stats, stats[0])):
+        with pytest.raises(UsageError, match="use --set batch_norm=transductive"):
+            net(params, x, wrong)
