@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -28,12 +28,25 @@ Arrays = dict[str, NDArray[Any]]
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+SAMPLED_FROM = 64 << 20
+"""Bytes from which on a file that nobody has touched is looked at in samples."""
+
+_BLOCKS, _BLOCK_BYTES = 64, 16 << 10
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 # What an unwritable cache leaves in memory: the second opening must not decode everything again.
 _held: dict[tuple[Path, str], Arrays] = {}
+
+
+class _File(NamedTuple):
+    """What the manifest says of one file; `touched_ns` and `sample` of large ones alone."""
+
+    bytes: int
+    sha256: str
+    touched_ns: int = 0
+    sample: str = ""
 
 
 class _Missing(Exception):
@@ -45,13 +58,20 @@ class _Damaged(Exception):
 
 
 def prepared(
-    name: str, version: str, build: Callable[[], Mapping[str, NDArray[Any]]], *, key: str = ""
+    name: str,
+    version: str,
+    build: Callable[[], Mapping[str, NDArray[Any]]],
+    *,
+    key: str = "",
+    whole: bool = False,
 ) -> Arrays:
     """Arrays that `build` made, now or earlier: read-only, memory-mapped where the cache allows.
 
-    Every file's size and sha256 are verified at each opening. A damaged entry is rebuilt with one
-    logged warning. Processes that want the same entry wait for the one that builds it. Where the
-    folder can't be written, the arrays stay in memory, with one logged warning a process.
+    Every file's size and sha256 are verified at each opening; of a file of 64 MiB or more that
+    nobody has touched since, only a sample of a megabyte, so that opening takes milliseconds. A
+    damaged entry is rebuilt with one logged warning. Processes that want the same entry wait for
+    the one that builds it. Where the folder can't be written, the arrays stay in memory, with one
+    logged warning a process.
 
     Args:
         name: data set, as in `omniglot`; letters, digits, `.`, `_`, `+`, `-`.
@@ -59,6 +79,7 @@ def prepared(
         build: makes the arrays, by name; called at most once, only when they aren't there.
             Strings are fine (`<U` arrays), objects aren't.
         key: cheap key of the sources (sizes, times); an entry of another key is replaced.
+        whole: verify all of every file, whatever its size.
 
     Returns:
         The arrays by the names that `build` gave them.
@@ -71,7 +92,7 @@ def prepared(
     folder = cache_root() / entry
     # Without the lock first: an entry that verifies is whole, and a shared cache may be read-only.
     try:
-        return _open(folder, key)
+        return _open(folder, key, whole=whole)
     except (_Missing, _Damaged):
         pass
     if (folder, key) in _held:
@@ -84,7 +105,7 @@ def prepared(
         return _in_memory(folder, key, _checked(build()), error)
     try:
         try:
-            return _open(folder, key)
+            return _open(folder, key, whole=whole)
         except _Missing:
             pass
         except _Damaged as damage:
@@ -134,7 +155,7 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
-def _open(folder: Path, key: str) -> Arrays:
+def _open(folder: Path, key: str, *, whole: bool = False) -> Arrays:
     try:
         text = (folder / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -147,20 +168,23 @@ def _open(folder: Path, key: str) -> Arrays:
         manifest = json.loads(text)
         if manifest["schema"] != SCHEMA or manifest["key"] != key:
             raise _Missing
-        files = [(str(n), int(f["bytes"]), str(f["sha256"])) for n, f in manifest["files"].items()]
+        files = {str(name): _File(**facts) for name, facts in manifest["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _Damaged(f"{MANIFEST} can't be read") from error
-    return {name: _mapped(folder / f"{name}.npy", size, digest) for name, size, digest in files}
+    return {name: _mapped(folder / f"{name}.npy", told, whole) for name, told in files.items()}
 
 
-def _mapped(path: Path, size: int, digest: str) -> NDArray[Any]:
+def _mapped(path: Path, told: _File, whole: bool) -> NDArray[Any]:
     try:
         # One handle for hash and map: a file replaced in between can't slip through.
         with path.open("rb") as file:
-            found = os.fstat(file.fileno()).st_size
-            if found != size:
-                raise _Damaged(f"{path.name} has {found} bytes, not {size}")
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+            state = os.fstat(file.fileno())
+            if state.st_size != told.bytes:
+                raise _Damaged(f"{path.name} has {state.st_size} bytes, not {told.bytes}")
+            if told.sample and state.st_mtime_ns == told.touched_ns and not whole:
+                if _sample(file, told.bytes) != told.sample:
+                    raise _Damaged(f"{path.name} doesn't match its sample")
+            elif hashlib.file_digest(file, "sha256").hexdigest() != told.sha256:
                 raise _Damaged(f"{path.name} doesn't match its sha256")
             file.seek(0)
             major, _ = np.lib.format.read_magic(file)
@@ -178,6 +202,25 @@ def _mapped(path: Path, size: int, digest: str) -> NDArray[Any]:
         raise _Damaged(f"{path.name}: {error}") from error
 
 
+def _sample(file: BinaryIO, size: int) -> str:
+    """Hash of blocks at equal distances, the first and the last of the file among them."""
+    digest = hashlib.sha256()
+    for block in range(_BLOCKS):
+        file.seek((size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
+        digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def _facts(path: Path) -> dict[str, str | int]:
+    with path.open("rb") as file:
+        state = os.fstat(file.fileno())
+        told = _File(state.st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        if told.bytes < SAMPLED_FROM:
+            return {"bytes": told.bytes, "sha256": told.sha256}
+        sample = _sample(file, told.bytes)
+        return told._replace(touched_ns=state.st_mtime_ns, sample=sample)._asdict()
+
+
 def _write(folder: Path, key: str, arrays: Arrays) -> None:
     with replaced_folder(folder) as place:
         files: dict[str, dict[str, str | int]] = {}
@@ -186,9 +229,7 @@ def _write(folder: Path, key: str, arrays: Arrays) -> None:
             with path.open("xb") as file:
                 np.save(file, array, allow_pickle=False)
                 sync(file)
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            files[name] = {"bytes": path.stat().st_size, "sha256": digest}
+            files[name] = _facts(path)
         manifest = {"schema": SCHEMA, "key": key, "files": files}
         with (place / MANIFEST).open("x", encoding="utf-8") as text:
             text.write(json.dumps(manifest, indent=2, sort_keys=True) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lazybench.data import cache
 from lazybench.data.cache import prepared
 from lazybench.errors import UsageError
 
@@ -26,14 +28,15 @@ ARRAYS: dict[str, Any] = {
 
 
 class Builder:
-    """Gives ARRAYS and counts how often."""
+    """Gives arrays and counts how often."""
 
-    def __init__(self) -> None:
+    def __init__(self, arrays: dict[str, Any] = ARRAYS) -> None:
+        self.arrays = arrays
         self.calls = 0
 
     def __call__(self) -> dict[str, Any]:
         self.calls += 1
-        return dict(ARRAYS)
+        return dict(self.arrays)
 
 
 @pytest.fixture
@@ -102,6 +105,45 @@ def test_damage_is_rebuilt_with_one_warning(
     assert [str(root / "set-1") in record.getMessage() for record in caplog.records] == [True]
     assert_whole(prepared("set", "1", build))
     assert build.calls == 2
+
+
+def test_large_files_are_sampled_until_someone_touches_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Blocks of 16 KiB stand 32 KiB apart.
+    monkeypatch.setattr(cache, "SAMPLED_FROM", 1 << 20)
+    x = np.arange(1 << 19, dtype=np.uint32)
+    build = Builder({"x": x})
+    prepared("set", "1", build)
+    file = root / "set-1" / "x.npy"
+
+    def overwritten(at: int, *, untouched: bool) -> None:
+        before = file.stat()
+        with file.open("r+b") as opened:
+            opened.seek(at)
+            opened.write(b"damaged")
+        if untouched:
+            os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    between, last = 24 << 10, file.stat().st_size - 7
+    overwritten(between, untouched=True)
+    prepared("set", "1", build)
+    assert build.calls == 1, "the sample is of the whole file"
+    for at, untouched, whole in (
+        (between, True, True),
+        (last, True, False),
+        (between, False, False),
+    ):
+        overwritten(at, untouched=untouched)
+        calls = build.calls
+        np.testing.assert_array_equal(prepared("set", "1", build, whole=whole)["x"], x)
+        assert build.calls == calls + 1
+        assert "doesn't match its" in caplog.text
+        caplog.clear()
+    calls = build.calls
+    os.utime(file)
+    prepared("set", "1", build)
+    assert build.calls == calls, "a sound file that was touched was built again"
 
 
 def test_unwritable_cache_falls_back_to_memory_once(
