@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lazybench import learning
 from lazybench.agent import Observation
+from lazybench.agents.fewshot.episode import Episode
+from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.learning import InnerRule
-from lazybench.nets import Net, Stats
+from lazybench.nets import Stats, backbone
 from lazybench.objective import objective
 from lazybench.parallel import map_tasks
 from lazybench.params import Params
@@ -19,53 +21,9 @@ from lazybench.rng import Rng
 from lazybench.task import TaskShape
 
 
-class Settings(Protocol):
-    """The part of an agent's settings that testing needs."""
-
-    @property
-    def test_steps(self) -> int:
-        """As in `GradientConfig`."""
-        ...
-
-    @property
-    def test_batch(self) -> int:
-        """As in `GradientConfig`."""
-        ...
-
-    @property
-    def batch_norm(self) -> str:
-        """As in `GradientConfig`."""
-        ...
-
-    @property
-    def test_leap(self) -> bool:
-        """As in `GradientConfig`."""
-        ...
-
-    @property
-    def adapt_norm(self) -> bool:
-        """As in `GradientConfig`."""
-        ...
-
-    @property
-    def leap_on(self) -> Literal["theta", "phi"]:
-        """As in `GradientConfig`."""
-        ...
-
-    @property
-    def gammas(self) -> tuple[float, ...]:
-        """As in `GradientConfig`."""
-        ...
-
-
 def select_row(batch: Observation, index: int) -> dict[str, Tensor]:
     """Return row `index` of each tensor of a block."""
     return {name: part[index] for name, part in batch.items()}
-
-
-def norms(theta: Params) -> Params:
-    """Return the affine part of batch norm, which stays at theta where `adapt_norm` is off."""
-    return {name: value for name, value in theta.items() if name.startswith("norm")}
 
 
 class Adapter:
@@ -81,15 +39,15 @@ class Adapter:
 
     def __init__(
         self,
-        net: Net,
         task: TaskShape,
         theta: Params,
         inner: dict[str, Tensor],
         rule: InnerRule,
-        settings: Settings,
+        settings: GradientConfig,
     ) -> None:
         """Hold a meta-model and how to adapt it."""
-        self._net, self._task, self._theta = net, task, theta
+        self._net = backbone(settings.backbone, task)
+        self._task, self._theta = task, theta
         self._inner, self._rule, self._settings = inner, rule, settings
         self._goal = objective(task)
 
@@ -106,29 +64,35 @@ class Adapter:
             return self._goal.answer(self._outputs(params, x, query))
 
     def _adapt(self, x: Tensor, y: Tensor) -> Params:
-        settings, goal, net = self._settings, self._goal, self._net
+        settings = self._settings
         kept = torch.arange(len(x))
         if settings.test_leap:
             shot = len(x) // self._task.way
             kept = kept[kept % shot < max(shot - 1, 1)]
-        frozen = {} if settings.adapt_norm else norms(self._theta)
+        episode = Episode(
+            self._net,
+            self._task,
+            self._theta,
+            adapts=settings.adapts,
+            adapt_norm=settings.adapt_norm,
+            prox=settings.prox if settings.test_prox is None else settings.test_prox,
+        )
+        with torch.no_grad():
+            inputs = episode.inputs(x)
         rng = Rng(0, ("test",)).torch()
         picks = learning.batches(len(kept), settings.test_batch, settings.test_steps, rng)
-        losses = [
-            lambda params, pick=kept[pick]: goal.loss(net(params | frozen, x[pick]), y[pick])
-            for pick in picks
-        ]
-        trail = learning.student(self._theta, losses, rule=self._rule, state=self._inner or None)
+        losses = episode.steps(inputs, y, [kept[pick] for pick in picks])
+        trail = learning.student(episode.moving, losses, rule=self._rule, state=self._inner or None)
         if not settings.test_leap:
-            return trail.end
+            return episode.whole(trail.end)
         held = torch.tensor(
             [i for i in range(len(x)) if i not in set(kept.tolist())] or kept.tolist()
         )
         with torch.no_grad():
             leap = learning.lazy(gammas=settings.gammas, leap_on=settings.leap_on)(
-                self._theta, trail, lambda params: goal.score(net(params, x[held]), y[held])
+                episode.moving, trail, lambda moving: episode.score(moving, inputs[held], y[held])
             )
-        return leap.params
+        return episode.whole(leap.params)
 
     def _outputs(self, params: Params, x: Tensor, query: Tensor) -> Tensor:
         """Outputs for the query rows under the protocol's batch statistics."""

@@ -1,27 +1,37 @@
 """Gradient-based meta-learners: each composes a student, a teacher and a meta-gradient.
 
-`maml`, `fomaml`, `reptile`, `reptile_matched`, `lazy_maml`, `lazy_reptile` and the floor `finetune`
-are settings of one agent; none has code of its own.
+MAML, FOMAML, ANIL, Reptile, Meta-SGD, Meta-Curvature, iMAML, Minibatch-Prox, TAML, MR-MAML, their
+lazy kin and the floor `finetune` are settings of one agent; none has code of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lazybench import learning
-from lazybench.agent import Observation, Plan
-from lazybench.agents.fewshot.adapt import Adapter, norms, select_row
-from lazybench.agents.fewshot.presets import GradientConfig, preset
-from lazybench.errors import Diverged
-from lazybench.learning import InnerRule, Leap, MetaGradient, Outer, Teacher, Trail
-from lazybench.nets import Net, backbone
-from lazybench.objective import objective
+from lazybench.agent import Network, Observation, Plan
+from lazybench.agents.fewshot.adapt import Adapter, select_row
+from lazybench.agents.fewshot.episode import adapting
+from lazybench.agents.fewshot.gradient_settings import GradientConfig
+from lazybench.agents.fewshot.meta_step import (
+    LOG_STD,
+    MetaStep,
+    TaskResult,
+    inner_rule,
+    log_stds,
+    preconditioner,
+)
+from lazybench.agents.fewshot.presets import preset
+from lazybench.agents.fewshot.weights import HEAD, moved, overlay
+from lazybench.errors import Diverged, UsageError
+from lazybench.learning import InnerRule, Outer
+from lazybench.nets import backbone
 from lazybench.parallel import map_tasks
-from lazybench.params import Params, combine, detached, finite, leaves, mean
+from lazybench.params import Params, combine, detached, finite, leaves, mean, scale
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
 from lazybench.task import TaskShape
@@ -29,22 +39,18 @@ from lazybench.task import TaskShape
 State = dict[str, Any]
 
 
-class TaskResult(NamedTuple):
-    """What one task of a meta-batch gives."""
-
-    gradient: MetaGradient
-    trail: Trail
-    leap: Leap
-
-
 class GradientAgent:
     """Meta-learns an initialisation theta: student, teacher, meta-gradient, outer step.
+
+    The state holds theta (`theta`), what is meta-learned beside it (`meta`: learned rates, the
+    noise of weights), the outer and inner rules' states, the histogram of gamma and the step.
 
     Reference: Algorithm 1; the settings' own papers.
     """
 
     families = ("fewshot",)
     Config = GradientConfig
+    JUDGED = ("batch_norm",)
 
     def __init__(self, config: GradientConfig) -> None:
         """Compose the parts that the settings name."""
@@ -54,17 +60,11 @@ class GradientAgent:
             if config.inner_rule == "sgd"
             else learning.adam(config.inner_lr)
         )
-        self.teacher: Teacher = learning.greedy()
-        if config.teacher == "lazy":
-            self.teacher = learning.lazy(
-                gammas=config.gammas,
-                alphas=learning.simplex_grid(config.hull, config.hull_step),
-                leap_on=config.leap_on,
-            )
+        beta = config.outer_lr * config.matched_leap
         self.outer: Outer = (
-            learning.outer_sgd(config.outer_lr)
+            learning.outer_sgd(beta)
             if config.outer_rule == "sgd"
-            else learning.outer_adam(config.outer_lr, clip=config.clip)
+            else learning.outer_adam(beta, clip=config.clip)
         )
 
     @staticmethod
@@ -76,16 +76,23 @@ class GradientAgent:
         """Return how many meta-iterations to run, on what tasks.
 
         Raises:
-            UsageError: a network that can't take these instances.
+            UsageError: a network that can't take these instances, or an entropy of answers where
+                there are no classes.
         """
         config = self.config
         backbone(config.backbone, task)
-        return Plan(
-            updates=config.iterations,
-            meta_batch=config.meta_batch,
-            env={"shots": config.train_shots or task.shot, "queries": config.train_queries},
-            validate_every=config.validate_every,
-        )
+        if config.fairness == "entropy" and task.target != "class":
+            raise UsageError(
+                "fairness=entropy needs tasks with classes, got real-valued targets; choose an "
+                "inequality of losses with --set fairness=theil"
+            )
+        return config.plan(task, config.images(task))
+
+    def network(self, task: TaskShape) -> Network:
+        """Return the backbone's name and its number of parameters, learned rates not counted."""
+        net = backbone(self.config.backbone, task)
+        theta = net.init(torch.Generator())
+        return Network(net.name, sum(value.numel() for value in theta.values()))
 
     def init(self, env: Any, rng: Rng) -> State:
         """Return a fresh meta-model.
@@ -93,17 +100,43 @@ class GradientAgent:
         Raises:
             UsageError: a network that can't take these instances.
         """
-        net = backbone(self.config.backbone, env.task)
-        theta = net.init(rng.at("theta").torch())
-        carried = self.config.inner_rule == "adam" and self.config.inner_state == "carry"
+        config = self.config
+        theta = backbone(config.backbone, env.task).init(rng.at("theta").torch())
+        moving = self._moving(theta)
+        rates = preconditioner(config, rng.at("rates"))
+        meta = rates.init(moving) if rates is not None else {}
+        if config.regulariser == "kl":
+            meta |= {
+                LOG_STD + name: torch.full_like(theta[name], config.std).log()
+                for name in theta
+                if not name.startswith(HEAD) and name.endswith("weight") and "norm" not in name
+            }
+        carried = config.inner_rule == "adam" and config.inner_state == "carry"
         return {
             "theta": theta,
-            "outer": self.outer.init(theta),
-            "inner": self.rule.init(theta) if carried else {},
+            "meta": meta,
+            "outer": self.outer.init({**theta, **meta}),
+            "inner": self.rule.init(moving) if carried else {},
             "step": 0,
-            "gamma": torch.zeros(len(self.config.gammas), dtype=torch.int64),
+            "gamma": torch.zeros(len(config.gammas), dtype=torch.int64),
             "task": env.task.fields(),
         }
+
+    def warm(self, state: State, weights: Mapping[str, Tensor]) -> State:
+        """Return the first state with the weights of another training in it.
+
+        Raises:
+            UsageError: an entry of the network's body is missing or has another shape.
+        """
+        return {**state, "theta": overlay(state["theta"], weights)}
+
+    def transfer(self, state: State, task: TaskShape) -> State:
+        """Return a trained state made ready for tasks of another shape.
+
+        Raises:
+            UsageError: other instances, targets or ways than the network was trained on.
+        """
+        return moved(state, task, ways_free=False)
 
     def update(self, state: State, batch: Observation, rng: Rng) -> tuple[State, dict[str, float]]:
         """Run one meta-iteration on a meta-batch of tasks.
@@ -113,24 +146,27 @@ class GradientAgent:
 
         Reference: Algorithm 1, lines 3-13.
         """
-        config = self.config
-        task = TaskShape(**state["task"])
-        net = backbone(config.backbone, task, second_order=config.inner == "unrolled")
-        theta: Params = state["theta"]
+        config, task = self.config, TaskShape(**state["task"])
+        theta, meta = state["theta"], state["meta"]
+        step = MetaStep(config, task, theta, meta)
         tasks = len(batch["support_x"])
 
         def run(index: int) -> TaskResult:
-            return self._task(
-                net, task, theta, state["inner"], select_row(batch, index), rng.at(index)
-            )
+            return step(state["inner"], select_row(batch, index), rng.at(index))
 
         results = map_tasks(run, range(tasks))
         weight = 1.0 if config.reduce == "sum" else 1.0 / tasks
-        meta = combine([result.gradient.params for result in results], [weight] * tasks)
-        factor = learning.annealed(config.anneal, state["step"], config.iterations)
+        gradient = combine([result.gradient.params for result in results], [weight] * tasks)
+        for more in (self._unfairness(results), self._divergence(theta, meta)):
+            gradient = {
+                name: value + more[name] if name in more else value
+                for name, value in gradient.items()
+            }
+        total = config.updates(config.images(task))
+        factor = learning.annealed(config.anneal, state["step"], total)
         with torch.no_grad():
-            theta, outer = self.outer.update(theta, state["outer"], meta, factor)
-        if not finite(theta):
+            learned, outer = self.outer.update({**theta, **meta}, state["outer"], gradient, factor)
+        if not finite(learned):
             # The loss tells of it one meta-iteration later, and after the last one never.
             raise Diverged(f"a parameter isn't finite after meta-iteration {state['step'] + 1}")
         inner = state["inner"]
@@ -140,15 +176,21 @@ class GradientAgent:
         for result in results:
             if result.leap.candidates:
                 gamma[config.gammas.index(result.leap.gamma)] += 1
-        fresh = {"theta": theta, "outer": outer, "inner": inner, "step": state["step"] + 1}
-        return {**state, **fresh, "gamma": gamma}, self._logs(results, task, batch)
+        fresh = {
+            "theta": {name: learned[name] for name in theta},
+            "meta": {name: learned[name] for name in meta},
+            "outer": outer,
+            "inner": inner,
+            "step": state["step"] + 1,
+            "gamma": gamma,
+        }
+        return {**state, **fresh}, self._logs(results, batch)
 
     def policy(self, state: State) -> Adapter:
         """Return the policy that fine-tunes theta on each support set."""
-        config = self.config
-        task = TaskShape(**state["task"])
-        net = backbone(config.backbone, task)
-        return Adapter(net, task, detached(state["theta"]), dict(state["inner"]), self.rule, config)
+        theta, meta = detached(state["theta"]), detached(state["meta"])
+        rule = inner_rule(self.config, meta, self._moving(theta))
+        return Adapter(TaskShape(**state["task"]), theta, dict(state["inner"]), rule, self.config)
 
     def diagnostics(self, state: State) -> dict[str, Any]:
         """Return how often each gamma was chosen and the share at the grid's edge."""
@@ -164,60 +206,40 @@ class GradientAgent:
             "mean_leap": 1.0 - mean if self.config.leap_on == "theta" else mean,
         }
 
-    def _task(
-        self,
-        net: Net,
-        task: TaskShape,
-        theta: Params,
-        inner: dict[str, Tensor],
-        row: Observation,
-        rng: Rng,
-    ) -> TaskResult:
-        """Student, teacher and meta-gradient of one task (Algorithm 1, lines 6-13)."""
-        config, goal = self.config, objective(task)
-        x, query_x = net.prepare(row["support_x"]), net.prepare(row["query_x"])
-        y, query_y = row["support_y"], row["query_y"]
-        picks = learning.batches(len(x), config.inner_batch, config.inner_steps, rng.torch())
-        anchor = leaves(theta)
-        # On the anchor's graph where there is one: MAML differentiates through every forward pass.
-        source = anchor if config.inner == "unrolled" else theta
-        frozen = {} if config.adapt_norm else norms(source)
+    def _moving(self, theta: Params) -> Params:
+        names = adapting(theta, self.config.adapts, self.config.adapt_norm)
+        return {name: theta[name] for name in names}
 
-        def loss_on(pick: Tensor) -> learning.LossFn:
-            whole = len(pick) == len(x)
-            xs, ys = (x, y) if whole else (x[pick], y[pick])
-            return lambda params: goal.loss(net(params | frozen, xs), ys)
+    def _unfairness(self, results: list[TaskResult]) -> Params:
+        """The gradient of the weighted inequality of the tasks' losses at theta.
 
-        losses = [loss_on(pick) for pick in picks]
-        if config.inner == "unrolled":
-            moving = {name: value for name, value in anchor.items() if name not in frozen}
-            trail = learning.unrolled(moving, losses, lr=config.inner_lr)
-            end = {name: trail.end.get(name, value) for name, value in anchor.items()}
-            trail = trail._replace(start=anchor, last=(end,))
-        else:
-            trail = learning.student(
-                theta, losses, rule=self.rule, keep=config.hull, state=inner or None
-            )
-        leap = self.teacher(anchor, trail, lambda params: goal.score(net(params, query_x), query_y))
+        The losses meet only here, so the chain rule is finished by hand: each task's gradient is
+        weighed by the measure's slope for its loss.
+        """
+        before = [result.before for result in results if result.before is not None]
+        if not before:
+            return {}
+        losses = torch.tensor([task.loss for task in before], dtype=torch.float64)
+        measure = learning.inequality(self.config.fairness)
+        (slopes,) = torch.autograd.grad(measure(losses.requires_grad_()), losses)
+        weights = (self.config.fairness_weight * slopes).tolist()
+        return combine([task.params for task in before], weights)
 
-        def valid(params: Params) -> Tensor:
-            return goal.loss(net(params, query_x), query_y)
+    def _divergence(self, theta: Params, meta: Params) -> Params:
+        """The gradient of the weights' weighted divergence from N(0, I)."""
+        if self.config.regulariser == "none":
+            return {}
+        point = leaves({**theta, **meta})
+        with torch.enable_grad():
+            bits = learning.kl({name: point[name] for name in theta}, log_stds(point))
+        grads = torch.autograd.grad(
+            bits, list(point.values()), allow_unused=True, materialize_grads=True
+        )
+        return scale(dict(zip(point, grads, strict=True)), self.config.beta)
 
-        if config.meta_gradient == "maml":
-            gradient = learning.maml_gradient(anchor, leap, valid)
-        elif config.meta_gradient == "fomaml":
-            gradient = learning.fomaml_gradient(theta, leap, valid)
-        else:
-            gradient = learning.reptile_gradient(theta, leap)
-        return TaskResult(gradient, trail, leap)
-
-    def _logs(
-        self, results: list[TaskResult], task: TaskShape, batch: Observation
-    ) -> dict[str, float]:
+    def _logs(self, results: list[TaskResult], batch: Observation) -> dict[str, float]:
         config, tasks = self.config, len(results)
-        support, query = batch["support_x"].shape[1], batch["query_x"].shape[1]
-        images = config.inner_steps * min(config.inner_batch or support, support)
-        images += query if config.meta_gradient != "reptile" else 0
+        images = config.cost(batch["support_x"].shape[1], batch["query_x"].shape[1])
         losses = [result.trail.losses[-1] for result in results if result.trail.losses]
         return {
             "loss": sum(losses) / max(len(losses), 1),

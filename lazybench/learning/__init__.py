@@ -4,11 +4,14 @@ from lazybench.learning.gaussian import kl, sample
 from lazybench.learning.implicit import implicit_gradient
 from lazybench.learning.inequality import INEQUALITIES, entropy, inequality
 from lazybench.learning.inner import (
+    Direction,
     InnerRule,
     LossFn,
     Trail,
     adam,
     batches,
+    preconditioned,
+    proximal,
     sgd,
     student,
     unrolled,
@@ -18,17 +21,19 @@ from lazybench.learning.meta import (
     Outer,
     annealed,
     fomaml_gradient,
+    imaml_gradient,
     maml_gradient,
     outer_adam,
     outer_sgd,
     reptile_gradient,
 )
 from lazybench.learning.precondition import Preconditioner, curvature, elementwise
-from lazybench.learning.teacher import GAMMAS, Leap, Teacher, greedy, lazy, simplex_grid
+from lazybench.learning.teacher import GAMMAS, Leap, Teacher, greedy, lazy, on_rates, simplex_grid
 
 __all__ = [
     "GAMMAS",
     "INEQUALITIES",
+    "Direction",
     "InnerRule",
     "Leap",
     "LossFn",
@@ -45,13 +50,17 @@ __all__ = [
     "entropy",
     "fomaml_gradient",
     "greedy",
+    "imaml_gradient",
     "implicit_gradient",
     "inequality",
     "kl",
     "lazy",
     "maml_gradient",
+    "on_rates",
     "outer_adam",
     "outer_sgd",
+    "preconditioned",
+    "proximal",
     "reptile_gradient",
     "sample",
     "sgd",

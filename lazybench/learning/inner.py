@@ -12,9 +12,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lazybench.params import Params, detached
+from lazybench.params import Params, detached, subtract
 
 LossFn = Callable[[Params], Tensor]
+Direction = Callable[[Params], Params]
+"""From an inner gradient to what a step subtracts."""
 RuleState = dict[str, Tensor]
 
 
@@ -26,12 +28,14 @@ class Trail(NamedTuple):
         last: phi_{k-b+1}, ..., phi_k, oldest first.
         state: state of the inner rule after the last step.
         losses: the training loss before each step, k floats.
+        drift: the sum of the inner gradients up to each checkpoint in `last`, where asked for.
     """
 
     start: Params
     last: tuple[Params, ...]
     state: RuleState
     losses: tuple[float, ...] = ()
+    drift: tuple[Params, ...] = ()
 
     @property
     def end(self) -> Params:
@@ -101,6 +105,41 @@ def adam(lr: float, *, beta1: float = 0.0, beta2: float = 0.999, eps: float = 1e
     return InnerRule(init, step_)
 
 
+def preconditioned(direction: Direction, names: Iterable[str]) -> InnerRule:
+    """Return descent along a direction made from the gradient: phi <- phi - direction(grad).
+
+    Args:
+        direction: for instance meta-learned step sizes; step size included.
+        names: names of the parameters that the rule will be given, in their order.
+
+    Reference: Li et al. 2017 (Meta-SGD), eq. (2).
+    """
+    order = tuple(names)
+
+    def step_(params: Sequence[Tensor], grads: Sequence[Tensor], state: RuleState) -> None:
+        steps = direction(dict(zip(order, grads, strict=True)))
+        torch._foreach_sub_(list(params), [steps[name] for name in order])
+
+    return InnerRule(lambda params: {}, step_)
+
+
+def proximal(loss: LossFn, start: Params, lam: float) -> LossFn:
+    """Return `loss(phi) + lam / 2 * |phi - start|^2`; with `lam` 0 the loss itself.
+
+    Differentiable in `start`, too, where it has a graph.
+
+    Reference: Rajeswaran et al. 2019, eq. (3); Zhou et al. 2019 (Minibatch-Prox).
+    """
+    if lam == 0:
+        return loss
+
+    def with_prox(params: Params) -> Tensor:
+        away = torch._foreach_sub(list(params.values()), [start[name] for name in params])
+        return loss(params) + lam / 2 * torch.stack([part.square().sum() for part in away]).sum()
+
+    return with_prox
+
+
 def student(
     anchor: Params,
     losses: Iterable[LossFn],
@@ -108,6 +147,7 @@ def student(
     rule: InnerRule,
     keep: int = 1,
     state: RuleState | None = None,
+    drift: bool = False,
 ) -> Trail:
     """Return the trail of a student that takes one step on each loss, without a graph.
 
@@ -119,6 +159,8 @@ def student(
         rule: the inner update.
         keep: b, how many of the last checkpoints phi_{k-b+1..k} to keep.
         state: the rule's state to start from, copied; None starts fresh.
+        drift: sum up the inner gradients as well, at the cost of one more parameter set for each
+            checkpoint kept.
 
     Raises:
         ValueError: `keep` is below 1 or above k + 1 (phi_0 counts).
@@ -135,14 +177,19 @@ def student(
         rule_state = {name: state[name].clone() for name in rule_state}
     kept: deque[Params] = deque([detached(phi)] if keep > 1 else [], maxlen=keep)
     seen: list[Tensor] = []
+    total: Params = {name: torch.zeros_like(value) for name, value in anchor.items() if drift}
+    sums: deque[Params] = deque([detached(total)], maxlen=keep)
     for loss_fn in losses:
         loss = loss_fn(phi)
         grads = torch.autograd.grad(loss, values, allow_unused=True, materialize_grads=True)
         seen.append(loss.detach())
         with torch.no_grad():
+            if drift:
+                torch._foreach_add_(list(total.values()), list(grads))
             rule.step_(values, grads, rule_state)
         if keep > 1:
             kept.append(detached(phi))
+        sums.append(detached(total) if keep > 1 else total)
     if keep > len(seen) + 1:
         raise ValueError(
             f"keep must be at most k + 1 = {len(seen) + 1} for {len(seen)} inner steps, got "
@@ -150,11 +197,17 @@ def student(
         )
     # With one checkpoint the student's own tensors are handed over: no copy is made at all.
     last = tuple(kept) or ({name: value.detach() for name, value in phi.items()},)
-    return Trail(anchor, last, rule_state, tuple(float(loss) for loss in seen))
+    found = tuple(float(loss) for loss in seen)
+    return Trail(anchor, last, rule_state, found, tuple(sums) if drift else ())
 
 
 def unrolled(
-    anchor: Params, losses: Iterable[LossFn], *, lr: float, order: Literal[1, 2] = 2
+    anchor: Params,
+    losses: Iterable[LossFn],
+    *,
+    lr: float,
+    order: Literal[1, 2] = 2,
+    direction: Direction | None = None,
 ) -> Trail:
     """Return the trail of a student whose every step stays on the graph of `anchor`.
 
@@ -165,6 +218,8 @@ def unrolled(
         losses: one scalar loss for each step.
         lr: step size of plain gradient descent.
         order: 2 differentiates through the inner gradients; 1 treats them as constants.
+        direction: what a step subtracts, on the graph of its own parameters; None takes `lr` times
+            the gradient.
 
     Raises:
         ValueError: `lr` isn't positive.
@@ -184,9 +239,11 @@ def unrolled(
             materialize_grads=True,
         )
         seen.append(loss.detach())
-        phi = {
-            name: value - lr * grad for (name, value), grad in zip(phi.items(), grads, strict=True)
-        }
+        named = dict(zip(phi, grads, strict=True))
+        if direction is None:
+            phi = {name: value - lr * named[name] for name, value in phi.items()}
+        else:
+            phi = subtract(phi, direction(named))
     return Trail(anchor, (phi,), {}, tuple(float(loss) for loss in seen))
 
 

@@ -40,23 +40,54 @@ def maml_gradient(theta: Params, leap: Leap, valid: LossFn) -> MetaGradient:
 def fomaml_gradient(theta: Params, leap: Leap, valid: LossFn) -> MetaGradient:
     """Return the gradient of the validation loss at the leap, passed to theta unchanged.
 
+    Entries of theta that the loss reaches past the leap, such as weights that don't adapt, have
+    their own gradient added where theta asks for gradients.
+
     Reference: first-order MAML, Finn et al. 2017, section 5.2.
     """
+    return imaml_gradient(theta, leap, valid, lambda at_leap: at_leap)
+
+
+def imaml_gradient(
+    theta: Params, leap: Leap, valid: LossFn, solve: Callable[[Params], Params]
+) -> MetaGradient:
+    """Return the meta-gradient where `solve` takes the gradient at the leap to one at theta.
+
+    Args:
+        theta: the meta-model, on its own graph where the loss reaches it past the leap.
+        leap: where the inner loop ended, near a minimum of the proximal training loss.
+        valid: validation loss.
+        solve: (I + H / lam)^-1 times its argument, H the training loss's Hessian at the leap:
+            `implicit_gradient`.
+
+    Reference: Rajeswaran et al. 2019, eq. (6) and Algorithm 2.
+    """
     point = leaves(leap.params)
+    beside = {name: value for name, value in theta.items() if value.requires_grad}
     loss = valid(point)
-    grads = torch.autograd.grad(
-        loss, list(point.values()), allow_unused=True, materialize_grads=True
+    grads = torch.autograd.grad(loss, [*point.values(), *beside.values()], allow_unused=True)
+    slopes = dict(zip(point, grads, strict=False))
+    moved = solve(
+        {n: torch.zeros_like(point[n]) if slope is None else slope for n, slope in slopes.items()}
     )
-    return MetaGradient(dict(zip(theta, grads, strict=True)), float(loss.detach()))
+    direct = dict(zip(beside, grads[len(point) :], strict=True))
+    found: Params = {}
+    for name, value in theta.items():
+        parts = [part for part in (moved.get(name), direct.get(name)) if part is not None]
+        found[name] = sum(parts[1:], parts[0]) if parts else torch.zeros_like(value)
+    return MetaGradient(found, float(loss.detach()))
 
 
 def reptile_gradient(theta: Params, leap: Leap) -> MetaGradient:
     """Return theta - leap; for a lazy leap, (1 - gamma) times Reptile's direction.
 
+    Entries that the leap doesn't have, weights that don't adapt, stay where they are.
+
     Reference: Table 1's caption (line 13 for Reptile); Algorithm 3, line 13.
     """
     with torch.no_grad():
-        return MetaGradient(subtract(theta, leap.params), float("nan"))
+        moved = {name: leap.params.get(name, value) for name, value in theta.items()}
+        return MetaGradient(subtract(theta, moved), float("nan"))
 
 
 OuterState = dict[str, torch.Tensor]

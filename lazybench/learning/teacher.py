@@ -14,11 +14,12 @@ from typing import Literal, NamedTuple, Protocol
 
 import torch
 
-from lazybench.learning.inner import Trail
-from lazybench.params import Params, combine, lerp
+from lazybench.learning.inner import Direction, Trail
+from lazybench.params import Params, combine, lerp, subtract
 
 Score = tuple[float, ...]
 ScoreFn = Callable[[Params], Score]
+LeapOn = Literal["theta", "phi"]
 
 GAMMAS: tuple[float, ...] = (0.75, 0.80, 0.85, 0.90, 0.95)
 """The grid of gamma in Table 1: .75 to .95 by .05."""
@@ -63,7 +64,7 @@ def lazy(
     *,
     gammas: Sequence[float] = GAMMAS,
     alphas: Sequence[Sequence[float]] = ((1.0,),),
-    leap_on: Literal["theta", "phi"] = "theta",
+    leap_on: LeapOn = "theta",
 ) -> Teacher:
     """Return the lazy teacher: the best of `gamma * anchor + (1 - gamma) * hull` on the score.
 
@@ -122,6 +123,34 @@ def lazy(
     return teach
 
 
+def on_rates(
+    anchor: Params, leap: Leap, trail: Trail, direction: Direction, *, leap_on: LeapOn = "theta"
+) -> Leap:
+    """Return the same leap with its hull on the graph of meta-learned rates.
+
+    phi_j = theta - direction(g_1 + ... + g_j) for a direction that is linear in the gradients; with
+    the g as constants the rates keep their first-order gradient, and memory stays flat in the
+    number of steps. A greedy leap becomes anchor - direction(g_1 + ... + g_k), whose gradient for
+    the anchor is first-order MAML's.
+
+    Args:
+        anchor: theta, on its graph.
+        leap: what the teacher chose.
+        trail: of `student(..., drift=True)`.
+        direction: the student's, on the graph of its own parameters.
+        leap_on: as the teacher's.
+
+    Reference: Li et al. 2017 (Meta-SGD), eq. (2), with eqs. (4) and (5) around it.
+    """
+    # Combining copies, which one checkpoint doesn't need.
+    one = len(trail.drift) == 1
+    step = direction(trail.drift[0] if one else combine(trail.drift, leap.alpha))
+    if not leap.candidates:
+        return leap._replace(params=subtract(anchor, step))
+    region = subtract({name: value.detach() for name, value in anchor.items()}, step)
+    return leap._replace(params=lerp(anchor, region, _anchor_weight(leap.gamma, leap_on)))
+
+
 def simplex_grid(b: int, step: float) -> tuple[tuple[float, ...], ...]:
     """Return all points of the (b-1)-simplex whose entries are multiples of `step`.
 
@@ -152,7 +181,7 @@ def _beats(score: Score, best: Score) -> bool:
     return any(map(math.isnan, best)) or score > best
 
 
-def _anchor_weight(gamma: float, leap_on: Literal["theta", "phi"]) -> float:
+def _anchor_weight(gamma: float, leap_on: LeapOn) -> float:
     return gamma if leap_on == "theta" else 1.0 - gamma
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lazybench.agents.fewshot.gradient import GradientAgent
-from lazybench.agents.fewshot.presets import GradientConfig
+from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.envs.datasets.sinusoid import Sinusoid
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
@@ -97,7 +97,10 @@ def start() -> Callable[..., dict[str, Any]]:
         state: dict[str, Any] = agent.init(SimpleNamespace(task=task), Rng(seed))
         if double:
             theta = {name: value.double() for name, value in state["theta"].items()}
-            state = {**state, "theta": theta, "outer": agent.outer.init(theta)}
+            meta = {name: value.double() for name, value in state.get("meta", {}).items()}
+            if "meta" in state:
+                state = {**state, "meta": meta}
+            state = {**state, "theta": theta, "outer": agent.outer.init({**theta, **meta})}
             if state.get("inner"):
                 state["inner"] = agent.rule.init(theta)
         return state

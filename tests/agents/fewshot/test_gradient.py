@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from lazybench import parallel
-from lazybench.agents.fewshot.presets import GradientConfig
+from lazybench.agents.fewshot.gradient_settings import GradientConfig
+from lazybench.agents.fewshot.presets import ALGORITHMS
 from lazybench.rng import Rng
 
-ALGORITHMS = ("maml", "fomaml", "lazy_maml", "reptile", "reptile_matched", "lazy_reptile")
+LEARNERS = tuple(name for name in ALGORITHMS if name != "finetune")
+LAZY = tuple(name for name in LEARNERS if name.startswith("lazy_"))
 
 
 def same(left: Any, right: Any) -> None:
@@ -34,13 +36,14 @@ def same(left: Any, right: Any) -> None:
         assert left == right
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", LEARNERS)
 @pytest.mark.parametrize("kind", ["sine", "blobs"])
 def test_one_update_is_pure_and_deterministic(
     algorithm: str, kind: str, tasks: Any, draw: Any, make_agent: Any, start: Any
 ) -> None:
     task = getattr(tasks, kind)
-    agent = make_agent(algorithm, task, inner_batch=2, backbone="mlp")
+    fair = {"fairness": "theil"} if (algorithm, kind) == ("taml", "sine") else {}
+    agent = make_agent(algorithm, task, inner_batch=2, backbone="mlp", **fair)
     batch, state = draw(task, 2), start(agent, task)
     held_batch, held_state = copy.deepcopy(batch), copy.deepcopy(state)
     globals_before = torch.get_rng_state(), repr(np.random.get_state()), random.getstate()
@@ -64,8 +67,15 @@ def test_one_update_is_pure_and_deterministic(
         assert value.stride() == state["theta"][name].stride()
     assert any(not torch.equal(first["theta"][n], v) for n, v in state["theta"].items())
     assert logs["inner_steps"] == 6
-    queries = 0 if "reptile" in algorithm else batch["query_x"].shape[1]
-    assert logs["image_gradients"] == 2 * (3 * 2 + queries)
+    config = agent.config
+    support, query = batch["support_x"].shape[1], batch["query_x"].shape[1]
+    images = 3 * 2 + (query if config.meta_gradient != "reptile" else 0)
+    if algorithm in ("anil", "lazy_anil", "mr_maml"):
+        images = support + query
+    images += {"imaml": config.cg_steps * support, "taml": support if fair else query}.get(
+        algorithm, 0
+    )
+    assert logs["image_gradients"] == 2 * images
 
 
 @pytest.mark.parametrize("algorithm", ["maml", "lazy_reptile"])

@@ -7,24 +7,35 @@ from typing import Any
 import pytest
 
 from lazybench.agents.fewshot.gradient import GradientAgent
-from lazybench.agents.fewshot.presets import GradientConfig, preset, protonet_preset
+from lazybench.agents.fewshot.gradient_settings import GradientConfig
+from lazybench.agents.fewshot.presets import ALGORITHMS, preset, protonet_preset
 from lazybench.registry import ENVS
+from lazybench.specs import EnvSpec
+from lazybench.task import TaskShape
 
-LEARNERS = ("maml", "fomaml", "reptile", "reptile_matched", "lazy_maml", "lazy_reptile")
+LEARNERS = tuple(name for name in ALGORITHMS if name != "finetune")
 
 
 def settings(algorithm: str, env: str, budget: str = "small") -> dict[str, Any]:
     return preset(algorithm, ENVS.resolve(env).spec, budget)
 
 
-def image_gradients(chosen: dict[str, Any], way: int, shot: int) -> int:
-    """What a training costs, counted anew."""
+def spent(chosen: dict[str, Any], way: int, shot: int) -> int:
+    """What a training costs in image-gradients, counted anew."""
     config = GradientConfig(**chosen)
+    shape = {"instance": (1, 28, 28), "dtype": "uint8"}
+    iterations = GradientAgent(config).plan(TaskShape(way, shot, 15, **shape)).updates
     support = way * (config.train_shots or shot)
     images = config.inner_steps * min(config.inner_batch or support, support)
     if config.meta_gradient != "reptile":
         images += way * config.train_queries
-    return config.iterations * config.meta_batch * images
+    if config.adapts == "head":
+        images = support + way * config.train_queries
+    if config.meta_gradient == "implicit":
+        images += support * config.cg_steps
+    if config.fairness != "none":
+        images += way * config.train_queries if config.fairness == "entropy" else support
+    return iterations * config.meta_batch * images
 
 
 @pytest.mark.parametrize("algorithm", LEARNERS)
@@ -40,8 +51,26 @@ def image_gradients(chosen: dict[str, Any], way: int, shot: int) -> int:
 def test_small_spends_the_same_on_every_agent(
     algorithm: str, env: str, way: int, shot: int, budget: int
 ) -> None:
-    spent = image_gradients(settings(algorithm, env), way, shot)
-    assert 0.97 * budget < spent <= budget
+    chosen = settings(algorithm, env)
+    assert 0.97 * budget < spent(chosen, way, shot) <= budget
+    # Settings that change the work of a meta-iteration change their number, not the budget.
+    for change in ({"meta_batch": 3}, {"inner_steps": 2}, {"train_queries": 4}):
+        assert 0.97 * budget < spent(chosen | change, way, shot) <= budget
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("budget", ["smoke", "small", "paper"])
+@pytest.mark.parametrize(
+    ("data", "way", "shot"),
+    [("omniglot", 5, 1), ("omniglot", 20, 1), ("miniimagenet", 5, 5), ("sinusoid", 1, 10)],
+)
+def test_every_preset_is_sound(algorithm: str, budget: str, data: str, way: int, shot: int) -> None:
+    spec = EnvSpec("any", "fewshot", "a:b", None, data, {"way": way, "shot": shot})
+    config = GradientConfig(**preset(algorithm, spec, budget))
+    trains = bool(config.iterations or config.image_gradients)
+    assert trains == (algorithm != "finetune") == (config.meta_gradient != "none")
+    if budget != "paper":
+        assert config.test_steps <= 20
 
 
 def test_protonet_spends_as_much() -> None:
@@ -59,9 +88,9 @@ def test_paper_has_table_4_for_lazy_reptile_and_reptiles_own_for_reptile() -> No
     many = settings("reptile", "omniglot-20way-1shot", "paper")
     assert (many["inner_lr"], many["inner_steps"], many["inner_batch"]) == (5e-4, 10, 20)
     matched = settings("reptile_matched", "omniglot-5way-1shot", "paper")
-    differs = {key for key in lazy if matched.get(key) != lazy[key]}
-    assert differs == {"teacher", "outer_lr"}
-    assert matched["outer_lr"] == 0.25 * lazy["outer_lr"]
+    differs = {key for key in {**lazy, **matched} if matched.get(key) != lazy.get(key)}
+    assert differs == {"teacher", "matched_leap"}
+    assert matched["matched_leap"] == 0.25
 
 
 def test_numbers_without_an_end_are_refused() -> None:

@@ -1,0 +1,96 @@
+"""One task seen through the weights that adapt to it: its losses and its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lazybench import learning
+from lazybench.agents.fewshot.weights import HEAD
+from lazybench.nets import Net
+from lazybench.objective import objective
+from lazybench.params import Params
+from lazybench.task import TaskShape
+
+Adapts = Literal["all", "head"]
+
+
+def adapting(names: Iterable[str], adapts: Adapts, adapt_norm: bool) -> list[str]:
+    """Return the names of the weights that an inner loop moves, in the order given.
+
+    Args:
+        names: names of all weights.
+        adapts: `all` of them or the `head`'s alone.
+        adapt_norm: whether batch norm's scales and offsets are among all.
+    """
+    if adapts == "head":
+        return [name for name in names if name.startswith(HEAD)]
+    return [name for name in names if adapt_norm or "norm" not in name]
+
+
+class Episode:
+    """A task's losses and outputs as functions of the weights that adapt, on one set of weights.
+
+    Rows enter as `inputs(x)`: prepared instances, or the features of the body where the head alone
+    adapts; so a body passes over each set of rows once, however many steps follow.
+
+    Attributes:
+        moving: the weights that adapt, on whatever graph `weights` are.
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        task: TaskShape,
+        weights: Params,
+        *,
+        adapts: Adapts = "all",
+        adapt_norm: bool = True,
+        prox: float = 0.0,
+    ) -> None:
+        """Split the weights into those that adapt and the rest; `prox` as in `GradientConfig`."""
+        moving = adapting(weights, adapts, adapt_norm)
+        self.moving: Params = {name: weights[name] for name in moving}
+        self._rest = {name: value for name, value in weights.items() if name not in self.moving}
+        self._net, self._task, self._weights = net, task, weights
+        self._head_only, self._prox = adapts == "head", prox
+        self._goal = objective(task)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Return what stays the same of prepared rows `[n, ...]` while the task adapts."""
+        return self._net.features(self._weights, x) if self._head_only else x
+
+    def outputs(self, moving: Params, inputs: Tensor) -> Tensor:
+        """Return the network's outputs for rows that entered by `inputs`."""
+        if not self._head_only:
+            return self._net({**self._rest, **moving}, inputs)
+        found = F.linear(inputs, moving["head.weight"], moving["head.bias"])
+        return found.view(-1, *self._task.target_shape) if self._task.target_shape else found
+
+    def loss(self, moving: Params, inputs: Tensor, y: Tensor) -> Tensor:
+        """Return the mean loss on rows, without a proximal term."""
+        return self._goal.loss(self.outputs(moving, inputs), y)
+
+    def score(self, moving: Params, inputs: Tensor, y: Tensor) -> tuple[float, ...]:
+        """Return what a teacher compares by, higher is better."""
+        return self._goal.score(self.outputs(moving, inputs), y)
+
+    def steps(self, inputs: Tensor, y: Tensor, picks: Sequence[Tensor]) -> list[learning.LossFn]:
+        """Return the inner loop's losses, one for each set of row indices in `picks`."""
+
+        def on(pick: Tensor) -> learning.LossFn:
+            # A whole set isn't copied.
+            whole = len(pick) == len(inputs)
+            rows, targets = (inputs, y) if whole else (inputs[pick], y[pick])
+            return learning.proximal(
+                lambda moving: self.loss(moving, rows, targets), self.moving, self._prox
+            )
+
+        return [on(pick) for pick in picks]
+
+    def whole(self, moving: Params) -> Params:
+        """Return all weights, with the adapted ones in their places."""
+        return {name: moving.get(name, value) for name, value in self._weights.items()}
