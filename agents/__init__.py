@@ -13,6 +13,19 @@ _GRADIENT = "lazybench.agents.fewshot.gradient:GradientAgent"
 _FLOORS = "lazybench.agents.fewshot.floors"
 
 
+_UNTUNED = (
+    "anil",
+    "meta_sgd",
+    "meta_curvature",
+    "imaml",
+    "taml",
+    "mr_maml",
+    "minibatch_prox",
+    "lazy_anil",
+    "lazy_meta_sgd",
+)
+
+
 def _gradient(name: str, about: str, reference: str, *, trains: bool = True) -> AgentSpec:
     return AgentSpec(
         name,
@@ -20,8 +33,10 @@ def _gradient(name: str, about: str, reference: str, *, trains: bool = True) -> 
         _GRADIENT,
         {"algorithm": name},
         trains=trains,
+        tuned=name not in _UNTUNED,
         about=about,
         reference=reference,
+        version=2,
     )
 
 
@@ -45,14 +60,43 @@ CATALOGUE: tuple[AgentSpec, ...] = (
     ),
     _gradient("maml", "second-order MAML", "Finn et al. 2017"),
     _gradient("fomaml", "first-order MAML, without a graph", "Finn et al. 2017, section 5.2"),
+    _gradient("anil", "MAML that adapts the last layer alone", "Raghu et al. 2020"),
+    _gradient("meta_sgd", "MAML with learned step sizes, one an entry", "Li et al. 2017"),
+    _gradient(
+        "meta_curvature",
+        "MAML with learned curvature along each axis of the weights",
+        "Park & Oliva 2019, MC2",
+    ),
+    _gradient(
+        "imaml",
+        "implicit meta-gradient of a proximal inner loop, by conjugate gradient",
+        "Rajeswaran et al. 2019",
+    ),
+    _gradient(
+        "taml",
+        "MAML kept unbiased between tasks, by entropy or an inequality of losses",
+        "Jamal & Qi 2019",
+    ),
+    _gradient(
+        "mr_maml",
+        "MAML on the last layer above a noisy body that pays for what it remembers",
+        "Yin et al. 2020, meta-regularisation on weights",
+    ),
     _gradient("reptile", "moves towards the adapted models", "Nichol et al. 2018"),
     _gradient(
         "reptile_matched",
         "control: Reptile with the mean step of Lazy Reptile, without its search",
         "README: honesty is a feature",
     ),
+    _gradient("minibatch_prox", "Reptile with a proximal inner loop", "Zhou et al. 2019"),
     _gradient(
         "lazy_maml", "lazy teacher on MAML: one leap carries the meta-gradient", "Algorithm 1"
+    ),
+    _gradient("lazy_anil", "lazy teacher on ANIL: the leap is the last layer's", "Algorithm 1"),
+    _gradient(
+        "lazy_meta_sgd",
+        "lazy teacher on Meta-SGD: the leap carries the step sizes' gradient, too",
+        "Algorithm 1",
     ),
     _gradient("lazy_reptile", "lazy teacher on Reptile", "Algorithm 1 with Table 1's line 13"),
     AgentSpec(

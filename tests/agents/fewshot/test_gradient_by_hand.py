@@ -156,7 +156,9 @@ def test_matched_reptile_is_lazy_reptile_with_one_gamma(
     gamma: float, tasks: Any, draw: Any, make_agent: Any, start: Any
 ) -> None:
     lazily = make_agent("lazy_reptile", tasks.sine, gammas=(gamma,), outer_lr=2.0, inner_batch=3)
-    matched = make_agent("reptile_matched", tasks.sine, outer_lr=2.0 * (1 - gamma), inner_batch=3)
+    matched = make_agent(
+        "reptile_matched", tasks.sine, outer_lr=2.0, matched_leap=1 - gamma, inner_batch=3
+    )
     one, two = (start(agent, tasks.sine, double=True) for agent in (lazily, matched))
     torch.testing.assert_close(one["theta"], two["theta"], rtol=0, atol=0)
     for step in range(3):
