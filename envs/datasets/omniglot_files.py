@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +19,7 @@ from lazybench.data.cache import Arrays
 from lazybench.data.fingerprint import instance_hash
 from lazybench.data.folders import DATA_VARIABLE
 from lazybench.data.pool import SPLITS, Split
+from lazybench.envs.datasets.class_lists import packaged_list
 from lazybench.errors import DataUnavailable
 
 Protocol = Literal["random", "alphabet"]
@@ -69,17 +67,7 @@ def official_roster() -> Roster:
     Raises:
         DataUnavailable: the list isn't the one that this version shipped.
     """
-    file = resources.files("lazybench.envs") / "assets" / _CLASSES
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataUnavailable(f"{file} can't be read ({error}); reinstall lazybench") from error
-    got = hashlib.sha256(text.encode()).hexdigest()
-    if got != _CLASSES_SHA256:
-        raise DataUnavailable(
-            f"{file} is damaged: sha256 {got}, expected {_CLASSES_SHA256}; reinstall lazybench"
-        )
-    lists = json.loads(text)
+    lists = packaged_list(_CLASSES, _CLASSES_SHA256)
     parts: dict[Part, tuple[str, ...]] = {
         part: _names((a, range(1, n + 1)) for a, n in lists["parts"][part].items())
         for part in PARTS

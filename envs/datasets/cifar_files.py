@@ -1,0 +1,108 @@
+"""CIFAR's pickled batches, from the folder or the archive that their authors give out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.data.pickles import as_text, load_pickle, text_keys
+from lazybench.data.tarball import read_members
+from lazybench.errors import DataUnavailable
+
+SIDE = 32
+
+
+class Batch(NamedTuple):
+    """Images of one pickled file.
+
+    Attributes:
+        x: `[M, 3, 32, 32]` uint8.
+        y: `[M]` int64, the class of each.
+    """
+
+    x: NDArray[np.uint8]
+    y: NDArray[np.int64]
+
+
+def find_cifar(root: Path, folder: str, beside: Sequence[str], files: Sequence[str]) -> list[Path]:
+    """Return the files of an unpacked CIFAR, else its archive alone, else nothing.
+
+    Args:
+        root: data folder.
+        folder: name of the folder and, with `.tar.gz`, of the archive.
+        beside: folders below `root` that either may lie in; "" for `root`.
+        files: what the folder must hold.
+    """
+    for place in beside:
+        found = [root / place / folder / file for file in files]
+        if all(path.is_file() for path in found):
+            return found
+        archive = root / place / f"{folder}.tar.gz"
+        if archive.is_file():
+            return [archive]
+    return []
+
+
+def read_cifar(found: Sequence[Path], folder: str, files: Sequence[str]) -> list[Any]:
+    """Return what the pickled `files` hold, from what `find_cifar` found.
+
+    Raises:
+        DataUnavailable: the archive or a pickle is damaged or holds anything else than data.
+    """
+    if len(found) == 1 and len(files) > 1:
+        names = [f"{folder}/{file}" for file in files]
+        members = read_members(found[0], names)
+        return [load_pickle(members[name], f"{name} in {found[0]}") for name in names]
+    return [load_pickle(path) for path in found]
+
+
+def batch(value: Any, where: str, labels: str) -> Batch:
+    """Return the images of a batch as CIFAR's files hold them.
+
+    Args:
+        value: what the pickle held.
+        where: what messages call it.
+        labels: key of the classes (`fine_labels`).
+
+    Raises:
+        DataUnavailable: it has another form.
+    """
+    entries = text_keys(value, where, ("data", labels))
+    try:
+        x = np.asarray(entries["data"])
+        y = np.asarray(entries[labels], dtype=np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataUnavailable(f"{where} is damaged ({error}); fetch it again") from error
+    if x.dtype != np.uint8 or x.shape != (len(y), 3 * SIDE * SIDE):
+        raise DataUnavailable(
+            f"{where} holds {x.dtype} {list(x.shape)} for {len(y)} labels, not uint8 "
+            f"[{len(y)}, {3 * SIDE * SIDE}]; fetch it again"
+        )
+    return Batch(x.reshape(-1, 3, SIDE, SIDE), y)
+
+
+def label_names(value: Any, where: str, key: str) -> list[str]:
+    """Return the classes' names from the `meta` file, in the order of the labels.
+
+    Raises:
+        DataUnavailable: it has another form.
+    """
+    return [as_text(name) for name in text_keys(value, where, (key,))[key]]
+
+
+def md5(path: Path) -> str:
+    """Return the md5 sum of a file, which is what CIFAR's authors publish.
+
+    Raises:
+        DataUnavailable: it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    except OSError as error:
+        raise DataUnavailable(f"{path} can't be read ({error}); make it readable") from error

@@ -1,0 +1,242 @@
+"""Image data sets: read from their sources once, prepared, and memory-mapped ever after."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lazybench.data.archive import decoded, source_key
+from lazybench.data.cache import Arrays, prepared
+from lazybench.data.fingerprint import content_fingerprint, instance_hash
+from lazybench.data.folders import DATA_VARIABLE
+from lazybench.data.pool import SPLITS, Pool, Split
+from lazybench.data.scratch import scratch
+from lazybench.envs.datasets.class_lists import Named
+from lazybench.errors import DataUnavailable, UsageError
+
+_CHUNK = 512
+_MOST_THREADS = 8
+
+ByClass = list[list[bytes]]
+
+
+class Images(NamedTuple):
+    """One split, as its sources have it.
+
+    Attributes:
+        x: `[M, 3, height, width]` uint8, class after class.
+        hashes: `[M, 32]` uint8, what the fingerprint is made of.
+        counts: `[C]` int64, images of each class.
+        classes: the `C` classes, names unique.
+    """
+
+    x: NDArray[np.uint8]
+    hashes: NDArray[np.uint8]
+    counts: NDArray[np.int64]
+    classes: tuple[Named, ...]
+
+
+class Sources(Protocol):
+    """Files of a data set; `repr` tells what is expected of them."""
+
+    def find(self) -> tuple[Path, ...]:
+        """Files and folders that hold the data, after a look whether all are there.
+
+        Raises:
+            DataUnavailable: some aren't; the message says where they should lie and how to get
+                them.
+        """
+        ...
+
+    def read(self) -> Iterator[tuple[Split, Images]]:
+        """Each split, read and decoded.
+
+        Raises:
+            DataUnavailable: missing, incomplete or damaged.
+        """
+        ...
+
+    def about(self, fingerprint: str, counts: Mapping[Split, NDArray[np.int64]]) -> str:
+        """One line on what was read, from its fingerprint and the images of each class."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """An image data set, opened.
+
+    Attributes:
+        name: id of the data set.
+        fingerprint: 64 hex digits over the source images and the split.
+        prep: version of the preparation.
+        source: one line on where the images come from.
+        sources: the files behind it.
+        pools: the splits' pools.
+    """
+
+    name: str
+    fingerprint: str
+    prep: str
+    source: str
+    sources: Sources = field(repr=False)
+    pools: Mapping[Split, Pool] = field(repr=False)
+
+    def pool(self, split: Split) -> Pool:
+        """Return the instances of `split`, images `[M, 3, height, width]` uint8.
+
+        Raises:
+            UsageError: no such split.
+        """
+        if split not in SPLITS:
+            raise UsageError(f"split {split!r} isn't one of {', '.join(SPLITS)}")
+        return self.pools[split]
+
+    def check(self) -> None:
+        """Look whether the sources still hold every file, without reading them.
+
+        Raises:
+            DataUnavailable: they don't.
+        """
+        self.sources.find()
+
+    def reread(self) -> str:
+        """Fingerprint of the sources as they are now, every image decoded anew.
+
+        What is prepared is read as a whole too, and prepared again where it is damaged.
+
+        Raises:
+            DataUnavailable: they are missing, incomplete or damaged.
+        """
+        _prepared(self.name, self.prep, self.sources, whole=True)
+        hashes: dict[str, ByClass] = {
+            split: _by_class(images) for split, images in self.sources.read()
+        }
+        return content_fingerprint(hashes)
+
+
+def open_images(name: str, prep: str, sources: Sources) -> ImageSet:
+    """Return a data set, prepared at the first opening.
+
+    Args:
+        name: id of the data set.
+        prep: version of the preparation.
+        sources: its files.
+
+    Raises:
+        DataUnavailable: they are missing, incomplete or damaged.
+    """
+    arrays = _prepared(name, prep, sources, whole=False)
+    return ImageSet(
+        name=name,
+        fingerprint=str(arrays["fingerprint"]),
+        prep=prep,
+        source=str(arrays["source"]),
+        sources=sources,
+        pools={split: _pool(arrays, split) for split in SPLITS},
+    )
+
+
+def _prepared(name: str, prep: str, sources: Sources, *, whole: bool) -> Arrays:
+    digest = hashlib.sha256(repr(sources).encode())
+    for path in sources.find():
+        digest.update(source_key(path).encode())
+    build = partial(_prepare, sources)
+    return prepared(name, prep, build, key=digest.hexdigest(), whole=whole)
+
+
+def _prepare(sources: Sources) -> Arrays:
+    arrays: Arrays = {}
+    hashes: dict[str, ByClass] = {}
+    for split, images in sources.read():
+        hashes[split] = _by_class(images)
+        arrays[split] = images.x
+        arrays[f"{split}-count"] = images.counts
+        arrays[f"{split}-classes"] = np.array(images.classes)
+    fingerprint = content_fingerprint(hashes)
+    about = sources.about(fingerprint, {split: arrays[f"{split}-count"] for split in SPLITS})
+    return arrays | {"fingerprint": np.array(fingerprint), "source": np.array(about)}
+
+
+def _by_class(images: Images) -> ByClass:
+    parts = np.split(images.hashes, np.cumsum(images.counts)[:-1])
+    return [[bytes(line) for line in part] for part in parts]
+
+
+def _pool(arrays: Arrays, split: Split) -> Pool:
+    count = arrays[f"{split}-count"]
+    start = np.cumsum(count) - count
+    start.flags.writeable = False
+    names, groups = (tuple(map(str, column)) for column in arrays[f"{split}-classes"].T)
+    return Pool(arrays[split], start, count, names, groups)
+
+
+def decode_all(
+    many: int, read: Callable[[int], tuple[bytes, str]], *, kind: str, side: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return many image files as `x` `[M, 3, side, side]` uint8 and their hashes `[M, 32]`.
+
+    A hash is over the decoded pixels, `[3, height, width]`; of a JPEG, which decoders read
+    differently, over the file's bytes.
+
+    Args:
+        many: number of files, M.
+        read: gives content and name, for messages, of file i; called from several threads.
+        kind: Pillow's name of the format.
+        side: pixels; images of another size are resized by LANCZOS.
+
+    Raises:
+        DataUnavailable: a file is no whole image of that format.
+    """
+    x: NDArray[np.uint8] = scratch((many, 3, side, side), np.uint8)
+    hashes = np.empty((many, 32), np.uint8)
+
+    def decode(first: int) -> None:
+        for row in range(first, min(first + _CHUNK, many)):
+            data, where = read(row)
+            image = decoded(data, where, kind).convert("RGB")
+            pixels = np.asarray(image).transpose(2, 0, 1)
+            hashed = np.frombuffer(data, np.uint8) if kind == "JPEG" else pixels
+            hashes[row] = np.frombuffer(instance_hash(hashed), np.uint8)
+            if image.size != (side, side):
+                small = image.resize((side, side), Image.Resampling.LANCZOS)
+                pixels = np.asarray(small).transpose(2, 0, 1)
+            x[row] = pixels
+
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        deque(pool.map(decode, range(0, many, _CHUNK)), maxlen=0)
+    return x, hashes
+
+
+def hash_all(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the hashes of images as they are, `[M, 32]` uint8."""
+    hashes = np.empty((len(x), 32), np.uint8)
+    for row, pixels in enumerate(x):
+        hashes[row] = np.frombuffer(instance_hash(pixels), np.uint8)
+    return hashes
+
+
+def missing(name: str, what: str, expected: str, root: Path, get: str = "") -> DataUnavailable:
+    """Return the error that says what isn't there, where it should lie and how to get it.
+
+    Args:
+        name: id of the data set.
+        what: what isn't there, or isn't right.
+        expected: files that are looked for.
+        root: data folder.
+        get: name that `data get` knows them under, where it isn't `name`.
+    """
+    return DataUnavailable(
+        f"{name}: {what}; expected below {root}: {expected}; get it with 'lazybench data get "
+        f"{get or name}', or set {DATA_VARIABLE} to the folder that holds it"
+    )
