@@ -10,6 +10,7 @@ if __name__ != "lazybench.agents":
 from lazybench.specs import AgentSpec
 
 _GRADIENT = "lazybench.agents.fewshot.gradient:GradientAgent"
+_EMBEDDING = "lazybench.agents.fewshot.embedding:EmbeddingAgent"
 _FLOORS = "lazybench.agents.fewshot.floors"
 
 
@@ -37,6 +38,19 @@ def _gradient(name: str, about: str, reference: str, *, trains: bool = True) -> 
         about=about,
         reference=reference,
         version=2,
+    )
+
+
+def _embedding(name: str, about: str, reference: str, version: int = 1) -> AgentSpec:
+    return AgentSpec(
+        name,
+        ("fewshot",),
+        _EMBEDDING,
+        {"algorithm": name},
+        tuned=name == "protonet",
+        about=about,
+        reference=reference,
+        version=version,
     )
 
 
@@ -99,11 +113,8 @@ CATALOGUE: tuple[AgentSpec, ...] = (
         "Algorithm 1",
     ),
     _gradient("lazy_reptile", "lazy teacher on Reptile", "Algorithm 1 with Table 1's line 13"),
-    AgentSpec(
-        "protonet",
-        ("fewshot",),
-        "lazybench.agents.fewshot.protonet:ProtoNet",
-        about="nearest class mean in a learned embedding",
-        reference="Snell et al. 2017",
-    ),
+    _embedding("protonet", "nearest class mean in a learned embedding", "Snell et al. 2017", 2),
+    _embedding("matching_net", "attention over the support set", "Vinyals et al. 2016"),
+    _embedding("relation_net", "learned similarity of class and query", "Sung et al. 2018"),
+    _embedding("r2d2", "ridge regression, solved in closed form", "Bertinetto et al. 2019"),
 )

@@ -34,7 +34,10 @@ LEARNERS = {
     "reptile": (GLYPHS, {"iterations": 30}),
     "reptile_matched": (GLYPHS, {"iterations": 30}),
     "lazy_reptile": (GLYPHS, {"iterations": 30}),
-    "protonet": (GLYPHS, {"iterations": 100, "lr": 0.005}),
+    "protonet": (GLYPHS, {"iterations": 100}),
+    "matching_net": (GLYPHS, {"iterations": 100}),
+    "relation_net": (GLYPHS, {"iterations": 200, "loss": "cross_entropy"}),
+    "r2d2": (GLYPHS, {"iterations": 100}),
 }
 
 

@@ -1,0 +1,99 @@
+"""Descent on whole tasks: what agents without an inner loop do in a meta-iteration, and answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lazybench.agent import Observation
+from lazybench.agents.fewshot.adapt import select_row
+from lazybench.errors import Diverged
+from lazybench.learning import Outer
+from lazybench.nets import Net
+from lazybench.parallel import map_tasks
+from lazybench.params import Params, finite, leaves, mean
+
+BatchNorm = Literal["transductive", "inductive"]
+Row = dict[str, Tensor]
+
+
+def descend(
+    state: dict[str, Any],
+    batch: Observation,
+    loss: Callable[[Params, Row], Tensor],
+    outer: Outer,
+    factor: float,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return the state after one outer step on the mean of the tasks' losses, and the logs.
+
+    Args:
+        state: holds `theta`, `outer` and `step`; left untouched.
+        batch: a block of tasks, which run in parallel.
+        loss: of one task at theta, a scalar with a graph.
+        outer: the outer rule.
+        factor: what its step size is multiplied by.
+
+    Raises:
+        Diverged: a parameter isn't finite afterwards.
+    """
+    theta: Params = state["theta"]
+    tasks = len(batch["support_x"])
+
+    def run(index: int) -> tuple[Params, float]:
+        row, point = select_row(batch, index), leaves(theta)
+        value = loss(point, row)
+        grads = torch.autograd.grad(value, list(point.values()))
+        return dict(zip(point, grads, strict=True)), float(value.detach())
+
+    results = map_tasks(run, range(tasks))
+    meta = mean([gradient for gradient, _ in results])
+    with torch.no_grad():
+        theta, moments = outer.update(theta, state["outer"], meta, factor)
+    if not finite(theta):
+        raise Diverged(f"a parameter isn't finite after meta-iteration {state['step'] + 1}")
+    images = tasks * (batch["support_x"].shape[1] + batch["query_x"].shape[1])
+    logs = {
+        "loss": sum(value for _, value in results) / tasks,
+        "inner_steps": 0.0,
+        "image_gradients": float(images),
+    }
+    return {**state, "theta": theta, "outer": moments, "step": state["step"] + 1}, logs
+
+
+def embed(
+    net: Net, theta: Params, support: Tensor, query: Tensor, batch_norm: BatchNorm = "transductive"
+) -> tuple[Tensor, Tensor]:
+    """Return the features of a task's prepared support and query instances, `[rows, d]` each.
+
+    Args:
+        net: the embedding.
+        theta: its parameters.
+        support: prepared support instances.
+        query: prepared query instances.
+        batch_norm: `transductive`, statistics of both together, as in training; or `inductive`, of
+            the support set alone, so that no answer depends on the other queries.
+    """
+    if batch_norm == "inductive":
+        stats = net.statistics(theta, support)
+        return net.features(theta, support, stats), net.features(theta, query, stats)
+    both = net.features(theta, torch.cat([support, query]))
+    return both[: len(support)], both[len(support) :]
+
+
+class PerTask:
+    """A policy that answers each task of a block by itself, tasks in parallel."""
+
+    vectorized = True
+
+    def __init__(self, answer: Callable[[Row], Tensor]) -> None:
+        """Hold the function from a task to the answers to its queries."""
+        self._answer = answer
+
+    def __call__(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
+        """Return the answers to a block of tasks, `[R, query rows, …]`."""
+        rows = range(len(observation["support_x"]))
+        answers = map_tasks(lambda row: self._answer(select_row(observation, row)), rows)
+        return torch.stack(answers), None

@@ -1,0 +1,217 @@
+"""Embedding-based meta-learners: each composes an embedding and a head.
+
+`protonet`, `matching_net`, `relation_net` and `r2d2` are settings of one agent; none has code of
+its own but its head (`heads`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from lazybench import learning
+from lazybench.agent import Network, Observation, Plan
+from lazybench.agents.fewshot import heads
+from lazybench.agents.fewshot.descent import BatchNorm, PerTask, Row, descend, embed
+from lazybench.agents.fewshot.embedding_presets import embedding_preset
+from lazybench.agents.fewshot.settings import EpisodicConfig
+from lazybench.agents.fewshot.weights import HEAD, moved, overlay
+from lazybench.errors import UsageError
+from lazybench.nets import backbone
+from lazybench.objective import objective
+from lazybench.params import Params, detached
+from lazybench.rng import Rng
+from lazybench.specs import EnvSpec
+from lazybench.task import TaskShape
+
+
+class EmbeddingConfig(EpisodicConfig):
+    """Settings of an embedding-based meta-learner, beside those of every episodic agent.
+
+    Attributes:
+        head: `prototypes` (ProtoNet), `matching` (Matching Networks), `relation` (Relation
+            Networks) or `ridge` (R2-D2).
+        metric: similarity in prototypes and matching; `auto` is Euclidean for prototypes and cosine
+            for matching, as in their papers.
+        temperature: what that similarity is divided by.
+        relation_hidden: widths of the relation module's hidden layers.
+        ridge_lambda: lambda of the ridge regression before it is learned.
+        ridge_scale: the scale of its outputs before it is learned.
+        loss: `cross_entropy`, or `mse` between the outputs' sigmoid and the one-hot labels
+            (Relation Networks). Real-valued targets have their own squared error.
+        lr: Adam's step size.
+        batch_norm: `transductive` (statistics of support and queries together) or `inductive` (of
+            the support set).
+    """
+
+    head: Literal["prototypes", "matching", "relation", "ridge"] = "prototypes"
+    metric: Literal["auto", "euclidean", "cosine"] = "auto"
+    temperature: float = Field(1.0, gt=0)
+    relation_hidden: tuple[int, ...] = (64, 64)
+    ridge_lambda: float = Field(1.0, gt=0)
+    ridge_scale: float = Field(1.0, gt=0)
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    lr: float = Field(1e-3, gt=0)
+    train_queries: int = Field(5, ge=1)
+    batch_norm: BatchNorm = "transductive"
+
+    @field_validator("relation_hidden")
+    @classmethod
+    def _check_hidden(cls, hidden: tuple[int, ...]) -> tuple[int, ...]:
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"needs the width of at least one hidden layer, got {hidden}")
+        return hidden
+
+
+class EmbeddingAgent:
+    """Embeds instances so that a head which learns in closed form answers the queries.
+
+    Reference: the heads' own papers. `Choice:` training tasks have the test's way, not a higher
+    one.
+    """
+
+    families = ("fewshot",)
+    Config = EmbeddingConfig
+    JUDGED = ("batch_norm",)
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        """Compose the parts that the settings name."""
+        self.config = config
+        self.outer = learning.outer_adam(config.lr)
+        self.head = _head(config)
+
+    @staticmethod
+    def preset(algorithm: str, env: EnvSpec, budget: str) -> Mapping[str, Any]:
+        """Return the settings of `algorithm` for an environment and budget."""
+        return embedding_preset(algorithm, env, budget)
+
+    def plan(self, task: TaskShape) -> Plan:
+        """Return how many episodes to train on.
+
+        Raises:
+            UsageError: targets that the head can't serve.
+        """
+        self._check(task)
+        return self.config.plan(task, self._images(task))
+
+    def init(self, env: Any, rng: Rng) -> dict[str, Any]:
+        """Return a fresh embedding and head.
+
+        Raises:
+            UsageError: targets that the head can't serve, or a network that can't take these
+                instances.
+        """
+        self._check(env.task)
+        theta = backbone(self.config.backbone, env.task).init(rng.at("theta").torch())
+        width = theta[f"{HEAD}weight"].shape[1]
+        theta = {name: value for name, value in theta.items() if not name.startswith(HEAD)}
+        theta |= self.head.init(width, rng.at("head").torch())
+        outer = self.outer.init(theta)
+        return {"theta": theta, "outer": outer, "step": 0, "task": env.task.fields()}
+
+    def update(
+        self, state: dict[str, Any], batch: Observation, rng: Rng
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Take one Adam step on a meta-batch of episodes.
+
+        Raises:
+            Diverged: a parameter isn't finite afterwards.
+        """
+        config, task = self.config, TaskShape(**state["task"])
+        total = config.updates(self._images(task))
+        factor = learning.annealed(config.anneal, state["step"], total)
+        net = backbone(config.backbone, task)
+
+        def loss(theta: Params, row: Row) -> Tensor:
+            x, query = net.prepare(row["support_x"]), net.prepare(row["query_x"])
+            support, query = embed(net, theta, x, query)
+            outputs = self._outputs(theta, task, support, row["support_y"], query)
+            if config.loss == "mse" and task.target == "class":
+                return F.mse_loss(outputs.sigmoid(), _rows(task, row["query_y"], outputs))
+            return objective(task).loss(outputs, row["query_y"])
+
+        return descend(state, batch, loss, self.outer, factor)
+
+    def policy(self, state: dict[str, Any]) -> PerTask:
+        """Return the policy that embeds a task and answers by its head."""
+        config, task = self.config, TaskShape(**state["task"])
+        net, theta = backbone(config.backbone, task), detached(state["theta"])
+
+        def answer(row: Row) -> Tensor:
+            x, query = net.prepare(row["support_x"]), net.prepare(row["query_x"])
+            with torch.no_grad():
+                support, query = embed(net, theta, x, query, config.batch_norm)
+                outputs = self._outputs(theta, task, support, row["support_y"], query)
+                return objective(task).answer(outputs)
+
+        return PerTask(answer)
+
+    def network(self, task: TaskShape) -> Network:
+        """Return the name of the embedding and how many parameters it and the head have.
+
+        Raises:
+            UsageError: a network that can't take these instances.
+        """
+        net = backbone(self.config.backbone, task)
+        fresh = net.init(Rng(0).torch())
+        body = {name: value for name, value in fresh.items() if not name.startswith(HEAD)}
+        held = body | self.head.init(fresh[f"{HEAD}weight"].shape[1], Rng(0).torch())
+        return Network(net.name, sum(value.numel() for value in held.values()))
+
+    def warm(self, state: dict[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the first state with weights from elsewhere in its embedding.
+
+        Raises:
+            UsageError: weights that don't fit the embedding.
+        """
+        return {**state, "theta": overlay(state["theta"], weights)}
+
+    def transfer(self, state: dict[str, Any], task: TaskShape) -> dict[str, Any]:
+        """Return a trained state for tasks of another shape; any number of ways will do.
+
+        Raises:
+            UsageError: other instances or targets than it was trained on.
+        """
+        return moved(state, task, ways_free=True)
+
+    def _images(self, task: TaskShape) -> int:
+        """Image-gradients of one task: each image is passed forward and backward once."""
+        return task.way * (self.config.shots(task) + self.config.train_queries)
+
+    def _outputs(
+        self, theta: Params, task: TaskShape, support: Tensor, targets: Tensor, query: Tensor
+    ) -> Tensor:
+        outputs = self.head.outputs(theta, support, _rows(task, targets, support), query)
+        return outputs.view(-1, *task.target_shape) if task.target_shape else outputs
+
+    def _check(self, task: TaskShape) -> None:
+        if task.target != "class" and not self.head.regresses:
+            raise UsageError(
+                f"a head of {self.config.head} classifies: it needs tasks with classes, got "
+                "real-valued targets; choose an environment with ways (lazybench list envs) or "
+                "--set head=ridge"
+            )
+
+
+def _head(config: EmbeddingConfig) -> heads.Head:
+    if config.head == "prototypes":
+        metric = "euclidean" if config.metric == "auto" else config.metric
+        return heads.prototypes(metric, config.temperature)
+    if config.head == "matching":
+        metric = "cosine" if config.metric == "auto" else config.metric
+        return heads.matching(metric, config.temperature)
+    if config.head == "relation":
+        return heads.relation(config.relation_hidden)
+    return heads.ridge(config.ridge_lambda, config.ridge_scale)
+
+
+def _rows(task: TaskShape, targets: Tensor, like: Tensor) -> Tensor:
+    """Targets as `[n, outputs]` in the dtype of `like`: one-hot labels, or flat real values."""
+    if task.target == "class":
+        return F.one_hot(targets, task.way).to(like.dtype)
+    return targets.flatten(1).to(like.dtype)
