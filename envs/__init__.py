@@ -17,6 +17,12 @@ from lazybench.specs import DataSpec, EnvSpec, Resolved
 WAYS = (5, 20, 30, 50)
 SHOTS = (1, 5)
 
+_CIFAR100 = tuple(
+    f"{folder}cifar-100-python{ending}"
+    for folder in ("", "cifar100/", "cifarfs/", "fc100/")
+    for ending in ("", ".tar.gz")
+)
+
 DATA_CATALOGUE: tuple[DataSpec, ...] = (
     DataSpec(
         "glyphs",
@@ -51,6 +57,36 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         about="the authors' split: background alphabets train and validate, evaluation ones test",
     ),
     DataSpec(
+        "cifarfs",
+        "lazybench.envs.datasets.cifar:open_cifar100",
+        {"protocol": "cifarfs"},
+        probe=_CIFAR100,
+        licence="none stated; cite Krizhevsky (2009)",
+        about="CIFAR-100's classes, 600 images each, 32x32; 64/16/20 random classes (CIFAR-FS)",
+    ),
+    DataSpec(
+        "fc100",
+        "lazybench.envs.datasets.cifar:open_cifar100",
+        {"protocol": "fc100"},
+        probe=_CIFAR100,
+        licence="none stated; cite Krizhevsky (2009)",
+        about="the same images; 60/20/20 classes of 12/4/4 disjoint super-classes",
+    ),
+    DataSpec(
+        "miniimagenet",
+        "lazybench.envs.datasets.miniimagenet:open_miniimagenet",
+        probe=("miniimagenet", "mini-imagenet"),
+        licence="ImageNet's terms: non-commercial research and education",
+        about="100 ImageNet classes, 600 images each, 84x84; 64/16/20 of Ravi & Larochelle",
+    ),
+    DataSpec(
+        "tieredimagenet",
+        "lazybench.envs.datasets.tieredimagenet:open_tieredimagenet",
+        probe=("tieredimagenet", "tiered-imagenet"),
+        licence="ImageNet's terms: non-commercial research and education",
+        about="608 ImageNet classes, 84x84; 351/97/160 of 20/6/8 disjoint categories",
+    ),
+    DataSpec(
         "sinusoid",
         "lazybench.envs.datasets.sinusoid:open_sinusoid",
         embedded=True,
@@ -67,7 +103,17 @@ _VAL_TRIALS = {
     5: {"smoke": 10, "small": 60, "paper": 300},
     20: {"smoke": 4, "small": 20, "paper": 100},
 }
-_CLASSIFICATION = ("glyphs", "glyphshard", "omniglot", "omniglot-alphabet")
+# The ways that are listed: what the test classes allow.
+_CLASSIFICATION = {
+    "glyphs": WAYS,
+    "glyphshard": WAYS,
+    "omniglot": WAYS,
+    "omniglot-alphabet": WAYS,
+    "cifarfs": WAYS[:2],
+    "fc100": WAYS[:2],
+    "miniimagenet": WAYS[:2],
+    "tieredimagenet": WAYS,
+}
 _REGRESSION = ("sinusoid",)
 _NAME = re.compile(
     r"(?P<data>[a-z][a-z0-9-]*?)-(?P<way>\d+)way(?:-(?P<shot>\d+)shot)?(?P<noniid>-noniid)?"
@@ -111,8 +157,8 @@ def _sinusoid(shot: int) -> EnvSpec:
 CATALOGUE: tuple[EnvSpec, ...] = (
     *(
         few_shot(data, way, shot, noniid=noniid)
-        for data in _CLASSIFICATION
-        for way in WAYS
+        for data, ways in _CLASSIFICATION.items()
+        for way in ways
         for shot in SHOTS
         for noniid in (False, True)
     ),
@@ -124,18 +170,19 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "tiered": ("tieredimagenet", "glyphs"),
     "mini": ("miniimagenet",),
 }
-"""Data names that stand for the first data set installed, in order."""
+"""Data names that stand for the first data set installed, in order, or else for the last."""
 
 
 def imported_envs() -> tuple[list[EnvSpec], dict[str, str]]:
     """Return the environments of the data sets that users imported, as far as these allow.
 
-    Where no listed way fits, the most that all splits have is listed. The second value, what is
-    wrong with sets that can't be used, is empty: the data registry says it.
+    Where no listed way fits, the most that all splits have is listed. Beside them stands what is
+    wrong with the sets that can't be used.
     """
     known = {spec.id for spec in registry.DATASETS.specs() if spec.origin == ORIGIN}
     found: list[EnvSpec] = []
-    for meta in metas()[0]:
+    sets, broken = metas()
+    for meta in sets:
         ways = [way for way in WAYS if way <= meta.most_way] or [meta.most_way]
         found += [
             replace(few_shot(meta.name, way, shot, noniid=noniid), origin=ORIGIN)
@@ -144,7 +191,7 @@ def imported_envs() -> tuple[list[EnvSpec], dict[str, str]]:
             for noniid in (False, True)
             if meta.name in known and shot <= meta.most_shot
         ]
-    return found, {}
+    return found, broken
 
 
 def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
@@ -159,8 +206,12 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
         return None
     way, shot = int(match["way"]), int(match["shot"] or 5)
     noniid = bool(match["noniid"])
-    for data in ALIASES.get(match["data"], (match["data"],)):
-        if data not in _REGRESSION and installed(data):
+    candidates = ALIASES.get(match["data"], (match["data"],))
+    registered = {spec.id for spec in registry.DATASETS.specs()}
+    for data in candidates:
+        # The last stands in where none is installed: opening it says where it should lie.
+        last = data == candidates[-1] and data in registered
+        if data not in _REGRESSION and (last or installed(data)):
             fresh = few_shot(data, way, shot, noniid=noniid)
             spec = known.get(fresh.id, fresh)
             why = ""
@@ -171,15 +222,9 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
 
 
 def installed(data: str) -> bool:
-    """True where a data set is embedded or its files lie below the data folder; opens nothing.
-
-    A name asked for by itself counts as installed even if its files are missing, so that opening it
-    can say where they should lie.
-    """
+    """True where a data set is embedded or its files lie below the data folder; opens nothing."""
     spec = next((spec for spec in registry.DATASETS.specs() if spec.id == data), None)
-    if spec is None:
-        return False
-    if spec.embedded or data not in {name for names in ALIASES.values() for name in names}:
-        return True
+    if spec is None or spec.embedded:
+        return spec is not None
     root = data_root()
     return any((root / path).exists() for path in spec.probe)

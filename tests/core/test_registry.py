@@ -234,3 +234,36 @@ def test_every_built_in_agent_can_be_loaded() -> None:
             assert hasattr(factory, "update") or not found.trains
     with pytest.raises(UnknownName, match="Did you mean: lazy_reptile"):
         agent_spec("lazy_reptil")
+
+
+FINDER = """
+from lazybench.specs import AgentSpec
+names, broken = [], {}
+def found():
+    return [AgentSpec(n, ('fewshot',), 'on.disk:A', origin='imported') for n in names], dict(broken)
+"""
+
+
+def test_what_is_found_on_disk_is_looked_up_each_time(
+    make_registry: MakeRegistry, tmp_path: Path
+) -> None:
+    path = tmp_path / "finder.py"
+    path.write_text(f"# {tmp_path}\n{FINDER}")
+    names, broken = load(f"{path}:names"), load(f"{path}:broken")
+    registry = make_registry()
+    registry._finder = f"{path}:found"
+    assert len(registry.specs()) == 3
+    names += ["birds", "maml"]
+    broken["trees (imported)"] = "cut"
+    assert registry.resolve("birds").spec.target == "on.disk:A"
+    assert registry.resolve("maml").spec.target == "built.in:Agent", "no import shadows a built-in"
+    assert set(registry.broken) == {"trees (imported)", "maml (imported)"}
+    with pytest.raises(DuplicateName, match=r"by imported \(on.disk:A\) and by alice"):
+        registry.register(spec("birds", origin="alice"))
+    registry.forget("birds")
+    assert registry.resolve("birds").spec.origin == "imported"
+    names.clear()
+    broken.clear()
+    registry.register(spec("birds", origin="alice"))
+    assert registry.resolve("birds").spec.origin == "alice"
+    assert registry.broken == {}

@@ -1,0 +1,110 @@
+"""`data import` and `data forget`: from your own files to a board, and what is said on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+CLASSES, EACH = 24, 18
+
+
+@pytest.fixture
+def features(tmp_path: Path) -> Path:
+    """Clusters that can be told apart by their distance."""
+    rng = np.random.default_rng(0)
+    middle = np.repeat(rng.normal(size=(CLASSES, 16)), EACH, axis=0)
+    x = middle + 0.2 * rng.normal(size=middle.shape)
+    np.savez(tmp_path / "mine.npz", x=x.astype(np.float32), y=np.repeat(np.arange(CLASSES), EACH))
+    return tmp_path / "mine.npz"
+
+
+IMPORT = ("--name", "mine", "--fractions", ".5,.25,.25", "--licence", "CC0")
+
+
+@pytest.mark.parametrize("agent", ["nearest_pixel", "protonet"])
+def test_from_features_to_a_board(lazybench: Any, features: Path, agent: str) -> None:
+    done = lazybench("data", "import", str(features), *IMPORT)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].startswith("mine: 12/6/6 classes of 16 features; imported from features in ")
+    assert ["train", "12", "216", "18", "to", "18"] in [line.split() for line in lines]
+    assert "environments: mine-5way-1shot (each also with -noniid)" in lines
+    assert "any other way up to 6 and shot up to 3 works too" in lines
+    (command,) = (line.removeprefix("try: lazybench ") for line in lines if "try: " in line)
+    argv = ["--threads", "1", "--limit", "8", "--json", "--quiet"]
+    ran = lazybench(*command.replace("protonet", agent).split(), *argv)
+    assert ran.code == 0, ran.err
+    record = json.loads(ran.out)
+    assert record["env"]["id"] == "mine-5way-1shot"
+    assert record["data"]["prep"] == "float32-1"
+    assert record["data"]["source"].startswith("imported from features in 'mine.npz'; split re-")
+    assert record["metrics"]["accuracy"]["value"] > (0.9 if agent == "nearest_pixel" else 0.3)
+
+
+def test_listings_know_it(lazybench: Any, features: Path) -> None:
+    lazybench("data", "import", str(features), *IMPORT)
+    listed = json.loads(lazybench("list", "data", "--json").out)["data"]
+    (mine,) = (each for each in listed if each["name"] == "mine")
+    assert mine["installed"] is True
+    assert mine["source"] == "imported: 12/6/6 classes of 16 features"
+    envs = json.loads(lazybench("list", "envs", "--json").out)["envs"]
+    (env,) = (each for each in envs if each["id"] == "mine-5way-1shot")
+    assert (env["data_installed"], env["origin"]) == (True, "imported")
+    shown = json.loads(lazybench("show", "mine", "--json").out)
+    assert (shown["kind"], shown["licence"]) == ("data set", "CC0")
+    assert Path(lazybench("data", "where", "mine").out.strip()).name == "mine"
+    assert lazybench("data", "verify", "mine").code == 0
+    assert "float32 75x16" in lazybench("show", "mine-5way-1shot").out
+
+
+def test_json(lazybench: Any, features: Path) -> None:
+    found = json.loads(lazybench("data", "import", str(features), *IMPORT, "--json").out)
+    assert found["envs"] == ["mine-5way-1shot", "mine-5way-1shot-noniid"]
+    assert found["splits"]["train"]["counts"] == [18] * 12
+    assert found["shape"] == [16]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--name", "glyphs"], 2, "'glyphs' is a data set of lazybench already"),
+        (["--name", "../x"], 2, "--name takes at most 40"),
+        ([], 2, "Missing option '--name'"),
+        (["--name", "x", "--fractions", "a,b"], 2, "such as .64,.16,.2; got 'a,b'"),
+        (["--name", "x", "--fractions", "1,1,1"], 2, "sum to 1"),
+        (["--name", "x", "--split", "no.json"], 69, "check --split"),
+        (["--name", "x", "--size", "84"], 2, "--size and --grey go with images"),
+    ],
+)
+def test_errors_are_one_line(
+    lazybench: Any, features: Path, options: list[str], code: int, message: str
+) -> None:
+    done = lazybench("data", "import", str(features), *options)
+    assert done.code == code
+    assert message in done.err
+    assert done.out == ""
+    assert "Traceback" not in done.err
+
+
+def test_twice_needs_replace(lazybench: Any, features: Path) -> None:
+    assert lazybench("data", "import", str(features), *IMPORT).code == 0
+    again = lazybench("data", "import", str(features), *IMPORT)
+    assert again.code == 2
+    assert "add --replace or choose another --name" in again.err
+    assert lazybench("data", "import", str(features), *IMPORT, "--replace").code == 0
+
+
+def test_forgetting_asks_first(lazybench: Any, features: Path) -> None:
+    lazybench("data", "import", str(features), *IMPORT)
+    kept = lazybench("data", "forget", "mine")
+    assert kept.code == 2
+    assert "add --yes to do it" in kept.err
+    assert lazybench("data", "where", "mine").code == 0
+    assert lazybench("data", "forget", "mine", "--yes").out.startswith("removed ")
+    assert lazybench("data", "where", "mine").code == 2
+    assert lazybench("data", "forget", "mine", "--yes").code == 2
+    assert lazybench("data", "forget", "glyphs", "--yes").code == 2
