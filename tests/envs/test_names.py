@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from lazybench.envs import CATALOGUE, DATA_CATALOGUE, installed, resolve
-from lazybench.errors import UnknownName
-from lazybench.registry import DATASETS, ENVS
-from lazybench.specs import BUDGETS, DataSpec
+from lazybench.errors import DataUnavailable, UnknownName
+from lazybench.registry import ENVS, open_data
+from lazybench.specs import BUDGETS
 
 KNOWN = {spec.id: spec for spec in CATALOGUE}
 
@@ -24,7 +25,10 @@ def test_ids_are_canonical_and_whole() -> None:
         assert spec.trials["small"] == (600 if spec.kwargs["way"] < 20 else 200)
 
 
-def test_tiered_is_glyphs_where_nothing_else_is_installed() -> None:
+def test_tiered_is_glyphs_where_nothing_else_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAZYBENCH_DATA", str(tmp_path))
     found = resolve("tiered-20way", KNOWN)
     assert found is not None
     assert found.spec is KNOWN["glyphs-20way-5shot"]
@@ -60,7 +64,7 @@ def test_patterns(name: str, spec_id: str, note: str) -> None:
     "name",
     [
         "nothing-5way-1shot", "sinusoid-5way-1shot", "glyphs", "glyphs-5way-1shot-other",
-        "mini-5way-1shot", "glyphs-way-1shot", "Glyphs-5way", "", "glyphs-5way-1shot ",
+        "glyphs-way-1shot", "Glyphs-5way", "", "glyphs-5way-1shot ",
     ],
 )  # fmt: skip
 def test_other_names_are_nobodys(name: str) -> None:
@@ -83,21 +87,25 @@ def test_registered_data_has_environments(register_tiny: Callable[..., str]) -> 
 
 
 def test_tiered_prefers_the_real_one_once_installed(
-    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAZYBENCH_DATA", str(tmp_path))
-    known = {spec.id for spec in DATASETS.specs()}
-    if "tieredimagenet" not in known:
-        DATASETS.register(DataSpec("tieredimagenet", "nowhere:nothing", probe=("tiered",)))
-    try:
-        assert not installed("tieredimagenet")
-        (spec,) = (spec for spec in DATASETS.specs() if spec.id == "tieredimagenet")
-        monkeypatch.setattr("lazybench.envs.data_root", lambda: tmp_path)
-        (tmp_path / spec.probe[0]).mkdir(parents=True)  # type: ignore[operator]
-        found = resolve("tiered-20way", KNOWN)
-        assert found is not None
-        assert found.spec.id == "tieredimagenet-20way-5shot"
-        assert found.note == "tiered-20way is tieredimagenet-20way-5shot"
-    finally:
-        if "tieredimagenet" not in known:
-            DATASETS.forget("tieredimagenet")
+    assert not installed("tieredimagenet")
+    (tmp_path / "tieredimagenet").mkdir()
+    assert installed("tieredimagenet")
+    found = resolve("tiered-20way", KNOWN)
+    assert found is not None
+    assert found.spec is KNOWN["tieredimagenet-20way-5shot"]
+    assert found.note == "tiered-20way is tieredimagenet-20way-5shot"
+
+
+@pytest.mark.parametrize("name", ["mini-5way", "miniimagenet-7way-1shot", "tieredimagenet-5way"])
+def test_known_data_that_lacks_says_so_when_it_is_opened(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAZYBENCH_DATA", str(tmp_path))
+    found = resolve(name, KNOWN)
+    assert found is not None
+    assert not installed(found.spec.data)
+    with pytest.raises(DataUnavailable, match=f"lazybench data get {found.spec.data}"):
+        open_data(found.spec.data)
