@@ -3,9 +3,8 @@
     python tools/tune_small.py --env glyphs-20way-5shot --share 0.25 \
         "reptile inner_lr=0.003 outer_lr=1.0" "reptile inner_lr=0.001 outer_lr=1.0"
 
-Each argument is an agent and its settings. All take the same share of their preset's
-meta-iterations: where a setting changes what one costs, change the share too. Nothing of
-the test split is ever opened. Prints one Markdown row each.
+Each argument is an agent and its settings. All spend the same share of the budget's image-gradients.
+Nothing of the test split is ever opened. Prints one Markdown row each.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from lazybench.errors import Diverged
 from lazybench.harness.fit import Training, fit
 from lazybench.harness.request import make, resolve_env
 from lazybench.harness.signals import Signals
@@ -25,14 +25,16 @@ def compare(setting: str, env: str, share: float, seed: int) -> str:
     agent, *pairs = setting.split()
     given = dict(pair.split("=", 1) for pair in pairs)
     spec, _ = resolve_env(env)
-    whole = make(agent, spec, "small", given).config["iterations"]
-    updates = max(1, round(whole * share))
-    made = make(agent, spec, "small", {**given, "iterations": updates, "validate_every": 0})
+    whole = make(agent, spec, "small", given).config["image_gradients"]
+    spent = {"image_gradients": round(whole * share), "validations": 1}
+    made = make(agent, spec, "small", {**given, **spent})
     before = time.perf_counter()
     progress = fit(Training(made.agent, spec, "small", seed, "cpu", None), SILENT, Signals())
     wall_s = time.perf_counter() - before
     value = progress.curve[-1]["val"]
-    return f"| {env} | {agent} | {' '.join(pairs)} | {updates} | {value:.4f} | {wall_s:.0f} |"
+    updates, images = progress.step, round(progress.totals.get("image_gradients", 0))
+    row = (env, agent, " ".join(pairs), updates, images, f"{value:.4f}", f"{wall_s:.0f}")
+    return f"| {' | '.join(map(str, row))} |"
 
 
 def main() -> None:
@@ -44,9 +46,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=100, help="not one that boards use")
     options = parser.parse_args()
     set_threads(None)
-    print("| env | agent | settings | updates | val | wall s |\n|---|---|---|---|---|---|")
+    print("| env | agent | settings | updates | image-gradients | val | wall s |")
+    print("|---|---|---|---|---|---|---|")
     for setting in options.settings:
-        print(compare(setting, options.env, options.share, options.seed), flush=True)
+        try:
+            print(compare(setting, options.env, options.share, options.seed), flush=True)
+        except Diverged as error:
+            print(f"| {options.env} | {setting} | | | | diverged: {error} | |", flush=True)
 
 
 if __name__ == "__main__":
