@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.errors import UsageError
-from lazybench.fused import conv_norm_pool, images, patches
+from lazybench.fused import conv_norm_pool
 from lazybench.nets.net import (
     NORM_EPS,
     Moments,
@@ -20,7 +20,7 @@ from lazybench.nets.net import (
     scaled,
 )
 from lazybench.params import Params
-from lazybench.precision import at_precision, exempt
+from lazybench.precision import at_precision, precision
 from lazybench.task import TaskShape
 
 
@@ -36,21 +36,18 @@ class Conv4:
     the ReLU: both are monotone, so the order doesn't matter to the result, and a quarter of the
     entries is left to clamp.
 
-    On a CPU, one-channel images of even size are prepared as patches `[n, 4, h/2, w/2, 10]`, and
-    their first module, the largest by far, runs as one step (`lazybench.fused`). Images handed in
-    unprepared go through the layers.
+    On a CPU each module runs as `lazybench.fused` has it, with gradients of first and second order
+    in a few passes; with given statistics, on other devices and in bfloat16 the layers do.
 
     Reference: Finn et al. 2017, section 5.2; the lazy paper, A.2.
     """
 
-    def __init__(self, task: TaskShape, *, filters: int = 64, second_order: bool = False) -> None:
+    def __init__(self, task: TaskShape, *, filters: int = 64) -> None:
         """Fix the architecture for tasks of one shape.
 
         Args:
             task: shape of the tasks.
             filters: filters of each convolution.
-            second_order: gradients will be differentiated again. The fused first module can do
-                that, too, but recomputes its layers; then the layers themselves are faster.
 
         Raises:
             UsageError: instances that aren't images of at least 16x16.
@@ -65,7 +62,6 @@ class Conv4:
         self.channels, height, width = task.instance
         self.width = filters * (height // 16) * (width // 16)
         self.outputs = task.outputs
-        self._cuts = not second_order and self.channels == 1 and height % 2 == 0 and width % 2 == 0
 
     def init(self, generator: torch.Generator) -> Params:
         """Return Glorot-uniform weights, unit norm scales and zero offsets."""
@@ -80,11 +76,8 @@ class Conv4:
         return params | head(self.width, self.outputs, generator)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Return float32 images in [0, 1], channels last, or their patches."""
-        x = scaled(x)
-        if self._cuts and x.device.type == "cpu" and not x.requires_grad:
-            return patches(x)
-        return x.contiguous(memory_format=torch.channels_last)
+        """Return float32 images in [0, 1], channels last."""
+        return channels_last(scaled(x))
 
     @at_precision
     def __call__(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
@@ -94,21 +87,21 @@ class Conv4:
     @at_precision
     def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return features `[n, filters * positions]`."""
-        first = 1
-        if x.dim() == 5 and stats is None:
-            scale, offset = params["norm1.weight"], params["norm1.bias"]
-            with exempt(x.device):
-                x = conv_norm_pool(x, params["conv1.weight"], scale, offset, NORM_EPS)
-            first = 2
-        for layer in range(first, 5):
-            x = _convolve(params, layer, x)
-            given = stats[layer - 1] if stats is not None else None
-            x = _norm_pool(params, layer, x, given)
+        x = channels_last(x)
+        written_out = stats is None and x.device.type == "cpu" and precision() != "bf16"
+        for layer in range(1, 5):
+            if written_out:
+                weight = params[f"conv{layer}.weight"]
+                x = conv_norm_pool(x, weight, *_affine(params, layer), NORM_EPS)
+            else:
+                given = stats[layer - 1] if stats is not None else None
+                x = _norm_pool(params, layer, _convolve(params, layer, x), given)
         return x.flatten(1)
 
     @at_precision
     def statistics(self, params: Params, x: Tensor) -> Stats:
         """Return mean and (biased) variance of each batch norm on `x`."""
+        x = channels_last(x)
         found: list[Moments] = []
         for layer in range(1, 5):
             x = _convolve(params, layer, x)
@@ -118,12 +111,13 @@ class Conv4:
 
 
 def _convolve(params: Params, layer: int, x: Tensor) -> Tensor:
-    if x.dim() == 5:
-        x = images(x)
-    return F.conv2d(channels_last(x), params[f"conv{layer}.weight"], padding=1)
+    return F.conv2d(x, params[f"conv{layer}.weight"], padding=1)
 
 
 def _norm_pool(params: Params, layer: int, x: Tensor, given: Moments | None) -> Tensor:
-    scale, offset = params[f"norm{layer}.weight"], params[f"norm{layer}.bias"]
-    x = batch_norm(x, scale, offset, given, NORM_EPS)
+    x = batch_norm(x, *_affine(params, layer), given, NORM_EPS)
     return F.relu_(F.max_pool2d(x, 2))
+
+
+def _affine(params: Params, layer: int) -> tuple[Tensor, Tensor]:
+    return params[f"norm{layer}.weight"], params[f"norm{layer}.bias"]

@@ -1,8 +1,8 @@
-"""The fused first module against the four layers it stands for."""
+"""The written-out module against the four layers it stands for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -10,18 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench import learning
-from lazybench.fused import conv_norm_pool, images, patches
+from lazybench.fused import conv_norm_pool, norm_pool
 from lazybench.nets import NORM_EPS, Conv4
 from lazybench.parallel import map_tasks, set_threads, threads
 from lazybench.params import Params
 from lazybench.task import TaskShape
 
 FILTERS = 6
+SIZES = [(1, 28, 28), (1, 7, 5), (3, 16, 20), (4, 3, 3)]
+
+Module = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def fused(cut: Tensor, params: Sequence[Tensor]) -> Tensor:
-    weight, scale, offset = params
-    return conv_norm_pool(cut, weight, scale, offset, NORM_EPS)
+def fused(x: Tensor, weight: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    return conv_norm_pool(x, weight, scale, offset, NORM_EPS)
 
 
 def layers(x: Tensor, weight: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
@@ -31,21 +33,21 @@ def layers(x: Tensor, weight: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
 
 
 def inputs(
-    height: int, width: int, *, ties: bool, dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, list[Tensor]]:
+    channels: int, height: int, width: int, *, ties: bool = False, rows: int = 5
+) -> list[Tensor]:
     draw = torch.Generator().manual_seed(height * width)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=draw, dtype=dtype)
+        return torch.randn(shape, generator=draw, dtype=torch.float64)
 
-    x, weight = normal(5, 1, height, width), normal(FILTERS, 1, 3, 3)
+    x, weight = normal(rows, channels, height, width), normal(FILTERS, channels, 3, 3)
     if ties:
         # Whole numbers add up without rounding: different patches tie, not only empty ones.
-        x, weight = (x > 0.8).to(dtype), weight.sign()
+        x, weight = (x > 0.8).double(), weight.sign()
         x[:, :, : height // 2] = 0
     scale = normal(FILTERS)
     scale[0], scale[1] = -scale[0].abs(), scale[1].abs()
-    return x, [value.requires_grad_() for value in (weight, scale, normal(FILTERS))]
+    return [value.requires_grad_() for value in (x, weight, scale, normal(FILTERS))]
 
 
 def gap(one: Tensor, other: Tensor) -> float:
@@ -53,56 +55,106 @@ def gap(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max().clamp_min(1.0))
 
 
+def like(tensors: Sequence[Tensor], seed: int) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randn(t.shape, generator=draw, dtype=t.dtype) for t in tensors]
+
+
+def derivatives(module: Module, values: list[Tensor], *, orders: int) -> list[Tensor]:
+    """The value, then gradients of random combinations of the order before.
+
+    The offset is left out of them: it moves no gradient but through the ReLU's mask.
+    """
+    ahead = [module(*values)]
+    found = ahead[:]
+    for order in range(1, orders + 1):
+        behind = like(ahead, order)
+        ahead = list(torch.autograd.grad(ahead, values[:3], behind, create_graph=order < orders))
+        found += ahead
+    return found
+
+
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize(("height", "width"), [(28, 28), (16, 20), (6, 4)])
-def test_value_and_gradients_are_those_of_the_layers(height: int, width: int, ties: bool) -> None:
-    x, params = inputs(height, width, ties=ties)
-    expected, got = layers(x, *params), fused(patches(x), params)
+@pytest.mark.parametrize("size", SIZES)
+def test_values_and_gradients_of_three_orders_are_those_of_the_layers(
+    size: tuple[int, int, int], ties: bool
+) -> None:
+    values = inputs(*size, ties=ties)
+    got = derivatives(fused, values, orders=3)
+    expected = derivatives(layers, values, orders=3)
+    for one, other in zip(got, expected, strict=True):
+        assert gap(one, other) < 1e-9
+
+
+def test_the_offset_has_its_gradient() -> None:
+    values = inputs(3, 9, 8)
+    (got,) = torch.autograd.grad(fused(*values).square().sum(), values[3])
+    (expected,) = torch.autograd.grad(layers(*values).square().sum(), values[3])
     assert gap(got, expected) < 1e-10
-    grad = torch.randn(expected.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
-    pairs = zip(
-        torch.autograd.grad(got, params, grad),
-        torch.autograd.grad(expected, params, grad),
-        strict=True,
-    )
-    assert max(gap(*pair) for pair in pairs) < 1e-10
 
 
-def test_float32_is_as_close_to_float64_as_the_layers_are() -> None:
-    x, params = inputs(28, 28, ties=False)
-    exact = layers(x, *params)
-    single = [value.detach().float().requires_grad_() for value in params]
-    got = fused(patches(x.float()), single)
-    assert gap(got.double(), exact) < 1e-5
-    grads = torch.autograd.grad(got.sum(), single)
-    for grad, wanted in zip(grads, torch.autograd.grad(exact.sum(), params), strict=True):
-        assert gap(grad.double(), wanted) < 1e-4
+@pytest.mark.parametrize("asked", [(0,), (1,), (2, 3), (0, 2)])
+def test_second_order_gradients_of_some_inputs_alone(asked: tuple[int, ...]) -> None:
+    values = [value.detach() for value in inputs(2, 6, 7)]
+    for index in asked:
+        values[index].requires_grad_()
+
+    def twice(module: Module) -> list[Tensor]:
+        wanted = [values[index] for index in asked]
+        out = module(*values)
+        grads = torch.autograd.grad(out.square().sum(), wanted, create_graph=True)
+        return list(torch.autograd.grad(grads, wanted, like(grads, 3)))
+
+    for one, other in zip(twice(fused), twice(layers), strict=True):
+        assert gap(one, other) < 1e-10
 
 
-def test_channels_without_spread_stay_finite() -> None:
-    _, params = inputs(6, 4, ties=False)
-    out = fused(patches(torch.zeros(3, 1, 6, 4, dtype=torch.float64)), params)
-    grads = torch.autograd.grad(out.sum(), params)
-    assert torch.allclose(out, params[2].relu()[:, None, None].expand_as(out))
-    assert all(bool(torch.isfinite(grad).all()) for grad in grads)
+def test_gradients_match_numbers() -> None:
+    values = inputs(2, 5, 4, rows=3)
+    assert torch.autograd.gradcheck(fused, values)
+    assert torch.autograd.gradgradcheck(fused, values)
 
 
-def test_gradients_match_numbers_and_are_laid_out_as_the_weights() -> None:
-    x, params = inputs(6, 4, ties=False)
-    cut = patches(x)
-    assert torch.autograd.gradcheck(lambda *p: fused(cut, p), params)
-    weight = params[0].detach().to(memory_format=torch.channels_last).requires_grad_()
-    out = conv_norm_pool(cut, weight, params[1], params[2], NORM_EPS)
-    (grad,) = torch.autograd.grad(out.sum(), weight)
+def test_gradients_are_laid_out_as_the_weights() -> None:
+    x, weight, scale, offset = inputs(3, 8, 8)
+    weight = weight.detach().to(memory_format=torch.channels_last).requires_grad_()
+    x = x.detach().contiguous(memory_format=torch.channels_last)
+    (grad,) = torch.autograd.grad(fused(x, weight, scale, offset).sum(), weight)
     assert grad.stride() == weight.stride()
 
 
-def test_patches_hold_the_images_and_refuse_what_they_cannot() -> None:
-    x, _ = inputs(16, 20, ties=False)
-    assert torch.equal(images(patches(x)), x)
-    for shape in ((2, 3, 8, 8), (2, 1, 7, 8), (2, 1, 8, 7)):
-        with pytest.raises(ValueError, match="one-channel images of even size"):
-            patches(torch.zeros(shape))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_float32_is_as_close_to_float64_as_the_layers_are(channels: int) -> None:
+    values = inputs(channels, 28, 28)
+    exact = derivatives(layers, values, orders=2)
+    single = [value.detach().float().requires_grad_() for value in values]
+    for got, plain, wanted in zip(
+        derivatives(fused, single, orders=2),
+        derivatives(layers, single, orders=2),
+        exact,
+        strict=True,
+    ):
+        assert gap(got.double(), wanted) < max(3 * gap(plain.double(), wanted), 2e-5)
+
+
+def test_a_mean_far_from_zero_costs_no_more_than_in_the_layers() -> None:
+    draw = torch.Generator().manual_seed(0)
+    u = torch.randn(50, 4, 24, 24, generator=draw, dtype=torch.float64) + 10
+    scale, offset = torch.ones(4), torch.zeros(4)
+    exact = F.batch_norm(u, None, None, scale.double(), offset.double(), True, eps=NORM_EPS)
+    plain = F.batch_norm(u.float(), None, None, scale, offset, True, eps=NORM_EPS)
+    got = norm_pool(u.float(), scale, offset, NORM_EPS)
+    wanted = F.relu(F.max_pool2d(exact, 2))
+    assert gap(got.double(), wanted) < 2 * gap(plain.double(), exact) + 1e-5
+
+
+def test_channels_without_spread_stay_finite() -> None:
+    _, weight, scale, offset = inputs(1, 6, 4)
+    x = torch.zeros(3, 1, 6, 4, dtype=torch.float64)
+    out = fused(x, weight, scale, offset)
+    grads = torch.autograd.grad(out.sum(), (weight, scale, offset))
+    assert torch.allclose(out, offset.relu()[:, None, None].expand_as(out))
+    assert all(bool(torch.isfinite(grad).all()) for grad in grads)
 
 
 def model(height: int = 28, channels: int = 1) -> tuple[Conv4, Params, Tensor, Tensor]:
@@ -116,37 +168,43 @@ def model(height: int = 28, channels: int = 1) -> tuple[Conv4, Params, Tensor, T
     return net, theta, x, torch.arange(10) % 5
 
 
-def test_second_order_gradients_are_exact() -> None:
-    net, theta, x, y = model()
-
-    def meta_gradient(prepared: Tensor) -> tuple[Tensor, ...]:
-        def loss(params: Params) -> Tensor:
-            return F.cross_entropy(net(params, prepared), y)
-
-        trail = learning.unrolled(theta, [loss] * 2, lr=0.1, order=2)
-        return torch.autograd.grad(loss(trail.end), list(theta.values()))
-
-    prepared = net.prepare(x)
-    assert prepared.dim() == 5
-    for got, wanted in zip(meta_gradient(prepared), meta_gradient(x), strict=True):
-        assert gap(got, wanted) < 1e-10
+def by_layers(theta: Params, x: Tensor) -> Tensor:
+    for layer in range(1, 5):
+        scale, offset = theta[f"norm{layer}.weight"], theta[f"norm{layer}.bias"]
+        x = layers(x, theta[f"conv{layer}.weight"], scale, offset)
+    return F.linear(x.flatten(1), theta["head.weight"], theta["head.bias"])
 
 
 @pytest.mark.parametrize(("height", "channels"), [(28, 1), (21, 1), (16, 3)])
-def test_prepared_and_plain_images_give_the_same_net(height: int, channels: int) -> None:
+def test_second_order_meta_gradients_are_exact(height: int, channels: int) -> None:
+    net, theta, x, y = model(height, channels)
+
+    def meta_gradient(outputs: Callable[[Params], Tensor]) -> tuple[Tensor, ...]:
+        def loss(params: Params) -> Tensor:
+            return F.cross_entropy(outputs(params), y)
+
+        trail = learning.unrolled(theta, [loss] * 3, lr=0.1, order=2)
+        return torch.autograd.grad(loss(trail.end), list(theta.values()))
+
+    prepared = net.prepare(x)
+    got = meta_gradient(lambda params: net(params, prepared))
+    for one, other in zip(got, meta_gradient(lambda params: by_layers(params, x)), strict=True):
+        assert gap(one, other) < 1e-9
+
+
+@pytest.mark.parametrize(("height", "channels"), [(28, 1), (21, 1), (16, 3)])
+def test_given_statistics_give_the_same_net(height: int, channels: int) -> None:
     net, theta, x, _ = model(height, channels)
     prepared = net.prepare(x)
-    assert gap(net(theta, prepared), net(theta, x)) < 1e-10
+    assert gap(net(theta, prepared), by_layers(theta, x)) < 1e-10
     with torch.no_grad():
-        stats, plain = net.statistics(theta, prepared), net.statistics(theta, x)
-    for got, wanted in zip(stats, plain, strict=True):
-        assert gap(got[0], wanted[0]) < 1e-10
-        assert gap(got[1], wanted[1]) < 1e-10
+        stats = net.statistics(theta, prepared)
     assert gap(net(theta, prepared, stats), net(theta, prepared)) < 1e-10
     assert gap(net(theta, prepared[3:5], stats), net(theta, prepared)[3:5]) < 1e-10
 
 
-def test_a_step_gives_the_same_bits_on_any_number_of_threads() -> None:
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_step_gives_the_same_bits_on_any_number_of_threads(order: int) -> None:
     net = Conv4(TaskShape(5, 2, 1, (1, 28, 28), "uint8"), filters=16)
     theta = net.init(torch.Generator().manual_seed(0))
     x = net.prepare(torch.rand(10, 1, 28, 28, generator=torch.Generator().manual_seed(3)))
@@ -155,7 +213,12 @@ def test_a_step_gives_the_same_bits_on_any_number_of_threads() -> None:
     def run(task: int) -> Params:
         rows = torch.arange(10).roll(task)
         losses = [lambda params: F.cross_entropy(net(params, x[rows]), y[rows])] * 3
-        return learning.student(theta, losses, rule=learning.sgd(0.1)).end
+        if order == 1:
+            return learning.student(theta, losses, rule=learning.sgd(0.1)).end
+        anchor = {name: value.detach().requires_grad_() for name, value in theta.items()}
+        end = learning.unrolled(anchor, losses, lr=0.1).end
+        grads = torch.autograd.grad(losses[0](end), list(anchor.values()))
+        return dict(zip(anchor, grads, strict=True))
 
     before = threads()
     try:
