@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.agents.fewshot.gradient import GradientAgent
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.envs.datasets.sinusoid import Sinusoid
+from lazybench.nets import backbone
+from lazybench.params import Params
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
 from lazybench.task import TaskShape
@@ -106,3 +109,72 @@ def start() -> Callable[..., dict[str, Any]]:
         return state
 
     return init
+
+
+@pytest.fixture
+def graph() -> SimpleNamespace:
+    """Functions that write a meta-gradient out as autograd of one whole graph."""
+    return SimpleNamespace(
+        doubled=doubled,
+        on_leaves=on_leaves,
+        explicit=explicit,
+        moved_by=moved_by,
+        mean_gradient=mean_gradient,
+        close=close,
+        sine_loss=sine_loss,
+    )
+
+
+def doubled(batch: Batch) -> Batch:
+    """A block in float64, images in [0, 1]."""
+    return {
+        name: part.double() / 255
+        if part.dtype == torch.uint8
+        else part.to(torch.float64)
+        if part.is_floating_point()
+        else part
+        for name, part in batch.items()
+    }
+
+
+def on_leaves(params: Params) -> Params:
+    """Copies that ask for gradients."""
+    return {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+
+
+def explicit(
+    phi: Params, steps: int, loss: Callable[[Params], Tensor], step: Callable[[Params, Params], Any]
+) -> Params:
+    """An inner loop on the graph: `step(phi, grads)` gives the next phi, of whatever moves."""
+    for _ in range(steps):
+        moving = list(step(phi, phi))
+        grads = torch.autograd.grad(loss(phi), [phi[n] for n in moving], create_graph=True)
+        phi = {**phi, **step(phi, dict(zip(moving, grads, strict=True)))}
+    return phi
+
+
+def moved_by(state: dict[str, Any], after: dict[str, Any]) -> Params:
+    """The meta-gradient behind a plain outer step of 1."""
+    return {n: v - after[part][n] for part in ("theta", "meta") for n, v in state[part].items()}
+
+
+def mean_gradient(
+    batch: dict[str, Tensor], anchor: Params, task_loss: Callable[..., Tensor]
+) -> Params:
+    """The gradient of the mean of `task_loss(x, y, query_x, query_y)` over a meta-batch."""
+    rows = zip(*batch.values(), strict=True)
+    total = torch.stack([task_loss(*row) for row in rows]).mean()
+    found = torch.autograd.grad(
+        total, list(anchor.values()), allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(anchor, found, strict=True))
+
+
+def sine_loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
+    """The mean squared error of the network for sine waves."""
+    return F.mse_loss(backbone("mlp", SINE)(params, x), y)
+
+
+def close(got: Params, expected: Params) -> None:
+    """Equal to the rounding of float64."""
+    torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-10)

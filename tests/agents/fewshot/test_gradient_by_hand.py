@@ -15,12 +15,6 @@ from lazybench.params import Params
 from lazybench.rng import Rng
 
 
-def doubled(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: part.double() if part.is_floating_point() else part for name, part in batch.items()
-    }
-
-
 def mlp(params: Params, x: Tensor) -> Tensor:
     for layer in ("layer1", "layer2"):
         x = torch.relu(x @ params[f"{layer}.weight"].T + params[f"{layer}.bias"])
@@ -29,7 +23,7 @@ def mlp(params: Params, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_maml_and_fomaml_by_hand(
-    order: int, tasks: Any, draw: Any, make_agent: Any, start: Any
+    order: int, graph: Any, tasks: Any, draw: Any, make_agent: Any, start: Any
 ) -> None:
     agent = make_agent(
         "maml" if order == 2 else "fomaml",
@@ -39,7 +33,7 @@ def test_maml_and_fomaml_by_hand(
         outer_lr=0.5,
         anneal="none",
     )
-    state, batch = start(agent, tasks.sine, double=True), doubled(draw(tasks.sine, 3))
+    state, batch = start(agent, tasks.sine, double=True), graph.doubled(draw(tasks.sine, 3))
     got, logs = agent.update(state, batch, Rng(0))
 
     total = {name: torch.zeros_like(value) for name, value in state["theta"].items()}
@@ -65,7 +59,7 @@ def test_maml_and_fomaml_by_hand(
 
 @pytest.mark.parametrize("algorithm", ["maml", "fomaml"])
 def test_norms_held_in_the_inner_loop_learn_through_all_of_it(
-    algorithm: str, tasks: Any, draw: Any, make_agent: Any, start: Any
+    algorithm: str, graph: Any, tasks: Any, draw: Any, make_agent: Any, start: Any
 ) -> None:
     """With `adapt_norm` off, norms stay put inside and move with the whole meta-gradient."""
     agent = make_agent(
@@ -79,9 +73,8 @@ def test_norms_held_in_the_inner_loop_learn_through_all_of_it(
         outer_lr=1.0,
         anneal="none",
     )
-    state, batch = start(agent, tasks.maps, double=True), doubled(draw(tasks.maps, 1))
+    state, batch = start(agent, tasks.maps, double=True), graph.doubled(draw(tasks.maps, 1))
     net = backbone("conv4-32", tasks.maps)
-    batch |= {name: batch[name].double() / 255 for name in ("support_x", "query_x")}
     x, query_x = (net.prepare(batch[name][0]) for name in ("support_x", "query_x"))
     got, _ = agent.update(state, batch, Rng(0))
 
@@ -106,7 +99,7 @@ def test_norms_held_in_the_inner_loop_learn_through_all_of_it(
 @pytest.mark.parametrize("inner_rule", ["sgd", "adam"])
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
 def test_reptile_by_hand(
-    inner_rule: str, reduce: str, tasks: Any, draw: Any, make_agent: Any, start: Any
+    inner_rule: str, reduce: str, graph: Any, tasks: Any, draw: Any, make_agent: Any, start: Any
 ) -> None:
     agent = make_agent(
         "reptile",
@@ -118,7 +111,7 @@ def test_reptile_by_hand(
         iterations=4,
         anneal="linear",
     )
-    state, batch = start(agent, tasks.sine, double=True), doubled(draw(tasks.sine, 2))
+    state, batch = start(agent, tasks.sine, double=True), graph.doubled(draw(tasks.sine, 2))
     state["step"] = 1
     got, _ = agent.update(state, batch, Rng(0))
     rule = sgd(0.02) if inner_rule == "sgd" else adam(0.02)
@@ -153,7 +146,7 @@ def test_inner_state_can_be_reset(tasks: Any, draw: Any, make_agent: Any, start:
 
 @pytest.mark.parametrize("gamma", [0.75, 0.9])
 def test_matched_reptile_is_lazy_reptile_with_one_gamma(
-    gamma: float, tasks: Any, draw: Any, make_agent: Any, start: Any
+    gamma: float, graph: Any, tasks: Any, draw: Any, make_agent: Any, start: Any
 ) -> None:
     lazily = make_agent("lazy_reptile", tasks.sine, gammas=(gamma,), outer_lr=2.0, inner_batch=3)
     matched = make_agent(
@@ -162,14 +155,14 @@ def test_matched_reptile_is_lazy_reptile_with_one_gamma(
     one, two = (start(agent, tasks.sine, double=True) for agent in (lazily, matched))
     torch.testing.assert_close(one["theta"], two["theta"], rtol=0, atol=0)
     for step in range(3):
-        batch = doubled(draw(tasks.sine, 2, seed=step))
+        batch = graph.doubled(draw(tasks.sine, 2, seed=step))
         one, _ = lazily.update(one, batch, Rng(0).at("update", step))
         two, _ = matched.update(two, batch, Rng(0).at("update", step))
     torch.testing.assert_close(one["theta"], two["theta"], rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(one["inner"], two["inner"], rtol=1e-10, atol=1e-12)
 
 
-def test_lazy_maml_by_hand(tasks: Any, draw: Any, make_agent: Any, start: Any) -> None:
+def test_lazy_maml_by_hand(graph: Any, tasks: Any, draw: Any, make_agent: Any, start: Any) -> None:
     gammas = (0.1, 0.5, 0.9)
     agent = make_agent(
         "lazy_maml",
@@ -181,7 +174,7 @@ def test_lazy_maml_by_hand(tasks: Any, draw: Any, make_agent: Any, start: Any) -
         outer_lr=1.0,
         anneal="none",
     )
-    state, batch = start(agent, tasks.sine, double=True), doubled(draw(tasks.sine, 4))
+    state, batch = start(agent, tasks.sine, double=True), graph.doubled(draw(tasks.sine, 4))
     got, _ = agent.update(state, batch, Rng(0))
     chosen, total = [0, 0, 0], {n: torch.zeros_like(v) for n, v in state["theta"].items()}
     for row in range(4):
