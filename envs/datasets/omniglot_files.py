@@ -19,6 +19,7 @@ from lazybench.data.cache import Arrays
 from lazybench.data.fingerprint import instance_hash
 from lazybench.data.folders import DATA_VARIABLE
 from lazybench.data.pool import SPLITS, Split
+from lazybench.data.sources import SOURCES as REMOTES
 from lazybench.envs.datasets.class_lists import packaged_list
 from lazybench.errors import DataUnavailable
 
@@ -28,11 +29,7 @@ Part = Literal["background", "evaluation"]
 PARTS: tuple[Part, ...] = ("background", "evaluation")
 SIDE = 28
 SOURCE_SIDE = 105
-_OFFICIAL = "https://github.com/brendenlake/omniglot/raw/master/python"
-SOURCES: tuple[tuple[str, str], ...] = (
-    (f"{_OFFICIAL}/images_background.zip", "68d2efa1b9178cc56df9314c21c6e718"),
-    (f"{_OFFICIAL}/images_evaluation.zip", "6b91aef0f799c5bb55b94e3f2daec811"),
-)
+SOURCES = tuple((remote.url, remote.md5) for remote in REMOTES["omniglot"])
 EXPECTED = (
     "images_background and images_evaluation, each as the official zip (repacked is fine) or "
     "unpacked as <alphabet>/<character>/<image>.png, in omniglot-py/, omniglot/ or straight in the "
@@ -98,7 +95,8 @@ def alphabet_of(name: str) -> str:
 def _unavailable(root: Path, what: str) -> DataUnavailable:
     fetch = " and ".join(f"{url} (md5 {md5})" for url, md5 in SOURCES)
     return DataUnavailable(
-        f"omniglot: {what}; expected below {root}: {EXPECTED}; fetch {fetch} into "
+        f"omniglot: {what}; expected below {root}: {EXPECTED}; 'lazybench data get "
+        f"omniglot' fetches {fetch}; or put them into "
         f"{root / _FOLDERS[0]}, or set {DATA_VARIABLE} to the folder that holds them"
     )
 

@@ -11,6 +11,7 @@ from lazybench._version import __version__
 from lazybench.cli import (
     check,
     data,
+    data_get,
     data_import,
     evaluate,
     leaderboard,
@@ -70,6 +71,7 @@ def make_app() -> typer.Typer:
     )
     add(of_data, "list", data.list_command, data.LIST_HELP, data.LIST_EXAMPLES)
     add(of_data, "where", data.where_command, data.WHERE_HELP, data.WHERE_EXAMPLES)
+    add(of_data, "get", data_get.get_command, data_get.HELP, data_get.EXAMPLES)
     add(of_data, "verify", data.verify_command, data.VERIFY_HELP, data.VERIFY_EXAMPLES)
     add(of_data, "import", data_import.import_command, data_import.HELP, data_import.EXAMPLES)
     add(

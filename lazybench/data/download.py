@@ -1,0 +1,212 @@
+"""Data sets fetched from their official addresses: whole, verified and in place, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pooch
+import requests
+from filelock import FileLock, Timeout
+
+from lazybench.data.folders import DATA_VARIABLE, data_root
+from lazybench.data.sources import SOURCES, Remote
+from lazybench.errors import Busy, DataUnavailable, OutputUnavailable, UnknownName, nearest
+
+TRIES = 4
+TIMEOUT_S = 30.0
+"""Seconds without an answer or another byte after which a try has failed."""
+
+_CHUNK_BYTES = 1 << 18
+_LOCK = ".lazybench-get.lock"
+_PREFIX = ".get-"
+_HTML = (b"<!doctype html", b"<html")
+_WORTH_A_RETRY = frozenset({408, 425, 429})
+
+Progress = Callable[[str, int, int], None]
+"""Hears of a file's name, the bytes that came and the bytes announced, 0 where none were."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """One file of a data set, in place.
+
+    Attributes:
+        path: where it lies.
+        url: where it came from.
+        bytes: its size.
+        md5: as published and verified, or empty where nobody publishes one.
+        sha256: 64 hex digits over what is there.
+        fresh: False where it lay there already.
+    """
+
+    path: Path
+    url: str
+    bytes: int
+    md5: str
+    sha256: str
+    fresh: bool
+
+
+def fetch(
+    name: str, *, mirror: str = "", replace: bool = False, progress: Progress | None = None
+) -> list[Fetched]:
+    """Fetch what lacks of a data set's files into the data folder; return all of them.
+
+    A file appears in its place once it is whole and its checksum right. One that is there already
+    is left alone. Failing tries are repeated, up to four in all, but a file that the server doesn't
+    have isn't asked for again.
+
+    Args:
+        name: id of the data set.
+        mirror: address of a folder that holds the files under their official names.
+        replace: fetch the files that are there too.
+        progress: hears of every quarter of a megabyte.
+
+    Raises:
+        UnknownName: nothing is known of where to fetch it.
+        DataUnavailable: a file couldn't be fetched or isn't the published one, or another one lies
+            in its place.
+        OutputUnavailable: the data folder can't be written.
+        Busy: another process is fetching into the data folder.
+    """
+    remotes = SOURCES.get(name)
+    if remotes is None:
+        raise UnknownName(
+            f"no address is known for the data set '{name}'.{nearest(name, SOURCES)} These can be "
+            f"fetched: {', '.join(sorted(SOURCES))}"
+        )
+    root = data_root()
+    with _alone(root):
+        return [
+            (None if replace else _there(name, root, remote))
+            or _fetched(name, root, remote, mirror, progress or (lambda *_: None))
+            for remote in remotes
+        ]
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    lock = FileLock(root / _LOCK, timeout=0)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise Busy(f"another process is fetching data into {root}; wait for it to end") from error
+    except (OSError, NotImplementedError) as error:
+        raise OutputUnavailable(
+            f"can't write to {root} ({error}); set {DATA_VARIABLE} to a folder that can be written"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _there(name: str, root: Path, remote: Remote) -> Fetched | None:
+    """The file that lies in its place already, or None."""
+    path = root / remote.place
+    if not path.exists():
+        return None
+    found = _digest(path, "md5") if remote.md5 else ""
+    if found != remote.md5:
+        raise DataUnavailable(
+            f"{name}: {path} is there with other content than the published one (md5 {found}, "
+            f"published {remote.md5}); it was left as it is, --replace fetches it anew"
+        )
+    return _told(path, remote, remote.url, fresh=False)
+
+
+def _fetched(name: str, root: Path, remote: Remote, mirror: str, progress: Progress) -> Fetched:
+    url = f"{mirror.rstrip('/')}/{remote.file}" if mirror else remote.url
+    path = root / remote.place
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # What a killed process left: whoever holds the lock is alone.
+        for stale in path.parent.glob(f"{_PREFIX}*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        place = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=path.parent)
+    except OSError as error:
+        raise OutputUnavailable(
+            f"can't write to {path.parent} ({error}); set {DATA_VARIABLE} to another folder"
+        ) from error
+    with place:
+        try:
+            with _quiet():
+                come = pooch.create(
+                    path=place.name,
+                    base_url="",
+                    registry={remote.file: f"md5:{remote.md5}" if remote.md5 else None},
+                    urls={remote.file: url},
+                    retry_if_failed=TRIES - 1,
+                ).fetch(remote.file, downloader=_Downloader(remote, progress))
+        except (_Refused, ValueError, requests.RequestException) as error:
+            tries = "" if isinstance(error, _Refused) else f" in {TRIES} tries"
+            published = f" (md5 {remote.md5})" if remote.md5 else ""
+            raise DataUnavailable(
+                f"{name}: {url} couldn't be fetched{tries}: {error}; nothing was kept; try again "
+                f"later, name a mirror with --from, or put the file{published} at {path} yourself"
+            ) from error
+        os.replace(come, path)
+    return _told(path, remote, url, fresh=True)
+
+
+class _Refused(Exception):
+    """The server says that asking again is no use."""
+
+
+class _Downloader:
+    """What pooch calls for one try at one file."""
+
+    def __init__(self, remote: Remote, progress: Progress) -> None:
+        self._remote, self._progress = remote, progress
+
+    def __call__(self, url: str, output_file: str, asking: Any) -> None:
+        del asking
+        # Lengths and checksums are of the file, not of a compressed copy of it.
+        plain = {"Accept-Encoding": "identity"}
+        with requests.get(url, stream=True, timeout=TIMEOUT_S, headers=plain) as response:
+            code = response.status_code
+            if 400 <= code < 500 and code not in _WORTH_A_RETRY:
+                raise _Refused(f"the server answers {code} {response.reason}")
+            response.raise_for_status()
+            total = int(response.headers.get("Content-Length", 0))
+            done, head = 0, b""
+            with Path(output_file).open("wb") as file:
+                for chunk in response.iter_content(_CHUNK_BYTES):
+                    head = head or chunk[:64]
+                    done += file.write(chunk)
+                    self._progress(self._remote.file, done, total)
+        if total and done != total:
+            raise ValueError(f"the file is cut: {done} of {total} bytes came")
+        if head.lstrip().lower().startswith(_HTML):
+            raise ValueError("a web page came instead of the file")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep pooch from writing about what `progress` tells already."""
+    log = pooch.get_logger()
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _digest(path: Path, kind: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def _told(path: Path, remote: Remote, url: str, *, fresh: bool) -> Fetched:
+    return Fetched(path, url, path.stat().st_size, remote.md5, _digest(path, "sha256"), fresh)
