@@ -181,3 +181,12 @@ def test_sources_that_are_refused(tmp_path: Path, own: Any, bring: Bring) -> Non
     refused(one, "instances of one shape")
     own.save(one / "test.npz")
     refused(one, "class 'c00' is in both train and val by train.npz.*--split-seed 0")
+
+
+def test_images_of_too_many_pixels(
+    tmp_path: Path, own: Any, bring: Bring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = own.folder(tmp_path / "p")
+    monkeypatch.setattr("lazybench.data.image_folder.MOST_PIXELS", 29)
+    with pytest.raises(UsageError, match=r"0\.png is 5x6 .* and 29 pixels; convert or remove it"):
+        bring(path)
