@@ -146,7 +146,7 @@ class GradientAgent:
 
         Reference: Algorithm 1, lines 3-13.
         """
-        config, task = self.config, TaskShape(**state["task"])
+        config, task = self.config, _task(state)
         theta, meta = state["theta"], state["meta"]
         step = MetaStep(config, task, theta, meta)
         tasks = len(batch["support_x"])
@@ -190,7 +190,7 @@ class GradientAgent:
         """Return the policy that fine-tunes theta on each support set."""
         theta, meta = detached(state["theta"]), detached(state["meta"])
         rule = inner_rule(self.config, meta, self._moving(theta))
-        return Adapter(TaskShape(**state["task"]), theta, dict(state["inner"]), rule, self.config)
+        return Adapter(_task(state), theta, dict(state["inner"]), rule, self.config)
 
     def diagnostics(self, state: State) -> dict[str, Any]:
         """Return how often each gamma was chosen and the share at the grid's edge."""
@@ -246,3 +246,9 @@ class GradientAgent:
             "inner_steps": float(config.inner_steps * tasks),
             "image_gradients": float(images * tasks),
         }
+
+
+def _task(state: State) -> TaskShape:
+    """The shape of the state's tasks; a file may have made lists of its tuples."""
+    fields = state["task"].items()
+    return TaskShape(**{n: tuple(v) if isinstance(v, list) else v for n, v in fields})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor
 from lazybench import parallel
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.agents.fewshot.presets import ALGORITHMS
+from lazybench.errors import UsageError
+from lazybench.nets import MLP
 from lazybench.rng import Rng
 
 LEARNERS = tuple(name for name in ALGORITHMS if name != "finetune")
@@ -139,9 +142,83 @@ def test_the_plan_asks_for_what_the_settings_say(tasks: Any, make_agent: Any) ->
         ({"inner": "unrolled", "inner_rule": "adam"}, "inner=unrolled needs inner_rule=sgd"),
         ({"hull": 5, "inner_steps": 3}, "hull must be at most inner_steps \\+ 1 = 4, got 5"),
         ({"inner_lr": 0.0}, "inner_lr"),
+        ({"meta_gradient": "maml"}, "maml needs inner=unrolled or teacher=lazy"),
+        ({"meta_gradient": "none", "image_gradients": 5}, "none learns nothing"),
+        ({"rates": "elementwise"}, "learned rates need"),
+        ({"rate_range": (0.1, 0.2)}, "rate_range needs rates=elementwise"),
+        ({"meta_gradient": "implicit"}, "implicit needs inner=student"),
+        ({"fairness": "theil"}, "fairness needs"),
+        ({"regulariser": "kl", "meta_gradient": "fomaml"}, "kl needs adapts=head"),
         ({"no_such_setting": 1}, "no_such_setting"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GradientConfig(**settings)
+
+
+@pytest.mark.parametrize("algorithm", LAZY)
+def test_three_checkpoints_in_the_hull(
+    algorithm: str, tasks: Any, draw: Any, make_agent: Any, start: Any
+) -> None:
+    agent = make_agent(algorithm, tasks.blobs, backbone="mlp", hull=3, inner_lr=0.05)
+    state, batch = start(agent, tasks.blobs), draw(tasks.blobs, 2)
+    after, _ = agent.update(state, batch, Rng(0))
+    assert int(after["gamma"].sum()) == 2
+    assert any(not torch.equal(after["theta"][n], v) for n, v in state["theta"].items())
+    # A hull of one point, phi_k, is the teacher with one checkpoint.
+    last = make_agent(algorithm, tasks.blobs, backbone="mlp", hull=3, hull_step=1.0, inner_lr=1e-9)
+    alone = make_agent(algorithm, tasks.blobs, backbone="mlp", inner_lr=1e-9)
+    states = [start(agent, tasks.blobs) for agent in (last, alone)]
+    three, one = (
+        agent.update(begun, batch, Rng(0))[0]
+        for agent, begun in zip((last, alone), states, strict=True)
+    )
+    torch.testing.assert_close(three["theta"], one["theta"], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "meta_sgd", "mr_maml", "lazy_reptile"])
+def test_hooks_of_the_contract(
+    algorithm: str, tasks: Any, draw: Any, make_agent: Any, start: Any
+) -> None:
+    agent = make_agent(algorithm, tasks.blobs, backbone="mlp")
+    state = start(agent, tasks.blobs)
+    assert agent.JUDGED == ("batch_norm",)
+    trained = agent.network(tasks.blobs)
+    assert trained.name == "mlp-40-40"
+    assert trained.parameters == 256 * 40 + 40 + 40 * 40 + 40 + 40 * 3 + 3
+
+    other = start(agent, tasks.blobs, seed=1)
+    warm = agent.warm(state, other["theta"])
+    same(warm["theta"], other["theta"])
+    same({**warm, "theta": None}, {**state, "theta": None})
+
+    longer = replace(tasks.blobs, shot=4, query=1)
+    moved = agent.transfer(state, longer)
+    answers, _ = agent.policy(moved)(draw(longer, 2))
+    assert answers.shape == (2, 3)
+    with pytest.raises(UsageError, match="way 3"):
+        agent.transfer(state, replace(tasks.blobs, way=4))
+
+
+def test_entropy_needs_classes(tasks: Any, make_agent: Any) -> None:
+    with pytest.raises(UsageError, match="fairness=entropy needs tasks with classes"):
+        make_agent("taml", tasks.blobs).plan(tasks.sine)
+
+
+def test_no_body_is_passed_twice_where_the_head_adapts(
+    tasks: Any, draw: Any, make_agent: Any, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    body = MLP.features
+
+    def counted(self: MLP, params: Any, x: Tensor, stats: Any = None) -> Tensor:
+        seen.append(len(x))
+        return body(self, params, x, stats)
+
+    monkeypatch.setattr(MLP, "features", counted)
+    for algorithm in ("anil", "lazy_anil", "mr_maml"):
+        seen.clear()
+        agent = make_agent(algorithm, tasks.blobs, backbone="mlp", inner_batch=2)
+        agent.update(start(agent, tasks.blobs), draw(tasks.blobs, 1), Rng(0))
+        assert seen == [6, 6], algorithm
