@@ -22,6 +22,17 @@ _CIFAR100 = tuple(
     for folder in ("", "cifar100/", "cifarfs/", "fc100/")
     for ending in ("", ".tar.gz")
 )
+# What comes last of a data set: a folder that is still filling up doesn't count as installed.
+_MINI = tuple(
+    f"{folder}/{file}"
+    for folder in ("miniimagenet", "mini-imagenet", "miniimagenet/mini-imagenet")
+    for file in ("mini-imagenet-cache-test.pkl", "test.csv")
+)
+_TIERED = tuple(
+    f"{folder}/{prefix}test_images_png.pkl"
+    for folder in ("tieredimagenet", "tiered-imagenet", "tieredimagenet/tiered-imagenet")
+    for prefix in ("", "tiered-imagenet-")
+)
 
 DATA_CATALOGUE: tuple[DataSpec, ...] = (
     DataSpec(
@@ -75,14 +86,14 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
     DataSpec(
         "miniimagenet",
         "lazybench.envs.datasets.miniimagenet:open_miniimagenet",
-        probe=("miniimagenet", "mini-imagenet"),
+        probe=_MINI,
         licence="ImageNet's terms: non-commercial research and education",
         about="100 ImageNet classes, 600 images each, 84x84; 64/16/20 of Ravi & Larochelle",
     ),
     DataSpec(
         "tieredimagenet",
         "lazybench.envs.datasets.tieredimagenet:open_tieredimagenet",
-        probe=("tieredimagenet", "tiered-imagenet"),
+        probe=_TIERED,
         licence="ImageNet's terms: non-commercial research and education",
         about="608 ImageNet classes, 84x84; 351/97/160 of 20/6/8 disjoint categories",
     ),

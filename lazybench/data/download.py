@@ -138,7 +138,7 @@ def _fetched(name: str, root: Path, remote: Remote, mirror: str, progress: Progr
         raise OutputUnavailable(
             f"can't write to {path.parent} ({error}); set {DATA_VARIABLE} to another folder"
         ) from error
-    with place:
+    with _emptied(path.parent, root), place:
         try:
             with _quiet():
                 come = pooch.create(
@@ -157,6 +157,26 @@ def _fetched(name: str, root: Path, remote: Remote, mirror: str, progress: Progr
             ) from error
         os.replace(come, path)
     return _told(path, remote, url, fresh=True)
+
+
+@contextmanager
+def _emptied(folder: Path, root: Path) -> Iterator[None]:
+    """Leave no empty folder below `root` where the block fails: it would look like data."""
+    try:
+        yield
+    except BaseException:
+        for each in (folder, *folder.parents):
+            if each == root or not _removed(each):
+                break
+        raise
+
+
+def _removed(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 class _Refused(Exception):

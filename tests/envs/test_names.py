@@ -92,6 +92,8 @@ def test_tiered_prefers_the_real_one_once_installed(
     monkeypatch.setenv("LAZYBENCH_DATA", str(tmp_path))
     assert not installed("tieredimagenet")
     (tmp_path / "tieredimagenet").mkdir()
+    assert not installed("tieredimagenet"), "an empty folder is no data set"
+    (tmp_path / "tieredimagenet" / "test_images_png.pkl").touch()
     assert installed("tieredimagenet")
     found = resolve("tiered-20way", KNOWN)
     assert found is not None
