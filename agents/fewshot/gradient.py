@@ -250,5 +250,6 @@ class GradientAgent:
 
 def _task(state: State) -> TaskShape:
     """The shape of the state's tasks; a file may have made lists of its tuples."""
-    fields = state["task"].items()
-    return TaskShape(**{n: tuple(v) if isinstance(v, list) else v for n, v in fields})
+    read = state["task"].items()
+    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in read}
+    return TaskShape(**fields)

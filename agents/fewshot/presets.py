@@ -121,20 +121,3 @@ def _waves(algorithm: str) -> dict[str, Any]:
     settings: dict[str, Any] = {"inner_lr": 0.01, "inner_steps": 5, "outer_lr": 2e-3}
     # There is no entropy of answers without classes.
     return settings | ({"fairness": "theil"} if algorithm == "taml" else {})
-
-
-def protonet_preset(env: EnvSpec, budget: str) -> dict[str, Any]:
-    """Return ProtoNet's settings on `env` at `budget`: equal image-gradients at `small`."""
-    way, shot = int(env.kwargs.get("way", 1)), int(env.kwargs.get("shot", 1))
-    if budget == "paper":
-        return {"train_queries": 15, "iterations": 100_000, "validate_every": 5_000}
-    size = spending(env, budget)
-    queries, meta_batch = 5, 2
-    iterations = max(1, size["image_gradients"] // (meta_batch * way * (shot + queries)))
-    return {
-        "lr": 5e-3,
-        "train_queries": queries,
-        "meta_batch": meta_batch,
-        "iterations": iterations,
-        "validate_every": max(1, iterations // size["validations"]),
-    }
