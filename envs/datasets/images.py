@@ -51,7 +51,7 @@ class Sources(Protocol):
     """Files of a data set; `repr` tells what is expected of them."""
 
     def find(self) -> tuple[Path, ...]:
-        """Files and folders that hold the data, after a look whether all are there.
+        """Files, and folders of files, that hold the data, after a look whether all are there.
 
         Raises:
             DataUnavailable: some aren't; the message says where they should lie and how to get
@@ -150,7 +150,7 @@ def open_images(name: str, prep: str, sources: Sources) -> ImageSet:
 def _prepared(name: str, prep: str, sources: Sources, *, whole: bool) -> Arrays:
     digest = hashlib.sha256(repr(sources).encode())
     for path in sources.find():
-        digest.update(source_key(path).encode())
+        digest.update(source_key(path, flat=True).encode())
     build = partial(_prepare, sources)
     return prepared(name, prep, build, key=digest.hexdigest(), whole=whole)
 

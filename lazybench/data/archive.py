@@ -209,8 +209,12 @@ def open_tree(path: Path) -> Tree:
     return FolderTree(path) if path.is_dir() else ZipTree(path, inner=path.stem)
 
 
-def source_key(path: Path) -> str:
+def source_key(path: Path, *, flat: bool = False) -> str:
     """64 hex digits that change when `path` does, without reading what it holds.
+
+    Args:
+        path: a file or folder.
+        flat: look at a folder alone, not at those below it, and so not at each of its files.
 
     Choice: a zip counts with its size and time, a folder with the times of its folders, which move
         when a file is added, removed, renamed or replaced. A file overwritten in place is missed;
@@ -222,13 +226,13 @@ def source_key(path: Path) -> str:
     """
     digest = hashlib.sha256(str(path.resolve()).encode())
     try:
-        if path.is_dir():
+        if flat or not path.is_dir():
+            state = path.stat()
+            digest.update(f"\n{state.st_size} {state.st_mtime_ns}".encode())
+        else:
             for folder, _, _ in _walk(path):
                 facts = f"\n{folder.relative_to(path).as_posix()} {folder.stat().st_mtime_ns}"
                 digest.update(facts.encode())
-        else:
-            state = path.stat()
-            digest.update(f"\n{state.st_size} {state.st_mtime_ns}".encode())
     except OSError as error:
         raise DataUnavailable(f"{path} can't be read ({error}); make it readable") from error
     return digest.hexdigest()

@@ -123,6 +123,12 @@ def test_key_follows_changes(tmp_path: Path) -> None:
     (folder / "b").unlink()
     keys |= {source_key(tmp_path / "set")}
     assert len(keys) == 5
+    # A file two folders down: a flat look doesn't see it, nor pay for it.
+    flat = source_key(tmp_path / "set", flat=True)
+    (folder / "c").write_bytes(b"3")
+    assert source_key(tmp_path / "set", flat=True) == flat
+    (tmp_path / "set" / "d").write_bytes(b"4")
+    assert source_key(tmp_path / "set", flat=True) != flat
     with pytest.raises(DataUnavailable, match="can't be read"):
         source_key(tmp_path / "none")
 
