@@ -1,0 +1,153 @@
+"""What a meta-iteration costs against the number of inner steps k: the suite `fig3`.
+
+Peak memory, seconds and the meta-gradient's norm of one task's meta-iteration, for second-order
+MAML, first-order MAML, iMAML, lazy MAML and lazy Reptile. Every cell runs in a process of its own
+under a memory limit and a time limit; running out of either is a result. Finished cells are kept
+in OUT.json and not repeated; OUT.md and OUT.png are drawn from it.
+
+All agents take the same steps: plain gradient descent on the whole support set, at the same rate,
+from the same fresh weights, on the same tasks. `Choice:` one query image a class, the paper's K+1.
+
+Run from the root of a checkout: `python benchmarks/cost.py`. It takes hours; `--quick` takes
+minutes. On a busy machine trust the CPU seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from cost_cell import SHAPES, Cell, resident_bytes, settings
+from cost_page import draw, median_norm, page
+
+AGENTS = ("maml", "fomaml", "imaml", "lazy_maml", "lazy_reptile")
+STEPS = (1, 2, 5, 10, 20, 50)
+QUICK_STEPS = (1, 2, 5)
+
+
+class Limits(NamedTuple):
+    """What a cell may take; how many tasks it measures, and seconds after which it starts none."""
+
+    memory_bytes: int
+    time_s: float
+    tasks: int
+    rounds_s: float
+
+
+def main() -> None:
+    """Measure what is missing, then draw the table and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="28px, k up to 5, two tasks")
+    parser.add_argument(
+        "--cells", default="*", help="only cells SHAPE/AGENT/K that match, as in */maml/*"
+    )
+    parser.add_argument("--out", type=Path, help="OUT.json, OUT.md, OUT.png (docs/cost)")
+    parser.add_argument("--memory-gib", type=float, default=14.0, help="limit of a cell")
+    parser.add_argument("--time-s", type=float, default=900.0, help="limit of a cell")
+    parser.add_argument("--tasks", type=int, default=6, help="tasks that a cell measures")
+    parser.add_argument("--again", action="store_true", help="measure finished cells again")
+    args = parser.parse_args()
+    limits = Limits(int(args.memory_gib * 2**30), args.time_s, args.tasks, 30.0)
+    if args.quick:
+        limits = limits._replace(tasks=2, rounds_s=3.0)
+    out: Path = args.out or Path("runs/cost-quick" if args.quick else "docs/cost")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    names = [
+        f"{shape}/{agent}/{k}"
+        for k in (QUICK_STEPS if args.quick else STEPS)
+        for shape in (("28px",) if args.quick else SHAPES)
+        for agent in AGENTS
+        if fnmatch.fnmatch(f"{shape}/{agent}/{k}", args.cells)
+    ]
+    store = out.with_suffix(".json")
+
+    def child(name: str) -> Cell:
+        script = str(Path(__file__).with_name("cost_cell.py"))
+        words = [sys.executable, script, name, str(limits.tasks), str(limits.rounds_s)]
+        return watched(words, limits)
+
+    for name, cell in fill(store, names, child, again=args.again):
+        sys.stdout.write(f"{name:<24} {told(cell)}\n")
+        sys.stdout.flush()
+    cells = json.loads(store.read_text("utf-8"))["cells"]
+    draw(cells, SHAPES, out.with_suffix(".png"))
+    text = page(cells, SHAPES, out.with_suffix(".png").name)
+    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+
+
+def fill(
+    store: Path, names: list[str], run: Callable[[str], Cell], *, again: bool = False
+) -> Iterator[tuple[str, Cell]]:
+    """Run the cells that `store` doesn't hold; yield each once it is there.
+
+    A cell that failed for a reason other than its limits is run again.
+    """
+    found = json.loads(store.read_text("utf-8")) if store.is_file() else {"cells": {}}
+    for name in names:
+        known = found["cells"].get(name)
+        if again or known is None or known["outcome"] == "failed":
+            found["cells"][name] = run(name) | {"settings": settings(name)}
+            fresh = store.with_suffix(".tmp")
+            fresh.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            fresh.replace(store)
+        yield name, found["cells"][name]
+
+
+def watched(words: list[str], limits: Limits) -> Cell:
+    """Run a command that writes a cell as JSON; end it where it passes a limit."""
+    begin_s = time.perf_counter()
+    seen = 0
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        while child.poll() is None:
+            taken_s = time.perf_counter() - begin_s
+            seen = max(seen, resident_bytes(child.pid))
+            if seen > limits.memory_bytes or taken_s > limits.time_s:
+                child.kill()
+                child.communicate()
+                over = "oom" if seen > limits.memory_bytes else "timeout"
+                return {
+                    "outcome": over,
+                    "at_bytes": seen,
+                    "at_s": taken_s,
+                    "limit_bytes": limits.memory_bytes,
+                    "limit_s": limits.time_s,
+                }
+            time.sleep(0.02)
+        out, errors = child.communicate()
+    if child.returncode:
+        # The kernel's own end to a process that takes too much, or an allocation it refused.
+        starved = child.returncode == -9 or "can't allocate memory" in errors
+        last = (errors.strip().splitlines() or ["no message"])[-1]
+        return {
+            "outcome": "oom" if starved else "failed",
+            "at_bytes": seen,
+            "at_s": time.perf_counter() - begin_s,
+            "error": last,
+        }
+    cell: Cell = json.loads(out.splitlines()[-1])
+    return cell
+
+
+def told(cell: Cell) -> str:
+    """One line on a cell."""
+    if cell["outcome"] == "ok":
+        return (
+            f"{cell['peak_bytes'] / 2**20:8.0f} MiB {cell['wall_s']:8.2f} s wall "
+            f"{cell['cpu_s']:8.2f} s CPU   norm {median_norm(cell):.3g}"
+        )
+    where = f"at {cell['at_bytes'] / 2**30:.1f} GiB after {cell['at_s']:.0f} s"
+    return f"{cell['outcome']} {where} {cell.get('error', '')}".rstrip()
+
+
+if __name__ == "__main__":
+    main()

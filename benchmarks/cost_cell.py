@@ -1,0 +1,171 @@
+"""One cell of `cost.py`, measured in a process of its own.
+
+Writes the cell as JSON: `python benchmarks/cost_cell.py 28px/lazy_maml/10 6 30`, where 6 tasks are
+measured, and no meta-iteration starts after 30 s.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+
+from lazybench import make_env
+from lazybench.errors import Diverged
+from lazybench.harness.facts import peak_memory_bytes, reset_peak_memory
+from lazybench.harness.request import make, resolve_env
+from lazybench.parallel import using_threads
+from lazybench.rng import Rng
+from lazybench.task import TaskShape
+
+SEED = 0
+BETA1 = 0.9
+"""Of the outer Adam: its first moment after one step is (1 - BETA1) times the meta-gradient."""
+
+SETTLED = 100
+"""Inner steps that a cell runs at least: allocations leave gaps between them, so the resident size
+creeps up over the first dozens of steps, whatever k is."""
+
+Cell = dict[str, Any]
+"""`outcome` (`ok`, `oom`, `timeout` or `failed`), the settings, and what was measured."""
+
+
+class Shape(NamedTuple):
+    """A task's shape and its network; `env` is None where pixels are random numbers."""
+
+    way: int
+    shot: int
+    instance: tuple[int, int, int]
+    backbone: str
+    inner_lr: float
+    env: str | None
+
+    @property
+    def title(self) -> str:
+        """What the tables and pictures call it."""
+        channels, height, width = self.instance
+        pixels = "random pixels" if self.env is None else self.env.split("-")[0]
+        return (
+            f"{self.backbone}, {height}x{width}x{channels}, {self.way}-way {self.shot}-shot, "
+            f"{pixels}, inner rate {self.inner_lr:g}"
+        )
+
+
+SHAPES = {
+    "28px": Shape(20, 1, (1, 28, 28), "conv4-64", 0.1, "glyphs-20way-1shot"),
+    "84px": Shape(20, 5, (3, 84, 84), "conv4-32", 0.01, None),
+}
+
+
+def settings(name: str) -> dict[str, Any]:
+    """The agent's settings in a cell."""
+    shape_name, _, k = name.split("/")
+    shape = SHAPES[shape_name]
+    return {
+        "backbone": shape.backbone,
+        "inner_rule": "sgd",
+        "inner_lr": shape.inner_lr,
+        "inner_steps": int(k),
+        "inner_batch": 0,
+        "meta_batch": 1,
+        "train_shots": shape.shot,
+        "train_queries": 1,
+        "outer_rule": "adam",
+        "clip": None,
+        "iterations": 1000,
+        "validate_every": 0,
+    }
+
+
+def measure(name: str, count: int, limit_s: float) -> Cell:
+    """Run a cell: `count` tasks, no meta-iteration after `limit_s` seconds."""
+    shape_name, agent_name, k = name.split("/")
+    shape, least = SHAPES[shape_name], max(count, math.ceil(SETTLED / int(k)))
+    spec, _ = resolve_env(shape.env or f"glyphs-{shape.way}way-{shape.shot}shot")
+    agent = make(agent_name, spec, "small", settings(name)).agent
+    with using_threads(1):
+        task, batches = tasks(shape, count)
+        rng = Rng(SEED)
+        state = agent.init(SimpleNamespace(task=task), rng.at("init"))
+        before = resident_bytes()
+        reset_peak_memory()
+        wall_s, cpu_s, norms = [], [], []
+        begin_s = time.perf_counter()
+        for index in range(least):
+            batch = batches[index % len(batches)]
+            if index and time.perf_counter() - begin_s > limit_s:
+                break
+            start_s, start_cpu_s = time.perf_counter(), time.process_time()
+            norms.append(norm_after(agent, state, batch, rng.at("update", index % len(batches))))
+            wall_s.append(time.perf_counter() - start_s)
+            cpu_s.append(time.process_time() - start_cpu_s)
+        peak = peak_memory_bytes()
+    # The first one sets things up; it counts only where it is the only one.
+    return {
+        "outcome": "ok",
+        "rounds": len(wall_s),
+        "peak_bytes": peak - before,
+        "wall_s": statistics.median(wall_s[1:] or wall_s),
+        "cpu_s": statistics.median(cpu_s[1:] or cpu_s),
+        "gradient_norms": norms[:count],
+        "processor": platform.processor() or platform.machine(),
+    }
+
+
+def tasks(shape: Shape, count: int) -> tuple[Any, list[dict[str, Any]]]:
+    """The shape and `count` training meta-batches of one task each."""
+    if shape.env is not None:
+        env = make_env(
+            shape.env, num_envs=1, split="train", shots=shape.shot, queries=1, backend="torch"
+        )
+        drawn = [env.reset(seed=SEED + index)[0] for index in range(count)]
+        return env.task, drawn
+    task = TaskShape(shape.way, shape.shot, 1, shape.instance, "uint8")
+    generator = torch.Generator().manual_seed(SEED)
+
+    def images(rows: int) -> torch.Tensor:
+        size = (1, rows, *shape.instance)
+        return torch.randint(256, size, generator=generator, dtype=torch.uint8)
+
+    ways = torch.arange(shape.way)
+    labels = {"support_y": ways.repeat_interleave(shape.shot)[None], "query_y": ways[None]}
+    return task, [
+        {"support_x": images(task.support_rows), "query_x": images(task.query_rows), **labels}
+        for _ in range(count)
+    ]
+
+
+def norm_after(agent: Any, state: Any, batch: Mapping[str, Any], rng: Rng) -> float | None:
+    """The Euclidean norm of a meta-iteration's meta-gradient; None where it isn't finite.
+
+    It is read off the outer Adam's first moments; what else the meta-iteration leads to is dropped,
+    so that the next one starts from the same weights.
+    """
+    try:
+        after, _ = agent.update(state, batch, rng)
+    except Diverged:
+        return None
+    moments = [value for name, value in after["outer"].items() if name.startswith("m.")]
+    return math.sqrt(sum(float(value.square().sum()) for value in moments)) / (1 - BETA1)
+
+
+def resident_bytes(process: int | str = "self") -> int:
+    """The resident size of a process; 0 where it is gone."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text("ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(measure(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))) + "\n")
