@@ -117,4 +117,12 @@ CATALOGUE: tuple[AgentSpec, ...] = (
     _embedding("matching_net", "attention over the support set", "Vinyals et al. 2016"),
     _embedding("relation_net", "learned similarity of class and query", "Sung et al. 2018"),
     _embedding("r2d2", "ridge regression, solved in closed form", "Bertinetto et al. 2019"),
+    AgentSpec(
+        "baseline_finetune",
+        ("fewshot",),
+        "lazybench.agents.fewshot.pretrain:PretrainedAgent",
+        tuned=False,
+        about="pre-trains on all train classes, then learns a new last layer on each task",
+        reference="Chen et al. 2019",
+    ),
 )

@@ -71,3 +71,37 @@ def _paper(algorithm: str, data: str, way: int, shot: int) -> dict[str, Any]:
             "ridge_scale": 10.0 if image28 else 1e-4,
         }
     return settings
+
+
+def pretrain_preset(env: EnvSpec, budget: str) -> dict[str, Any]:
+    """Return the settings of `baseline_finetune` on `env` at `budget`, before any override."""
+    way = int(env.kwargs.get("way", 1))
+    if budget != "paper":
+        settings: dict[str, Any] = {
+            "lr": 5e-3,
+            "features": "standardised",
+            "start": "support",
+            "train_shots": 1,
+            "train_queries": 1,
+            "meta_batch": 1 if way >= 20 else 2,
+            "test_lr": 0.1,
+            "test_steps": 20,
+            "test_batch": 0,
+        }
+        return settings | spending(env, budget)
+    # Chen et al., section 4.2 and code: mini-batches of 16, Adam; 400 epochs of miniImageNet's
+    # 38,400 images, 5 of Omniglot's 82,240. `Choice:` the nearest mini-batch that tasks make up.
+    omniglot = env.data.startswith(("omniglot", "glyphs"))
+    rows = max(2, round(16 / way))
+    return {
+        "anneal": "none",
+        "lr": 1e-3,
+        "meta_batch": 1,
+        "train_shots": 1,
+        "train_queries": rows - 1,
+        "iterations": (5 * 82_240 if omniglot else 400 * 38_400) // (way * rows),
+        "validations": 20,
+        "test_lr": 0.01,
+        "test_steps": 100,
+        "test_batch": 4,
+    }

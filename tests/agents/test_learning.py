@@ -38,6 +38,7 @@ LEARNERS = {
     "matching_net": (GLYPHS, {"iterations": 100}),
     "relation_net": (GLYPHS, {"iterations": 200, "loss": "cross_entropy"}),
     "r2d2": (GLYPHS, {"iterations": 100}),
+    "baseline_finetune": (GLYPHS, {"iterations": 350}),
 }
 
 

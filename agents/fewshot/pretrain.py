@@ -1,0 +1,243 @@
+"""Pre-training on all train classes at once, then a new classifier for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from lazybench import learning
+from lazybench.agent import Network, Observation, Plan
+from lazybench.agents.fewshot import classifiers
+from lazybench.agents.fewshot.descent import BatchNorm, PerTask, Row, descend, embed
+from lazybench.agents.fewshot.embedding_presets import pretrain_preset
+from lazybench.agents.fewshot.settings import EpisodicConfig
+from lazybench.agents.fewshot.weights import HEAD, moved, overlay
+from lazybench.errors import UsageError
+from lazybench.nets import Net, backbone
+from lazybench.params import Params, detached
+from lazybench.rng import Rng
+from lazybench.specs import EnvSpec
+from lazybench.task import TaskShape
+
+
+class PretrainConfig(EpisodicConfig):
+    """Settings of pre-training, beside those of every episodic agent.
+
+    Attributes:
+        head: classifier of the train classes, and of a task's: `linear` (Baseline) or `cosine`
+            (Baseline++: cosines to a weight vector a class, without offsets).
+        temperature: what the cosines are divided by.
+        features: what a classifier sees: the network's `plain` features, or `standardised` ones,
+            less their mean and by their deviation, with the statistics that batch norm takes. Plain
+            ones are all positive, on which a linear head over many classes learns slowly.
+        lr: Adam's step size in pre-training.
+        start: a task's new head starts at `random` weights, the same in every trial, or from its
+            `support` set: zero weights if linear, the class means if cosine.
+        test_lr: step size of plain gradient descent on a task's support set.
+        test_steps: steps on it.
+        test_batch: support rows in a step; 0 takes all.
+        adapts: whether a task moves its new `head` alone or the whole network, `all`.
+        batch_norm: statistics at test: `transductive` (of support and queries together) or
+            `inductive` (of the support set). In pre-training: of the mini-batch.
+    """
+
+    head: Literal["linear", "cosine"] = "linear"
+    temperature: float = Field(0.1, gt=0)
+    features: Literal["plain", "standardised"] = "plain"
+    lr: float = Field(1e-3, gt=0)
+    train_shots: int = Field(1, ge=0)
+    start: Literal["random", "support"] = "random"
+    test_lr: float = Field(0.01, gt=0)
+    test_steps: int = Field(100, ge=0)
+    test_batch: int = Field(4, ge=0)
+    adapts: Literal["head", "all"] = "head"
+    batch_norm: BatchNorm = "transductive"
+
+
+class PretrainedAgent:
+    """Trains one classifier of all train classes, keeps its body, and learns a new head a task.
+
+    A mini-batch is the rows of `meta_batch` tasks with the labels of the whole split. `Choice:` a
+    new head descends without the momentum and weight decay of the paper's code.
+
+    Reference: Chen et al. 2019, "A closer look at few-shot classification", section 3.2.
+    """
+
+    families = ("fewshot",)
+    Config = PretrainConfig
+    JUDGED = ("batch_norm",)
+
+    def __init__(self, config: PretrainConfig) -> None:
+        """Set up the classifier and the optimisers."""
+        self.config = config
+        self.outer = learning.outer_adam(config.lr)
+        self.rule = learning.sgd(config.test_lr)
+        self.classifier = (
+            classifiers.linear()
+            if config.head == "linear"
+            else classifiers.by_cosine(config.temperature)
+        )
+
+    @staticmethod
+    def preset(algorithm: str, env: EnvSpec, budget: str) -> Mapping[str, Any]:
+        """Return the settings for an environment and budget."""
+        return pretrain_preset(env, budget)
+
+    def plan(self, task: TaskShape) -> Plan:
+        """Return how many mini-batches to train on: tasks with the labels of the whole split.
+
+        Raises:
+            UsageError: tasks without classes.
+        """
+        _need_classes(task)
+        return self.config.plan(task, self._images(task), labels="class")
+
+    def init(self, env: Any, rng: Rng) -> dict[str, Any]:
+        """Return a fresh body and a head for all train classes.
+
+        Raises:
+            UsageError: tasks without classes, an environment that doesn't tell how many there are
+                in training, or a network that can't take these instances.
+        """
+        _need_classes(env.task)
+        classes = int(getattr(env, "train_classes", 0))
+        if classes < 2:
+            raise UsageError(
+                "pre-training needs an environment that tells how many classes it trains on "
+                f"(train_classes) and takes labels='class', got {classes} classes; choose a "
+                "built-in one (lazybench list envs)"
+            )
+        body, width = self._body(env.task, rng.at("theta"))
+        theta = body | self.classifier.init(width, classes, rng.at("head").torch())
+        outer = self.outer.init(theta)
+        return {"theta": theta, "outer": outer, "step": 0, "task": env.task.fields()}
+
+    def update(
+        self, state: dict[str, Any], batch: Observation, rng: Rng
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Take one Adam step on a mini-batch: all rows of all tasks.
+
+        Raises:
+            Diverged: a parameter isn't finite afterwards.
+        """
+        config, task = self.config, TaskShape(**state["task"])
+        total = config.updates(self._images(task))
+        factor = learning.annealed(config.anneal, state["step"], total)
+        net = backbone(config.backbone, task)
+
+        def loss(theta: Params, row: Row) -> Tensor:
+            x = net.prepare(torch.cat([row["support_x"], row["query_x"]]))
+            y = torch.cat([row["support_y"], row["query_y"]])
+            return F.cross_entropy(self._logits(theta, net.features(theta, x)), y)
+
+        whole = {name: part.flatten(0, 1)[None] for name, part in batch.items()}
+        return descend(state, whole, loss, self.outer, factor)
+
+    def policy(self, state: dict[str, Any]) -> PerTask:
+        """Return the policy that learns a new head, or the whole network, on each support set."""
+        task = TaskShape(**state["task"])
+        net, theta = backbone(self.config.backbone, task), detached(state["theta"])
+        body = {name: value for name, value in theta.items() if not name.startswith(HEAD)}
+        return PerTask(lambda row: self._answer(net, task, body, row))
+
+    def network(self, task: TaskShape) -> Network:
+        """Return the body's name and the number of parameters that answer a task.
+
+        Raises:
+            UsageError: a network that can't take these instances.
+        """
+        body, width = self._body(task, Rng(0))
+        held = body | self.classifier.init(width, task.way, Rng(0).torch())
+        name = backbone(self.config.backbone, task).name
+        return Network(name, sum(value.numel() for value in held.values()))
+
+    def warm(self, state: dict[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the first state with weights from elsewhere in its body.
+
+        Raises:
+            UsageError: weights that don't fit the body.
+        """
+        return {**state, "theta": overlay(state["theta"], weights)}
+
+    def transfer(self, state: dict[str, Any], task: TaskShape) -> dict[str, Any]:
+        """Return a trained state for tasks of another shape; any number of ways will do.
+
+        Raises:
+            UsageError: other instances or targets than it was trained on.
+        """
+        return moved(state, task, ways_free=True)
+
+    def _answer(self, net: Net, task: TaskShape, body: Params, row: Row) -> Tensor:
+        """The labels of one task's queries, under a head learned on its support set."""
+        config, y = self.config, row["support_y"]
+        x, query = net.prepare(row["support_x"]), net.prepare(row["query_x"])
+        with torch.no_grad():
+            support, embedded = self._embedded(net, body, x, query)
+            fresh = self._fresh(task, support, y)
+        whole = config.adapts == "all"
+
+        def loss_on(pick: Tensor) -> learning.LossFn:
+            def loss(params: Params) -> Tensor:
+                if whole:
+                    logits = self._logits(params, net.features(params, x[pick]))
+                else:
+                    logits = self.classifier.logits(params, support[pick])
+                return F.cross_entropy(logits, y[pick])
+
+            return loss
+
+        generator = Rng(0, ("test",)).torch()
+        picks = learning.batches(len(x), config.test_batch, config.test_steps, generator)
+        start = body | fresh if whole else fresh
+        end = learning.student(start, [loss_on(pick) for pick in picks], rule=self.rule).end
+        with torch.no_grad():
+            if whole:
+                _, embedded = self._embedded(net, end, x, query)
+            return self.classifier.logits(end, embedded).argmax(1)
+
+    def _embedded(self, net: Net, theta: Params, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """What a task's classifier sees of its support and query rows."""
+        config = self.config
+        support, embedded = embed(net, theta, x, query, config.batch_norm)
+        if config.features == "plain":
+            return support, embedded
+        inductive = config.batch_norm == "inductive"
+        like = support if inductive else torch.cat([support, embedded])
+        return classifiers.standardised(support, like), classifiers.standardised(embedded, like)
+
+    def _logits(self, theta: Params, features: Tensor) -> Tensor:
+        """Logits of rows that are a batch of their own."""
+        if self.config.features == "standardised":
+            features = classifiers.standardised(features)
+        return self.classifier.logits(theta, features)
+
+    def _fresh(self, task: TaskShape, support: Tensor, y: Tensor) -> Params:
+        """A task's new head before its first step."""
+        if self.config.start == "support":
+            return self.classifier.start(support, F.one_hot(y, task.way).to(support.dtype))
+        generator = Rng(0, ("head",)).torch()
+        fresh = self.classifier.init(support.shape[1], task.way, generator)
+        return {name: value.to(support) for name, value in fresh.items()}
+
+    def _body(self, task: TaskShape, rng: Rng) -> tuple[Params, int]:
+        """A fresh network without its head, and the width of its features."""
+        fresh = backbone(self.config.backbone, task).init(rng.torch())
+        body = {name: value for name, value in fresh.items() if not name.startswith(HEAD)}
+        return body, fresh[f"{HEAD}weight"].shape[1]
+
+    def _images(self, task: TaskShape) -> int:
+        """Image-gradients of one task: each image is passed forward and backward once."""
+        return task.way * (self.config.shots(task) + self.config.train_queries)
+
+
+def _need_classes(task: TaskShape) -> None:
+    if task.target != "class":
+        raise UsageError(
+            "pre-training classifies: it needs tasks with classes, got real-valued targets; choose "
+            "an environment with ways (lazybench list envs)"
+        )
