@@ -11,6 +11,7 @@ import io
 import math
 import os
 import pickle
+import pickletools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -26,13 +27,15 @@ MOST_BYTES = 16 << 30
 _BUFFER = 1 << 20
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|[SU][1-9]\d{0,5}|O8?)")
 _MOST_AXES = 32
+_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 
 
 def load_pickle(source: Path | bytes, where: str = "", *, most_bytes: int = MOST_BYTES) -> Any:
     """Return what a data pickle holds: containers, numbers, text, bytes, numpy arrays and scalars.
 
     Byte strings of Python 2 come back as text, one character a byte; `text_keys` makes the keys of
-    a dict equal in every spelling. Arrays are a subclass of `ndarray`.
+    a dict equal in every spelling. Arrays are a subclass of `ndarray`. Python 2's oldest protocol
+    (0, as text) is read only where its strings are ASCII.
 
     Args:
         source: the file, or its content.
@@ -227,6 +230,14 @@ class _Reader(pickle.Unpickler):
         return found
 
 
+def _scan(file: BinaryIO) -> None:
+    """Refuse a pickle that numbers its objects past their count: a table is made up to there."""
+    for count, (code, number, _) in enumerate(pickletools.genops(file)):
+        if code.name in _PUTS and isinstance(number, int) and number > count:
+            raise _Refused(f"it numbers an object {number} that can be at most the {count}th")
+    file.seek(0)
+
+
 def _load(file: BinaryIO, where: str, size: int, most_bytes: int) -> Any:
     if size > most_bytes:
         raise DataUnavailable(
@@ -234,6 +245,7 @@ def _load(file: BinaryIO, where: str, size: int, most_bytes: int) -> Any:
             "official source"
         )
     try:
+        _scan(file)
         return _Reader(file, encoding="latin1").load()
     except _Refused as error:
         raise DataUnavailable(

@@ -117,6 +117,9 @@ def array_of(shape: tuple[int, ...], dtype: bytes = b"u1", content: bytes = b"U\
         b"\x80\x02cnumpy\nndarray\n\x8a\x08" + struct.pack("<q", 2**40) + b"\x85R.",
         b"\x80\x02c__builtin__\nbytearray\n\x8a\x08" + struct.pack("<q", 2**40) + b"\x85R.",
         b"\x80\x02c__builtin__\nlist\nK\x05\x85R.",
+        # Room for two thousand million objects, of which there is one.
+        b"\x80\x02Nr\xff\xff\xff\x7f.",
+        b"Np2000000000\n.",
         # Setting attributes on a function of the reader itself.
         b"\x80\x02c_codecs\nencode\n}U\x05_make}sb.",
         b"\x80\x02c_codecs\nencode\nN}U\x05_makeK\x01s\x86b.",
