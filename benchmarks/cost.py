@@ -73,7 +73,9 @@ def main() -> None:
         words = [sys.executable, script, name, str(limits.tasks), str(limits.rounds_s)]
         return watched(words, limits)
 
-    for name, cell in fill(store, names, child, again=args.again):
+    for name, cell in fill(
+        store, names, child, stale=lambda cell: args.again or raised(cell, limits)
+    ):
         sys.stdout.write(f"{name:<24} {told(cell)}\n")
         sys.stdout.flush()
     cells = json.loads(store.read_text("utf-8"))["cells"]
@@ -84,21 +86,32 @@ def main() -> None:
 
 
 def fill(
-    store: Path, names: list[str], run: Callable[[str], Cell], *, again: bool = False
+    store: Path,
+    names: list[str],
+    run: Callable[[str], Cell],
+    *,
+    stale: Callable[[Cell], bool] = lambda cell: False,
 ) -> Iterator[tuple[str, Cell]]:
     """Run the cells that `store` doesn't hold; yield each once it is there.
 
-    A cell that failed for a reason other than its limits is run again.
+    A cell that failed for a reason other than its limits is run again, and so is a `stale` one.
     """
     found = json.loads(store.read_text("utf-8")) if store.is_file() else {"cells": {}}
     for name in names:
         known = found["cells"].get(name)
-        if again or known is None or known["outcome"] == "failed":
+        if known is None or known["outcome"] == "failed" or stale(known):
             found["cells"][name] = run(name) | {"settings": settings(name)}
             fresh = store.with_suffix(".tmp")
             fresh.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             fresh.replace(store)
         yield name, found["cells"][name]
+
+
+def raised(cell: Cell, limits: Limits) -> bool:
+    """Whether a cell passed a limit that is higher now."""
+    given = {"oom": limits.memory_bytes, "timeout": limits.time_s}.get(cell["outcome"])
+    had = cell.get("limit_bytes" if cell["outcome"] == "oom" else "limit_s")
+    return given is not None and had is not None and given > had
 
 
 def watched(words: list[str], limits: Limits) -> Cell:

@@ -78,8 +78,18 @@ def test_finished_cells_are_not_repeated(scripts, tmp_path):
     assert ran == ["28px/maml/1", "28px/maml/2", "28px/maml/2"], "a failed cell is run again"
     held = json.loads(store.read_text("utf-8"))["cells"]
     assert held["28px/maml/1"]["settings"]["inner_steps"] == 1
-    list(scripts.cost.fill(store, names[:1], run, again=True))
+    list(scripts.cost.fill(store, names[:1], run, stale=lambda cell: cell["outcome"] == "ok"))
     assert ran[-1] == "28px/maml/1"
+
+
+def test_a_raised_limit_gives_a_cell_another_go(scripts):
+    limits, raised = scripts.cost.Limits(1000, 60.0, 1, 1.0), scripts.cost.raised
+    for outcome in ("oom", "timeout"):
+        cell = {"outcome": outcome, "limit_bytes": 1000, "limit_s": 60.0}
+        assert not raised(cell, limits)
+        assert raised(cell, limits._replace(memory_bytes=1001)) == (outcome == "oom")
+        assert raised(cell, limits._replace(time_s=61.0)) == (outcome == "timeout")
+    assert not raised(done(1), limits)
 
 
 def test_a_cell_is_measured(scripts):
