@@ -18,6 +18,8 @@ More is taken where an agent has it:
     JUDGED = ("batch_norm",)            settings that change how a trained state is judged and
                                         nothing of the training: runs that differ in these alone are
                                         judgements of one fit, validated at their defaults
+    settle(given, find) -> given        (static) settings as typed to settings as they are; `find`
+                                        gives the record of a key, to match another run
     fit(env, budget, rng) -> policy     instead of all of the above, a loop of its own on a training
                                         environment; such a run can't be continued, and its record
                                         says so

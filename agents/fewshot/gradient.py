@@ -6,7 +6,7 @@ lazy kin and the floor `finetune` are settings of one agent; none has code of it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -71,6 +71,29 @@ class GradientAgent:
     def preset(algorithm: str, env: EnvSpec, budget: str) -> Mapping[str, Any]:
         """Return the settings of `algorithm` for an environment and budget."""
         return preset(algorithm, env, budget)
+
+    @staticmethod
+    def settle(given: Mapping[str, Any], find: Callable[[str], Any]) -> Mapping[str, Any]:
+        """Return the settings with `matched_to=KEY` replaced by that record's beta and mean leap.
+
+        Raises:
+            UsageError: no such record, or one without a lazy search.
+        """
+        key = given.get("matched_to")
+        if key is None:
+            return given
+        record = find(str(key))
+        if record is None or "mean_leap" not in record.diagnostics:
+            why = "isn't in the store" if record is None else "has no lazy search"
+            raise UsageError(
+                f"matched_to needs the key of a lazy agent's record, and '{key}' {why}; see: "
+                "lazybench list runs"
+            )
+        matched = {
+            "outer_lr": record.config["outer_lr"],
+            "matched_leap": record.diagnostics["mean_leap"],
+        }
+        return matched | {name: value for name, value in given.items() if name != "matched_to"}
 
     def plan(self, task: TaskShape) -> Plan:
         """Return how many meta-iterations to run, on what tasks.

@@ -20,7 +20,7 @@ from lazybench.harness.request import (
 )
 from lazybench.harness.trained import Weights, read_weights
 from lazybench.harness.watch import SILENT, Watch
-from lazybench.records import NetworkFacts, make_key, slug
+from lazybench.records import NetworkFacts, Store, make_key, slug
 from lazybench.registry import target_sha256
 from lazybench.specs import EnvSpec
 
@@ -95,7 +95,8 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
     spec, note = resolve_env(request.env)
     if note:
         watch.note(note)
-    made = make(request.agent, spec, request.budget, request.overrides)
+    find = Store(request.out).find
+    made = make(request.agent, spec, request.budget, request.overrides, find=find)
     trainer = _trainer(made, request, spec)
     official = official_trials(spec, request.budget)
     limited = request.limit is not None and request.limit < official
@@ -145,7 +146,7 @@ def _trainer(made: Made, request: RunRequest, spec: EnvSpec) -> Made:
     kept = {k: v for k, v in request.overrides.items() if k not in made.judged}
     if len(kept) == len(request.overrides):
         return made
-    return make(request.agent, spec, request.budget, kept)
+    return make(request.agent, spec, request.budget, kept, find=Store(request.out).find)
 
 
 def _weights(made: Made, request: RunRequest) -> Weights | None:

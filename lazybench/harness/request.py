@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,8 +138,23 @@ def check_device(device: str) -> str:
     return device
 
 
-def make(name: str, env: EnvSpec, budget: str, overrides: Mapping[str, Any]) -> Made:
+def make(
+    name: str,
+    env: EnvSpec,
+    budget: str,
+    overrides: Mapping[str, Any],
+    *,
+    find: Callable[[str], Any] = lambda key: None,
+) -> Made:
     """Return an agent of that name, made for an environment and budget.
+
+    Args:
+        name: id, `file.py:Class` or `module:Class`.
+        env: what it is to play.
+        budget: names the preset.
+        overrides: settings that replace the preset's.
+        find: from the first digits of a key to the record, or None; for agents whose `settle`
+            reads a setting off another run.
 
     Raises:
         UnknownName: no such agent.
@@ -154,6 +169,8 @@ def make(name: str, env: EnvSpec, budget: str, overrides: Mapping[str, Any]) -> 
         )
     factory = load(spec.target)
     read = {key: _read(value) for key, value in overrides.items()}
+    if hasattr(factory, "settle"):
+        read = dict(factory.settle(read, find))
     config_type = getattr(factory, "Config", None)
     if config_type is not None:
         preset = getattr(factory, "preset", None)
