@@ -92,8 +92,10 @@ def test_a_raised_limit_gives_a_cell_another_go(scripts):
     assert not raised(done(1), limits)
 
 
-def test_a_cell_is_measured(scripts):
-    cell = scripts.cell.measure("28px/fomaml/1", 2, 0.0)
+def test_a_cell_is_measured_in_a_process_of_its_own(scripts, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
+    words = [sys.executable, str(FOLDER / "cost_cell.py"), "28px/fomaml/1", "2", "0"]
+    cell = scripts.cost.watched(words, scripts.cost.Limits(2**40, 120.0, 2, 0.0))
     assert cell["outcome"] == "ok"
     assert cell["rounds"] == 1, "no meta-iteration starts after the limit, but one always does"
     assert cell["peak_bytes"] > 2**20
