@@ -81,7 +81,13 @@ class Trials:
         k, q = shot if shots is None else shots, QUERIES if queries is None else queries
         self.sampler: Sampler
         if hasattr(opened, "pool"):
-            where, pool = f"{data} {split}", opened.pool(split)
+            drawn: Split = split
+            if opened.pool("val").classes < way <= opened.pool("train").classes:
+                # `Choice:` with more ways than val has classes (miniImageNet: 16), validation tasks
+                # are fresh ones of the train classes; dropping validation would be the other way.
+                drawn = "train" if split == "val" else split
+                self.data["source"] += "; validated on train classes, val has fewer than the ways"
+            where, pool = f"{data} {split}", opened.pool(drawn)
             self.sampler = ClassSampler(pool, way=way, shot=k, query=q, where=where)
             self.sampler.labels = labels
             if noniid and split == "train":
