@@ -15,9 +15,17 @@ from lazybench.learning import Outer
 from lazybench.nets import Net
 from lazybench.parallel import map_tasks
 from lazybench.params import Params, finite, leaves, mean
+from lazybench.task import TaskShape
 
 BatchNorm = Literal["transductive", "inductive"]
 Row = dict[str, Tensor]
+
+
+def task_of(state: dict[str, Any]) -> TaskShape:
+    """Return the shape of a state's tasks; a file may have made lists of its tuples."""
+    read = state["task"].items()
+    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in read}
+    return TaskShape(**fields)
 
 
 def descend(

@@ -17,7 +17,7 @@ from torch import Tensor
 from lazybench import learning
 from lazybench.agent import Network, Observation, Plan
 from lazybench.agents.fewshot import heads
-from lazybench.agents.fewshot.descent import BatchNorm, PerTask, Row, descend, embed
+from lazybench.agents.fewshot.descent import BatchNorm, PerTask, Row, descend, embed, task_of
 from lazybench.agents.fewshot.embedding_presets import embedding_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
 from lazybench.agents.fewshot.weights import HEAD, moved, overlay
@@ -122,7 +122,7 @@ class EmbeddingAgent:
         Raises:
             Diverged: a parameter isn't finite afterwards.
         """
-        config, task = self.config, TaskShape(**state["task"])
+        config, task = self.config, task_of(state)
         total = config.updates(self._images(task))
         factor = learning.annealed(config.anneal, state["step"], total)
         net = backbone(config.backbone, task)
@@ -139,7 +139,7 @@ class EmbeddingAgent:
 
     def policy(self, state: dict[str, Any]) -> PerTask:
         """Return the policy that embeds a task and answers by its head."""
-        config, task = self.config, TaskShape(**state["task"])
+        config, task = self.config, task_of(state)
         net, theta = backbone(config.backbone, task), detached(state["theta"])
 
         def answer(row: Row) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lazybench import learning
 from lazybench.agent import Network, Observation, Plan
 from lazybench.agents.fewshot import classifiers
-from lazybench.agents.fewshot.descent import BatchNorm, PerTask, Row, descend, embed
+from lazybench.agents.fewshot.descent import BatchNorm, PerTask, Row, descend, embed, task_of
 from lazybench.agents.fewshot.embedding_presets import pretrain_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
 from lazybench.agents.fewshot.weights import HEAD, moved, overlay
@@ -125,7 +125,7 @@ class PretrainedAgent:
         Raises:
             Diverged: a parameter isn't finite afterwards.
         """
-        config, task = self.config, TaskShape(**state["task"])
+        config, task = self.config, task_of(state)
         total = config.updates(self._images(task))
         factor = learning.annealed(config.anneal, state["step"], total)
         net = backbone(config.backbone, task)
@@ -140,7 +140,7 @@ class PretrainedAgent:
 
     def policy(self, state: dict[str, Any]) -> PerTask:
         """Return the policy that learns a new head, or the whole network, on each support set."""
-        task = TaskShape(**state["task"])
+        task = task_of(state)
         net, theta = backbone(self.config.backbone, task), detached(state["theta"])
         body = {name: value for name, value in theta.items() if not name.startswith(HEAD)}
         return PerTask(lambda row: self._answer(net, task, body, row))

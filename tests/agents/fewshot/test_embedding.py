@@ -171,6 +171,17 @@ def test_mse_is_taken_of_the_sigmoid_against_the_one_hot_labels(
     assert logs["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_state_read_back_with_lists_goes_on(tasks: Any, draw: Any, start: Any) -> None:
+    agent = protonet(backbone="conv4-32")
+    state, batch = start(agent, tasks.blobs), draw(tasks.blobs, 2)
+    fields = {n: list(v) if isinstance(v, tuple) else v for n, v in state["task"].items()}
+    read = {**state, "task": fields}
+    expected, _ = agent.update(state, batch, Rng(0))
+    got, _ = agent.update(read, batch, Rng(0))
+    torch.testing.assert_close(got["theta"], expected["theta"], rtol=0, atol=0)
+    assert torch.equal(agent.policy(read)(batch)[0], agent.policy(state)(batch)[0])
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_a_trained_state_answers_any_number_of_ways(
     head: str, tasks: Any, draw: Any, start: Any
