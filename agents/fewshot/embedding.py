@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from lazybench import learning
@@ -66,6 +66,15 @@ class EmbeddingConfig(EpisodicConfig):
         if not hidden or min(hidden) < 1:
             raise ValueError(f"needs the width of at least one hidden layer, got {hidden}")
         return hidden
+
+    @model_validator(mode="after")
+    def _check_metric(self) -> EmbeddingConfig:
+        if self.metric != "auto" and self.head in ("relation", "ridge"):
+            raise ValueError(
+                f"metric is for head=prototypes or matching; a head of {self.head} has none, got "
+                f"{self.metric}"
+            )
+        return self
 
 
 class EmbeddingAgent:

@@ -23,7 +23,7 @@ _HEADS: Mapping[str, Mapping[str, Any]] = {
 _SMALL: Mapping[str, Mapping[str, Any]] = {
     "protonet": {"lr": 5e-3},
     "matching_net": {"lr": 5e-3, "temperature": 0.1},
-    "relation_net": {"lr": 5e-3},
+    "relation_net": {"lr": 3e-3},
     "r2d2": {"lr": 5e-3, "ridge_scale": 10.0},
 }
 

@@ -251,5 +251,7 @@ def test_paper_has_the_papers_own_settings() -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="at least one hidden layer"):
         EmbeddingConfig(relation_hidden=())
+    with pytest.raises(ValueError, match="a head of ridge has none, got cosine"):
+        EmbeddingConfig(head="ridge", metric="cosine")
     with pytest.raises(ValueError, match="temperature"):
         EmbeddingConfig(temperature=0)
