@@ -95,7 +95,7 @@ def _built_in(name: str, task: TaskShape, second_order: bool) -> Net:
     if name == "resnet12":
         return ResNet12(task)
     if name in BACKBONES:
-        return Conv4(task, filters=int(name.rpartition("-")[2]))
+        return Conv4(task, filters=int(name.rpartition("-")[2]), second_order=second_order)
     raise UsageError(
         f"backbone must be auto, one of {', '.join(BACKBONES)}, mlp-<width>-<width>... or "
         f"module:factory, got '{name}'.{nearest(name, BACKBONES)}"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lazybench.errors import UsageError
 from lazybench.fused import conv_norm_pool
+from lazybench.fused_patches import images, patch_norm_pool, patches
 from lazybench.nets.net import (
     NORM_EPS,
     Moments,
@@ -20,8 +21,11 @@ from lazybench.nets.net import (
     scaled,
 )
 from lazybench.params import Params
-from lazybench.precision import at_precision, precision
+from lazybench.precision import at_precision, exempt, precision
 from lazybench.task import TaskShape
+
+_LARGE_PX = 32
+"""Width of images from which a module written out is faster at first order, too."""
 
 
 class Conv4:
@@ -36,18 +40,21 @@ class Conv4:
     the ReLU: both are monotone, so the order doesn't matter to the result, and a quarter of the
     entries is left to clamp.
 
-    On a CPU each module runs as `lazybench.fused` has it, with gradients of first and second order
-    in a few passes; with given statistics, on other devices and in bfloat16 the layers do.
+    On a CPU, modules run written out (`lazybench.fused`) where that is faster: all of them where
+    gradients are differentiated again, else the large ones. One-channel images of even size are
+    prepared as patches `[n, 4, h/2, w/2, 10]` (`lazybench.fused_patches`) for first-order gradients.
 
     Reference: Finn et al. 2017, section 5.2; the lazy paper, A.2.
     """
 
-    def __init__(self, task: TaskShape, *, filters: int = 64) -> None:
+    def __init__(self, task: TaskShape, *, filters: int = 64, second_order: bool = False) -> None:
         """Fix the architecture for tasks of one shape.
 
         Args:
             task: shape of the tasks.
             filters: filters of each convolution.
+            second_order: gradients will be differentiated again. The result is the same without;
+                only the time differs.
 
         Raises:
             UsageError: instances that aren't images of at least 16x16.
@@ -62,6 +69,8 @@ class Conv4:
         self.channels, height, width = task.instance
         self.width = filters * (height // 16) * (width // 16)
         self.outputs = task.outputs
+        self._twice = second_order
+        self._cuts = not second_order and self.channels == 1 and height % 2 == 0 and width % 2 == 0
 
     def init(self, generator: torch.Generator) -> Params:
         """Return Glorot-uniform weights, unit norm scales and zero offsets."""
@@ -76,8 +85,11 @@ class Conv4:
         return params | head(self.width, self.outputs, generator)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Return float32 images in [0, 1], channels last."""
-        return channels_last(scaled(x))
+        """Return float32 images in [0, 1], channels last, or their patches."""
+        x = scaled(x)
+        if self._cuts and x.device.type == "cpu" and not x.requires_grad:
+            return patches(x)
+        return channels_last(x)
 
     @at_precision
     def __call__(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
@@ -87,12 +99,16 @@ class Conv4:
     @at_precision
     def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return features `[n, filters * positions]`."""
-        x = channels_last(x)
+        first = 1
+        if x.dim() == 5 and stats is None:
+            with exempt(x.device):
+                x = patch_norm_pool(x, *_module(params, 1), NORM_EPS)
+            first = 2
+        x = _as_images(x)
         written_out = stats is None and x.device.type == "cpu" and precision() != "bf16"
-        for layer in range(1, 5):
-            if written_out:
-                weight = params[f"conv{layer}.weight"]
-                x = conv_norm_pool(x, weight, *_affine(params, layer), NORM_EPS)
+        for layer in range(first, 5):
+            if written_out and (self._twice or x.shape[-1] >= _LARGE_PX):
+                x = conv_norm_pool(x, *_module(params, layer), NORM_EPS)
             else:
                 given = stats[layer - 1] if stats is not None else None
                 x = _norm_pool(params, layer, _convolve(params, layer, x), given)
@@ -101,7 +117,7 @@ class Conv4:
     @at_precision
     def statistics(self, params: Params, x: Tensor) -> Stats:
         """Return mean and (biased) variance of each batch norm on `x`."""
-        x = channels_last(x)
+        x = _as_images(x)
         found: list[Moments] = []
         for layer in range(1, 5):
             x = _convolve(params, layer, x)
@@ -115,9 +131,17 @@ def _convolve(params: Params, layer: int, x: Tensor) -> Tensor:
 
 
 def _norm_pool(params: Params, layer: int, x: Tensor, given: Moments | None) -> Tensor:
-    x = batch_norm(x, *_affine(params, layer), given, NORM_EPS)
-    return F.relu_(F.max_pool2d(x, 2))
+    _, scale, offset = _module(params, layer)
+    return F.relu_(F.max_pool2d(batch_norm(x, scale, offset, given, NORM_EPS), 2))
 
 
-def _affine(params: Params, layer: int) -> tuple[Tensor, Tensor]:
-    return params[f"norm{layer}.weight"], params[f"norm{layer}.bias"]
+def _module(params: Params, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        params[f"conv{layer}.weight"],
+        params[f"norm{layer}.weight"],
+        params[f"norm{layer}.bias"],
+    )
+
+
+def _as_images(x: Tensor) -> Tensor:
+    return channels_last(images(x) if x.dim() == 5 else x)
