@@ -41,8 +41,8 @@ class Conv4:
     entries is left to clamp.
 
     On a CPU, modules run written out (`lazybench.fused`) where that is faster: all of them where
-    gradients are differentiated again, else the large ones. One-channel images of even size are
-    prepared as patches `[n, 4, h/2, w/2, 10]` (`lazybench.fused_patches`) for first-order gradients.
+    gradients are differentiated again, else the large ones. For first-order gradients, one-channel
+    images of even size are prepared as patches `[n, 4, h/2, w/2, 10]` (`lazybench.fused_patches`).
 
     Reference: Finn et al. 2017, section 5.2; the lazy paper, A.2.
     """
