@@ -32,6 +32,11 @@ class TaskShape:
     target_shape: tuple[int, ...] = ()
     classes: int = 0
 
+    def __post_init__(self) -> None:
+        """Make tuples of what a file may have made lists of."""
+        for name in ("instance", "target_shape"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
     def fields(self) -> dict[str, Any]:
         """Return the shape as a dict that an agent's state can hold; `TaskShape(**it)` is equal."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from lazybench import learning
 from lazybench.agent import Observation
 from lazybench.agents.fewshot.adapt import select_row
+from lazybench.agents.fewshot.settings import EpisodicConfig
+from lazybench.agents.fewshot.weights import HEAD, moved, overlay
 from lazybench.errors import Diverged
 from lazybench.learning import Outer
 from lazybench.nets import Net
 from lazybench.parallel import map_tasks
 from lazybench.params import Params, finite, leaves, mean
+from lazybench.rng import Rng
 from lazybench.task import TaskShape
 
 BatchNorm = Literal["transductive", "inductive"]
 Row = dict[str, Tensor]
-
-
-def task_of(state: dict[str, Any]) -> TaskShape:
-    """Return the shape of a state's tasks; a file may have made lists of its tuples."""
-    read = state["task"].items()
-    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in read}
-    return TaskShape(**fields)
 
 
 def descend(
@@ -89,6 +86,63 @@ def embed(
         return net.features(theta, support, stats), net.features(theta, query, stats)
     both = net.features(theta, torch.cat([support, query]))
     return both[: len(support)], both[len(support) :]
+
+
+class Descending:
+    """What agents share that take one step on the losses of whole tasks in a meta-iteration.
+
+    Attributes:
+        config: their settings.
+        outer: the rule of that step.
+    """
+
+    families = ("fewshot",)
+    JUDGED = ("batch_norm",)
+    config: EpisodicConfig
+    outer: Outer
+
+    def warm(self, state: dict[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the first state with weights from elsewhere in its body.
+
+        Raises:
+            UsageError: weights that don't fit the body.
+        """
+        return {**state, "theta": overlay(state["theta"], weights)}
+
+    def transfer(self, state: dict[str, Any], task: TaskShape) -> dict[str, Any]:
+        """Return a trained state for tasks of another shape; any number of ways will do.
+
+        Raises:
+            UsageError: other instances or targets than it was trained on.
+        """
+        return moved(state, task, ways_free=True)
+
+    def images(self, task: TaskShape) -> int:
+        """Return the image-gradients of one task: each image passes forward and backward once."""
+        return task.way * (self.config.shots(task) + self.config.train_queries)
+
+    def start(self, theta: Params, task: TaskShape) -> dict[str, Any]:
+        """Return the state before any update."""
+        return {"theta": theta, "outer": self.outer.init(theta), "step": 0, "task": task.fields()}
+
+    def descend(
+        self, state: dict[str, Any], batch: Observation, loss: Callable[[Params, Row], Tensor]
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Return the state after one annealed step on the mean of the tasks' losses, and the logs.
+
+        Raises:
+            Diverged: a parameter isn't finite afterwards.
+        """
+        total = self.config.updates(self.images(TaskShape(**state["task"])))
+        factor = learning.annealed(self.config.anneal, state["step"], total)
+        return descend(state, batch, loss, self.outer, factor)
+
+
+def bare(net: Net, rng: Rng) -> tuple[Params, int]:
+    """Return fresh weights of a network without its head, and the width of its features."""
+    fresh = net.init(rng.torch())
+    body = {name: value for name, value in fresh.items() if not name.startswith(HEAD)}
+    return body, fresh[f"{HEAD}weight"].shape[1]
 
 
 class PerTask:

@@ -17,10 +17,9 @@ from torch import Tensor
 from lazybench import learning
 from lazybench.agent import Network, Observation, Plan
 from lazybench.agents.fewshot import heads
-from lazybench.agents.fewshot.descent import BatchNorm, PerTask, Row, descend, embed, task_of
+from lazybench.agents.fewshot.descent import BatchNorm, Descending, PerTask, Row, bare, embed
 from lazybench.agents.fewshot.embedding_presets import embedding_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
-from lazybench.agents.fewshot.weights import HEAD, moved, overlay
 from lazybench.errors import UsageError
 from lazybench.nets import backbone
 from lazybench.objective import objective
@@ -77,16 +76,15 @@ class EmbeddingConfig(EpisodicConfig):
         return self
 
 
-class EmbeddingAgent:
+class EmbeddingAgent(Descending):
     """Embeds instances so that a head which learns in closed form answers the queries.
 
     Reference: the heads' own papers. `Choice:` training tasks have the test's way, not a higher
     one.
     """
 
-    families = ("fewshot",)
     Config = EmbeddingConfig
-    JUDGED = ("batch_norm",)
+    config: EmbeddingConfig
 
     def __init__(self, config: EmbeddingConfig) -> None:
         """Compose the parts that the settings name."""
@@ -106,7 +104,7 @@ class EmbeddingAgent:
             UsageError: targets that the head can't serve.
         """
         self._check(task)
-        return self.config.plan(task, self._images(task))
+        return self.config.plan(task, self.images(task))
 
     def init(self, env: Any, rng: Rng) -> dict[str, Any]:
         """Return a fresh embedding and head.
@@ -116,12 +114,8 @@ class EmbeddingAgent:
                 instances.
         """
         self._check(env.task)
-        theta = backbone(self.config.backbone, env.task).init(rng.at("theta").torch())
-        width = theta[f"{HEAD}weight"].shape[1]
-        theta = {name: value for name, value in theta.items() if not name.startswith(HEAD)}
-        theta |= self.head.init(width, rng.at("head").torch())
-        outer = self.outer.init(theta)
-        return {"theta": theta, "outer": outer, "step": 0, "task": env.task.fields()}
+        body, width = bare(backbone(self.config.backbone, env.task), rng.at("theta"))
+        return self.start(body | self.head.init(width, rng.at("head").torch()), env.task)
 
     def update(
         self, state: dict[str, Any], batch: Observation, rng: Rng
@@ -131,9 +125,7 @@ class EmbeddingAgent:
         Raises:
             Diverged: a parameter isn't finite afterwards.
         """
-        config, task = self.config, task_of(state)
-        total = config.updates(self._images(task))
-        factor = learning.annealed(config.anneal, state["step"], total)
+        config, task = self.config, TaskShape(**state["task"])
         net = backbone(config.backbone, task)
 
         def loss(theta: Params, row: Row) -> Tensor:
@@ -144,11 +136,11 @@ class EmbeddingAgent:
                 return F.mse_loss(outputs.sigmoid(), _rows(task, row["query_y"], outputs))
             return objective(task).loss(outputs, row["query_y"])
 
-        return descend(state, batch, loss, self.outer, factor)
+        return self.descend(state, batch, loss)
 
     def policy(self, state: dict[str, Any]) -> PerTask:
         """Return the policy that embeds a task and answers by its head."""
-        config, task = self.config, task_of(state)
+        config, task = self.config, TaskShape(**state["task"])
         net, theta = backbone(config.backbone, task), detached(state["theta"])
 
         def answer(row: Row) -> Tensor:
@@ -167,30 +159,9 @@ class EmbeddingAgent:
             UsageError: a network that can't take these instances.
         """
         net = backbone(self.config.backbone, task)
-        fresh = net.init(Rng(0).torch())
-        body = {name: value for name, value in fresh.items() if not name.startswith(HEAD)}
-        held = body | self.head.init(fresh[f"{HEAD}weight"].shape[1], Rng(0).torch())
+        body, width = bare(net, Rng(0))
+        held = body | self.head.init(width, Rng(0).torch())
         return Network(net.name, sum(value.numel() for value in held.values()))
-
-    def warm(self, state: dict[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return the first state with weights from elsewhere in its embedding.
-
-        Raises:
-            UsageError: weights that don't fit the embedding.
-        """
-        return {**state, "theta": overlay(state["theta"], weights)}
-
-    def transfer(self, state: dict[str, Any], task: TaskShape) -> dict[str, Any]:
-        """Return a trained state for tasks of another shape; any number of ways will do.
-
-        Raises:
-            UsageError: other instances or targets than it was trained on.
-        """
-        return moved(state, task, ways_free=True)
-
-    def _images(self, task: TaskShape) -> int:
-        """Image-gradients of one task: each image is passed forward and backward once."""
-        return task.way * (self.config.shots(task) + self.config.train_queries)
 
     def _outputs(
         self, theta: Params, task: TaskShape, support: Tensor, targets: Tensor, query: Tensor

@@ -13,10 +13,10 @@ from torch import Tensor
 from lazybench import learning
 from lazybench.agent import Network, Observation, Plan
 from lazybench.agents.fewshot import classifiers
-from lazybench.agents.fewshot.descent import BatchNorm, PerTask, Row, descend, embed, task_of
+from lazybench.agents.fewshot.descent import BatchNorm, Descending, PerTask, Row, bare, embed
 from lazybench.agents.fewshot.embedding_presets import pretrain_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
-from lazybench.agents.fewshot.weights import HEAD, moved, overlay
+from lazybench.agents.fewshot.weights import HEAD
 from lazybench.errors import UsageError
 from lazybench.nets import Net, backbone
 from lazybench.params import Params, detached
@@ -59,7 +59,7 @@ class PretrainConfig(EpisodicConfig):
     batch_norm: BatchNorm = "transductive"
 
 
-class PretrainedAgent:
+class PretrainedAgent(Descending):
     """Trains one classifier of all train classes, keeps its body, and learns a new head a task.
 
     A mini-batch is the rows of `meta_batch` tasks with the labels of the whole split. `Choice:` a
@@ -68,9 +68,8 @@ class PretrainedAgent:
     Reference: Chen et al. 2019, "A closer look at few-shot classification", section 3.2.
     """
 
-    families = ("fewshot",)
     Config = PretrainConfig
-    JUDGED = ("batch_norm",)
+    config: PretrainConfig
 
     def __init__(self, config: PretrainConfig) -> None:
         """Set up the classifier and the optimisers."""
@@ -95,7 +94,7 @@ class PretrainedAgent:
             UsageError: tasks without classes.
         """
         _need_classes(task)
-        return self.config.plan(task, self._images(task), labels="class")
+        return self.config.plan(task, self.images(task), labels="class")
 
     def init(self, env: Any, rng: Rng) -> dict[str, Any]:
         """Return a fresh body and a head for all train classes.
@@ -112,10 +111,9 @@ class PretrainedAgent:
                 f"(train_classes) and takes labels='class', got {classes} classes; choose a "
                 "built-in one (lazybench list envs)"
             )
-        body, width = self._body(env.task, rng.at("theta"))
-        theta = body | self.classifier.init(width, classes, rng.at("head").torch())
-        outer = self.outer.init(theta)
-        return {"theta": theta, "outer": outer, "step": 0, "task": env.task.fields()}
+        body, width = bare(backbone(self.config.backbone, env.task), rng.at("theta"))
+        head = self.classifier.init(width, classes, rng.at("head").torch())
+        return self.start(body | head, env.task)
 
     def update(
         self, state: dict[str, Any], batch: Observation, rng: Rng
@@ -125,10 +123,7 @@ class PretrainedAgent:
         Raises:
             Diverged: a parameter isn't finite afterwards.
         """
-        config, task = self.config, task_of(state)
-        total = config.updates(self._images(task))
-        factor = learning.annealed(config.anneal, state["step"], total)
-        net = backbone(config.backbone, task)
+        net = backbone(self.config.backbone, TaskShape(**state["task"]))
 
         def loss(theta: Params, row: Row) -> Tensor:
             x = net.prepare(torch.cat([row["support_x"], row["query_x"]]))
@@ -136,11 +131,11 @@ class PretrainedAgent:
             return F.cross_entropy(self._logits(theta, net.features(theta, x)), y)
 
         whole = {name: part.flatten(0, 1)[None] for name, part in batch.items()}
-        return descend(state, whole, loss, self.outer, factor)
+        return self.descend(state, whole, loss)
 
     def policy(self, state: dict[str, Any]) -> PerTask:
         """Return the policy that learns a new head, or the whole network, on each support set."""
-        task = task_of(state)
+        task = TaskShape(**state["task"])
         net, theta = backbone(self.config.backbone, task), detached(state["theta"])
         body = {name: value for name, value in theta.items() if not name.startswith(HEAD)}
         return PerTask(lambda row: self._answer(net, task, body, row))
@@ -151,26 +146,10 @@ class PretrainedAgent:
         Raises:
             UsageError: a network that can't take these instances.
         """
-        body, width = self._body(task, Rng(0))
+        net = backbone(self.config.backbone, task)
+        body, width = bare(net, Rng(0))
         held = body | self.classifier.init(width, task.way, Rng(0).torch())
-        name = backbone(self.config.backbone, task).name
-        return Network(name, sum(value.numel() for value in held.values()))
-
-    def warm(self, state: dict[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return the first state with weights from elsewhere in its body.
-
-        Raises:
-            UsageError: weights that don't fit the body.
-        """
-        return {**state, "theta": overlay(state["theta"], weights)}
-
-    def transfer(self, state: dict[str, Any], task: TaskShape) -> dict[str, Any]:
-        """Return a trained state for tasks of another shape; any number of ways will do.
-
-        Raises:
-            UsageError: other instances or targets than it was trained on.
-        """
-        return moved(state, task, ways_free=True)
+        return Network(net.name, sum(value.numel() for value in held.values()))
 
     def _answer(self, net: Net, task: TaskShape, body: Params, row: Row) -> Tensor:
         """The labels of one task's queries, under a head learned on its support set."""
@@ -223,16 +202,6 @@ class PretrainedAgent:
         generator = Rng(0, ("head",)).torch()
         fresh = self.classifier.init(support.shape[1], task.way, generator)
         return {name: value.to(support) for name, value in fresh.items()}
-
-    def _body(self, task: TaskShape, rng: Rng) -> tuple[Params, int]:
-        """A fresh network without its head, and the width of its features."""
-        fresh = backbone(self.config.backbone, task).init(rng.torch())
-        body = {name: value for name, value in fresh.items() if not name.startswith(HEAD)}
-        return body, fresh[f"{HEAD}weight"].shape[1]
-
-    def _images(self, task: TaskShape) -> int:
-        """Image-gradients of one task: each image is passed forward and backward once."""
-        return task.way * (self.config.shots(task) + self.config.train_queries)
 
 
 def _need_classes(task: TaskShape) -> None:

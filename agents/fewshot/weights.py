@@ -56,7 +56,7 @@ def moved(state: dict[str, Any], task: TaskShape, *, ways_free: bool) -> dict[st
     same = ("instance", "dtype", "target", "target_shape")
     for name in same if ways_free else (*same, "way"):
         had, has = getattr(trained, name), getattr(task, name)
-        if tuple(had) != tuple(has) if isinstance(had, tuple | list) else had != has:
+        if had != has:
             why = "its head has one output a class" if name == "way" else "its network takes those"
             raise UsageError(
                 f"this agent was trained on tasks with {name} {had} and {why}; these have {has}"
