@@ -27,7 +27,9 @@ FLOORS = {
 NET = {GLYPHS: {"backbone": "conv4-32"}, WAVES: {}}
 
 STEPS = {"outer_lr": 0.01, "inner_lr": 0.02, "inner_steps": 2, "test_steps": 5}
-SHORT = {"inner_steps": 3, "train_queries": 3}
+MANY = {"train_queries": 10}
+# A leap of the grid's own .05 to .25 asks for far more meta-iterations than a test has.
+LAZY = {**STEPS, **MANY, "inner_steps": 3, "test_steps": 2, "meta_batch": 4}
 
 # Settings that replace the smoke preset's: seconds of training on two cores.
 LEARNERS = {
@@ -38,14 +40,14 @@ LEARNERS = {
     "meta_curvature": (WAVES, {"iterations": 200, **STEPS}),
     "imaml": (
         WAVES,
-        {"iterations": 250, **STEPS, "inner_lr": 0.03, "inner_steps": 3, "cg_steps": 2},
+        {"iterations": 250, **STEPS, "inner_steps": 3, "cg_steps": 2, "outer_lr": 0.02, **MANY},
     ),
     "minibatch_prox": (WAVES, {"iterations": 80}),
     "taml": (WAVES, {"iterations": 200, **STEPS}),
     "mr_maml": (GLYPHS, {"iterations": 70, "outer_lr": 0.005, "inner_lr": 0.4}),
-    "lazy_maml": (GLYPHS, {"iterations": 120, **SHORT, "gammas": (0.5, 0.75)}),
-    "lazy_anil": (GLYPHS, {"iterations": 250, "inner_lr": 1.0, "gammas": (0.75, 0.95)}),
-    "lazy_meta_sgd": (GLYPHS, {"iterations": 120, **SHORT, "gammas": (0.75, 0.95)}),
+    "lazy_maml": (WAVES, {"iterations": 400, **LAZY, "gammas": (0.1, 0.5)}),
+    "lazy_anil": (WAVES, {"iterations": 400, **LAZY, "gammas": (0.1, 0.5)}),
+    "lazy_meta_sgd": (WAVES, {"iterations": 400, **LAZY, "gammas": (0.1, 0.2), "outer_lr": 0.003}),
     "reptile": (GLYPHS, {"iterations": 30}),
     "reptile_matched": (GLYPHS, {"iterations": 30}),
     "lazy_reptile": (GLYPHS, {"iterations": 30}),
