@@ -86,7 +86,7 @@ class GradientConfig(EpisodicConfig):
     ] = "none"
     fairness_weight: float = Field(0.1, ge=0)
     regulariser: Literal["none", "kl"] = "none"
-    beta: float = Field(1e-6, ge=0)
+    beta: float = Field(1e-4, ge=0)
     std: float = Field(1e-2, gt=0)
     inner_rule: Literal["sgd", "adam"] = "sgd"
     inner_lr: float = Field(0.01, gt=0)

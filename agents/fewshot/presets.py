@@ -44,7 +44,7 @@ _ON_THE_HEAD: Mapping[str, Any] = {
     "inner": "unrolled",
     "meta_gradient": "maml",
     **_ADAM,
-    "inner_lr": 0.1,
+    "inner_lr": 0.4,
     "inner_steps": 5,
     "train_queries": 5,
 }
@@ -78,7 +78,7 @@ ALGORITHMS: Mapping[str, Mapping[str, Any]] = {
         "train_queries": 5,
     },
     "lazy_maml": _LAZY_MAML,
-    "lazy_anil": {**_LAZY_MAML, "adapts": "head", "train_queries": 5},
+    "lazy_anil": {**_LAZY_MAML, "adapts": "head", "inner_lr": 1.0, "train_queries": 5},
     "lazy_meta_sgd": {**_LAZY_MAML, "rates": "elementwise"},
     "reptile": _REPTILE,
     # Lazy Reptile's beta, times the mean leap of its search.
