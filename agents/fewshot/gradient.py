@@ -169,7 +169,7 @@ class GradientAgent:
 
         Reference: Algorithm 1, lines 3-13.
         """
-        config, task = self.config, _task(state)
+        config, task = self.config, TaskShape(**state["task"])
         theta, meta = state["theta"], state["meta"]
         step = MetaStep(config, task, theta, meta)
         tasks = len(batch["support_x"])
@@ -213,7 +213,7 @@ class GradientAgent:
         """Return the policy that fine-tunes theta on each support set."""
         theta, meta = detached(state["theta"]), detached(state["meta"])
         rule = inner_rule(self.config, meta, self._moving(theta))
-        return Adapter(_task(state), theta, dict(state["inner"]), rule, self.config)
+        return Adapter(TaskShape(**state["task"]), theta, dict(state["inner"]), rule, self.config)
 
     def diagnostics(self, state: State) -> dict[str, Any]:
         """Return how often each gamma was chosen and the share at the grid's edge."""
@@ -269,10 +269,3 @@ class GradientAgent:
             "inner_steps": float(config.inner_steps * tasks),
             "image_gradients": float(images * tasks),
         }
-
-
-def _task(state: State) -> TaskShape:
-    """The shape of the state's tasks; a file may have made lists of its tuples."""
-    read = state["task"].items()
-    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in read}
-    return TaskShape(**fields)

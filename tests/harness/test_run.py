@@ -244,7 +244,7 @@ def test_settings_of_builtin_agents_are_checked(tmp_path):
     bad({"inner_steps": "many"}, r"bad value for inner_steps: .*integer.*, got 'many'")
     bad({"inner_lr": "0"}, "bad value for inner_lr: .*greater than 0")
     bad({"hull": 9}, "hull must be at most inner_steps")
-    bad({"backbone": "conv5"}, "backbone must be auto or one of")
+    bad({"backbone": "conv5"}, "backbone must be auto, one of")
     bad({"train_queries": 0}, "bad value for train_queries")
     assert not list(tmp_path.iterdir())
 
