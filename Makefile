@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find envs agents lazybench -type f -not -name '*.pyc')
 
-.PHONY: help demo install develop test lint types bench cost clean
+.PHONY: help demo install develop test lint types bench peers cost clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -59,9 +59,12 @@ types: $(VENV)/.developed  ## mypy --strict over the package
 	$(BIN)/mypy --strict -p lazybench
 
 bench: $(VENV)/.developed  ## measure what the docs quote
-	set -e; for script in $(filter-out benchmarks/cost%,$(wildcard benchmarks/*.py)); do \
+	set -e; for script in $(filter-out benchmarks/cost% benchmarks/peer%,$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python $$script; \
 	done
+
+peers: $(VENV)/.developed  ## meta-iterations beside higher and TorchOpt (half an hour)
+	$(BIN)/python benchmarks/peers.py
 
 cost: $(VENV)/.developed  ## memory, time and meta-gradient against inner steps (an hour)
 	$(BIN)/python benchmarks/cost.py

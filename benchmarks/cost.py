@@ -27,7 +27,7 @@ from typing import NamedTuple
 from cost_cell import SHAPES, Cell, resident_bytes, settings
 from cost_page import draw, median_norm, page
 
-AGENTS = ("maml", "fomaml", "imaml", "lazy_maml", "lazy_reptile")
+AGENTS = ("maml", "maml_replayed", "fomaml", "imaml", "lazy_maml", "lazy_reptile")
 STEPS = (1, 2, 5, 10, 20, 50)
 QUICK_STEPS = (1, 2, 5)
 

@@ -66,11 +66,18 @@ SHAPES = {
 }
 
 
+VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "maml_replayed": ("maml", {"inner": "replayed"})
+}
+"""Rows that are settings of an agent, and not an agent of their own name."""
+
+
 def settings(name: str) -> dict[str, Any]:
     """The agent's settings in a cell."""
-    shape_name, _, k = name.split("/")
+    shape_name, row, k = name.split("/")
     shape = SHAPES[shape_name]
     return {
+        **VARIANTS.get(row, ("", {}))[1],
         "backbone": shape.backbone,
         "inner_rule": "sgd",
         "inner_lr": shape.inner_lr,
@@ -88,7 +95,8 @@ def settings(name: str) -> dict[str, Any]:
 
 def measure(name: str, count: int, limit_s: float) -> Cell:
     """Run a cell: `count` tasks, no meta-iteration after `limit_s` seconds."""
-    shape_name, agent_name, k = name.split("/")
+    shape_name, row, k = name.split("/")
+    agent_name = VARIANTS.get(row, (row, {}))[0]
     shape, least = SHAPES[shape_name], max(count, math.ceil(SETTLED / int(k)))
     spec, _ = resolve_env(shape.env or f"glyphs-{shape.way}way-{shape.shot}shot")
     agent = make(agent_name, spec, "small", settings(name)).agent

@@ -16,6 +16,7 @@ FLAT = 1.1
 
 STYLES = {
     "maml": ("#d55e00", "o", "-"),
+    "maml_replayed": ("#e69f00", "P", "-."),
     "imaml": ("#009e73", "^", "-"),
     "fomaml": ("#000000", "s", "-"),
     "lazy_maml": ("#0072b2", "D", "--"),
@@ -41,7 +42,8 @@ INTRODUCTION = """\
 
 `python benchmarks/cost.py` writes this page, the picture and `cost.json`; cells that it finished
 once are not measured again. It redraws Figure 3 (left) of the lazy paper with what that figure
-leaves out: first-order MAML, iMAML, time, and the meta-gradient's norm.
+leaves out: first-order MAML, iMAML, MAML's exact gradient without a graph of the inner loop
+(`maml_replayed`: `--set inner=replayed`), time, and the meta-gradient's norm.
 
 One meta-iteration of one task (T = 1) from fresh weights, one thread, CPU, float32. All agents
 take the same k steps of plain gradient descent on the whole support set at the same rate; one

@@ -134,7 +134,16 @@ def main() -> None:
         for inputs, weight, grad in parts:
             F.conv2d(inputs, weight, padding=1)
             torch.ops.aten.convolution_backward(
-                grad, inputs, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1,
+                grad,
+                inputs,
+                weight,
+                None,
+                [1, 1],
+                [1, 1],
+                [1, 1],
+                False,
+                [0, 0],
+                1,
                 [True, True, False],
             )
 

@@ -3,8 +3,8 @@
     python tools/tune_small.py --env glyphs-20way-5shot --share 0.25 \
         "reptile inner_lr=0.003 outer_lr=1.0" "reptile inner_lr=0.001 outer_lr=1.0"
 
-Each argument is an agent and its settings. All spend the same share of the budget's image-gradients.
-Nothing of the test split is ever opened. Prints one Markdown row each.
+Each argument is an agent and its settings. All spend the same share of the budget's
+image-gradients. Nothing of the test split is ever opened. Prints one Markdown row each.
 """
 
 from __future__ import annotations

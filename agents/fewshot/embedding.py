@@ -7,6 +7,7 @@ its own but its head (`heads`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -104,7 +105,9 @@ class EmbeddingAgent(Descending):
             UsageError: targets that the head can't serve.
         """
         self._check(task)
-        return self.config.plan(task, self.images(task))
+        plan = self.config.plan(task, self.images(task))
+        # Prototypes of the features themselves (backbone=linear) have nothing to learn.
+        return plan if self.network(task).parameters else replace(plan, updates=0)
 
     def init(self, env: Any, rng: Rng) -> dict[str, Any]:
         """Return a fresh embedding and head.

@@ -29,7 +29,7 @@ from lazybench.agents.fewshot.presets import preset
 from lazybench.agents.fewshot.weights import HEAD, moved, overlay
 from lazybench.errors import Diverged, UsageError
 from lazybench.learning import InnerRule, Outer
-from lazybench.nets import backbone
+from lazybench.nets import backbone, count_parameters
 from lazybench.parallel import map_tasks
 from lazybench.params import Params, combine, detached, finite, leaves, mean, scale
 from lazybench.rng import Rng
@@ -114,8 +114,7 @@ class GradientAgent:
     def network(self, task: TaskShape) -> Network:
         """Return the backbone's name and its number of parameters, learned rates not counted."""
         net = backbone(self.config.backbone, task)
-        theta = net.init(torch.Generator())
-        return Network(net.name, sum(value.numel() for value in theta.values()))
+        return Network(net.name, count_parameters(net))
 
     def init(self, env: Any, rng: Rng) -> State:
         """Return a fresh meta-model.

@@ -15,7 +15,9 @@ class GradientConfig(EpisodicConfig):
     """Settings of a gradient-based meta-learner, beside those of `EpisodicConfig`.
 
     Attributes:
-        inner: `student` (no graph) or `unrolled` (the whole inner loop on the graph).
+        inner: `student` (no graph), `unrolled` (the whole inner loop on the graph), or `replayed`
+            (MAML's gradient as unrolled has it, from Hessian-vector products at each step: memory
+            is flat but for a parameter set a step, and each step passes forward and back twice).
         teacher: `greedy` (phi_k) or `lazy` (the best leap on the task's validation rows).
         meta_gradient: how a task moves theta; `none` for a floor that learns nothing before the
             test.
@@ -66,7 +68,7 @@ class GradientConfig(EpisodicConfig):
         test_leap: take the lazy leap at test on a held-out part of the support.
     """
 
-    inner: Literal["student", "unrolled"] = "student"
+    inner: Literal["student", "unrolled", "replayed"] = "student"
     teacher: Literal["greedy", "lazy"] = "greedy"
     meta_gradient: Literal["maml", "fomaml", "reptile", "implicit", "none"] = "reptile"
     adapts: Literal["all", "head"] = "all"
@@ -144,6 +146,19 @@ class GradientConfig(EpisodicConfig):
                 "meta_gradient=maml needs inner=unrolled or teacher=lazy",
                 self.meta_gradient == "maml"
                 and (self.inner, self.teacher) == ("student", "greedy"),
+            ),
+            (
+                "inner=replayed is MAML's plain inner loop: it needs inner_rule=sgd, hull=1, "
+                "teacher=greedy, meta_gradient=maml, adapts=all, adapt_norm=true, rates=fixed, "
+                "prox=0, fairness=none and regulariser=none",
+                self.inner == "replayed"
+                and not (
+                    (self.inner_rule, self.hull, self.teacher) == ("sgd", 1, "greedy")
+                    and (self.meta_gradient, self.rates) == ("maml", "fixed")
+                    and (self.fairness, self.regulariser) == ("none", "none")
+                    and whole
+                    and not self.prox
+                ),
             ),
             (
                 "learned rates need inner_rule=sgd and meta_gradient=maml, or fomaml with "

@@ -94,7 +94,7 @@ class MetaStep:
     @property
     def _twice(self) -> bool:
         # Where the head alone adapts, nothing is differentiated twice below it.
-        return self._config.inner == "unrolled" and self._config.adapts == "all"
+        return self._config.inner != "student" and self._config.adapts == "all"
 
     def __call__(self, inner: dict[str, Tensor], row: Observation, rng: Rng) -> TaskResult:
         """Return what the task `row` gives; `inner` is the inner rule's carried state."""
@@ -110,7 +110,8 @@ class MetaStep:
         picks = learning.batches(len(x), config.inner_batch, config.inner_steps, rng.torch())
         with torch.set_grad_enabled(on_graph):
             inputs = support.inputs(x)
-        trail = self._trail(support, support.steps(inputs, y, picks), point, inner)
+        losses = support.steps(inputs, y, picks)
+        trail = self._trail(support, losses, point, inner)
         with torch.set_grad_enabled(config.meta_gradient != "reptile"):
             query_inputs = query.inputs(query_x)
         leap = self._teacher(
@@ -129,7 +130,10 @@ class MetaStep:
             before = learning.entropy(query.outputs(query.moving, query_inputs))
             return loss + config.fairness_weight * (learning.entropy(outputs) - before)
 
-        gradient = self._gradient(point, leap, valid, row)
+        if config.inner == "replayed":
+            gradient = learning.replayed_gradient(point, trail, losses, valid, lr=config.inner_lr)
+        else:
+            gradient = self._gradient(point, leap, valid, row)
         return TaskResult(gradient, trail, leap, self._before(point, weights, x, y))
 
     def _episode(self, weights: Params) -> Episode:
@@ -173,7 +177,7 @@ class MetaStep:
             support.moving,
             losses,
             rule=inner_rule(config, self._meta, support.moving),
-            keep=config.hull,
+            keep=len(losses) + 1 if config.inner == "replayed" else config.hull,
             state=inner or None,
             drift=learned,
         )

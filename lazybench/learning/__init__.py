@@ -28,6 +28,7 @@ from lazybench.learning.meta import (
     reptile_gradient,
 )
 from lazybench.learning.precondition import Preconditioner, curvature, elementwise
+from lazybench.learning.replay import replayed_gradient
 from lazybench.learning.teacher import GAMMAS, Leap, Teacher, greedy, lazy, on_rates, simplex_grid
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "outer_sgd",
     "preconditioned",
     "proximal",
+    "replayed_gradient",
     "reptile_gradient",
     "sample",
     "sgd",

@@ -7,34 +7,40 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lazybench.learning.inner import LossFn, sgd, student
+from lazybench.learning.inner import LossFn, Trail
 from lazybench.learning.meta import MetaGradient
 from lazybench.params import Params, leaves
 
 
 def replayed_gradient(
-    theta: Params, losses: Sequence[LossFn], valid: LossFn, *, lr: float
+    theta: Params, trail: Trail, losses: Sequence[LossFn], valid: LossFn, *, lr: float
 ) -> MetaGradient:
     """Return d valid(phi_k(theta)) / d theta, the gradient that an unrolled inner loop has.
 
-    The inner loop runs without a graph and leaves phi_0 to phi_k; then, from the last step to the
-    first, v <- v - lr * H_j v, with H_j the Hessian of the step's loss at phi_j and v at first the
-    validation loss's gradient. One step's graph is alive at a time, so that memory grows by one
-    parameter set a step instead of one graph, for a second forward and backward pass of each step.
+    From the last step to the first, v <- v - lr * H_j v, with H_j the Hessian of the step's loss at
+    phi_j and v at first the validation loss's gradient. One step's graph is alive at a time, so
+    that memory grows by one parameter set a step instead of one graph, for a second forward and
+    backward pass of each step.
 
     Args:
-        theta: the meta-model.
-        losses: one scalar loss for each step; they depend on theta through their argument alone.
+        theta: the meta-model, whose names the gradient has.
+        trail: of a student that took plain gradient steps without a graph and kept all of phi_0 to
+            phi_k.
+        losses: the loss of each step; they depend on theta through their argument alone.
         valid: the validation loss, likewise.
-        lr: step size of plain gradient descent.
+        lr: the student's step size.
 
     Raises:
-        ValueError: `lr` isn't positive.
+        ValueError: the trail has other steps than there are losses, or not all of its checkpoints.
 
     Reference: eq. (3) by the chain rule from its end; Finn et al. 2017.
     """
     steps = len(losses)
-    trail = student(theta, losses, rule=sgd(lr), keep=steps + 1)
+    if len(trail.last) != steps + 1:
+        raise ValueError(
+            f"a replay of {steps} steps needs phi_0 to phi_{steps}, got {len(trail.last)} "
+            f"checkpoints; call student(keep={steps + 1})"
+        )
     end = leaves(trail.end)
     loss = valid(end)
     along = _gradients(loss, end)

@@ -45,7 +45,8 @@ _WIDTHS = re.compile(r"mlp(-[1-9][0-9]*)+")
 def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
     """Return the network of that name for tasks of one shape; the same one for the same arguments.
 
-    `auto` is conv4-64 for one-channel images (Omniglot, glyphs), conv4-32 for colour, else mlp.
+    `auto` is conv4-64 for one-channel images (Omniglot, glyphs), conv4-32 for colour, mlp-256 for
+    vectors with classes (features of another network), mlp for regression.
     `mlp` has hidden layers of 40 and 40, `mlp-256-128` of 256 and 128, `linear` none.
     `module:factory` and `file.py:factory` name a function from a `TaskShape` to a `torch.nn.Module`
     that gives features `[n, d]` (see `ModuleNet`), or to a `Net`.
@@ -87,7 +88,8 @@ _from_factory = lru_cache(maxsize=16)(from_factory)
 def _built_in(name: str, task: TaskShape, second_order: bool) -> Net:
     if name == "auto":
         image = len(task.instance) == 3
-        name = ("conv4-64" if task.instance[0] == 1 else "conv4-32") if image else "mlp"
+        vectors = "mlp-256" if task.target == "class" and task.instance != (1,) else "mlp"
+        name = ("conv4-64" if task.instance[0] == 1 else "conv4-32") if image else vectors
     if name == "mlp":
         return MLP(task)
     if name == "linear" or _WIDTHS.fullmatch(name):

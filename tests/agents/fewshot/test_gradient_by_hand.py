@@ -21,9 +21,9 @@ def mlp(params: Params, x: Tensor) -> Tensor:
     return x @ params["head.weight"].T + params["head.bias"]
 
 
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(("order", "more"), [(1, {}), (2, {}), (2, {"inner": "replayed"})])
 def test_maml_and_fomaml_by_hand(
-    order: int, graph: Any, tasks: Any, draw: Any, make_agent: Any, start: Any
+    order: int, more: dict[str, Any], graph: Any, tasks: Any, draw: Any, make_agent: Any, start: Any
 ) -> None:
     agent = make_agent(
         "maml" if order == 2 else "fomaml",
@@ -32,6 +32,7 @@ def test_maml_and_fomaml_by_hand(
         outer_rule="sgd",
         outer_lr=0.5,
         anneal="none",
+        **more,
     )
     state, batch = start(agent, tasks.sine, double=True), graph.doubled(draw(tasks.sine, 3))
     got, logs = agent.update(state, batch, Rng(0))

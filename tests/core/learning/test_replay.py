@@ -7,10 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from lazybench import learning
-from lazybench.learning.replay import replayed_gradient
 from lazybench.nets import Conv4
 from lazybench.params import Params
 from lazybench.task import TaskShape
+
+
+def replayed(
+    theta: Params, losses: list[learning.LossFn], valid: learning.LossFn, lr: float
+) -> learning.MetaGradient:
+    rule = learning.sgd(lr)
+    trail = learning.student(theta, losses, rule=rule, keep=len(losses) + 1)
+    return learning.replayed_gradient(theta, trail, losses, valid, lr=lr)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
@@ -29,7 +36,7 @@ def test_it_is_the_unrolled_gradient(steps: int) -> None:
     trail = learning.unrolled(anchor, losses, lr=0.3)
     leap = learning.greedy()(anchor, trail, lambda params: ())
     expected = learning.maml_gradient(anchor, leap, valid)
-    got = replayed_gradient(theta, losses, valid, lr=0.3)
+    got = replayed(theta, losses, valid, 0.3)
     assert got.loss == pytest.approx(expected.loss, abs=1e-12)
     for name, grad in expected.params.items():
         torch.testing.assert_close(got.params[name], grad, rtol=1e-9, atol=1e-11)
@@ -44,7 +51,15 @@ def test_parameters_without_curvature_pass_through() -> None:
         lambda params: params["used"].sum(),
         lambda params: params["used"].square().sum(),
     ]
-    got = replayed_gradient(theta, steps, lambda p: p["used"].sum() * p["idle"].sum(), lr=0.1)
+    got = replayed(theta, steps, lambda p: p["used"].sum() * p["idle"].sum(), 0.1)
     # phi_2 = (theta - 0.1) * 0.8: the derivative by `used` is 0.8 * idle.
     assert got.params["used"].tolist() == pytest.approx([2.4, 2.4])
     assert got.params["idle"].tolist() == pytest.approx([0.8 * 2.8])
+
+
+def test_a_trail_with_too_few_checkpoints_is_refused() -> None:
+    theta = {"w": torch.ones(1)}
+    losses: list[learning.LossFn] = [lambda params: params["w"].sum()] * 2
+    trail = learning.student(theta, losses, rule=learning.sgd(0.1))
+    with pytest.raises(ValueError, match="needs phi_0 to phi_2, got 1 checkpoints"):
+        learning.replayed_gradient(theta, trail, losses, losses[0], lr=0.1)
