@@ -75,7 +75,9 @@ class _Size(NamedTuple):
 
 
 _SMALL = {5: _Size(200_000, 3), 20: _Size(180_000, 2)}
+_SMALL_84_PX = _Size(100_000, 2)
 _SMOKE = _Size(3_000, 1)
+_OF_84_PX = ("miniimagenet", "tieredimagenet")
 
 
 def spending(env: EnvSpec, budget: str) -> dict[str, int]:
@@ -86,5 +88,6 @@ def spending(env: EnvSpec, budget: str) -> dict[str, int]:
     if budget == "paper":
         return {}
     way = int(env.kwargs.get("way", 1))
-    size = _SMOKE if budget == "smoke" else _SMALL[5 if way < 20 else 20]
+    size = _SMALL_84_PX if env.data in _OF_84_PX else _SMALL[5 if way < 20 else 20]
+    size = _SMOKE if budget == "smoke" else size
     return {"image_gradients": size.image_gradients, "validations": size.validations}
