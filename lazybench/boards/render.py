@@ -90,6 +90,7 @@ _COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("weights", lambda row, unit: row.weights or ""),
     ("train wall s", lambda row, unit: _seconds(row.train_wall_s)),
     ("eval wall s", lambda row, unit: _seconds(row.eval_wall_s)),
+    ("train CPU s", lambda row, unit: _seconds(row.train_cpu_s)),
     ("peak MB", lambda row, unit: _count(row.peak_memory_mb)),
     ("inner steps", lambda row, unit: _count(row.inner_steps)),
     ("outer steps", lambda row, unit: _count(row.outer_steps)),
@@ -228,17 +229,8 @@ def to_json(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
 _CSV_BOARD = ("env", "version", "data", "fingerprint", "prep", "budget", "protocol", "metric")
 _CSV_ROW = (
     *("rank", "agent", "score", "lo", "hi", "unit", "diff", "diff_lo", "diff_hi", "diff_p"),
-    *(
-        "seeds",
-        "trials",
-        "batch_norm",
-        "backbone",
-        "parameters",
-        "weights",
-        "train_wall_s",
-        "eval_wall_s",
-        "peak_memory_mb",
-    ),
+    *("seeds", "trials", "batch_norm", "backbone", "parameters", "weights"),
+    *("train_wall_s", "eval_wall_s", "train_cpu_s", "peak_memory_mb"),
     *("inner_steps", "outer_steps", "image_gradients", "queries", "tuned", "versions", "marks"),
     *("reason", "source"),
 )

@@ -36,6 +36,8 @@ class Row:
         rank_group: names the rows that it is ranked among: those of equal backbone and weights.
         train_wall_s: seconds, mean over seeds, as are all costs but the memory.
         eval_wall_s: seconds.
+        train_cpu_s: processor seconds over all threads, which other work on the machine changes
+            far less.
         peak_memory_mb: the largest over seeds, in 10^6 bytes.
         inner_steps: steps of inner loops, training and evaluation.
         outer_steps: meta-iterations.
@@ -64,6 +66,7 @@ class Row:
     rank_group: str
     train_wall_s: float | None
     eval_wall_s: float | None
+    train_cpu_s: float | None
     peak_memory_mb: float | None
     inner_steps: float | None
     outer_steps: float | None
@@ -170,7 +173,14 @@ def _facts(records: Sequence[Record]) -> dict[str, Any]:
     costs = [record.cost for record in records]
     network = records[0].network
     peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
-    names = ("train_wall_s", "eval_wall_s", "inner_steps", "outer_steps", "image_gradients")
+    names = (
+        "train_wall_s",
+        "eval_wall_s",
+        "train_cpu_s",
+        "inner_steps",
+        "outer_steps",
+        "image_gradients",
+    )
     return {name: _mean(costs, name) for name in (*names, "queries")} | {
         "batch_norm": batch_norm(records[0]),
         "backbone": None if network is None else network.name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from lazybench.errors import ContractError, UsageError
 from lazybench.harness import facts, report
-from lazybench.harness.judge import BLOCK, env_facts, judge, open_env
+from lazybench.harness.judge import BLOCK, Clock, env_facts, judge, open_env
 from lazybench.harness.outputs import writable
 from lazybench.harness.request import official_trials, resolve_env
 from lazybench.harness.watch import SILENT, Watch
@@ -72,7 +71,7 @@ def evaluate(  # noqa: PLR0913 - a public door
         watch.note(note)
     official = official_trials(spec, budget)
     trials = official if limit is None else min(limit, official)
-    started, before = facts.now(), time.perf_counter()
+    started, clock = facts.now(), Clock()
     judged = open_env(spec, BLOCK, "test")
     watch.stage("test", trials)
     scores: list[float] = []
@@ -83,7 +82,7 @@ def evaluate(  # noqa: PLR0913 - a public door
             answers.append(block.answers)
             watch.advance(len(block.scores), {spec.metric: float(np.mean(scores))})
     watch.finished()
-    wall_s = time.perf_counter() - before
+    wall_s, cpu_s = clock.seconds()
     record = Record.keyed(
         status="ok",
         **env_facts(spec, judged, trials),
@@ -99,6 +98,7 @@ def evaluate(  # noqa: PLR0913 - a public door
         cost={
             "eval_wall_s": wall_s,
             "wall_s": wall_s,
+            "cpu_s": cpu_s,
             "peak_memory_bytes": facts.peak_memory_bytes(),
         },
         code=facts.code(),

@@ -19,7 +19,7 @@ import numpy as np
 from lazybench.agent import COUNTED, Plan
 from lazybench.errors import ContractError, Diverged, StoreError
 from lazybench.harness import checkpoint, facts
-from lazybench.harness.judge import BLOCK, judge, open_env
+from lazybench.harness.judge import BLOCK, Clock, judge, open_env
 from lazybench.harness.signals import Interrupted, Signals
 from lazybench.harness.watch import Watch
 from lazybench.rng import Rng
@@ -43,6 +43,8 @@ class Progress:
         totals: sums of the counted logs.
         train_wall_s: seconds of updates so far, over all sittings.
         val_wall_s: seconds of validation so far, over all sittings.
+        train_cpu_s: processor seconds of updates so far, over all threads and sittings.
+        val_cpu_s: processor seconds of validation so far, likewise.
         peak_memory_bytes: largest resident size so far, over all sittings.
         last_loss: last finite loss.
     """
@@ -56,6 +58,8 @@ class Progress:
     totals: dict[str, float] = field(default_factory=dict)
     train_wall_s: float = 0.0
     val_wall_s: float = 0.0
+    train_cpu_s: float = 0.0
+    val_cpu_s: float = 0.0
     peak_memory_bytes: int = 0
     last_loss: float | None = None
 
@@ -137,9 +141,10 @@ def fit_whole(training: Training) -> tuple[Progress, Any]:
     """
     env = open_env(training.spec, 1, "train", training.device)
     env.reset(seed=training.seed)
-    before = time.perf_counter()
+    clock = Clock()
     policy = training.agent.fit(env, training.budget, Rng(training.seed).at("fit"))
-    return Progress(train_wall_s=time.perf_counter() - before), policy
+    wall_s, cpu_s = clock.seconds()
+    return Progress(train_wall_s=wall_s, train_cpu_s=cpu_s), policy
 
 
 def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
@@ -162,7 +167,7 @@ def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
 
 
 def _update(training: Training, progress: Progress, train: Any, rng: Rng) -> None:
-    before = time.perf_counter()
+    clock = Clock()
     step, rows = progress.step, train.num_envs
     batch, _ = train.reset(options={"trials": np.arange(step * rows, (step + 1) * rows)})
     state, logs = training.agent.update(progress.state, batch, rng.at("update", step))
@@ -178,12 +183,14 @@ def _update(training: Training, progress: Progress, train: Any, rng: Rng) -> Non
             if not (math.isfinite(amount) and amount >= 0):
                 raise ContractError(f"the log '{name}' counts, so it is at least 0, got {amount}")
             progress.totals[name] = progress.totals.get(name, 0.0) + amount
-    progress.train_wall_s += time.perf_counter() - before
+    wall_s, cpu_s = clock.seconds()
+    progress.train_wall_s += wall_s
+    progress.train_cpu_s += cpu_s
 
 
 def _validate(training: Training, progress: Progress, judged: Any, plan: Plan) -> None:
     """Judge the current state on the validation trials and keep it if it is the best so far."""
-    before = time.perf_counter()
+    clock = Clock()
     spec = training.spec
     trials = spec.val_trials[training.budget]
     policy = training.agent.policy(progress.state)
@@ -200,7 +207,9 @@ def _validate(training: Training, progress: Progress, judged: Any, plan: Plan) -
             progress.step,
             score,
         )
-    progress.val_wall_s += time.perf_counter() - before
+    wall_s, cpu_s = clock.seconds()
+    progress.val_wall_s += wall_s
+    progress.val_cpu_s += cpu_s
 
 
 def _save(training: Training, progress: Progress) -> None:

@@ -18,6 +18,18 @@ BLOCK = 8
 """Trials that are opened together."""
 
 
+class Clock:
+    """Tells the wall and processor seconds since it was made."""
+
+    def __init__(self) -> None:
+        """Start."""
+        self._start_s = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> tuple[float, float]:
+        """Return wall seconds and processor seconds over all threads."""
+        return time.perf_counter() - self._start_s[0], time.process_time() - self._start_s[1]
+
+
 class Judged(NamedTuple):
     """One block of judged trials.
 
@@ -26,12 +38,14 @@ class Judged(NamedTuple):
         scores: the environment's metric of each trial, float64 `[R]`.
         answers: the actions, `[R, …]`.
         wall_s: seconds that answering and judging took.
+        cpu_s: processor seconds of that.
     """
 
     first: int
     scores: NDArray[np.float64]
     answers: NDArray[Any]
     wall_s: float
+    cpu_s: float
 
 
 def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settings: Any) -> Any:
@@ -62,7 +76,7 @@ def judge(env: Any, policy: Any, metric: str, trials: int, *, start: int = 0) ->
     """
     rows = env.num_envs
     for first in range(start, trials, rows):
-        before = time.perf_counter()
+        clock = Clock()
         observation, _ = env.reset(options={"trials": np.arange(first, first + rows)})
         scores = np.zeros(rows)
         done = np.zeros(rows, dtype=np.bool_)
@@ -79,7 +93,7 @@ def judge(env: Any, policy: Any, metric: str, trials: int, *, start: int = 0) ->
         count = min(rows, trials - first)
         if answers is None:
             raise ContractError("an environment must take at least one action in each trial")
-        yield Judged(first, scores[:count], answers[:count], time.perf_counter() - before)
+        yield Judged(first, scores[:count], answers[:count], *clock.seconds())
 
 
 def _answer(policy: Any, observation: Any, memory: Any, rows: int) -> tuple[Any, Any]:

@@ -30,11 +30,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Scored:
-    """The judged trials: score of each, answers block by block, seconds."""
+    """The judged trials: score of each, answers block by block, wall and processor seconds."""
 
     scores: Scores
     answers: list[NDArray[Any]]
     eval_wall_s: float
+    eval_cpu_s: float
 
 
 def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outcome) -> Record:
@@ -74,6 +75,10 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
             "wall_s": progress.train_wall_s
             + progress.val_wall_s
             + (scored.eval_wall_s if scored is not None else 0.0),
+            "train_cpu_s": progress.train_cpu_s,
+            "cpu_s": progress.train_cpu_s
+            + progress.val_cpu_s
+            + (scored.eval_cpu_s if scored is not None else 0.0),
             "peak_memory_bytes": max(progress.peak_memory_bytes, facts.peak_memory_bytes()),
             "outer_steps": progress.step,
             **cost,

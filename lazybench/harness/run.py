@@ -137,6 +137,7 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
             "scores": [float(score) for score in block.scores],
             "answers": Packed.of(block.answers).model_dump(mode="json"),
             "wall_s": block.wall_s,
+            "cpu_s": block.cpu_s,
         }
         append_line(path, line)
         blocks.append(line)
@@ -148,7 +149,8 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
             )
     scores = np.array([score for line in blocks for score in line["scores"]])
     answers = [Packed(**line["answers"]).unpack() for line in blocks]
-    return Scored(scores, answers, sum(line["wall_s"] for line in blocks))
+    wall_s, cpu_s = (sum(line[name] for line in blocks) for name in ("wall_s", "cpu_s"))
+    return Scored(scores, answers, wall_s, cpu_s)
 
 
 def _last(cell: Cell) -> Progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from lazybench.errors import UsageError
 from lazybench.harness import facts, report
 from lazybench.harness.checkpoint import digest, to_device
-from lazybench.harness.judge import BLOCK, env_facts, judge, open_env
+from lazybench.harness.judge import BLOCK, Clock, env_facts, judge, open_env
 from lazybench.harness.outputs import writable
 from lazybench.harness.request import Made, check_device, make, official_trials, resolve_env
 from lazybench.harness.trained import TrainedRun, find_run
@@ -107,7 +106,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
     if publishes and request.out is not None:
         writable(request.out)
     facts.reset_peak_memory()
-    started, before = facts.now(), time.perf_counter()
+    started, clock = facts.now(), Clock()
     env = open_env(spec, BLOCK, request.split, device)
     # On train, trials of stream 0 are those that the first seed learned from.
     env.reset(seed=_FRESH_STREAM if request.split == "train" else 0)
@@ -121,7 +120,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
             answers.append(block.answers)
             watch.advance(len(block.scores), {spec.metric: float(np.mean(scores))})
     watch.finished()
-    wall_s = time.perf_counter() - before
+    wall_s, cpu_s = clock.seconds()
     found = report.metric(spec, np.array(scores))
     origin = f"{home.id} {run.key[:12]} {request.step} (step {step})"
     if request.split != "test":
@@ -152,6 +151,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
         cost={
             "eval_wall_s": wall_s,
             "wall_s": wall_s,
+            "cpu_s": cpu_s,
             "peak_memory_bytes": facts.peak_memory_bytes(),
         },
         code=facts.code(),

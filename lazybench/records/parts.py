@@ -80,11 +80,17 @@ class Metric(Facts):
 
 
 class Cost(Facts):
-    """What the run cost; None where it wasn't measured."""
+    """What the run cost; None where it wasn't measured.
+
+    Walls depend on what else the machine did; `train_cpu_s` and `cpu_s` (training, validation and
+    test) are processor seconds over all threads, which depend on that far less.
+    """
 
     train_wall_s: Seconds = None
     eval_wall_s: Seconds = None
     wall_s: Seconds = None
+    train_cpu_s: Seconds = None
+    cpu_s: Seconds = None
     peak_memory_bytes: Count = None
     inner_steps: Count = None
     outer_steps: Count = None

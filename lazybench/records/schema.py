@@ -163,7 +163,7 @@ def _timeless(value: Any) -> Any:
         return {
             name: _timeless(item)
             for name, item in value.items()
-            if not name.endswith(("wall_s", "memory_bytes"))
+            if not name.endswith(("wall_s", "cpu_s", "memory_bytes"))
         }
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 
