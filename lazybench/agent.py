@@ -37,7 +37,7 @@ State = Any
 Observation = Mapping[str, Any]
 Logs = Mapping[str, float]
 
-COUNTED = ("inner_steps", "image_gradients", "queries")
+COUNTED = ("inner_steps", "image_gradients", "queries", "gradient_equivalents")
 """Logs that are summed over updates and become cost columns; `loss` is shown as progress."""
 
 

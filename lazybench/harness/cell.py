@@ -101,6 +101,8 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
     official = official_trials(spec, request.budget)
     limited = request.limit is not None and request.limit < official
     trials = request.limit if limited and request.limit is not None else official
+    if limited and spec.vector_target is None:
+        raise UsageError(f"{spec.id} is judged in one pass over its test set; leave --limit out")
     judged = open_env(spec, 1, "test")
     if hasattr(made.agent, "plan"):
         # Opened here so that shots that the data can't serve are told before anything is written.

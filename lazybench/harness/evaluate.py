@@ -76,10 +76,12 @@ def evaluate(  # noqa: PLR0913 - a public door
     watch.stage("test", trials)
     scores: list[float] = []
     answers: list[Any] = []
+    told: dict[str, Any] = {}
     with using_threads(threads):
         for block in judge(judged, _two_arguments(policy), spec.metric, trials):
             scores.extend(block.scores.tolist())
             answers.append(block.answers)
+            told = dict(block.metrics)
             watch.advance(len(block.scores), {spec.metric: float(np.mean(scores))})
     watch.finished()
     wall_s, cpu_s = clock.seconds()
@@ -93,7 +95,7 @@ def evaluate(  # noqa: PLR0913 - a public door
         limited=trials < official,
         untuned=True,
         seed=seed,
-        metrics={spec.metric: report.metric(spec, np.array(scores))},
+        metrics={spec.metric: report.metric(spec, np.array(scores), told)},
         trials=report.trials(np.array(scores), answers),
         cost={
             "eval_wall_s": wall_s,

@@ -194,8 +194,10 @@ def _validate(training: Training, progress: Progress, judged: Any, plan: Plan) -
     spec = training.spec
     trials = spec.val_trials[training.budget]
     policy = training.agent.policy(progress.state)
-    scores = np.concatenate([block.scores for block in judge(judged, policy, spec.metric, trials)])
-    value = float(scores.mean())
+    blocks = list(judge(judged, policy, spec.metric, trials, seed=training.seed))
+    value = blocks[0].score(spec.metric)
+    if len(blocks) > 1:
+        value = float(np.concatenate([block.scores for block in blocks]).mean())
     point = {"step": float(progress.step), "val": value}
     if progress.last_loss is not None:
         point["loss"] = progress.last_loss

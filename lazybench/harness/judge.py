@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lazybench.errors import ContractError
+from lazybench.records.atomic import plain
 from lazybench.registry import load
 from lazybench.specs import EnvSpec
 
@@ -39,6 +42,8 @@ class Judged(NamedTuple):
         answers: the actions, `[R, …]`.
         wall_s: seconds that answering and judging took.
         cpu_s: processor seconds of that.
+        metrics: what a pass over a whole test set tells beside the trials, JSON values by name; the
+            headline metric is among them. Empty for independent trials.
     """
 
     first: int
@@ -46,34 +51,45 @@ class Judged(NamedTuple):
     answers: NDArray[Any]
     wall_s: float
     cpu_s: float
+    metrics: Mapping[str, Any] = MappingProxyType({})
+
+    def score(self, metric: str) -> float:
+        """Return the headline metric: what the environment says, else the mean over trials."""
+        return float(self.metrics.get(metric, self.scores.mean()))
 
 
 def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settings: Any) -> Any:
-    """Return a native vector environment of `rows` rows with torch observations.
+    """Return an environment with torch observations: a native vector one of `rows` rows.
+
+    A family without a vector form, whose test is one pass over a whole test set, gives the single
+    environment.
 
     Raises:
         UsageError: settings that aren't allowed.
         DataUnavailable: its data isn't installed or is damaged.
     """
+    arguments = {**spec.kwargs, "split": split, "backend": "torch", "device": device, **settings}
     if spec.vector_target is None:
-        raise ContractError(
-            f"environment {spec.id} has no vector form; give its spec a vector_target"
-        )
-    make = load(spec.vector_target)
-    return make(
-        rows, **{**spec.kwargs, "split": split, "backend": "torch", "device": device, **settings}
-    )
+        return load(spec.target)(**arguments)
+    return load(spec.vector_target)(rows, **arguments)
 
 
-def judge(env: Any, policy: Any, metric: str, trials: int, *, start: int = 0) -> Iterator[Judged]:
+def judge(
+    env: Any, policy: Any, metric: str, trials: int, *, start: int = 0, seed: int = 0
+) -> Iterator[Judged]:
     """Yield the judged blocks of trials start..trials-1 of a vector environment.
 
     Trials past the last one of a block that isn't full are opened and thrown away, so that every
-    block is computed alike.
+    block is computed alike. A single environment's test is one pass over its whole test set, the
+    trials of which are judged together, as one block; `seed` is the run's, which chose its data.
 
     Raises:
         ContractError: the policy's answers have a wrong shape, type or range.
     """
+    if not isinstance(env, gymnasium.vector.VectorEnv):
+        if start < trials:
+            yield _whole_pass(env, policy, metric, seed)
+        return
     rows = env.num_envs
     for first in range(start, trials, rows):
         clock = Clock()
@@ -94,6 +110,28 @@ def judge(env: Any, policy: Any, metric: str, trials: int, *, start: int = 0) ->
         if answers is None:
             raise ContractError("an environment must take at least one action in each trial")
         yield Judged(first, scores[:count], answers[:count], *clock.seconds())
+
+
+def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Judged:
+    """One episode over a whole test set, whose last info tells each trial's score."""
+    clock = Clock()
+    observation, _ = env.reset(seed=seed)
+    memory: Any = None
+    info: dict[str, Any] = {}
+    done = False
+    while not done:
+        action, memory = _pair(policy(observation, memory))
+        observation, _, terminated, truncated, info = env.step(action)
+        done = terminated or truncated
+    missing = [name for name in (metric, "correct", "predictions") if name not in info]
+    if missing:
+        raise ContractError(
+            f"the last info of a pass over a test set tells {metric}, correct and predictions; "
+            f"missing: {', '.join(missing)}; give them in the step that terminates"
+        )
+    scores = np.asarray(info["correct"], dtype=np.float64)
+    told = {**info.get("metrics", {}), metric: info[metric]}
+    return Judged(0, scores, np.asarray(info["predictions"]), *clock.seconds(), metrics=plain(told))
 
 
 def _answer(policy: Any, observation: Any, memory: Any, rows: int) -> tuple[Any, Any]:
@@ -124,7 +162,7 @@ def _pair(answer: Any) -> tuple[Any, Any]:
 def env_facts(spec: EnvSpec, env: Any, trials: int) -> dict[str, Any]:
     """Return the `env` and `data` parts of a record."""
     protocol = {key: value for key, value in spec.kwargs.items() if key != "data"}
-    protocol |= {"query": env.task.query, "trials": trials}
+    protocol |= {**getattr(env, "protocol", {}), "trials": trials}
     return {
         "env": {
             "id": spec.id,

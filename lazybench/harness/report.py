@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from lazybench.specs import EnvSpec
 from lazybench.stats import mean_interval
 
 Scores = NDArray[np.float64]
+_SAME = 1e-9
+_PARTIAL = ("gradient_equivalents",)
+"""Counted logs that aren't whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Scored:
-    """The judged trials: score of each, answers block by block, wall and processor seconds."""
+    """The judged trials: score of each, answers block by block, wall and processor seconds.
+
+    `metrics` has what a pass over a whole test set tells beside them.
+    """
 
     scores: Scores
     answers: list[NDArray[Any]]
     eval_wall_s: float
     eval_cpu_s: float
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outcome) -> Record:
@@ -43,7 +51,8 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
     request, made, spec = cell.request, cell.made, cell.spec
     trains = progress.step > 0
     sha256, size = checkpoint.digest(progress.best) if scored is not None else ("", 0)
-    cost = {name: round(value) for name, value in progress.totals.items()}
+    totals = progress.totals.items()
+    counts = {name: value if name in _PARTIAL else round(value) for name, value in totals}
     return Record.keyed(
         status=outcome.status,
         reason=outcome.reason,
@@ -65,9 +74,11 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
         seed=request.seed,
         precision=request.precision,
         device=cell.identity["device"],
-        metrics={} if scored is None else {spec.metric: metric(spec, scored.scores)},
+        metrics={}
+        if scored is None
+        else {spec.metric: metric(spec, scored.scores, scored.metrics)},
         trials=Trials() if scored is None else trials(scored.scores, scored.answers),
-        diagnostics=outcome.diagnostics,
+        diagnostics=outcome.diagnostics | _beside(spec, scored),
         curve=progress.curve,
         cost={
             "train_wall_s": progress.train_wall_s,
@@ -81,7 +92,7 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
             + (scored.eval_cpu_s if scored is not None else 0.0),
             "peak_memory_bytes": max(progress.peak_memory_bytes, facts.peak_memory_bytes()),
             "outer_steps": progress.step,
-            **cost,
+            **counts,
         },
         code=facts.code(),
         machine=facts.machine(),
@@ -94,12 +105,23 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
     )
 
 
-def metric(spec: EnvSpec, scores: Scores) -> dict[str, Any]:
-    """Return the headline metric of a record: mean over trials with its 95 % interval."""
+def _beside(spec: EnvSpec, scored: Scored | None) -> dict[str, Any]:
+    """What a pass tells beside the headline metric, as a part of the diagnostics."""
+    told = {} if scored is None else {k: v for k, v in scored.metrics.items() if k != spec.metric}
+    return {"metrics": told} if told else {}
+
+
+def metric(spec: EnvSpec, scores: Scores, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headline metric of a record with its 95 % interval.
+
+    It is the mean over trials, or what the environment tells of a pass; the interval is that of the
+    mean, so there is none where the two differ (a test set whose classes differ in size).
+    """
     mean, low, high = mean_interval(scores)
+    value = float(told.get(spec.metric, mean))
     return {
-        "value": mean,
-        "ci95": (low, high),
+        "value": value,
+        "ci95": (low, high) if abs(value - mean) < _SAME else None,
         "n": len(scores),
         "unit": spec.unit,
         "better": spec.better,

@@ -127,10 +127,11 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
     path = cell.file("episodes", "jsonl")
     digest, _ = checkpoint.digest(progress.best)
     blocks = [line for line in read_lines(path) if line["state"] == digest]
-    start = len(blocks) * BLOCK
+    start = sum(len(line["scores"]) for line in blocks)
     watch.stage("test", cell.trials, min(start, cell.trials))
     env = open_env(cell.spec, BLOCK, "test", cell.device)
-    for block in judge(env, policy, cell.spec.metric, cell.trials, start=start):
+    seed, metric = cell.request.seed, cell.spec.metric
+    for block in judge(env, policy, metric, cell.trials, start=start, seed=seed):
         line = {
             "state": digest,
             "first": block.first,
@@ -138,11 +139,12 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
             "answers": Packed.of(block.answers).model_dump(mode="json"),
             "wall_s": block.wall_s,
             "cpu_s": block.cpu_s,
+            "metrics": dict(block.metrics),
         }
         append_line(path, line)
         blocks.append(line)
         mean = float(np.mean([score for line in blocks for score in line["scores"]]))
-        watch.advance(len(block.scores), {cell.spec.metric: mean})
+        watch.advance(len(block.scores), {metric: mean})
         if signals.number:
             raise Interrupted(
                 signals.number, f"interrupted at test trial {block.first + len(block.scores)}"
@@ -150,7 +152,7 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
     scores = np.array([score for line in blocks for score in line["scores"]])
     answers = [Packed(**line["answers"]).unpack() for line in blocks]
     wall_s, cpu_s = (sum(line[name] for line in blocks) for name in ("wall_s", "cpu_s"))
-    return Scored(scores, answers, wall_s, cpu_s)
+    return Scored(scores, answers, wall_s, cpu_s, blocks[0]["metrics"])
 
 
 def _last(cell: Cell) -> Progress:

@@ -114,14 +114,16 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
     watch.stage("test", trials)
     scores: list[float] = []
     answers: list[Any] = []
+    told: dict[str, Any] = {}
     with using_threads(request.threads), using_precision(precision, device):
         for block in judge(env, policy, spec.metric, trials):
             scores.extend(block.scores.tolist())
             answers.append(block.answers)
+            told = dict(block.metrics)
             watch.advance(len(block.scores), {spec.metric: float(np.mean(scores))})
     watch.finished()
     wall_s, cpu_s = clock.seconds()
-    found = report.metric(spec, np.array(scores))
+    found = report.metric(spec, np.array(scores), told)
     origin = f"{home.id} {run.key[:12]} {request.step} (step {step})"
     if request.split != "test":
         return Judgement(made.spec.id, spec.id, origin, request.split, Metric(**found), None)

@@ -96,6 +96,7 @@ class Cost(Facts):
     outer_steps: Count = None
     image_gradients: Count = None
     queries: Count = None
+    gradient_equivalents: Real = None
 
 
 class Code(Facts):
