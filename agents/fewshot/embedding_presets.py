@@ -22,9 +22,9 @@ _HEADS: Mapping[str, Mapping[str, Any]] = {
 
 _SMALL: Mapping[str, Mapping[str, Any]] = {
     "protonet": {"lr": 5e-3},
-    "matching_net": {"lr": 5e-3, "temperature": 0.1},
+    "matching_net": {"lr": 5e-3, "temperature": 0.05},
     "relation_net": {"lr": 3e-3},
-    "r2d2": {"lr": 5e-3, "ridge_scale": 10.0},
+    "r2d2": {"lr": 2e-3, "ridge_scale": 10.0},
 }
 
 
@@ -78,7 +78,7 @@ def pretrain_preset(env: EnvSpec, budget: str) -> dict[str, Any]:
     way = int(env.kwargs.get("way", 1))
     if budget != "paper":
         settings: dict[str, Any] = {
-            "lr": 5e-3,
+            "lr": 2e-3,
             "features": "standardised",
             "start": "support",
             "train_shots": 1,

@@ -30,19 +30,31 @@ from lazybench.learning.meta import (
 from lazybench.learning.precondition import Preconditioner, curvature, elementwise
 from lazybench.learning.replay import replayed_gradient
 from lazybench.learning.teacher import GAMMAS, Leap, Teacher, greedy, lazy, on_rates, simplex_grid
+from lazybench.learning.weighting import (
+    ExampleLosses,
+    Examples,
+    Products,
+    WeightGradient,
+    sound,
+    weight_gradient,
+)
 
 __all__ = [
     "GAMMAS",
     "INEQUALITIES",
     "Direction",
+    "ExampleLosses",
+    "Examples",
     "InnerRule",
     "Leap",
     "LossFn",
     "MetaGradient",
     "Outer",
     "Preconditioner",
+    "Products",
     "Teacher",
     "Trail",
+    "WeightGradient",
     "adam",
     "annealed",
     "batches",
@@ -67,6 +79,8 @@ __all__ = [
     "sample",
     "sgd",
     "simplex_grid",
+    "sound",
     "student",
     "unrolled",
+    "weight_gradient",
 ]

@@ -19,6 +19,7 @@ from lazybench.nets.mlp import MLP
 from lazybench.nets.module import ModuleNet, from_factory
 from lazybench.nets.net import NORM_EPS, Moments, Net, Stats
 from lazybench.nets.resnet import ResNet12
+from lazybench.nets.resnet_cifar import ResNetCifar
 from lazybench.precision import precision
 from lazybench.registry import load
 from lazybench.task import TaskShape
@@ -32,14 +33,25 @@ __all__ = [
     "Moments",
     "Net",
     "ResNet12",
+    "ResNetCifar",
     "Stats",
     "backbone",
     "count_parameters",
 ]
 
-BACKBONES = ("conv4-64", "conv4-32", "resnet12", "mlp", "linear")
+BACKBONES = (
+    "conv4-64",
+    "conv4-32",
+    "resnet12",
+    "resnet8",
+    "resnet20",
+    "resnet32",
+    "mlp",
+    "linear",
+)
 
 _WIDTHS = re.compile(r"mlp(-[1-9][0-9]*)+")
+_CIFAR = re.compile(r"resnet(8|20|32)(?:-([1-9][0-9]*))?")
 
 
 def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
@@ -47,7 +59,8 @@ def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
 
     `auto` is conv4-64 for one-channel images (Omniglot, glyphs), conv4-32 for colour, mlp-256 for
     vectors with classes (features of another network), mlp for regression.
-    `mlp` has hidden layers of 40 and 40, `mlp-256-128` of 256 and 128, `linear` none.
+    `mlp` has hidden layers of 40 and 40, `mlp-256-128` of 256 and 128, `linear` none. `resnet8`,
+    `resnet20` and `resnet32` are CIFAR's, of 16 filters first; `resnet8-8` has 8.
     `module:factory` and `file.py:factory` name a function from a `TaskShape` to a `torch.nn.Module`
     that gives features `[n, d]` (see `ModuleNet`), or to a `Net`.
 
@@ -96,6 +109,9 @@ def _built_in(name: str, task: TaskShape, second_order: bool) -> Net:
         return MLP(task, hidden=tuple(int(width) for width in name.split("-")[1:]))
     if name == "resnet12":
         return ResNet12(task)
+    cifar = _CIFAR.fullmatch(name)
+    if cifar:
+        return ResNetCifar(task, depth=int(cifar[1]), width=int(cifar[2] or 16))
     if name in BACKBONES:
         return Conv4(task, filters=int(name.rpartition("-")[2]), second_order=second_order)
     raise UsageError(
