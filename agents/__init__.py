@@ -14,19 +14,6 @@ _EMBEDDING = "lazybench.agents.fewshot.embedding:EmbeddingAgent"
 _FLOORS = "lazybench.agents.fewshot.floors"
 
 
-_UNTUNED = (
-    "anil",
-    "meta_sgd",
-    "meta_curvature",
-    "imaml",
-    "taml",
-    "mr_maml",
-    "minibatch_prox",
-    "lazy_anil",
-    "lazy_meta_sgd",
-)
-
-
 def _gradient(name: str, about: str, reference: str, *, trains: bool = True) -> AgentSpec:
     return AgentSpec(
         name,
@@ -34,7 +21,6 @@ def _gradient(name: str, about: str, reference: str, *, trains: bool = True) -> 
         _GRADIENT,
         {"algorithm": name},
         trains=trains,
-        tuned=name not in _UNTUNED,
         about=about,
         reference=reference,
         version=2,
@@ -47,7 +33,6 @@ def _embedding(name: str, about: str, reference: str, version: int = 1) -> Agent
         ("fewshot",),
         _EMBEDDING,
         {"algorithm": name},
-        tuned=name == "protonet",
         about=about,
         reference=reference,
         version=version,
@@ -121,7 +106,6 @@ CATALOGUE: tuple[AgentSpec, ...] = (
         "baseline_finetune",
         ("fewshot",),
         "lazybench.agents.fewshot.pretrain:PretrainedAgent",
-        tuned=False,
         about="pre-trains on all train classes, then learns a new last layer on each task",
         reference="Chen et al. 2019",
     ),

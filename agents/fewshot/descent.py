@@ -50,7 +50,10 @@ def descend(
     def run(index: int) -> tuple[Params, float]:
         row, point = select_row(batch, index), leaves(theta)
         value = loss(point, row)
-        grads = torch.autograd.grad(value, list(point.values()))
+        # A module of a user's own may have parameters that it doesn't use.
+        grads = torch.autograd.grad(
+            value, list(point.values()), allow_unused=True, materialize_grads=True
+        )
         return dict(zip(point, grads, strict=True)), float(value.detach())
 
     results = map_tasks(run, range(tasks))

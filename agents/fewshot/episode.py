@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench import learning
 from lazybench.agents.fewshot.weights import HEAD
 from lazybench.nets import Net
+from lazybench.nets.net import head_outputs
 from lazybench.objective import objective
 from lazybench.params import Params
 from lazybench.task import TaskShape
@@ -67,8 +67,7 @@ class Episode:
         """Return the network's outputs for rows that entered by `inputs`."""
         if not self._head_only:
             return self._net({**self._rest, **moving}, inputs)
-        found = F.linear(inputs, moving["head.weight"], moving["head.bias"])
-        return found.view(-1, *self._task.target_shape) if self._task.target_shape else found
+        return head_outputs(moving, inputs, self._task.target_shape)
 
     def loss(self, moving: Params, inputs: Tensor, y: Tensor) -> Tensor:
         """Return the mean loss on rows, without a proximal term."""

@@ -77,16 +77,23 @@ class GradientAgent:
         """Return the settings with `matched_to=KEY` replaced by that record's beta and mean leap.
 
         Raises:
-            UsageError: no such record, or one without a lazy search.
+            UsageError: no such record, or not one of Reptile's steps with a lazy search.
         """
         key = given.get("matched_to")
         if key is None:
             return given
         record = find(str(key))
-        if record is None or "mean_leap" not in record.diagnostics:
-            why = "isn't in the store" if record is None else "has no lazy search"
+        why = ""
+        if record is None:
+            why = "isn't in the store"
+        elif "mean_leap" not in record.diagnostics:
+            why = "has no lazy search"
+        elif record.config.get("meta_gradient") != "reptile":
+            # A lazy MAML's leap is where its gradient is taken, not how far the meta-model moves.
+            why = f"moves by another step than Reptile's ({record.agent.id})"
+        if why:
             raise UsageError(
-                f"matched_to needs the key of a lazy agent's record, and '{key}' {why}; see: "
+                f"matched_to needs the key of a lazy Reptile's record, and '{key}' {why}; see: "
                 "lazybench list runs"
             )
         matched = {

@@ -22,14 +22,17 @@ def overlay(theta: Params, weights: Mapping[str, Tensor]) -> Params:
     the head of the classes of a pre-training, are left out.
 
     Raises:
-        UsageError: an entry of the network's body is missing or has another shape.
+        UsageError: an entry of the network's body is missing or has another shape, or no entry
+            fits at all.
     """
     fresh: Params = {}
+    taken = 0
     for name, value in theta.items():
         given = weights.get(name)
         if given is not None and given.shape == value.shape:
             # Copied into place, so that the memory format stays the network's own.
             fresh[name] = value.clone().copy_(given)
+            taken += 1
         elif name.startswith(HEAD):
             fresh[name] = value
         else:
@@ -38,6 +41,11 @@ def overlay(theta: Params, weights: Mapping[str, Tensor]) -> Params:
                 f"the weights don't fit the network: '{name}' must have shape "
                 f"{list(value.shape)}, got {got}; choose their backbone with --set backbone=NAME"
             )
+    if not taken:
+        raise UsageError(
+            f"none of the weights fit the network: it has {', '.join(theta) or 'none'}, given are "
+            f"{', '.join(list(weights)[:5]) or 'none'}; leave --init out"
+        )
     return fresh
 
 

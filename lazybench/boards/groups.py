@@ -86,12 +86,20 @@ def batch_norm(record: Record) -> str | None:
 def rank_group(record: Record) -> str:
     """The backbone and the source of its weights, whose rows alone are ranked together.
 
+    What a user wrote is told apart by its content: files of one name may hold different things.
     Empty where no network was told of: a floor without one, or a record older than this fact.
     """
     network = record.network
     if network is None:
         return ""
-    return network.name + ("" if network.weights == "fresh" else f", weights: {network.weights}")
+    name = _told_apart(network.name, network.source_sha256)
+    if network.weights == "fresh":
+        return name
+    return f"{name}, weights: {_told_apart(network.weights, network.weights_sha256)}"
+
+
+def _told_apart(name: str, sha256: str | None) -> str:
+    return name if sha256 is None else f"{name} #{sha256[:6]}"
 
 
 def groups(records: Iterable[Record]) -> list[Group]:

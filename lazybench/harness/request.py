@@ -168,9 +168,9 @@ def make(
             f"see: lazybench list agents --family {env.family}"
         )
     factory = load(spec.target)
-    read = {key: _read(value) for key, value in overrides.items()}
-    if hasattr(factory, "settle"):
-        read = dict(factory.settle(read, find))
+    # As typed: digits of a key may look like a number.
+    settled = factory.settle(overrides, find) if hasattr(factory, "settle") else overrides
+    read = {key: _read(value) for key, value in settled.items()}
     config_type = getattr(factory, "Config", None)
     if config_type is not None:
         preset = getattr(factory, "preset", None)

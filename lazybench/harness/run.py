@@ -61,7 +61,7 @@ def _run(request: RunRequest, watch: Watch) -> Record:
         if request.force:
             shutil.rmtree(cell.folder / "ckpt", ignore_errors=True)
             cell.file("episodes", "jsonl").unlink(missing_ok=True)
-        asked = {"key": cell.fit_key, "asked": request.agent}
+        asked = {"key": cell.fit_key, "asked": request.agent, "overrides": cell.trainer.overrides}
         write_json(cell.folder / "config.json", asked | cell.fit_identity)
         made = _make_record(cell, watch, signals)
         if standing is not None and request.force and standing.status in ("ok", "diverged"):

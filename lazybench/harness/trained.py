@@ -28,6 +28,7 @@ class TrainedRun:
     Attributes:
         folder: the working folder.
         asked: the agent as it was typed: an id, or `file.py:Class`.
+        overrides: the settings that were asked for.
         identity: what its key is made of.
         key: its key, 64 hex digits.
         progress: the newest sound checkpoint.
@@ -35,6 +36,7 @@ class TrainedRun:
 
     folder: Path
     asked: str
+    overrides: dict[str, Any]
     identity: dict[str, Any]
     key: str
     progress: Progress
@@ -102,7 +104,8 @@ def find_run(name: str, runs: Path) -> TrainedRun:
     try:
         facts = json.loads((folder / "config.json").read_bytes())
         key, asked = facts.pop("key"), facts.pop("asked")
-    except (OSError, ValueError, KeyError) as error:
+        overrides = dict(facts.pop("overrides"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder}/config.json isn't that of a run ({error})") from error
     found = checkpoint.load(folder / "ckpt")
     if found is None or found[1] is None:
@@ -110,7 +113,7 @@ def find_run(name: str, runs: Path) -> TrainedRun:
             f"{folder} holds no trained state: an agent without training, or a run that was cut "
             "off before its first checkpoint"
         )
-    return TrainedRun(folder, asked, facts, key, Progress.of(found[1]))
+    return TrainedRun(folder, asked, overrides, facts, key, Progress.of(found[1]))
 
 
 def read_weights(source: str, runs: Path) -> Weights:

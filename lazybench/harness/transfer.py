@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +177,16 @@ def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> 
     """The run's agent with its own settings, those of judging replaced where asked.
 
     Raises:
-        UsageError: a setting of training, which can't be changed any more.
+        UsageError: a setting of training, which can't be changed any more; or code that has changed
+            since the run.
     """
     config = dict(run.identity["config"])
     made = make(run.asked, home, str(run.identity["budget"]), config)
+    if made.spec.version != run.identity["agent_version"]:
+        raise UsageError(
+            f"agent '{made.spec.id}' is at version {made.spec.version}, this run was made by "
+            f"version {run.identity['agent_version']}; judge it with that one, or run again"
+        )
     if made.source != run.identity["agent_source"]:
         raise UsageError(
             f"{run.asked} has changed since this run: its source hashes to {made.source}, the "
@@ -192,11 +198,9 @@ def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> 
                 f"'{name}' is a setting of training and can't be changed in judging; settings of "
                 f"judging: {', '.join(n for n in config if n in made.judged or 'test_' in n)}"
             )
-    if not overrides:
-        return made
     again = make(run.asked, home, str(run.identity["budget"]), {**config, **overrides})
-    given = {name: again.config.get(name) for name in overrides}
-    return Made(again.spec, again.agent, again.config, given, again.source)
+    given = {name: again.config.get(name) for name in (*run.overrides, *overrides)}
+    return replace(again, overrides=given)
 
 
 def _moved(made: Made, state: Any, task: TaskShape) -> Any:

@@ -17,6 +17,7 @@ from lazybench.nets.net import (
     channels_last,
     glorot,
     head,
+    head_outputs,
     moments,
     scaled,
 )
@@ -69,6 +70,7 @@ class Conv4:
         self.channels, height, width = task.instance
         self.width = filters * (height // 16) * (width // 16)
         self.outputs = task.outputs
+        self._target_shape = task.target_shape
         self._twice = second_order
         self._cuts = not second_order and self.channels == 1 and height % 2 == 0 and width % 2 == 0
 
@@ -93,8 +95,8 @@ class Conv4:
 
     @at_precision
     def __call__(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
-        """Return logits `[n, way]`."""
-        return F.linear(self.features(params, x, stats), params["head.weight"], params["head.bias"])
+        """Return logits `[n, way]`, or predictions `[n, *target_shape]`."""
+        return head_outputs(params, self.features(params, x, stats), self._target_shape)
 
     @at_precision
     def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:

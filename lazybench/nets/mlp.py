@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lazybench.nets.net import Stats, glorot, head, scaled
+from lazybench.nets.net import Stats, glorot, head, head_outputs, scaled
 from lazybench.params import Params
 from lazybench.precision import at_precision
 from lazybench.task import TaskShape
@@ -51,8 +51,7 @@ class MLP:
     @at_precision
     def __call__(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return logits `[n, way]`, or predictions `[n, *target_shape]`."""
-        out = F.linear(self.features(params, x, stats), params["head.weight"], params["head.bias"])
-        return out.view(-1, *self._target_shape) if self._target_shape else out
+        return head_outputs(params, self.features(params, x, stats), self._target_shape)
 
     @at_precision
     def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:

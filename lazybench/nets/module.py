@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from lazybench.errors import LazybenchError, UsageError
-from lazybench.nets.net import Moments, Net, Stats, head, moments, scaled
+from lazybench.nets.net import Moments, Net, Stats, head, head_outputs, moments, scaled
 from lazybench.nets.norms import BatchStatistics, Pick, own, paths, with_batch_statistics
 from lazybench.params import Params
 from lazybench.precision import at_precision
@@ -86,8 +85,7 @@ class ModuleNet:
     @at_precision
     def __call__(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return logits `[n, way]`, or predictions `[n, *target_shape]`."""
-        out = F.linear(self.features(params, x, stats), params["head.weight"], params["head.bias"])
-        return out.view(-1, *self._task.target_shape) if self._task.target_shape else out
+        return head_outputs(params, self.features(params, x, stats), self._task.target_shape)
 
     @at_precision
     def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
@@ -205,8 +203,10 @@ class ModuleNet:
 def from_factory(name: str, factory: Any, task: TaskShape) -> Net:
     """Return the network that a factory gives: its `Net`, or its module wrapped as one.
 
+    It is named by its target, so that no record takes it for a built-in network.
+
     Args:
-        name: the target that `factory` was loaded from; a wrapped module's name.
+        name: the target that `factory` was loaded from.
         factory: a function from a `TaskShape` to a `torch.nn.Module` or a `Net`.
         task: shape of the tasks.
 
@@ -228,7 +228,9 @@ def from_factory(name: str, factory: Any, task: TaskShape) -> Net:
             f"backbone '{name}' must give a torch.nn.Module, or an object like lazybench.nets.Net, "
             f"got {type(made).__name__} without {', '.join(missing) or '__call__'}"
         )
-    net: Net = made
+    # A copy, since the factory may give a network that others have, too.
+    net: Net = copy.copy(made)
+    net.name = name
     return net
 
 

@@ -94,6 +94,18 @@ def glorot(shape: tuple[int, ...], fan_in: int, fan_out: int, generator: torch.G
     return torch.rand(shape, generator=generator).mul_(2 * bound).sub_(bound)
 
 
+def head_outputs(params: Params, features: Tensor, target_shape: tuple[int, ...] = ()) -> Tensor:
+    """Return what the last layer makes of features `[n, d]`: logits `[n, way]`, or predictions.
+
+    Args:
+        params: hold `head.weight|bias`.
+        features: the inputs of the last layer.
+        target_shape: shape of one prediction; () for logits.
+    """
+    out = F.linear(features, params["head.weight"], params["head.bias"])
+    return out.view(-1, *target_shape) if target_shape else out
+
+
 def head(inputs: int, outputs: int, generator: torch.Generator) -> Params:
     """Return a fresh last layer: Glorot-uniform weights and zero offsets."""
     return {

@@ -14,6 +14,7 @@ from lazybench.nets.net import (
     batch_norm,
     channels_last,
     head,
+    head_outputs,
     moments,
     scaled,
 )
@@ -93,8 +94,7 @@ class ResNet12:
     @at_precision
     def __call__(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return logits `[n, way]`, or predictions `[n, *target_shape]`."""
-        out = F.linear(self.features(params, x, stats), params["head.weight"], params["head.bias"])
-        return out.view(-1, *self._target_shape) if self._target_shape else out
+        return head_outputs(params, self.features(params, x, stats), self._target_shape)
 
     @at_precision
     def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
