@@ -1,0 +1,182 @@
+"""The thin residual networks that papers on CIFAR train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lazybench.errors import UsageError
+from lazybench.nets.net import Moments, Stats, batch_norm, channels_last, moments, scaled
+from lazybench.nets.norms import Pick
+from lazybench.params import Params
+from lazybench.precision import at_precision
+from lazybench.task import TaskShape
+
+CIFAR_EPS = 1e-5
+"""Added to the variance in batch norm, as in the code that long-tailed papers share."""
+
+_STAGES = 3
+
+_Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class ResNetCifar:
+    """A 3x3 convolution, three stages of residual blocks, global average pooling, a linear layer.
+
+    A block is two 3x3 convolutions with batch norm. Stages have `width`, 2 and 4 times `width`
+    filters; the first block of the second and the third halves the image. Shortcuts have no
+    parameters (option A): every other pixel, then zeros for the new channels. 6n + 2 layers: 8, 20
+    and 32 have 1, 3 and 5 blocks a stage; resnet32 has 464,154 parameters at 10 classes.
+
+    Parameters: `conv0.weight`, `conv{stage}.{block}.{1|2}.weight`, `norm0.weight|bias`,
+    `norm{stage}.{block}.{1|2}.weight|bias`, `head.weight|bias`.
+
+    `Choice:` images are moved to (x - 1/2) / (1/4), whatever the data set: each data set's own
+    means and deviations are within a few hundredths of that, and the first batch norm takes the
+    rest away.
+
+    Reference: He et al. 2016, section 4.2; initialised as in Cao et al. 2019's code.
+    """
+
+    def __init__(self, task: TaskShape, *, depth: int = 32, width: int = 16) -> None:
+        """Fix the architecture for tasks of one shape.
+
+        Args:
+            task: shape of the tasks.
+            depth: layers, 6n + 2.
+            width: filters of the first stage.
+
+        Raises:
+            UsageError: instances that aren't images of at least 16x16.
+        """
+        self.name = f"resnet{depth}" if width == 16 else f"resnet{depth}-{width}"
+        if len(task.instance) != 3 or min(task.instance[1:]) < 16:
+            raise UsageError(
+                f"{self.name} needs images of shape [channels, >=16, >=16], got "
+                f"{list(task.instance)}; choose another network with --set backbone=mlp"
+            )
+        self.channels = task.instance[0]
+        self.blocks = (depth - 2) // 6
+        self.widths = tuple(width * 2**stage for stage in range(_STAGES))
+        self.width = self.widths[-1]
+        self.outputs = task.outputs
+        self._target_shape = task.target_shape
+
+    def init(self, generator: torch.Generator) -> Params:
+        """Return He-normal weights by inputs, unit norm scales and zero offsets."""
+        params: Params = {}
+        fan = self.channels
+        for name, width in self._layers():
+            params[f"conv{name}.weight"] = channels_last(_he((width, fan, 3, 3), generator))
+            params[f"norm{name}.weight"] = torch.ones(width)
+            params[f"norm{name}.bias"] = torch.zeros(width)
+            fan = width
+        params["head.weight"] = _he((self.outputs, self.width), generator)
+        params["head.bias"] = torch.zeros(self.outputs)
+        return params
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return images of about mean 0 and variance 1, float32 unless wider, channels last."""
+        return channels_last((scaled(x) - 0.5) * 4.0)
+
+    @at_precision
+    def __call__(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
+        """Return logits `[n, way]`, or predictions `[n, *target_shape]`."""
+        return self._head(params, self.features(params, x, stats))
+
+    @at_precision
+    def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
+        """Return features `[n, 4 * width]`."""
+        given = iter(stats if stats is not None else ())
+        return self._picking(params, x, lambda _: next(given, None))
+
+    @at_precision
+    def statistics(self, params: Params, x: Tensor) -> Stats:
+        """Return mean and (biased) variance of each batch norm on `x`."""
+        found: list[Moments] = []
+
+        def measure(inputs: Tensor) -> Moments:
+            found.append(moments(inputs))
+            return found[-1]
+
+        self._picking(params, x, measure)
+        return tuple(found)
+
+    @at_precision
+    def train_pass(self, params: Params, x: Tensor) -> tuple[Tensor, Stats]:
+        """Return logits with the batch's own statistics, and these for running averages.
+
+        See `train_features`.
+        """
+        features, stats = self.train_features(params, x)
+        return self._head(params, features), stats
+
+    @at_precision
+    def train_features(self, params: Params, x: Tensor) -> tuple[Tensor, Stats]:
+        """Return features `[n, 4 * width]` with the batch's own statistics, and these.
+
+        The statistics are means and *unbiased* variances, as torch's running averages take them,
+        without a graph. They cost no pass of their own.
+        """
+        found: list[Moments] = []
+
+        def norm(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+            mean, variance = torch.zeros_like(scale), torch.zeros_like(scale)
+            found.append((mean, variance))
+            return F.batch_norm(
+                x, mean, variance, scale, offset, training=True, momentum=1.0, eps=CIFAR_EPS
+            )
+
+        return self._body(params, x, norm), tuple(found)
+
+    def _head(self, params: Params, features: Tensor) -> Tensor:
+        out = F.linear(features, params["head.weight"], params["head.bias"])
+        return out.view(-1, *self._target_shape) if self._target_shape else out
+
+    def _layers(self) -> list[tuple[str, int]]:
+        """Names and filters of the convolutions, in the order in which they run."""
+        names = [("0", self.widths[0])]
+        for stage, width in enumerate(self.widths, 1):
+            for block in range(1, self.blocks + 1):
+                names += [(f"{stage}.{block}.1", width), (f"{stage}.{block}.2", width)]
+        return names
+
+    def _picking(self, params: Params, x: Tensor, pick: Pick) -> Tensor:
+        """Features, with the moments that `pick` gives for each batch norm's input."""
+
+        def norm(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+            return batch_norm(x, scale, offset, pick(x), CIFAR_EPS)
+
+        return self._body(params, x, norm)
+
+    def _body(self, params: Params, x: Tensor, norm: _Norm) -> Tensor:
+        def convolve(x: Tensor, name: str, stride: int = 1) -> Tensor:
+            x = F.conv2d(x, params[f"conv{name}.weight"], stride=stride, padding=1)
+            return norm(x, params[f"norm{name}.weight"], params[f"norm{name}.bias"])
+
+        x = F.relu_(convolve(channels_last(x), "0"))
+        for stage, width in enumerate(self.widths, 1):
+            for block in range(1, self.blocks + 1):
+                halves = stage > 1 and block == 1
+                out = F.relu_(convolve(x, f"{stage}.{block}.1", 2 if halves else 1))
+                out = convolve(out, f"{stage}.{block}.2")
+                x = F.relu_(out + (_shortcut(x, width) if halves else x))
+        return x.mean((2, 3))
+
+
+def _shortcut(x: Tensor, width: int) -> Tensor:
+    """Every other pixel, in the middle of `width` channels (option A)."""
+    before = (width - x.shape[1]) // 2
+    return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, width - x.shape[1] - before))
+
+
+def _he(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Normal weights of variance 2 / inputs.
+
+    Reference: He et al. 2015, eq. (10).
+    """
+    fan = shape[1] * (shape[2] * shape[3] if len(shape) == 4 else 1)
+    return torch.randn(shape, generator=generator).mul_((2.0 / fan) ** 0.5)
