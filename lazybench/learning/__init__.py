@@ -33,6 +33,7 @@ from lazybench.learning.teacher import GAMMAS, Leap, Teacher, greedy, lazy, on_r
 from lazybench.learning.weighting import (
     ExampleLosses,
     Examples,
+    LookAhead,
     Products,
     WeightGradient,
     sound,
@@ -47,6 +48,7 @@ __all__ = [
     "Examples",
     "InnerRule",
     "Leap",
+    "LookAhead",
     "LossFn",
     "MetaGradient",
     "Outer",
