@@ -20,6 +20,7 @@ from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
 from lazybench.precision import using_precision
 from lazybench.records import AgentFacts, Metric, NetworkFacts, Record, Store
+from lazybench.registry import target_sha256
 from lazybench.specs import EnvSpec
 from lazybench.task import TaskShape
 
@@ -100,6 +101,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
     trials = official if request.limit is None else min(request.limit, official)
     made = _judged_agent(run, home, dict(request.overrides or {}))
     state, step = run.state(request.step)
+    network = _network(made, run, state)
     device = check_device(request.device)
     precision = str(run.identity["precision"])
     publishes = request.split == "test" and request.out is not None
@@ -159,7 +161,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
         code=facts.code(),
         machine=facts.machine(),
         checkpoint={"sha256": sha256, "bytes": size, "step": step},
-        network=_network(made, run, state),
+        network=network,
         fit=run.key,
         trained_on=origin,
         started=started,
@@ -218,17 +220,27 @@ def _moved(made: Made, state: Any, task: TaskShape) -> Any:
 
 
 def _network(made: Made, run: TrainedRun, state: Any) -> NetworkFacts | None:
-    """The network as the run trained it."""
+    """The network as the run trained it.
+
+    Raises:
+        UsageError: the user's file that defines it has changed since.
+    """
     tell = getattr(made.agent, "network", None)
     shape = state.get("task") if isinstance(state, dict) else None
     network = None if tell is None or shape is None else tell(TaskShape(**shape))
     if network is None:
         return None
+    source = target_sha256(network.name) if ":" in network.name else None
+    if source != run.identity.get("network_source"):
+        raise UsageError(
+            f"backbone {network.name} has changed since this run: its source hashes to {source}, "
+            f"the run's to {run.identity.get('network_source')}; restore that version, or run again"
+        )
     weights = run.identity.get("weights")
     return NetworkFacts(
         name=network.name,
         parameters=network.parameters,
         weights="fresh" if weights is None else f"given to run {run.key[:12]}",
         weights_sha256=weights,
-        source_sha256=run.identity.get("network_source"),
+        source_sha256=source,
     )

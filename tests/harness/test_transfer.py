@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,13 @@ def test_steps_and_settings_of_judging_can_be_chosen(tmp_path):
     assert shifted.overrides == {"test_shift": 3.0}
 
 
+def test_a_record_has_the_overrides_of_the_run_and_of_judging(tmp_path):
+    made = play(tmp_path, settings={"updates": 4})
+    assert judge(tmp_path, made.key12).record.overrides == {"updates": 4}
+    shifted = judge(tmp_path, made.key12, overrides={"test_shift": 3.0}).record
+    assert shifted.overrides == {"updates": 4, "test_shift": 3.0}
+
+
 def test_other_splits_give_numbers_and_no_record(tmp_path):
     made = play(tmp_path)
     for split in ("val", "train"):
@@ -96,4 +104,25 @@ def test_an_agent_whose_source_changed_is_refused(tmp_path):
     made = lazybench.run(f"{file}:Movable", ENV, **options)
     file.write_text(PLAYERS.read_text() + "\n# changed\n")
     with pytest.raises(UsageError, match="has changed since this run"):
+        judge(tmp_path, made.key12)
+
+
+def test_a_backbone_whose_source_changed_is_refused(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text("from torch import nn\n\n\ndef net(task):\n    return nn.Linear(1, 3)\n")
+    settings = {"backbone": f"{file}:net", "iterations": 1}
+    options = {"budget": "smoke", "out": tmp_path / "store", "runs": tmp_path / "runs"}
+    made = lazybench.run("r2d2", ENV, settings=settings, limit=8, **options)
+    assert judge(tmp_path, made.key12, limit=8).record.network == made.network
+    file.write_text(file.read_text() + "\n# changed\n")
+    with pytest.raises(UsageError, match=r"backbone .* has changed since this run"):
+        judge(tmp_path, made.key12, limit=8)
+
+
+def test_an_agent_of_another_version_is_refused(tmp_path):
+    made = play(tmp_path)
+    (config,) = (tmp_path / "runs").glob("*/config.json")
+    facts = json.loads(config.read_text())
+    config.write_text(json.dumps({**facts, "agent_version": facts["agent_version"] + 1}))
+    with pytest.raises(UsageError, match="is at version 1, this run was made by version 2"):
         judge(tmp_path, made.key12)

@@ -255,3 +255,22 @@ def test_settings_are_checked() -> None:
         EmbeddingConfig(head="ridge", metric="cosine")
     with pytest.raises(ValueError, match="temperature"):
         EmbeddingConfig(temperature=0)
+
+
+def test_parameters_that_a_module_does_not_use_stay(
+    tmp_path: Any, tasks: Any, draw: Any, start: Any
+) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\n\n\nclass Half(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.used, self.idle = nn.Linear(256, 3), nn.Linear(2, 2)\n\n"
+        "    def forward(self, x):\n        return self.used(x.flatten(1))\n\n\n"
+        "def half(task):\n    return Half()\n"
+    )
+    agent = protonet(backbone=f"{file}:half", iterations=1)
+    state = start(agent, tasks.blobs)
+    after, _ = agent.update(state, draw(tasks.blobs, 2), Rng(0))
+    changed = {n for n, v in state["theta"].items() if not torch.equal(v, after["theta"][n])}
+    assert "body.used.weight" in changed
+    assert not {"body.idle.weight", "body.idle.bias"} & changed

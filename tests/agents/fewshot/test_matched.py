@@ -6,6 +6,7 @@ import pytest
 
 import lazybench
 from lazybench.errors import UsageError
+from lazybench.harness.request import make, resolve_env
 
 ENV = "sinusoid-5shot"
 FAST = {"iterations": 5, "validate_every": 0}
@@ -39,3 +40,19 @@ def test_only_a_lazy_record_can_be_matched(tmp_path):
         play(tmp_path, "reptile_matched", matched_to=plain.key12)
     with pytest.raises(UsageError, match="isn't in the store"):
         play(tmp_path, "reptile_matched", matched_to="abcdef12")
+    maml = play(tmp_path, "lazy_maml")
+    with pytest.raises(UsageError, match=r"another step than Reptile's \(lazy_maml\)"):
+        play(tmp_path, "reptile_matched", matched_to=maml.key12)
+
+
+def test_digits_of_a_key_that_look_like_a_number_stay_digits():
+    asked = []
+    with pytest.raises(UsageError, match="'12e456789012' isn't in the store"):
+        make(
+            "reptile_matched",
+            resolve_env(ENV)[0],
+            "smoke",
+            {"matched_to": "12e456789012"},
+            find=asked.append,
+        )
+    assert asked == ["12e456789012"]

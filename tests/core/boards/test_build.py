@@ -180,12 +180,28 @@ def test_networks_of_different_kinds_are_never_ranked_together(make_run: Any) ->
     assert names == [
         ("resnet12", [("c", 1)]),
         ("conv4-32", [("a", 1), ("b", 2)]),
-        ("conv4-32, weights: a file", [("d", 1)]),
+        ("conv4-32, weights: a file #ababab", [("d", 1)]),
         ("", [("pixels", 1)]),
     ]
     best = {row.agent for row in board.ranked if row.diff is None}
     assert best == {"a", "c", "d", "pixels"}
     assert GROUPS_NOTE in board.notes
+
+
+def test_files_of_one_name_and_other_content_are_told_apart(make_run: Any) -> None:
+    runs = [
+        make_run("a", network=network("n.py:net", source_sha256="ab" * 32)),
+        make_run("b", network=network("n.py:net", source_sha256="cd" * 32)),
+        make_run("c", network=network("mlp", weights="w", weights_sha256="ab" * 32)),
+        make_run("d", network=network("mlp", weights="w", weights_sha256="cd" * 32)),
+    ]
+    (board,) = build(runs)
+    assert sorted((name, len(rows)) for name, rows in board.rank_groups) == [
+        ("mlp, weights: w #ababab", 1),
+        ("mlp, weights: w #cdcdcd", 1),
+        ("n.py:net #ababab", 1),
+        ("n.py:net #cdcdcd", 1),
+    ]
 
 
 def test_what_has_no_network_is_ranked_beside_the_only_kind_there_is(make_run: Any) -> None:

@@ -88,3 +88,13 @@ def test_parameters_are_counted_head_included(
     name: str, expected: int, images: Callable[..., TaskShape]
 ) -> None:
     assert count_parameters(backbone(name, images(28))) == expected
+
+
+@pytest.mark.parametrize("name", ["conv4-32", "resnet12", "mlp", "linear"])
+def test_real_valued_targets_take_their_shape(name: str, drawn: Callable[..., Tensor]) -> None:
+    task = TaskShape(1, 4, 3, (1, 16, 16), "uint8", "array", (2, 3))
+    net = backbone(name, task)
+    params = net.init(torch.Generator().manual_seed(0))
+    x = net.prepare(drawn(task, 5))
+    flat = net.features(params, x) @ params["head.weight"].T + params["head.bias"]
+    torch.testing.assert_close(net(params, x), flat.reshape(5, 2, 3))

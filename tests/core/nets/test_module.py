@@ -184,9 +184,13 @@ def test_a_file_names_a_backbone(tmp_path):
     ).shape == (2, 4)
 
 
-def test_a_factory_may_give_a_net():
+def test_a_factory_may_give_a_net_which_bears_the_factorys_name():
     given = MLP(VECTORS, hidden=(3,))
-    assert from_factory("mine:net", lambda task: given, VECTORS) is given
+    net = from_factory("mine:net", lambda task: given, VECTORS)
+    # Records tell it from the built-in one, whose name stays.
+    assert (net.name, given.name) == ("mine:net", "mlp-3")
+    params = net.init(torch.Generator())
+    assert torch.equal(net(params, torch.ones(2, 6)), given(params, torch.ones(2, 6)))
 
 
 class Activated(nn.BatchNorm1d):
