@@ -1,0 +1,176 @@
+"""Classifiers on long-tailed streams: each composes a loss, weights, samplers and two stages.
+
+`cross_entropy`, `class_balanced`, `drw`, `balanced_softmax`, `ldam_drw`, `crt` and their siblings
+are settings of one agent; none has a loop of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lazybench.agent import Network, Observation, Plan
+from lazybench.agents.fewshot.weights import overlay
+from lazybench.agents.longtail import training
+from lazybench.agents.longtail.heads import head_of
+from lazybench.agents.longtail.posthoc import Classify, corrected
+from lazybench.agents.longtail.presets import classifier_preset
+from lazybench.agents.longtail.settings import LongTailConfig
+from lazybench.agents.longtail.training import State
+from lazybench.agents.longtail.weights import effective_number
+from lazybench.errors import UsageError
+from lazybench.longtail_task import LongTailTask
+from lazybench.rng import Rng
+from lazybench.specs import EnvSpec
+
+FROZEN_SHARE = 1 / 3
+"""Work of a step that moves the head alone, in gradient-equivalents: a backward pass through the
+body counts as two forward ones."""
+
+
+class Classifying:
+    """What all agents share that train a classifier on a stream by weighted descent.
+
+    Attributes:
+        config: their settings.
+    """
+
+    families = ("longtail",)
+    JUDGED = ("posthoc", "posthoc_tau")
+    config: LongTailConfig
+
+    def plan(self, task: LongTailTask) -> Plan:
+        """Return how many mini-batches to train on, and what stream to draw them from."""
+        config = self.config
+        updates = config.updates(task)
+        return Plan(
+            updates=updates,
+            env={
+                "batch": config.batch,
+                "epochs": config.epochs,
+                "sampler": config.samplers(),
+                "dev_batch": self.dev_rows(task),
+            },
+            # Rounded up, so that no validation falls right before the last one.
+            validate_every=-(-updates // config.validations),
+            select="last",
+        )
+
+    def dev_rows(self, task: LongTailTask) -> int:
+        """Return the dev images that an update asks for."""
+        return self.config.dev_rows(task)
+
+    def init(self, env: Any, rng: Rng) -> State:
+        """Return a fresh network.
+
+        Raises:
+            UsageError: a network that can't take these images.
+        """
+        return training.begin(self.config, env.task, rng)
+
+    def warm(self, state: State, weights: Mapping[str, Tensor]) -> State:
+        """Return the first state with weights from elsewhere in its body.
+
+        Raises:
+            UsageError: weights that don't fit the body.
+        """
+        return {**state, "theta": overlay(state["theta"], weights)}
+
+    def transfer(self, state: State, task: LongTailTask) -> State:
+        """Return a trained state, once it is known to fit a stream of the same classes.
+
+        Its class counts stay those that it was trained on, which corrections of its answers need.
+
+        Raises:
+            UsageError: other classes or images than it was trained on.
+        """
+        trained = LongTailTask(**state["task"])
+        for name in ("classes", "instance", "dtype"):
+            had, has = getattr(trained, name), getattr(task, name)
+            if had != has:
+                raise UsageError(
+                    f"this agent was trained on a stream with {name} {had}, which its network "
+                    f"takes; this one has {has}; choose a run on the same data set"
+                )
+        return state
+
+    def policy(self, state: State) -> Classify:
+        """Return the policy that classifies with the running statistics."""
+        config, task = self.config, LongTailTask(**state["task"])
+        head, theta = corrected(
+            head_of(config),
+            state["theta"],
+            config.counts(task),
+            config.posthoc,
+            config.posthoc_tau,
+        )
+        net = training.net_of(config, task)
+        return Classify(net, head, theta, state["running"], config.side)
+
+    def network(self, task: LongTailTask) -> Network:
+        """Return the network's name and the number of parameters, head included.
+
+        Raises:
+            UsageError: a network that can't take these images.
+        """
+        net = training.net_of(self.config, task)
+        theta = head_of(self.config).init(net, Rng(0))
+        return Network(net.name, sum(value.numel() for value in theta.values()))
+
+    def diagnostics(self, state: State) -> dict[str, Any]:
+        """Return the span of the class weights, and of the norms of the head's rows."""
+        config, counts = self.config, self.config.counts(LongTailTask(**state["task"]))
+        norms = state["theta"]["head.weight"].detach().norm(dim=1)
+        found: dict[str, Any] = {"head_norms": [float(norms.min()), float(norms.max())]}
+        if config.class_weights != "none":
+            weights = effective_number(counts, config.beta)
+            found["class_weights"] = [float(weights.min()), float(weights.max())]
+        return found
+
+
+class ClassifierAgent(Classifying):
+    """Descends on one loss in two stages; its settings make it each of the cheap rivals.
+
+    Reference: Cui et al. 2019; Cao et al. 2019; Menon et al. 2021; Ren et al. 2020; Kang et al.
+    2020; the stages' defaults are those of Jamal et al. 2020 (160 and 40 epochs).
+    """
+
+    Config = LongTailConfig
+
+    def __init__(self, config: LongTailConfig) -> None:
+        """Take the settings."""
+        self.config = config
+
+    @staticmethod
+    def preset(algorithm: str, env: EnvSpec, budget: str) -> Mapping[str, Any]:
+        """Return the settings of `algorithm` for an environment and budget."""
+        return classifier_preset(algorithm, env, budget)
+
+    def update(self, state: State, batch: Observation, rng: Rng) -> tuple[State, dict[str, float]]:
+        """Take one step on a mini-batch.
+
+        Raises:
+            Diverged: a parameter isn't finite afterwards.
+        """
+        config = self.config
+        now = training.learner(config, state)
+        x, y = training.labelled(batch)
+        if config.dev == "joined":
+            x, y = torch.cat([x, batch["dev_x"]]), torch.cat([y, batch["dev_y"]])
+        elif config.dev == "late" and now.late:
+            x, y = batch["dev_x"], batch["dev_y"]
+        if state["step"] == config.begins(config.late, now.task) and (
+            config.late_trains == "fresh_head"
+        ):
+            state = training.fresh_head(config, state, rng.at("head"))
+        x = training.prepared(config, now.net, x, rng.at("augment"))
+        after, loss = now.step(state, x, y, now.class_weights(state["theta"], y))
+        share = FROZEN_SHARE if now.late and config.late_trains != "all" else 1.0
+        return after, {
+            "loss": loss,
+            "image_gradients": float(len(y)),
+            "gradient_equivalents": share * len(y) / config.batch,
+        }

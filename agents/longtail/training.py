@@ -1,0 +1,195 @@
+"""The state of a training on a stream, and what every agent does with a mini-batch.
+
+The state is `theta` (parameters), `momentum` (of each parameter), `running` (mean and variance of
+each batch norm, as `lazybench.nets.Stats`), `step` (updates done) and `task` (the stream's fields).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lazybench.agent import Observation
+from lazybench.agents.fewshot.weights import HEAD
+from lazybench.agents.longtail.augment import augmented, shrunk
+from lazybench.agents.longtail.heads import head_of
+from lazybench.agents.longtail.losses import row_losses, weighted_mean
+from lazybench.agents.longtail.optimiser import sgd_step
+from lazybench.agents.longtail.settings import LongTailConfig
+from lazybench.agents.longtail.weights import effective_number
+from lazybench.errors import Diverged
+from lazybench.longtail_task import LongTailTask
+from lazybench.nets import Net, ResNetCifar, Stats, backbone
+from lazybench.params import Params, finite, leaves
+from lazybench.rng import Rng
+from lazybench.task import TaskShape
+
+State = dict[str, Any]
+
+RUNNING_MOMENTUM = 0.1
+"""Share of a batch's statistics in the running averages, torch's default."""
+
+
+class Learner(NamedTuple):
+    """A network on a stream, in the second stage or before.
+
+    Attributes:
+        config: settings.
+        task: the stream.
+        net: the network; its own head is used by name alone.
+        late: whether the second stage has begun.
+        lr: step size of this update.
+    """
+
+    config: LongTailConfig
+    task: LongTailTask
+    net: Net
+    late: bool
+    lr: float
+
+    def row_losses(self, theta: Params, x: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of each row of a prepared batch, `[n]`, on the batch's own statistics."""
+        return self._losses(theta, self.net.features(theta, x), y)
+
+    def logits(self, theta: Params, x: Tensor) -> Tensor:
+        """Return logits `[n, classes]` of a prepared batch, on the batch's own statistics."""
+        return head_of(self.config).answers(theta, self.net.features(theta, x))
+
+    def class_weights(self, theta: Params, y: Tensor) -> Tensor | None:
+        """Return the class weight of each row, `[n]`, in the precision of `theta`.
+
+        None where classes weigh alike.
+        """
+        config = self.config
+        if config.class_weights == "none" or (config.weighted == "late" and not self.late):
+            return None
+        weights = effective_number(config.counts(self.task), config.beta)
+        return weights.to(theta["head.weight"])[y]
+
+    def step(
+        self, state: State, x: Tensor, y: Tensor, weights: Tensor | None
+    ) -> tuple[State, float]:
+        """Return the state after one step on the weighted loss, and that loss.
+
+        Running averages take the batch's statistics in, once.
+
+        Args:
+            state: left as it is.
+            x: prepared images.
+            y: their labels.
+            weights: of each row's loss; None weighs all alike.
+
+        Raises:
+            Diverged: a parameter isn't finite afterwards.
+        """
+        config, theta = self.config, state["theta"]
+        running = state["running"]
+        frozen = self.late and config.late_trains != "all"
+        if frozen:
+            with torch.no_grad():
+                features = self.net.features(theta, x, running)
+            point = leaves({name: theta[name] for name in theta if name.startswith(HEAD)})
+        else:
+            point = leaves(theta)
+            features, found = train_features(self.net, point, x)
+            running = averaged(running, found)
+        loss = weighted_mean(self._losses(point, features, y), weights, config.reduction)
+        slopes = torch.autograd.grad(loss, list(point.values()))
+        gradient = dict(zip(point, slopes, strict=True))
+        new, momentum = sgd_step(config, theta, state["momentum"], gradient, self.lr)
+        if not finite(new):
+            raise Diverged(f"a parameter isn't finite after mini-batch {state['step'] + 1}")
+        after = {"theta": new, "momentum": momentum, "running": running, "step": state["step"] + 1}
+        return {**state, **after}, float(loss.detach())
+
+    def _losses(self, theta: Params, features: Tensor, y: Tensor) -> Tensor:
+        logits = head_of(self.config).logits(theta, features)
+        return row_losses(self.config, self.config.counts(self.task))(logits, y)
+
+
+def learner(config: LongTailConfig, state: State) -> Learner:
+    """Return the network on the stream as it stands at the state's next update."""
+    task, step = LongTailTask(**state["task"]), state["step"]
+    return Learner(
+        config, task, net_of(config, task), config.is_late(step, task), config.rate(step, task)
+    )
+
+
+def net_of(config: LongTailConfig, task: LongTailTask) -> Net:
+    """Return the network for a stream's images at the size that the settings ask for.
+
+    Raises:
+        UsageError: a network that can't take these images.
+    """
+    return backbone(config.backbone, _shape(config, task))
+
+
+def begin(config: LongTailConfig, task: LongTailTask, rng: Rng) -> State:
+    """Return the state before any update.
+
+    Raises:
+        UsageError: a network that can't take these images.
+    """
+    net = net_of(config, task)
+    theta = head_of(config).init(net, rng.at("theta"))
+    images = torch.zeros((2, *_shape(config, task).instance), dtype=torch.uint8)
+    layers = net.statistics(theta, net.prepare(images))
+    return {
+        "theta": theta,
+        "momentum": {name: torch.zeros_like(value) for name, value in theta.items()},
+        "running": tuple((torch.zeros_like(mean), torch.ones_like(var)) for mean, var in layers),
+        "step": 0,
+        "task": task.fields(),
+    }
+
+
+def fresh_head(config: LongTailConfig, state: State, rng: Rng) -> State:
+    """Return the state with a head that has learned nothing, and none of its momentum."""
+    drawn = head_of(config).init(net_of(config, LongTailTask(**state["task"])), rng)
+    head = {n: v.to(state["theta"][n]) for n, v in drawn.items() if n.startswith(HEAD)}
+    still = {name: torch.zeros_like(value) for name, value in head.items()}
+    theta, momentum = {**state["theta"], **head}, {**state["momentum"], **still}
+    return {**state, "theta": theta, "momentum": momentum}
+
+
+def labelled(batch: Observation) -> tuple[Tensor, Tensor]:
+    """Return a mini-batch's images and labels, without rows that only fill it up."""
+    x, y, mask = batch["x"], batch["y"], batch["mask"]
+    return (x, y) if bool(mask.all()) else (x[mask], y[mask])
+
+
+def prepared(config: LongTailConfig, net: Net, x: Tensor, rng: Rng) -> Tensor:
+    """Return training images made anew, made smaller and as the network wants them."""
+    x = augmented(x, rng, pad=config.pad, flip=config.flip)
+    return net.prepare(shrunk(x, config.side))
+
+
+def averaged(running: Stats, found: Stats) -> Stats:
+    """Return running averages with a batch's statistics taken in."""
+    if not running:
+        return running
+    old = [part for pair in running for part in pair]
+    new = torch._foreach_lerp(old, [part for pair in found for part in pair], RUNNING_MOMENTUM)
+    return tuple(zip(new[::2], new[1::2], strict=True))
+
+
+def train_features(net: Net, theta: Params, x: Tensor) -> tuple[Tensor, Stats]:
+    """Return features on the batch's own statistics, and these.
+
+    Networks without `train_features` pass once more for them, and give biased variances.
+    """
+    if isinstance(net, ResNetCifar):
+        return net.train_features(theta, x)
+    with torch.no_grad():
+        found = net.statistics(theta, x)
+    return net.features(theta, x), found
+
+
+def _shape(config: LongTailConfig, task: LongTailTask) -> TaskShape:
+    """What the network sees: images that were made smaller, classes as ways."""
+    channels, height, width = task.instance
+    shrinks = config.side and (height > config.side or width > config.side)
+    sides = (config.side, config.side) if shrinks else (height, width)
+    return TaskShape(task.classes, 1, 1, (channels, *sides), "uint8")
