@@ -203,7 +203,7 @@ def test_hooks_of_the_contract(
 
 def test_entropy_needs_classes(tasks: Any, make_agent: Any) -> None:
     with pytest.raises(UsageError, match="fairness=entropy needs tasks with classes"):
-        make_agent("taml", tasks.blobs).plan(tasks.sine)
+        make_agent("taml", tasks.blobs, fairness="entropy").plan(tasks.sine)
 
 
 def test_no_body_is_passed_twice_where_the_head_adapts(
