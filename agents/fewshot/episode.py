@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from lazybench import learning
-from lazybench.agents.fewshot.weights import HEAD
+from lazybench.agents.fewshot.weights import HEAD, NORM
 from lazybench.nets import Net
 from lazybench.nets.net import head_outputs
 from lazybench.objective import objective
@@ -28,7 +28,7 @@ def adapting(names: Iterable[str], adapts: Adapts, adapt_norm: bool) -> list[str
     """
     if adapts == "head":
         return [name for name in names if name.startswith(HEAD)]
-    return [name for name in names if adapt_norm or "norm" not in name]
+    return [name for name in names if adapt_norm or not name.startswith(NORM)]
 
 
 class Episode:

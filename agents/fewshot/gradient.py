@@ -26,7 +26,7 @@ from lazybench.agents.fewshot.meta_step import (
     preconditioner,
 )
 from lazybench.agents.fewshot.presets import preset
-from lazybench.agents.fewshot.weights import HEAD, moved, overlay
+from lazybench.agents.fewshot.weights import HEAD, NORM, moved, overlay
 from lazybench.errors import Diverged, UsageError
 from lazybench.learning import InnerRule, Outer
 from lazybench.nets import backbone, count_parameters
@@ -138,7 +138,7 @@ class GradientAgent:
             meta |= {
                 LOG_STD + name: torch.full_like(theta[name], config.std).log()
                 for name in theta
-                if not name.startswith(HEAD) and name.endswith("weight") and "norm" not in name
+                if not name.startswith((HEAD, NORM)) and name.endswith("weight")
             }
         carried = config.inner_rule == "adam" and config.inner_state == "carry"
         return {

@@ -13,6 +13,8 @@ from lazybench.task import TaskShape
 
 HEAD = "head."
 """How the names of a network's last layer begin, which alone depends on the number of ways."""
+NORM = "norm"
+"""How those of batch norm's scales and offsets begin."""
 
 
 def overlay(theta: Params, weights: Mapping[str, Tensor]) -> Params:

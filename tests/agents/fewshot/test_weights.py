@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lazybench.agents.fewshot.episode import adapting
 from lazybench.agents.fewshot.weights import overlay
 from lazybench.errors import UsageError
 
@@ -33,3 +34,10 @@ def test_weights_of_which_nothing_is_taken_are_refused() -> None:
     alone = {"head.weight": torch.zeros(4, 2)}
     with pytest.raises(UsageError, match="none of the weights fit the network"):
         overlay(alone, {"head.weight": torch.ones(9, 2)})
+
+
+def test_batch_norms_are_told_by_how_their_names_begin() -> None:
+    names = ["body.layernorm.weight", "norm.1.weight", "norm1.bias", "head.weight"]
+    assert adapting(names, "all", True) == names
+    assert adapting(names, "all", False) == ["body.layernorm.weight", "head.weight"]
+    assert adapting(names, "head", False) == ["head.weight"]
