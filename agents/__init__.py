@@ -12,6 +12,7 @@ from lazybench.specs import AgentSpec
 _GRADIENT = "lazybench.agents.fewshot.gradient:GradientAgent"
 _EMBEDDING = "lazybench.agents.fewshot.embedding:EmbeddingAgent"
 _FLOORS = "lazybench.agents.fewshot.floors"
+_CLASSIFIER = "lazybench.agents.longtail.classifier:ClassifierAgent"
 
 
 def _gradient(name: str, about: str, reference: str, *, trains: bool = True) -> AgentSpec:
@@ -36,6 +37,18 @@ def _embedding(name: str, about: str, reference: str, version: int = 1) -> Agent
         about=about,
         reference=reference,
         version=version,
+    )
+
+
+def _classifier(name: str, about: str, reference: str = "") -> AgentSpec:
+    return AgentSpec(
+        name,
+        ("longtail",),
+        _CLASSIFIER,
+        {"algorithm": name},
+        tuned=False,
+        about=about,
+        reference=reference,
     )
 
 
@@ -108,5 +121,49 @@ CATALOGUE: tuple[AgentSpec, ...] = (
         "lazybench.agents.fewshot.pretrain:PretrainedAgent",
         about="pre-trains on all train classes, then learns a new last layer on each task",
         reference="Chen et al. 2019",
+    ),
+    _classifier("cross_entropy", "floor: plain cross-entropy on the long-tailed stream"),
+    _classifier(
+        "class_balanced",
+        "classes weighted by the inverse of their effective number",
+        "Cui et al. 2019",
+    ),
+    _classifier(
+        "class_balanced_finetune",
+        "cross-entropy, then a last stage of mini-batches balanced over classes",
+        "Cui et al. 2018",
+    ),
+    _classifier(
+        "logit_adjust", "log priors on the logits in training", "Menon et al. 2021, eq. (10)"
+    ),
+    _classifier(
+        "logit_adjust_posthoc",
+        "cross-entropy, log priors taken off the trained logits",
+        "Menon et al. 2021, eq. (9)",
+    ),
+    _classifier("balanced_softmax", "log counts on the logits in training", "Ren et al. 2020"),
+    _classifier(
+        "drw",
+        "cross-entropy, then class weights: two_component with tau 0",
+        "Cao et al. 2019, deferred re-weighting",
+    ),
+    _classifier(
+        "ldam_drw", "margins by class counts, then class weights", "Cao et al. 2019, algorithm 1"
+    ),
+    _classifier(
+        "crt", "cross-entropy, then a new head on balanced mini-batches", "Kang et al. 2020"
+    ),
+    _classifier(
+        "tau_norm", "cross-entropy, the trained head's rows scaled to one norm", "Kang et al. 2020"
+    ),
+    _classifier(
+        "dev_finetune",
+        "control: cross-entropy, then a last stage on the dev set alone",
+        "Shu et al. 2019, the fine-tuning row",
+    ),
+    _classifier(
+        "balanced_softmax_dev",
+        "control: balanced softmax on the stream and the dev set together",
+        "README: honesty is a feature",
     ),
 )
