@@ -209,11 +209,11 @@ def weight_gradient(
     Reference: Algorithm 2, lines 6-12; Jamal et al. 2020 (greedy); Ren et al. 2018 (w = 0).
     """
     lr, teacher = ahead.lr, ahead.teacher
-    back = examples.gradient(weights)
-    anchor = {
-        name: (value.detach() - lr * back[name]).requires_grad_()
-        for name, value in examples.point.items()
-    }
+    anchor = leaves(examples.point)
+    # Weights of 0 leave theta where it is, without a backward pass.
+    if bool(weights.any()):
+        back = examples.gradient(weights)
+        anchor = leaves({name: value.detach() - lr * back[name] for name, value in anchor.items()})
     losses = [examples.weighted(weights)] * ahead.steps
     # No steps leave the anchor itself, which costs nothing to keep on its graph.
     if ahead.inner == "unrolled" or (teacher is None and not ahead.steps):

@@ -152,6 +152,15 @@ def test_gamma_one_without_steps_is_greedy_to_the_bit(problem: Problem, products
     assert one.loss == problem.greedy(products).loss
 
 
+@pytest.mark.parametrize("products", ["vjp", "jvp"])
+def test_weights_of_zero_look_ahead_from_theta_itself(problem: Problem, products: Products) -> None:
+    none = torch.zeros(ROWS, dtype=torch.float64)
+    got = weight_gradient(problem.examples(products), none, problem.valid, LookAhead(LR))
+    problem.weights, held = none, problem.weights
+    near(got.slopes, problem.doubly(lambda moved: moved))
+    problem.weights = held
+
+
 def test_gamma_scales_the_slopes_and_zero_kills_them(problem: Problem) -> None:
     assert not problem.lazily(lazy(gammas=(0.0,))).slopes.any()
     whole = problem.lazily(lazy(gammas=(1.0,)), steps=0).slopes

@@ -1,0 +1,282 @@
+"""Agents that weigh a mini-batch's examples by a validation loss one step ahead.
+
+`l2rw`, `meta_weight_net`, `two_component` and `lazy_two_component` are settings of one agent: each
+has a virtual step, a leap and the slopes of the validation loss for the weights, and they differ
+in what becomes of the slopes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lazybench.agent import Observation, Plan
+from lazybench.agents.longtail import training
+from lazybench.agents.longtail.classifier import Classifying
+from lazybench.agents.longtail.meta_presets import meta_preset
+from lazybench.agents.longtail.meta_settings import MetaConfig
+from lazybench.agents.longtail.mwnet import WeightNet
+from lazybench.agents.longtail.training import Learner, State
+from lazybench.errors import UsageError
+from lazybench.learning import (
+    Examples,
+    Leap,
+    Outer,
+    WeightGradient,
+    outer_adam,
+    outer_sgd,
+    sound,
+    weight_gradient,
+)
+from lazybench.longtail_task import LongTailTask
+from lazybench.params import Params, leaves
+from lazybench.rng import Rng
+from lazybench.specs import EnvSpec
+
+
+class DevHalves(NamedTuple):
+    """A mini-batch of the dev set in two parts that share no image.
+
+    Attributes:
+        x: prepared images for the validation loss.
+        y: their labels.
+        score_x: prepared images to compare candidates on; none where there is nothing to compare.
+        score_y: their labels.
+    """
+
+    x: Tensor
+    y: Tensor
+    score_x: Tensor
+    score_y: Tensor
+
+
+class Weighed(NamedTuple):
+    """What a meta-step makes of the slopes.
+
+    Attributes:
+        weights: of the real step, `[B]`.
+        leap: where the validation loss was taken.
+        ratio: mean size of eps over the mean class weight; 0 where weights have one part.
+        negative: share of examples whose weight was below 0, before any cut.
+        net: the weights' network after its own step, and its rule's state; empty without one.
+    """
+
+    weights: Tensor
+    leap: Leap
+    ratio: float
+    negative: float
+    net: dict[str, Params]
+
+
+class MetaWeightAgent(Classifying):
+    """Plain steps first, then in each step the examples' weights from a batch of the dev set.
+
+    Meta passes take the statistics of their own batch in batch norm; the real step alone updates
+    the running ones. eps starts from 0 in every mini-batch. The state has, beside a classifier's,
+    `seen` (what diagnostics tell of) and `net` (the weights' network, where there is one).
+
+    Reference: Algorithm 2 (`lazy_two_component`); Jamal et al. 2020 (`two_component`); Ren et al.
+    2018 (`l2rw`); Shu et al. 2019 (`meta_weight_net`).
+    """
+
+    Config = MetaConfig
+    config: MetaConfig
+
+    def __init__(self, config: MetaConfig) -> None:
+        """Take the settings and set up the weights' network."""
+        self.config = config
+        self.net = WeightNet(config.net_hidden)
+        rule = outer_adam if config.net_rule == "adam" else outer_sgd
+        self.net_outer: Outer = rule(config.net_lr)
+
+    @staticmethod
+    def preset(algorithm: str, env: EnvSpec, budget: str) -> Mapping[str, Any]:
+        """Return the settings of `algorithm` for an environment and budget."""
+        return meta_preset(algorithm, env, budget)
+
+    def plan(self, task: LongTailTask) -> Plan:
+        """Return how many mini-batches to train on, and what stream to draw them from.
+
+        Raises:
+            UsageError: a stream whose dev set is too small.
+        """
+        least = 4 if self.config.teacher == "lazy" else 2
+        if self.config.dev_rows(task) < least:
+            raise UsageError(
+                f"this agent learns from a dev set of at least {least} images, got "
+                f"{task.dev_per_class} of each of {task.classes} classes; make the environment "
+                "with a larger dev_per_class"
+            )
+        return super().plan(task)
+
+    def init(self, env: Any, rng: Rng) -> State:
+        """Return a fresh network, and a fresh network of weights where there is one.
+
+        Raises:
+            UsageError: a network that can't take these images.
+        """
+        state = super().init(env, rng)
+        state["seen"] = {
+            "steps": 0,
+            "ratio": 0.0,
+            "negative": 0.0,
+            "gamma": torch.zeros(len(self.config.gammas), dtype=torch.int64),
+        }
+        if self.config.weighting == "meta_weight_net":
+            params = self.net.init(rng.at("net"))
+            state["net"] = {"params": params, "outer": self.net_outer.init(params)}
+        return state
+
+    def update(self, state: State, batch: Observation, rng: Rng) -> tuple[State, dict[str, float]]:
+        """Take one step on a mini-batch, weighed in the second stage.
+
+        Raises:
+            Diverged: a weight or a parameter isn't finite, or the weights' sum is negative.
+            UsageError: the network has no forward derivative and `products` is jvp.
+
+        Reference: Algorithm 2, lines 3-13.
+        """
+        config = self.config
+        now = training.learner(config, state)
+        x, y = training.labelled(batch)
+        x = training.prepared(config, now.net, x, rng.at("augment"))
+        rows, equivalents, passed = len(y), 1.0, len(y)
+        weights = now.class_weights(state["theta"], y)
+        if now.late:
+            dev = self._halves(now, batch, rng.at("dev"))
+            weighed = self.weigh(now, state, x, y, dev)
+            weights = sound(weighed.weights, state["step"] + 1)
+            state = _noted(state, weighed, config)
+            equivalents = config.equivalents(rows, len(dev.y) + len(dev.score_y))
+            virtual = 0 if config.weighting == "l2rw" else 1
+            passed += (virtual + config.inner_steps) * rows + len(dev.y)
+        after, loss = now.step(state, x, y, weights)
+        return after, {
+            "loss": loss,
+            "image_gradients": float(passed),
+            "gradient_equivalents": equivalents * rows / config.batch,
+        }
+
+    def weigh(self, now: Learner, state: State, x: Tensor, y: Tensor, dev: DevHalves) -> Weighed:
+        """Return the weights of a prepared mini-batch's real step; theta stays as it is.
+
+        Args:
+            now: the network on the stream.
+            state: of the training.
+            x: prepared images.
+            y: their labels.
+            dev: images that the weights are judged by.
+        """
+        config, theta = self.config, state["theta"]
+        examples = Examples(
+            theta, lambda params: now.row_losses(params, x, y), products=config.products
+        )
+        losses = examples.values
+        if config.weighting == "l2rw":
+            found = self._slopes(now, examples, torch.zeros_like(losses), dev)
+            return _rectified(found)
+        if config.weighting == "meta_weight_net":
+            params = leaves(state["net"]["params"])
+            drawn = self.net(params, losses)
+            found = self._slopes(now, examples, drawn.detach(), dev)
+            # The chain rule's last link: from the weights to the network that drew them.
+            grads = torch.autograd.grad(drawn, list(params.values()), found.slopes)
+            meta = dict(zip(params, grads, strict=True))
+            with torch.no_grad():
+                new, outer = self.net_outer.update(
+                    state["net"]["params"], state["net"]["outer"], meta, 1.0
+                )
+                # They sum to 1, and the real step is a mean.
+                weights = self.net(new, losses) * len(y)
+            return Weighed(weights, found.leap, 0.0, 0.0, {"params": new, "outer": outer})
+        base = now.class_weights(theta, y)
+        base = torch.ones_like(losses) if base is None else base
+        found = self._slopes(now, examples, base, dev)
+        eps = self.eps(found.slopes, base)
+        weights = base + eps
+        negative = float((weights < 0).float().mean())
+        ratio = float(eps.abs().mean() / base.mean())
+        kept = weights.clamp_min(0) if config.clip else weights
+        return Weighed(kept, found.leap, ratio, negative, {})
+
+    def eps(self, slopes: Tensor, base: Tensor) -> Tensor:
+        """Return what is added to the class weights `base`, `[B]`: a step down the slopes."""
+        config = self.config
+        if config.strength == "released":
+            return -config.tau * slopes
+        size = slopes.abs().mean()
+        if not float(size):
+            return torch.zeros_like(slopes)
+        return slopes * (-config.rho * base.mean() / size)
+
+    def diagnostics(self, state: State) -> dict[str, Any]:
+        """Return the size of eps, the share of weights below 0 and the histogram of gamma."""
+        config, seen = self.config, state["seen"]
+        found = super().diagnostics(state)
+        steps = seen["steps"]
+        if not steps:
+            return found
+        found["negative_weight_share"] = seen["negative"] / steps
+        if config.weighting == "two_component":
+            found["eps_over_weight"] = seen["ratio"] / steps
+        if config.teacher == "lazy":
+            chosen = seen["gamma"].tolist()
+            names = [f"{gamma:g}" for gamma in config.gammas]
+            found["gamma_histogram"] = dict(zip(names, chosen, strict=True))
+            edge = chosen[0] + chosen[-1] if len(chosen) > 1 else chosen[0]
+            found["gamma_edge_share"] = edge / sum(chosen)
+        return found
+
+    def _slopes(
+        self, now: Learner, examples: Examples, weights: Tensor, dev: DevHalves
+    ) -> WeightGradient:
+        def valid(theta: Params) -> Tensor:
+            return F.cross_entropy(now.logits(theta, dev.x), dev.y)
+
+        def score(theta: Params) -> tuple[float, ...]:
+            hits = now.logits(theta, dev.score_x).argmax(1) == dev.score_y
+            return (float(hits.float().mean()),)
+
+        ahead = self.config.ahead(now.lr, len(weights))
+        return weight_gradient(examples, weights, valid, ahead, score=score)
+
+    def _halves(self, now: Learner, batch: Observation, rng: Rng) -> DevHalves:
+        """The dev images, each class in both halves as far as it goes."""
+        y = batch["dev_y"]
+        x = training.prepared(self.config, now.net, batch["dev_x"], rng)
+        if self.config.teacher == "greedy":
+            return DevHalves(x, y, x[:0], y[:0])
+        order = y.argsort(stable=True)
+        one, other = order[::2], order[1::2]
+        return DevHalves(x[one], y[one], x[other], y[other])
+
+
+def _rectified(found: WeightGradient) -> Weighed:
+    """The part of the descent direction above 0, its mean 1; all 0 where nothing is above.
+
+    Reference: Ren et al. 2018, eqs. (7) and (8), with their guard.
+    """
+    down = -found.slopes
+    kept = down.clamp_min(0)
+    total = kept.sum()
+    weights = kept * (len(kept) / total) if float(total) else kept
+    return Weighed(weights, found.leap, 0.0, float((down < 0).float().mean()), {})
+
+
+def _noted(state: State, weighed: Weighed, config: MetaConfig) -> State:
+    """The state with what diagnostics tell of and the weights' network after its step."""
+    seen = state["seen"]
+    gamma = seen["gamma"].clone()
+    if weighed.leap.candidates:
+        gamma[config.gammas.index(weighed.leap.gamma)] += 1
+    noted = {
+        "steps": seen["steps"] + 1,
+        "ratio": seen["ratio"] + weighed.ratio,
+        "negative": seen["negative"] + weighed.negative,
+        "gamma": gamma,
+    }
+    return {**state, "seen": noted, **({"net": weighed.net} if weighed.net else {})}

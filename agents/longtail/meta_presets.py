@@ -1,0 +1,33 @@
+"""Presets of the meta-weighting agents on long-tailed streams.
+
+They share the schedule of every agent on a stream (`presets.py`): the two-component agents begin
+their meta-steps with the last fifth, those of Ren et al. and Shu et al. with the first mini-batch
+in `paper`. `Choice:` in `small` these begin at half, since a meta-step costs four plain ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lazybench.agents.longtail.presets import stream_preset
+from lazybench.specs import EnvSpec
+
+_TWO_COMPONENT = {"class_weights": "effective_number", "weighted": "late"}
+
+_AGENTS: Mapping[str, Mapping[str, Any]] = {
+    "two_component": _TWO_COMPONENT,
+    "lazy_two_component": {**_TWO_COMPONENT, "teacher": "lazy", "inner_steps": 5},
+    "l2rw": {"weighting": "l2rw", "late": 0.5},
+    "meta_weight_net": {"weighting": "meta_weight_net", "late": 0.5},
+}
+
+
+def meta_preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any]:
+    """Return the settings of `algorithm` on `env` at `budget`, before any override."""
+    settings = {**stream_preset(env, budget), **_AGENTS[algorithm]}
+    if budget == "paper" and settings.get("weighting"):
+        settings["late"] = 0.0
+    if budget == "smoke":
+        settings["dev_batch"] = 20
+    return settings
