@@ -127,11 +127,6 @@ class FewShotVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         """Name, fingerprint, preparation and source of the data."""
         return self.trials.data
 
-    @property
-    def protocol(self) -> dict[str, Any]:
-        """What belongs to the protocol beside the environment's settings."""
-        return {"query": self.task.query}
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:

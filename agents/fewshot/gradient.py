@@ -74,7 +74,9 @@ class GradientAgent:
 
     @staticmethod
     def settle(given: Mapping[str, Any], find: Callable[[str], Any]) -> Mapping[str, Any]:
-        """Return the settings with `matched_to=KEY` replaced by that record's beta and mean leap.
+        """Return the settings with `matched_to=KEY` replaced by that record's.
+
+        Everything is that run's but its search: the mean leap takes its place.
 
         Raises:
             UsageError: no such record, or not one of Reptile's steps with a lazy search.
@@ -96,10 +98,9 @@ class GradientAgent:
                 f"matched_to needs the key of a lazy Reptile's record, and '{key}' {why}; see: "
                 "lazybench list runs"
             )
-        matched = {
-            "outer_lr": record.config["outer_lr"],
-            "matched_leap": record.diagnostics["mean_leap"],
-        }
+        search = ("teacher", "gammas", "hull", "hull_step", "leap_on")
+        matched = {name: value for name, value in record.config.items() if name not in search}
+        matched["matched_leap"] = record.diagnostics["mean_leap"]
         return matched | {name: value for name, value in given.items() if name != "matched_to"}
 
     def plan(self, task: TaskShape) -> Plan:
@@ -250,7 +251,8 @@ class GradientAgent:
             return {}
         losses = torch.tensor([task.loss for task in before], dtype=torch.float64)
         measure = learning.inequality(self.config.fairness)
-        (slopes,) = torch.autograd.grad(measure(losses.requires_grad_()), losses)
+        with torch.enable_grad():
+            (slopes,) = torch.autograd.grad(measure(losses.requires_grad_()), losses)
         weights = (self.config.fairness_weight * slopes).tolist()
         return combine([task.params for task in before], weights)
 

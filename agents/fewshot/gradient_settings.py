@@ -203,17 +203,16 @@ class GradientConfig(EpisodicConfig):
         """Return the image-gradients of a training task with so many support and query rows.
 
         Support rows count once for each inner step that passes through the whole network (once in
-        all where the head alone adapts), query rows once for the outer loss. A Hessian-vector
-        product of the implicit meta-gradient counts as one for each support row. TAML's entropy
-        at theta takes the query rows once more, its inequalities the support rows.
+        all where the head alone adapts), query rows once for the outer loss. Second-order
+        passes count nothing beside the first-order ones, whoever makes them: those through an
+        unrolled inner loop, a replayed one's, the products of an implicit meta-gradient with the
+        Hessian. TAML's entropy at theta takes the query rows once more, its inequalities the
+        support rows.
         """
+        unfair = {"none": 0, "entropy": query}.get(self.fairness, support)
         if self.adapts == "head":
-            return support + query
+            return support + query + unfair
         images = self.inner_steps * min(self.inner_batch or support, support)
         if self.meta_gradient != "reptile":
             images += query
-        if self.meta_gradient == "implicit":
-            images += self.cg_steps * support
-        if self.fairness != "none":
-            images += query if self.fairness == "entropy" else support
-        return images
+        return images + unfair

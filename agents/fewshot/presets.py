@@ -103,7 +103,7 @@ def preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any]:
         paper(algorithm, env.data, way, shot) if budget == "paper" else _small(algorithm, way, shot)
     )
     if way == 1:
-        settings |= _waves(algorithm)
+        settings |= _waves(algorithm, budget)
     # A floor learns nothing before the test, so there is nothing to spend.
     return settings if algorithm == "finetune" else settings | spending(env, budget)
 
@@ -123,10 +123,16 @@ def _small(algorithm: str, way: int, shot: int) -> dict[str, Any]:
     return settings
 
 
-def _waves(algorithm: str) -> dict[str, Any]:
-    """What regression needs: squared errors are tens of times as steep as cross-entropies."""
+def _waves(algorithm: str, budget: str) -> dict[str, Any]:
+    """What regression needs: squared errors are tens of times as steep as cross-entropies.
+
+    `paper`: Finn et al. 2017, section 5.1, one step of .01 and 10 at the test.
+    """
     if "inner_rule" in ALGORITHMS[algorithm]:
         return {}
     settings: dict[str, Any] = {"inner_lr": 0.01, "inner_steps": 5, "outer_lr": 2e-3}
+    if budget == "paper":
+        settings = {"inner_lr": 0.01, "outer_lr": 1e-3, "test_steps": 10}
+        settings |= {"inner_steps": 1} if algorithm in ("maml", "fomaml", "taml") else {}
     # There is no entropy of answers without classes.
     return settings | ({"fairness": "theil"} if algorithm == "taml" else {})

@@ -121,6 +121,9 @@ def groups(records: Iterable[Record]) -> list[Group]:
 
 def _sameness(record: Record) -> str:
     same = {name: value for name, value in record.identity().items() if name != "seed"}
+    if record.trained_on is not None:
+        # The environment and which state was kept; the run and its step differ by seed.
+        same["trained_on"] = record.trained_on.split()[0::2][:2]
     same |= {"kind": record.kind, "origin": record.agent.origin, "by": record.agent.trained_by}
     return hashlib.sha256(canonical_json(same).encode("ascii")).hexdigest()
 

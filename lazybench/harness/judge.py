@@ -162,7 +162,9 @@ def _pair(answer: Any) -> tuple[Any, Any]:
 def env_facts(spec: EnvSpec, env: Any, trials: int) -> dict[str, Any]:
     """Return the `env` and `data` parts of a record."""
     protocol = {key: value for key, value in spec.kwargs.items() if key != "data"}
-    protocol |= {**getattr(env, "protocol", {}), "trials": trials}
+    # Few-shot environments of other packages needn't tell more than the shape of their tasks.
+    more = env.protocol if hasattr(env, "protocol") else {"query": env.task.query}
+    protocol |= {**more, "trials": trials}
     return {
         "env": {
             "id": spec.id,

@@ -152,7 +152,7 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
     scores = np.array([score for line in blocks for score in line["scores"]])
     answers = [Packed(**line["answers"]).unpack() for line in blocks]
     wall_s, cpu_s = (sum(line[name] for line in blocks) for name in ("wall_s", "cpu_s"))
-    return Scored(scores, answers, wall_s, cpu_s, blocks[0]["metrics"])
+    return Scored(scores, answers, wall_s, cpu_s, blocks[0].get("metrics", {}))
 
 
 def _last(cell: Cell) -> Progress:

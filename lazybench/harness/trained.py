@@ -95,6 +95,12 @@ def find_run(name: str, runs: Path) -> TrainedRun:
                 f"key '{name}' fits several runs: {', '.join(run.key12 for run in fits)}; give "
                 "more digits"
             )
+        judged = sorted(runs.glob(f"*/done-{name}*.json")) if not fits else []
+        if judged:
+            raise UsageError(
+                f"key '{name}' is that of a judgement; evaluate its fit, {judged[0].parent}, with "
+                "the same settings of judging as --set"
+            )
         if not fits:
             raise UnknownName(
                 f"no run in {runs} has a key that begins with '{name}', and it is no run's folder; "

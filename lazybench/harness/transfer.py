@@ -113,12 +113,14 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
     # On train, trials of stream 0 are those that the first seed learned from.
     env.reset(seed=_FRESH_STREAM if request.split == "train" else 0)
     policy = made.agent.policy(to_device(_moved(made, state, env.task), device))
+    if request.split == "train":
+        policy = _without_answers(policy)
     watch.stage("test", trials)
     scores: list[float] = []
     answers: list[Any] = []
     told: dict[str, Any] = {}
     with using_threads(request.threads), using_precision(precision, device):
-        for block in judge(env, policy, spec.metric, trials):
+        for block in judge(env, policy, spec.metric, trials, seed=int(run.identity["seed"])):
             scores.extend(block.scores.tolist())
             answers.append(block.answers)
             told = dict(block.metrics)
@@ -173,6 +175,20 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
 
 _FRESH_STREAM = 2**31 - 1
 """A stream of training trials that no seed of a run is likely to have learned from."""
+
+
+def _without_answers(policy: Any) -> Any:
+    """A policy that sees training tasks as it sees test tasks: their query targets hidden."""
+
+    def answer(observation: Any, memory: Any = None) -> tuple[Any, Any]:
+        targets = observation.get("query_y")
+        if targets is not None:
+            hidden = targets.new_tensor(0 if targets.is_floating_point() else -1)
+            observation = {**observation, "query_y": hidden.expand_as(targets)}
+        return policy(observation, memory)
+
+    answer.vectorized = getattr(policy, "vectorized", False)  # type: ignore[attr-defined]
+    return answer
 
 
 def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> Made:

@@ -145,6 +145,10 @@ class NetworkFacts(Facts):
     source_sha256: Sha256 | None = None
 
     def identity(self) -> dict[str, str]:
-        """What of it is part of a run's key, beside what the settings say."""
-        found = {"weights": self.weights_sha256, "network_source": self.source_sha256}
+        """What of it is part of a run's key: the name, too, which `auto` in the settings hides."""
+        found = {
+            "network": self.name,
+            "weights": self.weights_sha256,
+            "network_source": self.source_sha256,
+        }
         return {name: sha256 for name, sha256 in found.items() if sha256 is not None}

@@ -45,7 +45,7 @@ KEY_FIELDS = (
     "world_size",
     "limited",
 )
-_OPTIONAL_KEY_FIELDS = ("trained_on", "weights", "network_source")
+_OPTIONAL_KEY_FIELDS = ("trained_on", "network", "weights", "network_source")
 
 
 class Record(Facts):

@@ -31,8 +31,6 @@ def spent(chosen: dict[str, Any], way: int, shot: int) -> int:
         images += way * config.train_queries
     if config.adapts == "head":
         images = support + way * config.train_queries
-    if config.meta_gradient == "implicit":
-        images += support * config.cg_steps
     if config.fairness != "none":
         images += way * config.train_queries if config.fairness == "entropy" else support
     return iterations * config.meta_batch * images
