@@ -13,6 +13,7 @@ _GRADIENT = "lazybench.agents.fewshot.gradient:GradientAgent"
 _EMBEDDING = "lazybench.agents.fewshot.embedding:EmbeddingAgent"
 _FLOORS = "lazybench.agents.fewshot.floors"
 _CLASSIFIER = "lazybench.agents.longtail.classifier:ClassifierAgent"
+_META = "lazybench.agents.longtail.meta:MetaWeightAgent"
 
 
 def _gradient(name: str, about: str, reference: str, *, trains: bool = True) -> AgentSpec:
@@ -40,11 +41,11 @@ def _embedding(name: str, about: str, reference: str, version: int = 1) -> Agent
     )
 
 
-def _classifier(name: str, about: str, reference: str = "") -> AgentSpec:
+def _classifier(name: str, about: str, reference: str = "", target: str = _CLASSIFIER) -> AgentSpec:
     return AgentSpec(
         name,
         ("longtail",),
-        _CLASSIFIER,
+        target,
         {"algorithm": name},
         tuned=False,
         about=about,
@@ -165,5 +166,26 @@ CATALOGUE: tuple[AgentSpec, ...] = (
         "balanced_softmax_dev",
         "control: balanced softmax on the stream and the dev set together",
         "README: honesty is a feature",
+    ),
+    _classifier(
+        "l2rw",
+        "weighs each example by how its step would help the dev set",
+        "Ren et al. 2018 (learning to reweight examples)",
+        _META,
+    ),
+    _classifier(
+        "meta_weight_net",
+        "weighs each example by a function of its loss, learned on the dev set",
+        "Shu et al. 2019",
+        _META,
+    ),
+    _classifier(
+        "two_component",
+        "class weights, and a part of each example's own learned on the dev set",
+        "Jamal et al. 2020",
+        _META,
+    ),
+    _classifier(
+        "lazy_two_component", "lazy teacher on two-component weighting", "Algorithm 2", _META
     ),
 )

@@ -1,0 +1,47 @@
+"""Presets of the meta-weighting agents: valid, and equal where a comparison needs it."""
+
+from __future__ import annotations
+
+import pytest
+
+from lazybench.agents.longtail.meta import MetaWeightAgent
+from lazybench.agents.longtail.meta_settings import MetaConfig
+from lazybench.agents.longtail.presets import classifier_preset
+from lazybench.agents.longtail.settings import LongTailConfig
+from lazybench.longtail_task import LongTailTask
+from lazybench.specs import BUDGETS, EnvSpec
+
+ENV = EnvSpec("cifar100-lt-100", "longtail", "a:b", None, "cifar100", {"imbalance": 100})
+TASK = LongTailTask(100, (3, 32, 32), "uint8", (106,) * 100, 3180, 100, 10)
+AGENTS = ("l2rw", "meta_weight_net", "two_component", "lazy_two_component")
+
+
+def config(algorithm: str, budget: str, **more: object) -> MetaConfig:
+    return MetaConfig(**{**MetaWeightAgent.preset(algorithm, ENV, budget), **more})
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_two_component_differs_from_drw_in_nothing_but_eps(budget: str) -> None:
+    drw = LongTailConfig(**classifier_preset("drw", ENV, budget)).model_dump()
+    greedy, lazy = (config(name, budget).model_dump() for name in AGENTS[2:])
+    assert {name: greedy[name] for name in drw} == drw
+    changed = {name for name, value in lazy.items() if value != greedy[name]}
+    assert changed == {"teacher", "inner_steps"}
+
+
+@pytest.mark.parametrize("algorithm", AGENTS)
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_every_preset_is_sound_and_counts_its_meta_steps(algorithm: str, budget: str) -> None:
+    got = config(algorithm, budget)
+    rows = got.dev_rows(TASK)
+    # Steps of these sizes hold for a full mini-batch of dev images.
+    bound = 11 if got.teacher == "lazy" else 4.5
+    assert 2 < got.equivalents(got.batch, rows) <= bound
+    assert got.begins(got.late, TASK) < got.updates(TASK)
+
+
+def test_paper_weighs_from_where_each_paper_does() -> None:
+    assert [config(name, "paper").late for name in AGENTS] == [0.0, 0.0, 0.8, 0.8]
+    assert config("lazy_two_component", "paper").gammas == (0.95, 0.9, 0.85, 0.8, 0.75)
+    assert config("lazy_two_component", "paper").inner_steps == 5
+    assert config("two_component", "paper").tau == 0.01
