@@ -12,6 +12,7 @@ from dataclasses import replace
 from lazybench import registry
 from lazybench.data.folders import data_root
 from lazybench.data.imported import ORIGIN, metas
+from lazybench.envs import longtail_ids
 from lazybench.specs import DataSpec, EnvSpec, Resolved
 
 WAYS = (5, 20, 30, 50)
@@ -21,6 +22,11 @@ _CIFAR100 = tuple(
     f"{folder}cifar-100-python{ending}"
     for folder in ("", "cifar100/", "cifarfs/", "fc100/")
     for ending in ("", ".tar.gz")
+)
+_CIFAR10 = tuple(
+    f"{folder}{name}"
+    for folder in ("", "cifar10/")
+    for name in ("cifar-10-batches-py", "cifar-10-python.tar.gz")
 )
 # What comes last of a data set: a folder that is still filling up doesn't count as installed.
 _MINI = tuple(
@@ -98,6 +104,22 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         about="608 ImageNet classes, 84x84; 351/97/160 of 20/6/8 disjoint categories",
     ),
     DataSpec(
+        "cifar10",
+        "lazybench.envs.datasets.cifar_whole:open_cifar",
+        {"name": "cifar10"},
+        probe=_CIFAR10,
+        licence="none stated; cite Krizhevsky (2009)",
+        about="10 classes, 6,000 images each, 32x32; official train and test parts",
+    ),
+    DataSpec(
+        "cifar100",
+        "lazybench.envs.datasets.cifar_whole:open_cifar",
+        {"name": "cifar100"},
+        probe=_CIFAR100,
+        licence="none stated; cite Krizhevsky (2009)",
+        about="100 classes, 600 images each, 32x32; official train and test parts",
+    ),
+    DataSpec(
         "sinusoid",
         "lazybench.envs.datasets.sinusoid:open_sinusoid",
         embedded=True,
@@ -125,7 +147,8 @@ _CLASSIFICATION = {
     "miniimagenet": WAYS[:2],
     "tieredimagenet": WAYS,
 }
-_REGRESSION = ("sinusoid",)
+# Functions to regress have no ways, and the same classes in train and test make no new tasks.
+_NO_WAYS = ("sinusoid", "cifar10", "cifar100")
 _NAME = re.compile(
     r"(?P<data>[a-z][a-z0-9-]*?)-(?P<way>\d+)way(?:-(?P<shot>\d+)shot)?(?P<noniid>-noniid)?"
 )
@@ -175,6 +198,7 @@ CATALOGUE: tuple[EnvSpec, ...] = (
     ),
     _sinusoid(5),
     _sinusoid(10),
+    *longtail_ids.CATALOGUE,
 )
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -206,12 +230,16 @@ def imported_envs() -> tuple[list[EnvSpec], dict[str, str]]:
 
 
 def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
-    """Return the environment for an alias or for a way and shot that isn't listed, or None.
+    """Return the environment for an alias or for a setting that isn't listed, or None.
 
-    `<data>-<N>way` means 5-shot. `tiered-…` is the tiered protocol, in which super-categories are
-    disjoint between splits: TieredImageNet where it is installed, else the embedded glyphs (tiered
-    by script); the note says which. Data sets registered by other packages or at run time count.
+    `<data>-lt-<imbalance>` is a long-tailed stream. `<data>-<N>way` means 5-shot. `tiered-…` is the
+    tiered protocol, in which super-categories are disjoint between splits: TieredImageNet where it
+    is installed, else the embedded glyphs (tiered by script); the note says which. Data sets
+    registered by other packages or at run time count.
     """
+    stream = longtail_ids.resolve(name, known)
+    if stream is not None:
+        return Resolved(stream)
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -222,7 +250,7 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     for data in candidates:
         # The last stands in where none is installed: opening it says where it should lie.
         last = data == candidates[-1] and data in registered
-        if data not in _REGRESSION and (last or installed(data)):
+        if data not in _NO_WAYS and (last or installed(data)):
             fresh = few_shot(data, way, shot, noniid=noniid)
             spec = known.get(fresh.id, fresh)
             why = ""

@@ -27,15 +27,18 @@ def contact_sheet(
     """
     if task.target == "array" or len(task.instance) != 3:
         return _plot(support_x, support_y, query_x, query_y)
-    support = _grid(support_x, task.shot)
-    query = _grid(query_x, min(_QUERY_COLUMNS, task.query))
+    support = grid(support_x, task.shot)
+    query = grid(query_x, min(_QUERY_COLUMNS, task.query))
     width = max(support.shape[1], query.shape[1])
     bar = np.full((4, width, 3), 200, dtype=np.uint8)
     return np.concatenate([_widen(support, width), bar, _widen(query, width)])
 
 
-def _grid(images: NDArray[np.generic], columns: int) -> NDArray[np.uint8]:
-    """Tiles of `[n, C, H, W]` images (uint8, or floats in [0, 1]), row after row."""
+def grid(images: NDArray[np.generic], columns: int) -> NDArray[np.uint8]:
+    """Return `[n, C, H, W]` images (uint8, or floats in [0, 1]) as tiles, row after row.
+
+    The picture is uint8 `[height, width, 3]`.
+    """
     count, channels, height, width = images.shape
     rows = -(-count // columns)
     sheet = np.empty((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), np.uint8)

@@ -46,9 +46,9 @@ PUBLISHED = {
 }
 """The md5 sums of the authors' files."""
 
-_FOLDER = "cifar-100-python"
-_BESIDE = ("", "cifar100", "cifarfs", "fc100")
-_FILES = ("train", "test", "meta")
+FOLDER = "cifar-100-python"
+BESIDE = ("", "cifar100", "cifarfs", "fc100")
+FILES = ("train", "test", "meta")
 _TITLES: Mapping[Protocol, str] = {
     "cifarfs": "CIFAR-100, split as CIFAR-FS",
     "fc100": "CIFAR-100, split by super-classes as FC100",
@@ -77,7 +77,7 @@ class Cifar100:
         Raises:
             DataUnavailable: neither is there.
         """
-        found = find_cifar(self.root, _FOLDER, _BESIDE, _FILES)
+        found = find_cifar(self.root, FOLDER, BESIDE, FILES)
         if not found:
             raise self._missing("not found")
         return tuple(found)
@@ -109,7 +109,7 @@ class Cifar100:
         """All images, and where each class's stand."""
         found = self.find()
         try:
-            train, test, meta = read_cifar(found, _FOLDER, _FILES)
+            train, test, meta = read_cifar(found, FOLDER, FILES)
             where = str(found[0].parent if len(found) > 1 else found[0])
             names = label_names(meta, f"meta in {where}", "fine_label_names")
             parts = [

@@ -29,22 +29,25 @@ class Batch(NamedTuple):
     y: NDArray[np.int64]
 
 
-def find_cifar(root: Path, folder: str, beside: Sequence[str], files: Sequence[str]) -> list[Path]:
+def find_cifar(
+    root: Path, folder: str, beside: Sequence[str], files: Sequence[str], *, archive: str = ""
+) -> list[Path]:
     """Return the files of an unpacked CIFAR, else its archive alone, else nothing.
 
     Args:
         root: data folder.
-        folder: name of the folder and, with `.tar.gz`, of the archive.
+        folder: name of the folder that is unpacked from the archive.
         beside: folders below `root` that either may lie in; "" for `root`.
         files: what the folder must hold.
+        archive: name of the archive, where it isn't the folder's with `.tar.gz`.
     """
     for place in beside:
         found = [root / place / folder / file for file in files]
         if all(path.is_file() for path in found):
             return found
-        archive = root / place / f"{folder}.tar.gz"
-        if archive.is_file():
-            return [archive]
+        packed = root / place / (archive or f"{folder}.tar.gz")
+        if packed.is_file():
+            return [packed]
     return []
 
 

@@ -21,9 +21,17 @@ from numpy.typing import NDArray
 
 from lazybench import counter
 from lazybench.data.cache import prepared
+from lazybench.data.labelled import Labelled
 from lazybench.data.pool import SPLITS, Pool, Split
-from lazybench.envs.datasets.jitter import JITTER_VERSION, SIDE_PX, STRENGTHS, Jitter, deform
-from lazybench.errors import DataUnavailable, UsageError, nearest
+from lazybench.envs.datasets.jitter import (
+    JITTER_VERSION,
+    SIDE_PX,
+    STRENGTHS,
+    Jitter,
+    deform,
+    strength_of,
+)
+from lazybench.errors import DataUnavailable, UsageError
 
 FROZEN = Path(__file__).resolve().parents[1] / "assets" / "glyphs.npz"
 FROZEN_SHA256 = "0fecb3b078fbb15b24ffe172a7cc8654798fc641af1f69a26d422b3d2c375914"
@@ -31,6 +39,7 @@ POOL_SHA256: Mapping[str, str] = {
     "medium": "7a1a61e3057dec68d4d1e1cf7969cb051f1806c2fdde4c3dbb1ca4a82c7fae02",
     "hard": "635c66a4a13f58c14c5ad81cfca17f40020784105f38e2f28ebbb5666d61279a",
 }
+SOURCE = "embedded bitmaps of Unicode characters, rendered from the DejaVu 2.35 fonts"
 INSTANCES = 20
 
 _CLASSES_AT_ONCE = 4
@@ -104,12 +113,7 @@ def open_glyphs(jitter: Jitter = "medium") -> Glyphs:
         UsageError: an unknown jitter.
         DataUnavailable: the frozen file is missing or damaged.
     """
-    if jitter not in STRENGTHS:
-        raise UsageError(
-            f"glyphs: got jitter '{jitter}'; allowed are {', '.join(STRENGTHS)}."
-            f"{nearest(jitter, STRENGTHS)}"
-        )
-    strength = STRENGTHS[jitter]
+    strength = strength_of(jitter)
     frozen = read_frozen()
     arrays = prepared(strength.name, version(jitter), lambda: build(frozen, jitter))
     digest = bytes(arrays["sha256"]).hex()
@@ -129,9 +133,22 @@ def open_glyphs(jitter: Jitter = "medium") -> Glyphs:
         name=strength.name,
         fingerprint=_sha256(FROZEN_SHA256, JITTER_VERSION, jitter),
         prep=prep if digest == expected else f"{prep}+{digest[:8]}",
-        source="embedded bitmaps of Unicode characters, rendered from the DejaVu 2.35 fonts",
+        source=SOURCE,
         _pools=pools,
     )
+
+
+def labelled(jitter: Jitter = "medium") -> Labelled:
+    """Return the glyphs as a long-tailed stream uses them; see `glyphs_longtail`.
+
+    Raises:
+        UsageError: an unknown jitter.
+        DataUnavailable: the frozen file is missing or damaged.
+    """
+    # That module builds on this one.
+    from lazybench.envs.datasets.glyphs_longtail import labelled_glyphs
+
+    return labelled_glyphs(jitter)
 
 
 def version(jitter: Jitter) -> str:

@@ -82,7 +82,7 @@ class ImageSet:
         prep: version of the preparation.
         source: one line on where the images come from.
         sources: the files behind it.
-        pools: the splits' pools.
+        pools: the splits' pools; a set with an official train and test part has no val.
     """
 
     name: str
@@ -98,8 +98,8 @@ class ImageSet:
         Raises:
             UsageError: no such split.
         """
-        if split not in SPLITS:
-            raise UsageError(f"split {split!r} isn't one of {', '.join(SPLITS)}")
+        if split not in self.pools:
+            raise UsageError(f"split {split!r} isn't one of {', '.join(self.pools)}")
         return self.pools[split]
 
     def check(self) -> None:
@@ -143,7 +143,7 @@ def open_images(name: str, prep: str, sources: Sources) -> ImageSet:
         prep=prep,
         source=str(arrays["source"]),
         sources=sources,
-        pools={split: _pool(arrays, split) for split in SPLITS},
+        pools={split: _pool(arrays, split) for split in SPLITS if split in arrays},
     )
 
 
@@ -164,8 +164,12 @@ def _prepare(sources: Sources) -> Arrays:
         arrays[f"{split}-count"] = images.counts
         arrays[f"{split}-classes"] = np.array(images.classes)
     fingerprint = content_fingerprint(hashes)
-    about = sources.about(fingerprint, {split: arrays[f"{split}-count"] for split in SPLITS})
+    about = sources.about(fingerprint, _counts(arrays))
     return arrays | {"fingerprint": np.array(fingerprint), "source": np.array(about)}
+
+
+def _counts(arrays: Arrays) -> dict[Split, NDArray[np.int64]]:
+    return {split: arrays[f"{split}-count"] for split in SPLITS if split in arrays}
 
 
 def _by_class(images: Images) -> ByClass:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench import counter
+from lazybench.errors import UsageError, nearest
 
 Jitter = Literal["medium", "hard"]
 
@@ -53,6 +54,20 @@ STRENGTHS: Mapping[str, Strength] = {
     "medium": Strength("glyphs", 15, 0.15, 0.15, 2.5, 1.0, 0.0, 20),
     "hard": Strength("glyphshard", 20, 0.20, 0.25, 3.0, 1.75, 0.5, 18),
 }
+
+
+def strength_of(jitter: str) -> Strength:
+    """Return the ranges of a jitter.
+
+    Raises:
+        UsageError: an unknown jitter.
+    """
+    if jitter not in STRENGTHS:
+        raise UsageError(
+            f"glyphs: got jitter '{jitter}'; allowed are {', '.join(STRENGTHS)}."
+            f"{nearest(jitter, STRENGTHS)}"
+        )
+    return STRENGTHS[jitter]
 
 
 def deform(

@@ -20,9 +20,10 @@ from lazybench.specs import EnvSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = {spec.id for spec in DATA_CATALOGUE if spec.embedded}
-LIGHT = [spec for spec in CATALOGUE if spec.data in EMBEDDED]
+FEW_SHOT = [spec for spec in CATALOGUE if spec.family == "fewshot"]
+LIGHT = [spec for spec in FEW_SHOT if spec.data in EMBEDDED]
 EDGES = ("5way-1shot", "20way-5shot", "50way-5shot-noniid")
-HEAVY = [spec for spec in CATALOGUE if spec.data not in EMBEDDED and spec.id.endswith(EDGES)]
+HEAVY = [spec for spec in FEW_SHOT if spec.data not in EMBEDDED and spec.id.endswith(EDGES)]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -75,8 +76,11 @@ def test_registering_twice_changes_nothing() -> None:
 
 def test_any_way_and_shot_of_each_classification_data_set() -> None:
     names = {name for name in gymnasium.registry if name.endswith("-fewshot-v1")}
-    assert "lazybench/sinusoid-fewshot-v1" not in names
-    assert {f"lazybench/{s.id}-fewshot-v1" for s in DATA_CATALOGUE if s.id != "sinusoid"} <= names
+    ways = {spec.data for spec in FEW_SHOT if spec.kwargs["way"] > 1}
+    assert {f"lazybench/{data}-fewshot-v1" for data in ways} <= names
+    others = {spec.id for spec in DATA_CATALOGUE} - ways
+    assert others == {"sinusoid", "cifar10", "cifar100"}
+    assert not {f"lazybench/{data}-fewshot-v1" for data in others} & names
     env: Any = gymnasium.make("lazybench/glyphs-fewshot-v1", way=7, shot=2).unwrapped
     assert (env.task.way, env.task.shot) == (7, 2)
     # The same trials as under the canonical id.
