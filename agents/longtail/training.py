@@ -19,7 +19,7 @@ from lazybench.agents.longtail.losses import row_losses, weighted_mean
 from lazybench.agents.longtail.optimiser import sgd_step
 from lazybench.agents.longtail.settings import LongTailConfig
 from lazybench.agents.longtail.weights import effective_number
-from lazybench.errors import Diverged
+from lazybench.errors import Diverged, UsageError
 from lazybench.longtail_task import LongTailTask
 from lazybench.nets import Net, ResNetCifar, Stats, backbone
 from lazybench.params import Params, finite, leaves
@@ -130,8 +130,13 @@ def begin(config: LongTailConfig, task: LongTailTask, rng: Rng) -> State:
     """Return the state before any update.
 
     Raises:
-        UsageError: a network that can't take these images.
+        UsageError: a network that can't take these images, or a reflection wider than them.
     """
+    if config.pad >= min(task.instance[1:]):
+        raise UsageError(
+            f"pad must be smaller than the images, {list(task.instance[1:])} pixels, got "
+            f"{config.pad}; use --set pad=4"
+        )
     net = net_of(config, task)
     theta = head_of(config).init(net, rng.at("theta"))
     images = torch.zeros((2, *_shape(config, task).instance), dtype=torch.uint8)
