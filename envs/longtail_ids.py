@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lazybench.data.imported import ORIGIN, Meta, metas
+from lazybench.data.splits import held_out_each
 from lazybench.specs import BUDGETS, EnvSpec
 
 DEV_PER_CLASS = 10
 
-_HELD_OUT = 5
 _NAME = re.compile(r"(?P<data>[a-z][a-z0-9-]*)-lt-(?P<imbalance>[1-9]\d*)")
 
 
@@ -66,6 +66,6 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> EnvSpec | None:
 
 
 def _size(meta: Meta) -> Size:
-    """What `lazybench.data.labelled` makes of an imported set: its train classes, a fifth held."""
+    """What `lazybench.data.labelled` makes of an imported set."""
     counts = meta.splits["train"].counts
-    return Size(len(counts), len(counts) * (min(counts) // _HELD_OUT))
+    return Size(len(counts), len(counts) * held_out_each(min(counts)))

@@ -56,7 +56,7 @@ def class_counts(head: int, imbalance: float, classes: int) -> tuple[int, ...]:
     if empty:
         raise UsageError(
             f"an imbalance of {imbalance:g} leaves {empty} of {classes} classes without an image, "
-            f"since the largest class has {head}; ask for at most {head}"
+            f"since the largest class has {head}; ask for less than {head}"
         )
     return counts
 

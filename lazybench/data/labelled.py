@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 
 from lazybench import counter
 from lazybench.data.pool import Pool
+from lazybench.data.splits import HELD_OUT, held_out_each
 from lazybench.errors import UsageError
 from lazybench.registry import DATASETS, load
-
-HELD_OUT = 5
-"""One image in so many is held out for the test, where a data set has no official test part."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +128,6 @@ def held_out(pool: Pool, key: str) -> tuple[Part, Part]:
         Part(whole.x, whole.rows[kept], pool.count - each),
         Part(whole.x, whole.rows[~kept], test),
     )
-
-
-def held_out_each(least: int) -> int:
-    """Return the test images of each class, where the smallest class has `least` images."""
-    return least // HELD_OUT
 
 
 def random_ranks(part: Part, key: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -24,6 +24,15 @@ FRACTIONS = (0.64, 0.16, 0.2)
 LEAST_CLASSES = 2
 """Classes that each split must have for a task to have two ways."""
 
+HELD_OUT = 5
+"""One image in so many of a class is for the test of a long-tailed stream, where there is no test
+part of the same classes."""
+
+
+def held_out_each(least: int) -> int:
+    """Return the test images of each class, where the smallest class has `least` images."""
+    return least // HELD_OUT
+
 
 @dataclass(frozen=True)
 class ClassSplit:

@@ -92,6 +92,33 @@ def test_no_answer_and_no_network_is_in_reach(name: str, vector: bool, split: st
     assert leaks(answers, env, *held) == []
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_no_label_of_a_stream_is_in_reach_before_the_end(split: str) -> None:
+    gymnasium_ids.register_all()
+    env: Any = gymnasium.make("lazybench/glyphs-lt-100-v1", split=split, batch=600)
+    env = gymnasium.wrappers.RecordEpisodeStatistics(env)
+    observation, info = env.reset(seed=11)
+    inner = env.unwrapped
+    held: list[object] = [info, env.spec, inner.spec]
+    while inner._pass is None:
+        observation, *rest = env.step(np.full(600, -1))
+        held.append(rest)
+    hidden = inner._pass
+    by_image = inner._part.labels
+    as_shown = by_image[hidden._order()]
+    for _ in range(hidden.batches - 1):
+        observation, *rest = env.step(np.zeros(600, np.int64))
+        held += [observation, rest]
+    # The dev set is handed out on train, but not where it is judged.
+    for answers in (by_image, as_shown, as_shown[:600]):
+        assert leaks(answers, env, observation, *held) == []
+    if hidden.batches > 1:
+        assert set(rest[-1]) == set()
+    observation, *rest = env.step(np.zeros(600, np.int64))
+    assert rest[0] == pytest.approx(1 / 60)
+    assert set(rest[-1]) >= {"accuracy", "correct", "predictions", "metrics"}
+
+
 def test_the_walk_sees_what_is_there() -> None:
     """On train the answers are shown, so the same walk must find them."""
     env, answers, held = opened("glyphs-5way-1shot", False, "train")

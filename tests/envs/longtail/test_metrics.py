@@ -1,0 +1,71 @@
+"""Metrics against values worked out by hand, and calibration against a plain loop."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from lazybench.envs.longtail_metrics import calibration_error, metrics
+
+# Four classes, two images each: recalls 1, 1/2, 1/2, 0.
+LABELS = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+GIVEN = np.array([0, 0, 1, 0, 2, -1, 0, 1])
+TRAIN = np.array([101, 100, 20, 19])
+
+
+def test_by_hand() -> None:
+    told = metrics(LABELS, GIVEN, TRAIN)
+    assert told["accuracy"] == 0.5
+    assert told["top1_error_pct"] == 50.0
+    # 100 and 20 both belong to the middle band.
+    bands = (told["many_accuracy"], told["medium_accuracy"], told["few_accuracy"])
+    assert bands == (1.0, 0.5, 0.0)
+    assert told["head_tail_gap"] == 1.0
+    np.testing.assert_array_equal(told["recalls"], [1, 0.5, 0.5, 0])
+    # No image of the last class is right: half of one out of two counts.
+    assert told["geometric_mean"] == pytest.approx((1 * 0.5 * 0.5 * 0.25) ** 0.25)
+    assert told["zero_recall_count"] == 1
+    assert not {"ece", "nll"} & set(told)
+
+
+def test_an_empty_band_is_no_number() -> None:
+    told = metrics(LABELS, GIVEN, np.full(4, 50))
+    assert math.isnan(told["many_accuracy"])
+    assert math.isnan(told["few_accuracy"])
+    assert math.isnan(told["head_tail_gap"])
+    assert told["medium_accuracy"] == told["accuracy"]
+
+
+def test_accuracy_is_balanced_where_the_test_set_is_not() -> None:
+    labels, given = np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0])
+    assert metrics(labels, given, np.array([5, 5]))["accuracy"] == 0.5
+
+
+def test_likelihood_and_calibration() -> None:
+    probs = np.full((8, 4), 0.1, np.float32)
+    probs[np.arange(8), np.maximum(GIVEN, 0)] = 0.7
+    told = metrics(LABELS, GIVEN, TRAIN, probs)
+    right = GIVEN == LABELS
+    assert told["nll"] == pytest.approx(-np.log(np.where(right, 0.7, 0.1)).mean(), rel=1e-5)
+    # The row without an answer has 0.7 on class 0, which counts as its confidence.
+    assert told["ece"] == pytest.approx(abs(right.mean() - 0.7), rel=1e-5)
+
+
+def test_certain_and_wrong_is_finite() -> None:
+    probs = np.eye(4, dtype=np.float32)[GIVEN]
+    assert metrics(LABELS, GIVEN, TRAIN, probs)["nll"] < 28
+
+
+def test_calibration_is_that_of_a_plain_loop() -> None:
+    rng = np.random.default_rng(0)
+    confidence = np.concatenate([rng.random(500), [0.0, 1.0]])
+    right = rng.random(502) < confidence**2
+    expected = 0.0
+    for b in range(15):
+        last = b == 14
+        inside = (confidence >= b / 15) & ((confidence < (b + 1) / 15) | last)
+        if inside.any():
+            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert calibration_error(right, confidence) == pytest.approx(expected, rel=1e-12)
