@@ -124,7 +124,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         )
         steps = task.train_steps(epochs, batch)
         self.task = LongTailTask(**{**task.fields(), "steps": steps})
-        self.split = split
+        self.split, self.backend = split, backend
         self.render_mode = render_mode
         most = max(steps, len(self._labelled.test.rows))
         self.observation_space, self.action_space = stream_spaces(self.task, dev_batch, most)
