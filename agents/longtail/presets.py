@@ -46,7 +46,7 @@ def stream_preset(env: EnvSpec, budget: str) -> dict[str, Any]:
         return settings | {"backbone": "resnet32", "epochs": 200}
     settings |= {"backbone": "resnet8", "side": 16, "epochs": 30}
     if budget == "smoke":
-        settings |= {"backbone": "resnet8-8", "epochs": 1, "validations": 1}
+        settings |= {"backbone": "resnet8-8", "epochs": 2, "validations": 1}
     return settings
 
 
