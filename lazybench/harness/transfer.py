@@ -185,7 +185,8 @@ def _without_answers(policy: Any) -> Any:
         if targets is not None:
             hidden = targets.new_tensor(0 if targets.is_floating_point() else -1)
             observation = {**observation, "query_y": hidden.expand_as(targets)}
-        return policy(observation, memory)
+        result: tuple[Any, Any] = policy(observation, memory)
+        return result
 
     answer.vectorized = getattr(policy, "vectorized", False)  # type: ignore[attr-defined]
     return answer
