@@ -47,7 +47,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         {"jitter": "medium"},
         embedded=True,
         licence="bitmaps rendered from DejaVu fonts; see NOTICE",
-        about="1,700 characters of 26 scripts, tiered by script, medium jitter, 28x28",
+        about="1,705 characters of 26 scripts, tiered by script, medium jitter, 28x28",
     ),
     DataSpec(
         "glyphshard",

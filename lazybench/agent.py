@@ -62,10 +62,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Network:
-    """What an agent trains: the backbone's name and the number of parameters, head included."""
+    """What an agent trains.
+
+    Attributes:
+        name: the backbone's name.
+        parameters: how many numbers, head included.
+        batch_norm: whether batch statistics can make a difference to it.
+    """
 
     name: str
     parameters: int
+    batch_norm: bool = True
 
 
 class Policy(Protocol):

@@ -183,7 +183,7 @@ def load(target: str) -> Any:
         )
     except LazybenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"can't import '{where}': {type(error).__name__}: {error}") from error
     try:
         return getattr(module, name)

@@ -21,6 +21,7 @@ from lazybench.agents.fewshot import heads
 from lazybench.agents.fewshot.descent import BatchNorm, Descending, PerTask, Row, bare, embed
 from lazybench.agents.fewshot.embedding_presets import embedding_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
+from lazybench.agents.fewshot.weights import told
 from lazybench.errors import UsageError
 from lazybench.nets import backbone
 from lazybench.objective import objective
@@ -164,7 +165,7 @@ class EmbeddingAgent(Descending):
         net = backbone(self.config.backbone, task)
         body, width = bare(net, Rng(0))
         held = body | self.head.init(width, Rng(0).torch())
-        return Network(net.name, sum(value.numel() for value in held.values()))
+        return told(net.name, held)
 
     def _outputs(
         self, theta: Params, task: TaskShape, support: Tensor, targets: Tensor, query: Tensor

@@ -26,10 +26,10 @@ from lazybench.agents.fewshot.meta_step import (
     preconditioner,
 )
 from lazybench.agents.fewshot.presets import preset
-from lazybench.agents.fewshot.weights import HEAD, NORM, moved, overlay
+from lazybench.agents.fewshot.weights import HEAD, NORM, moved, overlay, told
 from lazybench.errors import Diverged, UsageError
 from lazybench.learning import InnerRule, Outer
-from lazybench.nets import backbone, count_parameters
+from lazybench.nets import backbone
 from lazybench.parallel import map_tasks
 from lazybench.params import Params, combine, detached, finite, leaves, mean, scale
 from lazybench.rng import Rng
@@ -98,7 +98,7 @@ class GradientAgent:
                 f"matched_to needs the key of a lazy Reptile's record, and '{key}' {why}; see: "
                 "lazybench list runs"
             )
-        search = ("teacher", "gammas", "hull", "hull_step", "leap_on")
+        search = ("teacher", "gammas", "hull", "hull_step", "leap_on", *GradientAgent.JUDGED)
         matched = {name: value for name, value in record.config.items() if name not in search}
         matched["matched_leap"] = record.diagnostics["mean_leap"]
         return matched | {name: value for name, value in given.items() if name != "matched_to"}
@@ -122,7 +122,7 @@ class GradientAgent:
     def network(self, task: TaskShape) -> Network:
         """Return the backbone's name and its number of parameters, learned rates not counted."""
         net = backbone(self.config.backbone, task)
-        return Network(net.name, count_parameters(net))
+        return told(net.name, net.init(Rng(0).torch()))
 
     def init(self, env: Any, rng: Rng) -> State:
         """Return a fresh meta-model.

@@ -16,7 +16,7 @@ from lazybench.agents.fewshot import classifiers
 from lazybench.agents.fewshot.descent import BatchNorm, Descending, PerTask, Row, bare, embed
 from lazybench.agents.fewshot.embedding_presets import pretrain_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
-from lazybench.agents.fewshot.weights import HEAD
+from lazybench.agents.fewshot.weights import HEAD, told
 from lazybench.errors import UsageError
 from lazybench.nets import Net, backbone
 from lazybench.params import Params, detached
@@ -149,7 +149,7 @@ class PretrainedAgent(Descending):
         net = backbone(self.config.backbone, task)
         body, width = bare(net, Rng(0))
         held = body | self.classifier.init(width, task.way, Rng(0).torch())
-        return Network(net.name, sum(value.numel() for value in held.values()))
+        return told(net.name, held)
 
     def _answer(self, net: Net, task: TaskShape, body: Params, row: Row) -> Tensor:
         """The labels of one task's queries, under a head learned on its support set."""

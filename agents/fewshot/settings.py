@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from lazybench.agent import Plan
+from lazybench.errors import UsageError
 from lazybench.specs import EnvSpec
 from lazybench.task import TaskShape
 
@@ -52,8 +53,18 @@ class EpisodicConfig(BaseModel):
             task: shape of the tasks that the agent is judged on.
             images: image-gradients of one task.
             env: further arguments of the training environment.
+
+        Raises:
+            UsageError: a single meta-iteration costs more than the whole budget.
         """
         updates = self.updates(images)
+        spent = self.meta_batch * images
+        if not self.iterations and self.image_gradients and spent > self.image_gradients:
+            raise UsageError(
+                f"one meta-iteration would cost {spent:,} image-gradients ({self.meta_batch:,} "
+                f"tasks of {images:,}), the budget is {self.image_gradients:,}; make it smaller, "
+                "or set iterations"
+            )
         return Plan(
             updates=updates,
             meta_batch=self.meta_batch,

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lazybench.agent import Network
 from lazybench.errors import UsageError
 from lazybench.params import Params
 from lazybench.task import TaskShape
@@ -15,6 +16,12 @@ HEAD = "head."
 """How the names of a network's last layer begin, which alone depends on the number of ways."""
 NORM = "norm"
 """How those of batch norm's scales and offsets begin."""
+
+
+def told(name: str, params: Params) -> Network:
+    """Return what a network of these parameters is, for the record."""
+    count = sum(value.numel() for value in params.values())
+    return Network(name, count, any(each.startswith(NORM) for each in params))
 
 
 def overlay(theta: Params, weights: Mapping[str, Tensor]) -> Params:
@@ -38,10 +45,15 @@ def overlay(theta: Params, weights: Mapping[str, Tensor]) -> Params:
         elif name.startswith(HEAD):
             fresh[name] = value
         else:
-            got = "none" if given is None else str(list(given.shape))
+            got = (
+                f"it isn't among those given: {', '.join(list(weights)[:5]) or 'none'}"
+                if given is None
+                else f"got {list(given.shape)}"
+            )
             raise UsageError(
                 f"the weights don't fit the network: '{name}' must have shape "
-                f"{list(value.shape)}, got {got}; choose their backbone with --set backbone=NAME"
+                f"{list(value.shape)}, {got}; name them as the network does, or choose their "
+                "backbone with --set backbone=NAME"
             )
     if not taken:
         raise UsageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -181,11 +181,12 @@ def _is_old(group: Group, whole: Sequence[Record]) -> bool:
 def _rank_groups(pairs: Sequence[tuple[Group, Row]]) -> list[list[tuple[Group, Row]]]:
     """Pairs by rank group, the group with the best row first; the order inside stays.
 
-    Rows without a network stand with the others where there is only one kind of network.
+    Rows without a network, such as floors, stand with the kind of network that has most rows.
     """
-    names = list(dict.fromkeys(row.rank_group for _, row in pairs if row.rank_group))
-    if len(names) == 1:
-        pairs = [(group, replace(row, rank_group=names[0])) for group, row in pairs]
+    names = Counter(row.rank_group for _, row in pairs if row.rank_group)
+    if names:
+        ((home, _),) = names.most_common(1)
+        pairs = [(group, replace(row, rank_group=row.rank_group or home)) for group, row in pairs]
     order = list(dict.fromkeys(row.rank_group for _, row in pairs))
     return [[pair for pair in pairs if pair[1].rank_group == name] for name in order]
 

@@ -79,6 +79,8 @@ def factor(record: Record) -> float:
 
 def batch_norm(record: Record) -> str | None:
     """Whose batch statistics judged the run, from its config or protocol; None without any."""
+    if record.network is not None and not record.network.batch_norm:
+        return None
     value = record.config.get("batch_norm", record.env.protocol.get("batch_norm"))
     return None if value is None else str(value)
 

@@ -157,7 +157,7 @@ def _section(board: Board) -> Iterator[str]:
         yield "### Not ranked: limited, smoke or superseded runs"
         yield _rows_table(board.unranked, board)
     if board.transferred:
-        yield "### Transfer: trained on other tasks, not ranked"
+        yield "### Transfer: judged by `lazybench evaluate`, not ranked"
         yield _rows_table(board.transferred, board)
     if board.failed:
         yield "### Without a score"

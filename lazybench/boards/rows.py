@@ -85,7 +85,7 @@ def _marks(group: Group, mixed_devices: bool) -> tuple[str, ...]:
     marks = [
         ("dirty", any(record.code.dirty for record in records)),
         ("limited", first.limited),
-        ("smoke", first.budget == "smoke"),
+        ("smoke", "smoke" in (first.budget, first.preset)),
         ("external", first.agent.trained_by == "external"),
         ("submitted", first.kind == "submitted"),
         ("data-subset", "subset" in first.data.source),

@@ -122,20 +122,18 @@ def _section(boards: Sequence[Board], skipped: Sequence[Skipped], root: Path) ->
     parts = [comment(boards)]
     rows = []
     for board in boards:
-        best = board.ranked[0] if board.ranked else None
+        best = [rows[0] for _, rows in board.rank_groups]
         rows.append(
             [
                 f"[{markdown_text(board.name)}](boards/{slug(board.env)}-v{board.version}.md)",
                 markdown_text(board.budget),
-                markdown_text(f"{board.data} {board.fingerprint[:8]}"),
+                markdown_text(f"{board.data} {board.fingerprint[:8]} {board.prep}"),
                 str(board.n_records),
-                markdown_text(best.agent) if best else "",
-                f"{best.score:.4g} {markdown_text(board.unit)}"
-                if best and best.score is not None
-                else "",
+                "; ".join(markdown_text(row.agent) for row in best),
+                "; ".join(f"{row.score:.4g} {markdown_text(board.unit)}" for row in best),
             ]
         )
-    header = ["board", "budget", "data", "records", "best agent", "score"]
+    header = ["board", "budget", "data", "records", "best agent (of each backbone)", "score"]
     if rows:
         parts.append(str(tabulate(rows, header, tablefmt="github", disable_numparse=True)))
     else:

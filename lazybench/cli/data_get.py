@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lazybench.cli import options, out
+from lazybench.errors import UsageError
 
 if TYPE_CHECKING:
     from lazybench.data.catalogue import DataStatus
@@ -48,20 +49,31 @@ def get_command(
     """Print what was fetched, where it lies and how sure it is.
 
     Raises:
-        UnknownName: nothing is known of where to fetch it.
+        UnknownName: no such data set.
+        UsageError: it can't be fetched.
         DataUnavailable: a file couldn't be fetched, or isn't the published one.
         OutputUnavailable: the data folder can't be written.
         Busy: another process is fetching.
     """
     from lazybench.cli.progress import watching
     from lazybench.data.download import fetch
+    from lazybench.data.sources import SOURCES
+    from lazybench.registry import DATASETS
 
+    spec = DATASETS.resolve(name).spec
+    if name not in SOURCES and not spec.embedded:
+        raise UsageError(
+            f"no address is known for '{name}' ({spec.origin}); these can be fetched: "
+            f"{', '.join(SOURCES)}"
+        )
     installed = _installed(name)
-    if installed is not None and not replace:
+    if spec.embedded or (installed is not None and not replace):
+        path = None if installed is None else installed.path
         if json:
-            out.as_json({"name": name, "path": installed.path, "files": []})
+            out.as_json({"name": name, "path": path, "files": []})
             return
-        out.line(f"{name} is installed already, in {installed.path}; --replace fetches it anew")
+        why = "; --replace fetches it anew" if not spec.embedded else " that comes with the package"
+        out.line(f"{name} is installed already, in {path}{why}")
         return
     with watching(quiet=quiet or json) as watch:
         files = fetch(name, mirror=mirror, replace=replace, progress=_progress(watch))

@@ -157,5 +157,6 @@ def _show(done: Imported, envs: list[str]) -> None:
         out.line(f"note: {note}")
     plain = [env for env in envs if not env.endswith("-noniid")]
     out.line(f"environments: {', '.join(plain)} (each also with -noniid)")
-    out.line(f"any other way up to {meta.most_way} and shot up to {meta.most_shot} works too")
+    most = f"any other way up to {meta.most_way} and shot up to {meta.most_shot}"
+    out.line(f"{most} works too, on every split")
     out.line(f"try: lazybench run --agent protonet --env {plain[0]} --budget smoke")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json as json_text
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,9 +107,19 @@ def _text(judged: Judgement) -> str:
     """One line: who was judged on what, and the score with its interval."""
     metric = judged.metric
     scale, unit = (100.0, " %") if metric.unit == "fraction" else (1.0, f" {metric.unit}")
-    value = "no score" if metric.value is None else f"{scale * metric.value:.4g}{unit}"
+    most = 1.0 if metric.unit == "fraction" else math.inf
+
+    def shown(number: float) -> str:
+        text = f"{scale * number:.2f}" if metric.unit == "fraction" else f"{number:.4g}"
+        return text
+
+    value = "no score" if metric.value is None else f"{shown(metric.value)}{unit}"
     low, high = metric.ci95 or (None, None)
-    ends = "" if low is None or high is None else f" ({scale * low:.4g} to {scale * high:.4g})"
+    ends = (
+        ""
+        if low is None or high is None
+        else f" ({shown(max(low, 0))} to {shown(min(high, most))})"
+    )
     return (
         f"{judged.agent}, trained on {judged.trained_on}, on {judged.split} trials of "
         f"{judged.env}: {value}{ends}, {metric.n} trials"

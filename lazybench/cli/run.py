@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json as json_text
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,7 +118,9 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     for request in requests:
         if len(requests) > 1 and not quiet:
             out.note(f"seed {request.seed}")
-        record = _run(request, quiet=quiet)
+        # A user's agent or network may print; stdout is for the record.
+        with redirect_stdout(sys.stderr) if json else nullcontext():
+            record = _run(request, quiet=quiet)
         records.append(record)
         if json:
             out.line(json_text.dumps(json_text.loads(record.to_json())))

@@ -34,7 +34,8 @@ def board_text(board: Board, *, new: Collection[str] = (), columns: int | None =
     """
     unit = "" if board.unit == "%" else f" {board.unit}"
     heading = (
-        f"{board.name}, budget {board.budget}, data {board.data} {board.fingerprint[:12]}: "
+        f"{board.name}, budget {board.budget}, data {board.data} {board.fingerprint[:12]} "
+        f"prep {board.prep}: "
         f"{board.metric}{f' in {board.unit}' if board.unit == '%' else unit and f' ({board.unit})'}"
         f", {board.better} is better"
     )
@@ -50,7 +51,7 @@ def board_text(board: Board, *, new: Collection[str] = (), columns: int | None =
         lines += [out.one_line(name)] if name else []
         lines.append(out.table(_HEADER, [_cells(row, board, new) for row in rows], columns=columns))
     if any(set(row.keys) & set(new) for row in board.rows):
-        lines.append("> is the run that just ended")
+        lines.append("> is this run")
     lines.extend(board.notes)
     return "\n".join(lines)
 
@@ -109,6 +110,8 @@ def _notes(row: Row) -> Iterator[str]:
         yield row.batch_norm
     if row.backbone is not None:
         yield row.backbone
+    if row.weights not in (None, "fresh"):
+        yield f"weights: {row.weights}"
     yield from row.marks
     if not row.tuned:
         yield "untuned"

@@ -156,7 +156,7 @@ def ranked_split(
             f"{least} or more are needed"
         )
     shares = "/".join(f"{100 * share:g}" for share in fractions)
-    how = f"split re-made: {shares} % of the classes, ranked by sha256 of NAME:class:{seed}"
+    how = f"split re-made: {shares} % of the classes, ranked by sha256 of {name}:class:{seed}"
     if all(group is None for group in groups.values()):
         ranked = _ranked(name, seed, groups)
         sizes = _sizes(len(ranked), fractions)

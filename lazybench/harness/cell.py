@@ -22,6 +22,7 @@ from lazybench.harness.trained import Weights, read_weights
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.records import NetworkFacts, Store, make_key, slug
 from lazybench.registry import target_sha256
+from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
 
 
@@ -108,6 +109,9 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
         # Opened here so that shots that the data can't serve are told before anything is written.
         open_env(spec, 1, "train", **made.agent.plan(judged.task).env)
     weights = _weights(made, request)
+    if weights is not None:
+        # Tried here, so that weights that don't fit are told before anything is written.
+        made.agent.warm(made.agent.init(judged, Rng(request.seed).at("init")), weights.params)
     network = _network(made, judged.task, weights)
     described = env_facts(spec, judged, trials)
     identity = {
@@ -173,9 +177,15 @@ def _network(made: Made, task: Any, weights: Weights | None) -> NetworkFacts | N
     network = None if tell is None else tell(task)
     if network is None:
         return None
+    if not network.batch_norm and "batch_norm" in made.overrides:
+        raise UsageError(
+            f"{network.name} has no batch norm, so all ways of judging it are one record; leave "
+            "batch_norm out"
+        )
     return NetworkFacts(
         name=network.name,
         parameters=network.parameters,
+        batch_norm=network.batch_norm,
         weights="fresh" if weights is None else weights.source,
         weights_sha256=None if weights is None else weights.sha256,
         source_sha256=target_sha256(network.name) if ":" in network.name else None,

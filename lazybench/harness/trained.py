@@ -112,7 +112,10 @@ def find_run(name: str, runs: Path) -> TrainedRun:
         key, asked = facts.pop("key"), facts.pop("asked")
         overrides = dict(facts.pop("overrides"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{folder}/config.json isn't that of a run ({error})") from error
+        raise UsageError(
+            f"{folder}/config.json doesn't tell what is needed ({error}): it is no run's, or an "
+            "older version of lazybench made it; run again with --force"
+        ) from error
     found = checkpoint.load(folder / "ckpt")
     if found is None or found[1] is None:
         raise UsageError(
@@ -138,8 +141,16 @@ def read_weights(source: str, runs: Path) -> Weights:
         try:
             data = path.read_bytes()
             params = load_tensors(data)
-        except (OSError, SafetensorError) as error:
-            raise UsageError(f"can't read weights from {path}: {error}") from error
+        except OSError as error:
+            raise UsageError(f"can't read weights from {path}: {error.strerror}") from error
+        except SafetensorError as error:
+            raise UsageError(
+                f"can't read weights from {path}: no whole safetensors file ({error}); write one "
+                "with safetensors.torch.save_file"
+            ) from error
+        wild = [name for name, value in params.items() if not value.isfinite().all()]
+        if wild:
+            raise UsageError(f"weights in {path} must be finite, '{wild[0]}' isn't; save them anew")
         return Weights(params, path.name, hashlib.sha256(data).hexdigest())
     run = find_run(source, runs)
     state, step = run.state("best")

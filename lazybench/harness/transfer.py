@@ -128,7 +128,9 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
     watch.finished()
     wall_s, cpu_s = clock.seconds()
     found = report.metric(spec, np.array(scores), told)
-    origin = f"{home.id} {run.key[:12]} {request.step} (step {step})"
+    # By what was kept and not by what was asked for, so that one state has one record.
+    kept = {run.progress.step: "last", run.progress.best_step: "best"}.get(step, "kept")
+    origin = f"{home.id} {run.key[:12]} {kept} (step {step})"
     if request.split != "test":
         return Judgement(made.spec.id, spec.id, origin, request.split, Metric(**found), None)
     sha256, size = digest(state)
@@ -257,6 +259,7 @@ def _network(made: Made, run: TrainedRun, state: Any) -> NetworkFacts | None:
     return NetworkFacts(
         name=network.name,
         parameters=network.parameters,
+        batch_norm=network.batch_norm,
         weights="fresh" if weights is None else f"given to run {run.key[:12]}",
         weights_sha256=weights,
         source_sha256=source,

@@ -50,7 +50,7 @@ BACKBONES = (
     "linear",
 )
 
-_WIDTHS = re.compile(r"mlp(-[1-9][0-9]*)+")
+_WIDTHS = re.compile(r"mlp(-[1-9][0-9]{0,4}){1,8}")
 _CIFAR = re.compile(r"resnet(8|20|32)(?:-([1-9][0-9]*))?")
 
 
@@ -115,6 +115,6 @@ def _built_in(name: str, task: TaskShape, second_order: bool) -> Net:
     if name in BACKBONES:
         return Conv4(task, filters=int(name.rpartition("-")[2]), second_order=second_order)
     raise UsageError(
-        f"backbone must be auto, one of {', '.join(BACKBONES)}, mlp-<width>-<width>... or "
-        f"module:factory, got '{name}'.{nearest(name, BACKBONES)}"
+        f"backbone must be auto, one of {', '.join(BACKBONES)}, mlp-<width>-<width>... "
+        f"(widths below 100,000) or module:factory, got '{name}'.{nearest(name, BACKBONES)}"
     )

@@ -133,6 +133,7 @@ class NetworkFacts(Facts):
     Attributes:
         name: the backbone's name.
         parameters: numbers that were trained.
+        batch_norm: whether it normalises by batch statistics.
         weights: `fresh`, or the source of the weights that training started from.
         weights_sha256: their content; None where they were fresh.
         source_sha256: the user's file that defines the backbone; None for the package's own.
@@ -140,6 +141,7 @@ class NetworkFacts(Facts):
 
     name: str = Field(min_length=1)
     parameters: int = Field(ge=0)
+    batch_norm: bool = True
     weights: str = "fresh"
     weights_sha256: Sha256 | None = None
     source_sha256: Sha256 | None = None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lazybench.agents.fewshot.settings import EpisodicConfig, spending
+from lazybench.errors import UsageError
 from lazybench.registry import ENVS
 
 
@@ -27,7 +28,8 @@ def test_iterations_follow_from_the_work_of_one(tasks: Any) -> None:
     config = EpisodicConfig(image_gradients=1000, meta_batch=4)
     assert config.plan(tasks.blobs, 25).updates == 10
     assert config.plan(tasks.blobs, 26).updates == 9
-    assert config.plan(tasks.blobs, 10_000).updates == 1
+    with pytest.raises(UsageError, match="would cost 1,200 image-gradients"):
+        config.plan(tasks.blobs, 300)
     # What is asked for outright stands.
     assert config.model_copy(update={"iterations": 3}).plan(tasks.blobs, 25).updates == 3
     assert EpisodicConfig().plan(tasks.blobs, 25).updates == 0

@@ -179,12 +179,11 @@ def test_networks_of_different_kinds_are_never_ranked_together(make_run: Any) ->
     names = [(name, [(r.agent, r.rank) for r in rows]) for name, rows in board.rank_groups]
     assert names == [
         ("resnet12", [("c", 1)]),
-        ("conv4-32", [("a", 1), ("b", 2)]),
+        ("conv4-32", [("a", 1), ("b", 2), ("pixels", 3)]),
         ("conv4-32, weights: a file #ababab", [("d", 1)]),
-        ("", [("pixels", 1)]),
     ]
     best = {row.agent for row in board.ranked if row.diff is None}
-    assert best == {"a", "c", "d", "pixels"}
+    assert best == {"a", "c", "d"}
     assert GROUPS_NOTE in board.notes
 
 
