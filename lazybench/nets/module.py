@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from lazybench.errors import LazybenchError, UsageError
-from lazybench.nets.net import Moments, Net, Stats, head, head_outputs, moments, scaled
-from lazybench.nets.norms import BatchStatistics, Pick, own, paths, with_batch_statistics
+from lazybench.nets.net import Moments, Net, Pick, Stats, head, head_outputs, measured, scaled
+from lazybench.nets.norms import BatchStatistics, own, paths, with_batch_statistics
 from lazybench.params import Params
 from lazybench.precision import at_precision
 from lazybench.task import TaskShape
@@ -111,14 +111,7 @@ class ModuleNet:
     @at_precision
     def statistics(self, params: Params, x: Tensor) -> Stats:
         """Return mean and (biased) variance of each batch norm on `x`, in the order they run."""
-        found: list[Moments] = []
-
-        def measure(inputs: Tensor) -> Moments:
-            found.append(moments(inputs))
-            return found[-1]
-
-        self._run(params, x, measure)
-        return tuple(found)
+        return measured(lambda pick: self._run(params, x, pick))
 
     def _run(self, params: Params, x: Tensor, pick: Pick) -> Tensor:
         module, norms = self._copy(x.device)

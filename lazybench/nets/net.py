@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -16,6 +17,9 @@ Moments = tuple[Tensor, Tensor]
 
 Stats = tuple[Moments, ...]
 """Moments of every normalisation layer in order."""
+
+Pick = Callable[[Tensor], Moments | None]
+"""From the inputs of a batch norm to the moments it shall use; None for the inputs' own."""
 
 NORM_EPS = 1e-3
 """Added to the variance in batch norm. `Choice:` 1e-3, the default of the frameworks that MAML's
@@ -65,6 +69,18 @@ def moments(x: Tensor) -> Moments:
     wide = x.float() if x.dtype == torch.bfloat16 else x
     variance, mean = torch.var_mean(wide, dim=[0, *range(2, x.dim())], correction=0)
     return mean, variance
+
+
+def measured(run: Callable[[Pick], object]) -> Stats:
+    """Return the moments of each batch norm's input, in the order in which `run` comes to them."""
+    found: list[Moments] = []
+
+    def measure(inputs: Tensor) -> Moments:
+        found.append(moments(inputs))
+        return found[-1]
+
+    run(measure)
+    return tuple(found)
 
 
 def batch_norm(

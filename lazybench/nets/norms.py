@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lazybench.errors import UsageError
-from lazybench.nets.net import Moments, batch_norm
-
-Pick = Callable[[Tensor], Moments | None]
-"""From the inputs of a batch norm to the moments it shall use; None for the inputs' own."""
+from lazybench.nets.net import Pick, batch_norm
 
 
 def own(inputs: Tensor) -> None:

@@ -9,16 +9,15 @@ from torch import Tensor
 from lazybench.errors import UsageError
 from lazybench.nets.net import (
     NORM_EPS,
-    Moments,
+    Pick,
     Stats,
     batch_norm,
     channels_last,
     head,
     head_outputs,
-    moments,
+    measured,
     scaled,
 )
-from lazybench.nets.norms import Pick
 from lazybench.params import Params
 from lazybench.precision import at_precision
 from lazybench.task import TaskShape
@@ -105,14 +104,7 @@ class ResNet12:
     @at_precision
     def statistics(self, params: Params, x: Tensor) -> Stats:
         """Return mean and (biased) variance of each batch norm on `x`."""
-        found: list[Moments] = []
-
-        def measure(inputs: Tensor) -> Moments:
-            found.append(moments(inputs))
-            return found[-1]
-
-        self._body(params, x, measure)
-        return tuple(found)
+        return measured(lambda pick: self._body(params, x, pick))
 
     def _body(self, params: Params, x: Tensor, pick: Pick) -> Tensor:
         """Features, with the moments that `pick` gives for each batch norm's input."""

@@ -9,8 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.errors import UsageError
-from lazybench.nets.net import Moments, Stats, batch_norm, channels_last, moments, scaled
-from lazybench.nets.norms import Pick
+from lazybench.nets.net import (
+    Moments,
+    Pick,
+    Stats,
+    batch_norm,
+    channels_last,
+    measured,
+    scaled,
+)
 from lazybench.params import Params
 from lazybench.precision import at_precision
 from lazybench.task import TaskShape
@@ -96,14 +103,7 @@ class ResNetCifar:
     @at_precision
     def statistics(self, params: Params, x: Tensor) -> Stats:
         """Return mean and (biased) variance of each batch norm on `x`."""
-        found: list[Moments] = []
-
-        def measure(inputs: Tensor) -> Moments:
-            found.append(moments(inputs))
-            return found[-1]
-
-        self._picking(params, x, measure)
-        return tuple(found)
+        return measured(lambda pick: self._picking(params, x, pick))
 
     @at_precision
     def train_pass(self, params: Params, x: Tensor) -> tuple[Tensor, Stats]:
