@@ -35,7 +35,7 @@ LAZY = {**STEPS, **MANY, "inner_steps": 3, "test_steps": 2, "meta_batch": 4}
 LEARNERS = {
     "maml": (WAVES, {"iterations": 250, **STEPS}),
     "fomaml": (WAVES, {"iterations": 300, **STEPS}),
-    "anil": (GLYPHS, {"iterations": 70, "outer_lr": 0.005}),
+    "anil": (GLYPHS, {"iterations": 70, "outer_lr": 0.005, "inner_lr": 0.4}),
     "meta_sgd": (WAVES, {"iterations": 250, **STEPS, "outer_lr": 0.003, "test_steps": 2}),
     "meta_curvature": (WAVES, {"iterations": 200, **STEPS}),
     "imaml": (
@@ -44,7 +44,7 @@ LEARNERS = {
     ),
     "minibatch_prox": (WAVES, {"iterations": 80}),
     "taml": (WAVES, {"iterations": 200, **STEPS}),
-    "mr_maml": (GLYPHS, {"iterations": 70, "outer_lr": 0.005}),
+    "mr_maml": (GLYPHS, {"iterations": 70, "outer_lr": 0.005, "inner_lr": 0.4}),
     "lazy_maml": (WAVES, {"iterations": 400, **LAZY, "gammas": (0.1, 0.5)}),
     "lazy_anil": (WAVES, {"iterations": 400, **LAZY, "gammas": (0.1, 0.5)}),
     "lazy_meta_sgd": (WAVES, {"iterations": 400, **LAZY, "gammas": (0.1, 0.2), "outer_lr": 0.003}),
@@ -55,7 +55,7 @@ LEARNERS = {
     "matching_net": (GLYPHS, {"iterations": 100}),
     "relation_net": (GLYPHS, {"iterations": 170, "loss": "cross_entropy"}),
     "r2d2": (GLYPHS, {"iterations": 100}),
-    "baseline_finetune": (GLYPHS, {"iterations": 350}),
+    "baseline_finetune": (GLYPHS, {"iterations": 350, "lr": 0.005}),
 }
 
 
