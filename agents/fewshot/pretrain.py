@@ -31,7 +31,8 @@ class PretrainConfig(EpisodicConfig):
     Attributes:
         head: classifier of the train classes, and of a task's: `linear` (Baseline) or `cosine`
             (Baseline++: cosines to a weight vector a class, without offsets).
-        temperature: what the cosines are divided by.
+        temperature: what the cosines are divided by. `Choice:` .1, a scale of 10, whatever the
+            number of classes.
         features: what a classifier sees: the network's `plain` features, or `standardised` ones,
             less their mean and by their deviation, with the statistics that batch norm takes. Plain
             ones are all positive, on which a linear head over many classes learns slowly.
