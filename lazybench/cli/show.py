@@ -153,6 +153,11 @@ def _space(space: Any) -> Any:
     if low is not None and high is not None and low.size:
         bounds = f" from {low.min():g} to {high.max():g}"
         return f"{space.dtype} {'x'.join(map(str, space.shape)) or 'scalar'}{bounds}"
+    sizes = getattr(space, "nvec", None)
+    if sizes is not None and sizes.size and sizes.min() == sizes.max():
+        first = int(space.start.min())
+        shape = "x".join(map(str, sizes.shape))
+        return f"{space.dtype} {shape}, each from {first} to {first + int(sizes.max()) - 1}"
     return out.one_line(str(space))
 
 

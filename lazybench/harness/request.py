@@ -11,8 +11,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from lazybench.errors import ContractError, DeviceUnavailable, UsageError, nearest
-from lazybench.registry import ENVS, agent_spec, defining_sha256, load
+from lazybench.errors import (
+    ContractError,
+    DeviceUnavailable,
+    UnknownName,
+    UsageError,
+    nearest,
+)
+from lazybench.registry import DATASETS, ENVS, agent_spec, defining_sha256, load
 from lazybench.specs import BUDGETS, AgentSpec, EnvSpec
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -83,7 +89,15 @@ def resolve_env(name: str) -> tuple[EnvSpec, str]:
     Raises:
         UnknownName: no such environment.
     """
-    found = ENVS.resolve(name)
+    try:
+        found = ENVS.resolve(name)
+    except UnknownName as error:
+        if name in {spec.id for spec in DATASETS.specs()}:
+            raise UnknownName(
+                f"'{name}' is a data set; its environments are {name}-5way-1shot and the like. See "
+                "all with: lazybench list envs"
+            ) from error
+        raise
     return found.spec, found.note
 
 

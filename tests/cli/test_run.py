@@ -201,3 +201,9 @@ def test_a_real_run_and_its_repetition(lazybench: Any) -> None:
     shown = lazybench("leaderboard").out
     assert "limited" in shown
     assert "smoke" in shown
+
+
+def test_a_data_set_is_no_environment(lazybench: Any) -> None:
+    done = lazybench("run", "--agent", "chance", "--env", "glyphs")
+    assert done.code == 2
+    assert "'glyphs' is a data set; its environments are glyphs-5way-1shot" in done.err
