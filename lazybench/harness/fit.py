@@ -107,6 +107,10 @@ def fit(training: Training, watch: Watch, signals: Signals) -> Progress:
     judged = open_env(spec, BLOCK, "val", training.device)
     plan: Plan | None = agent.plan(judged.task) if hasattr(agent, "plan") else None
     progress = _start(training, judged, rng, watch)
+    if plan is not None and progress.step:
+        whole = f"this fit is complete ({progress.step} updates): nothing is trained again"
+        part = f"continuing from the checkpoint at meta-iteration {progress.step}"
+        watch.note(whole if progress.step >= plan.updates else part)
     if plan is None or plan.updates == 0 or not hasattr(agent, "update"):
         progress.best, progress.best_step = progress.state, progress.step
         return progress
@@ -150,12 +154,10 @@ def fit_whole(training: Training) -> tuple[Progress, Any]:
 def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
     found = checkpoint.load(training.folder) if training.folder is not None else None
     if found is not None:
-        step, tree, notes = found
+        _, tree, notes = found
         for note in notes:
             watch.note(note)
         if tree is not None:
-            if step:
-                watch.note(f"continuing from the checkpoint at meta-iteration {step}")
             progress = Progress.of(tree)
             progress.state = checkpoint.to_device(progress.state, training.device)
             progress.best = checkpoint.to_device(progress.best, training.device)

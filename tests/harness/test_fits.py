@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 import lazybench
 from lazybench.errors import UnknownName, UsageError
 from lazybench.harness.runs import list_runs
+from lazybench.harness.watch import Silent
 
 PLAYERS = Path(__file__).with_name("players.py")
 ENV = "sinusoid-5shot"
@@ -39,6 +40,11 @@ def test_two_judgements_are_two_records_of_one_fit(tmp_path, first):
     assert default.cost.train_wall_s == other.cost.train_wall_s
     moved = answers(other) - answers(default)
     assert moved == pytest.approx(2.0, abs=1e-5)
+    heard: list[str] = []
+    silent = Silent()
+    silent.note = heard.append
+    play(tmp_path, settings={"shift": 3.0}, watch=silent)
+    assert heard == ["this fit is complete (6 updates): nothing is trained again"]
     (run,) = list_runs(tmp_path / "runs")
     assert (run.status, run.key12) == ("ok", default.key12)
     # Each stands by itself: asked for again, neither is judged anew.
