@@ -14,8 +14,8 @@ from lazybench.harness.request import (
     RunRequest,
     check_budget,
     check_device,
+    chosen_trials,
     make,
-    official_trials,
     resolve_env,
 )
 from lazybench.harness.trained import Weights, read_weights
@@ -91,19 +91,13 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
     """
     check_budget(request.budget)
     device = check_device(request.device)
-    if request.limit is not None and request.limit < 1:
-        raise UsageError(f"limit must be at least 1 trial, got {request.limit}")
     spec, note = resolve_env(request.env)
     if note:
         watch.note(note)
     find = Store(request.out).find
     made = make(request.agent, spec, request.budget, request.overrides, find=find)
     trainer = _trainer(made, request, spec)
-    official = official_trials(spec, request.budget)
-    limited = request.limit is not None and request.limit < official
-    trials = request.limit if limited and request.limit is not None else official
-    if limited and spec.vector_target is None:
-        raise UsageError(f"{spec.id} is judged in one pass over its test set; leave --limit out")
+    trials, limited = chosen_trials(spec, request.budget, request.limit)
     judged = open_env(spec, 1, "test")
     if hasattr(made.agent, "plan"):
         # Opened here so that shots that the data can't serve are told before anything is written.

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lazybench.errors import ContractError, UsageError
 from lazybench.harness import facts, report
-from lazybench.harness.judge import BLOCK, Clock, env_facts, judge, open_env
+from lazybench.harness.judge import BLOCK, Clock, env_facts, judge_all, open_env
 from lazybench.harness.outputs import writable
-from lazybench.harness.request import official_trials, resolve_env
+from lazybench.harness.request import chosen_trials, resolve_env
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
 from lazybench.records import AgentFacts, Record, Store
@@ -61,30 +59,17 @@ def evaluate(  # noqa: PLR0913 - a public door
         raise ContractError(f"a policy is called with an observation, got {type(policy).__name__}")
     if not name.strip():
         raise UsageError("name must say who is judged, got an empty one")
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit must be at least 1 trial, got {limit}")
-    if out is not None:
-        writable(Path(out))
-    facts.reset_peak_memory()
     spec, note = resolve_env(env)
     if note:
         watch.note(note)
-    official = official_trials(spec, budget)
-    trials = official if limit is None else min(limit, official)
+    trials, limited = chosen_trials(spec, budget, limit)
+    if out is not None:
+        writable(Path(out))
+    facts.reset_peak_memory()
     started, clock = facts.now(), Clock()
     judged = open_env(spec, BLOCK, "test")
-    watch.stage("test", trials)
-    scores: list[float] = []
-    answers: list[Any] = []
-    told: dict[str, Any] = {}
     with using_threads(threads):
-        for block in judge(judged, _two_arguments(policy), spec.metric, trials):
-            scores.extend(block.scores.tolist())
-            answers.append(block.answers)
-            told = dict(block.metrics)
-            watch.advance(len(block.scores), {spec.metric: float(np.mean(scores))})
-    watch.finished()
-    wall_s, cpu_s = clock.seconds()
+        scored = judge_all(judged, _two_arguments(policy), spec.metric, trials, watch, clock)
     record = Record.keyed(
         status="ok",
         **env_facts(spec, judged, trials),
@@ -92,19 +77,10 @@ def evaluate(  # noqa: PLR0913 - a public door
         config=dict(config or {}),
         preset="external",
         budget=budget,
-        limited=trials < official,
+        limited=limited,
         untuned=True,
         seed=seed,
-        metrics={spec.metric: report.metric(spec, np.array(scores), told)},
-        trials=report.trials(np.array(scores), answers),
-        cost={
-            "eval_wall_s": wall_s,
-            "wall_s": wall_s,
-            "cpu_s": cpu_s,
-            "peak_memory_bytes": facts.peak_memory_bytes(),
-        },
-        code=facts.code(),
-        machine=facts.machine(),
+        **report.judged_alone(spec, scored),
         started=started,
     )
     if out is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,9 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from lazybench.errors import ContractError
+from lazybench.harness.watch import Watch
 from lazybench.records.atomic import plain
 from lazybench.registry import load
 from lazybench.specs import EnvSpec
+
+Scores = NDArray[np.float64]
 
 BLOCK = 8
 """Trials that are opened together."""
@@ -56,6 +60,20 @@ class Judged(NamedTuple):
     def score(self, metric: str) -> float:
         """Return the headline metric: what the environment says, else the mean over trials."""
         return float(self.metrics.get(metric, self.scores.mean()))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The judged trials: score of each, answers block by block, wall and processor seconds.
+
+    `metrics` has what a pass over a whole test set tells beside them.
+    """
+
+    scores: Scores
+    answers: list[NDArray[Any]]
+    eval_wall_s: float
+    eval_cpu_s: float
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settings: Any) -> Any:
@@ -110,6 +128,24 @@ def judge(
         if answers is None:
             raise ContractError("an environment must take at least one action in each trial")
         yield Judged(first, scores[:count], answers[:count], *clock.seconds())
+
+
+def judge_all(  # noqa: PLR0913 - what is judged, on what, who hears, and since when
+    env: Any, policy: Any, metric: str, trials: int, watch: Watch, clock: Clock, *, seed: int = 0
+) -> Scored:
+    """Return all trials judged at once, with the seconds since `clock` was made.
+
+    Raises:
+        ContractError: the policy's answers have a wrong shape, type or range.
+    """
+    watch.stage("test", trials)
+    blocks: list[Judged] = []
+    for block in judge(env, policy, metric, trials, seed=seed):
+        blocks.append(block)
+        scores = np.concatenate([each.scores for each in blocks])
+        watch.advance(len(block.scores), {metric: float(scores.mean())})
+    watch.finished()
+    return Scored(scores, [each.answers for each in blocks], *clock.seconds(), blocks[-1].metrics)
 
 
 def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Judged:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lazybench.harness import checkpoint, facts
 from lazybench.harness.cell import Cell
 from lazybench.harness.fit import Progress
+from lazybench.harness.judge import Scored
 from lazybench.records import AgentFacts, Record, Trials
 from lazybench.specs import EnvSpec
 from lazybench.stats import mean_interval
 
-Scores = NDArray[np.float64]
 _SAME = 1e-9
 _PARTIAL = ("gradient_equivalents",)
 """Counted logs that aren't whole numbers."""
@@ -30,20 +28,6 @@ class Outcome:
     reason: str | None
     started: str
     diagnostics: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The judged trials: score of each, answers block by block, wall and processor seconds.
-
-    `metrics` has what a pass over a whole test set tells beside them.
-    """
-
-    scores: Scores
-    answers: list[NDArray[Any]]
-    eval_wall_s: float
-    eval_cpu_s: float
-    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outcome) -> Record:
@@ -74,10 +58,8 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
         seed=request.seed,
         precision=request.precision,
         device=cell.identity["device"],
-        metrics={}
-        if scored is None
-        else {spec.metric: metric(spec, scored.scores, scored.metrics)},
-        trials=Trials() if scored is None else trials(scored.scores, scored.answers),
+        metrics={} if scored is None else {spec.metric: metric(spec, scored)},
+        trials=Trials() if scored is None else trials(scored),
         diagnostics=outcome.diagnostics | _beside(spec, scored),
         curve=progress.curve,
         cost={
@@ -111,24 +93,40 @@ def _beside(spec: EnvSpec, scored: Scored | None) -> dict[str, Any]:
     return {"metrics": told} if told else {}
 
 
-def metric(spec: EnvSpec, scores: Scores, told: Mapping[str, Any]) -> dict[str, Any]:
+def judged_alone(spec: EnvSpec, scored: Scored) -> dict[str, Any]:
+    """Return what the record of a judgement alone has: scores, costs, code and machine."""
+    return {
+        "metrics": {spec.metric: metric(spec, scored)},
+        "trials": trials(scored),
+        "cost": {
+            "eval_wall_s": scored.eval_wall_s,
+            "wall_s": scored.eval_wall_s,
+            "cpu_s": scored.eval_cpu_s,
+            "peak_memory_bytes": facts.peak_memory_bytes(),
+        },
+        "code": facts.code(),
+        "machine": facts.machine(),
+    }
+
+
+def metric(spec: EnvSpec, scored: Scored) -> dict[str, Any]:
     """Return the headline metric of a record with its 95 % interval.
 
     It is the mean over trials, or what the environment tells of a pass; the interval is that of the
     mean, so there is none where the two differ (a test set whose classes differ in size).
     """
-    mean, low, high = mean_interval(scores)
-    value = float(told.get(spec.metric, mean))
+    mean, low, high = mean_interval(scored.scores)
+    value = float(scored.metrics.get(spec.metric, mean))
     return {
         "value": value,
         "ci95": (low, high) if abs(value - mean) < _SAME else None,
-        "n": len(scores),
+        "n": len(scored.scores),
         "unit": spec.unit,
         "better": spec.better,
     }
 
 
-def trials(scores: Scores, answers: list[NDArray[Any]]) -> Trials:
+def trials(scored: Scored) -> Trials:
     """Return the scores of all trials and the answers, `[n, -1]`, packed."""
-    whole = np.concatenate(answers)
-    return Trials.of(scores, predictions=whole.reshape(len(whole), -1))
+    whole = np.concatenate(scored.answers)
+    return Trials.of(scored.scores, predictions=whole.reshape(len(whole), -1))

@@ -129,6 +129,22 @@ def official_trials(env: EnvSpec, budget: str) -> int:
     return env.trials[budget]
 
 
+def chosen_trials(env: EnvSpec, budget: str, limit: int | None) -> tuple[int, bool]:
+    """Return how many test trials to judge, and whether that is fewer than are official.
+
+    Raises:
+        UsageError: no such budget, a limit below 1, or one where the test is one whole pass.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1 trial, got {limit}")
+    official = official_trials(env, budget)
+    if limit is None or limit >= official:
+        return official, False
+    if env.vector_target is None:
+        raise UsageError(f"{env.id} is judged in one pass over its test set; leave --limit out")
+    return limit, True
+
+
 def check_device(device: str) -> str:
     """Return the device to use; `auto` takes a GPU where there is one.
 

@@ -20,9 +20,9 @@ from lazybench.errors import (
 from lazybench.harness import checkpoint, facts
 from lazybench.harness.cell import Cell, resolve
 from lazybench.harness.fit import Progress, Training, fit, fit_whole
-from lazybench.harness.judge import BLOCK, judge, open_env
+from lazybench.harness.judge import BLOCK, Scored, judge, open_env
 from lazybench.harness.outputs import locked, writable
-from lazybench.harness.report import Outcome, Scored, record
+from lazybench.harness.report import Outcome, record
 from lazybench.harness.request import RunRequest, check_device
 from lazybench.harness.signals import Interrupted, Signals
 from lazybench.harness.watch import SILENT, Watch
@@ -61,8 +61,13 @@ def _run(request: RunRequest, watch: Watch) -> Record:
         if request.force:
             shutil.rmtree(cell.folder / "ckpt", ignore_errors=True)
             cell.file("episodes", "jsonl").unlink(missing_ok=True)
-        asked = {"key": cell.fit_key, "asked": request.agent, "overrides": cell.trainer.overrides}
-        write_json(cell.folder / "config.json", asked | cell.fit_identity)
+        beside = {
+            "key": cell.fit_key,
+            "asked": request.agent,
+            "overrides": cell.trainer.overrides,
+            "network_facts": None if cell.network is None else cell.network.model_dump(),
+        }
+        write_json(cell.folder / "config.json", beside | cell.fit_identity)
         made = _make_record(cell, watch, signals)
         if standing is not None and request.force and standing.status in ("ok", "diverged"):
             _compare(standing, made)

@@ -16,6 +16,7 @@ from lazybench.errors import UnknownName, UsageError
 from lazybench.harness import checkpoint
 from lazybench.harness.fit import Progress
 from lazybench.harness.runs import list_runs
+from lazybench.records import NetworkFacts
 
 FIRST_DIGITS = 6
 """Fewest digits of a key that name a run."""
@@ -29,6 +30,7 @@ class TrainedRun:
         folder: the working folder.
         asked: the agent as it was typed: an id, or `file.py:Class`.
         overrides: the settings that were asked for.
+        network: what was trained, where the agent told.
         identity: what its key is made of.
         key: its key, 64 hex digits.
         progress: the newest sound checkpoint.
@@ -37,6 +39,7 @@ class TrainedRun:
     folder: Path
     asked: str
     overrides: dict[str, Any]
+    network: NetworkFacts | None
     identity: dict[str, Any]
     key: str
     progress: Progress
@@ -110,7 +113,8 @@ def find_run(name: str, runs: Path) -> TrainedRun:
     try:
         facts = json.loads((folder / "config.json").read_bytes())
         key, asked = facts.pop("key"), facts.pop("asked")
-        overrides = dict(facts.pop("overrides"))
+        overrides, told = dict(facts.pop("overrides")), facts.pop("network_facts")
+        network = None if told is None else NetworkFacts(**told)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{folder}/config.json doesn't tell what is needed ({error}): it is no run's, or an "
@@ -122,7 +126,7 @@ def find_run(name: str, runs: Path) -> TrainedRun:
             f"{folder} holds no trained state: an agent without training, or a run that was cut "
             "off before its first checkpoint"
         )
-    return TrainedRun(folder, asked, overrides, facts, key, Progress.of(found[1]))
+    return TrainedRun(folder, asked, overrides, network, facts, key, Progress.of(found[1]))
 
 
 def read_weights(source: str, runs: Path) -> Weights:

@@ -7,19 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lazybench.errors import UsageError
 from lazybench.harness import facts, report
 from lazybench.harness.checkpoint import digest, to_device
-from lazybench.harness.judge import BLOCK, Clock, env_facts, judge, open_env
+from lazybench.harness.judge import BLOCK, Clock, env_facts, judge_all, open_env
 from lazybench.harness.outputs import writable
-from lazybench.harness.request import Made, check_device, make, official_trials, resolve_env
+from lazybench.harness.request import Made, check_device, chosen_trials, make, resolve_env
 from lazybench.harness.trained import TrainedRun, find_run
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
 from lazybench.precision import using_precision
-from lazybench.records import AgentFacts, Metric, NetworkFacts, Record, Store
+from lazybench.records import AgentFacts, Metric, Record, Store
 from lazybench.registry import target_sha256
 from lazybench.specs import EnvSpec
 from lazybench.task import TaskShape
@@ -94,14 +92,13 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
         watch.note(note)
     if request.split not in ("test", "val", "train"):
         raise UsageError(f"split must be test, val or train, got '{request.split}'")
+    if request.split == "train" and spec.vector_target is None:
+        raise UsageError(f"{spec.id} streams its train split unjudged; choose --split val or test")
     budget = request.budget or str(run.identity["budget"])
-    official = official_trials(spec, budget)
-    if request.limit is not None and request.limit < 1:
-        raise UsageError(f"limit must be at least 1 trial, got {request.limit}")
-    trials = official if request.limit is None else min(request.limit, official)
+    trials, limited = chosen_trials(spec, budget, request.limit)
     made = _judged_agent(run, home, dict(request.overrides or {}))
     state, step = run.state(request.step)
-    network = _network(made, run, state)
+    _same_backbone(run)
     device = check_device(request.device)
     precision = str(run.identity["precision"])
     publishes = request.split == "test" and request.out is not None
@@ -115,24 +112,17 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
     policy = made.agent.policy(to_device(_moved(made, state, env.task), device))
     if request.split == "train":
         policy = _without_answers(policy)
-    watch.stage("test", trials)
-    scores: list[float] = []
-    answers: list[Any] = []
-    told: dict[str, Any] = {}
+    seed = int(run.identity["seed"])
     with using_threads(request.threads), using_precision(precision, device):
-        for block in judge(env, policy, spec.metric, trials, seed=int(run.identity["seed"])):
-            scores.extend(block.scores.tolist())
-            answers.append(block.answers)
-            told = dict(block.metrics)
-            watch.advance(len(block.scores), {spec.metric: float(np.mean(scores))})
-    watch.finished()
-    wall_s, cpu_s = clock.seconds()
-    found = report.metric(spec, np.array(scores), told)
+        scored = judge_all(env, policy, spec.metric, trials, watch, clock, seed=seed)
     # By what was kept and not by what was asked for, so that one state has one record.
     kept = {run.progress.step: "last", run.progress.best_step: "best"}.get(step, "kept")
     origin = f"{home.id} {run.key[:12]} {kept} (step {step})"
+    judgement = Judgement(
+        made.spec.id, spec.id, origin, request.split, Metric(**report.metric(spec, scored)), None
+    )
     if request.split != "test":
-        return Judgement(made.spec.id, spec.id, origin, request.split, Metric(**found), None)
+        return judgement
     sha256, size = digest(state)
     record = Record.keyed(
         status="ok",
@@ -149,30 +139,21 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
         preset=str(run.identity["budget"]),
         overrides=made.overrides,
         budget=budget,
-        limited=trials < official,
+        limited=limited,
         untuned=not made.spec.tuned,
-        seed=int(run.identity["seed"]),
+        seed=seed,
         precision=precision,
         device=device.partition(":")[0],
-        metrics={spec.metric: found},
-        trials=report.trials(np.array(scores), answers),
-        cost={
-            "eval_wall_s": wall_s,
-            "wall_s": wall_s,
-            "cpu_s": cpu_s,
-            "peak_memory_bytes": facts.peak_memory_bytes(),
-        },
-        code=facts.code(),
-        machine=facts.machine(),
+        **report.judged_alone(spec, scored),
         checkpoint={"sha256": sha256, "bytes": size, "step": step},
-        network=network,
+        network=run.network,
         fit=run.key,
         trained_on=origin,
         started=started,
     )
     if request.out is not None:
         Store(request.out).publish(record)
-    return Judgement(made.spec.id, spec.id, origin, request.split, Metric(**found), record)
+    return replace(judgement, record=record)
 
 
 _FRESH_STREAM = 2**31 - 1
@@ -238,29 +219,18 @@ def _moved(made: Made, state: Any, task: TaskShape) -> Any:
     )
 
 
-def _network(made: Made, run: TrainedRun, state: Any) -> NetworkFacts | None:
-    """The network as the run trained it.
+def _same_backbone(run: TrainedRun) -> None:
+    """Look whether the user's file that defines the network is as it was.
 
     Raises:
-        UsageError: the user's file that defines it has changed since.
+        UsageError: it has changed since.
     """
-    tell = getattr(made.agent, "network", None)
-    shape = state.get("task") if isinstance(state, dict) else None
-    network = None if tell is None or shape is None else tell(TaskShape(**shape))
-    if network is None:
-        return None
-    source = target_sha256(network.name) if ":" in network.name else None
-    if source != run.identity.get("network_source"):
+    if run.network is None or run.network.source_sha256 is None:
+        return
+    source = target_sha256(run.network.name)
+    if source != run.network.source_sha256:
         raise UsageError(
-            f"backbone {network.name} has changed since this run: its source hashes to {source}, "
-            f"the run's to {run.identity.get('network_source')}; restore that version, or run again"
+            f"backbone {run.network.name} has changed since this run: its source hashes to "
+            f"{source}, the run's to {run.network.source_sha256}; restore that version, or run "
+            "again"
         )
-    weights = run.identity.get("weights")
-    return NetworkFacts(
-        name=network.name,
-        parameters=network.parameters,
-        batch_norm=network.batch_norm,
-        weights="fresh" if weights is None else f"given to run {run.key[:12]}",
-        weights_sha256=weights,
-        source_sha256=source,
-    )

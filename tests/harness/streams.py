@@ -74,3 +74,22 @@ class Learner:
             return torch.tensor([int(int(n) not in state["even"]) for n in observation["x"]]), None
 
         return answer
+
+
+class Movable(Learner):
+    """Tells of its network and can be judged again; its tasks aren't few-shot ones."""
+
+    def init(self, env, rng):
+        return {**super().init(env, rng), "task": {"classes": env.task.classes}}
+
+    def update(self, state, batch, rng):
+        fresh, logs = super().update(state, batch, rng)
+        return {**state, **fresh}, logs
+
+    def network(self, task):
+        from lazybench.agent import Network
+
+        return Network("table", task.classes, batch_norm=False)
+
+    def transfer(self, state, task):
+        return state

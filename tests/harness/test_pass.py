@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import lazybench
 from lazybench.errors import UsageError
+from lazybench.harness.transfer import TransferRequest, transfer
 from lazybench.registry import ENVS
 from lazybench.specs import EnvSpec
 
@@ -36,9 +38,9 @@ def env(silent):
     ENVS.forget(spec.id)
 
 
-def play(folder, env, **more):
+def play(folder, env, agent="Learner", **more):
     options = {"budget": "smoke", "out": folder / "store", "runs": folder / "runs", **more}
-    return lazybench.run(f"{STREAMS}:Learner", env, **options)
+    return lazybench.run(f"{STREAMS}:{agent}", env, **options)
 
 
 @pytest.mark.parametrize("silent", [False], indirect=True)
@@ -73,6 +75,18 @@ def test_a_judged_pass_is_not_judged_again(tmp_path, env):
 def test_a_pass_has_no_limit(tmp_path, env):
     with pytest.raises(UsageError, match="judged in one pass"):
         play(tmp_path, env, limit=5)
+
+
+@pytest.mark.parametrize("silent", [False], indirect=True)
+def test_a_run_is_judged_again_by_the_network_that_it_told_of(tmp_path, env):
+    made = play(tmp_path, env, "Movable")
+    request = TransferRequest(made.key12, out=tmp_path / "store", runs=tmp_path / "runs")
+    again = transfer(request).record
+    assert again.metrics["accuracy"].value == made.metrics["accuracy"].value
+    assert again.network == made.network
+    assert (again.network.name, again.network.parameters) == ("table", 2)
+    with pytest.raises(UsageError, match="streams its train split unjudged"):
+        transfer(replace(request, split="train"))
 
 
 @pytest.mark.parametrize("silent", [True], indirect=True)
