@@ -7,6 +7,8 @@ if __name__ != "lazybench.agents":
         "import 'lazybench.agents', not 'agents': a second copy would double the registries"
     )
 
+from functools import partial
+
 from lazybench.specs import AgentSpec
 
 _GRADIENT = "lazybench.agents.fewshot.gradient:GradientAgent"
@@ -16,29 +18,23 @@ _CLASSIFIER = "lazybench.agents.longtail.classifier:ClassifierAgent"
 _META = "lazybench.agents.longtail.meta:MetaWeightAgent"
 
 
-def _gradient(name: str, about: str, reference: str, *, trains: bool = True) -> AgentSpec:
+def _fewshot(
+    target: str, name: str, about: str, reference: str, *, trains: bool = True, version: int = 1
+) -> AgentSpec:
     return AgentSpec(
         name,
         ("fewshot",),
-        _GRADIENT,
+        target,
         {"algorithm": name},
         trains=trains,
         about=about,
         reference=reference,
-        version=2,
-    )
-
-
-def _embedding(name: str, about: str, reference: str, version: int = 1) -> AgentSpec:
-    return AgentSpec(
-        name,
-        ("fewshot",),
-        _EMBEDDING,
-        {"algorithm": name},
-        about=about,
-        reference=reference,
         version=version,
     )
+
+
+_gradient = partial(_fewshot, _GRADIENT, version=2)
+_embedding = partial(_fewshot, _EMBEDDING)
 
 
 def _classifier(name: str, about: str, reference: str = "", target: str = _CLASSIFIER) -> AgentSpec:
@@ -112,7 +108,9 @@ CATALOGUE: tuple[AgentSpec, ...] = (
         "Algorithm 1",
     ),
     _gradient("lazy_reptile", "lazy teacher on Reptile", "Algorithm 1 with Table 1's line 13"),
-    _embedding("protonet", "nearest class mean in a learned embedding", "Snell et al. 2017", 2),
+    _embedding(
+        "protonet", "nearest class mean in a learned embedding", "Snell et al. 2017", version=2
+    ),
     _embedding("matching_net", "attention over the support set", "Vinyals et al. 2016"),
     _embedding("relation_net", "learned similarity of class and query", "Sung et al. 2018"),
     _embedding("r2d2", "ridge regression, solved in closed form", "Bertinetto et al. 2019"),

@@ -67,6 +67,11 @@ def mean(sets: Sequence[Params]) -> Params:
     return combine(sets, [1 / max(len(sets), 1)] * len(sets))
 
 
+def count(params: Params) -> int:
+    """Return how many numbers a parameter set holds."""
+    return sum(value.numel() for value in params.values())
+
+
 def finite(params: Params) -> bool:
     """True when every entry is finite."""
     return all(bool(torch.isfinite(value).all()) for value in params.values())

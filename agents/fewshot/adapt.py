@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from lazybench import learning
-from lazybench.agent import Observation
 from lazybench.agents.fewshot.episode import Episode
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
+from lazybench.agents.fewshot.tasks import Row
 from lazybench.learning import InnerRule
 from lazybench.nets import Stats, backbone
 from lazybench.objective import objective
-from lazybench.parallel import map_tasks
 from lazybench.params import Params
 from lazybench.rng import Rng
 from lazybench.task import TaskShape
-
-
-def select_row(batch: Observation, index: int) -> dict[str, Tensor]:
-    """Return row `index` of each tensor of a block."""
-    return {name: part[index] for name, part in batch.items()}
 
 
 class Adapter:
@@ -34,8 +25,6 @@ class Adapter:
     it. The inner batches are a function of the support labels' positions alone, the same for every
     trial.
     """
-
-    vectorized = True
 
     def __init__(
         self,
@@ -51,13 +40,8 @@ class Adapter:
         self._inner, self._rule, self._settings = inner, rule, settings
         self._goal = objective(task)
 
-    def __call__(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
-        """Return the answers to a block of trials, `[R, query rows]`."""
-        rows = range(len(observation["support_x"]))
-        answers = map_tasks(lambda row: self._answer(select_row(observation, row)), rows)
-        return torch.stack(answers), None
-
-    def _answer(self, row: Mapping[str, Tensor]) -> Tensor:
+    def answer(self, row: Row) -> Tensor:
+        """Return the answers to one task's queries, `[query rows, …]`."""
         x, query = self._net.prepare(row["support_x"]), self._net.prepare(row["query_x"])
         params = self._adapt(x, row["support_y"])
         with torch.no_grad():

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lazybench import learning
 from lazybench.agent import Observation
-from lazybench.agents.fewshot.adapt import select_row
 from lazybench.agents.fewshot.settings import EpisodicConfig
+from lazybench.agents.fewshot.tasks import Row, select_row
 from lazybench.agents.fewshot.weights import HEAD, moved, overlay
 from lazybench.errors import Diverged
 from lazybench.learning import Outer
@@ -22,7 +22,6 @@ from lazybench.rng import Rng
 from lazybench.task import TaskShape
 
 BatchNorm = Literal["transductive", "inductive"]
-Row = dict[str, Tensor]
 
 
 def descend(
@@ -146,19 +145,3 @@ def bare(net: Net, rng: Rng) -> tuple[Params, int]:
     fresh = net.init(rng.torch())
     body = {name: value for name, value in fresh.items() if not name.startswith(HEAD)}
     return body, fresh[f"{HEAD}weight"].shape[1]
-
-
-class PerTask:
-    """A policy that answers each task of a block by itself, tasks in parallel."""
-
-    vectorized = True
-
-    def __init__(self, answer: Callable[[Row], Tensor]) -> None:
-        """Hold the function from a task to the answers to its queries."""
-        self._answer = answer
-
-    def __call__(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
-        """Return the answers to a block of tasks, `[R, query rows, …]`."""
-        rows = range(len(observation["support_x"]))
-        answers = map_tasks(lambda row: self._answer(select_row(observation, row)), rows)
-        return torch.stack(answers), None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lazybench import learning
 from lazybench.agent import Network, Observation, Plan
-from lazybench.agents.fewshot.adapt import Adapter, select_row
+from lazybench.agents.fewshot.adapt import Adapter
 from lazybench.agents.fewshot.episode import adapting
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.agents.fewshot.meta_step import (
@@ -23,12 +23,15 @@ from lazybench.agents.fewshot.meta_step import (
     TaskResult,
     inner_rule,
     log_stds,
+    plain_rule,
     preconditioner,
+    teacher_of,
 )
 from lazybench.agents.fewshot.presets import preset
+from lazybench.agents.fewshot.tasks import PerTask, select_row
 from lazybench.agents.fewshot.weights import HEAD, NORM, moved, overlay, told
 from lazybench.errors import Diverged, UsageError
-from lazybench.learning import InnerRule, Outer
+from lazybench.learning import Outer
 from lazybench.nets import backbone
 from lazybench.parallel import map_tasks
 from lazybench.params import Params, combine, detached, finite, leaves, mean, scale
@@ -55,11 +58,7 @@ class GradientAgent:
     def __init__(self, config: GradientConfig) -> None:
         """Compose the parts that the settings name."""
         self.config = config
-        self.rule: InnerRule = (
-            learning.sgd(config.inner_lr)
-            if config.inner_rule == "sgd"
-            else learning.adam(config.inner_lr)
-        )
+        self.rule, self.teacher = plain_rule(config), teacher_of(config)
         beta = config.outer_lr * config.matched_leap
         self.outer: Outer = (
             learning.outer_sgd(beta)
@@ -178,7 +177,7 @@ class GradientAgent:
         """
         config, task = self.config, TaskShape(**state["task"])
         theta, meta = state["theta"], state["meta"]
-        step = MetaStep(config, task, theta, meta)
+        step = MetaStep(config, self.teacher, task, theta, meta)
         tasks = len(batch["support_x"])
 
         def run(index: int) -> TaskResult:
@@ -216,11 +215,12 @@ class GradientAgent:
         }
         return {**state, **fresh}, self._logs(results, batch)
 
-    def policy(self, state: State) -> Adapter:
+    def policy(self, state: State) -> PerTask:
         """Return the policy that fine-tunes theta on each support set."""
         theta, meta = detached(state["theta"]), detached(state["meta"])
         rule = inner_rule(self.config, meta, self._moving(theta))
-        return Adapter(TaskShape(**state["task"]), theta, dict(state["inner"]), rule, self.config)
+        task, inner = TaskShape(**state["task"]), dict(state["inner"])
+        return PerTask(Adapter(task, theta, inner, rule, self.config).answer)
 
     def diagnostics(self, state: State) -> dict[str, Any]:
         """Return how often each gamma was chosen and the share at the grid's edge."""

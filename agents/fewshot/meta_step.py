@@ -55,6 +55,11 @@ def inner_rule(config: GradientConfig, meta: Params, names: Iterable[str]) -> In
     rates = preconditioner(config)
     if rates is not None:
         return learning.preconditioned(lambda grads: rates.apply(meta, grads), names)
+    return plain_rule(config)
+
+
+def plain_rule(config: GradientConfig) -> InnerRule:
+    """Return the inner update at the settings' own rate."""
     if config.inner_rule == "sgd":
         return learning.sgd(config.inner_lr)
     return learning.adam(config.inner_lr)
@@ -77,11 +82,19 @@ class MetaStep:
     Reference: Algorithm 1, lines 6-13.
     """
 
-    def __init__(self, config: GradientConfig, task: TaskShape, theta: Params, meta: Params):
+    def __init__(
+        self,
+        config: GradientConfig,
+        teacher: Teacher,
+        task: TaskShape,
+        theta: Params,
+        meta: Params,
+    ) -> None:
         """Fix the settings and where every task starts from.
 
         Args:
             config: the agent's settings.
+            teacher: the one that they name; its grid is made once for all meta-iterations.
             task: shape of the tasks.
             theta: the meta-model's weights.
             meta: what is meta-learned beside them (rates, noise), by prefixed names.
@@ -89,7 +102,7 @@ class MetaStep:
         self._config, self._task, self._theta, self._meta = config, task, theta, meta
         self._net = backbone(config.backbone, task, second_order=self._twice)
         self._goal = objective(task)
-        self._teacher, self._rates = teacher_of(config), preconditioner(config)
+        self._teacher, self._rates = teacher, preconditioner(config)
 
     @property
     def _twice(self) -> bool:

@@ -13,9 +13,10 @@ from torch import Tensor
 from lazybench import learning
 from lazybench.agent import Network, Observation, Plan
 from lazybench.agents.fewshot import classifiers
-from lazybench.agents.fewshot.descent import BatchNorm, Descending, PerTask, Row, bare, embed
+from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed
 from lazybench.agents.fewshot.embedding_presets import pretrain_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
+from lazybench.agents.fewshot.tasks import PerTask, Row
 from lazybench.agents.fewshot.weights import HEAD, told
 from lazybench.errors import UsageError
 from lazybench.nets import Net, backbone

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lazybench.agent import Network
 from lazybench.errors import UsageError
-from lazybench.params import Params
+from lazybench.params import Params, count
 from lazybench.task import TaskShape
 
 HEAD = "head."
@@ -20,8 +20,7 @@ NORM = "norm"
 
 def told(name: str, params: Params) -> Network:
     """Return what a network of these parameters is, for the record."""
-    count = sum(value.numel() for value in params.values())
-    return Network(name, count, any(each.startswith(NORM) for each in params))
+    return Network(name, count(params), any(each.startswith(NORM) for each in params))
 
 
 def overlay(theta: Params, weights: Mapping[str, Tensor]) -> Params:

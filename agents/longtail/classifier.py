@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lazybench.agent import Network, Observation, Plan
-from lazybench.agents.fewshot.weights import overlay
+from lazybench.agents.fewshot.weights import overlay, told
 from lazybench.agents.longtail import training
 from lazybench.agents.longtail.heads import head_of
 from lazybench.agents.longtail.posthoc import Classify, corrected
@@ -118,7 +118,7 @@ class Classifying:
         """
         net = training.net_of(self.config, task)
         theta = head_of(self.config).init(net, Rng(0))
-        return Network(net.name, sum(value.numel() for value in theta.values()))
+        return told(net.name, theta)
 
     def diagnostics(self, state: State) -> dict[str, Any]:
         """Return the span of the class weights, and of the norms of the head's rows."""

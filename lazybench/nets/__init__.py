@@ -20,6 +20,7 @@ from lazybench.nets.module import ModuleNet, from_factory
 from lazybench.nets.net import NORM_EPS, Moments, Net, Stats
 from lazybench.nets.resnet import ResNet12
 from lazybench.nets.resnet_cifar import ResNetCifar
+from lazybench.params import count
 from lazybench.precision import precision
 from lazybench.registry import load
 from lazybench.task import TaskShape
@@ -80,8 +81,7 @@ def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
 
 def count_parameters(net: Net) -> int:
     """Return the number of parameters that an agent trains, the head included."""
-    params = net.init(torch.Generator().manual_seed(0))
-    return sum(value.numel() for value in params.values())
+    return count(net.init(torch.Generator().manual_seed(0)))
 
 
 def _loaded(name: str, factory: Any, task: TaskShape) -> Net:
