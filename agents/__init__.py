@@ -9,6 +9,7 @@ if __name__ != "lazybench.agents":
 
 from functools import partial
 
+from lazybench.agents import attack_rows
 from lazybench.specs import AgentSpec
 
 _GRADIENT = "lazybench.agents.fewshot.gradient:GradientAgent"
@@ -186,4 +187,5 @@ CATALOGUE: tuple[AgentSpec, ...] = (
     _classifier(
         "lazy_two_component", "lazy teacher on two-component weighting", "Algorithm 2", _META
     ),
+    *attack_rows.CATALOGUE,
 )

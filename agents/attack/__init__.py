@@ -1,0 +1,1 @@
+"""Blackbox attackers."""

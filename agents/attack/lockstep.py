@@ -1,0 +1,150 @@
+"""What every attacker shares: many images attacked side by side, each as if it were alone.
+
+An attack is a generator: it yields `Queries` for any of its images and is sent `Replies`. It ends
+when it has nothing more to ask. Its randomness comes from `Start.keys`, counters of run, image and
+step, so that what happens to one image depends on no other.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from lazybench import counter
+from lazybench.agent import Observation
+from lazybench.attack_task import AttackTask, Queries, Replies, margin
+from lazybench.rng import Rng
+from lazybench.specs import EnvSpec
+
+Attack = Generator[Queries, Replies, None]
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Start:
+    """The images of one attack before any query.
+
+    Attributes:
+        task: protocol: access, norm, eps, budget, mode.
+        seed: of the run.
+        trial: `[n]` int64, the images' numbers among the official ones.
+        x: `[n, channels, height, width]` float32 clean images in [0, 1].
+        label: `[n]` int64 true classes.
+        goal: `[n]` int64 classes to reach; None in an untargeted attack.
+    """
+
+    task: AttackTask
+    seed: int
+    trial: Tensor
+    x: Tensor
+    label: Tensor
+    goal: Tensor | None
+
+    def keys(self, name: str, images: Tensor, step: int | Tensor, size: int) -> NDArray[np.uint64]:
+        """Return counters for `size` random numbers of each of some images, `[len(images), size]`.
+
+        Args:
+            name: what they are for.
+            images: `[m]` int64 positions in 0..n-1.
+            step: which draw; one number, or one for each of these images.
+            size: how many numbers.
+        """
+        trial = self.trial[images].cpu().numpy()[:, None]
+        draw = np.broadcast_to(np.asarray(step).reshape(-1, 1), trial.shape)
+        return counter.mix("attack", name, self.seed, trial, draw, np.arange(size)[None, :])
+
+    def normal(self, name: str, images: Tensor, step: int | Tensor) -> Tensor:
+        """Return a standard normal image for each of some images, `[m, *instance]`."""
+        shape = self.x.shape[1:]
+        values = counter.normal(self.keys(name, images, step, shape.numel()))
+        drawn = torch.from_numpy(values.astype(np.float32)).view(len(images), *shape)
+        return drawn.to(self.x.device)
+
+    def margin(self, scores: Tensor, owner: Tensor) -> Tensor:
+        """Return how far past its decision each row is, above 0 where adversarial, `[R]`."""
+        goal = None if self.goal is None else self.goal[owner]
+        return margin(scores, self.label[owner], goal)
+
+
+class Lockstep:
+    """The policy of an attack: asks it for queries, tells it the replies."""
+
+    vectorized = True
+
+    def __init__(self, begin: Callable[[Observation], Attack]) -> None:
+        """Begin every block of trials with `begin(observation)`."""
+        self._begin = begin
+
+    def __call__(
+        self, observation: Observation, memory: Attack | None = None
+    ) -> tuple[Queries, Attack]:
+        """Return the next queries and the attack that waits for their replies."""
+        try:
+            if memory is None:
+                memory = self._begin(observation)
+                return next(memory), memory
+            return memory.send(Replies(*(observation[name] for name in Replies._fields))), memory
+        except StopIteration:
+            x = observation["x"]
+            return Queries(x[:0], torch.zeros(0, dtype=torch.int64, device=x.device)), _ended()
+
+
+def _ended() -> Attack:
+    """An attack that asks nothing."""
+    return
+    yield
+
+
+class AttackConfig(BaseModel):
+    """Settings that every attacker has: none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LockstepAgent(ABC):
+    """An attacker without training: `attack` is all that it adds."""
+
+    families = ("attack",)
+    Config: ClassVar[type[AttackConfig]] = AttackConfig
+
+    def __init__(self, config: Any) -> None:
+        """Keep the settings."""
+        self.config = config
+
+    @staticmethod
+    def preset(algorithm: str, env: EnvSpec, budget: str) -> Mapping[str, Any]:
+        """Return the settings of an algorithm for an environment and budget."""
+        return {}
+
+    def init(self, env: Any, rng: Rng) -> State:
+        """Return what a policy needs: the protocol and the run's seed."""
+        return {"task": env.task.fields(), "seed": rng.seed}
+
+    def policy(self, state: State) -> Lockstep:
+        """Return the policy that attacks a block of images in lock-step."""
+        return Lockstep(partial(self._begin, state))
+
+    @abstractmethod
+    def attack(self, start: Start, state: State) -> Attack:
+        """Yield queries and be sent their replies until there is nothing more to ask."""
+
+    def _begin(self, state: State, observation: Observation) -> Attack:
+        task = AttackTask(**state["task"])
+        start = Start(
+            task,
+            int(state["seed"]),
+            observation["trial"],
+            observation["x"],
+            observation["label"],
+            observation["goal"] if task.targeted else None,
+        )
+        return self.attack(start, state)

@@ -1,0 +1,126 @@
+"""What an attacker may know beforehand, what it sends, what comes back, and how far it has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lazybench.task import TaskShape
+
+Access = Literal["scores", "label"]
+Norm = Literal["l2", "linf"]
+Mode = Literal["first", "minimise"]
+
+
+@dataclass(frozen=True)
+class AttackTask:
+    """What an agent may know of an attack beforehand; the same on every split.
+
+    Attributes:
+        classes: number of classes C of the target.
+        instance: shape of one image, (channels, height, width), float32 in [0, 1].
+        access: `scores`: each query is answered by log-probabilities; `label`: by the top class.
+        targeted: whether the goal is one given class rather than any wrong one.
+        norm: how the distance from the clean image is measured, over all pixels and channels.
+        eps: largest distance at which an adversarial image counts; infinity allows any.
+        query_budget: rows that may be sent for one image.
+        mode: `first` ends an image at its first success, `minimise` goes on to the budget.
+        whiteboxes: names of the networks whose gradients the train split gives.
+        maps: shape of the train and val tasks, which regress gradient maps on images.
+    """
+
+    classes: int
+    instance: tuple[int, ...]
+    access: Access
+    targeted: bool
+    norm: Norm
+    eps: float
+    query_budget: int
+    mode: Mode
+    whiteboxes: tuple[str, ...]
+    maps: TaskShape
+
+    def __post_init__(self) -> None:
+        """Make tuples of what a file may have made lists of, and a shape of its fields."""
+        for name in ("instance", "whiteboxes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.maps, dict):
+            object.__setattr__(self, "maps", TaskShape(**self.maps))
+
+    def fields(self) -> dict[str, Any]:
+        """Return it as a dict that an agent's state can hold; `AttackTask(**it)` is equal."""
+        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**named, "maps": self.maps.fields()}
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the target gives for one image."""
+        return self.classes
+
+
+class Queries(NamedTuple):
+    """Images to send to the target, any number for each attacked image; the action of an attacker.
+
+    No row at all says that the attacker gives the images up that aren't finished.
+
+    Attributes:
+        rows: `[R, channels, height, width]` float32: whole images, not differences. They are
+            clipped to [0, 1] before they are sent.
+        owner: `[R]` int64: for which of the n attacked images a row is charged. Rows of one image
+            are served in their order.
+    """
+
+    rows: Tensor
+    owner: Tensor
+
+
+class Replies(NamedTuple):
+    """What came back, row by row, and where every image stands after it.
+
+    Attributes:
+        scores: `[R, classes]` float32 log-probabilities; empty where access is `label`.
+        labels: `[R]` int64: the target's top class.
+        hit: `[R]` bool: whether the row is a success: right class, inside the ball.
+        served: `[R]` bool: False for rows that were refused: past the budget, or of an image that
+            is finished. They weren't forwarded or charged, and their other entries mean nothing.
+        left: `[n]` int64: queries that each image has left.
+        done: `[n]` bool: images that are finished; rows for them are refused.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    hit: Tensor
+    served: Tensor
+    left: Tensor
+    done: Tensor
+
+
+def margin(scores: Tensor, label: Tensor, goal: Tensor | None = None) -> Tensor:
+    """Return how far each row is past the decision, above 0 where it is adversarial, `[R]`.
+
+    Args:
+        scores: `[R, classes]` log-probabilities or logits.
+        label: `[R]` the true class.
+        goal: `[R]` the class to reach; None for any wrong one.
+
+    Reference: Carlini & Wagner 2017, f6, without its clamp and with the sign turned.
+    """
+    at = (label if goal is None else goal)[:, None]
+    rest = scores.scatter(1, at, float("-inf")).amax(1)
+    own = scores.gather(1, at)[:, 0]
+    return rest - own if goal is None else own - rest
+
+
+def distance(images: Tensor, clean: Tensor, norm: Norm) -> Tensor:
+    """Return each image's distance from its clean one, `[R]`, in the unit of pixels in [0, 1].
+
+    Args:
+        images: `[R, …]`.
+        clean: `[R, …]`.
+        norm: `l2` (Euclidean, over all pixels and channels) or `linf` (largest difference).
+    """
+    apart = (images - clean).flatten(1)
+    return torch.linalg.vector_norm(apart, ord=2.0 if norm == "l2" else float("inf"), dim=1)
