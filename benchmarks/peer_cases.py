@@ -91,7 +91,11 @@ def cases(tasks: tuple[int, ...]) -> Iterator[Case]:
 
 
 def drawn(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A meta-batch: strokes on an empty ground, or blobs of colour; float64 images are scaled."""
+    """A meta-batch: strokes on an empty ground, or blobs of colour.
+
+    In float64, where gradients are compared, pixels are scaled and a little noise parts those that
+    are equal: of two equal entries of a pooling window either may win.
+    """
     task, batch = case.task, {}
     channels, edge_px, _ = task.instance
     for part, each, seed in (("support", task.shot, 0), ("query", task.query, 1)):
@@ -102,7 +106,8 @@ def drawn(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
             coarse = torch.rand(rows, channels, 12, 12, generator=Rng(seed).torch())
             x = F.interpolate(coarse, size=edge_px, mode="bilinear").mul(255).to(torch.uint8)
         if dtype == torch.float64:
-            x = x.double() / 255
+            noise = torch.rand(x.shape, generator=Rng(seed).at("noise").torch(), dtype=dtype)
+            x = (x + noise) / 255
         batch[f"{part}_x"] = x.view(case.tasks, -1, *task.instance)
         batch[f"{part}_y"] = torch.arange(task.way).repeat_interleave(each).repeat(case.tasks, 1)
     return batch
