@@ -35,6 +35,12 @@ class EnvSpec:
         trials: number of official test trials, by budget.
         val_trials: number of official validation trials, by budget.
         metric: name of the headline metric; `better` and `unit` say how to read it.
+        val_metric: name of the metric of validation and whether more is better, where it is another
+            one than the headline metric.
+        columns: names of further numbers of each trial that its last info tells; the record keeps
+            them.
+        block: trials that are opened together.
+        options: names of `kwargs` that a run may change; they are part of its key.
         about: one line for listings.
         version: raised by any change that can move a score.
         origin: who registered it.
@@ -51,6 +57,10 @@ class EnvSpec:
     metric: str = "accuracy"
     better: Better = "higher"
     unit: str = "fraction"
+    val_metric: tuple[str, Better] | None = None
+    columns: tuple[str, ...] = ()
+    block: int = 8
+    options: tuple[str, ...] = ()
     about: str = ""
     version: int = 1
     origin: str = "lazybench"
@@ -59,6 +69,11 @@ class EnvSpec:
         """Freeze the mappings: a spec is shared by everyone who asks for it."""
         for name in ("kwargs", "trials", "val_trials"):
             object.__setattr__(self, name, _frozen(getattr(self, name)))
+
+    @property
+    def validation(self) -> tuple[str, Better]:
+        """The metric of validation trials and which way it is better."""
+        return self.val_metric or (self.metric, self.better)
 
     @property
     def gymnasium_id(self) -> str:

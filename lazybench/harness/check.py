@@ -13,7 +13,7 @@ import torch
 
 from lazybench.errors import LazybenchError
 from lazybench.harness import checkpoint
-from lazybench.harness.judge import BLOCK, judge, open_env
+from lazybench.harness.judge import judge, open_env
 from lazybench.harness.request import make, resolve_env
 from lazybench.rng import Rng
 
@@ -84,7 +84,7 @@ def check_agent(agent: str, env: str) -> list[Finding]:
 
     def makes() -> str:
         state["made"] = make(agent, spec, "smoke", {})
-        state["val"] = open_env(spec, BLOCK, "val")
+        state["val"] = open_env(spec, spec.block, "val")
         return f"{state['made'].spec.id} with {len(state['made'].config)} settings"
 
     def starts() -> str:
@@ -120,8 +120,8 @@ def check_agent(agent: str, env: str) -> list[Finding]:
         made = state["made"].agent
         policy = state["policy"] if "policy" in state else made.policy(state["state"])
         with _global_randomness():
-            first = next(judge(state["val"], policy, spec.metric, BLOCK))
-        again = next(judge(state["val"], policy, spec.metric, BLOCK))
+            first = next(judge(state["val"], policy, spec.validation[0], spec.block))
+        again = next(judge(state["val"], policy, spec.validation[0], spec.block))
         if not np.array_equal(first.answers, again.answers):
             raise _Broken("the policy answers the same trials differently; seed it by the trial")
         shape, score = list(first.answers.shape), first.scores.mean()

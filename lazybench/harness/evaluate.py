@@ -9,7 +9,7 @@ from typing import Any
 
 from lazybench.errors import ContractError, UsageError
 from lazybench.harness import facts, report
-from lazybench.harness.judge import BLOCK, Clock, env_facts, judge_all, open_env
+from lazybench.harness.judge import Clock, env_facts, judge_all, open_env
 from lazybench.harness.outputs import writable
 from lazybench.harness.request import chosen_trials, resolve_env
 from lazybench.harness.watch import SILENT, Watch
@@ -67,9 +67,9 @@ def evaluate(  # noqa: PLR0913 - a public door
         writable(Path(out))
     facts.reset_peak_memory()
     started, clock = facts.now(), Clock()
-    judged = open_env(spec, BLOCK, "test")
+    judged = open_env(spec, spec.block, "test")
     with using_threads(threads):
-        scored = judge_all(judged, _two_arguments(policy), spec.metric, trials, watch, clock)
+        scored = judge_all(judged, _two_arguments(policy), spec, trials, watch, clock)
     record = Record.keyed(
         status="ok",
         **env_facts(spec, judged, trials),

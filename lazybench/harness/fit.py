@@ -19,7 +19,7 @@ import numpy as np
 from lazybench.agent import COUNTED, Plan
 from lazybench.errors import ContractError, Diverged, StoreError
 from lazybench.harness import checkpoint, facts
-from lazybench.harness.judge import BLOCK, Clock, judge, open_env
+from lazybench.harness.judge import Clock, judge, open_env
 from lazybench.harness.signals import Interrupted, Signals
 from lazybench.harness.watch import Watch
 from lazybench.rng import Rng
@@ -104,7 +104,7 @@ def fit(training: Training, watch: Watch, signals: Signals) -> Progress:
         DataUnavailable: the data isn't installed or is damaged.
     """
     spec, agent, rng = training.spec, training.agent, Rng(training.seed)
-    judged = open_env(spec, BLOCK, "val", training.device)
+    judged = open_env(spec, spec.block, "val", training.device)
     plan: Plan | None = agent.plan(judged.task) if hasattr(agent, "plan") else None
     progress = _start(training, judged, rng, watch)
     if plan is not None and progress.step:
@@ -196,15 +196,16 @@ def _validate(training: Training, progress: Progress, judged: Any, plan: Plan) -
     spec = training.spec
     trials = spec.val_trials[training.budget]
     policy = training.agent.policy(progress.state)
-    blocks = list(judge(judged, policy, spec.metric, trials, seed=training.seed))
-    value = blocks[0].score(spec.metric)
+    metric, better = spec.validation
+    blocks = list(judge(judged, policy, metric, trials, seed=training.seed))
+    value = blocks[0].score(metric)
     if len(blocks) > 1:
         value = float(np.concatenate([block.scores for block in blocks]).mean())
     point = {"step": float(progress.step), "val": value}
     if progress.last_loss is not None:
         point["loss"] = progress.last_loss
     progress.curve.append(point)
-    score = value if spec.better == "higher" else -value
+    score = value if better == "higher" else -value
     if plan.select == "last" or score > progress.best_score or progress.best is None:
         progress.best, progress.best_step, progress.best_score = (
             progress.state,

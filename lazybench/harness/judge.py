@@ -21,9 +21,6 @@ from lazybench.specs import EnvSpec
 
 Scores = NDArray[np.float64]
 
-BLOCK = 8
-"""Trials that are opened together."""
-
 
 class Clock:
     """Tells the wall and processor seconds since it was made."""
@@ -43,11 +40,12 @@ class Judged(NamedTuple):
     Attributes:
         first: index of its first trial.
         scores: the environment's metric of each trial, float64 `[R]`.
-        answers: the actions, `[R, …]`.
+        answers: the actions, `[R, …]`; empty where they are no arrays.
         wall_s: seconds that answering and judging took.
         cpu_s: processor seconds of that.
         metrics: what a pass over a whole test set tells beside the trials, JSON values by name; the
             headline metric is among them. Empty for independent trials.
+        columns: further numbers of each trial by name, each `[R]`.
     """
 
     first: int
@@ -56,6 +54,7 @@ class Judged(NamedTuple):
     wall_s: float
     cpu_s: float
     metrics: Mapping[str, Any] = MappingProxyType({})
+    columns: Mapping[str, NDArray[Any]] = MappingProxyType({})
 
     def score(self, metric: str) -> float:
         """Return the headline metric: what the environment says, else the mean over trials."""
@@ -66,7 +65,8 @@ class Judged(NamedTuple):
 class Scored:
     """The judged trials: score of each, answers block by block, wall and processor seconds.
 
-    `metrics` has what a pass over a whole test set tells beside them.
+    `metrics` has what a pass over a whole test set tells beside them, `columns` further numbers of
+    each trial.
     """
 
     scores: Scores
@@ -74,6 +74,7 @@ class Scored:
     eval_wall_s: float
     eval_cpu_s: float
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settings: Any) -> Any:
@@ -92,14 +93,22 @@ def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settin
     return load(spec.vector_target)(rows, **arguments)
 
 
-def judge(
-    env: Any, policy: Any, metric: str, trials: int, *, start: int = 0, seed: int = 0
+def judge(  # noqa: PLR0913 - what is judged, by what, from where to where, and what to note
+    env: Any,
+    policy: Any,
+    metric: str,
+    trials: int,
+    *,
+    start: int = 0,
+    seed: int = 0,
+    columns: tuple[str, ...] = (),
 ) -> Iterator[Judged]:
     """Yield the judged blocks of trials start..trials-1 of a vector environment.
 
     Trials past the last one of a block that isn't full are opened and thrown away, so that every
     block is computed alike. A single environment's test is one pass over its whole test set, the
     trials of which are judged together, as one block; `seed` is the run's, which chose its data.
+    `columns` names further numbers that the last info of each trial tells.
 
     Raises:
         ContractError: the policy's answers have a wrong shape, type or range.
@@ -112,26 +121,28 @@ def judge(
     for first in range(start, trials, rows):
         clock = Clock()
         observation, _ = env.reset(options={"trials": np.arange(first, first + rows)})
-        scores = np.zeros(rows)
+        told = {name: np.zeros(rows) for name in (metric, *columns)}
         done = np.zeros(rows, dtype=np.bool_)
         memory: Any = None
         answers: NDArray[Any] | None = None
         while not done.all():
             action, memory = _answer(policy, observation, memory, rows)
             observation, _, terminated, truncated, info = env.step(action)
-            done = terminated | truncated
-            answers = np.asarray(action.cpu() if isinstance(action, torch.Tensor) else action)
-            if metric in info:
-                fresh = np.asarray(info.get(f"_{metric}", np.ones(rows, dtype=np.bool_)))
-                scores[fresh] = np.asarray(info[metric])[fresh]
+            done |= terminated | truncated
+            answers = _array(action, rows)
+            for name in told.keys() & info.keys():
+                fresh = np.asarray(info.get(f"_{name}", np.ones(rows, dtype=np.bool_)))
+                told[name][fresh] = np.asarray(info[name])[fresh]
         count = min(rows, trials - first)
         if answers is None:
             raise ContractError("an environment must take at least one action in each trial")
-        yield Judged(first, scores[:count], answers[:count], *clock.seconds())
+        named = {name: told[name][:count] for name in columns}
+        scores = told[metric][:count]
+        yield Judged(first, scores, answers[:count], *clock.seconds(), columns=named)
 
 
 def judge_all(  # noqa: PLR0913 - what is judged, on what, who hears, and since when
-    env: Any, policy: Any, metric: str, trials: int, watch: Watch, clock: Clock, *, seed: int = 0
+    env: Any, policy: Any, spec: EnvSpec, trials: int, watch: Watch, clock: Clock, *, seed: int = 0
 ) -> Scored:
     """Return all trials judged at once, with the seconds since `clock` was made.
 
@@ -140,12 +151,16 @@ def judge_all(  # noqa: PLR0913 - what is judged, on what, who hears, and since 
     """
     watch.stage("test", trials)
     blocks: list[Judged] = []
-    for block in judge(env, policy, metric, trials, seed=seed):
+    for block in judge(env, policy, spec.metric, trials, seed=seed, columns=spec.columns):
         blocks.append(block)
         scores = np.concatenate([each.scores for each in blocks])
-        watch.advance(len(block.scores), {metric: float(scores.mean())})
+        watch.advance(len(block.scores), {spec.metric: float(scores.mean())})
     watch.finished()
-    return Scored(scores, [each.answers for each in blocks], *clock.seconds(), blocks[-1].metrics)
+    answers = [each.answers for each in blocks]
+    columns = {
+        name: np.concatenate([each.columns[name] for each in blocks]) for name in spec.columns
+    }
+    return Scored(scores, answers, *clock.seconds(), blocks[-1].metrics, columns)
 
 
 def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Judged:
@@ -184,6 +199,13 @@ def _answer(policy: Any, observation: Any, memory: Any, rows: int) -> tuple[Any,
     if len(shapes) > 1:
         raise ContractError(f"a policy's actions must all have one shape, got {sorted(shapes)}")
     return torch.stack(actions), [kept for _, kept in pairs]
+
+
+def _array(action: Any, rows: int) -> NDArray[Any]:
+    """A block's actions as an array, one row a trial; no columns where they are no array."""
+    if isinstance(action, torch.Tensor):
+        return action.cpu().numpy()
+    return np.asarray(action) if isinstance(action, np.ndarray) else np.empty((rows, 0), np.uint8)
 
 
 def _pair(answer: Any) -> tuple[Any, Any]:

@@ -37,6 +37,8 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
     sha256, size = checkpoint.digest(progress.best) if scored is not None else ("", 0)
     totals = progress.totals.items()
     counts = {name: value if name in _PARTIAL else round(value) for name, value in totals}
+    if scored is not None and "queries" in scored.columns:
+        counts["queries"] = int(scored.columns["queries"].sum())
     return Record.keyed(
         status=outcome.status,
         reason=outcome.reason,
@@ -127,6 +129,7 @@ def metric(spec: EnvSpec, scored: Scored) -> dict[str, Any]:
 
 
 def trials(scored: Scored) -> Trials:
-    """Return the scores of all trials and the answers, `[n, -1]`, packed."""
+    """Return the scores of all trials, their other numbers and the answers, `[n, -1]`, packed."""
     whole = np.concatenate(scored.answers)
-    return Trials.of(scored.scores, predictions=whole.reshape(len(whole), -1))
+    answers = whole.reshape(len(whole), -1) if whole.size else None
+    return Trials.of(scored.scores, predictions=answers, columns=scored.columns)

@@ -20,7 +20,7 @@ from lazybench.errors import (
 from lazybench.harness import checkpoint, facts
 from lazybench.harness.cell import Cell, resolve
 from lazybench.harness.fit import Progress, Training, fit, fit_whole
-from lazybench.harness.judge import BLOCK, Scored, judge, open_env
+from lazybench.harness.judge import Scored, judge, open_env
 from lazybench.harness.outputs import locked, writable
 from lazybench.harness.report import Outcome, record
 from lazybench.harness.request import RunRequest, check_device
@@ -134,9 +134,10 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
     blocks = [line for line in read_lines(path) if line["state"] == digest]
     start = sum(len(line["scores"]) for line in blocks)
     watch.stage("test", cell.trials, min(start, cell.trials))
-    env = open_env(cell.spec, BLOCK, "test", cell.device)
-    seed, metric = cell.request.seed, cell.spec.metric
-    for block in judge(env, policy, metric, cell.trials, start=start, seed=seed):
+    spec = cell.spec
+    env = open_env(spec, spec.block, "test", cell.device)
+    seed, metric, names = cell.request.seed, spec.metric, spec.columns
+    for block in judge(env, policy, metric, cell.trials, start=start, seed=seed, columns=names):
         line = {
             "state": digest,
             "first": block.first,
@@ -145,6 +146,7 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
             "wall_s": block.wall_s,
             "cpu_s": block.cpu_s,
             "metrics": dict(block.metrics),
+            "columns": {name: values.tolist() for name, values in block.columns.items()},
         }
         append_line(path, line)
         blocks.append(line)
@@ -157,7 +159,11 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
     scores = np.array([score for line in blocks for score in line["scores"]])
     answers = [Packed(**line["answers"]).unpack() for line in blocks]
     wall_s, cpu_s = (sum(line[name] for line in blocks) for name in ("wall_s", "cpu_s"))
-    return Scored(scores, answers, wall_s, cpu_s, blocks[0].get("metrics", {}))
+    columns = {
+        name: np.array([value for line in blocks for value in line["columns"][name]])
+        for name in names
+    }
+    return Scored(scores, answers, wall_s, cpu_s, blocks[0].get("metrics", {}), columns)
 
 
 def _last(cell: Cell) -> Progress:

@@ -10,7 +10,7 @@ from typing import Any
 from lazybench.errors import UsageError
 from lazybench.harness import facts, report
 from lazybench.harness.checkpoint import digest, to_device
-from lazybench.harness.judge import BLOCK, Clock, env_facts, judge_all, open_env
+from lazybench.harness.judge import Clock, env_facts, judge_all, open_env
 from lazybench.harness.outputs import writable
 from lazybench.harness.request import Made, check_device, chosen_trials, make, resolve_env
 from lazybench.harness.trained import TrainedRun, find_run
@@ -106,7 +106,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
         writable(request.out)
     facts.reset_peak_memory()
     started, clock = facts.now(), Clock()
-    env = open_env(spec, BLOCK, request.split, device)
+    env = open_env(spec, spec.block, request.split, device)
     # On train, trials of stream 0 are those that the first seed learned from.
     env.reset(seed=_FRESH_STREAM if request.split == "train" else 0)
     policy = made.agent.policy(to_device(_moved(made, state, env.task), device))
@@ -114,7 +114,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
         policy = _without_answers(policy)
     seed = int(run.identity["seed"])
     with using_threads(request.threads), using_precision(precision, device):
-        scored = judge_all(env, policy, spec.metric, trials, watch, clock, seed=seed)
+        scored = judge_all(env, policy, spec, trials, watch, clock, seed=seed)
     # By what was kept and not by what was asked for, so that one state has one record.
     kept = {run.progress.step: "last", run.progress.best_step: "best"}.get(step, "kept")
     origin = f"{home.id} {run.key[:12]} {kept} (step {step})"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lazybench.harness.fit import Training, fit
-from lazybench.harness.judge import BLOCK, judge, open_env
+from lazybench.harness.judge import judge, open_env
 from lazybench.harness.request import make, resolve_env
 from lazybench.harness.signals import Signals
 from lazybench.harness.watch import SILENT
@@ -65,7 +65,7 @@ def scores(agent, env, settings):
     made = make(agent, spec, "smoke", settings)
     progress = fit(Training(made.agent, spec, "smoke", 0, "cpu", None), SILENT, Signals())
     judged = judge(
-        open_env(spec, BLOCK, "val"),
+        open_env(spec, spec.block, "val"),
         made.agent.policy(progress.state),
         spec.metric,
         TRIALS[env],
