@@ -77,11 +77,11 @@ class ResNetCifar:
         params: Params = {}
         fan = self.channels
         for name, width in self._layers():
-            params[f"conv{name}.weight"] = channels_last(_he((width, fan, 3, 3), generator))
+            params[f"conv{name}.weight"] = channels_last(he_normal((width, fan, 3, 3), generator))
             params[f"norm{name}.weight"] = torch.ones(width)
             params[f"norm{name}.bias"] = torch.zeros(width)
             fan = width
-        params["head.weight"] = _he((self.outputs, self.width), generator)
+        params["head.weight"] = he_normal((self.outputs, self.width), generator)
         params["head.bias"] = torch.zeros(self.outputs)
         return params
 
@@ -173,7 +173,7 @@ def _shortcut(x: Tensor, width: int) -> Tensor:
     return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, width - x.shape[1] - before))
 
 
-def _he(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def he_normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Normal weights of variance 2 / inputs.
 
     Reference: He et al. 2015, eq. (10).
