@@ -8,9 +8,21 @@ from dataclasses import dataclass, replace
 
 from lazybench.data.imported import ORIGIN, Meta, metas
 from lazybench.data.splits import held_out_each
-from lazybench.specs import BUDGETS, EnvSpec
+from lazybench.specs import BUDGETS, EnvSpec, Measure
 
 DEV_PER_CLASS = 10
+
+MEASURES = (
+    Measure("top1_error_pct", "%", "lower"),
+    Measure("many_accuracy"),
+    Measure("medium_accuracy"),
+    Measure("few_accuracy"),
+    Measure("geometric_mean"),
+    Measure("zero_recall_count", "classes", "lower"),
+    Measure("ece", "fraction", "lower"),
+    Measure("nll", "nats", "lower"),
+)
+"""What a pass tells beside the balanced accuracy; see `longtail_metrics`."""
 
 _NAME = re.compile(r"(?P<data>[a-z][a-z0-9-]*)-lt-(?P<imbalance>[1-9]\d*)")
 
@@ -44,6 +56,7 @@ def long_tailed(data: str, imbalance: int, size: Size) -> EnvSpec:
         kwargs={"data": data, "imbalance": imbalance},
         trials=dict.fromkeys(BUDGETS, size.test_images),
         val_trials=dict.fromkeys(BUDGETS, dev),
+        measures=MEASURES,
         about=f"long-tailed {data}, {size.classes} classes, imbalance {imbalance}",
     )
 

@@ -8,13 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Family = Literal["fewshot", "longtail", "attack"]
 Better = Literal["higher", "lower"]
 
 BUDGETS: tuple[str, ...] = ("smoke", "small", "paper")
 """Compute budgets: seconds, unranked; minutes on two cores; the full protocol."""
+
+
+class Measure(NamedTuple):
+    """A further number of a run beside its headline metric: name, unit, and which way is better."""
+
+    name: str
+    unit: str = "fraction"
+    better: Better = "higher"
 
 
 def _frozen(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -37,6 +45,7 @@ class EnvSpec:
         metric: name of the headline metric; `better` and `unit` say how to read it.
         val_metric: name of the metric of validation and whether more is better, where it is another
             one than the headline metric.
+        measures: further numbers that the environment tells of a whole test.
         columns: names of further numbers of each trial that its last info tells; the record keeps
             them.
         block: trials that are opened together.
@@ -58,6 +67,7 @@ class EnvSpec:
     better: Better = "higher"
     unit: str = "fraction"
     val_metric: tuple[str, Better] | None = None
+    measures: tuple[Measure, ...] = ()
     columns: tuple[str, ...] = ()
     block: int = 8
     options: tuple[str, ...] = ()

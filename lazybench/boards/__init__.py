@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lazybench.boards.build import Board, build
-from lazybench.boards.render import to_csv, to_json, to_markdown
+from lazybench.boards.csv_table import to_csv
+from lazybench.boards.render import to_json, to_markdown
 from lazybench.boards.reported import rows_for
 from lazybench.boards.rows import Row
 from lazybench.boards.write import check, expected_files, write

@@ -1,13 +1,12 @@
-"""Boards as Markdown, CSV and JSON: pure functions to text, the same bytes for the same boards."""
+"""Boards as Markdown and JSON: pure functions to text, the same bytes for the same boards."""
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from lazybench.boards.build import Board
@@ -20,8 +19,7 @@ COMMAND = "lazybench leaderboard --write"
 _DIGITS = 6
 _PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._,:=+/()%-]*[A-Za-z0-9)%])?")
 _MARKUP = re.compile(r"([\\`*_{}\[\]#|~!^$])")
-_BLOCKS = ("ranked", "unranked", "transferred", "failed")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+BLOCKS = ("ranked", "unranked", "transferred", "failed")
 
 Cell = Callable[[Row, str], str]
 
@@ -73,11 +71,16 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
+_MEASURES = "measures"
+"""Stands where a board's further metrics come, a column each."""
+
 _COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("rank", lambda row, unit: "" if row.rank is None else str(row.rank)),
     ("agent", lambda row, unit: row.agent),
     ("score", _score),
     ("to best", _difference),
+    (_MEASURES, lambda row, unit: ""),
+    ("track", lambda row, unit: row.track or ""),
     ("why no score", lambda row, unit: row.reason or ""),
     (
         "seeds",
@@ -95,6 +98,7 @@ _COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("inner steps", lambda row, unit: _count(row.inner_steps)),
     ("outer steps", lambda row, unit: _count(row.outer_steps)),
     ("image-gradients", lambda row, unit: _count(row.image_gradients)),
+    ("gradient-equivalents (F)", lambda row, unit: _count(row.gradient_equivalents)),
     ("queries", lambda row, unit: _count(row.queries)),
     ("tuned", lambda row, unit: "yes" if row.tuned else "no"),
     ("version", lambda row, unit: ", ".join(row.versions)),
@@ -113,12 +117,36 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _rows_table(rows: Sequence[Row], board: Board) -> str:
+    columns = list(_columns(rows))
     header = [
         f"{board.metric} ({board.unit}), 95 % CI" if name == "score" else name
-        for name, _ in _COLUMNS
+        for name, _ in columns
     ]
     header = [markdown_text(name) for name in header]
-    return _table(header, [[cell(row, board.unit) for _, cell in _COLUMNS] for row in rows])
+    return _table(header, [[cell(row, board.unit) for _, cell in columns] for row in rows])
+
+
+def _columns(rows: Sequence[Row]) -> Iterator[tuple[str, Cell]]:
+    """The columns of some rows, with one for each of their further metrics."""
+    for name, cell in _COLUMNS:
+        if name != _MEASURES:
+            yield name, cell
+            continue
+        for measure, unit in measures_of(rows):
+            shown = measure.removesuffix("_pct").replace("_", " ")
+            yield f"{shown} ({unit})", partial(_measure, measure)
+
+
+def measures_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Return names and units of the further metrics of some rows, each once."""
+    return list(dict.fromkeys((name, unit) for row in rows for name, unit, _ in row.measures))
+
+
+def _measure(wanted: str, row: Row, unit: str) -> str:
+    for name, own_unit, value in row.measures:
+        if name == wanted:
+            return _number(value, own_unit)
+    return ""
 
 
 def _reported_table(rows: Sequence[Reported]) -> str:
@@ -171,7 +199,7 @@ def to_markdown(boards: Board | Sequence[Board], *, command: str = COMMAND) -> s
         boards: one board or several.
         command: the command that made the page, named in its first line.
     """
-    several = _several(boards)
+    several = several_of(boards)
     parts = [comment(several, command)]
     for i, board in enumerate(several):
         parts += _section(board)
@@ -184,27 +212,28 @@ def to_markdown(boards: Board | Sequence[Board], *, command: str = COMMAND) -> s
     return "\n\n".join(parts) + "\n"
 
 
-def _several(boards: Board | Sequence[Board]) -> list[Board]:
+def several_of(boards: Board | Sequence[Board]) -> list[Board]:
+    """Return the boards as a list, also a single one."""
     return [boards] if isinstance(boards, Board) else list(boards)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """`value` with floats of 6 significant digits, which every machine computes alike."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, dict):
-        return {name: _rounded(item) for name, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: rounded(item) for name, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _row_facts(row: Row) -> dict[str, Any]:
-    facts: dict[str, Any] = _rounded(asdict(row))
-    return facts | {"diff": None if row.diff is None else _rounded(row.diff._asdict())}
+    facts: dict[str, Any] = rounded(asdict(row))
+    return facts | {"diff": None if row.diff is None else rounded(row.diff._asdict())}
 
 
 def _board_facts(board: Board) -> dict[str, Any]:
     names = ("env", "version", "family", "data", "fingerprint", "prep", "budget", "metric", "unit")
-    blocks = {name: getattr(board, name) for name in _BLOCKS}
+    blocks = {name: getattr(board, name) for name in BLOCKS}
     return (
         {name: getattr(board, name) for name in names}
         | {"better": board.better, "notes": board.notes, "n_records": board.n_records}
@@ -221,71 +250,6 @@ def to_json(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
         boards: one board or several.
         command: the command that made the file, under the first key.
     """
-    several = _several(boards)
+    several = several_of(boards)
     facts = [_board_facts(board) for board in several]
     return canonical_json({"_made_by": made_by(several, command), "boards": facts})
-
-
-_CSV_BOARD = ("env", "version", "data", "fingerprint", "prep", "budget", "protocol", "metric")
-_CSV_ROW = (
-    *("rank", "agent", "score", "lo", "hi", "unit", "diff", "diff_lo", "diff_hi", "diff_p"),
-    *("seeds", "trials", "batch_norm", "backbone", "parameters", "weights"),
-    *("train_wall_s", "eval_wall_s", "train_cpu_s", "peak_memory_mb"),
-    *("inner_steps", "outer_steps", "image_gradients", "queries", "tuned", "versions", "marks"),
-    *("reason", "source"),
-)
-
-
-def _csv_cell(value: Any) -> Any:
-    """`value` such that no spreadsheet takes its text for a formula."""
-    if isinstance(value, list | tuple):
-        value = " ".join(str(item) for item in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if not isinstance(value, str):
-        return "" if value is None else _rounded(value)
-    line = "".join(c if c.isprintable() else " " for c in value)
-    return f"'{line}" if value.startswith(_FORMULA) or line.startswith(_FORMULA) else line
-
-
-def _csv_rows(board: Board) -> Iterator[dict[str, Any]]:
-    for block in _BLOCKS:
-        for row in getattr(board, block):
-            diff = {} if row.diff is None else row.diff._asdict()
-            renamed = {f"diff_{name}".removesuffix("_mean"): v for name, v in diff.items()}
-            yield asdict(row) | {"diff": None} | renamed | {"block": block, "unit": board.unit}
-    for paper in board.reported:
-        half, value = paper.ci95_half, paper.value
-        ends = (None, None) if half is None or value is None else (value - half, value + half)
-        yield {
-            "block": "reported",
-            "agent": paper.row,
-            "score": value,
-            "lo": ends[0],
-            "hi": ends[1],
-            "unit": paper.unit,
-            "batch_norm": paper.batch_norm,
-            "source": place_text(paper),
-        }
-
-
-def to_csv(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
-    """The boards as one CSV table, a row each, after a first line that says what made it.
-
-    Args:
-        boards: one board or several.
-        command: the command that made the file.
-    """
-    several = _several(boards)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    text.write(f"# {made_by(several, command)}\n")
-    writer.writerow((*_CSV_BOARD, "block", *_CSV_ROW))
-    for board in several:
-        protocol = "; ".join(f"{name} {value}" for name, value in board.protocol)
-        head = [protocol if name == "protocol" else getattr(board, name) for name in _CSV_BOARD]
-        rows: Iterable[dict[str, Any]] = _csv_rows(board)
-        for row in rows:
-            cells = [*head, *(row.get(name) for name in ("block", *_CSV_ROW))]
-            writer.writerow([_csv_cell(cell) for cell in cells])
-    return text.getvalue()

@@ -43,6 +43,9 @@ class Row:
         outer_steps: meta-iterations.
         image_gradients: images that a gradient was taken of.
         queries: rows that a target was asked for.
+        gradient_equivalents: forward and backward passes on one mini-batch that training cost.
+        track: what data the training used, where the environment offers more than one kind.
+        measures: further metrics by name with their unit, mean over seeds; `fraction` as `%`.
         tuned: whether the preset was tuned with the same effort as the others.
         versions: package versions that ran it.
         marks: what a reader must know (dirty, limited, external, diverged 1 of 3, …).
@@ -72,6 +75,9 @@ class Row:
     outer_steps: float | None
     image_gradients: float | None
     queries: float | None
+    gradient_equivalents: float | None
+    track: str | None
+    measures: tuple[tuple[str, str, float], ...]
     tuned: bool
     versions: tuple[str, ...]
     marks: tuple[str, ...]
@@ -180,8 +186,12 @@ def _facts(records: Sequence[Record]) -> dict[str, Any]:
         "inner_steps",
         "outer_steps",
         "image_gradients",
+        "queries",
+        "gradient_equivalents",
     )
-    return {name: _mean(costs, name) for name in (*names, "queries")} | {
+    return {name: _mean(costs, name) for name in names} | {
+        "track": records[0].track,
+        "measures": _measures(records),
         "batch_norm": batch_norm(records[0]),
         "backbone": None if network is None else network.name,
         "parameters": None if network is None else network.parameters,
@@ -192,3 +202,18 @@ def _facts(records: Sequence[Record]) -> dict[str, Any]:
         "versions": tuple(sorted({record.code.version for record in records})),
         "keys": tuple(record.key12 for record in records),
     }
+
+
+def _measures(records: Sequence[Record]) -> tuple[tuple[str, str, float], ...]:
+    """Name, unit and mean over the records of each metric but the headline one."""
+    names = dict.fromkeys(name for record in records for name in record.metrics)
+    names.pop(records[0].env.metric, None)
+    found = []
+    for name in names:
+        told = [record.metrics[name] for record in records if name in record.metrics]
+        values = [metric.value for metric in told if metric.value is not None]
+        if values:
+            fraction = told[0].unit == "fraction"
+            mean = sum(values) / len(values) * (100.0 if fraction else 1.0)
+            found.append((name, "%" if fraction else told[0].unit, mean))
+    return tuple(found)

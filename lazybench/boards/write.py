@@ -8,7 +8,8 @@ from itertools import groupby
 from pathlib import Path
 
 from lazybench.boards.build import Board, build
-from lazybench.boards.render import COMMAND, comment, markdown_text, to_csv, to_json, to_markdown
+from lazybench.boards.csv_table import to_csv
+from lazybench.boards.render import COMMAND, comment, markdown_text, to_json, to_markdown
 from lazybench.errors import StoreError
 from lazybench.records import Skipped, Store, slug, write_bytes
 

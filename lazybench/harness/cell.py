@@ -46,6 +46,7 @@ class Cell:
         facts: the `env` and `data` parts of the record.
         network: what is trained, where the agent tells.
         weights: what training starts from; None for fresh weights.
+        track: what data the training uses, where the environment offers more than one kind.
     """
 
     request: RunRequest
@@ -59,6 +60,7 @@ class Cell:
     facts: dict[str, Any]
     network: NetworkFacts | None
     weights: Weights | None
+    track: str | None
 
     @cached_property
     def key(self) -> str:
@@ -99,9 +101,10 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
     trainer = _trainer(made, request, spec)
     trials, limited = chosen_trials(spec, request.budget, request.limit)
     judged = open_env(spec, 1, "test")
+    train: Any = None
     if hasattr(made.agent, "plan"):
         # Opened here so that shots that the data can't serve are told before anything is written.
-        open_env(spec, 1, "train", **made.agent.plan(judged.task).env)
+        train = open_env(spec, 1, "train", **made.agent.plan(judged.task).env)
     weights = _weights(made, request)
     if weights is not None:
         # Tried here, so that weights that don't fit are told before anything is written.
@@ -138,6 +141,7 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
         facts=described,
         network=network,
         weights=weights,
+        track=getattr(train, "track", None),
     )
 
 

@@ -65,7 +65,7 @@ class Judged(NamedTuple):
 class Scored:
     """The judged trials: score of each, answers block by block, wall and processor seconds.
 
-    `metrics` has what a pass over a whole test set tells beside them, `columns` further numbers of
+    `metrics` has what the environment tells of all trials together, `columns` further numbers of
     each trial.
     """
 
@@ -160,7 +160,16 @@ def judge_all(  # noqa: PLR0913 - what is judged, on what, who hears, and since 
     columns = {
         name: np.concatenate([each.columns[name] for each in blocks]) for name in spec.columns
     }
-    return Scored(scores, answers, *clock.seconds(), blocks[-1].metrics, columns)
+    metrics = whole_metrics(env, scores, columns) or blocks[-1].metrics
+    return Scored(scores, answers, *clock.seconds(), metrics, columns)
+
+
+def whole_metrics(
+    env: Any, scores: Scores, columns: Mapping[str, NDArray[Any]]
+) -> Mapping[str, Any]:
+    """Return what an environment makes of all trials together; empty where it tells nothing."""
+    summary = getattr(env, "summary", None)
+    return {} if summary is None else dict(plain(summary(scores, columns)))
 
 
 def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Judged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,7 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
         seed=request.seed,
         precision=request.precision,
         device=cell.identity["device"],
-        metrics={} if scored is None else {spec.metric: metric(spec, scored)},
+        metrics={} if scored is None else metrics(spec, scored),
         trials=Trials() if scored is None else trials(scored),
         diagnostics=outcome.diagnostics | _beside(spec, scored),
         curve=progress.curve,
@@ -85,20 +86,22 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
         else None,
         network=cell.network,
         fit=None if cell.fit_key == cell.key else cell.fit_key,
+        track=cell.track,
         started=outcome.started,
     )
 
 
 def _beside(spec: EnvSpec, scored: Scored | None) -> dict[str, Any]:
-    """What a pass tells beside the headline metric, as a part of the diagnostics."""
-    told = {} if scored is None else {k: v for k, v in scored.metrics.items() if k != spec.metric}
+    """What the environment tells beside the metrics, as a part of the diagnostics."""
+    shown = {spec.metric, *(measure.name for measure in spec.measures)}
+    told = {} if scored is None else {k: v for k, v in scored.metrics.items() if k not in shown}
     return {"metrics": told} if told else {}
 
 
 def judged_alone(spec: EnvSpec, scored: Scored) -> dict[str, Any]:
     """Return what the record of a judgement alone has: scores, costs, code and machine."""
     return {
-        "metrics": {spec.metric: metric(spec, scored)},
+        "metrics": metrics(spec, scored),
         "trials": trials(scored),
         "cost": {
             "eval_wall_s": scored.eval_wall_s,
@@ -109,6 +112,21 @@ def judged_alone(spec: EnvSpec, scored: Scored) -> dict[str, Any]:
         "code": facts.code(),
         "machine": facts.machine(),
     }
+
+
+def metrics(spec: EnvSpec, scored: Scored) -> dict[str, dict[str, Any]]:
+    """Return the headline metric and the measures that the environment told; none is NaN."""
+    found = {spec.metric: metric(spec, scored)}
+    for measure in spec.measures:
+        value = scored.metrics.get(measure.name)
+        if value is not None and math.isfinite(value):
+            found[measure.name] = {
+                "value": float(value),
+                "n": len(scored.scores),
+                "unit": measure.unit,
+                "better": measure.better,
+            }
+    return found
 
 
 def metric(spec: EnvSpec, scored: Scored) -> dict[str, Any]:

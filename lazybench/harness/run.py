@@ -20,7 +20,7 @@ from lazybench.errors import (
 from lazybench.harness import checkpoint, facts
 from lazybench.harness.cell import Cell, resolve
 from lazybench.harness.fit import Progress, Training, fit, fit_whole
-from lazybench.harness.judge import Scored, judge, open_env
+from lazybench.harness.judge import Scored, judge, open_env, whole_metrics
 from lazybench.harness.outputs import locked, writable
 from lazybench.harness.report import Outcome, record
 from lazybench.harness.request import RunRequest, check_device
@@ -163,7 +163,8 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
         name: np.array([value for line in blocks for value in line["columns"][name]])
         for name in names
     }
-    return Scored(scores, answers, wall_s, cpu_s, blocks[0].get("metrics", {}), columns)
+    metrics = whole_metrics(env, scores, columns) or blocks[0]["metrics"]
+    return Scored(scores, answers, wall_s, cpu_s, metrics, columns)
 
 
 def _last(cell: Cell) -> Progress:

@@ -52,7 +52,8 @@ class Record(Facts):
     """One run as a fact; `lazybench.records.Store` keeps it and boards are made from it.
 
     `fit` is the key of the run that trained what was judged, None where this run did; `trained_on`
-    tells the environment, run and step where the agent was trained on other tasks than these.
+    tells the environment, run and step where the agent was trained on other tasks than these;
+    `track` tells what data the training used, where an environment offers more than one kind.
 
     Raises:
         pydantic.ValidationError: a field is missing, unknown or of a wrong type or range.
@@ -87,6 +88,7 @@ class Record(Facts):
     network: NetworkFacts | None = None
     fit: Sha256 | None = None
     trained_on: str | None = None
+    track: str | None = None
     started: str
 
     @property

@@ -94,3 +94,27 @@ def test_rendering_hides_the_last_bits(make_run: Any) -> None:
     other = replace(board, ranked=(replace(row, score=math.nextafter(row.score, 100)),))
     for render in (to_markdown, to_csv, to_json):
         assert render(other) == render(board)
+
+
+def test_further_metrics_track_and_cost_are_columns_of_their_own(make_run: Any) -> None:
+    beside = {
+        "accuracy": {"value": 0.9, "n": 40, "unit": "fraction", "better": "higher"},
+        "few_accuracy": {"value": 0.25, "n": 40, "unit": "fraction", "better": "higher"},
+        "nll": {"value": 1.5, "n": 40, "unit": "nats", "better": "lower"},
+    }
+    cost = {"gradient_equivalents": 1234.5}
+    records = [make_run("a", 0.1, metrics=beside, track="LT+dev", cost=cost), make_run("b")]
+    boards = build(records)
+    head, _, row, other = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in to_markdown(boards).splitlines()
+        if line.startswith("|")
+    )
+    told = dict(zip(head, row, strict=True))
+    assert told["few accuracy (%)"] == "25.00"
+    assert told["nll (nats)"] == "1.5"
+    assert (told["track"], told["gradient-equivalents (F)"]) == ("LT+dev", "1,234")
+    assert dict(zip(head, other, strict=True))["few accuracy (%)"] == ""
+    (first, second) = csv.DictReader(io.StringIO(to_csv(boards).split("\n", 1)[1]))
+    assert (float(first["few_accuracy"]), second["few_accuracy"]) == (25.0, "")
+    assert json.loads(to_json(boards))["boards"][0]["ranked"][0]["track"] == "LT+dev"
