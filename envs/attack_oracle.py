@@ -1,0 +1,106 @@
+"""The only holder of a network under attack: it answers rows, and leads nowhere.
+
+(Python hides no memory: a debugger finds the network in this process. What is prevented are
+accidents: no attribute, item or closure leads to it. `strict` targets run in another process.)
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Generator
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from lazybench.errors import ContractError
+
+CHUNK = 512
+"""Rows that are sent to a target together, at most."""
+
+Predict = Callable[[Tensor], Any]
+"""`[R, channels, height, width]` float32 in [0, 1] to logits or log-probabilities `[R, classes]`"""
+
+
+class Oracle:
+    """Answers rows with log-probabilities; the only holder of a network.
+
+    It counts nothing and is for environments; agents are handed a `BlackBox`, or less.
+    """
+
+    def __init__(self, predict: Predict, classes: int, *, chunk: int = CHUNK) -> None:
+        """Take over a target.
+
+        Args:
+            predict: the target; it is called with at most `chunk` rows, that are its own.
+            classes: scores of each row.
+            chunk: most rows of a call.
+        """
+        self.classes = classes
+        self._chunk = chunk
+        # A generator's locals are no attribute and no closure of anything.
+        self._ask = _serving(predict)
+        next(self._ask)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: a pickle would hold the network.
+
+        Raises:
+            ContractError: always.
+        """
+        raise ContractError("a target can't be pickled or copied; open another environment")
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return log-probabilities `[R, classes]` float32 on the device of `rows`.
+
+        Raises:
+            ContractError: the target failed, changed its number of classes or returned NaN.
+        """
+        parts = [self._part(part) for part in rows.split(self._chunk)] if len(rows) else []
+        if not parts:
+            return rows.new_zeros(0, self.classes)
+        # Outside of inference mode: attackers may put what they were told into a loss.
+        scores = torch.log_softmax(torch.cat(parts).to(rows.device, torch.float32), 1)
+        # A probability of 0 has no finite logarithm; margins need one.
+        return scores.clamp_(min=torch.finfo(torch.float32).min)
+
+    def _part(self, rows: Tensor) -> Tensor:
+        # A target that normalises in place must not change what is judged.
+        got = self._ask.send(rows.clone())
+        if isinstance(got, _Failed):
+            if got.interrupt is not None:
+                raise got.interrupt
+            raise ContractError(f"the target failed on {len(rows)} rows: {got.why}")
+        logits = torch.as_tensor(got)
+        if tuple(logits.shape) != (len(rows), self.classes) or not logits.is_floating_point():
+            raise ContractError(
+                f"the target must answer {len(rows)} rows with floats [{len(rows)}, "
+                f"{self.classes}], got {logits.dtype} {list(logits.shape)}"
+            )
+        if bool((logits.isnan() | logits.isposinf()).any()):
+            raise ContractError("the target returned NaN or infinity; its scores must be numbers")
+        return logits
+
+
+class _Failed:
+    """Why a target failed; it holds no traceback, whose frames would lead to the network."""
+
+    def __init__(self, error: BaseException) -> None:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+        self.why = f"{type(error).__name__}: {error}{where}"
+        self.interrupt = None if isinstance(error, Exception) else type(error)
+
+
+def _serving(predict: Predict) -> Generator[Any, Tensor, None]:
+    answer: Any = None
+    while True:
+        rows = yield answer
+        try:
+            # Not around the yield: the caller mustn't find itself in inference mode.
+            with torch.inference_mode():
+                answer = predict(rows)
+        # Any error: a generator that raised is dead and would serve nobody again.
+        except BaseException as error:
+            answer = _Failed(error)
+        del rows

@@ -1,0 +1,280 @@
+"""Queries: charged before they are sent, judged by the environment, answered once."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lazybench.attack_task import Queries
+from lazybench.envs.attack_oracle import Oracle
+from lazybench.envs.blackbox import BlackBox
+from lazybench.errors import ContractError
+
+CLEAN = torch.full((3, 1, 2, 2), 0.5)
+LABEL = torch.zeros(3, dtype=torch.int64)
+
+
+def brightness(rows: Tensor) -> Tensor:
+    """Class 0 up to a mean brightness of .6, class 1 beyond, class 2 from .8 on."""
+    mean = rows.flatten(1).mean(1)
+    return torch.stack([0 * mean, 50 * (mean - 0.6), 100 * (mean - 0.7)], 1)
+
+
+class Counted:
+    """A target that remembers how many rows it was sent, call by call."""
+
+    def __init__(self, predict: Callable[[Tensor], Any] = brightness) -> None:
+        self.calls: list[int] = []
+        self.predict = predict
+
+    def __call__(self, rows: Tensor) -> Any:
+        self.calls.append(len(rows))
+        return self.predict(rows)
+
+
+def box(target: Any = brightness, goal: Tensor | None = None, **settings: Any) -> BlackBox:
+    given = {"eps": 1.0, "query_budget": 5, **settings}
+    return BlackBox(Oracle(target, 3), CLEAN, LABEL, goal, **given)
+
+
+def rows(*values: float) -> Tensor:
+    return torch.tensor(values)[:, None, None, None].expand(-1, 1, 2, 2).clone()
+
+
+def test_replies_are_log_probabilities_and_successes_inside_the_ball() -> None:
+    told = box(eps=0.5).query(rows(0.5, 0.7, 0.9), [0, 1, 2])
+    torch.testing.assert_close(
+        told.scores, torch.log_softmax(brightness(rows(0.5, 0.7, 0.9)), 1), rtol=0, atol=0
+    )
+    assert told.labels.tolist() == [0, 1, 2]
+    # Four pixels .2 and .4 away: L2 .4 and .8.
+    assert told.hit.tolist() == [False, True, False]
+    assert told.left.tolist() == [4, 4, 4]
+    assert told.done.tolist() == [False, True, False]
+    assert not told.scores.requires_grad
+    (told.scores * torch.ones(3, requires_grad=True)).sum().backward()
+
+
+def test_a_targeted_success_is_the_goal_alone_and_linf_is_the_largest_change() -> None:
+    goal = torch.tensor([1, 2, 2])
+    attacked = box(goal=goal, norm="linf", eps=0.4)
+    told = attacked.query(rows(0.9, 0.7, 0.9), [0, 1, 2])
+    assert told.hit.tolist() == [False, False, True]
+    verdict = attacked.verdict()
+    assert verdict["success"].tolist() == [0, 0, 1]
+    assert verdict["best_l2"].tolist() == pytest.approx([-1, -1, 0.8])
+
+
+def test_rows_past_the_budget_are_refused_and_not_sent() -> None:
+    target = Counted()
+    attacked = box(target, query_budget=2, mode="minimise")
+    told = attacked.query(rows(0.5, 0.7, 0.5, 0.7, 0.9), [0, 0, 1, 0, 1])
+    assert target.calls == [4]
+    assert told.served.tolist() == [True, True, True, False, True]
+    assert told.labels.tolist() == [0, 1, 0, -1, 2]
+    assert told.done.tolist() == [True, True, False]
+    told = attacked.query(rows(0.7, 0.7), [0, 1])
+    assert target.calls == [4], "nothing was sent"
+    assert not told.served.any()
+    assert not told.hit.any()
+    assert attacked.ledger.queries.tolist() == [2, 2, 0]
+
+
+def test_rows_after_a_success_in_the_same_call_are_charged() -> None:
+    attacked = box()
+    attacked.query(rows(0.5, 0.7, 0.65), [1, 1, 1])
+    verdict = attacked.verdict()
+    assert verdict["queries"].tolist() == [0, 3, 0]
+    assert verdict["success_query"].tolist() == [0, 2, 0]
+    assert verdict["best_l2"][1] == pytest.approx(0.3)
+    torch.testing.assert_close(attacked.best[1], rows(0.65)[0])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_rows_that_are_not_finite_are_charged_and_never_succeed(bad: float) -> None:
+    def naive(images: Tensor) -> Tensor:
+        assert bool(images.isfinite().all()), "none of them may reach the target"
+        return brightness(images)
+
+    attacked = box(naive, eps=float("inf"))
+    spoilt = rows(0.9, 0.9)
+    spoilt[0, 0, 0, 0] = bad
+    told = attacked.query(spoilt, [0, 1])
+    assert told.labels.tolist() == [0, 2], "the clean image's answer"
+    assert told.hit.tolist() == [False, True]
+    assert attacked.invalid.tolist() == [1, 0, 0]
+    assert attacked.ledger.queries.tolist() == [1, 1, 0]
+    assert attacked.verdict()["best_l2"][0] == -1
+
+
+def test_rows_are_cast_and_clipped_before_they_are_judged() -> None:
+    attacked = box(eps=1.0)
+    told = attacked.query(np.full((1, 1, 2, 2), 7.5), [0])
+    assert told.labels.tolist() == [2]
+    assert told.hit.tolist() == [True], "clipped to 1: L2 1"
+    assert attacked.best.dtype == torch.float32
+    assert float(attacked.best[0].max()) == 1.0
+
+
+def test_neither_agent_nor_target_can_change_what_was_judged() -> None:
+    def spoils(images: Tensor) -> Tensor:
+        answer = brightness(images)
+        images.zero_()
+        return answer
+
+    attacked = box(spoils)
+    sent = rows(0.7)
+    told = attacked.query(sent, torch.tensor([0]))
+    sent.zero_()
+    told.done.fill_(False)
+    told.left.fill_(99)
+    attacked.x[1:].clone().zero_()
+    verdict = attacked.verdict()
+    assert verdict["success"].tolist() == [1, 0, 0]
+    assert verdict["best_l2"][0] == pytest.approx(0.4)
+    assert attacked.ledger.left.tolist() == [4, 5, 5]
+
+
+def test_success_is_asked_once_more_in_float_and_in_8_bits() -> None:
+    def fine(images: Tensor) -> Tensor:
+        """Sees what no 8-bit image holds."""
+        off = (images * 255 - (images * 255).round()).abs().flatten(1).amax(1) > 0.2
+        return torch.stack([0 * off, 2.0 * off - 1, 0 * off - 9], 1).float()
+
+    attacked = box(Counted(fine), eps=0.01)
+    attacked.x[:] = attacked.best[:] = 128 / 255
+    attacked.query(rows(128 / 255, 128.4 / 255), [0, 1])
+    before = attacked.ledger.queries.copy()
+    verdict = attacked.verdict()
+    assert verdict["success"].tolist() == [0, 1, 0]
+    assert verdict["success_8bit"].tolist() == [0, 0, 0]
+    assert attacked.ledger.queries.tolist() == before.tolist(), "the check isn't charged"
+    unchecked = attacked.verdict(recheck=False)
+    assert unchecked["success"].tolist() == [0, 1, 0]
+    assert unchecked["success_8bit"].tolist() == [-1, -1, -1]
+
+
+def test_a_target_that_changes_its_mind_gives_no_success() -> None:
+    answers = iter([1, 0, 0])
+
+    def fickle(images: Tensor) -> Tensor:
+        return torch.eye(3)[[next(answers)]].expand(len(images), 3)
+
+    attacked = box(fickle)
+    assert attacked.query(rows(0.7), [0]).hit.tolist() == [True]
+    assert attacked.verdict()["success"].tolist() == [0, 0, 0]
+    assert attacked.verdict(recheck=False)["success_query"].tolist() == [1, 0, 0]
+
+
+def test_rounding_happens_before_sending_and_measuring() -> None:
+    attacked = box(levels=2, eps=1.0)
+    told = attacked.query(rows(0.7, 0.4), [0, 1])
+    assert told.labels.tolist() == [2, 0]
+    assert attacked.verdict()["best_l2"][0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        (lambda images: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda images: torch.zeros(len(images), 4), r"\[1, 3\], got torch.float32 \[1, 4\]"),
+        (lambda images: torch.zeros(1, dtype=torch.int64), "torch.int64"),
+        (lambda images: torch.full((len(images), 3), float("nan")), "NaN"),
+        (lambda images: torch.full((len(images), 3), float("inf")), "infinity"),
+    ],
+)
+def test_what_a_broken_target_was_sent_stays_charged(target: Any, why: str) -> None:
+    attacked = box(target)
+    with pytest.raises(ContractError, match=why):
+        attacked.query(rows(0.7), [0])
+    assert attacked.ledger.queries.tolist() == [1, 0, 0]
+    with pytest.raises(ContractError, match=why):
+        attacked.query(rows(0.7), [0])
+    assert attacked.ledger.queries.tolist() == [2, 0, 0]
+
+
+def test_an_interrupt_stays_one_and_the_target_answers_again() -> None:
+    pressed = iter([True, False])
+
+    def slow(images: Tensor) -> Tensor:
+        if next(pressed):
+            raise KeyboardInterrupt
+        return brightness(images)
+
+    attacked = box(slow)
+    with pytest.raises(KeyboardInterrupt):
+        attacked.query(rows(0.5), [0])
+    assert attacked.query(rows(0.5), [0]).left.tolist() == [3, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("given", "owner", "why"),
+    [
+        (torch.zeros(2, 1, 2), [0, 1], "float images"),
+        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), [0], "torch.uint8"),
+        (torch.zeros(2, 1, 2, 2), [0], "one image for each of 2 rows"),
+        (torch.zeros(1, 1, 2, 2), [0.0], "integers"),
+        (torch.zeros(1, 1, 2, 2), [3], r"\[0, 3\)"),
+        (torch.zeros(1, 1, 2, 2), [-1], r"\[0, 3\)"),
+        ([["a"]], [0], "tensor or array"),
+    ],
+)
+def test_what_is_no_query_is_refused_and_not_charged(given: Any, owner: Any, why: str) -> None:
+    target = Counted()
+    attacked = box(target)
+    with pytest.raises(ContractError, match=why):
+        attacked.query(given, owner)
+    assert not attacked.ledger.queries.any()
+    assert not target.calls
+
+
+def test_large_calls_are_sent_in_chunks() -> None:
+    target = Counted()
+    attacked = box(target, query_budget=2000, mode="minimise")
+    told = attacked.query(CLEAN[:1].expand(1100, -1, -1, -1), np.zeros(1100, np.int64))
+    assert target.calls == [512, 512, 76]
+    assert told.scores.shape == (1100, 3)
+    assert attacked.query(CLEAN[:0], np.zeros(0)).scores.shape == (0, 3)
+
+
+def test_label_access_shows_no_scores_and_giving_up_closes() -> None:
+    attacked = box(access="label")
+    told = attacked.answer(Queries(rows(0.7), torch.tensor([0])))
+    assert told.scores.shape == (1, 0)
+    assert told.labels.tolist() == [1]
+    told = attacked.answer(Queries(rows(0.7)[:0], torch.zeros(0, dtype=torch.int64)))
+    assert told.done.all()
+    assert attacked.ledger.queries.tolist() == [1, 0, 0]
+
+
+def test_certain_targets_keep_scores_finite() -> None:
+    def certain(images: Tensor) -> Tensor:
+        return torch.tensor([[0.0, -float("inf"), -1e30]]).expand(len(images), 3)
+
+    assert box(certain).query(rows(0.5), [0]).scores.isfinite().all()
+
+
+def test_other_images_take_a_place_without_touching_the_others() -> None:
+    attacked = box()
+    before = attacked.x
+    attacked.query(rows(0.7, 0.7), [0, 1])
+    fresh = rows(0.25)
+    attacked.open(np.array([False, True, False]), fresh, torch.tensor([2]), None)
+    assert before[1].unique().tolist() == [0.5], "what was handed out stays"
+    assert attacked.ledger.queries.tolist() == [1, 0, 0]
+    assert attacked.query(rows(0.25), [1]).hit.tolist() == [True]
+    assert attacked.verdict()["success_query"].tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_neither_target_nor_attack_can_be_copied(how: Callable[[Any], Any]) -> None:
+    for thing in (box(), Oracle(brightness, 3)):
+        with pytest.raises(ContractError, match="can't be pickled or copied"):
+            how(thing)
