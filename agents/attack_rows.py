@@ -21,4 +21,29 @@ def _attacker(
     )
 
 
-CATALOGUE: tuple[AgentSpec, ...] = ()
+CATALOGUE: tuple[AgentSpec, ...] = (
+    _attacker(
+        "boundary",
+        "boundary:Boundary",
+        "decisions; random steps along the boundary and towards the image",
+        "Brendel et al. 2018",
+    ),
+    _attacker(
+        "opt_attack",
+        "opt_attack:OptAttack",
+        "decisions; descends the length of a ray by finite differences",
+        "Cheng et al. 2019",
+    ),
+    _attacker(
+        "sign_opt",
+        "sign_opt:SignOpt",
+        "decisions; descends the length of a ray by signs of its differences",
+        "Cheng et al. 2020",
+    ),
+    _attacker(
+        "hopskipjump",
+        "hopskipjump:HopSkipJump",
+        "decisions; gradient from decisions around a point on the boundary, and bisection",
+        "Chen et al. 2020",
+    ),
+)

@@ -1,0 +1,268 @@
+"""Attacks on rays: how far along a direction the decision lies, and descent of that length.
+
+A ray is a direction of length 1 (in the protocol's norm) from a clean image; its value g is the
+least length at which the image is adversarial. Rows are clipped to the box, so that the distance
+that the environment measures is at most g.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lazybench.agents.attack.label_search import Asking, Decisions, LabelConfig, starting_points
+from lazybench.attack_task import Norm, distance
+
+INFINITE = float("inf")
+
+
+class RayConfig(LabelConfig):
+    """Settings of attacks that descend the length of a ray; the defaults are the authors'.
+
+    Attributes:
+        directions: random directions that are tried as a start, in an untargeted attack.
+        start_tolerance: width at which their bisection ends.
+        alpha: first step.
+        beta: first distance of the probes, over the direction's length.
+        tolerance: width at which other bisections end, over beta.
+        line_steps: most doublings, and most quarterings, of the step in one line search.
+        least_alpha: below it, alpha is 1 again and beta a tenth.
+        least_beta: below it, an image asks no more.
+    """
+
+    directions: int = Field(100, ge=0)
+    start_tolerance: float = Field(1e-3, gt=0)
+    alpha: float = Field(0.2, gt=0)
+    beta: float = Field(1e-3, gt=0)
+    tolerance: float = Field(0.002, gt=0)
+    line_steps: int = Field(15, ge=1)
+    least_alpha: float = Field(1e-4, gt=0)
+    least_beta: float = Field(1e-8, gt=0)
+
+
+class Rays(NamedTuple):
+    """Some rays.
+
+    Attributes:
+        images: `[m]` int64: from which image each goes out.
+        direction: `[m, *instance]` of length 1.
+        length: `[m]` float64: g, or where to look for it; infinite where there is none.
+    """
+
+    images: Tensor
+    direction: Tensor
+    length: Tensor
+
+    def of(self, chosen: Tensor) -> Rays:
+        """Return some of them."""
+        return Rays(*(part[chosen] for part in self))
+
+    def put(self, chosen: Tensor, other: Rays) -> None:
+        """Put other rays of the same images in the places of some."""
+        self.direction[chosen] = other.direction
+        self.length[chosen] = other.length
+
+
+Slope = Callable[[Rays, Tensor, int], Asking[tuple[Tensor, Rays]]]
+"""From rays, beta `[m]` and the iteration to the slope of g, `[m, *instance]`, and to the best ray
+that has turned up on the way for each."""
+
+
+def unit(directions: Tensor, norm: Norm) -> Tensor:
+    """Return directions over their lengths; zeros stay zeros."""
+    length = distance(directions, torch.zeros_like(directions), norm)
+    return directions / length.clamp(min=torch.finfo(directions.dtype).tiny)[:, None, None, None]
+
+
+def ask_at(search: Decisions, rays: Rays, length: Tensor) -> Asking[Tensor]:
+    """Return whether rays are adversarial at lengths `[m]`, `[m]` bool; one query each."""
+    far = length.to(rays.direction.dtype)[:, None, None, None]
+    rows = (search.start.x[rays.images] + far * rays.direction).clamp(0, 1)
+    return (yield from search.ask(rows, rays.images))
+
+
+def narrow(
+    search: Decisions, rays: Rays, low: Tensor, high: Tensor, tolerance: Tensor
+) -> Asking[Tensor]:
+    """Return the adversarial ends of the brackets `(low, high]` once no wider than `tolerance [m]`.
+
+    The caller's `high` has been adversarial. Empty brackets (`low >= high`) cost nothing.
+    """
+    low, high = low.clone(), high.clone()
+    while True:
+        wide = (high - low > tolerance) & search.live[rays.images]
+        active = torch.nonzero(wide)[:, 0]
+        if not len(active):
+            return high
+        middle = (low[active] + high[active]) / 2
+        adversarial = yield from ask_at(search, rays.of(active), middle)
+        high[active] = torch.where(adversarial, middle, high[active])
+        low[active] = torch.where(adversarial, low[active], middle)
+
+
+def local(search: Decisions, rays: Rays, tolerance: Tensor, *, longer: bool) -> Asking[Tensor]:
+    """Return g of rays near the lengths they come with, `[m]`; infinite where it isn't found.
+
+    One query at the given length; then the bracket is moved by 1 % of the length, a query each
+    time, until the decision is in it; then it is bisected. `Choice:` both ends of the bracket move
+    along, so that bisection has no more than 1 % to do.
+
+    Args:
+        search: asks.
+        rays: where to look.
+        tolerance: `[m]` width at which bisection ends.
+        longer: look beyond the given lengths, too, up to twice them; otherwise a ray that isn't
+            adversarial there is infinite after that one query.
+
+    Reference: Cheng et al. 2019, Algorithm 1 and section 3.1 (fine-grained search).
+    """
+    inside = yield from ask_at(search, rays, rays.length)
+    low, high = rays.length.clone(), rays.length.clone()
+    known = inside.clone()
+    down = inside.clone()
+    while True:
+        active = torch.nonzero(down & search.live[rays.images])[:, 0]
+        if not len(active):
+            break
+        low[active] = high[active] * 0.99
+        adversarial = yield from ask_at(search, rays.of(active), low[active])
+        high[active] = torch.where(adversarial, low[active], high[active])
+        down[active] = adversarial & (high[active] > tolerance[active])
+    up = ~inside if longer else torch.zeros_like(inside)
+    while True:
+        up = up & (high < 2 * rays.length)
+        active = torch.nonzero(up & search.live[rays.images])[:, 0]
+        if not len(active):
+            break
+        low[active], high[active] = high[active], high[active] * 1.01
+        adversarial = yield from ask_at(search, rays.of(active), high[active])
+        known[active] = adversarial
+        up[active] = ~adversarial
+    high = yield from narrow(search, rays, torch.where(known, low, high), high, tolerance)
+    return torch.where(known, high, INFINITE)
+
+
+def first_rays(
+    search: Decisions, config: RayConfig, examples: Tensor | None
+) -> Asking[tuple[Rays, Tensor]]:
+    """Return a ray for every image, and for whom one was found, `[n]` bool.
+
+    Untargeted: one query for each random direction at its own length; one at the best length so
+    far where that is shorter; and a bisection where it wins. Where none is adversarial, and in a
+    targeted attack, the way to a starting point, bisected likewise. `Choice:` of the goal class
+    that is one image; the authors try many of the training set.
+    """
+    start, norm = search.start, search.start.task.norm
+    everyone = torch.arange(len(start.x), device=start.x.device)
+    nowhere = torch.full((len(everyone),), INFINITE, dtype=torch.float64, device=start.x.device)
+    best = Rays(everyone, torch.zeros_like(start.x), nowhere)
+    for step in range(config.directions if start.goal is None else 0):
+        images = search.among(torch.ones_like(search.live))
+        if not len(images):
+            break
+        drawn = start.normal("direction", images, step)
+        own = distance(drawn, torch.zeros_like(drawn), norm).double()
+        rays = Rays(images, unit(drawn, norm), own)
+        yield from _improve(search, best, rays, config.start_tolerance)
+    missing = torch.isinf(best.length)
+    points, found = yield from starting_points(search, config, examples, missing)
+    images = search.among(found)
+    away = points[images] - start.x[images]
+    own = distance(points[images], start.x[images], norm).double()
+    rays = Rays(images, unit(away, norm), own)
+    width = torch.full_like(own, config.start_tolerance)
+    length = yield from narrow(search, rays, torch.zeros_like(own), own, width)
+    best.put(images, rays._replace(length=length))
+    return best, torch.isfinite(best.length)
+
+
+def _improve(search: Decisions, best: Rays, rays: Rays, tolerance: float) -> Asking[None]:
+    """Put those rays in the place of the best that are adversarial at a shorter length."""
+    adversarial = yield from ask_at(search, rays, rays.length)
+    rays = rays.of(torch.nonzero(adversarial)[:, 0])
+    # What is longer than the best so far must be adversarial at the best's length, too.
+    held = best.length[rays.images]
+    longer = rays.length >= held
+    shorter = yield from ask_at(search, rays.of(longer), held[longer])
+    wins = ~longer
+    wins[longer] = shorter
+    rays = Rays(rays.images, rays.direction, torch.minimum(rays.length, held)).of(wins)
+    width = torch.full_like(rays.length, tolerance)
+    length = yield from narrow(search, rays, torch.zeros_like(width), rays.length, width)
+    best.put(rays.images, rays._replace(length=length))
+
+
+def descend(
+    search: Decisions, config: RayConfig, slope: Slope, examples: Tensor | None
+) -> Asking[None]:
+    """Descend g from the first rays until the budget is spent or beta is too small.
+
+    An iteration asks what `slope` asks and then for a line search. `Choice:` a trial step that
+    isn't adversarial at the length to beat is refused after that one query; the authors' code
+    looks for its length all the same.
+
+    Reference: Cheng et al. 2019, Algorithm 2; Cheng et al. 2020, Algorithm 1.
+    """
+    norm = search.start.task.norm
+    rays, going = yield from first_rays(search, config, examples)
+    alpha = torch.full_like(rays.length, config.alpha)
+    beta = torch.full_like(rays.length, config.beta)
+    for step in count():
+        images = search.among(going & (beta >= config.least_beta))
+        if not len(images):
+            return
+        here = rays.of(images)
+        found, probed = yield from slope(here, beta[images], step)
+        down = found.sign() if norm == "linf" else found
+        width = beta[images] * config.tolerance
+        best, alpha[images] = yield from _line(search, config, here, down, alpha[images], width)
+        better = probed.length < best.length
+        best.put(better, probed.of(better))
+        rays.put(images, best)
+        spent = images[alpha[images] < config.least_alpha]
+        alpha[spent], beta[spent] = 1.0, beta[spent] * 0.1
+
+
+def _line(
+    search: Decisions, config: RayConfig, here: Rays, slope: Tensor, alpha: Tensor, width: Tensor
+) -> Asking[tuple[Rays, Tensor]]:
+    """Return the best rays on the line down the slope, and the next alpha, `[m]`.
+
+    The step is doubled as long as that shortens the ray. If the first one doesn't, it is quartered
+    until one does.
+    """
+    norm = search.start.task.norm
+    best = Rays(here.images, here.direction.clone(), here.length.clone())
+    alpha = alpha.clone()
+
+    def shortened(active: Tensor) -> Asking[Tensor]:
+        """Try steps of alpha, keep those that are shorter and return which, `[len(active)]`."""
+        away = alpha[active].to(slope.dtype)[:, None, None, None] * slope[active]
+        direction = unit(here.direction[active] - away, norm)
+        rays = Rays(here.images[active], direction, best.length[active])
+        length = yield from local(search, rays, width[active], longer=False)
+        shorter = length < best.length[active]
+        best.put(active[shorter], rays._replace(length=length).of(shorter))
+        return shorter
+
+    active = torch.arange(len(alpha), device=alpha.device)
+    for _ in range(config.line_steps):
+        shorter = yield from shortened(active)
+        alpha[active] *= 2
+        active = active[shorter & search.live[here.images[active]]]
+        if not len(active):
+            break
+    active = torch.nonzero(best.length >= here.length)[:, 0]
+    for _ in range(config.line_steps):
+        active = active[search.live[here.images[active]]]
+        if not len(active):
+            break
+        alpha[active] *= 0.25
+        shorter = yield from shortened(active)
+        active = active[~shorter]
+    return best, alpha
