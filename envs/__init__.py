@@ -28,6 +28,11 @@ _CIFAR10 = tuple(
     for folder in ("", "cifar10/")
     for name in ("cifar-10-batches-py", "cifar-10-python.tar.gz")
 )
+_MNIST = tuple(
+    f"{folder}t10k-labels-idx1-ubyte{ending}"
+    for folder in ("MNIST/raw/", "mnist/", "MNIST/", "mnist/raw/", "")
+    for ending in (".gz", "")
+)
 # What comes last of a data set: a folder that is still filling up doesn't count as installed.
 _MINI = tuple(
     f"{folder}/{file}"
@@ -104,6 +109,13 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         about="608 ImageNet classes, 84x84; 351/97/160 of 20/6/8 disjoint categories",
     ),
     DataSpec(
+        "mnist",
+        "lazybench.envs.datasets.mnist:open_mnist",
+        probe=_MNIST,
+        licence="none stated; cite LeCun et al. (1998)",
+        about="10 handwritten digits, 60,000 train and 10,000 test images, 28x28",
+    ),
+    DataSpec(
         "cifar10",
         "lazybench.envs.datasets.cifar_whole:open_cifar",
         {"name": "cifar10"},
@@ -148,7 +160,7 @@ _CLASSIFICATION = {
     "tieredimagenet": WAYS,
 }
 # Functions to regress have no ways, and the same classes in train and test make no new tasks.
-_NO_WAYS = ("sinusoid", "cifar10", "cifar100")
+_NO_WAYS = ("sinusoid", "mnist", "cifar10", "cifar100")
 _NAME = re.compile(
     r"(?P<data>[a-z][a-z0-9-]*?)-(?P<way>\d+)way(?:-(?P<shot>\d+)shot)?(?P<noniid>-noniid)?"
 )

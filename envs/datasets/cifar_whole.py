@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench.data.folders import data_root
-from lazybench.data.labelled import Labelled, whole_part
+from lazybench.data.labelled import Labelled
 from lazybench.data.pool import Split
 from lazybench.envs.datasets import cifar
 from lazybench.envs.datasets.cifar_files import (
@@ -25,11 +25,17 @@ from lazybench.envs.datasets.cifar_files import (
     read_cifar,
 )
 from lazybench.envs.datasets.class_lists import Named
-from lazybench.envs.datasets.images import Images, ImageSet, hash_all, missing, open_images
+from lazybench.envs.datasets.images import (
+    Images,
+    ImageSet,
+    hash_all,
+    missing,
+    official_parts,
+    open_images,
+)
 from lazybench.errors import DataUnavailable, UsageError
 
 PREP = "32-1"
-PARTS: tuple[Split, Split] = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -225,17 +231,7 @@ def labelled(name: str) -> Labelled:
         DataUnavailable: the files are missing, incomplete or damaged.
         UsageError: no such set.
     """
-    opened = open_cifar(name)
-    train, test = (opened.pool(split) for split in PARTS)
-    return Labelled(
-        name=opened.name,
-        fingerprint=opened.fingerprint,
-        prep=opened.prep,
-        source=opened.source,
-        classes=train.names,
-        train=whole_part(train),
-        test=whole_part(test),
-    )
+    return official_parts(open_cifar(name))
 
 
 def check(name: str) -> Path:

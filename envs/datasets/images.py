@@ -20,6 +20,7 @@ from lazybench.data.archive import decoded, source_key
 from lazybench.data.cache import Arrays, prepared
 from lazybench.data.fingerprint import content_fingerprint, instance_hash
 from lazybench.data.folders import DATA_VARIABLE
+from lazybench.data.labelled import Labelled, whole_part
 from lazybench.data.pool import SPLITS, Pool, Split
 from lazybench.data.scratch import scratch
 from lazybench.envs.datasets.class_lists import Named
@@ -144,6 +145,20 @@ def open_images(name: str, prep: str, sources: Sources) -> ImageSet:
         source=str(arrays["source"]),
         sources=sources,
         pools={split: _pool(arrays, split) for split in SPLITS if split in arrays},
+    )
+
+
+def official_parts(opened: ImageSet) -> Labelled:
+    """Return a set of an official train and test part as a long-tailed stream uses it."""
+    train, test = opened.pool("train"), opened.pool("test")
+    return Labelled(
+        name=opened.name,
+        fingerprint=opened.fingerprint,
+        prep=opened.prep,
+        source=opened.source,
+        classes=train.names,
+        train=whole_part(train),
+        test=whole_part(test),
     )
 
 

@@ -79,7 +79,7 @@ def test_any_way_and_shot_of_each_classification_data_set() -> None:
     ways = {spec.data for spec in FEW_SHOT if spec.kwargs["way"] > 1}
     assert {f"lazybench/{data}-fewshot-v1" for data in ways} <= names
     others = {spec.id for spec in DATA_CATALOGUE} - ways
-    assert others == {"sinusoid", "cifar10", "cifar100"}
+    assert others == {"sinusoid", "mnist", "cifar10", "cifar100"}
     assert not {f"lazybench/{data}-fewshot-v1" for data in others} & names
     env: Any = gymnasium.make("lazybench/glyphs-fewshot-v1", way=7, shot=2).unwrapped
     assert (env.task.way, env.task.shot) == (7, 2)
