@@ -21,8 +21,9 @@ import torch
 
 from lazybench import make_env
 from lazybench.errors import Diverged
+from lazybench.harness.environment import resolve_env
 from lazybench.harness.facts import peak_memory_bytes, reset_peak_memory
-from lazybench.harness.request import make, resolve_env
+from lazybench.harness.request import make
 from lazybench.parallel import using_threads
 from lazybench.rng import Rng
 from lazybench.task import TaskShape

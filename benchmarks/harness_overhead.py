@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lazybench.harness.environment import resolve_env
 from lazybench.harness.fit import Training, fit
-from lazybench.harness.request import make, resolve_env
+from lazybench.harness.request import make
 from lazybench.harness.signals import Signals
 from lazybench.harness.watch import Silent
 from lazybench.parallel import set_threads

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from lazybench import gymnasium_ids
 from lazybench.errors import UsageError
-from lazybench.harness.request import RunRequest, check_budget, make, resolve_env
+from lazybench.harness.environment import check_budget, resolve_env
+from lazybench.harness.request import RunRequest, make
 from lazybench.harness.run import run as run_request
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.records import Record, RecordList, Store

@@ -123,4 +123,6 @@ def distance(images: Tensor, clean: Tensor, norm: Norm) -> Tensor:
         norm: `l2` (Euclidean, over all pixels and channels) or `linf` (largest difference).
     """
     apart = (images - clean).flatten(1)
-    return torch.linalg.vector_norm(apart, ord=2.0 if norm == "l2" else float("inf"), dim=1)
+    order = 2.0 if norm == "l2" else float("inf")
+    found: Tensor = torch.linalg.vector_norm(apart, ord=order, dim=1)
+    return found

@@ -13,8 +13,9 @@ import argparse
 import time
 
 from lazybench.errors import Diverged
+from lazybench.harness.environment import resolve_env
 from lazybench.harness.fit import Training, fit
-from lazybench.harness.request import make, resolve_env
+from lazybench.harness.request import make
 from lazybench.harness.signals import Signals
 from lazybench.harness.watch import SILENT
 from lazybench.parallel import set_threads

@@ -102,7 +102,7 @@ def _boards(store: Store, env: str | None, budget: str | None) -> list[Board]:
         out.note(out.one_line(str(skipped)))
     name = None if env is None else _env_id(env, {record.env.id for record in records})
     if budget is not None:
-        from lazybench.harness.request import check_budget
+        from lazybench.harness.environment import check_budget
 
         check_budget(budget)
     kept = [

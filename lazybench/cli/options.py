@@ -100,8 +100,8 @@ def parse_seeds(seed: int | None, seeds: str | None) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
-    """Return settings by name from `name=value` texts.
+def parse_settings(pairs: Iterable[str], option: str = "--set") -> dict[str, str]:
+    """Return settings by name from the `name=value` texts of an option.
 
     Raises:
         UsageError: one isn't of that form, or a name is given twice.
@@ -112,11 +112,11 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
         name = name.strip()
         if not equals or not name:
             raise UsageError(
-                f"--set takes name=value, such as --set inner_lr=0.01; got '{pair}'. "
-                "See an agent's settings with: lazybench show AGENT --env ENV"
+                f"{option} takes name=value, such as --set inner_lr=0.01; got '{pair}'. "
+                "See settings with: lazybench show AGENT --env ENV"
             )
         if name in settings:
-            raise UsageError(f"--set gives '{name}' twice; give it once")
+            raise UsageError(f"{option} gives '{name}' twice; give it once")
         settings[name] = value.strip()
     return settings
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ EXAMPLES = (
     "lazybench run -a reptile -e glyphs-5way-5shot --set inner_lr=0.01 --set inner_steps=5",
     "lazybench run -a protonet -e glyphs-5way-1shot --set batch_norm=inductive",
     "lazybench run -a reptile -e glyphs-20way-5shot --init 3f9c01d2",
+    "lazybench run -a lazy_meta_attack -e glyphs-net4-untargeted --query-budget 1000",
     "lazybench run -a my_agent.py:MyAgent -e glyphs-5way-1shot --limit 50",
     "lazybench run -a chance -e glyphs-5way-1shot --json --quiet > record.json",
 )
@@ -60,6 +61,18 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Replace a setting; repeatable."),
     ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--protocol",
+            metavar="NAME=VALUE",
+            help="Replace a setting of the environment, such as norm=linf; repeatable.",
+        ),
+    ] = None,
+    query_budget: Annotated[
+        int | None,
+        typer.Option("--query-budget", help="Queries an attacker has for an image."),
+    ] = None,
     init: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +105,9 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     """
     chosen = options.parse_seeds(seed, seeds)
     overrides = options.parse_settings(settings or ())
+    asked: dict[str, Any] = dict(options.parse_settings(protocol or (), "--protocol"))
+    if query_budget is not None:
+        asked = {**asked, "query_budget": query_budget}
     options.need_folder(out_dir, "--out")
     options.need_folder(runs, "--runs")
     from lazybench.harness.request import RunRequest
@@ -103,6 +119,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
             budget=budget,
             seed=number,
             overrides=overrides,
+            protocol=asked,
             init=init,
             precision=precision,
             device=device,

@@ -93,7 +93,8 @@ def _agent(spec: AgentSpec, env: str | None, budget: str | None) -> dict[str, An
     found = {"kind": "agent"} | agent_facts(spec) | {"code": spec.target}
     if env is None:
         return found | {"settings": "they depend on the environment; add --env ENV"}
-    from lazybench.harness.request import check_budget, make, resolve_env
+    from lazybench.harness.environment import check_budget, resolve_env
+    from lazybench.harness.request import make
 
     budgets = BUDGETS if budget is None else (check_budget(budget),)
     played, note = resolve_env(env)

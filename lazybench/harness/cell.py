@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lazybench.errors import UsageError
+from lazybench.harness.environment import check_budget, chosen_trials, resolve_env, with_protocol
 from lazybench.harness.judge import env_facts, open_env
-from lazybench.harness.request import (
-    Made,
-    RunRequest,
-    check_budget,
-    check_device,
-    chosen_trials,
-    make,
-    resolve_env,
-)
+from lazybench.harness.request import Made, RunRequest, check_device, make
 from lazybench.harness.trained import Weights, read_weights
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.records import NetworkFacts, Store, make_key, slug
@@ -96,6 +89,7 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
     spec, note = resolve_env(request.env)
     if note:
         watch.note(note)
+    spec = with_protocol(spec, request.protocol)
     find = Store(request.out).find
     made = make(request.agent, spec, request.budget, request.overrides, find=find)
     trainer = _trainer(made, request, spec)

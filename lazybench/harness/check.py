@@ -13,8 +13,9 @@ import torch
 
 from lazybench.errors import LazybenchError
 from lazybench.harness import checkpoint
+from lazybench.harness.environment import resolve_env
 from lazybench.harness.judge import judge, open_env
-from lazybench.harness.request import make, resolve_env
+from lazybench.harness.request import make
 from lazybench.rng import Rng
 
 

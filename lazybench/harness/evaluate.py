@@ -9,9 +9,9 @@ from typing import Any
 
 from lazybench.errors import ContractError, UsageError
 from lazybench.harness import facts, report
+from lazybench.harness.environment import chosen_trials, resolve_env
 from lazybench.harness.judge import Clock, env_facts, judge_all, open_env
 from lazybench.harness.outputs import writable
-from lazybench.harness.request import chosen_trials, resolve_env
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
 from lazybench.records import AgentFacts, Record, Store

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,12 @@ from pydantic import BaseModel, ValidationError
 from lazybench.errors import (
     ContractError,
     DeviceUnavailable,
-    UnknownName,
     UsageError,
     nearest,
 )
-from lazybench.registry import DATASETS, ENVS, agent_spec, defining_sha256, load
-from lazybench.specs import BUDGETS, AgentSpec, EnvSpec
+from lazybench.harness.environment import read_setting
+from lazybench.registry import agent_spec, defining_sha256, load
+from lazybench.specs import AgentSpec, EnvSpec
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -34,6 +33,8 @@ class RunRequest:
         budget: compute budget, which names the agent's preset.
         seed: seed of training; trials don't depend on it.
         overrides: settings that replace the preset's; text values are read as JSON where they are.
+        protocol: settings of the environment that replace its own, where it lets a run choose
+            (`query_budget`, `norm`, …); part of the key.
         device: `cpu`, `cuda`, `mps` or `auto`.
         precision: of the networks' arithmetic: `fp32`, `tf32` (CUDA) or `bf16`.
         init: weights to start from: `FILE.safetensors`, a run's folder or the digits of its key.
@@ -49,6 +50,7 @@ class RunRequest:
     budget: str = "small"
     seed: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     precision: str = "fp32"
     init: str | None = None
@@ -81,68 +83,6 @@ class Made:
     def judged(self) -> tuple[str, ...]:
         """Names of the settings that change how a trained state is judged, and no training."""
         return tuple(getattr(type(self.agent), "JUDGED", ()))
-
-
-def resolve_env(name: str) -> tuple[EnvSpec, str]:
-    """Return an environment's spec and the note on how its name was resolved ('' if it wasn't).
-
-    Raises:
-        UnknownName: no such environment.
-    """
-    try:
-        found = ENVS.resolve(name)
-    except UnknownName as error:
-        if name in {spec.id for spec in DATASETS.specs()}:
-            raise UnknownName(
-                f"'{name}' is a data set; its environments are {name}-5way-1shot and the like. See "
-                "all with: lazybench list envs"
-            ) from error
-        raise
-    return found.spec, found.note
-
-
-def check_budget(budget: str) -> str:
-    """Return `budget`.
-
-    Raises:
-        UsageError: no such budget.
-    """
-    if budget not in BUDGETS:
-        raise UsageError(
-            f"budget must be one of {', '.join(BUDGETS)}, got '{budget}'.{nearest(budget, BUDGETS)}"
-        )
-    return budget
-
-
-def official_trials(env: EnvSpec, budget: str) -> int:
-    """Return the number of official test trials of an environment at a budget.
-
-    Raises:
-        UsageError: no such budget, or one that the environment has no trials for.
-    """
-    check_budget(budget)
-    if not (env.trials.get(budget) and env.val_trials.get(budget)):
-        raise UsageError(
-            f"environment '{env.id}' has no trials at budget {budget}; its EnvSpec needs trials "
-            f"and val_trials for it, got {dict(env.trials)} and {dict(env.val_trials)}"
-        )
-    return env.trials[budget]
-
-
-def chosen_trials(env: EnvSpec, budget: str, limit: int | None) -> tuple[int, bool]:
-    """Return how many test trials to judge, and whether that is fewer than are official.
-
-    Raises:
-        UsageError: no such budget, a limit below 1, or one where the test is one whole pass.
-    """
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit must be at least 1 trial, got {limit}")
-    official = official_trials(env, budget)
-    if limit is None or limit >= official:
-        return official, False
-    if env.vector_target is None:
-        raise UsageError(f"{env.id} is judged in one pass over its test set; leave --limit out")
-    return limit, True
 
 
 def check_device(device: str) -> str:
@@ -200,7 +140,7 @@ def make(
     factory = load(spec.target)
     # As typed: digits of a key may look like a number.
     settled = factory.settle(overrides, find) if hasattr(factory, "settle") else overrides
-    read = {key: _read(value) for key, value in settled.items()}
+    read = {key: read_setting(value) for key, value in settled.items()}
     config_type = getattr(factory, "Config", None)
     if config_type is not None:
         preset = getattr(factory, "preset", None)
@@ -247,16 +187,6 @@ def _source(spec: AgentSpec, factory: Any) -> str | None:
     if spec.origin == "lazybench":
         return None
     return defining_sha256(factory)
-
-
-def _read(value: Any) -> Any:
-    """A setting typed as text: JSON where it is (numbers, lists, true, null), else the text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
 
 
 def _validated(

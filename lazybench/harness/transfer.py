@@ -10,9 +10,10 @@ from typing import Any
 from lazybench.errors import UsageError
 from lazybench.harness import facts, report
 from lazybench.harness.checkpoint import digest, to_device
+from lazybench.harness.environment import chosen_trials, resolve_env
 from lazybench.harness.judge import Clock, env_facts, judge_all, open_env
 from lazybench.harness.outputs import writable
-from lazybench.harness.request import Made, check_device, chosen_trials, make, resolve_env
+from lazybench.harness.request import Made, check_device, make
 from lazybench.harness.trained import TrainedRun, find_run
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads

@@ -11,9 +11,10 @@ from functools import cache
 import numpy as np
 import pytest
 
+from lazybench.harness.environment import resolve_env
 from lazybench.harness.fit import Training, fit
 from lazybench.harness.judge import judge, open_env
-from lazybench.harness.request import make, resolve_env
+from lazybench.harness.request import make
 from lazybench.harness.signals import Signals
 from lazybench.harness.watch import SILENT
 

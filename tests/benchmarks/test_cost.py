@@ -106,7 +106,8 @@ def test_a_cell_is_measured_in_a_process_of_its_own(scripts, monkeypatch):
 
 
 def test_the_norm_is_that_of_the_step_that_sgd_would_take(scripts):
-    from lazybench.harness.request import make, resolve_env
+    from lazybench.harness.environment import resolve_env
+    from lazybench.harness.request import make
     from lazybench.rng import Rng
 
     settings = scripts.cell.settings("28px/fomaml/2") | {"backbone": "conv4-32"}

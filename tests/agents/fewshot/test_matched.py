@@ -6,7 +6,8 @@ import pytest
 
 import lazybench
 from lazybench.errors import UsageError
-from lazybench.harness.request import make, resolve_env
+from lazybench.harness.environment import resolve_env
+from lazybench.harness.request import make
 
 ENV = "sinusoid-5shot"
 FAST = {"iterations": 5, "validate_every": 0}

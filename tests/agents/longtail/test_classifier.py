@@ -15,7 +15,8 @@ from lazybench.agents.longtail.classifier import ClassifierAgent
 from lazybench.agents.longtail.settings import LongTailConfig
 from lazybench.agents.longtail.training import net_of
 from lazybench.errors import UsageError
-from lazybench.harness.request import make, resolve_env
+from lazybench.harness.environment import resolve_env
+from lazybench.harness.request import make
 from lazybench.longtail_task import LongTailTask
 from lazybench.nets import backbone, count_parameters
 from lazybench.rng import Rng
