@@ -46,4 +46,31 @@ CATALOGUE: tuple[AgentSpec, ...] = (
         "decisions; gradient from decisions around a point on the boundary, and bisection",
         "Chen et al. 2020",
     ),
+    _attacker(
+        "meta_attack",
+        "meta_attack:MetaAttackAgent",
+        "scores; gradients foretold by a meta-learned network, tuned to each image by probes",
+        "Du et al. 2020",
+        trains=True,
+    ),
+    _attacker(
+        "lazy_meta_attack",
+        "meta_attack:MetaAttackAgent",
+        "scores; lazy teacher on meta-attack's training",
+        "Algorithms 3 and 4",
+        trains=True,
+    ),
+    _attacker(
+        "meta_attack_matched",
+        "meta_attack:MetaAttackAgent",
+        "control: meta-attack with the mean step of the lazy one, without its search",
+        "README: honesty is a feature",
+        trains=True,
+    ),
+    _attacker(
+        "meta_attack_untrained",
+        "meta_attack:MetaAttackAgent",
+        "control: meta-attack by a network that has learned nothing before the attack",
+        "README: honesty is a feature",
+    ),
 )
