@@ -23,6 +23,66 @@ def _attacker(
 
 CATALOGUE: tuple[AgentSpec, ...] = (
     _attacker(
+        "coordinate",
+        "coordinate:Coordinate",
+        "control: scores; signs of slopes at random coordinates, nothing learned",
+        "README: honesty is a feature",
+    ),
+    _attacker(
+        "zoo",
+        "zoo:Zoo",
+        "scores; Adam on random coordinates by central differences",
+        "Chen et al. 2017",
+    ),
+    _attacker(
+        "autozoom",
+        "zoo:AutoZoom",
+        "scores; Adam on a small image along one random direction at a time",
+        "Tu et al. 2019",
+    ),
+    _attacker(
+        "bandits",
+        "bandits:Bandits",
+        "scores; a tiled gradient that is learned from step to step",
+        "Ilyas et al. 2019",
+    ),
+    _attacker(
+        "fw_black",
+        "random_directions:FrankWolfe",
+        "scores; Frank-Wolfe by gradients along random directions",
+        "Chen et al. 2020 (AAAI)",
+    ),
+    _attacker(
+        "nes",
+        "random_directions:Nes",
+        "scores; gradients along antithetic random directions",
+        "Ilyas et al. 2018",
+    ),
+    _attacker(
+        "rgf_tiled",
+        "random_directions:TiledRgf",
+        "scores; gradients along tiled random directions by forward differences",
+        "Cheng et al. 2019 (P-RGF)",
+    ),
+    _attacker(
+        "simba",
+        "simba:Simba",
+        "scores; one random pixel after another, kept where it helps",
+        "Guo et al. 2019",
+    ),
+    _attacker(
+        "simba_dct",
+        "simba:Simba",
+        "scores; one random cosine wave after another, kept where it helps",
+        "Guo et al. 2019",
+    ),
+    _attacker(
+        "square",
+        "square:Square",
+        "scores; random squares at the edge of the ball, kept where they help",
+        "Andriushchenko et al. 2020",
+    ),
+    _attacker(
         "boundary",
         "boundary:Boundary",
         "decisions; random steps along the boundary and towards the image",
@@ -45,6 +105,12 @@ CATALOGUE: tuple[AgentSpec, ...] = (
         "hopskipjump:HopSkipJump",
         "decisions; gradient from decisions around a point on the boundary, and bisection",
         "Chen et al. 2020",
+    ),
+    _attacker(
+        "surrogate_prior",
+        "surrogate_prior:SurrogatePrior",
+        "scores; estimates gradients along those of the white-box networks and random directions",
+        "Cheng et al. 2019, 2021",
     ),
     _attacker(
         "meta_attack",

@@ -98,14 +98,18 @@ class Decisions:
         if not len(owner):
             return torch.zeros(0, dtype=torch.bool, device=rows.device)
         replies = yield Queries(rows, owner)
-        self.left = replies.left
-        self.live = ~replies.done & (replies.left > 0)
+        self.hear(replies)
         start = self.start
         if start.goal is None:
             wrong = replies.labels != start.label[owner]
         else:
             wrong = replies.labels == start.goal[owner]
         return wrong & replies.served
+
+    def hear(self, replies: Replies) -> None:
+        """Note who has how many queries left."""
+        self.left = replies.left
+        self.live = ~replies.done & (replies.left > 0)
 
     def among(self, wanted: Tensor) -> Tensor:
         """Return the positions of the live images of a mask `[n]`, int64."""
