@@ -19,6 +19,7 @@ from lazybench.cli import (
     out,
     run,
     show,
+    sweep,
     version,
 )
 from lazybench.cli.door import guarded
@@ -56,6 +57,7 @@ def make_app() -> typer.Typer:
         to.command(name, help=about, short_help=about, epilog=examples(lines))(guarded(command))
 
     add(app, "run", run.run_command, run.HELP, run.EXAMPLES)
+    add(app, "sweep", sweep.sweep_command, sweep.HELP, sweep.EXAMPLES)
     add(app, "evaluate", evaluate.evaluate_command, evaluate.HELP, evaluate.EXAMPLES)
     add(app, "list", listing.list_command, listing.HELP, listing.EXAMPLES)
     add(app, "show", show.show_command, show.HELP, show.EXAMPLES)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lazybench.errors import UsageError
+from lazybench.harness.suite import SuiteCell
+from lazybench.harness.sweep import Sweep, SweepRequest, split, words
+from lazybench.records import Store
+
+PLAYERS = Path(__file__).with_name("players.py")
+ENV = "glyphs-5way-1shot"
+
+
+def cell(agent: str, **settings: object) -> SuiteCell:
+    return SuiteCell(agent, ENV, 0, "smoke", dict(settings))
+
+
+def asked(tmp_path: Path, **changes: object) -> SweepRequest:
+    folders = {"out": tmp_path / "store", "runs": tmp_path / "runs"}
+    return SweepRequest(**{**folders, **changes})  # type: ignore[arg-type]
+
+
+def test_one_cell_that_fails_harms_no_other_and_nothing_is_run_twice(tmp_path: Path) -> None:
+    request = asked(tmp_path, jobs=2)
+    cells = [cell("chance"), cell(f"{PLAYERS}:Raises"), cell("nearest_pixel"), cell("no_such")]
+    missing, known = split(cells, request)
+    assert missing == cells[:3]
+    assert [(outcome.cell, outcome.status) for outcome in known] == [(cells[3], "refused")]
+    begun: list[str] = []
+    ended = {
+        out.cell.agent: out for out in Sweep(request).run(missing, lambda c: begun.append(c.agent))
+    }
+    assert sorted(begun) == sorted(c.agent for c in missing)
+    assert ended["chance"].status == ended["nearest_pixel"].status == "ok"
+    assert ended["nearest_pixel"].score > ended["chance"].score
+    failed = ended[f"{PLAYERS}:Raises"]
+    assert (failed.status, failed.score) == ("failed", None)
+    assert "out of ideas" in failed.reason
+    assert len(Store(request.out).records()) == 3
+    missing, known = split(cells, request)
+    assert missing == [cells[1]]
+    done = {out.cell.agent: out for out in known}
+    assert done["chance"].status == "done"
+    assert done["chance"].score == ended["chance"].score
+
+
+def test_a_cell_past_its_time_is_stopped_and_can_go_on(tmp_path: Path) -> None:
+    request = asked(tmp_path, timeout_s=8.0)
+    slow = cell("reptile", iterations=100_000)
+    (outcome,) = Sweep(request).run([slow], lambda _: None)
+    assert outcome.status == "timeout"
+    assert outcome.wall_s < 30
+    begun = list((tmp_path / "runs").glob("*/config.json"))
+    assert all(list(config.parent.glob("ckpt/*")) for config in begun), "no checkpoint was kept"
+    assert Store(request.out).records() == []
+
+
+def test_stopping_ends_what_runs_and_begins_nothing_more(tmp_path: Path) -> None:
+    request = asked(tmp_path)
+    sweep = Sweep(request)
+    cells = [cell("reptile", iterations=100_000), cell("chance")]
+
+    def begun(_: SuiteCell) -> None:
+        threading.Thread(target=stop_once_under_way).start()
+
+    def stop_once_under_way() -> None:
+        while not list(request.runs.glob("*/config.json")):
+            time.sleep(0.1)
+        sweep.stop()
+
+    statuses = {out.cell.agent: out.status for out in sweep.run(cells, begun)}
+    assert statuses == {"reptile": "stopped", "chance": "stopped"}
+
+
+def test_the_command_of_a_cell_is_a_run(tmp_path: Path) -> None:
+    one = SuiteCell("a", "e", 3, "small", {"x": [1, 2], "y": "auto"}, {"eps": 1.5})
+    command = words(one, asked(tmp_path))
+    assert command[2:10] == ["lazybench", "run", "--agent", "a", "--env", "e", "--seed", "3"]
+    assert command[command.index("--set") + 1] == "x=[1, 2]"
+    assert "y=auto" in command
+    assert command[command.index("--protocol") + 1] == "eps=1.5"
+
+
+@pytest.mark.parametrize("limits", [{"jobs": 0}, {"timeout_s": 0.0}, {"memory_bytes": -1}])
+def test_limits_must_be_positive(tmp_path: Path, limits: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="must be"):
+        asked(tmp_path, **limits)
