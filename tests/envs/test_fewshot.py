@@ -232,9 +232,9 @@ def test_wrong_reset_options_change_nothing(tiny: str, options: Any, message: st
         ({"labels": "class"}, "is for the train split, got split 'test'"),
         ({"labels": "class", "split": "val"}, "got split 'val'.* leave it out"),
         ({"data": "sinusoid", "labels": "class", "split": "train"}, "sinusoid has no classes"),
-        ({"backend": "jax"}, "backend must be 'numpy' or 'torch', got 'jax'"),
+        ({"backend": "jax"}, "backend must be one of numpy, torch, got 'jax'"),
         ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
-        ({"render_mode": "human"}, "render_mode must be None or 'rgb_array', got 'human'"),
+        ({"render_mode": "human"}, "render_mode must be one of None, rgb_array, got 'human'"),
     ],
 )
 def test_limits_are_named(tiny: str, settings: Any, message: str) -> None:
