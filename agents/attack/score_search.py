@@ -1,0 +1,248 @@
+"""What score-based attackers share: asking for margins, the ball, random numbers, where they are.
+
+A margin is how far an image is past its decision, above 0 where it is adversarial: attackers climb.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lazybench import counter
+from lazybench.agents.attack.lockstep import AttackConfig, LockstepAgent, Start, State
+from lazybench.attack_task import AttackTask, Norm, Queries, Replies
+from lazybench.errors import UsageError
+from lazybench.rng import Rng
+
+Found = TypeVar("Found")
+Asking = Generator[Queries, Replies, Found]
+"""A part of an attack that asks and then returns what it has found."""
+
+Space = Literal["pixel", "tanh"]
+"""Where steps are taken: in pixels, clipped to [0, 1], or in w with pixels (tanh(w) + 1) / 2."""
+
+PROBES_AT_ONCE = 32
+"""Rows that an image sends in one call where an estimate needs hundreds; it bounds the memory."""
+
+_INSIDE = 1 - 1e-6
+"""Share of an L2 ball's radius that is used, so that rounding to float32 leaves no one outside."""
+
+_STEEPEST = 1 - 1e-6
+"""Pixels are drawn this close to the box's middle before their w is taken: at its edge w is
+infinite."""
+
+
+class ScoreConfig(AttackConfig):
+    """Settings of every score-based attacker.
+
+    Attributes:
+        radius: of the ball around the clean image, in the protocol's norm, that no candidate
+            leaves; None takes the protocol's `eps`.
+    """
+
+    radius: float | None = Field(None, gt=0)
+
+
+class ScoreAgent(LockstepAgent):
+    """An attacker that needs scores.
+
+    `Choice:` what it walks through is always brought back into the ball and the box, also by
+    attacks that know no ball; a protocol with an infinite `eps` leaves these as published.
+    """
+
+    Config: ClassVar[type[AttackConfig]] = ScoreConfig
+    ball_needed: ClassVar[bool] = False
+
+    def init(self, env: Any, rng: Rng) -> State:
+        """Return the protocol and the run's seed.
+
+        Raises:
+            UsageError: the target gives labels only; or the attack needs a ball and there is none.
+        """
+        task: AttackTask = env.task
+        name = type(self).__name__
+        if task.access != "scores":
+            raise UsageError(
+                f"{name} needs scores, got a target that gives labels; take an attacker by "
+                "decisions (hopskipjump, sign_opt, opt_attack, boundary), or a task without -label"
+            )
+        if self.ball_needed and math.isinf(self.radius(task)):
+            raise UsageError(
+                f"{name} searches inside a ball, got a protocol with infinite eps; "
+                "give it a finite one, or the attacker one of its own (--set radius=2.0)"
+            )
+        return super().init(env, rng)
+
+    def radius(self, task: AttackTask) -> float:
+        """Return the radius of the ball that the attack stays in."""
+        own: float | None = self.config.radius
+        return task.eps if own is None else own
+
+
+class Walk:
+    """Where the images of an attack are, and which of them are still attacked.
+
+    Attributes:
+        start: the attack's images before any query.
+        radius: of the ball that iterates stay in.
+        space: where steps are taken.
+        x: `[n, …]` each image's iterate in pixels, float32 in [0, 1].
+        values: `[n, …]` what stands for the iterates in `space`.
+        margin: `[n]` of what `check` asked last.
+        live: `[m]` int64 images that are still attacked: not finished, and without a success unless
+            `shrink`.
+    """
+
+    def __init__(
+        self, start: Start, radius: float, space: Space = "pixel", *, shrink: bool = False
+    ) -> None:
+        """Start at the clean images.
+
+        Args:
+            start: the images.
+            radius: of the ball.
+            space: where steps are taken.
+            shrink: whether an image is attacked on after a success, as far as the protocol lets it.
+        """
+        self.start, self.radius, self.space, self.shrink = start, radius, space, shrink
+        self.x = start.x.clone()
+        self.values = variables(start.x, space).clone()
+        self.margin = start.x.new_full((len(start.x),), float("-inf"))
+        self.live = torch.arange(len(start.x), device=start.x.device)
+
+    def move(self, values: Tensor) -> None:
+        """Put the live iterates at values `[m, …]`, or what is nearest to them in ball and box."""
+        seen = pixels(values, self.space)
+        inside = self.inside(seen)
+        self.x[self.live] = inside
+        # What wasn't brought back keeps its value: near 0 and 1 the way there and back loses much.
+        self.values[self.live] = torch.where(
+            inside == seen, values if self.space == "tanh" else seen, variables(inside, self.space)
+        )
+
+    @property
+    def clean(self) -> Tensor:
+        """The live images without any change, `[m, …]`."""
+        return self.start.x[self.live]
+
+    def inside(self, images: Tensor) -> Tensor:
+        """Return what is nearest to images of the live ones `[m, …]` in ball, then in box."""
+        return project(images, self.clean, self.start.task.norm, self.radius)
+
+    def look(
+        self, count: int, build: Callable[[Tensor, slice], Tensor]
+    ) -> Asking[tuple[Tensor, Tensor]]:
+        """Ask `count` rows of each live image, and drop the images that end.
+
+        Args:
+            count: rows of each image.
+            build: from positions `[k]` among the live images and a part of 0..count-1 to these
+                rows, `[k, rows, …]`.
+
+        Returns:
+            margins `[kept, count]`, and the positions `[kept]` that these images had among the live
+            ones before.
+        """
+        images, here = self.live, torch.arange(len(self.live), device=self.live.device)
+        margin = self.x.new_zeros(len(images), count)
+        for first in range(0, count, PROBES_AT_ONCE):
+            if not len(here):
+                break
+            part = slice(first, min(first + PROBES_AT_ONCE, count))
+            rows = build(here, part)
+            owner = images[here].repeat_interleave(rows.shape[1])
+            replies = yield Queries(rows.flatten(0, 1), owner)
+            found = self.start.margin(replies.scores, owner).view(rows.shape[:2])
+            margin[here, part] = found.to(margin.dtype)
+            ended = replies.done[images[here]]
+            if not self.shrink:
+                ended = ended | replies.hit.view(rows.shape[:2]).any(1)
+            here = here[~ended]
+        self.live = images[here]
+        return margin[here], here
+
+    def ask(self, images: Tensor) -> Asking[tuple[Tensor, Tensor]]:
+        """Ask one row of each live image; return margins `[kept]` and positions as `look` does."""
+        margin, kept = yield from self.look(1, lambda here, _: images[here][:, None])
+        return margin[:, 0], kept
+
+    def check(self) -> Asking[Tensor]:
+        """Ask the live iterates, keep their margins; return positions as `look` does."""
+        margin, kept = yield from self.ask(self.x[self.live])
+        self.margin[self.live] = margin
+        return kept
+
+
+def project(images: Tensor, clean: Tensor, norm: Norm, radius: float) -> Tensor:
+    """Return what is nearest to images `[m, …]` in the ball around `clean`, clipped to the box.
+
+    Clipping brings every pixel nearer to the clean one, so that nothing leaves the ball by it.
+    """
+    if norm == "linf":
+        return torch.minimum(torch.maximum(images, clean - radius), clean + radius).clamp(0, 1)
+    apart = images - clean
+    share = radius * _INSIDE / length(apart)
+    return torch.where(share < 1, clean + share * apart, images).clamp(0, 1)
+
+
+def length(images: Tensor) -> Tensor:
+    """Return the Euclidean norm of each image, above 0, shaped to divide `[…, C, H, W]` by."""
+    return torch.linalg.vector_norm(images, dim=(-3, -2, -1), keepdim=True).clamp_min(1e-12)
+
+
+def along(gradient: Tensor, norm: Norm) -> Tensor:
+    """Return the direction of steepest ascent in a norm, of length 1 (0 where flat), `[m, …]`."""
+    return gradient.sign() if norm == "linf" else gradient / length(gradient)
+
+
+def variables(x: Tensor, space: Space) -> Tensor:
+    """Return what stands for pixels in a space; at the box's edge w is about 7."""
+    return x if space == "pixel" else torch.atanh((2 * x - 1) * _STEEPEST)
+
+
+def pixels(values: Tensor, space: Space) -> Tensor:
+    """Return the images that stand for values of a space, in [0, 1]."""
+    return values.clamp(0, 1) if space == "pixel" else (torch.tanh(values) + 1) / 2
+
+
+def chance(start: Start, name: str, images: Tensor, step: int | Tensor, size: int) -> Tensor:
+    """Return uniform numbers in [0, 1] of each of some images, `[m, size]` float32."""
+    drawn = counter.uniform(start.keys(name, images, step, size)).astype("float32")
+    return torch.from_numpy(drawn).to(start.x.device)
+
+
+def signs(start: Start, name: str, images: Tensor, step: int | Tensor, size: int) -> Tensor:
+    """Return -1 and 1 with equal chance, for each of some images `[m, size]` float32."""
+    return 1 - 2 * (chance(start, name, images, step, size) < 0.5).to(torch.float32)
+
+
+def normals(start: Start, name: str, images: Tensor, step: int, shape: tuple[int, ...]) -> Tensor:
+    """Return standard normal numbers of each of some images, `[m, *shape]` float32."""
+    drawn = counter.normal(start.keys(name, images, step, math.prod(shape))).astype("float32")
+    return torch.from_numpy(drawn).view(len(images), *shape).to(start.x.device)
+
+
+def whole(
+    start: Start, name: str, images: Tensor, step: int | Tensor, size: int, bound: int
+) -> Tensor:
+    """Return whole numbers in 0..bound-1 of each of some images, `[m, size]` int64."""
+    drawn = counter.integers(start.keys(name, images, step, size), bound)
+    return torch.from_numpy(drawn).to(start.x.device)
+
+
+def order(start: Start, name: str, images: Tensor, step: int | Tensor, size: int) -> Tensor:
+    """Return a random order of 0..size-1 of each of some images, `[m, size]` int64."""
+    drawn = start.keys(name, images, step, size).argsort(axis=1, kind="stable")
+    return torch.from_numpy(drawn).to(start.x.device)
+
+
+def tiled(cells: Tensor, height: int, width: int) -> Tensor:
+    """Return `[…, C, t, t]` enlarged to `[…, C, height, width]`, each cell a rectangle."""
+    down = torch.arange(height, device=cells.device) * cells.shape[-2] // height
+    right = torch.arange(width, device=cells.device) * cells.shape[-1] // width
+    return cells[..., down[:, None], right]

@@ -1,0 +1,188 @@
+"""Square attack: random squares at the edge of the ball, kept where they help."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lazybench.agents.attack.lockstep import Attack, Start, State
+from lazybench.agents.attack.score_search import (
+    ScoreAgent,
+    ScoreConfig,
+    Walk,
+    chance,
+    length,
+    signs,
+    whole,
+)
+
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""Iterations, of 10,000, after which the squares' area is halved."""
+
+_SAME = 1e-7
+"""Pixels that differ by less are the same: a square that changes none is drawn again."""
+
+
+class SquareConfig(ScoreConfig):
+    """Settings of the Square attack; the defaults are the paper's for networks as usual.
+
+    Attributes:
+        area_l2: p, share of the image that the first squares cover, in L2.
+        area_linf: the same in linf.
+    """
+
+    area_l2: float = Field(0.1, gt=0, le=1)
+    area_linf: float = Field(0.05, gt=0, le=1)
+
+
+class Square(ScoreAgent):
+    """Random search by squares whose size shrinks on a schedule.
+
+    Queries of an image: one for the first candidate (stripes in linf, a grid of bumps in L2), then
+    one for each candidate. The clean image isn't asked. The schedule is stretched to the query
+    budget. All candidates lie on the ball's edge, up to what the box cuts off.
+
+    `Choice:` squares may touch every edge of the image; released, they miss the last row and
+    column.
+
+    Reference: Andriushchenko et al., "Square attack", ECCV 2020, Algorithms 1 to 3 and section 4.
+    """
+
+    Config = SquareConfig
+    ball_needed = True
+
+    def attack(self, start: Start, state: State) -> Attack:
+        """Yield queries and be sent their replies until no image is left."""
+        linf = start.task.norm == "linf"
+        walk = Walk(start, self.radius(start.task))
+        first, proposal = (stripes, self._linf) if linf else (bumps, self._l2)
+        candidate = walk.inside(first(walk))
+        for step in count():
+            margin, kept = yield from walk.ask(candidate)
+            live = walk.live
+            if not len(live):
+                return
+            better = margin > walk.margin[live]
+            walk.x[live[better]] = candidate[kept][better]
+            walk.margin[live[better]] = margin[better]
+            candidate = walk.inside(proposal(walk, step))
+
+    def _linf(self, walk: Walk, step: int) -> Tensor:
+        """A square in which every channel is moved to one end of its range, `[m, …]`."""
+        start, live, x = walk.start, walk.live, walk.x[walk.live]
+        channels, height, width = x.shape[1:]
+        task = start.task
+        share = scheduled(self.config.area_linf, step, task.query_budget)
+        size = min(max(round((share * height * width) ** 0.5), 1), height, width)
+        window = _window(start, "square", live, step, size)
+        candidate, todo, turn = x.clone(), torch.arange(len(live), device=x.device), 0
+        # Half of the draws change nothing where one channel is at its end already.
+        while len(todo) and turn < 2 ** (channels + 4):
+            drawn = signs(start, f"square sign {turn}", live[todo], step, channels)
+            at = (todo[:, None, None, None], *(part[todo] for part in window))
+            moved = walk.clean[at] + walk.radius * drawn[:, :, None, None]
+            candidate[at] = moved.clamp(0, 1)
+            same = (candidate[at] - x[at]).abs().flatten(1).amax(1) < _SAME
+            todo, turn = todo[same], turn + 1
+        return candidate
+
+    def _l2(self, walk: Walk, step: int) -> Tensor:
+        """A bump put in one window, paid for by what another held, `[m, …]`."""
+        start, live = walk.start, walk.live
+        apart = walk.x[live] - walk.clean
+        height, width = apart.shape[2:]
+        share = scheduled(self.config.area_l2, step, start.task.query_budget)
+        size = max(round((share * height * width) ** 0.5), 3)
+        size = min(size + 1 - size % 2, height, width)
+        here = torch.arange(len(live), device=apart.device)[:, None, None, None]
+        target = (here, *_window(start, "square", live, step, size))
+        source = (here, *_window(start, "square from", live, step, size))
+        both = torch.zeros_like(apart, dtype=torch.bool)
+        both[target] = True
+        both[source] = True
+        old = apart[target]
+        drawn = bump(size).to(apart)
+        flipped = chance(start, "square turn", live, step, 1)[:, :, None, None] < 0.5
+        sign = signs(start, "square sign", live, step, apart.shape[1])[:, :, None, None]
+        new = sign * torch.where(flipped, drawn.mT, drawn) + old / (_norm(old) + 1e-10)
+        unused = (walk.radius**2 - length(apart).square()).clamp_min(0) / apart.shape[1]
+        new = new / _norm(new).clamp_min(1e-12)
+        new = new * (unused + _norm(apart * both).square()).sqrt()
+        moved = apart.clone()
+        moved[source] = 0
+        moved[target] = new
+        return walk.clean + walk.radius * moved / length(moved)
+
+
+def scheduled(area: float, step: int, budget: int) -> float:
+    """Return the share of the image that squares cover at a step (from 0) of a query budget."""
+    at = int(step / budget * 10_000)
+    return area / 2 ** sum(at > bound for bound in _HALVINGS)
+
+
+def stripes(walk: Walk) -> Tensor:
+    """Return the live images with vertical stripes at the ends of the ball, `[m, …]`."""
+    channels, _, width = walk.clean.shape[1:]
+    drawn = signs(walk.start, "square stripes", walk.live, 0, channels * width)
+    return walk.clean + walk.radius * drawn.view(-1, channels, 1, width)
+
+
+def bumps(walk: Walk) -> Tensor:
+    """Return the live images with a grid of bumps of random signs, at the radius, `[m, …]`."""
+    clean = walk.clean
+    channels, height, width = clean.shape[1:]
+    size = max(min(height, width) // 5, 1)
+    down, right = height // size, width // size
+    drawn = signs(walk.start, "square bumps", walk.live, 0, channels * down * right)
+    grid = drawn.view(-1, channels, down, 1, right, 1) * bump(size).to(clean)[:, None]
+    top, left = (height - down * size) // 2, (width - right * size) // 2
+    apart = torch.zeros_like(clean)
+    apart[..., top : top + down * size, left : left + right * size] = grid.reshape(
+        -1, channels, down * size, right * size
+    )
+    return clean + walk.radius * apart / length(apart)
+
+
+def bump(size: int) -> Tensor:
+    """Return two heaps, one up, one down, in a square of norm 1, `[size, size]` float64.
+
+    Reference: Andriushchenko et al. 2020, equation 4 and figure 2.
+    """
+    if size == 1:
+        return torch.ones(1, 1, dtype=torch.float64)
+    half = size // 2
+    whole_bump = torch.cat([_heap(half, size), -_heap(size - half, size)])
+    return whole_bump / whole_bump.norm()
+
+
+def _heap(height: int, width: int) -> Tensor:
+    """Rectangles over one another, each one pixel wider on all sides and lower, of norm 1."""
+    levels = max(height // 2, width // 2) + 1
+    down = (torch.arange(height) - height // 2).abs()
+    right = (torch.arange(width) - width // 2).abs()
+    # A pixel lies in every rectangle that reaches at least its distance from the middle.
+    distance = torch.maximum(down[:, None], right[None])
+    weight = 1 / torch.arange(1, levels + 1, dtype=torch.float64).square()
+    above = weight.flip(0).cumsum(0).flip(0)
+    heap = above[distance]
+    return heap / heap.norm()
+
+
+def _window(
+    start: Start, name: str, images: Tensor, step: int, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices of a random square of each image, all channels; they broadcast to `[m, c, s, s]`."""
+    channels, height, width = start.x.shape[1:]
+    side = torch.arange(size, device=images.device)
+    top = whole(start, f"{name} top", images, step, 1, height - size + 1) + side
+    left = whole(start, f"{name} left", images, step, 1, width - size + 1) + side
+    every = torch.arange(channels, device=images.device).expand(len(images), -1)
+    return every[:, :, None, None], top[:, None, :, None], left[:, None, None, :]
+
+
+def _norm(images: Tensor) -> Tensor:
+    """Norm of each channel, `[m, c, 1, 1]`."""
+    return torch.linalg.vector_norm(images, dim=(2, 3), keepdim=True)
