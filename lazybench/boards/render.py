@@ -150,11 +150,12 @@ def _measure(wanted: str, row: Row, unit: str) -> str:
 
 
 def _reported_table(rows: Sequence[Reported]) -> str:
-    header = ("as printed", "agent", "reported", "unit", "batch norm", "where", "note")
+    header = ("as printed", "agent", "metric", "reported", "unit", "batch norm", "where", "note")
     cells = [
         (
             row.row,
             row.agent or "",
+            row.metric.replace("_", " "),
             value_text(row),
             row.unit,
             row.batch_norm or "",
