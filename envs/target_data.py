@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lazybench.data.archive import source_key
 from lazybench.data.cache import prepared
 from lazybench.data.folders import data_root
-from lazybench.data.pool import Pool, Split
+from lazybench.data.pool import Pool
 from lazybench.envs.datasets.cifar_files import batch, read_cifar
 from lazybench.envs.datasets.cifar_whole import Whole, open_cifar
 from lazybench.envs.datasets.glyphs_attack import CHARACTERS, open_ten
@@ -101,7 +101,7 @@ def _cifar10() -> TargetData:
     files = Whole(data_root(), "cifar10")
     layout = files.layout
 
-    def labels() -> Mapping[Split, NDArray[np.int64]]:
+    def labels() -> Mapping[str, NDArray[np.int64]]:
         values = read_cifar(files.find(), layout.folder, layout.files)
         y = [
             batch(value, file, layout.labels).y
@@ -120,14 +120,14 @@ _OPENERS: Mapping[str, Callable[[], TargetData]] = {
 
 
 def _in_file_order(
-    opened: ImageSet, files: Sources, labels: Callable[[], Mapping[Split, NDArray[np.int64]]]
+    opened: ImageSet, files: Sources, labels: Callable[[], Mapping[str, NDArray[np.int64]]]
 ) -> TargetData:
     """A set whose pools lie class after class, and inside a class in the files' order.
 
     `labels` reads each part's classes in the order of the files; they are kept in the cache.
     """
     key = "\n".join(source_key(path, flat=True) for path in files.find())
-    order = prepared(f"{opened.name}-labels", f"{opened.prep}-1", labels, key=key)
+    order = prepared(f"{opened.name}-labels", f"{opened.prep}-1", lambda: dict(labels()), key=key)
 
     def images(part: Part) -> Labelled:
         y = np.asarray(order[part])

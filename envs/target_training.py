@@ -216,8 +216,8 @@ def fit(
         if not math.isfinite(told):
             raise Diverged(f"training {name or net.name}: loss {told} at step {step}")
         optimiser.param_groups[0]["lr"] = recipe.lr_at(step / steps)
-        optimiser.zero_grad()
-        loss.backward()
+        for value, slope in zip(trained, torch.autograd.grad(loss, trained), strict=True):
+            value.grad = slope
         optimiser.step()
         watch.advance(1, {"loss": told})
     watch.finished()

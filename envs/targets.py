@@ -8,7 +8,7 @@ lie in the cache folder as safetensors, under the fingerprint of the images they
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from lazybench.envs.target_data import Part, target_data
 from lazybench.envs.target_files import Trained, read_nets
 from lazybench.errors import DataUnavailable, UsageError, nearest
 from lazybench.nets.whitebox import Classifier, classifier
-from lazybench.params import Params
+from lazybench.params import Params, detached
 
 EMBEDDED = Path(__file__).resolve().parent / "assets" / "attack_glyphs.safetensors"
 EMBEDDED_SHA256 = ""
@@ -190,7 +190,8 @@ def load_net(name: str) -> tuple[Classifier, Trained]:
             f"'{_command([name])} --replace'"
         )
     _check_shapes(name, net, held[name].params)
-    return net, held[name]
+    # Copies: nobody may change what the next one loads.
+    return net, replace(held[name], params=detached(held[name].params))
 
 
 def is_trained(name: str) -> bool:

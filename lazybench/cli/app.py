@@ -20,6 +20,7 @@ from lazybench.cli import (
     run,
     show,
     sweep,
+    targets,
     version,
 )
 from lazybench.cli.door import guarded
@@ -84,6 +85,12 @@ def make_app() -> typer.Typer:
         data_import.FORGET_EXAMPLES,
     )
     app.add_typer(of_data, name="data")
+    of_targets = typer.Typer(
+        help=targets.HELP, epilog=examples(targets.EXAMPLES), no_args_is_help=True, **plain
+    )
+    add(of_targets, "list", targets.list_command, targets.LIST_HELP, targets.LIST_EXAMPLES)
+    add(of_targets, "train", targets.train_command, targets.TRAIN_HELP, targets.TRAIN_EXAMPLES)
+    app.add_typer(of_targets, name="targets")
     add(app, "check", check.check_command, check.HELP, check.EXAMPLES)
     add(app, "version", version.version_command, version.HELP, version.EXAMPLES)
     return app
