@@ -28,12 +28,12 @@ class Oracle:
     It counts nothing and is for environments; agents are handed a `BlackBox`, or less.
     """
 
-    def __init__(self, predict: Predict, classes: int, *, chunk: int = CHUNK) -> None:
+    def __init__(self, predict: Predict, classes: int | None, *, chunk: int = CHUNK) -> None:
         """Take over a target.
 
         Args:
             predict: the target; it is called with at most `chunk` rows, that are its own.
-            classes: scores of each row.
+            classes: scores of each row; None for as many as its first answer has.
             chunk: most rows of a call.
         """
         self.classes = classes
@@ -58,7 +58,7 @@ class Oracle:
         """
         parts = [self._part(part) for part in rows.split(self._chunk)] if len(rows) else []
         if not parts:
-            return rows.new_zeros(0, self.classes)
+            return rows.new_zeros(0, self.classes or 0)
         # Outside of inference mode: attackers may put what they were told into a loss.
         scores = torch.log_softmax(torch.cat(parts).to(rows.device, torch.float32), 1)
         # A probability of 0 has no finite logarithm; margins need one.
@@ -72,10 +72,12 @@ class Oracle:
                 raise got.interrupt
             raise ContractError(f"the target failed on {len(rows)} rows: {got.why}")
         logits = torch.as_tensor(got)
+        if self.classes is None and logits.ndim == 2:
+            self.classes = logits.shape[1]
         if tuple(logits.shape) != (len(rows), self.classes) or not logits.is_floating_point():
             raise ContractError(
                 f"the target must answer {len(rows)} rows with floats [{len(rows)}, "
-                f"{self.classes}], got {logits.dtype} {list(logits.shape)}"
+                f"{self.classes or 'classes'}], got {logits.dtype} {list(logits.shape)}"
             )
         if bool((logits.isnan() | logits.isposinf()).any()):
             raise ContractError("the target returned NaN or infinity; its scores must be numbers")
