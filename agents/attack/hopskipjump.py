@@ -108,7 +108,8 @@ class HopSkipJump(LabelAgent):
         plain, signed = torch.zeros_like(points), torch.zeros_like(points)
         votes = torch.zeros(len(images), device=points.device)
         for first in range(0, int(probes.max()), PROBES_AT_ONCE):
-            row, number = ragged((probes - first).clamp(0, PROBES_AT_ONCE))
+            # Whoever has succeeded in the meantime asks no more.
+            row, number = ragged((probes - first).clamp(0, PROBES_AT_ONCE) * search.live[images])
             draw, owner = (step * _DRAWS + first + number).cpu(), images[row]
             if linf:
                 noise = uniform(start, "probe", owner, draw) * 2 - 1

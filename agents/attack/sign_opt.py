@@ -54,7 +54,8 @@ class SignOpt(LabelAgent):
             probes = (search.left[here.images] - config.reserve).clamp(1, config.probes)
             found = torch.zeros_like(here.direction)
             for first in range(0, int(probes.max()), PROBES_AT_ONCE):
-                row, number = ragged((probes - first).clamp(0, PROBES_AT_ONCE))
+                live = search.live[here.images]
+                row, number = ragged((probes - first).clamp(0, PROBES_AT_ONCE) * live)
                 each = here.of(row)
                 draw = (step * config.probes + first + number).cpu()
                 u = unit(start.normal("probe", each.images, draw), norm)
