@@ -7,10 +7,12 @@ from torch import Tensor
 
 from lazybench import learning
 from lazybench.nets import Net
-from lazybench.params import Params, count
+from lazybench.params import Params
 
-_BLOCK_NUMBERS = 2**24
-"""Weights that are tuned together; four copies of them are in memory at a time."""
+_BLOCK = 8
+"""Images that pass through their attackers together. Blocks that aren't full are filled up, since
+other shapes are rounded otherwise, and twenty steps of Adam make much of little: so an image fares
+alone as it does among others, bit for bit as far as its attacker goes."""
 
 
 def predict(net: Net, params: Params, x: Tensor, *, stacked: bool = True) -> Tensor:
@@ -61,45 +63,49 @@ def fine_tune(  # noqa: PLR0913 - what is tuned, on what, how far
 class Attackers:
     """One attacker for each of n images: all alike at first, each tuned to its own image."""
 
-    def __init__(self, net: Net, theta: Params, images: int) -> None:
-        """Give all the images one network."""
-        self._net, self._theta, self._images = net, theta, images
+    def __init__(self, net: Net, theta: Params) -> None:
+        """Give all images one network."""
+        self._net, self._theta = net, theta
         self._own: Params | None = None
-        self._block = max(1, _BLOCK_NUMBERS // max(count(theta), 1))
 
     def maps(self, x: Tensor) -> Tensor:
         """Return each image's map, `[n, channels, height, width]`, without a graph."""
+        own = self._own
         with torch.no_grad():
-            if self._own is None:
-                return predict(self._net, self._theta, x, stacked=False)
-            blocks = zip(self._blocks(), x.split(self._block), strict=True)
-            return torch.cat([predict(self._net, params, images) for params, images in blocks])
+            found = [
+                predict(self._net, self._theta, x[rows], stacked=False)
+                if own is None
+                else predict(self._net, _rows(own, rows), x[rows])
+                for rows in _blocks(x)
+            ]
+        return torch.cat(found)[: len(x)]
 
     def tune(self, x: Tensor, picked: Tensor, target: Tensor, *, steps: int, lr: float) -> None:
         """Tune each image's attacker as `fine_tune` does."""
-        rows = zip(
-            self._blocks(),
-            x.split(self._block),
-            picked.split(self._block),
-            target.split(self._block),
-            strict=True,
-        )
-        tuned = [fine_tune(self._net, *row, steps=steps, lr=lr) for row in rows]
-        self._own = {name: torch.cat([part[name] for part in tuned]) for name in self._theta}
+        start = self._own
+        if start is None:
+            start = {
+                name: value.expand(len(x), *value.shape) for name, value in self._theta.items()
+            }
+        tuned: list[Params] = []
+        for rows in _blocks(x):
+            at = _rows(start, rows), x[rows], picked[rows], target[rows]
+            tuned.append(fine_tune(self._net, *at, steps=steps, lr=lr))
+        self._own = {
+            name: torch.cat([part[name] for part in tuned])[: len(x)] for name in self._theta
+        }
 
     def keep(self, kept: Tensor) -> None:
         """Forget the attackers of images that are finished; `kept` is bool, `[n]`."""
-        self._images = int(kept.sum())
         if self._own is not None:
-            self._own = {name: value[kept] for name, value in self._own.items()}
+            self._own = _rows(self._own, kept)
 
-    def _blocks(self) -> list[Params]:
-        """The parameters, stacked for so many images as are tuned together."""
-        stacked = self._own or {
-            name: value.expand(self._images, *value.shape) for name, value in self._theta.items()
-        }
-        begins = range(0, self._images, self._block)
-        return [
-            {name: value[begin : begin + self._block] for name, value in stacked.items()}
-            for begin in begins
-        ]
+
+def _blocks(x: Tensor) -> list[Tensor]:
+    """Row numbers of `x`, so many at a time; the last one repeats until its block is full."""
+    padded = -(-len(x) // _BLOCK) * _BLOCK
+    return list(torch.arange(padded, device=x.device).clamp(max=len(x) - 1).split(_BLOCK))
+
+
+def _rows(params: Params, rows: Tensor) -> Params:
+    return {name: value[rows] for name, value in params.items()}

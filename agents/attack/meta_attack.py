@@ -158,7 +158,7 @@ class MetaAttackAgent(LockstepAgent):
         """
         config: MetaAttackConfig = self.config
         net = backbone(config.backbone, start.task.maps)
-        attackers = Attackers(net, detached(state["learner"]["theta"]), len(start.x))
+        attackers = Attackers(net, detached(state["learner"]["theta"]))
         pursuit = Pursuit(start, attackers, config)
         bounded = config.most_steps > 0
         steps: Iterable[int] = range(config.most_steps) if bounded else itertools.count()

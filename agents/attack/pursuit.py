@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from typing import NamedTuple
 
@@ -24,17 +25,22 @@ _INSIDE = 1 - 1e-6
 
 
 class Space(NamedTuple):
-    """What steps are measured in: there from pixels in [0, 1], and back."""
+    """What steps are measured in: there from pixels in [0, 1], back, and the bounds of its box."""
 
     enter: Callable[[Tensor], Tensor]
     leave: Callable[[Tensor], Tensor]
+    lowest: float
+    highest: float
 
 
 SPACES = {
-    "pixel": Space(lambda x: x, lambda z: z.clamp(0.0, 1.0)),
+    "pixel": Space(lambda x: x, lambda z: z, 0.0, 1.0),
     # The factor keeps black and white away from infinity.
     "tanh": Space(
-        lambda x: torch.atanh((2.0 * x - 1.0) * 0.999999), lambda z: (torch.tanh(z) + 1.0) / 2.0
+        lambda x: torch.atanh((2.0 * x - 1.0) * 0.999999),
+        lambda z: (torch.tanh(z) + 1.0) / 2.0,
+        -math.inf,
+        math.inf,
     ),
 }
 
@@ -121,11 +127,13 @@ class Pursuit:
         slopes = maps if self._slopes is None else self._slopes
         down = -self._config.step_size * slopes.gather(1, self._chosen).sign()
         self._slopes = None
-        self._z = self._z.flatten(1).scatter_add(1, self._chosen, down).view_as(self._z)
-        self._x = self._space.leave(self._z)
+        space = self._space
+        z = self._z.flatten(1).scatter_add(1, self._chosen, down).view_as(self._z)
+        self._z = z.clamp(space.lowest, space.highest)
+        self._x = space.leave(self._z)
         if self._config.project:
             inside = within(self._x, self._start.x[self._alive], self._start.task)
-            self._z = torch.where(inside != self._x, self._space.enter(inside), self._z)
+            self._z = torch.where(inside != self._x, space.enter(inside), self._z)
             self._x = inside
 
     def _maps(self) -> Tensor:
