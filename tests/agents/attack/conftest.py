@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lazybench.agents.attack_rows import CATALOGUE
 from lazybench.envs.datasets.glyphs import instances, read_frozen
+from lazybench.registry import load
+from lazybench.specs import EnvSpec
 
 CLASSES = 10
 
@@ -30,6 +35,19 @@ def meter() -> ModuleType:
         sys.modules[name] = module
         spec.loader.exec_module(module)
     return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def make_attacker() -> Callable[..., Any]:
+    """A function from an attacker's id, data and settings to it, settings over its preset."""
+
+    def make(name: str, data: str = "mnist", **settings: Any) -> Any:
+        row = next(row for row in CATALOGUE if row.id == name)
+        agent = load(row.target)
+        env = EnvSpec("tiny-net-untargeted", "attack", "a:b", None, data)
+        return agent(agent.Config(**{**agent.preset(name, env, "small"), **settings}))
+
+    return make
 
 
 @pytest.fixture(scope="session")
