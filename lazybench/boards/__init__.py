@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lazybench.boards.build import Board, build
+from lazybench.boards.compare import Comparison, compare
 from lazybench.boards.csv_table import to_csv
 from lazybench.boards.render import to_json, to_markdown
 from lazybench.boards.reported import rows_for
@@ -11,9 +12,11 @@ from lazybench.boards.write import check, expected_files, write
 
 __all__ = [
     "Board",
+    "Comparison",
     "Row",
     "build",
     "check",
+    "compare",
     "expected_files",
     "rows_for",
     "to_csv",

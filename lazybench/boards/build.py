@@ -105,10 +105,15 @@ def build(records: Iterable[Record], reported: Iterable[Reported] = ()) -> list[
         reported: rows of papers; each stands on every board of its env.
     """
     papers = list(reported)
-    tables: dict[str, list[Record]] = defaultdict(list)
+    return sorted((_board(table, papers) for table in tables(records)), key=_board_order)
+
+
+def tables(records: Iterable[Record]) -> list[list[Record]]:
+    """Return the records of each board: those of one environment, data, protocol and budget."""
+    found: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        tables[canonical_json(_table(record))].append(record)
-    return sorted((_board(table, papers) for table in tables.values()), key=_board_order)
+        found[canonical_json(_table(record))].append(record)
+    return list(found.values())
 
 
 def _table(record: Record) -> list[Any]:

@@ -10,6 +10,7 @@ import typer
 from lazybench._version import __version__
 from lazybench.cli import (
     check,
+    compare,
     data,
     data_get,
     data_import,
@@ -69,6 +70,7 @@ def make_app() -> typer.Typer:
         leaderboard.HELP,
         leaderboard.EXAMPLES,
     )
+    add(app, "compare", compare.compare_command, compare.HELP, compare.EXAMPLES)
     of_data = typer.Typer(
         help=data.HELP, epilog=examples(data.EXAMPLES), no_args_is_help=True, **plain
     )

@@ -1,0 +1,129 @@
+"""Two rows of a board against each other, on the trials that both faced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lazybench.boards.build import FEW_SEEDS_NOTE, FEWEST_SEEDS
+from lazybench.boards.groups import Group, factor, groups
+from lazybench.errors import UnknownName, UsageError, nearest
+from lazybench.records.schema import Record
+from lazybench.stats import Difference, Summary, over_seeds, paired_difference
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_KEY_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison.
+
+    Attributes:
+        name: the row's name.
+        summary: its score in the board's unit, over seeds.
+        by_trial: `[n]` mean over seeds of each trial's score, in the board's unit.
+        keys: the first 12 digits of its records' keys.
+    """
+
+    name: str
+    summary: Summary
+    by_trial: NDArray[Any]
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The first side less the second.
+
+    Attributes:
+        env: environment id.
+        metric: name of the score.
+        unit: of scores and difference; fractions are shown as `%`.
+        better: `higher` or `lower`.
+        left: the first side.
+        right: the second side.
+        difference: left less right with its 95 % interval and p.
+        note: what a reader must know, or an empty string.
+    """
+
+    env: str
+    metric: str
+    unit: str
+    better: str
+    left: Side
+    right: Side
+    difference: Difference
+    note: str
+
+
+def compare(records: Sequence[Record], left: str, right: str) -> Comparison:
+    """Return how two rows of one board differ.
+
+    Args:
+        records: of one environment, data content, protocol and budget.
+        left: a row's name as boards show it, an agent id that stands in one row, or the first
+            digits of a record's key.
+        right: likewise.
+
+    Raises:
+        UnknownName: no such row.
+        UsageError: a name that several rows share, or sides that faced different trials.
+    """
+    rows = groups(records)
+    sides = [_found(rows, name) for name in (left, right)]
+    scores = []
+    for group in sides:
+        trials = group.trial_scores()
+        if trials is None:
+            raise UsageError(
+                f"{group.name} has no score of each trial that its own score is the mean of; only "
+                "rows judged trial by trial can be compared"
+            )
+        scores.append([array * factor(group.records[0]) for array in trials])
+    first = sides[0].records[0]
+    few = min(len(side.scored) for side in sides) < FEWEST_SEEDS
+    return Comparison(
+        env=first.env.id,
+        metric=first.env.metric,
+        unit="%" if first.env.unit == "fraction" else first.env.unit,
+        better=first.env.better,
+        left=_side(sides[0], scores[0]),
+        right=_side(sides[1], scores[1]),
+        difference=paired_difference(scores[0], scores[1]),
+        note=FEW_SEEDS_NOTE.replace("this table", "this") if few else "",
+    )
+
+
+def _side(group: Group, scores: list[NDArray[Any]]) -> Side:
+    import numpy as np
+
+    keys = tuple(record.key12 for record in group.scored)
+    return Side(group.name, over_seeds(scores), np.mean(scores, axis=0), keys)
+
+
+def _found(rows: Sequence[Group], name: str) -> Group:
+    named = [group for group in rows if group.scored and group.name == name]
+    named = named or [
+        group
+        for group in rows
+        if group.scored
+        and (
+            group.records[0].agent.id == name
+            or (
+                len(name) >= _KEY_DIGITS
+                and any(record.key.startswith(name) for record in group.records)
+            )
+        )
+    ]
+    names = [group.name for group in rows if group.scored]
+    if not named:
+        listed = ", ".join(names) or "none"
+        raise UnknownName(f"no row '{name}' with a score.{nearest(name, names)} Rows: {listed}")
+    if len(named) > 1:
+        listed = "; ".join(f"{group.name} ({group.scored[0].key12})" for group in named)
+        raise UsageError(f"'{name}' names {len(named)} rows; give a row's name or key: {listed}")
+    return named[0]

@@ -1,0 +1,149 @@
+"""`lazybench compare`: two agents on the trials that both faced."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lazybench.cli import options, out
+from lazybench.errors import LazybenchError, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from lazybench.boards.compare import Comparison
+    from lazybench.records import Record
+
+HELP = "Tell how two agents differ on the trials that both faced, with interval and p."
+EXAMPLES = (
+    "lazybench compare lazy_reptile reptile_matched --env glyphs-20way-5shot",
+    "lazybench compare two_component drw --env cifar100-lt-100 --json",
+    "lazybench compare 3f9c01d2 a7715e90 --env glyphs-5way-1shot --plot scatter.png",
+)
+
+
+def compare_command(  # noqa: PLR0913 - one parameter for each option
+    left: Annotated[str, typer.Argument(help="Agent, row of the board, or digits of a key.")],
+    right: Annotated[str, typer.Argument(help="Likewise; the difference is LEFT - RIGHT.")],
+    env: Annotated[
+        str,
+        typer.Option(
+            "--env", "-e", help="Environment id or alias.", autocompletion=options.complete_env
+        ),
+    ],
+    budget: Annotated[str, typer.Option("--budget", "-b", help="smoke, small or paper.")] = "small",
+    out_dir: options.Out = Path("leaderboards"),
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw both sides trial by trial (PNG or SVG).")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
+) -> None:
+    """Print the paired difference.
+
+    Raises:
+        UnknownName: no such environment or row.
+        UsageError: records of several protocols or data contents, or a name of several rows.
+    """
+    from lazybench.boards import compare
+    from lazybench.harness.environment import check_budget, resolve_env
+    from lazybench.records import Store
+
+    spec, note = resolve_env(env)
+    if note and not json:
+        out.note(note)
+    check_budget(budget)
+    store = Store(options.need_folder(out_dir, "--out"))
+    whole = [r for r in store.records(env=spec.id) if r.budget == budget and not r.limited]
+    found = compare(_one_board(whole, spec.id, budget), left, right)
+    if plot is not None:
+        _draw(found, plot)
+    if json:
+        out.as_json(_facts(found))
+        return
+    out.line(_text(found))
+
+
+def _one_board(records: list[Record], env: str, budget: str) -> list[Record]:
+    """The records, which must be of one board.
+
+    Raises:
+        UnknownName: there are none.
+        UsageError: they are of several.
+    """
+    from lazybench.boards.build import tables
+
+    if not records:
+        raise UnknownName(f"no records of {env} at budget {budget}; see: lazybench leaderboard")
+    several = tables(records)
+    if len(several) > 1:
+        raise UsageError(
+            f"{env} has {len(several)} boards at budget {budget} (of other data or protocols), and "
+            "rows of different boards can't be compared; keep one of them in a store of its own"
+        )
+    return several[0]
+
+
+def _text(found: Comparison) -> str:
+    unit = "" if found.unit == "%" else f" {found.unit}"
+    sign = " %" if found.unit == "%" else unit
+    rows = [
+        (
+            side.name,
+            f"{side.summary.mean:.2f}",
+            f"{side.summary.lo:.2f} to {side.summary.hi:.2f}",
+            str(side.summary.n_seeds),
+            str(side.summary.n_trials),
+            " ".join(side.keys),
+        )
+        for side in (found.left, found.right)
+    ]
+    head = ("row", f"{found.metric}{sign}", "95 % interval", "seeds", "trials", "keys")
+    mean, lo, hi, p = found.difference
+    told = (
+        f"{found.left.name} - {found.right.name}: {mean:+.2f}{sign} "
+        f"(95 % interval {lo:+.2f} to {hi:+.2f}, p = {p:.2g}); {found.better} is better"
+    )
+    return "\n".join(
+        [out.table(head, rows, columns=out.width()), told, *filter(None, [found.note])]
+    )
+
+
+def _facts(found: Comparison) -> dict[str, object]:
+    sides = {
+        name: {"name": side.name, "keys": list(side.keys), **side.summary._asdict()}
+        for name, side in (("left", found.left), ("right", found.right))
+    }
+    plain = {
+        name: value
+        for name, value in asdict(found).items()
+        if name not in ("left", "right", "difference")
+    }
+    return {**plain, **sides, "difference": found.difference._asdict()}
+
+
+def _draw(found: Comparison, path: Path) -> None:
+    """Write a scatter of the trials' scores.
+
+    Raises:
+        UsageError: the picture's kind isn't known, or matplotlib isn't installed.
+    """
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise UsageError(f"--plot takes a .png or .svg file, got '{path}'")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise LazybenchError(
+            "pictures need matplotlib; get it with: pip install 'lazybench[plots]'"
+        ) from error
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    x, y = found.right.by_trial, found.left.by_trial
+    low, high = min(x.min(), y.min()), max(x.max(), y.max())
+    axes.plot([low, high], [low, high], color="0.6", linewidth=1)
+    axes.scatter(x, y, s=12, alpha=0.5, edgecolors="none")
+    axes.set_xlabel(f"{found.right.name}, {found.metric} ({found.unit}) of a trial")
+    axes.set_ylabel(f"{found.left.name}, {found.metric} ({found.unit}) of a trial")
+    mean, lo, hi, _ = found.difference
+    axes.set_title(f"{found.env}: {mean:+.2f} ({lo:+.2f} to {hi:+.2f})")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lazybench.boards import compare
+from lazybench.errors import UnknownName, UsageError
+from lazybench.stats import paired_difference
+
+
+def test_the_difference_is_paired_over_trials_and_in_the_boards_unit(make_run: Any) -> None:
+    left, right = make_run("a", 0.1), make_run("b")
+    found = compare([left, right], "a", "b")
+    assert (found.left.name, found.right.name, found.unit) == ("a", "b", "%")
+    gaps = left.trials.scores_array().astype("f8") - right.trials.scores_array()
+    assert found.difference.mean == pytest.approx(100 * gaps.mean(), rel=1e-5)
+    half = 2.0227 * 100 * gaps.std(ddof=1) / np.sqrt(40)
+    assert found.difference.lo == pytest.approx(100 * gaps.mean() - half, rel=1e-3)
+    assert "trained models" in found.note
+    other = compare([left, right], "b", "a").difference
+    assert other.mean == pytest.approx(-found.difference.mean)
+    # The trials' difficulty is shared, so that the pair tells more than the two intervals do.
+    wide = found.left.summary.hi - found.left.summary.lo
+    assert found.difference.hi - found.difference.lo < wide / 3
+
+
+def test_seeds_are_drawn_where_there_are_several(make_run: Any) -> None:
+    records = [
+        make_run(agent, shift, seed)
+        for agent, shift in (("a", 0.05), ("b", 0.0))
+        for seed in range(3)
+    ]
+    found = compare(records, "a", "b")
+    sides = [[100 * r.trials.scores_array() for r in records[i : i + 3]] for i in (0, 3)]
+    assert found.difference == paired_difference(*sides)
+    assert found.note == ""
+    assert found.left.summary.n_seeds == 3
+
+
+def test_rows_are_found_by_name_agent_or_key_and_never_guessed(make_run: Any) -> None:
+    records = [
+        make_run("a"),
+        make_run("a", 0.1, config={"x": 1}, overrides={"x": 1}),
+        make_run("b"),
+    ]
+    assert compare(records, "a (x=1)", "b").left.name == "a (x=1)"
+    assert compare(records, records[0].key12, "b").left.name == "a"
+    # A row's own name counts before the agent's.
+    assert compare(records, "a", "b").left.keys == (records[0].key12,)
+    two = [make_run("a", config={"x": x}, overrides={"x": x}) for x in (1, 2)]
+    with pytest.raises(UsageError, match="names 2 rows"):
+        compare(two, "a", "a")
+    with pytest.raises(UnknownName, match="no row 'c' with a score"):
+        compare(records, "c", "b")
+
+
+def test_sides_that_faced_other_trials_are_refused(make_run: Any) -> None:
+    with pytest.raises(UsageError, match="same trials on both sides"):
+        compare([make_run("a", n=20), make_run("b")], "a", "b")
