@@ -99,8 +99,10 @@ class NesConfig(SteppedConfig):
 
     Attributes:
         sigma: how far a probe goes along a standard normal direction.
+        momentum: weight of the former estimates, as the authors have it.
     """
 
+    momentum: float = Field(0.9, ge=0, lt=1)
     sigma: float = Field(1e-3, gt=0)
 
 
