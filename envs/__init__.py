@@ -12,7 +12,7 @@ from dataclasses import replace
 from lazybench import registry
 from lazybench.data.folders import data_root
 from lazybench.data.imported import ORIGIN, metas
-from lazybench.envs import longtail_ids
+from lazybench.envs import attack_ids, longtail_ids
 from lazybench.specs import DataSpec, EnvSpec, Resolved
 
 WAYS = (5, 20, 30, 50)
@@ -211,6 +211,7 @@ CATALOGUE: tuple[EnvSpec, ...] = (
     _sinusoid(5),
     _sinusoid(10),
     *longtail_ids.CATALOGUE,
+    *attack_ids.CATALOGUE,
 )
 
 ALIASES: Mapping[str, tuple[str, ...]] = {

@@ -10,21 +10,25 @@ Train and val: gradient maps of white boxes to regress, as `lazybench.envs.gradi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 
-from lazybench import registry
 from lazybench.attack_task import Access, Mode, Norm
 from lazybench.data.pool import SPLITS, Split
 from lazybench.envs.attack_block import AttackBlock, Observation, Stepped
 from lazybench.envs.attack_opened import OpenTarget
-from lazybench.envs.attack_settings import TargetRule, maps_shape, read_protocol
+from lazybench.envs.attack_settings import TargetRule, read_protocol
+from lazybench.envs.attack_summary import summary
 from lazybench.envs.attack_target import load_pictures, whiteboxes
 from lazybench.envs.blackbox import BlackBox
 from lazybench.envs.checks import check_one_of, check_whole
+from lazybench.envs.gradient_maps import GradientMaps, maps_shape
 from lazybench.errors import UsageError
 
 
@@ -135,7 +139,7 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         else:
             # Nothing that learns needs the target, so that nothing can ask it uncounted.
             self._target.close()
-            self._block = registry.load("lazybench.envs.gradient_maps:GradientMaps")(
+            self._block = GradientMaps(
                 num_envs,
                 target=target,
                 split=split,
@@ -191,6 +195,17 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             UsageError: on split test.
         """
         return self._maps().examples()
+
+    def summary(
+        self, scores: NDArray[np.float64], columns: Mapping[str, NDArray[Any]]
+    ) -> dict[str, float]:
+        """Return what a whole test comes to beside its success, as `attack_summary.summary` has it.
+
+        Args:
+            scores: `[n]` success of each trial.
+            columns: what the last infos told of each, `[n]`.
+        """
+        return summary(scores, columns, self.task.query_budget)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

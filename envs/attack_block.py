@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from lazybench.envs.attack_opened import OpenTarget
 from lazybench.envs.attack_settings import Protocol
 from lazybench.envs.attack_spaces import as_queries, attack_spaces, laid_out
+from lazybench.envs.attack_summary import CHECKPOINTS
 from lazybench.envs.blackbox import BlackBox
 from lazybench.envs.picture import grid
 from lazybench.envs.trial_rows import TrialRows
 from lazybench.errors import UsageError
-
-L2_AT = (100, 300, 1000, 3000, 10000)
-"""Queries by which the least L2 distance is told."""
 
 Observation = dict[str, Any]
 Stepped = tuple[
@@ -115,7 +113,8 @@ class AttackBlock:
         box = self.box
         ledger, before = box.ledger, box.invalid.copy()
         observation = self._observe(actions)
-        info = {"trial": self._trials.trial.copy(), "invalid": box.invalid - before}
+        info: dict[str, Any] = {}
+        info |= {"trial": self._trials.trial.copy(), "invalid": box.invalid - before}
         rewards = (ledger.success_query > 0) & ~self._rewarded
         self._rewarded |= rewards
         fresh = ledger.done & ~self._told
@@ -175,7 +174,7 @@ class AttackBlock:
 
     def _verdict(self, box: BlackBox, images: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
         told = box.verdict(images)
-        for by in L2_AT:
+        for by in CHECKPOINTS:
             least = box.ledger.least_l2(by)
             told[f"l2_at_{by}"] = np.where(np.isinf(least), -1.0, least)
         return told

@@ -115,7 +115,7 @@ class Ledger:
             np.minimum.at(self._least, owner[better], l2[better])
         nearer = improvements(owner, position, distance, self.nearest)
         np.minimum.at(self.nearest, owner[nearer], distance[nearer])
-        return nearer[distance[nearer] == self.nearest[owner[nearer]]]
+        return np.asarray(nearer[distance[nearer] == self.nearest[owner[nearer]]])
 
     def close(self) -> None:
         """Finish the images whose budget is spent or whose success ends them."""

@@ -56,7 +56,10 @@ class Oracle:
         Raises:
             ContractError: the target failed, changed its number of classes or returned NaN.
         """
-        parts = [self._part(part) for part in rows.split(self._chunk)] if len(rows) else []
+        parts = [
+            self._part(rows[first : first + self._chunk])
+            for first in range(0, len(rows), self._chunk)
+        ]
         if not parts:
             return rows.new_zeros(0, self.classes or 0)
         # Outside of inference mode: attackers may put what they were told into a loss.

@@ -18,9 +18,6 @@ from lazybench.task import TaskShape
 
 TargetRule = Literal["next", "random"]
 
-SHOTS, QUERIES = 64, 16
-"""Images of a train or val task whose gradient maps are shown, and hidden."""
-
 
 @dataclass(frozen=True)
 class Protocol:
@@ -144,16 +141,3 @@ def read_eps(eps: float | str) -> float:
             f"eps must be a number above 0, a fraction such as 8/255, or inf; got {eps!r}"
         )
     return value
-
-
-def maps_shape(instance: tuple[int, ...], shots: int | None, queries: int | None) -> TaskShape:
-    """Return the shape of train and val tasks: gradient maps of images to regress."""
-    return TaskShape(
-        way=1,
-        shot=SHOTS if shots is None else shots,
-        query=QUERIES if queries is None else queries,
-        instance=instance,
-        dtype="float32",
-        target="array",
-        target_shape=instance,
-    )

@@ -13,8 +13,9 @@ import struct
 import subprocess
 import sys
 import threading
+import traceback
 import weakref
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import torch
@@ -129,8 +130,22 @@ class ChildTarget:
         return reply
 
 
-def serve() -> None:
-    """Answer one parent until it closes the pipe: what a child process runs."""
+def serve() -> NoReturn:
+    """Answer one parent until it closes the pipe, then exit: what a child process runs."""
+    code: Any = 0
+    try:
+        _answer_all()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stderr.flush()
+    # Without torch's teardown, which takes longer than answering.
+    os._exit(code if isinstance(code, int) else 1)
+
+
+def _answer_all() -> None:
     # What a target prints mustn't get into the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

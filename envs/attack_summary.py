@@ -1,39 +1,65 @@
-"""What many attacked images come to together."""
+"""What is told of each attacked image, and what many of them come to together.
+
+numpy is imported late: listings of environments read the names here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from lazybench.specs import Measure
 
-from lazybench.envs.attack_ids import L2_AT
+CHECKPOINTS = (100, 300, 1000, 3000, 10000)
+"""Queries by which the least L2 distance is told."""
+
+COLUMNS = (
+    "queries",
+    "success_query",
+    "success_8bit",
+    "best_l2",
+    *(f"l2_at_{count}" for count in CHECKPOINTS),
+)
+"""What the last info of an image tells beside its success."""
+
+MEASURES = (
+    Measure("mean_queries", "queries", "lower"),
+    Measure("median_queries", "queries", "lower"),
+    *(Measure(f"median_l2_at_{count}", "L2", "lower") for count in CHECKPOINTS),
+    Measure("success_l2", "L2", "lower"),
+    Measure("success_queries", "queries", "lower"),
+    Measure("success_8bit"),
+)
+"""What `summary` tells."""
 
 
-def summary(
-    success: NDArray[Any], columns: Mapping[str, NDArray[Any]], query_budget: int
-) -> dict[str, float | None]:
-    """Return the numbers of a whole test by name, None where there is nothing to tell.
+def summary(success: Any, columns: Mapping[str, Any], query_budget: int) -> dict[str, float]:
+    """Return the numbers of a whole test by name, NaN where there is nothing to tell.
 
-    `mean_queries` and `median_queries`: position of the first success, failures charged the whole
-    budget, so that giving up earns nothing; `median_l2_at_100` to `median_l2_at_10000`: least L2
-    distance by then, None where half of the images have none; `success_8bit`; and the paper's own
-    means over successes alone, `l2_of_successes` and `queries_of_successes`, which failures don't
-    worsen.
+    `mean_queries`, `median_queries`: position of the first success, failures charged the whole
+    budget, so that giving up earns nothing. `median_l2_at_100` to `median_l2_at_10000`: least L2
+    distance by then, where an image without any adversarial is farther than all others; NaN where
+    these are half of them, or the budget ends before. `success_l2`, `success_queries`: the paper's
+    means over successes alone. `success_8bit`: share still adversarial after 8-bit rounding.
 
     Args:
-        success: `[n]` 0 or 1.
-        columns: what the last infos told, each `[n]`.
+        success: `[n]` array of 0 and 1.
+        columns: arrays `[n]` of what the last infos told, by the names of `COLUMNS`.
         query_budget: rows for each image.
     """
+    import numpy as np
+
     won = np.asarray(success) > 0
     asked = np.where(won, columns["success_query"], query_budget)
-    told = {"mean_queries": asked.mean(), "median_queries": np.median(asked)}
-    for by in L2_AT:
-        least = columns[f"l2_at_{by}"]
-        told[f"median_l2_at_{by}"] = np.median(np.where(least < 0, np.inf, least))
-    told["l2_of_successes"] = columns["best_l2"][won].mean() if won.any() else np.inf
-    told["queries_of_successes"] = asked[won].mean() if won.any() else np.inf
-    told["success_8bit"] = np.asarray(columns["success_8bit"]).mean()
-    return {name: float(value) if np.isfinite(value) else None for name, value in told.items()}
+    told = {
+        "mean_queries": float(asked.mean()),
+        "median_queries": float(np.median(asked)),
+        "success_8bit": float(np.mean(columns["success_8bit"])),
+        "success_l2": float(np.mean(columns["best_l2"][won])) if won.any() else np.nan,
+        "success_queries": float(np.mean(asked[won])) if won.any() else np.nan,
+    }
+    for count in CHECKPOINTS:
+        least = np.where(columns[f"l2_at_{count}"] < 0, np.inf, columns[f"l2_at_{count}"])
+        middle = float(np.median(least)) if count <= query_budget else np.nan
+        told[f"median_l2_at_{count}"] = middle if np.isfinite(middle) else np.nan
+    return told

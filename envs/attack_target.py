@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lazybench import registry
+from lazybench.envs import targets
 from lazybench.envs.attack_oracle import Oracle, Predict
 from lazybench.errors import DataUnavailable, UsageError
 
@@ -57,7 +58,7 @@ def load_named(target: str, device: str = "cpu") -> Named:
         DataUnavailable: the target isn't trained on this machine.
     """
     if ":" not in target:
-        found = registry.load("lazybench.envs.targets:load_target")(target, device)
+        found = targets.load_target(target, device)
         return Named(found.predict, found.classes, found.sha256, found.accuracy, found.data)
     factory = registry.load(target)
     try:
@@ -84,15 +85,13 @@ def load_pictures(target: str, images: str | None) -> Pictures:
         raise UsageError(
             f"{target} needs images='FILE.npz', with arrays x and y, to be attacked on"
         )
-    return Pictures(*registry.load("lazybench.envs.targets:attack_images")(target, "test"))
+    return Pictures(*targets.attack_images(target, "test"))
 
 
 def whiteboxes(target: str) -> tuple[str, ...]:
     """Return the names of the networks that the train split gives gradients of; none for others."""
-    found = (
-        None if ":" in target else registry.load("lazybench.envs.targets:WHITEBOXES").get(target)
-    )
-    return () if found is None else tuple(found.train)
+    found = targets.WHITEBOXES.get(target)
+    return () if found is None else found.train
 
 
 class Official:
@@ -135,7 +134,7 @@ class Official:
         """64 hex digits over the images, their order and their labels."""
         x, y = self._pictures
         digest = hashlib.sha256(f"lazybench attacked 1 {x.dtype.str} {x.shape}\n".encode())
-        digest.update(np.ascontiguousarray(x))
+        digest.update(np.ascontiguousarray(x).data)
         digest.update(y.astype("<i8").tobytes())
         return digest.hexdigest()
 
