@@ -265,10 +265,10 @@ def _pools(boxes: Whiteboxes, split: Split, maps: int) -> Pools:
     are none of train's.
     """
     names = boxes.train if split == "train" else (boxes.val,)
-    missing = [name for name in (*boxes.train, boxes.val) if not is_trained(name)]
+    opened = target_data(parted(names[0])[0])
+    missing = [name for name in (*boxes.train, boxes.val) if not is_trained(name, opened)]
     if missing:
         raise untrained(missing)
-    opened = target_data(parted(names[0])[0])
     x, y = opened.images("train")
     many = maps if split == "train" else maps // 3
     if maps + maps // 3 > len(x):
@@ -282,7 +282,7 @@ def _pools(boxes: Whiteboxes, split: Split, maps: int) -> Pools:
     chosen = hashlib.sha256(f"{opened.fingerprint}\n{maps}\n{VERSION}".encode())
     found = []
     for name in names:
-        net, held = load_net(name)
+        net, held = load_net(name, opened)
         found.append(_kept(net, held, x, y, split, chosen.hexdigest()))
     data = {
         "name": opened.name,

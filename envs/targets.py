@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lazybench.data.folders import cache_root
-from lazybench.envs.target_data import Part, target_data
+from lazybench.envs.target_data import Part, TargetData, target_data
 from lazybench.envs.target_files import Trained, read_nets
 from lazybench.errors import DataUnavailable, UsageError, nearest
 from lazybench.nets.whitebox import Classifier, classifier
@@ -137,8 +137,8 @@ def load_target(name: str, device: str | torch.device = "cpu") -> Target:
         DataUnavailable: it isn't trained, or its data aren't installed; the message has the
             command.
     """
-    net, held = load_net(name)
     opened = target_data(parted(name)[0])
+    net, held = load_net(name, opened)
     params = {key: value.to(device) for key, value in held.params.items()}
 
     def predict(rows: Tensor) -> Tensor:
@@ -166,8 +166,12 @@ def attack_images(name: str, split: Part = "test") -> tuple[NDArray[np.uint8], N
     return target_data(parted(name)[0]).images(split)
 
 
-def load_net(name: str) -> tuple[Classifier, Trained]:
+def load_net(name: str, opened: TargetData | None = None) -> tuple[Classifier, Trained]:
     """Return a named network's architecture and what was trained, white boxes' too.
+
+    Args:
+        name: one of `names()`.
+        opened: its data set, where that is open already.
 
     Raises:
         UsageError: no such network.
@@ -175,7 +179,7 @@ def load_net(name: str) -> tuple[Classifier, Trained]:
             command.
     """
     data, architecture = parted(name)
-    opened = target_data(data)
+    opened = opened or target_data(data)
     net = classifier(architecture, opened.instance, opened.classes)
     if data == "glyphs":
         held = _embedded()
@@ -194,15 +198,20 @@ def load_net(name: str) -> tuple[Classifier, Trained]:
     return net, replace(held[name], params=detached(held[name].params))
 
 
-def is_trained(name: str) -> bool:
+def is_trained(name: str, opened: TargetData | None = None) -> bool:
     """True where the network can be loaded, as far as looking for its file tells.
+
+    Args:
+        name: one of `names()`.
+        opened: its data set, where that is open already.
 
     Raises:
         UsageError: no such network.
         DataUnavailable: its data aren't installed.
     """
     data = parted(name)[0]
-    return data == "glyphs" or place(name, target_data(data).fingerprint).is_file()
+    opened = opened or target_data(data)
+    return data == "glyphs" or place(name, opened.fingerprint).is_file()
 
 
 def place(name: str, fingerprint: str) -> Path:
