@@ -21,7 +21,11 @@ EXAMPLES = (
     "lazybench check env glyphs-20way-5shot",
 )
 BROKEN = 1
-DEFAULT_ENVS = {"fewshot": "glyphs-5way-1shot"}
+DEFAULT_ENVS = {
+    "fewshot": "glyphs-5way-1shot",
+    "longtail": "glyphs-lt-100",
+    "attack": "glyphs-net4-untargeted",
+}
 """The quickest environment of a family, which agents are checked on unless another is named."""
 
 

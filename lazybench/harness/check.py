@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +14,13 @@ import torch
 
 from lazybench.errors import LazybenchError
 from lazybench.harness import checkpoint
-from lazybench.harness.environment import resolve_env
+from lazybench.harness.environment import resolve_env, with_protocol
 from lazybench.harness.judge import judge, open_env
 from lazybench.harness.request import make
 from lazybench.rng import Rng
+
+_QUERIES = 60
+"""Queries that an attacker has in a check."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ def check_env(env: str) -> list[Finding]:
         return f"{spec.id} on {opened['test'].data['source']}"
 
     def same_trials() -> str:
+        if spec.vector_target is None:
+            return same_batches()
         first, _ = opened["test"].reset(options={"trials": np.array([3, 4])})
         second, _ = opened["test"].reset(options={"trials": np.array([4, 3])})
         for name in first:
@@ -51,18 +57,32 @@ def check_env(env: str) -> list[Finding]:
                 raise _Broken(f"{name} of a trial depends on its row; use its index alone")
         return "a trial is the same in every row and block"
 
+    def same_batches() -> str:
+        train = opened["train"]
+        train.reset(seed=0)
+        first, second, again = (
+            train.reset(options={"trials": np.array([index])})[0] for index in (3, 4, 3)
+        )
+        for name in first:
+            if not _equal(first[name], again[name]):
+                raise _Broken(f"{name} of a batch depends on what came before; use its index alone")
+        if all(_equal(first[name], second[name]) for name in first):
+            raise _Broken("batches 3 and 4 are the same; draw each by its index")
+        return "a batch is the same whatever came before"
+
     def hides() -> str:
         observation, _ = opened["test"].reset(seed=0)
-        answers = observation.get("query_y")
-        if answers is not None and bool((answers > 0).any()):
-            raise _Broken("query_y shows answers on test; hide them (-1, or 0 for real values)")
+        for name in ("query_y", "y"):
+            answers = observation.get(name)
+            if answers is not None and bool((torch.as_tensor(answers) > 0).any()):
+                raise _Broken(f"{name} shows answers on test; hide them (-1, or 0 for real values)")
         return "test answers are hidden"
 
     def spaces_hold() -> str:
-        for split, vector in opened.items():
-            observation, _ = vector.reset(seed=0)
-            arrays = {name: part.numpy() for name, part in observation.items()}
-            if not vector.observation_space.contains(arrays):
+        for split in opened:
+            plain = open_env(spec, 2, split, backend="numpy")
+            observation, _ = plain.reset(seed=0)
+            if not plain.observation_space.contains(observation):
                 raise _Broken(f"an observation on {split} lies outside of observation_space")
         return "observations lie in their spaces on every split"
 
@@ -81,6 +101,8 @@ def check_env(env: str) -> list[Finding]:
 def check_agent(agent: str, env: str) -> list[Finding]:
     """Return what holds of an agent: contract, determinism, state, global randomness."""
     spec, _ = resolve_env(env)
+    if "query_budget" in spec.options:
+        spec = with_protocol(spec, {"query_budget": _QUERIES})
     state: dict[str, Any] = {}
 
     def makes() -> str:
@@ -103,12 +125,12 @@ def check_agent(agent: str, env: str) -> list[Finding]:
             return "no training"
         train = open_env(spec, plan.meta_batch, "train", **plan.env)
         batch, _ = train.reset(seed=0)
-        before = checkpoint.digest(state["state"]), {k: v.clone() for k, v in batch.items()}
+        before = checkpoint.digest(state["state"]), copy.deepcopy(dict(batch))
         with _global_randomness():
             after, logs = player.update(state["state"], batch, Rng(0).at("update", 0))
         if checkpoint.digest(state["state"]) != before[0]:
             raise _Broken("update changes the state it was given; return a new one")
-        if any(not torch.equal(batch[name], kept) for name, kept in before[1].items()):
+        if any(not _equal(batch[name], kept) for name, kept in before[1].items()):
             raise _Broken("update changes its batch; copy what you change")
         again, _ = player.update(state["state"], batch, Rng(0).at("update", 0))
         if checkpoint.digest(after) != checkpoint.digest(again):
@@ -120,13 +142,20 @@ def check_agent(agent: str, env: str) -> list[Finding]:
     def answers() -> str:
         made = state["made"].agent
         policy = state["policy"] if "policy" in state else made.policy(state["state"])
+        env, metric = state["val"], spec.validation[0]
+        if spec.val_metric is not None and not hasattr(made, "update"):
+            # Validation is of what is learned, which this agent has nothing of.
+            env, metric = open_env(spec, spec.block, "test"), spec.metric
         with _global_randomness():
-            first = next(judge(state["val"], policy, spec.validation[0], spec.block))
-        again = next(judge(state["val"], policy, spec.validation[0], spec.block))
-        if not np.array_equal(first.answers, again.answers):
+            first = next(judge(env, policy, metric, spec.block))
+        again = next(judge(env, policy, metric, spec.block))
+        if not (
+            np.array_equal(first.answers, again.answers)
+            and np.array_equal(first.scores, again.scores)
+        ):
             raise _Broken("the policy answers the same trials differently; seed it by the trial")
-        shape, score = list(first.answers.shape), first.scores.mean()
-        return f"answers have shape {shape}; {spec.metric} {score:.3f}"
+        shape, score = list(first.answers.shape), first.score(metric)
+        return f"answers have shape {shape}; {metric} {score:.3f}"
 
     def fits() -> str:
         env = open_env(spec, 1, "train")
@@ -141,6 +170,10 @@ def check_agent(agent: str, env: str) -> list[Finding]:
         if findings[-1].ok:
             findings.append(_look(name, look))
     return findings
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return torch.equal(torch.as_tensor(one), torch.as_tensor(other))
 
 
 def _look(name: str, look: Callable[[], str]) -> Finding:
