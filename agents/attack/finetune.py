@@ -96,15 +96,17 @@ class Attackers:
         }
 
     def keep(self, kept: Tensor) -> None:
-        """Forget the attackers of images that are finished; `kept` is bool, `[n]`."""
-        if self._own is not None:
-            self._own = _rows(self._own, kept)
+        """Forget the attackers of images that are finished; `kept` has the positions of others."""
+        own = self._own
+        if own is not None and len(kept) < len(next(iter(own.values()))):
+            self._own = _rows(own, kept)
 
 
 def _blocks(x: Tensor) -> list[Tensor]:
     """Row numbers of `x`, so many at a time; the last one repeats until its block is full."""
     padded = -(-len(x) // _BLOCK) * _BLOCK
-    return list(torch.arange(padded, device=x.device).clamp(max=len(x) - 1).split(_BLOCK))
+    rows = torch.arange(padded, device=x.device).clamp(max=len(x) - 1)
+    return list(torch.split(rows, _BLOCK))
 
 
 def _rows(params: Params, rows: Tensor) -> Params:

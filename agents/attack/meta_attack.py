@@ -13,28 +13,32 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.agent import Network, Observation, Plan, Policy
+from lazybench.agents.attack.differences import coordinate_slopes, placed
 from lazybench.agents.attack.finetune import Attackers
-from lazybench.agents.attack.lockstep import Attack, Lockstep, LockstepAgent, Start, State
+from lazybench.agents.attack.lockstep import Attack, Lockstep, Start, State
 from lazybench.agents.attack.meta_attack_settings import JUDGED, MetaAttackConfig, preset
-from lazybench.agents.attack.pursuit import Pursuit
+from lazybench.agents.attack.score_search import ScoreAgent, Space, Walk, pixels, variables
 from lazybench.agents.fewshot.gradient import GradientAgent
 from lazybench.attack_task import AttackTask
-from lazybench.errors import UsageError
 from lazybench.nets import backbone
 from lazybench.params import detached
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
+
+_NO_SPREAD = 1e-23
+"""Added to a standard deviation, which is 0 where no probe changed anything."""
 
 _HELD_OUT_IMAGES = 64
 """Validation images that a trained attacker is compared on with the untrained one, half of them
 to adapt to."""
 
 
-class MetaAttackAgent(LockstepAgent):
+class MetaAttackAgent(ScoreAgent):
     """Meta-learns to foretell gradient maps, and attacks by them.
 
     The state holds the meta-learner's (`learner`), the protocol (`task`), the run's seed, and a few
@@ -70,14 +74,8 @@ class MetaAttackAgent(LockstepAgent):
         """Return how many meta-iterations to run, on what tasks.
 
         Raises:
-            UsageError: a target that answers by labels alone, which have no differences to probe;
-                or a network that can't take these images.
+            UsageError: a network that can't take these images.
         """
-        if task.access == "label":
-            raise UsageError(
-                "meta-attack probes the target's scores, which a label-only target doesn't tell; "
-                "choose an agent such as hopskipjump, or an environment without -label"
-            )
         return self.learner.plan(task.maps)
 
     def network(self, task: AttackTask) -> Network:
@@ -85,11 +83,16 @@ class MetaAttackAgent(LockstepAgent):
         return self.learner.network(task.maps)
 
     def init(self, env: Any, rng: Rng) -> State:
-        """Return a fresh attacker, with validation images to compare by where `env` has them."""
+        """Return a fresh attacker, with validation images to compare by where `env` has them.
+
+        Raises:
+            UsageError: the target gives labels only, or images that the network can't take.
+        """
+        begun = super().init(env, rng)
         learner = self.learner.init(SimpleNamespace(task=env.task.maps), rng)
         held_out = _held_out(env)
         return {
-            **super().init(env, rng),
+            **begun,
             "learner": learner,
             "held_out": held_out,
             "untrained_mse": self._mse(learner, held_out) if held_out else None,
@@ -150,28 +153,70 @@ class MetaAttackAgent(LockstepAgent):
         chooses new pixels; of these the probed ones move by their probe's sign and the others stay.
         Between rounds, pixels move by the sign of the attacker's map.
 
-        Losses aren't clamped at 0, `Choice:`, so that an image that is adversarial outside eps
-        still has slopes. A pixel that a probe would lift above 1 is probed downwards, `Choice:`,
-        since the environment would clip it.
+        `Choice:` margins aren't clamped, so that an image that is adversarial outside eps still has
+        slopes. Probes step in pixels in tanh space, too, as the maps of the training do.
 
         Reference: Algorithm 4; the released code for the order, the choice of pixels and the sign.
         """
         config: MetaAttackConfig = self.config
         net = backbone(config.backbone, start.task.maps)
         attackers = Attackers(net, detached(state["learner"]["theta"]))
-        pursuit = Pursuit(start, attackers, config)
+        walk = Walk(start, self.radius(start.task))
+        chosen: Tensor | None = None
         bounded = config.most_steps > 0
         steps: Iterable[int] = range(config.most_steps) if bounded else itertools.count()
         for step in steps:
-            if not (yield from pursuit.look()):
+            kept = yield from walk.check()
+            if not len(kept):
                 return
-            if (step + 1) % config.probe_every == 0 and not (yield from pursuit.probe()):
-                return
-            pursuit.move()
+            attackers.keep(kept)
+            chosen = None if chosen is None else chosen[kept]
+            probed: Tensor | None = None
+            if (step + 1) % config.every == 0:
+                asked = (
+                    self._steepest(attackers.maps(walk.x[walk.live])) if chosen is None else chosen
+                )
+                rise, kept = yield from coordinate_slopes(walk, asked, config.width)
+                if not len(kept):
+                    return
+                attackers.keep(kept)
+                asked = asked[kept]
+                probed = _as_map(rise, asked, walk.clean)
+                values = probed.gather(1, asked)
+                attackers.tune(
+                    walk.x[walk.live], asked, values, steps=config.tune_steps, lr=config.tune_lr
+                )
+            x = walk.x[walk.live]
+            maps = attackers.maps(x).flatten(1)
+            chosen = self._steepest(maps)
+            slopes = (maps if probed is None else probed).gather(1, chosen)
+            walk.move(_moved(x, chosen, -config.step * slopes.sign(), config.space))
+
+    def _steepest(self, maps: Tensor) -> Tensor:
+        """The q pixels of each map that are farthest from 0, `[n, q]` int64."""
+        flat = maps.flatten(1)
+        return flat.abs().topk(min(self.config.coordinates, flat.shape[1])).indices
 
     def _mse(self, learner: State, held_out: Mapping[str, Tensor]) -> float:
         answers, _ = self.learner.policy(learner)(held_out)
         return float(F.mse_loss(answers, held_out["query_y"]))
+
+
+def _as_map(rise: Tensor, probed: Tensor, like: Tensor) -> Tensor:
+    """Slopes of the margin as what an attacker shall foretell, `[n, pixels]`, 0 where unprobed.
+
+    The sign turns, since maps are gradients of what is left of the label's lead. They are divided
+    by their standard deviation over all pixels, so no constant factor matters.
+    """
+    fall = torch.where(rise.isfinite(), -rise, torch.zeros_like(rise))
+    flat = placed(fall, probed, like).flatten(1)
+    return flat / (flat.std(1, correction=0, keepdim=True) + _NO_SPREAD)
+
+
+def _moved(x: Tensor, chosen: Tensor, by: Tensor, space: Space) -> Tensor:
+    """Images with their chosen pixels moved by so much in a space; no other pixel changes."""
+    step = placed(by, chosen, x)
+    return torch.where(step == 0, x, pixels(variables(x, space) + step, space))
 
 
 class MapsOrAttack(Lockstep):

@@ -7,45 +7,28 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from lazybench.agents.attack.lockstep import AttackConfig
+from lazybench.agents.attack.coordinate import Coordinate, CoordinateConfig
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.specs import EnvSpec
 
 BACKBONE = "lazybench.nets.attacker:EncoderDecoder"
 
-JUDGED = (
-    "coordinates",
-    "probe_every",
-    "probe_px",
-    "tune_steps",
-    "tune_lr",
-    "step_size",
-    "space",
-    "project",
-    "most_steps",
-)
+JUDGED = (*CoordinateConfig.model_fields, "tune_steps", "tune_lr", "most_steps")
 """Settings of the attack, which the meta-training doesn't know of."""
 
 
-class MetaAttackConfig(GradientConfig, AttackConfig):
-    """Settings of a meta-attacker: the meta-learner's (`GradientConfig`), and these of the attack.
+class MetaAttackConfig(GradientConfig, CoordinateConfig):
+    """Settings of a meta-attacker: the meta-learner's (`GradientConfig`), and the attack's.
 
     The meta-learner regresses gradient maps: a task is a network and a set of images, its support
-    and query targets are the maps.
+    and query targets are the maps. The attack's settings are those of its control
+    (`CoordinateConfig`), of which `every` and `step` have nothing to do with the training, and
+    these:
 
     Attributes:
-        coordinates: q, pixels that are probed in a round and moved in a step.
-        probe_every: j, a round of probes precedes every j-th step.
-        probe_px: h, how far a probe moves its pixel, in the unit of pixels in [0, 1]. A target that
-            rounds images to 8 bits needs at least .004.
-        tune_steps: Adam's steps on each image's attacker after a round.
+        tune_steps: Adam's steps on each image's attacker after a round of probes.
         tune_lr: Adam's step size there.
-        step_size: lambda, how far a step moves each of the q pixels.
-        space: in what it is measured: `pixel`, or the inverse tanh of pixels in [-1, 1].
-        project: take an image that has left the ball of radius eps back to its border. `Choice:`
-            true. The published attack knows no ball, and does the same as this one as long as an
-            image stays inside.
-        most_steps: give an image up after so many steps; 0 goes on as long as there are queries.
+        most_steps: give images up after so many steps; 0 goes on as long as there are queries.
     """
 
     backbone: str = BACKBONE
@@ -54,14 +37,8 @@ class MetaAttackConfig(GradientConfig, AttackConfig):
     fairness: Literal["none"] = "none"
     regulariser: Literal["none"] = "none"
 
-    coordinates: int = Field(128, ge=1)
-    probe_every: int = Field(5, ge=1)
-    probe_px: float = Field(1e-4, gt=0, le=1)
     tune_steps: int = Field(20, ge=0)
     tune_lr: float = Field(0.01, gt=0)
-    step_size: float = Field(0.01, gt=0)
-    space: Literal["pixel", "tanh"] = "pixel"
-    project: bool = True
     most_steps: int = Field(0, ge=0)
 
     algorithms: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -111,9 +88,8 @@ def preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any]:
         "inner_steps": (10 if colour else 8) if lazy else 5,
         "meta_batch": 3,
         "test_steps": 5,
+        **Coordinate.preset(algorithm, env, budget),
     }
-    if colour:
-        settings |= {"coordinates": 125, "probe_every": 3, "space": "tanh"}
     settings |= _paper(env, colour) if budget == "paper" else _small(env, budget)
     return settings | dict(MetaAttackConfig.algorithms[algorithm])
 

@@ -129,11 +129,11 @@ def test_lazy_and_plain_get_the_same_inner_gradients() -> None:
 def test_settings_follow_the_data_and_the_papers() -> None:
     colour = EnvSpec("cifar10-a-targeted", "attack", "a:b", None, "cifar10", {"targeted": True})
     made = MetaAttackConfig(**preset("lazy_meta_attack", colour, "paper"))
-    assert (made.coordinates, made.probe_every, made.space) == (125, 3, "tanh")
+    assert (made.coordinates, made.every, made.space) == (125, 3, "tanh")
     assert (made.inner_steps, made.outer_lr, made.most_steps) == (10, 0.01, 300)
     grey = EnvSpec("mnist-a-untargeted", "attack", "a:b", None, "mnist", {})
     made = MetaAttackConfig(**preset("meta_attack", grey, "paper"))
-    assert (made.coordinates, made.probe_every, made.space) == (128, 5, "pixel")
+    assert (made.coordinates, made.every, made.space) == (128, 5, "pixel")
     assert (made.inner_steps, made.train_shots, made.updates(5 * 800)) == (5, 800, 6006)
     untrained = MetaAttackAgent(MetaAttackConfig(**preset("meta_attack_untrained", grey, "small")))
     assert untrained.plan(SimpleNamespace(access="scores", maps=MAPS)).updates == 0  # type: ignore[arg-type]
@@ -211,9 +211,9 @@ def test_matched_takes_over_a_lazy_run_without_its_search() -> None:
     record = SimpleNamespace(
         config=lazy, diagnostics={"mean_leap": 0.2}, agent=SimpleNamespace(id="lazy_meta_attack")
     )
-    settled = MetaAttackAgent.settle({"matched_to": "abc", "step_size": 0.02}, lambda _: record)
+    settled = MetaAttackAgent.settle({"matched_to": "abc", "step": 0.02}, lambda _: record)
     matched = MetaAttackConfig(**settled)
     assert (matched.teacher, matched.matched_leap) == ("greedy", 0.2)
-    assert (matched.step_size, matched.inner_steps) == (0.02, lazy["inner_steps"])
+    assert (matched.step, matched.inner_steps) == (0.02, lazy["inner_steps"])
     with pytest.raises(UsageError, match="store"):
         MetaAttackAgent.settle({"matched_to": "abc"}, lambda _: None)
