@@ -70,7 +70,7 @@ class Oracle:
     def _part(self, rows: Tensor) -> Tensor:
         # A target that normalises in place must not change what is judged.
         got = self._ask.send(rows.clone())
-        if isinstance(got, _Failed):
+        if isinstance(got, Failure):
             if got.interrupt is not None:
                 raise got.interrupt
             raise ContractError(f"the target failed on {len(rows)} rows: {got.why}")
@@ -87,13 +87,20 @@ class Oracle:
         return logits
 
 
-class _Failed:
-    """Why a target failed; it holds no traceback, whose frames would lead to the network."""
+class Failure:
+    """Why a target failed; it holds no traceback, whose frames would lead to the network.
+
+    Attributes:
+        why: the error and the line that raised it.
+        interrupt: its type, where it isn't for targets to raise (`KeyboardInterrupt`); else None.
+    """
 
     def __init__(self, error: BaseException) -> None:
+        """Note what is to be told of an error."""
         frames = traceback.extract_tb(error.__traceback__)
         where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-        self.why = f"{type(error).__name__}: {error}{where}"
+        told = isinstance(error, ContractError)
+        self.why = str(error) if told else f"{type(error).__name__}: {error}{where}"
         self.interrupt = None if isinstance(error, Exception) else type(error)
 
 
@@ -107,5 +114,5 @@ def _serving(predict: Predict) -> Generator[Any, Tensor, None]:
                 answer = predict(rows)
         # Any error: a generator that raised is dead and would serve nobody again.
         except BaseException as error:
-            answer = _Failed(error)
+            answer = Failure(error)
         del rows

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lazybench.envs.attack_oracle import Failure
 from lazybench.envs.attack_target import Named, load_named
 from lazybench.errors import ContractError, LazybenchError, UsageError
 
@@ -175,7 +176,7 @@ def _reply(predict: Any, rows: Tensor) -> bytes:
                 f"scores must be floats [rows, classes], got {scores.dtype} {list(scores.shape)}"
             )
     except Exception as error:
-        return f"-{type(error).__name__}: {error}".encode()
+        return f"-{Failure(error).why}".encode()
     values = scores.to("cpu", torch.float32).contiguous().numpy()
     return b"+" + _SCORES.pack(*values.shape) + values.tobytes()
 

@@ -49,7 +49,7 @@ def test_errors_stalls_and_deaths_of_the_child_are_told(scripted: SimpleNamespac
     target = ChildTarget(f"{scripted.file}:moody", stall_s=5.0)
     # Starting it may take longer than an answer.
     target.named()
-    with pytest.raises(ContractError, match="RuntimeError: too bright"):
+    with pytest.raises(ContractError, match=r"RuntimeError: too bright \(.*scripted.py:"):
         target(LIGHT)
     child = target._child
     assert target(DARK).shape == (2, 3)
