@@ -17,6 +17,7 @@ from lazybench.agents.attack.label_search import (
     starting_points,
 )
 from lazybench.agents.attack.lockstep import Attack, Start, State
+from lazybench.attack_task import distance
 
 
 class BoundaryConfig(LabelConfig):
@@ -159,7 +160,7 @@ class _Rate(NamedTuple):
 
 
 def _far(images: Tensor, clean: Tensor) -> Tensor:
-    return torch.linalg.vector_norm((images - clean).flatten(1), dim=1)
+    return distance(images, clean, "l2")
 
 
 def _wide(values: Tensor) -> Tensor:

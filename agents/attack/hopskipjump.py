@@ -152,7 +152,7 @@ class HopSkipJump(LabelAgent):
 
 def _unit(images: Tensor) -> Tensor:
     """Return images over their Euclidean lengths; zeros stay zeros."""
-    length = torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True)
     return images / length.clamp(min=torch.finfo(images.dtype).tiny)
 
 

@@ -54,7 +54,7 @@ class OptAttack(LabelAgent):
             rays = each._replace(direction=moved)
             length = yield from local(search, rays, apart * config.tolerance, longer=True)
             change = torch.where(torch.isinf(length), 0.0, (length - each.length) / apart)
-            found = (_wide(change, u) * u).unflatten(0, (m, q)).mean(1)
+            found = (_wide(change, u) * u).view(m, q, *u.shape[1:]).mean(1)
             best = length.view(m, q).argmin(1) + q * torch.arange(m, device=length.device)
             return found, rays._replace(length=length).of(best)
 

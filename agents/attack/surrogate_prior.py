@@ -161,8 +161,8 @@ class SurrogatePrior(LockstepAgent):
         ridge = _RIDGE * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=_TINY)
         gram = gram + ridge[:, None, None] * torch.eye(k, dtype=gram.dtype, device=gram.device)
         weight = torch.linalg.solve(gram, rise.view(m, k))
-        slope = (weight[:, None] @ span)[:, 0].view_as(points)
-        return slope.to(points.dtype)
+        slope: Tensor = (weight[:, None] @ span)[:, 0].to(points.dtype)
+        return slope.view_as(points)
 
 
 def _logits(box: Mapping[str, Any], instance: tuple[int, ...], classes: int) -> Logits:
@@ -209,5 +209,5 @@ def _unit(images: Tensor, linf: bool) -> Tensor:
     """Return images of length 1 in L2 or, in linf, of their signs; zeros stay zeros."""
     if linf:
         return images.sign()
-    length = torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True)
     return images / length.clamp(min=_TINY)
