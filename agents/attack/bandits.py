@@ -88,9 +88,7 @@ class Bandits(ScoreAgent):
             around = explored * torch.stack([noise, -noise], 1) + prior[live][:, None]
             ahead = tiled(around, height, width)
             rows = walk.x[live][:, None] + probe * ahead / length(ahead)
-            margin, kept = yield from walk.look(
-                2, lambda here, part, rows=rows: rows[here][:, part]
-            )
+            margin, kept = yield from walk.send(rows)
             live = walk.live
             slope = (margin[:, 0] - margin[:, 1]) / (probe * explored)
             gradient = slope[:, None, None, None] * explored * noise[kept]

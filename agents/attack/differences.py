@@ -53,7 +53,7 @@ def coordinate_slopes(
         some, ahead = columns[here, part], ends[here, part]
         rows = flat[here][:, None].repeat(1, some.shape[1], 1)
         rows.scatter_(2, some[..., None], ahead[..., None])
-        return pixels(rows.unflatten(2, shape), walk.space)
+        return pixels(rows.view(*rows.shape[:2], *shape), walk.space)
 
     before = walk.margin[walk.live]
     margin, kept = yield from walk.look(columns.shape[1], build)
@@ -61,7 +61,7 @@ def coordinate_slopes(
     if loss is not None:
         margin, before = loss(margin), loss(before)
     if both_sides:
-        pair = margin.unflatten(1, (-1, 2))
+        pair = margin.view(len(margin), index.shape[1], 2)
         return (pair[..., 0] - pair[..., 1]) / (up - down)[kept], kept
     return (margin - before) / (up - middle)[kept], kept
 
@@ -94,7 +94,7 @@ def directional_slopes(
     before = walk.margin[walk.live]
     margin, kept = yield from walk.look(directions.shape[1] * sides, build)
     if both_sides:
-        pair = margin.unflatten(1, (-1, 2))
+        pair = margin.view(len(margin), directions.shape[1], 2)
         return (pair[..., 0] - pair[..., 1]) / (2 * width), kept
     return (margin - before[kept, None]) / width, kept
 

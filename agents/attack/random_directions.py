@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from itertools import count
@@ -91,7 +92,7 @@ class RandomDirections(ScoreAgent):
     def moved(self, walk: Walk, gradient: Tensor, step: int) -> Tensor:
         """Return where the live images go, before they are brought back into ball and box."""
         norm = walk.start.task.norm
-        return walk.x[walk.live] + self.config.step(norm) * along(gradient, norm)
+        return walk.x[walk.live] + float(self.config.step(norm)) * along(gradient, norm)
 
 
 class NesConfig(SteppedConfig):
@@ -224,7 +225,7 @@ class FrankWolfe(RandomDirections):
         config: FrankWolfeConfig = self.config
         x = walk.x[walk.live]
         far = config.stretch * walk.radius * along(gradient, walk.start.task.norm)
-        return x + config.rate / (step + 1) ** 0.5 * (walk.clean + far - x)
+        return x + config.rate / math.sqrt(step + 1) * (walk.clean + far - x)
 
 
 def _steps(env: EnvSpec) -> Mapping[str, Any]:

@@ -166,9 +166,13 @@ class Walk:
         self.live = images[here]
         return margin[here], here
 
+    def send(self, rows: Tensor) -> Asking[tuple[Tensor, Tensor]]:
+        """Ask rows `[m, rows, …]` of the live images; return margins and positions as `look`."""
+        return (yield from self.look(rows.shape[1], lambda here, part: rows[here][:, part]))
+
     def ask(self, images: Tensor) -> Asking[tuple[Tensor, Tensor]]:
         """Ask one row of each live image; return margins `[kept]` and positions as `look` does."""
-        margin, kept = yield from self.look(1, lambda here, _: images[here][:, None])
+        margin, kept = yield from self.send(images[:, None])
         return margin[:, 0], kept
 
     def check(self) -> Asking[Tensor]:
@@ -192,7 +196,8 @@ def project(images: Tensor, clean: Tensor, norm: Norm, radius: float) -> Tensor:
 
 def length(images: Tensor) -> Tensor:
     """Return the Euclidean norm of each image, above 0, shaped to divide `[…, C, H, W]` by."""
-    return torch.linalg.vector_norm(images, dim=(-3, -2, -1), keepdim=True).clamp_min(1e-12)
+    size: Tensor = torch.linalg.vector_norm(images, dim=(-3, -2, -1), keepdim=True)
+    return size.clamp_min(1e-12)
 
 
 def along(gradient: Tensor, norm: Norm) -> Tensor:

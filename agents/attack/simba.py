@@ -86,7 +86,7 @@ class Simba(ScoreAgent):
         return drawn.gather(1, high.to(torch.int8).argsort(dim=1, stable=True))
 
     def _kept(self, side: int) -> int:
-        return max(1, math.ceil(self.config.frequencies * side))
+        return max(1, math.ceil(float(self.config.frequencies) * side))
 
     def _directions(self, start: Start, chosen: Tensor) -> Tensor:
         """The chosen directions of the basis, of length 1, `[m, …]`."""
@@ -116,6 +116,6 @@ def waves(chosen: Tensor, shape: torch.Size) -> Tensor:
 def _cosines(size: int) -> Tensor:
     """The waves over one side, a frequency a row, orthonormal, `[size, size]` float64."""
     at = torch.arange(size, dtype=torch.float64)
-    wave = torch.cos(math.pi / size * at[:, None] * (at[None] + 0.5)) * (2 / size) ** 0.5
-    wave[0] /= 2**0.5
+    wave = torch.cos(math.pi / size * at[:, None] * (at[None] + 0.5)) * math.sqrt(2 / size)
+    wave[0] /= math.sqrt(2)
     return wave

@@ -120,7 +120,8 @@ class Square(ScoreAgent):
 def scheduled(area: float, step: int, budget: int) -> float:
     """Return the share of the image that squares cover at a step (from 0) of a query budget."""
     at = int(step / budget * 10_000)
-    return area / 2 ** sum(at > bound for bound in _HALVINGS)
+    halved = sum(at > bound for bound in _HALVINGS)
+    return area / float(2**halved)
 
 
 def stripes(walk: Walk) -> Tensor:
@@ -154,8 +155,8 @@ def bump(size: int) -> Tensor:
     if size == 1:
         return torch.ones(1, 1, dtype=torch.float64)
     half = size // 2
-    whole_bump = torch.cat([_heap(half, size), -_heap(size - half, size)])
-    return whole_bump / whole_bump.norm()
+    both = torch.cat([_heap(half, size), -_heap(size - half, size)])
+    return both / length(both[None])[0]
 
 
 def _heap(height: int, width: int) -> Tensor:
@@ -168,7 +169,7 @@ def _heap(height: int, width: int) -> Tensor:
     weight = 1 / torch.arange(1, levels + 1, dtype=torch.float64).square()
     above = weight.flip(0).cumsum(0).flip(0)
     heap = above[distance]
-    return heap / heap.norm()
+    return heap / length(heap[None])[0]
 
 
 def _window(
@@ -185,4 +186,5 @@ def _window(
 
 def _norm(images: Tensor) -> Tensor:
     """Norm of each channel, `[m, c, 1, 1]`."""
-    return torch.linalg.vector_norm(images, dim=(2, 3), keepdim=True)
+    sizes: Tensor = torch.linalg.vector_norm(images, dim=(2, 3), keepdim=True)
+    return sizes

@@ -186,7 +186,7 @@ class AutoZoom(ScoreAgent):
             """The images `[m, q, …]` of latent ones `[m, q, …]` of the live images."""
             full = F.interpolate(
                 small.flatten(0, 1), (height, width), mode="bilinear", align_corners=True
-            ).unflatten(0, small.shape[:2])
+            ).view(*small.shape[:2], *walk.x.shape[1:])
             images = pixels(variables(walk.clean, config.space)[:, None] + full, config.space)
             return torch.stack([walk.inside(each) for each in images.unbind(1)], 1)
 
@@ -202,9 +202,7 @@ class AutoZoom(ScoreAgent):
             # Distances are known: only margins are asked.
             near = (rows - walk.clean[:, None]).flatten(2).square().sum(2)
             here = (walk.x[live] - walk.clean).flatten(1).square().sum(1)
-            margin, kept = yield from walk.look(
-                config.directions, lambda at, part, rows=rows: rows[at][:, part]
-            )
+            margin, kept = yield from walk.send(rows)
             live = walk.live
             if not len(live):
                 return
