@@ -21,6 +21,8 @@ CHUNK = 512
 Predict = Callable[[Tensor], Any]
 """`[R, channels, height, width]` float32 in [0, 1] to logits or log-probabilities `[R, classes]`"""
 
+_LOWEST = torch.finfo(torch.float32).min
+
 
 class Oracle:
     """Answers rows with log-probabilities; the only holder of a network.
@@ -62,10 +64,14 @@ class Oracle:
         ]
         if not parts:
             return rows.new_zeros(0, self.classes or 0)
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
         # Outside of inference mode: attackers may put what they were told into a loss.
-        scores = torch.log_softmax(torch.cat(parts).to(rows.device, torch.float32), 1)
+        scores = torch.log_softmax(logits.to(rows.device, torch.float32), 1)
+        # An infinite logit gives NaN as well; none is above 0, so a sum shows each of them.
+        if bool(scores.sum().isnan()):
+            raise ContractError("the target returned NaN or infinity; its scores must be numbers")
         # A probability of 0 has no finite logarithm; margins need one.
-        return scores.clamp_(min=torch.finfo(torch.float32).min)
+        return scores.clamp_(min=_LOWEST)
 
     def _part(self, rows: Tensor) -> Tensor:
         # A target that normalises in place must not change what is judged.
@@ -82,8 +88,6 @@ class Oracle:
                 f"the target must answer {len(rows)} rows with floats [{len(rows)}, "
                 f"{self.classes or 'classes'}], got {logits.dtype} {list(logits.shape)}"
             )
-        if bool((logits.isnan() | logits.isposinf()).any()):
-            raise ContractError("the target returned NaN or infinity; its scores must be numbers")
         return logits
 
 

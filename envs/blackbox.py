@@ -176,17 +176,20 @@ class BlackBox:
         self, asked: Tensor, of: NDArray[np.int64], place: Tensor, position: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, labels and hits of rows that are charged already."""
-        finite = asked.isfinite().flatten(1).all(1)
         # A copy in any case, so that nobody changes a row after it was judged.
         sent = asked.clamp(0.0, 1.0)
         if self.levels is not None:
             sent = to_levels(sent, self.levels)
-        if not bool(finite.all()):
+        finite: Tensor | None = None
+        # One sum shows each of them; only then are they looked for.
+        if not bool(asked.sum().isfinite()):
+            finite = asked.isfinite().flatten(1).all(1)
             np.add.at(self.invalid, of[(~finite).cpu().numpy()], 1)
             sent = torch.where(finite[:, None, None, None], sent, self.x[place])
         scores = self._oracle(sent)
         labels = scores.argmax(1)
-        found = (self._adversarial(labels, place) & finite).nonzero()[:, 0]
+        wrong = self._adversarial(labels, place)
+        found = (wrong if finite is None else wrong & finite).nonzero()[:, 0]
         hit = torch.zeros(len(sent), dtype=torch.bool, device=sent.device)
         if len(found):
             images, clean = sent[found], self.x[place[found]]
