@@ -26,7 +26,7 @@ from lazybench.nets.whitebox import Classifier, classifier
 from lazybench.params import Params, detached
 
 EMBEDDED = Path(__file__).resolve().parent / "assets" / "attack_glyphs.safetensors"
-EMBEDDED_SHA256 = ""
+EMBEDDED_SHA256 = "357c375557b096f86926a5b76cc806bb5651ea5c736d33187eb29bf88690ce3f"
 
 NETS: Mapping[str, tuple[str, ...]] = {
     "glyphs": ("net4", "lenet5", "net1-small", "net6-small", "net2-small"),
