@@ -1,0 +1,107 @@
+"""Answers that were paid for, kept on the disk as they arrive, so that none is paid for twice."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.errors import UsageError
+from lazybench.records.atomic import append_line, read_lines
+
+Answer = list[float] | int
+_FORMAT = "lazybench queries 1"
+
+
+def digest(image: NDArray[np.uint8]) -> str:
+    """Return 32 hex digits over an image's shape and bytes."""
+    head = f"{image.shape}\n".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).hexdigest()[:32]
+
+
+class Journal:
+    """Answers by what was asked; one file, one line an answer, behind a line about the target.
+
+    The same image is asked once, and answered from the file from then on. `Choice:` with `repeats`,
+    for targets that don't answer the same image alike, the n-th query of an image is answered by
+    the n-th answer to it.
+
+    Attributes:
+        replayed: answers that came from the file.
+    """
+
+    def __init__(
+        self, path: Path | None, about: Mapping[str, Any], *, repeats: bool = False
+    ) -> None:
+        """Read what was answered before.
+
+        Args:
+            path: the file; None keeps answers in memory alone.
+            about: the target and how it is asked; answers to something else aren't taken.
+            repeats: whether the same image is asked again.
+
+        Raises:
+            UsageError: the file's answers are of another target.
+            StoreError: the file is damaged or can't be read.
+        """
+        self.replayed = 0
+        self._path, self._repeats = path, repeats
+        self._lock = threading.Lock()
+        self._answers: dict[str, list[Answer]] = defaultdict(list)
+        self._used: Counter[str] = Counter()
+        head = {"format": _FORMAT, **about, "repeats": repeats}
+        lines = [] if path is None else read_lines(path)
+        if path is not None and not lines:
+            append_line(path, head)
+        if lines and lines[0] != head:
+            differs = [name for name in head if lines[0].get(name) != head[name]]
+            raise UsageError(
+                f"{path} holds answers of another target, or asked in another way "
+                f"({', '.join(differs) or 'format'}); choose another --out, or begin anew with "
+                "--fresh"
+            )
+        for line in lines[1:]:
+            self._answers[line["image"]].append(line["answer"])
+
+    def __len__(self) -> int:
+        """Return how many answers there are."""
+        return sum(map(len, self._answers.values()))
+
+    def claim(self, images: Sequence[str]) -> list[tuple[str, int]]:
+        """Return for each image of a call, in order, which of the answers to it is its own.
+
+        Args:
+            images: digests.
+        """
+        with self._lock:
+            if not self._repeats:
+                return [(image, 0) for image in images]
+            claimed = []
+            for image in images:
+                claimed.append((image, self._used[image]))
+                self._used[image] += 1
+            return claimed
+
+    def find(self, claim: tuple[str, int]) -> Answer | None:
+        """Return the answer of a claim, or None where it isn't there yet."""
+        image, number = claim
+        known = self._answers.get(image, ())
+        return known[number] if number < len(known) else None
+
+    def keep(self, image: str, answer: Answer) -> None:
+        """Keep an answer, on the disk before this returns.
+
+        Raises:
+            StoreError: the disk is full.
+            OutputUnavailable: the file can't be written.
+        """
+        with self._lock:
+            if self._path is not None:
+                append_line(self._path, {"image": image, "answer": answer})
+            self._answers[image].append(answer)
