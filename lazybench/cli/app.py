@@ -9,6 +9,7 @@ import typer
 
 from lazybench._version import __version__
 from lazybench.cli import (
+    attack,
     check,
     compare,
     data,
@@ -93,6 +94,7 @@ def make_app() -> typer.Typer:
     add(of_targets, "list", targets.list_command, targets.LIST_HELP, targets.LIST_EXAMPLES)
     add(of_targets, "train", targets.train_command, targets.TRAIN_HELP, targets.TRAIN_EXAMPLES)
     app.add_typer(of_targets, name="targets")
+    add(app, "attack", attack.attack_command, attack.HELP, attack.EXAMPLES)
     add(app, "check", check.check_command, check.HELP, check.EXAMPLES)
     add(app, "version", version.version_command, version.HELP, version.EXAMPLES)
     return app

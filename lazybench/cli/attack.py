@@ -1,0 +1,209 @@
+"""`lazybench attack`: how robust a model of one's own is, in a function or behind an address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lazybench.cli import options, out
+from lazybench.errors import UsageError
+
+HELP = "Attack a model of your own, and report what it withstands. Attack only what you may."
+EXAMPLES = (
+    "lazybench attack --target my_model.py:predict --images pictures/ --norm linf --eps 8/255",
+    "lazybench attack --target my.module:net --images test.npz --bounds 0,255 --layout nhwc",
+    "lazybench attack --target my.module:net --images test.npz --attacks square,nes,hopskipjump",
+    "lazybench attack --target http://localhost:8501/v1/models/m:predict --images pictures/ "
+    "--answers probs --concurrency 8 --rate 50",
+    "lazybench attack --target my.module:net --images test.npz --eps 0.5 --fail-under 0.60",
+)
+_WEAK = 3
+
+
+def _complete(incomplete: str) -> list[str]:
+    from lazybench.registry import AGENTS
+
+    return [
+        spec.id
+        for spec in AGENTS.specs()
+        if "attack" in spec.families and not spec.trains and spec.id.startswith(incomplete)
+    ]
+
+
+def attack_command(  # noqa: PLR0913 - one parameter for each option
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", help="MODULE:PREDICT or FILE.py:PREDICT, a function or network; or http://…"
+        ),
+    ],
+    images: Annotated[
+        Path, typer.Option("--images", metavar="DIR|NPZ", help="Images: class/image, or x and y.")
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", metavar="FILE", help="Labels: name,label lines, JSON or .npy."),
+    ] = None,
+    norm: Annotated[str, typer.Option("--norm", help="l2 or linf.")] = "l2",
+    eps: Annotated[
+        str | None,
+        typer.Option("--eps", help="Largest distance: a number, a fraction (8/255), or inf."),
+    ] = None,
+    query_budget: Annotated[
+        int, typer.Option("--query-budget", help="Queries an attacker has for an image.")
+    ] = 1000,
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            "--attacks",
+            metavar="A,B",
+            help="Attackers. [default: square,hopskipjump; of labels: hopskipjump,boundary]",
+            autocompletion=_complete,
+        ),
+    ] = None,
+    targeted: Annotated[
+        bool, typer.Option("--targeted", help="Towards the class after the true one.")
+    ] = False,
+    mode: Annotated[
+        str, typer.Option("--mode", help="first ends an image when it is won, minimise goes on.")
+    ] = "first",
+    layout: Annotated[
+        str, typer.Option("--layout", help="What the target takes: nchw or nhwc.")
+    ] = "nchw",
+    bounds: Annotated[
+        str, typer.Option("--bounds", metavar="LOW,HIGH", help="Its black and its full pixel.")
+    ] = "0,1",
+    answers: Annotated[
+        str, typer.Option("--answers", help="What it answers: scores, probs or label.")
+    ] = "scores",
+    classes: Annotated[
+        int | None, typer.Option("--classes", help="Number of its classes; needed for label.")
+    ] = None,
+    arrays: Annotated[
+        str, typer.Option("--arrays", help="What a function takes: torch or numpy.")
+    ] = "torch",
+    eight_bit: Annotated[
+        bool, typer.Option("--eight-bit", help="Round to 8 bits; always so over http.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Take only so many images.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Of the attackers.")] = 0,
+    encoding: Annotated[
+        str, typer.Option("--encoding", help="Images over http: array or png.")
+    ] = "array",
+    batch: Annotated[int, typer.Option("--batch", help="Images of a request.")] = 16,
+    concurrency: Annotated[int, typer.Option("--concurrency", help="Requests side by side.")] = 4,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for a request.")] = 30.0,
+    rate: Annotated[
+        float | None, typer.Option("--rate", help="Images a second over http, at most.")
+    ] = None,
+    retries: Annotated[
+        int, typer.Option("--retries", help="How often a failed request is sent again.")
+    ] = 5,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header", metavar="NAME:VALUE", help="Sent along; repeatable; never kept."
+        ),
+    ] = None,
+    repeats: Annotated[
+        bool,
+        typer.Option("--repeats", help="Ask the same image again: answers over http are random."),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what the address answered before.")
+    ] = False,
+    fail_under: Annotated[
+        float | None,
+        typer.Option("--fail-under", help="Exit 3 below this robust accuracy (worst case)."),
+    ] = None,
+    out_dir: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the report.")
+    ] = Path("attack-report"),
+    json: options.Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Attack, write the report, and print what the target withstands.
+
+    Raises:
+        LazybenchError: as the harness has it.
+        typer.Exit: the robust accuracy is below `--fail-under`.
+    """
+    if fail_under is not None and not 0 <= fail_under <= 1:
+        raise UsageError(f"--fail-under takes a share in [0, 1], such as 0.60, got {fail_under:g}")
+    options.need_folder(out_dir, "--out")
+    form = {"layout": layout, "bounds": _bounds(bounds), "answers": answers}
+    http = {"encoding": encoding, "batch": batch, "concurrency": concurrency, "rate": rate}
+    http |= {"timeout_s": timeout, "retries": retries, "repeats": repeats}
+    protocol = {"norm": norm, "eps": eps, "query_budget": query_budget}
+    names = tuple(part.strip() for part in (attacks or "").split(",") if part.strip())
+    headers = _headers(header or [])
+    from lazybench.cli.progress import watching
+    from lazybench.harness import attack_report
+    from lazybench.harness.attack import AttackRequest, attack
+
+    request = AttackRequest(
+        target=target,
+        images=images,
+        labels=labels,
+        attacks=names,
+        form={**form, "classes": classes, "arrays": arrays},
+        protocol={**protocol, "mode": mode, "targeted": targeted},
+        http={**http, "headers": headers},
+        eight_bit=eight_bit,
+        limit=limit,
+        seed=seed,
+        out=out_dir,
+        fresh=fresh,
+    )
+    with watching(quiet=quiet or json) as watch:
+        outcome = attack(request, watch)
+    files = attack_report.write(outcome, out_dir)
+    told = attack_report.facts(outcome)
+    if json:
+        out.as_json(told)
+    else:
+        out.line(_table(told))
+        out.note("written: " + ", ".join(map(str, files)))
+    worst = told["worst_case"]["accuracy"]
+    if fail_under is not None and worst < fail_under:
+        out.note(f"robust accuracy {worst:.4f} is below --fail-under {fail_under:g}")
+        raise typer.Exit(_WEAK)
+
+
+def _bounds(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--bounds takes two numbers, such as 0,255, got '{text}'") from None
+    return low, high
+
+
+def _headers(pairs: list[str]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        name, colon, value = pair.partition(":")
+        if not colon or not name.strip():
+            # Not the text itself, which may be a secret.
+            raise UsageError("--header takes NAME:VALUE, such as --header 'X-Key: abc'")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _table(told: dict[str, Any]) -> str:
+    rows = [("no attack", *_shares(told["clean_accuracy"]), "", "")]
+    for each in told["attacks"]:
+        far = each["median_distance"]
+        numbers = (f"{each['mean_queries']:.1f}", "" if far is None else f"{far:.4f}")
+        rows.append((each["attack"], *_shares(each), *numbers))
+    rows.append(("worst case", *_shares(told["worst_case"]), "", ""))
+    header = ("attack", "robust accuracy", "95 % interval", "mean queries", "median distance")
+    return out.table(header, rows, columns=out.width())
+
+
+def _shares(told: dict[str, Any]) -> tuple[str, str]:
+    low, high = told["interval"]
+    return f"{100 * told['accuracy']:.1f} %", f"{100 * low:.1f} to {100 * high:.1f} %"

@@ -1,0 +1,295 @@
+"""`lazybench attack`: reports that add up, exit codes, and a run that is killed and goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lazybench.cli import main
+from lazybench.envs.attack_settings import read_protocol
+from lazybench.envs.target_form import TargetForm, in_form
+from lazybench.envs.user_attack import EightBit, inner_eps
+from lazybench.errors import ContractError, UsageError
+
+SOURCE = '''
+import numpy as np
+import torch
+
+
+def bright(rows):
+    """Class 0 up to a mean brightness of .6, class 1 beyond, class 2 never."""
+    mean = rows.flatten(1).mean(1)
+    return torch.stack([0 * mean, 50 * (mean - 0.6), 0 * mean - 90], 1)
+
+
+def bytes_last(images):
+    assert isinstance(images, np.ndarray) and images.shape[3] == 1
+    mean = images.mean(axis=(1, 2, 3)) / 255
+    high = 1 / (1 + np.exp(-50 * (mean - 0.6)))
+    return np.stack([1 - high, high, 0 * high], 1)
+
+
+def decides(rows):
+    return (rows.flatten(1).mean(1) > 0.6).long()
+
+
+def stubborn(rows):
+    return torch.tensor([[1.0, 0.0, 0.0]]).expand(len(rows), -1)
+
+
+def broken(rows):
+    raise RuntimeError("no such layer")
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.noise = torch.nn.Dropout(0.9)
+
+    def forward(self, rows):
+        return bright(self.noise(rows))
+'''
+BRIGHTNESS = (100, 120, 140, 149, 152, 160)
+"""Of six images of four pixels; the target takes the last one for another class than its label."""
+
+
+class Own(NamedTuple):
+    """A target file, an npz file of images and the folder of the report."""
+
+    file: Path
+    images: Path
+    out: Path
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Own:
+    monkeypatch.chdir(tmp_path)
+    found = Own(tmp_path / "mine.py", tmp_path / "images.npz", tmp_path / "report")
+    found.file.write_text(SOURCE)
+    x = np.repeat(np.array(BRIGHTNESS, np.uint8), 4).reshape(6, 1, 2, 2)
+    np.savez(found.images, x=x, y=np.zeros(6, np.int64))
+    return found
+
+
+def words(own: Own, *more: str, target: str = "bright", budget: int = 60) -> list[str]:
+    where = target if ":" in target else f"{own.file}:{target}"
+    given = ["attack", "--target", where, "--images", str(own.images), "--out", str(own.out)]
+    return [*given, "--query-budget", str(budget), "--quiet", *more]
+
+
+def told(own: Own) -> Any:
+    return json.loads((own.out / "report.json").read_text())
+
+
+def test_a_report_adds_up(own: Own, capsys: pytest.CaptureFixture[str]) -> None:
+    # Four pixels up by eps: 153 / 255 is the border, so 120 is .26 away in L2, 100 is .42 away.
+    argv = words(own, "--eps", "0.3", "--attacks", "square,hopskipjump", "--fail-under", "0.5")
+    assert main(argv) == 3
+    shown = capsys.readouterr()
+    assert "worst case" in shown.out
+    assert "below --fail-under 0.5" in shown.err
+    facts = told(own)
+    assert facts["images"] == 6
+    assert facts["clean_accuracy"]["accuracy"] == pytest.approx(5 / 6)
+    assert [each["attack"] for each in facts["attacks"]] == ["square", "hopskipjump"]
+    assert facts["asked"] is None
+    rows = list(csv.DictReader((own.out / "images.csv").read_text().splitlines()))
+    assert [row["right"] for row in rows] == ["1"] * 5 + ["0"]
+    for each in facts["attacks"]:
+        won = [row[f"{each['attack']}_success"] == "1" for row in rows]
+        assert each["accuracy"] == pytest.approx((5 - sum(won)) / 6)
+        for row, success in zip(rows, won, strict=True):
+            if success:
+                assert 0 < float(row[f"{each['attack']}_distance"]) <= 0.3 + 1e-6
+                assert 0 < int(row[f"{each['attack']}_success_query"]) <= 60
+    assert rows[0]["robust"] == "1"
+    worst = [row["robust"] == "1" for row in rows]
+    assert facts["worst_case"]["accuracy"] == pytest.approx(sum(worst) / 6)
+    assert worst == [
+        row["right"] == "1" and row["square_success"] == row["hopskipjump_success"] == "0"
+        for row in rows
+    ]
+    with np.load(own.out / "adversarials.npz") as held:
+        assert len(held["x"]) == sum(
+            row[f"{name}_success"] == "1" for row in rows for name in ("square", "hopskipjump")
+        )
+        mean = torch.from_numpy(held["x"]).flatten(1).mean(1)
+        assert (mean > 0.6).all()
+        far = np.sqrt(((held["x"] - held["clean"]) ** 2).sum((1, 2, 3)))
+        np.testing.assert_allclose(far, held["distance"], rtol=1e-5)
+    with Image.open(own.out / "sheet.png") as sheet:
+        assert sheet.width > 6
+    assert "upper bounds of robustness" in (own.out / "report.md").read_text()
+
+
+def test_a_target_that_nothing_turns(own: Own) -> None:
+    argv = words(own, "--attacks", "square", "--fail-under", "1", "--json", target="stubborn")
+    assert main(argv) == 0
+    facts = told(own)
+    assert facts["worst_case"]["accuracy"] == 1
+    assert facts["attacks"][0]["mean_queries"] == 60
+    assert facts["attacks"][0]["median_distance"] is None
+    assert not (own.out / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("bytes_last", ("--layout", "nhwc", "--bounds", "0,255", "--answers", "probs")),
+        ("decides", ("--answers", "label", "--classes", "3")),
+        ("Net", ()),
+    ],
+)
+def test_layouts_bounds_and_answers(own: Own, target: str, options: tuple[str, ...]) -> None:
+    arrays = ("--arrays", "numpy") if target == "bytes_last" else ()
+    argv = words(own, *options, *arrays, "--eps", "1", "--attacks", "hopskipjump", target=target)
+    assert main(argv) == 0
+    assert told(own)["clean_accuracy"]["accuracy"] == pytest.approx(5 / 6)
+    assert told(own)["worst_case"]["accuracy"] < 5 / 6
+
+
+@pytest.mark.parametrize(
+    ("more", "target", "code", "message"),
+    [
+        (("--attacks", "squar"), "bright", 2, "square"),
+        (("--attacks", "square,square"), "bright", 2, "given twice"),
+        (("--attacks", "meta_attack"), "bright", 2, "must be trained"),
+        (("--attacks", "reptile"), "bright", 2, "attacks nothing"),
+        (("--attacks", "surrogate_prior"), "bright", 3, "such as square"),
+        (("--answers", "label"), "decides", 2, "needs classes"),
+        (("--answers", "label", "--classes", "3", "--attacks", "square"), "decides", 2, "scores"),
+        (("--answers", "probs"), "bright", 3, "declare answers 'scores'"),
+        (("--eps", "-1"), "bright", 2, "eps must be"),
+        (("--eps", "0.001", "--norm", "linf", "--eight-bit"), "bright", 2, "one brightness"),
+        (("--query-budget", "0"), "bright", 2, "query_budget"),
+        (("--bounds", "1"), "bright", 2, "--bounds"),
+        (("--bounds", "1,0"), "bright", 2, "the lower first"),
+        (("--fail-under", "60"), "bright", 2, "--fail-under"),
+        (("--header", "secret"), "bright", 2, "--header takes"),
+        ((), "broken", 3, "no such layer"),
+        ((), "nothing", 2, "has no 'nothing'"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    own: Own,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+    target: str,
+    code: int,
+    message: str,
+) -> None:
+    assert main(words(own, *more, target=target)) == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert "secret" not in err
+    assert err.startswith("error: ")
+    assert not (own.out / "report.json").exists()
+
+
+def test_rounding_to_eight_bits_stays_inside_the_ball() -> None:
+    def protocol(norm: Any, eps: str) -> EightBit:
+        told = read_protocol(
+            1,
+            norm=norm,
+            eps=eps,
+            query_budget=1,
+            mode=None,
+            targeted=False,
+            access="scores",
+            target_rule="next",
+        )
+        return EightBit(**vars(told))
+
+    assert inner_eps(protocol("linf", "8/255"), 784) == pytest.approx(8 / 255)
+    assert inner_eps(protocol("linf", "0.033"), 784) == pytest.approx(8 / 255)
+    assert inner_eps(protocol("l2", "inf"), 784) == float("inf")
+    with pytest.raises(UsageError, match="one brightness"):
+        inner_eps(protocol("linf", "0.003"), 784)
+    for pixels, eps in ((784, 3.0), (3072, 0.5)):
+        inner = inner_eps(protocol("l2", str(eps)), pixels)
+        assert 0.95 * eps < inner < eps
+        clean = torch.randint(60, 200, (500, pixels)) / 255
+        apart = torch.nn.functional.normalize(torch.randn(500, pixels)) * inner
+        sent = ((clean + apart) * 255).round() / 255
+        assert ((sent - clean).norm(dim=1) <= eps).float().mean() > 0.99
+
+
+def test_probabilities_and_labels_become_scores() -> None:
+    probs = TargetForm(answers="probs")
+    told = in_form(lambda rows: [[0.25, 0.75, 0.0]] * len(rows), probs)(torch.zeros(2, 1, 1, 1))
+    assert told[0].exp().tolist() == pytest.approx([0.25, 0.75, 0])
+    for answer in ([[0.5, 1.5]], [[1, 2, 3], [1]], [0.5, 0.5], "cat"):
+        with pytest.raises(ContractError):
+            probs.scores(answer, 1)
+    labels = TargetForm(answers="label", classes=3)
+    assert labels.scores([2], 1).argmax(1).tolist() == [2]
+    for answer in ([3], [-1], [0.0], [[0]], [0, 1]):
+        with pytest.raises(ContractError):
+            labels.scores(answer, 1)
+
+
+def test_an_address_that_stays_away_is_unavailable(
+    own: Own, loopback: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loopback.before = lambda number: (404, {}, b"no such model")
+    assert main(words(own, target=loopback.url)) == 3
+    loopback.before = lambda number: (503, {}, b"")
+    assert main(words(own, "--retries", "0", target=loopback.url)) == 69
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_killed_midway_and_resumed_no_image_is_paid_twice(own: Own, loopback: Any) -> None:
+    argv = words(own, "--eps", "0.3", "--concurrency", "1", "--batch", "3", target=loopback.url)
+    whole = Own(own.file, own.images, own.out.with_name("whole"))
+    assert main(words(whole, "--eps", "0.3", "--batch", "64", target=loopback.url)) == 0
+    paid = len(loopback.answered)
+    assert paid == len(set(loopback.answered)) == told(whole)["asked"]
+
+    del loopback.requests[:], loopback.answered[:]
+    held, release = threading.Event(), threading.Event()
+
+    def stall(number: int) -> Any:
+        if number < 12:
+            return None
+        held.set()
+        release.wait(300)
+        return (503, {}, b"")
+
+    loopback.before = stall
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-m", "lazybench", *argv], env=env) as process:
+        try:
+            # With one request after another, all answers before this one are on the disk.
+            assert held.wait(300)
+        finally:
+            process.send_signal(signal.SIGKILL)
+    release.set()
+    before = len(loopback.answered)
+    assert 0 < before < paid
+    loopback.before = lambda number: None
+    assert main(argv) == 0
+    assert len(loopback.answered) == len(set(loopback.answered)) == paid
+    resumed, once = told(own), told(whole)
+    assert resumed["asked"] == paid - before
+    for facts in (resumed, once):
+        for each in facts["attacks"]:
+            del each["wall_s"]
+        del facts["asked"], facts["replayed"]
+    assert resumed == once
+    # What was sent has 8 bits, and distances are those of what was sent.
+    with np.load(own.out / "adversarials.npz") as found:
+        assert found["x"].dtype == np.uint8
+        apart = (found["x"].astype(float) - found["clean"]) / 255
+        np.testing.assert_allclose(np.sqrt((apart**2).sum((1, 2, 3))), found["distance"], rtol=1e-5)
