@@ -13,6 +13,7 @@ their slowest image and search on where they don't succeed. Once no image of a c
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -183,7 +184,7 @@ def as_art(attacked: Any, classes: int | None = None) -> Any:
         UsageError: as `Door`; or ART isn't installed.
     """
     try:
-        from art.estimators.classification import BlackBoxClassifierNeuralNetwork
+        art = importlib.import_module("art.estimators.classification")
     except ImportError as error:
         raise UsageError(
             f"ART can't be imported ({error}); pip install adversarial-robustness-toolbox packaging"
@@ -196,7 +197,7 @@ def as_art(attacked: Any, classes: int | None = None) -> Any:
         return door(np.asarray(rows, np.float32)).softmax(1).cpu().numpy()
 
     instance = tuple(door.box.x.shape[1:])
-    found = BlackBoxClassifierNeuralNetwork(
+    found = art.BlackBoxClassifierNeuralNetwork(
         predict, instance, door.classes, channels_first=True, clip_values=(0.0, 1.0)
     )
     found.door = door

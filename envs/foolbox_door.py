@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
-import eagerpy
 import torch
+from eagerpy.astensor import astensor, astensor_
+from eagerpy.tensor.numpy import NumPyTensor
 from foolbox.models.base import Model
 from foolbox.types import Bounds
 
@@ -49,11 +50,11 @@ class FoolboxDoor(Model):
             ContractError: tensors of another library than torch or numpy; and as `Door`.
             BudgetSpent: every image that is asked about is finished.
         """
-        rows, restore = eagerpy.astensor_(inputs)
+        rows, restore = astensor_(inputs)
         raw: Any = rows.raw
         scores = self._door(raw)
         if isinstance(raw, torch.Tensor):
-            return restore(eagerpy.astensor(scores.to(raw.device)))
-        if isinstance(rows, eagerpy.NumPyTensor):
-            return restore(eagerpy.astensor(scores.cpu().numpy()))
+            return restore(astensor(scores.to(raw.device)))
+        if isinstance(rows, NumPyTensor):
+            return restore(astensor(scores.cpu().numpy()))
         raise ContractError(f"images must be torch or numpy arrays, got {type(raw).__name__}")

@@ -153,7 +153,11 @@ def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
     eight_bit = request.eight_bit or request.is_http
     writable(request.out)
     with locked(request.out), _opened(request, form) as (name, predict, http):
-        watch.note(f"{len(images.y)} clean images")
+        if http is not None and len(http.journal):
+            watch.note(
+                f"{len(http.journal)} answers are in {request.out / JOURNAL} and aren't asked for "
+                "again; --fresh forgets them"
+            )
         try:
             target = load("lazybench.envs.user_attack:UserAttack")(
                 predict, images, {**request.protocol, "access": form.access}, eight_bit=eight_bit
@@ -248,10 +252,10 @@ def _attacker(name: str, target: Any) -> Made:
 def _attacked(made: Made, state: Any, target: Any, watch: Watch) -> Attacked:
     clock = Clock()
     watch.stage(made.spec.id, len(target.right))
-    parts = [
-        _attacked_block(made.agent.policy(state), *target.open(trials), watch)
-        for trials in target.blocks()
-    ]
+    parts = []
+    for trials in target.blocks():
+        block, observation = target.open(trials)
+        parts.append(_attacked_block(made.agent.policy(state), block, observation, watch))
     watch.finished()
     columns = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
     nearest = np.concatenate([part[1] for part in parts])
@@ -273,8 +277,7 @@ def _attacked_block(
         for name in _COLUMNS if fresh.any() else ():
             told[name][fresh] = info[name][fresh]
         done |= fresh
-        if fresh.any():
-            won = float(told["success"][done].mean())
-            watch.advance(int(fresh.sum()), {"success": won})
+        asked = float(block.box.ledger.queries.mean())
+        watch.advance(int(fresh.sum()), {"won": float(told["success"].sum()), "queries": asked})
     told["distance"] = block.box.ledger.nearest.copy()
     return told, block.box.best.cpu().numpy()

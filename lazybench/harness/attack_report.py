@@ -236,7 +236,8 @@ def _pixels(x: NDArray[np.float32], *, eight_bit: bool) -> NDArray[Any]:
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     held = io.BytesIO()
-    np.savez_compressed(held, **dict(arrays))
+    by_name: dict[str, Any] = dict(arrays)
+    np.savez_compressed(held, **by_name)
     return held.getvalue()
 
 

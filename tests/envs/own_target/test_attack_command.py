@@ -250,6 +250,20 @@ def test_an_address_that_stays_away_is_unavailable(
     assert "the same command goes on" in capsys.readouterr().err
 
 
+def test_a_finished_run_asks_nothing_again_until_it_is_told_to(
+    own: Own, loopback: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = words(own, "--attacks", "square", "--limit", "2", target=loopback.url, budget=5)
+    argv.remove("--quiet")
+    assert main(argv) == 0
+    paid = len(loopback.answered)
+    assert main(argv) == 0
+    assert len(loopback.answered) == paid
+    assert f"{paid} answers are in" in capsys.readouterr().err
+    assert main([*argv, "--fresh", "--quiet"]) == 0
+    assert len(loopback.answered) == 2 * paid
+
+
 def test_killed_midway_and_resumed_no_image_is_paid_twice(own: Own, loopback: Any) -> None:
     argv = words(own, "--eps", "0.3", "--concurrency", "1", "--batch", "3", target=loopback.url)
     whole = Own(own.file, own.images, own.out.with_name("whole"))
