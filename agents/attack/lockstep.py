@@ -100,8 +100,7 @@ class Lockstep:
 
 def _ended() -> Attack:
     """An attack that asks nothing."""
-    return
-    yield
+    yield from ()
 
 
 class AttackConfig(BaseModel):
