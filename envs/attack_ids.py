@@ -57,6 +57,7 @@ def attack(target: str, *, targeted: bool, label: bool, linf: bool) -> EnvSpec:
         measures=MEASURES,
         columns=COLUMNS,
         block=size.small,
+        apart=True,
         options=("eps", "query_budget", "mode", "target_rule", "strict"),
         about=f"{aim} attacks on {target} by its {shown}, {'linf' if linf else 'L2'}",
     )

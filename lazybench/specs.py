@@ -48,7 +48,8 @@ class EnvSpec:
         measures: further numbers that the environment tells of a whole test.
         columns: names of further numbers of each trial that its last info tells; the record keeps
             them.
-        block: trials that are opened together.
+        block: trials that are opened together; `rows` says how many where there are fewer.
+        apart: whether a trial comes out alike however many are opened with it.
         options: names of `kwargs` that a run may change; they are part of its key.
         about: one line for listings.
         version: raised by any change that can move a score.
@@ -70,6 +71,7 @@ class EnvSpec:
     measures: tuple[Measure, ...] = ()
     columns: tuple[str, ...] = ()
     block: int = 8
+    apart: bool = False
     options: tuple[str, ...] = ()
     about: str = ""
     version: int = 1
@@ -79,6 +81,13 @@ class EnvSpec:
         """Freeze the mappings: a spec is shared by everyone who asks for it."""
         for name in ("kwargs", "trials", "val_trials"):
             object.__setattr__(self, name, _frozen(getattr(self, name)))
+
+    def rows(self, trials: int) -> int:
+        """Return how many trials to open together where there are `trials` of them.
+
+        Always a whole block, since rounding may depend on its size; fewer where trials are apart.
+        """
+        return min(self.block, trials) if self.apart else self.block
 
     @property
     def validation(self) -> tuple[str, Better]:

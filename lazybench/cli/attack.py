@@ -105,9 +105,7 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     ] = 5,
     header: Annotated[
         list[str] | None,
-        typer.Option(
-            "--header", metavar="NAME:VALUE", help="Sent along; repeatable; never kept."
-        ),
+        typer.Option("--header", metavar="NAME:VALUE", help="Sent along; repeatable; never kept."),
     ] = None,
     repeats: Annotated[
         bool,

@@ -19,8 +19,9 @@ from lazybench.harness.judge import judge, open_env
 from lazybench.harness.request import make
 from lazybench.rng import Rng
 
+_TRIALS = 8
 _QUERIES = 60
-"""Queries that an attacker has in a check."""
+"""Trials that a policy answers in a check, and queries that an attacker has for each."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def check_agent(agent: str, env: str) -> list[Finding]:
 
     def makes() -> str:
         state["made"] = make(agent, spec, "smoke", {})
-        state["val"] = open_env(spec, spec.block, "val")
+        state["val"] = open_env(spec, spec.rows(_TRIALS), "val")
         return f"{state['made'].spec.id} with {len(state['made'].config)} settings"
 
     def starts() -> str:
@@ -145,10 +146,10 @@ def check_agent(agent: str, env: str) -> list[Finding]:
         env, metric = state["val"], spec.validation[0]
         if spec.val_metric is not None and not hasattr(made, "update"):
             # Validation is of what is learned, which this agent has nothing of.
-            env, metric = open_env(spec, spec.block, "test"), spec.metric
+            env, metric = open_env(spec, spec.rows(_TRIALS), "test"), spec.metric
         with _global_randomness():
-            first = next(judge(env, policy, metric, spec.block))
-        again = next(judge(env, policy, metric, spec.block))
+            first = next(judge(env, policy, metric, _TRIALS))
+        again = next(judge(env, policy, metric, _TRIALS))
         if not (
             np.array_equal(first.answers, again.answers)
             and np.array_equal(first.scores, again.scores)

@@ -67,7 +67,7 @@ def evaluate(  # noqa: PLR0913 - a public door
         writable(Path(out))
     facts.reset_peak_memory()
     started, clock = facts.now(), Clock()
-    judged = open_env(spec, spec.block, "test")
+    judged = open_env(spec, spec.rows(trials), "test")
     with using_threads(threads):
         scored = judge_all(judged, _two_arguments(policy), spec, trials, watch, clock)
     record = Record.keyed(

@@ -104,7 +104,7 @@ def fit(training: Training, watch: Watch, signals: Signals) -> Progress:
         DataUnavailable: the data isn't installed or is damaged.
     """
     spec, agent, rng = training.spec, training.agent, Rng(training.seed)
-    judged = open_env(spec, spec.block, "val", training.device)
+    judged = open_env(spec, spec.rows(spec.val_trials[training.budget]), "val", training.device)
     plan: Plan | None = agent.plan(judged.task) if hasattr(agent, "plan") else None
     progress = _start(training, judged, rng, watch)
     if plan is not None and progress.step:

@@ -135,7 +135,7 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
     start = sum(len(line["scores"]) for line in blocks)
     watch.stage("test", cell.trials, min(start, cell.trials))
     spec = cell.spec
-    env = open_env(spec, spec.block, "test", cell.device)
+    env = open_env(spec, spec.rows(cell.trials), "test", cell.device)
     seed, metric, names = cell.request.seed, spec.metric, spec.columns
     for block in judge(env, policy, metric, cell.trials, start=start, seed=seed, columns=names):
         line = {

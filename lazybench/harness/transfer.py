@@ -107,7 +107,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
         writable(request.out)
     facts.reset_peak_memory()
     started, clock = facts.now(), Clock()
-    env = open_env(spec, spec.block, request.split, device)
+    env = open_env(spec, spec.rows(trials), request.split, device)
     # On train, trials of stream 0 are those that the first seed learned from.
     env.reset(seed=_FRESH_STREAM if request.split == "train" else 0)
     policy = made.agent.policy(to_device(_moved(made, state, env.task), device))
