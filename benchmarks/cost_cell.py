@@ -6,6 +6,8 @@ measured, and no meta-iteration starts after 30 s.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import math
 import platform
@@ -24,7 +26,7 @@ from lazybench.errors import Diverged
 from lazybench.harness.environment import resolve_env
 from lazybench.harness.facts import peak_memory_bytes, reset_peak_memory
 from lazybench.harness.request import make
-from lazybench.parallel import using_threads
+from lazybench.parallel import keep_freed_memory, using_threads
 from lazybench.rng import Rng
 from lazybench.task import TaskShape
 
@@ -32,9 +34,7 @@ SEED = 0
 BETA1 = 0.9
 """Of the outer Adam: its first moment after one step is (1 - BETA1) times the meta-gradient."""
 
-SETTLED = 100
-"""Inner steps that a cell runs at least: allocations leave gaps between them, so the resident size
-creeps up over the first dozens of steps, whatever k is."""
+_M_MMAP_THRESHOLD, _EXACT_BYTES = -3, 1 << 18
 
 Cell = dict[str, Any]
 """`outcome` (`ok`, `oom`, `timeout` or `failed`), the settings, and what was measured."""
@@ -95,39 +95,52 @@ def settings(name: str) -> dict[str, Any]:
 
 
 def measure(name: str, count: int, limit_s: float) -> Cell:
-    """Run a cell: `count` tasks, no meta-iteration after `limit_s` seconds."""
-    shape_name, row, k = name.split("/")
+    """Run a cell: `count` tasks, no third meta-iteration after `limit_s` seconds.
+
+    Memory is that of the first meta-iteration, for which the C library is told to give every large
+    block back at once: the gaps that it keeps otherwise come to a fifth of the size, and to more
+    or less of it from run to run. Times are those of the others, which keep freed memory.
+    """
+    shape_name, row, _ = name.split("/")
     agent_name = VARIANTS.get(row, (row, {}))[0]
-    shape, least = SHAPES[shape_name], max(count, math.ceil(SETTLED / int(k)))
+    shape = SHAPES[shape_name]
     spec, _ = resolve_env(shape.env or f"glyphs-{shape.way}way-{shape.shot}shot")
     agent = make(agent_name, spec, "small", settings(name)).agent
     with using_threads(1):
         task, batches = tasks(shape, count)
         rng = Rng(SEED)
         state = agent.init(SimpleNamespace(task=task), rng.at("init"))
+        give_back_at_once()
         before = resident_bytes()
         reset_peak_memory()
         wall_s, cpu_s, norms = [], [], []
         begin_s = time.perf_counter()
-        for index in range(least):
-            batch = batches[index % len(batches)]
-            if index and time.perf_counter() - begin_s > limit_s:
+        for index, batch in enumerate(batches):
+            if index > 1 and time.perf_counter() - begin_s > limit_s:
                 break
             start_s, start_cpu_s = time.perf_counter(), time.process_time()
-            norms.append(norm_after(agent, state, batch, rng.at("update", index % len(batches))))
+            norms.append(norm_after(agent, state, batch, rng.at("update", index)))
             wall_s.append(time.perf_counter() - start_s)
             cpu_s.append(time.process_time() - start_cpu_s)
-        peak = peak_memory_bytes()
-    # The first one sets things up; it counts only where it is the only one.
+            if index == 0:
+                peak = peak_memory_bytes()
+                keep_freed_memory()
+    # The first one counts only where it is the only one.
     return {
         "outcome": "ok",
         "rounds": len(wall_s),
         "peak_bytes": peak - before,
         "wall_s": statistics.median(wall_s[1:] or wall_s),
         "cpu_s": statistics.median(cpu_s[1:] or cpu_s),
-        "gradient_norms": norms[:count],
+        "gradient_norms": norms,
         "processor": platform.processor() or platform.machine(),
     }
+
+
+def give_back_at_once() -> None:
+    """Tell the C library to map each large block alone, so that freeing it frees its memory."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _EXACT_BYTES)
 
 
 def tasks(shape: Shape, count: int) -> tuple[Any, list[dict[str, Any]]]:

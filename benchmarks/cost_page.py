@@ -49,10 +49,9 @@ One meta-iteration of one task (T = 1) from fresh weights, one thread, CPU, floa
 take the same k steps of plain gradient descent on the whole support set at the same rate; one
 query image a class.
 
-- Memory is the growth of the process's largest resident size over the loaded process before the
-  first meta-iteration, after at least 100 inner steps where 30 s were enough for them. It includes
-  libraries that are loaded on first use and gaps that the C library keeps, and differs by some
-  5 MiB from run to run.
+- Memory is how far the first meta-iteration lifts the process's largest resident size, with the C
+  library told to give freed blocks back at once. Left to itself, or told to keep them as in
+  training, it holds gaps that come to a fifth of the size, whatever k is.
 - Time is CPU seconds, the median without the first meta-iteration where there were more.
 - The norm is the median over the tasks measured, at the fresh weights. Random pixels hold
   nothing to learn, so there it shows the trend alone.

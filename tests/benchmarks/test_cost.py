@@ -97,11 +97,10 @@ def test_a_cell_is_measured_in_a_process_of_its_own(scripts, monkeypatch):
     words = [sys.executable, str(FOLDER / "cost_cell.py"), "28px/fomaml/1", "2", "0"]
     cell = scripts.cost.watched(words, scripts.cost.Limits(2**40, 120.0, 2, 0.0))
     assert cell["outcome"] == "ok"
-    assert cell["rounds"] == 1, "no meta-iteration starts after the limit, but one always does"
+    assert cell["rounds"] == 2, "one for the memory and one for the time, whatever the limit"
     assert cell["peak_bytes"] > 2**20
     assert cell["cpu_s"] > 0
-    (norm,) = cell["gradient_norms"]
-    assert math.isfinite(norm)
+    assert all(math.isfinite(norm) for norm in cell["gradient_norms"])
     assert norm > 0
 
 
