@@ -100,8 +100,7 @@ def test_a_cell_is_measured_in_a_process_of_its_own(scripts, monkeypatch):
     assert cell["rounds"] == 2, "one for the memory and one for the time, whatever the limit"
     assert cell["peak_bytes"] > 2**20
     assert cell["cpu_s"] > 0
-    assert all(math.isfinite(norm) for norm in cell["gradient_norms"])
-    assert norm > 0
+    assert all(0 < norm < math.inf for norm in cell["gradient_norms"])
 
 
 def test_the_norm_is_that_of_the_step_that_sgd_would_take(scripts):
