@@ -1,9 +1,9 @@
 """What a meta-iteration costs against the number of inner steps k: the suite `fig3`.
 
-Peak memory, seconds and the meta-gradient's norm of one task's meta-iteration, for second-order
-MAML, first-order MAML, iMAML, lazy MAML and lazy Reptile. Every cell runs in a process of its own
-under a memory limit and a time limit; running out of either is a result. Finished cells are kept
-in OUT.json and not repeated; OUT.md and OUT.png are drawn from it.
+Peak memory (of tensors, and resident), seconds and the meta-gradient's norm of one task's
+meta-iteration, for second-order MAML, first-order MAML, iMAML, lazy MAML and lazy Reptile. Every
+cell runs in a process of its own under a memory limit and a time limit; running out of either is a
+result. Finished cells are kept in OUT.json and not repeated; OUT.md and OUT.png are drawn from it.
 
 All agents take the same steps: plain gradient descent on the whole support set, at the same rate,
 from the same fresh weights, on the same tasks. `Choice:` one query image a class, the paper's K+1.
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cost_cell import SHAPES, Cell, resident_bytes, settings
-from cost_page import draw, median_norm, page
+from cost_page import draw, median_norm, page, tensors_mib
 
 AGENTS = ("maml", "maml_replayed", "fomaml", "imaml", "lazy_maml", "lazy_reptile")
 STEPS = (1, 2, 5, 10, 20, 50)
@@ -67,11 +67,15 @@ def main() -> None:
         if fnmatch.fnmatch(f"{shape}/{agent}/{k}", args.cells)
     ]
     store = out.with_suffix(".json")
+    script = str(Path(__file__).with_name("cost_cell.py"))
 
-    def child(name: str) -> Cell:
-        script = str(Path(__file__).with_name("cost_cell.py"))
-        words = [sys.executable, script, name, str(limits.tasks), str(limits.rounds_s)]
-        return watched(words, limits)
+    def child(name: str, known: Cell | None) -> Cell:
+        how = [str(limits.tasks), str(limits.rounds_s)]
+        cell = known or watched([sys.executable, script, name, *how], limits)
+        if cell["outcome"] == "ok":
+            count = watched([sys.executable, script, name, "tensors"], limits)
+            cell["tensor_bytes"] = count.get("tensor_bytes")
+        return cell
 
     for name, cell in fill(
         store, names, child, stale=lambda cell: args.again or raised(cell, limits)
@@ -88,19 +92,22 @@ def main() -> None:
 def fill(
     store: Path,
     names: list[str],
-    run: Callable[[str], Cell],
+    run: Callable[[str, Cell | None], Cell],
     *,
     stale: Callable[[Cell], bool] = lambda cell: False,
 ) -> Iterator[tuple[str, Cell]]:
     """Run the cells that `store` doesn't hold; yield each once it is there.
 
-    A cell that failed for a reason other than its limits is run again, and so is a `stale` one.
+    A cell that failed for a reason other than its limits is run again, and so is a `stale` one. One
+    whose tensors weren't counted is handed to `run` as it stands.
     """
     found = json.loads(store.read_text("utf-8")) if store.is_file() else {"cells": {}}
     for name in names:
         known = found["cells"].get(name)
-        if known is None or known["outcome"] == "failed" or stale(known):
-            found["cells"][name] = run(name) | {"settings": settings(name)}
+        if known is not None and (known["outcome"] == "failed" or stale(known)):
+            known = None
+        if known is None or (known["outcome"] == "ok" and "tensor_bytes" not in known):
+            found["cells"][name] = run(name, known) | {"settings": settings(name)}
             fresh = store.with_suffix(".tmp")
             fresh.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             fresh.replace(store)
@@ -155,7 +162,8 @@ def told(cell: Cell) -> str:
     """One line on a cell."""
     if cell["outcome"] == "ok":
         return (
-            f"{cell['peak_bytes'] / 2**20:8.0f} MiB {cell['wall_s']:8.2f} s wall "
+            f"{tensors_mib(cell):8.1f} MiB of tensors {cell['peak_bytes'] / 2**20:6.0f} MiB "
+            f"resident {cell['wall_s']:8.2f} s wall "
             f"{cell['cpu_s']:8.2f} s CPU   norm {median_norm(cell):.3g}"
         )
     where = f"at {cell['at_bytes'] / 2**30:.1f} GiB after {cell['at_s']:.0f} s"

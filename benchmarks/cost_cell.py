@@ -1,7 +1,8 @@
 """One cell of `cost.py`, measured in a process of its own.
 
 Writes the cell as JSON: `python benchmarks/cost_cell.py 28px/lazy_maml/10 6 30`, where 6 tasks are
-measured, and no meta-iteration starts after 30 s.
+measured, and no meta-iteration starts after 30 s; `… 28px/lazy_maml/10 tensors` counts the bytes of
+tensors alone.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import math
 import platform
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -101,15 +104,8 @@ def measure(name: str, count: int, limit_s: float) -> Cell:
     block back at once: the gaps that it keeps otherwise come to a fifth of the size, and to more
     or less of it from run to run. Times are those of the others, which keep freed memory.
     """
-    shape_name, row, _ = name.split("/")
-    agent_name = VARIANTS.get(row, (row, {}))[0]
-    shape = SHAPES[shape_name]
-    spec, _ = resolve_env(shape.env or f"glyphs-{shape.way}way-{shape.shot}shot")
-    agent = make(agent_name, spec, "small", settings(name)).agent
     with using_threads(1):
-        task, batches = tasks(shape, count)
-        rng = Rng(SEED)
-        state = agent.init(SimpleNamespace(task=task), rng.at("init"))
+        agent, state, batches, rng = begun(name, count)
         give_back_at_once()
         before = resident_bytes()
         reset_peak_memory()
@@ -135,6 +131,50 @@ def measure(name: str, count: int, limit_s: float) -> Cell:
         "gradient_norms": norms,
         "processor": platform.processor() or platform.machine(),
     }
+
+
+def live_tensors(name: str) -> Cell:
+    """Count the most bytes of tensors that live at once in a cell's meta-iteration.
+
+    What lives before it (weights, the task) isn't counted.
+    """
+    with using_threads(1):
+        agent, state, batches, rng = begun(name, 1)
+        return {
+            "outcome": "ok",
+            "tensor_bytes": live_bytes(
+                lambda: agent.update(state, batches[0], rng.at("update", 0))
+            ),
+        }
+
+
+def live_bytes(run: Callable[[], object]) -> int:
+    """Return the most bytes of tensors that `run` makes and that live at once.
+
+    This is what an accelerator's own counter tells (`torch.cuda.max_memory_allocated`): exact,
+    alike on every machine, and without what a process needs besides.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with torch.profiler.profile(profile_memory=True) as found:
+            run()
+        trace = Path(folder) / "trace.json"
+        found.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text("utf-8"))["traceEvents"]
+    changes = [event for event in events if event["name"] == "[memory]"]
+    changes.sort(key=lambda event: event["ts"])
+    return int(max(accumulate(event["args"]["Bytes"] for event in changes), default=0))
+
+
+def begun(name: str, count: int) -> tuple[Any, Any, list[dict[str, Any]], Rng]:
+    """The agent of a cell, its fresh state, `count` meta-batches, and the draws."""
+    shape_name, row, _ = name.split("/")
+    agent_name = VARIANTS.get(row, (row, {}))[0]
+    shape = SHAPES[shape_name]
+    spec, _ = resolve_env(shape.env or f"glyphs-{shape.way}way-{shape.shot}shot")
+    agent = make(agent_name, spec, "small", settings(name)).agent
+    task, batches = tasks(shape, count)
+    rng = Rng(SEED)
+    return agent, agent.init(SimpleNamespace(task=task), rng.at("init")), batches, rng
 
 
 def give_back_at_once() -> None:
@@ -190,4 +230,6 @@ def resident_bytes(process: int | str = "self") -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(measure(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))) + "\n")
+    cell, *how = sys.argv[1:]
+    got = live_tensors(cell) if how == ["tensors"] else measure(cell, int(how[0]), float(how[1]))
+    sys.stdout.write(json.dumps(got) + "\n")

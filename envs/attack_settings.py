@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
@@ -31,7 +31,10 @@ class Protocol:
         targeted: whether one given class is to be reached.
         access: what replies show, `scores` or `label`.
         target_rule: which class a targeted attack is to reach.
+        levels: brightnesses that a query is rounded to, None for none.
     """
+
+    levels: ClassVar[int | None] = None
 
     norm: Norm
     eps: float
@@ -66,6 +69,7 @@ class Protocol:
             query_budget=self.query_budget,
             mode=self.mode,
             access=self.access,
+            levels=self.levels,
         )
 
     def fields(self) -> dict[str, Any]:

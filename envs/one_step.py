@@ -18,6 +18,7 @@ from lazybench.data.pool import Split
 from lazybench.envs.checks import check_one_of
 from lazybench.envs.episodes import Block
 from lazybench.envs.picture import contact_sheet
+from lazybench.envs.trial_rows import TrialRows
 from lazybench.errors import UsageError
 from lazybench.task import TaskShape
 
@@ -118,9 +119,9 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         self.single_observation_space, self.single_action_space = self.trials.spaces(())
         self._backend = backend
         self._device = device if backend == "torch" else "cpu"
-        self._stream = self._next = 0
+        self._stream = 0
         self._keys = np.zeros(num_envs, dtype=np.uint64)
-        self._trial = np.full(num_envs, -1, dtype=np.int64)
+        self._rows = TrialRows(num_envs)
         self._finished = np.ones(num_envs, dtype=np.bool_)
         self._block: Block | None = None
 
@@ -148,28 +149,17 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             UsageError: trials or a mask of another length or type, or negative trials.
         """
         super().reset(seed=seed)
-        options = options or {}
-        mask = np.ones(self.num_envs, dtype=np.bool_)
-        if self._block is not None and "reset_mask" in options:
-            mask = self._rows(options["reset_mask"], "reset_mask", "b")
-        trials = self._trial.copy()
-        if "trials" in options:
-            trials[mask] = self._rows(options["trials"], "trials", "iu")[mask]
-            if int(trials.min()) < 0:
-                raise UsageError(f"trials are numbered from 0, got {trials.min()}")
-        if seed is not None:
-            self._stream, self._next = (seed, 0) if self.trials.split == "train" else (0, seed)
+        streams = seed is not None and self.trials.split == "train"
+        mask = self._rows.choose(0 if streams else seed, options)
+        if streams and seed is not None:
+            self._stream = seed
         if mask.any():
-            if "trials" not in options:
-                trials[mask] = self._next + np.arange(int(mask.sum()))
-            self._open(mask, trials)
-        return self._observe(), {"trial": self._trial.copy()}
+            self._open(mask)
+        return self._observe(), {"trial": self._rows.trial.copy()}
 
-    def _open(self, mask: NDArray[np.bool_], trials: NDArray[np.int64]) -> None:
+    def _open(self, mask: NDArray[np.bool_]) -> None:
         """Put fresh tasks into the rows of `mask`; the others keep theirs, and their keys."""
-        self._trial = trials
-        self._next = int(trials[mask].max()) + 1
-        self._keys[mask] = self.trials.keys(trials[mask], self._stream)
+        self._keys[mask] = self.trials.keys(self._rows.trial[mask], self._stream)
         self._finished[mask] = False
         fresh = Block(*(part.to(self._device) for part in self.trials.open(self._keys[mask])))
         if mask.all() or self._block is None:
@@ -197,7 +187,7 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             raise UsageError("step was called before reset; call env.reset() first")
         live = ~self._finished
         rewards = np.zeros(self.num_envs)
-        info: dict[str, Any] = {"trial": self._trial.copy()}
+        info: dict[str, Any] = {"trial": self._rows.trial.copy()}
         if live.any():
             given = self.trials.answer(actions, (self.num_envs,))
             rewards[live] = self.trials.judge(self._keys[live], given[live])
@@ -215,16 +205,6 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             contact_sheet(*(part[row].cpu().numpy() for part in self._block), task=self.task)
             for row in range(self.num_envs)
         )
-
-    def _rows(self, values: Any, name: str, kinds: str) -> NDArray[Any]:
-        array = np.array(values)
-        if array.shape != (self.num_envs,) or array.dtype.kind not in kinds:
-            what = "true or false" if kinds == "b" else "an integer"
-            raise UsageError(
-                f"options['{name}'] needs {what} for each of {self.num_envs} rows, got shape "
-                f"{list(array.shape)} and dtype {array.dtype}"
-            )
-        return array
 
     def _observe(self) -> Observation:
         block = self._block

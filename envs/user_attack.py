@@ -16,7 +16,7 @@ from lazybench.envs.attack_block import AttackBlock
 from lazybench.envs.attack_opened import OpenTarget
 from lazybench.envs.attack_oracle import Oracle, Predict
 from lazybench.envs.attack_settings import Protocol, TargetRule, read_protocol
-from lazybench.envs.blackbox import BlackBox, to_levels
+from lazybench.envs.blackbox import to_levels
 from lazybench.envs.gradient_maps import maps_shape
 from lazybench.envs.user_images import UserImages
 from lazybench.errors import UsageError
@@ -33,20 +33,7 @@ _ROUNDING = 1 / (LEVELS - 1) / math.sqrt(12)
 class EightBit(Protocol):
     """A protocol whose queries are rounded to 8 bits before they are sent and measured."""
 
-    def box(self, oracle: Oracle, x: Tensor, label: Tensor, goal: Tensor | None) -> BlackBox:
-        """Return the attack of these images, which are rounded already."""
-        return BlackBox(
-            oracle,
-            x,
-            label,
-            goal,
-            norm=self.norm,
-            eps=self.eps,
-            query_budget=self.query_budget,
-            mode=self.mode,
-            access=self.access,
-            levels=LEVELS,
-        )
+    levels = LEVELS
 
     def task(
         self, classes: int, instance: tuple[int, ...], whiteboxes: tuple[str, ...], maps: TaskShape

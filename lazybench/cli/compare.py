@@ -85,8 +85,7 @@ def _one_board(records: list[Record], env: str, budget: str) -> list[Record]:
 
 
 def _text(found: Comparison) -> str:
-    unit = "" if found.unit == "%" else f" {found.unit}"
-    sign = " %" if found.unit == "%" else unit
+    sign = f" {found.unit}"
     rows = [
         (
             side.name,

@@ -110,8 +110,7 @@ def _text(judged: Judgement) -> str:
     most = 1.0 if metric.unit == "fraction" else math.inf
 
     def shown(number: float) -> str:
-        text = f"{scale * number:.2f}" if metric.unit == "fraction" else f"{number:.4g}"
-        return text
+        return f"{scale * number:.2f}" if metric.unit == "fraction" else f"{number:.4g}"
 
     value = "no score" if metric.value is None else f"{shown(metric.value)}{unit}"
     low, high = metric.ci95 or (None, None)

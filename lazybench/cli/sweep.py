@@ -75,7 +75,7 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     missing, known = split(cells, request)
     if emit_commands:
         for cell in missing:
-            command = [word for word in words(cell, request)[3:] if word not in ("--json",)]
+            command = [word for word in words(cell, request)[3:] if word != "--json"]
             out.line(shlex.join(["lazybench", *command]))
         return
     outcomes = list(known)

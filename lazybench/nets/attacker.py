@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.errors import UsageError
-from lazybench.nets.net import Pick, Stats, batch_norm, measured, scaled
-from lazybench.nets.norms import own
+from lazybench.nets.net import Pick, Stats, batch_norm, in_turn, measured, scaled
 from lazybench.params import Params
 from lazybench.precision import at_precision
 from lazybench.task import TaskShape
@@ -85,12 +84,12 @@ class EncoderDecoder:
     @at_precision
     def __call__(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return maps `[n, channels, height, width]`."""
-        return self._apply(params, self._body(params, x, _told(stats)), _LAST)
+        return self._apply(params, self._body(params, x, in_turn(stats)), _LAST)
 
     @at_precision
     def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return the inputs of the last layer, flattened."""
-        return self._body(params, x, _told(stats)).flatten(1)
+        return self._body(params, x, in_turn(stats)).flatten(1)
 
     @at_precision
     def statistics(self, params: Params, x: Tensor) -> Stats:
@@ -125,11 +124,3 @@ def _name(layer: int) -> str:
     if layer == _LAST:
         return "head"
     return f"conv{layer}" if layer <= _ENCODER else f"up{layer}"
-
-
-def _told(stats: Stats | None) -> Pick:
-    """What gives each norm in turn its statistics: its own input's, or those handed in."""
-    if stats is None:
-        return own
-    given = iter(stats)
-    return lambda inputs: next(given)

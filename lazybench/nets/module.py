@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from lazybench.errors import LazybenchError, UsageError
-from lazybench.nets.net import Moments, Net, Pick, Stats, head, head_outputs, measured, scaled
-from lazybench.nets.norms import BatchStatistics, own, paths, with_batch_statistics
+from lazybench.nets.net import Moments, Net, Pick, Stats, head, head_outputs, measured, own, scaled
+from lazybench.nets.norms import BatchStatistics, paths, with_batch_statistics
 from lazybench.params import Params
 from lazybench.precision import at_precision
 from lazybench.task import TaskShape

@@ -15,6 +15,7 @@ from lazybench.nets.net import (
     channels_last,
     head,
     head_outputs,
+    in_turn,
     measured,
     scaled,
 )
@@ -98,8 +99,7 @@ class ResNet12:
     @at_precision
     def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return features `[n, 640]`."""
-        given = iter(stats if stats is not None else ())
-        return self._body(params, x, lambda _: next(given, None))
+        return self._body(params, x, in_turn(stats))
 
     @at_precision
     def statistics(self, params: Params, x: Tensor) -> Stats:

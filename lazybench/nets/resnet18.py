@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.errors import UsageError
-from lazybench.nets.net import Pick, Stats, batch_norm, head_outputs, measured, scaled
+from lazybench.nets.net import Pick, Stats, batch_norm, head_outputs, in_turn, measured, scaled
 from lazybench.nets.resnet_cifar import CIFAR_EPS, he_normal
 from lazybench.params import Params
 from lazybench.precision import at_precision
@@ -83,8 +83,7 @@ class ResNet18:
     @at_precision
     def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return features `[n, 512]`."""
-        given = iter(stats if stats is not None else ())
-        return self._body(params, x, lambda _: next(given, None))
+        return self._body(params, x, in_turn(stats))
 
     @at_precision
     def statistics(self, params: Params, x: Tensor) -> Stats:

@@ -15,6 +15,7 @@ from lazybench.nets.net import (
     Stats,
     batch_norm,
     channels_last,
+    in_turn,
     measured,
     scaled,
 )
@@ -97,8 +98,7 @@ class ResNetCifar:
     @at_precision
     def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
         """Return features `[n, 4 * width]`."""
-        given = iter(stats if stats is not None else ())
-        return self._picking(params, x, lambda _: next(given, None))
+        return self._picking(params, x, in_turn(stats))
 
     @at_precision
     def statistics(self, params: Params, x: Tensor) -> Stats:
