@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -156,20 +156,19 @@ def judge_all(  # noqa: PLR0913 - what is judged, on what, who hears, and since 
         scores = np.concatenate([each.scores for each in blocks])
         watch.advance(len(block.scores), {spec.metric: float(scores.mean())})
     watch.finished()
-    answers = [each.answers for each in blocks]
-    columns = {
-        name: np.concatenate([each.columns[name] for each in blocks]) for name in spec.columns
-    }
-    metrics = whole_metrics(env, scores, columns) or blocks[-1].metrics
-    return Scored(scores, answers, *clock.seconds(), metrics, columns)
+    return gathered(env, blocks, spec.columns, *clock.seconds())
 
 
-def whole_metrics(
-    env: Any, scores: Scores, columns: Mapping[str, NDArray[Any]]
-) -> Mapping[str, Any]:
-    """Return what an environment makes of all trials together; empty where it tells nothing."""
+def gathered(
+    env: Any, blocks: Sequence[Judged], columns: tuple[str, ...], wall_s: float, cpu_s: float
+) -> Scored:
+    """Return judged blocks as one, with what their environment makes of all trials together."""
+    scores = np.concatenate([each.scores for each in blocks])
+    told = {name: np.concatenate([each.columns[name] for each in blocks]) for name in columns}
     summary = getattr(env, "summary", None)
-    return {} if summary is None else dict(plain(summary(scores, columns)))
+    whole = {} if summary is None else dict(plain(summary(scores, told)))
+    answers = [each.answers for each in blocks]
+    return Scored(scores, answers, wall_s, cpu_s, whole or blocks[-1].metrics, told)
 
 
 def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Judged:

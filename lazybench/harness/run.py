@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lazybench.errors import (
 from lazybench.harness import checkpoint, facts
 from lazybench.harness.cell import Cell, resolve
 from lazybench.harness.fit import Progress, Training, fit, fit_whole
-from lazybench.harness.judge import Scored, judge, open_env, whole_metrics
+from lazybench.harness.judge import Judged, Scored, gathered, judge, open_env
 from lazybench.harness.outputs import locked, writable
 from lazybench.harness.report import Outcome, record
 from lazybench.harness.request import RunRequest, check_device
@@ -131,8 +132,8 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
     """Judge the official trials block by block; what was judged already isn't repeated."""
     path = cell.file("episodes", "jsonl")
     digest, _ = checkpoint.digest(progress.best)
-    blocks = [line for line in read_lines(path) if line["state"] == digest]
-    start = sum(len(line["scores"]) for line in blocks)
+    blocks = [_block(line) for line in read_lines(path) if line["state"] == digest]
+    start = sum(len(block.scores) for block in blocks)
     watch.stage("test", cell.trials, min(start, cell.trials))
     spec = cell.spec
     env = open_env(spec, spec.rows(cell.trials), "test", cell.device)
@@ -149,22 +150,28 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
             "columns": {name: values.tolist() for name, values in block.columns.items()},
         }
         append_line(path, line)
-        blocks.append(line)
-        mean = float(np.mean([score for line in blocks for score in line["scores"]]))
+        blocks.append(block)
+        mean = float(np.concatenate([each.scores for each in blocks]).mean())
         watch.advance(len(block.scores), {metric: mean})
         if signals.number:
             raise Interrupted(
                 signals.number, f"interrupted at test trial {block.first + len(block.scores)}"
             )
-    scores = np.array([score for line in blocks for score in line["scores"]])
-    answers = [Packed(**line["answers"]).unpack() for line in blocks]
-    wall_s, cpu_s = (sum(line[name] for line in blocks) for name in ("wall_s", "cpu_s"))
-    columns = {
-        name: np.array([value for line in blocks for value in line["columns"][name]])
-        for name in names
-    }
-    metrics = whole_metrics(env, scores, columns) or blocks[0]["metrics"]
-    return Scored(scores, answers, wall_s, cpu_s, metrics, columns)
+    wall_s, cpu_s = sum(block.wall_s for block in blocks), sum(block.cpu_s for block in blocks)
+    return gathered(env, blocks, names, wall_s, cpu_s)
+
+
+def _block(line: Mapping[str, Any]) -> Judged:
+    """A judged block as a line of the run's folder has it."""
+    return Judged(
+        line["first"],
+        np.array(line["scores"]),
+        Packed(**line["answers"]).unpack(),
+        line["wall_s"],
+        line["cpu_s"],
+        line["metrics"],
+        {name: np.array(values) for name, values in line["columns"].items()},
+    )
 
 
 def _last(cell: Cell) -> Progress:

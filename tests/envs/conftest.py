@@ -1,9 +1,10 @@
-"""Tiny data sets, registered for one test."""
+"""Tiny data sets, registered for one test, and folders of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,3 +74,13 @@ def register_tiny() -> Iterator[Register]:
     for name in OPENED:
         registry.DATASETS.forget(name)
     OPENED.clear()
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty data folder; what is prepared or trained goes to a fresh cache beside it."""
+    monkeypatch.setenv("LAZYBENCH_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.setenv("LAZYBENCH_DATA", str(folder))
+    return folder

@@ -7,7 +7,7 @@ contract of `lazybench.attack_task` and nothing of how the environment is writte
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -235,3 +235,13 @@ def smooth(instance: tuple[int, ...], classes: int = 3, seed: int = 0, hidden: i
         return (torch.tanh(inner.sum(2))[:, None] * second.to(images.dtype)).sum(2)
 
     return logits
+
+
+def drive(part: Generator[Any, Any, Any], box: Any) -> Any:
+    """Answer a part of an attack and return what it returns."""
+    try:
+        queries = next(part)
+        while True:
+            queries = part.send(box.answer(queries))
+    except StopIteration as ended:
+        return ended.value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -16,16 +16,6 @@ from lazybench.agents.attack.score_search import Space, Walk, pixels, project, t
 from lazybench.attack_task import distance, margin
 
 INSTANCE = (2, 4, 4)
-
-
-def drive(asking: Generator[Any, Any, Any], box: Any) -> Any:
-    """Answer a part of an attack until it returns what it has found."""
-    try:
-        queries = next(asking)
-        while True:
-            queries = asking.send(box.answer(queries))
-    except StopIteration as end:
-        return end.value
 
 
 @pytest.fixture
@@ -60,13 +50,13 @@ def slopes_by_autograd(
 @pytest.mark.parametrize("space", ["pixel", "tanh"])
 @pytest.mark.parametrize("both_sides", [False, True])
 def test_coordinate_slopes_are_the_gradient(
-    at: Callable[..., Any], space: Space, both_sides: bool
+    meter: ModuleType, at: Callable[..., Any], space: Space, both_sides: bool
 ) -> None:
     x = 0.2 + 0.6 * torch.rand(3, *INSTANCE, generator=torch.Generator().manual_seed(1))
     walk, box, height = at(x, space)
-    drive(walk.check(), box)
+    meter.drive(walk.check(), box)
     index = torch.rand(3, 32, generator=torch.Generator().manual_seed(2)).argsort(1)
-    found, kept = drive(coordinate_slopes(walk, index, 1e-2, both_sides=both_sides), box)
+    found, kept = meter.drive(coordinate_slopes(walk, index, 1e-2, both_sides=both_sides), box)
     assert kept.tolist() == [0, 1, 2]
     assert box.queries == [1 + 32 * (1 + both_sides)] * 3
     expected = slopes_by_autograd(height, x, space).float()
@@ -75,12 +65,14 @@ def test_coordinate_slopes_are_the_gradient(
 
 
 @pytest.mark.parametrize("both_sides", [False, True])
-def test_at_the_edges_probes_stay_inside(at: Callable[..., Any], both_sides: bool) -> None:
+def test_at_the_edges_probes_stay_inside(
+    meter: ModuleType, at: Callable[..., Any], both_sides: bool
+) -> None:
     x = torch.rand(2, *INSTANCE, generator=torch.Generator().manual_seed(1)).round()
     walk, box, height = at(x)
-    drive(walk.check(), box)
+    meter.drive(walk.check(), box)
     index = torch.arange(32).expand(2, -1)
-    found, _ = drive(coordinate_slopes(walk, index, 1e-2, both_sides=both_sides), box)
+    found, _ = meter.drive(coordinate_slopes(walk, index, 1e-2, both_sides=both_sides), box)
     expected = slopes_by_autograd(height, x).float()
     torch.testing.assert_close(placed(found, index, x), expected, rtol=0.1, atol=0.05)
     # Nothing was clipped on the way: each probe differs from the image in one pixel by h.
@@ -91,31 +83,33 @@ def test_at_the_edges_probes_stay_inside(at: Callable[..., Any], both_sides: boo
         torch.testing.assert_close(apart.sum(1), torch.full((32,), 1e-2), atol=1e-6, rtol=0)
 
 
-def test_the_loss_is_differentiated_in_place_of_the_margin(at: Callable[..., Any]) -> None:
+def test_the_loss_is_differentiated_in_place_of_the_margin(
+    meter: ModuleType, at: Callable[..., Any]
+) -> None:
     x = torch.full((1, *INSTANCE), 0.3)
     index = torch.arange(32)[None]
     plain, squared = at(x), at(x)
     for walk, box, _ in (plain, squared):
-        drive(walk.check(), box)
-    found, _ = drive(coordinate_slopes(plain[0], index, 1e-2, both_sides=True), plain[1])
+        meter.drive(walk.check(), box)
+    found, _ = meter.drive(coordinate_slopes(plain[0], index, 1e-2, both_sides=True), plain[1])
     asked = coordinate_slopes(
         squared[0], index, 1e-2, both_sides=True, loss=lambda value: value.square()
     )
-    by_chain, _ = drive(asked, squared[1])
+    by_chain, _ = meter.drive(asked, squared[1])
     expected = 2 * plain[0].margin[0] * found
     torch.testing.assert_close(by_chain, expected, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("both_sides", [False, True])
 def test_directional_slopes_are_products_with_the_gradient(
-    at: Callable[..., Any], both_sides: bool
+    meter: ModuleType, at: Callable[..., Any], both_sides: bool
 ) -> None:
     generator = torch.Generator().manual_seed(5)
     x = 0.2 + 0.6 * torch.rand(3, *INSTANCE, generator=generator)
     directions = torch.randn(3, 6, *INSTANCE, generator=generator)
     walk, box, height = at(x)
-    drive(walk.check(), box)
-    found, _ = drive(directional_slopes(walk, directions, 2e-3, both_sides=both_sides), box)
+    meter.drive(walk.check(), box)
+    found, _ = meter.drive(directional_slopes(walk, directions, 2e-3, both_sides=both_sides), box)
     gradient = slopes_by_autograd(height, x).float()
     expected = torch.einsum("mchw,mqchw->mq", gradient, directions)
     error = 1e-2 if both_sides else 5e-2

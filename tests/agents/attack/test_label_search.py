@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -42,16 +41,6 @@ def begin(task: Any, x: Tensor, goal: Tensor | None = None) -> Start:
     return Start(task, 0, torch.arange(n), x, torch.zeros(n, dtype=torch.int64), goal)
 
 
-def drive(part: Generator[Any, Any, Any], box: Any) -> Any:
-    """Answer a part of an attack and return what it returns."""
-    try:
-        queries = next(part)
-        while True:
-            queries = part.send(box.answer(queries))
-    except StopIteration as ended:
-        return ended.value
-
-
 def opened(meter: ModuleType, target: Any, x: Tensor, **changes: Any) -> tuple[Any, Decisions]:
     task = meter.protocol(INSTANCE, **{**LABEL_ONLY, **changes})
     start = begin(task, x)
@@ -71,7 +60,7 @@ def test_bisection_ends_next_to_a_ball_of_known_radius(meter: ModuleType, norm: 
     points = x.clone()
     points[0] += 0.4 * torch.linspace(-1, 1, 16).view(INSTANCE)
     points[1, 0, 0, 0] = 1.0
-    found = drive(bisect(search, torch.arange(2), points, 1 / 128), box)
+    found = meter.drive(bisect(search, torch.arange(2), points, 1 / 128), box)
     far = (found - x).flatten(1).norm(dim=1)
     assert bool((far > 0.25).all())
     if norm == "l2":
@@ -87,7 +76,7 @@ def test_bisection_ends_next_to_a_ball_of_known_radius(meter: ModuleType, norm: 
 def test_a_start_takes_one_query_a_try_and_may_be_found_in_coarse_noise(meter: ModuleType) -> None:
     x = torch.zeros(3, *INSTANCE)
     box, search = opened(meter, meter.ball(x[0], 0.5), x)
-    points, found = drive(starting_points(search, LabelConfig(), None), box)
+    points, found = meter.drive(starting_points(search, LabelConfig(), None), box)
     assert box.queries == [1, 1, 1]
     assert found.tolist() == [True] * 3
     assert not torch.equal(points[0], points[1])
@@ -98,7 +87,7 @@ def test_a_start_takes_one_query_a_try_and_may_be_found_in_coarse_noise(meter: M
         return torch.stack([mean - 0.25, 0.25 - mean, mean * 0 - 9], 1)
 
     box, search = opened(meter, dark, torch.full((2, *INSTANCE), 0.5), query_budget=500)
-    points, found = drive(starting_points(search, LabelConfig(uniform_tries=5), None), box)
+    points, found = meter.drive(starting_points(search, LabelConfig(uniform_tries=5), None), box)
     assert found.tolist() == [True, True]
     assert min(box.queries) > 5
 
@@ -146,7 +135,7 @@ def test_local_search_of_a_ray_by_hand(meter: ModuleType) -> None:
     near = torch.tensor([0.301, 0.32, 0.296, 0.1], dtype=torch.float64)
     width = torch.full((4,), 1e-4, dtype=torch.float64)
     rays = Rays(torch.arange(4), direction, near)
-    length = drive(local(search, rays, width, longer=True), box)
+    length = meter.drive(local(search, rays, width, longer=True), box)
     assert torch.allclose(length[:3], torch.full((3,), 0.3, dtype=torch.float64), atol=1.1e-4)
     assert bool((length[:3] > 0.3 - 1e-6).all())
     # Nothing is adversarial within twice a tenth.
@@ -165,6 +154,6 @@ def test_local_search_of_a_ray_by_hand(meter: ModuleType) -> None:
     assert box.queries[3] == 1 + math.ceil(math.log(2) / math.log(1.01))
 
     box, search = opened(meter, meter.ball(x[0], 0.3), x)
-    length = drive(local(search, rays, width, longer=False), box)
+    length = meter.drive(local(search, rays, width, longer=False), box)
     assert torch.isinf(length).tolist() == [False, False, True, True]
     assert box.queries[2:] == [1, 1]

@@ -15,16 +15,6 @@ Write = Callable[..., None]
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty data folder; what is prepared or trained goes to a fresh cache beside it."""
-    monkeypatch.setenv("LAZYBENCH_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "data"
-    folder.mkdir()
-    monkeypatch.setenv("LAZYBENCH_DATA", str(folder))
-    return folder
-
-
-@pytest.fixture
 def write_mnist(root: Path) -> Write:
     """A function that writes images of ten classes in MNIST's form, easy to tell apart.
 
