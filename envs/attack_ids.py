@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from lazybench.envs.attack_summary import COLUMNS, MEASURES
 from lazybench.specs import EnvSpec
@@ -11,20 +10,8 @@ from lazybench.specs import EnvSpec
 QUERY_BUDGET = 3000
 
 
-@dataclass(frozen=True)
-class Attacked:
-    """What the ids of a data set share: radii and the number of images."""
-
-    l2: float
-    linf: float
-    small: int
-
-
-DATA: Mapping[str, Attacked] = {
-    "mnist": Attacked(3.0, 0.3, 100),
-    "glyphs": Attacked(3.0, 0.3, 100),
-    "cifar10": Attacked(1.0, 8 / 255, 50),
-}
+SMALL: Mapping[str, int] = {"mnist": 100, "glyphs": 100, "cifar10": 50}
+"""Images of each data set that are attacked at `small`."""
 
 TARGETS = ("mnist-net4", "mnist-lenet5", "cifar10-resnet18", "cifar10-resnet8", "glyphs-net4")
 
@@ -32,7 +19,6 @@ TARGETS = ("mnist-net4", "mnist-lenet5", "cifar10-resnet18", "cifar10-resnet8", 
 def attack(target: str, *, targeted: bool, label: bool, linf: bool) -> EnvSpec:
     """Return the spec of attacks on a target; a trial is one image that it gets right."""
     data = target.partition("-")[0]
-    size = DATA[data]
     aim = "targeted" if targeted else "untargeted"
     ending = ("-label" if label else "") + ("-linf" if linf else "")
     shown = "top class" if label else "scores"
@@ -47,16 +33,15 @@ def attack(target: str, *, targeted: bool, label: bool, linf: bool) -> EnvSpec:
             "targeted": targeted,
             "access": "label" if label else "scores",
             "norm": "linf" if linf else "l2",
-            "eps": size.linf if linf else size.l2,
             "query_budget": QUERY_BUDGET,
         },
-        trials={"smoke": 8, "small": size.small, "paper": 1000},
+        trials={"smoke": 8, "small": SMALL[data], "paper": 1000},
         val_trials={"smoke": 4, "small": 32, "paper": 64},
         metric="success",
         val_metric=("mse", "lower"),
         measures=MEASURES,
         columns=COLUMNS,
-        block=size.small,
+        block=SMALL[data],
         apart=True,
         options=("eps", "query_budget", "mode", "target_rule", "strict"),
         about=f"{aim} attacks on {target} by its {shown}, {'linf' if linf else 'L2'}",

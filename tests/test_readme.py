@@ -21,7 +21,7 @@ def snippet(language, words):
 
 def shell(folder, *words):
     """Return what a command prints; it must succeed."""
-    surroundings = os.environ | {"PYTHONPATH": str(ROOT)}
+    surroundings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *words], cwd=folder, env=surroundings, capture_output=True, text=True
     )
@@ -30,7 +30,7 @@ def shell(folder, *words):
 
 
 def test_the_ten_lines_of_python(tmp_path):
-    (tmp_path / "ten.py").write_text(snippet("python", "make_env"))
+    (tmp_path / "ten.py").write_text(snippet("python", "nearest support image"))
     rewards, last = shell(tmp_path, "ten.py").strip().splitlines()
     assert re.match(r"\[0?\.\d+", rewards)
     accuracy, wall_s = map(float, last.split())
@@ -43,6 +43,14 @@ def test_an_agent_of_your_own(tmp_path):
     for line in snippet("", "my_agent.py:MyAgent").strip().splitlines():
         printed = shell(tmp_path, "-m", "lazybench", *line.split()[1:])
         assert "MyAgent" in printed
+
+
+def test_an_attack_of_another_tool(tmp_path):
+    (tmp_path / "attack.py").write_text(snippet("python", "foolbox"))
+    printed = shell(tmp_path, "-W", "ignore::DeprecationWarning", "attack.py")
+    queries, distances = re.findall(r"\[([^]]*)\]", printed)
+    assert [int(number) for number in queries.split()] == [300] * 4
+    assert all(0 < float(number) < 15 for number in distances.split())
 
 
 def test_commands_that_only_list_work(tmp_path):
