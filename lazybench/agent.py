@@ -11,7 +11,8 @@ loop, so progress, validation, checkpoints and resume come with the contract.
 
 More is taken where an agent has it:
 
-    diagnostics(state) -> dict          JSON values for the record
+    diagnostics(state) -> dict          JSON values for the record; the names of those that are
+                                        True mark its row on the boards (`under_trained`)
     network(task) -> Network            what it trains, for the boards' columns
     warm(state, weights) -> state       the first state with the weights of another training in it
     transfer(state, task) -> state      a trained state made ready for tasks of another shape

@@ -48,7 +48,8 @@ class Row:
         measures: further metrics by name with their unit, mean over seeds; `fraction` as `%`.
         tuned: whether the preset was tuned with the same effort as the others.
         versions: package versions that ran it.
-        marks: what a reader must know (dirty, limited, external, diverged 1 of 3, …).
+        marks: what a reader must know (dirty, limited, external, diverged 1 of 3, …), and what
+            any run's diagnostics say of it.
         reason: why there is no score.
         keys: the first 12 digits of the records' keys, by seed.
     """
@@ -98,6 +99,10 @@ def _marks(group: Group, mixed_devices: bool) -> tuple[str, ...]:
         (f"trained on {first.trained_on}", first.trained_on not in (None, first.env.id)),
         (first.device, mixed_devices),
     ]
+    told = dict.fromkeys(
+        name for record in records for name, value in record.diagnostics.items() if value is True
+    )
+    marks += [(name.replace("_", "-"), True) for name in told]
     counted = [f"{status} {n} of {len(records)}" for status, n in sorted(lost.items())]
     return tuple([mark for mark, holds in marks if holds] + counted)
 

@@ -133,12 +133,13 @@ def test_marks_say_what_a_reader_must_know(make_run: Any) -> None:
         trained_on="omniglot-5way-1shot",
         data__source="subset of the archive",
         untuned=True,
+        diagnostics={"under_trained": True, "pruned": False, "steps": 1},
     )
     (board,) = build([run, make_run("b", device="cuda")])
     (row,) = board.transferred
     assert row.rank is None
     marks = ("dirty", "external", "submitted", "data-subset", "trained on omniglot-5way-1shot")
-    assert row.marks == (*marks, "cpu")
+    assert row.marks == (*marks, "cpu", "under-trained")
     assert not row.tuned
 
 
