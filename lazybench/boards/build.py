@@ -14,7 +14,7 @@ from lazybench.boards.rows import Row, failed_row, row_of
 from lazybench.records.atomic import canonical_json
 from lazybench.records.reported import Reported
 from lazybench.records.schema import Record
-from lazybench.stats import Difference, paired_difference
+from lazybench.stats import LEVEL, Difference, adjusted, paired_difference
 
 FEWEST_SEEDS = 3
 FEW_SEEDS_NOTE = (
@@ -22,8 +22,10 @@ FEW_SEEDS_NOTE = (
     "algorithms, and forms no tied groups."
 )
 TIES_NOTE = (
-    "Rows whose paired difference to the best row of their group has 0 in its 95 % interval share "
-    "a rank; the intervals aren't corrected for the number of rows."
+    f"Rows of at least {FEWEST_SEEDS} seeds share a rank where their paired difference to the "
+    "first of them may be 0; `ranks` are the places among such rows that their comparisons allow. "
+    "Both hold after correction for the number of pairs (false discoveries at most 5 %); the "
+    "intervals beside differences aren't corrected."
 )
 SMOKE_NOTE = "A smoke budget shows that a thing runs; its rows are never ranked."
 GROUPS_NOTE = (
@@ -217,25 +219,40 @@ def _difference(group: Group, other: Group) -> Difference | None:
 def _ranked(pairs: Sequence[tuple[Group, Row]]) -> list[Row]:
     """The rows with ranks and differences, given by score, best first.
 
-    A row joins the group that its leader opened where both have `FEWEST_SEEDS` seeds and their
-    paired difference may be 0; below that, only equal scores share a rank.
+    A row joins the group that its leader opened where both have `FEWEST_SEEDS` seeds and aren't
+    told apart; below that, only equal scores share a rank.
     """
+    firm, apart = _told_apart([group for group, _ in pairs])
     rows: list[Row] = []
     leader, rank = 0, 1
     for place, (group, row) in enumerate(pairs):
-        chief, chief_row = pairs[leader]
-        to_best = _difference(group, pairs[0][0]) if place else None
-        to_leader = to_best if leader == 0 else _difference(group, chief)
-        seeds = min(len(row.seeds), len(chief_row.seeds))
-        near = to_leader is not None and to_leader.lo <= 0 <= to_leader.hi
-        if (
-            place != leader
-            and row.score != chief_row.score
-            and not (near and seeds >= FEWEST_SEEDS)
-        ):
+        tied = {leader, place} <= firm and (leader, place) not in apart
+        if place != leader and row.score != pairs[leader][1].score and not tied:
             leader, rank = place, place + 1
-        rows.append(replace(row, rank=rank, diff=to_best))
+        ranks = None
+        if place in firm and len(firm) > 1:
+            above = sum((other, place) in apart for other in firm)
+            below = sum((place, other) in apart for other in firm)
+            ranks = (1 + above, len(firm) - below)
+        to_best = _difference(group, pairs[0][0]) if place else None
+        rows.append(replace(row, rank=rank, ranks=ranks, diff=to_best))
     return rows
+
+
+def _told_apart(found: Sequence[Group]) -> tuple[set[int], set[tuple[int, int]]]:
+    """The places of groups with enough seeds, and the pairs (better, worse) of them that differ.
+
+    Pairs without the same trials aren't compared: they are as far apart as their scores.
+    """
+    firm = [i for i, group in enumerate(found) if len(group.scored) >= FEWEST_SEEDS]
+    pairs = list(itertools.combinations(firm, 2))
+    differences = [_difference(found[i], found[j]) for i, j in pairs]
+    known = [(pair, d.p) for pair, d in zip(pairs, differences, strict=True) if d is not None]
+    apart = {pair for pair, d in zip(pairs, differences, strict=True) if d is None}
+    chances = adjusted([p for _, p in known])
+    return set(firm), apart | {
+        pair for (pair, _), p in zip(known, chances, strict=True) if p < 1 - LEVEL
+    }
 
 
 def _notes(ranked: Sequence[Row], budget: str) -> tuple[str, ...]:

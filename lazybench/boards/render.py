@@ -43,7 +43,8 @@ def markdown_text(text: str) -> str:
     return _MARKUP.sub(r"\\\1", html.escape(line, quote=False))
 
 
-def _number(value: float | None, unit: str) -> str:
+def number_text(value: float | None, unit: str) -> str:
+    """A score as boards show it: two decimals of a percentage, else four digits."""
     if value is None:
         return ""
     return f"{value:.2f}" if unit == "%" else f"{value:.4g}"
@@ -52,15 +53,15 @@ def _number(value: float | None, unit: str) -> str:
 def _score(row: Row, unit: str) -> str:
     if row.score is None:
         return ""
-    ends = "" if row.lo is None else f" ({_number(row.lo, unit)} to {_number(row.hi, unit)})"
-    return f"{_number(row.score, unit)}{ends}"
+    ends = "" if row.lo is None else f" ({number_text(row.lo, unit)} to {number_text(row.hi, unit)})"
+    return f"{number_text(row.score, unit)}{ends}"
 
 
 def _difference(row: Row, unit: str) -> str:
     if row.diff is None:
         return ""
     mean, lo, hi, _ = row.diff
-    return f"{_number(mean, unit)} ({_number(lo, unit)} to {_number(hi, unit)})"
+    return f"{number_text(mean, unit)} ({number_text(lo, unit)} to {number_text(hi, unit)})"
 
 
 def _count(value: float | None) -> str:
@@ -76,6 +77,7 @@ _MEASURES = "measures"
 
 _COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("rank", lambda row, unit: "" if row.rank is None else str(row.rank)),
+    ("ranks", lambda row, unit: "" if row.ranks is None else "{} to {}".format(*row.ranks)),
     ("agent", lambda row, unit: row.agent),
     ("score", _score),
     ("to best", _difference),
@@ -117,7 +119,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _rows_table(rows: Sequence[Row], board: Board) -> str:
-    columns = list(_columns(rows))
+    columns = list(columns_of(rows))
     header = [
         f"{board.metric} ({board.unit}), 95 % CI" if name == "score" else name
         for name, _ in columns
@@ -126,7 +128,7 @@ def _rows_table(rows: Sequence[Row], board: Board) -> str:
     return _table(header, [[cell(row, board.unit) for _, cell in columns] for row in rows])
 
 
-def _columns(rows: Sequence[Row]) -> Iterator[tuple[str, Cell]]:
+def columns_of(rows: Sequence[Row]) -> Iterator[tuple[str, Cell]]:
     """The columns of some rows, with one for each of their further metrics."""
     for name, cell in _COLUMNS:
         if name != _MEASURES:
@@ -145,7 +147,7 @@ def measures_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
 def _measure(wanted: str, row: Row, unit: str) -> str:
     for name, own_unit, value in row.measures:
         if name == wanted:
-            return _number(value, own_unit)
+            return number_text(value, own_unit)
     return ""
 
 

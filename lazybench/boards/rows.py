@@ -20,6 +20,8 @@ class Row:
 
     Attributes:
         rank: 1 for the best, shared inside a tied group; None where the row isn't ranked.
+        ranks: the highest and lowest rank that its comparisons allow; None where the row or all
+            others have too few seeds.
         agent: name shown: the id, with overrides and what else tells it from its neighbours.
         agent_id: the agent's id.
         score: mean score in the board's unit; None where there is none.
@@ -55,6 +57,7 @@ class Row:
     """
 
     rank: int | None
+    ranks: tuple[int, int] | None
     agent: str
     agent_id: str
     score: float | None
@@ -139,6 +142,7 @@ def row_of(group: Group, *, mixed_devices: bool) -> Row:
     counts = counts or [metric.n for metric in metrics if metric is not None]
     return Row(
         rank=None,
+        ranks=None,
         agent=group.name,
         agent_id=first.agent.id,
         score=mean * scale,
@@ -166,6 +170,7 @@ def failed_row(record: Record, name: str, *, mixed_devices: bool) -> Row:
     status = _loss(record)
     return Row(
         rank=None,
+        ranks=None,
         agent=name,
         agent_id=record.agent.id,
         score=None,

@@ -1,13 +1,28 @@
 from __future__ import annotations
 
+import importlib.util
 import math
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
 from lazybench.errors import UsageError
-from lazybench.stats import mean_interval, over_seeds, paired_difference, wilson
+from lazybench.stats import adjusted, mean_interval, over_seeds, paired_difference, wilson
+
+
+@pytest.fixture(scope="module")
+def intervals() -> ModuleType:
+    """The simulation of boards."""
+    place = Path(__file__).resolve().parents[2] / "benchmarks" / "intervals.py"
+    spec = importlib.util.spec_from_file_location("intervals", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_t_interval_agrees_with_scipy() -> None:
@@ -103,3 +118,50 @@ def test_paired_over_seeds_knows_that_seeds_are_random() -> None:
     assert clear.p < 0.01
     mirrored = paired_difference(b, a)
     assert mirrored.mean == pytest.approx(-many.mean)
+
+
+def test_p_belongs_to_the_interval() -> None:
+    rng = np.random.default_rng(5)
+    for shift in (0.0, 0.01, 0.03, 0.1):
+        a = [rng.normal(shift, 0.1, 100) + rng.normal(0, 0.01) for _ in range(3)]
+        b = [rng.normal(0, 0.1, 100) + rng.normal(0, 0.01) for _ in range(4)]
+        got = paired_difference(a, b)
+        assert (got.p < 0.05) == (not got.lo <= 0 <= got.hi)
+    far = paired_difference([x + 50 for x in a], b)
+    assert 0 < far.p < 1e-6
+
+
+def test_seeds_that_all_differ_by_chance_alone_add_nothing() -> None:
+    rng = np.random.default_rng(3)
+    table = rng.normal(0.7, 0.1, 2000) + rng.normal(0, 1e-6, (3, 2000))
+    found = over_seeds(list(table))
+    trials = mean_interval(table[0])
+    assert found.hi - found.lo == pytest.approx(trials.hi - trials.lo, rel=1e-2)
+
+
+def test_of_single_trials_only_seeds_are_random() -> None:
+    values = [0.2, 0.5, 0.9]
+    found = over_seeds([[value] for value in values])
+    want = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.lo, found.hi) == pytest.approx((want.low, want.high))
+
+
+def test_adjusted_controls_false_discoveries() -> None:
+    assert adjusted([]) == []
+    assert adjusted([0.04]) == [0.04]
+    # By hand: p_(i) * n / i, made non-increasing from the right.
+    assert adjusted([0.01, 0.02, 0.03, 0.5]) == pytest.approx([0.04, 0.04, 0.04, 0.5])
+
+
+SPREADS = [0.01, *(pytest.param(spread, marks=pytest.mark.slow) for spread in (0.0, 0.03))]
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+def test_intervals_hold_the_truth_and_equal_agents_stay_together(
+    intervals: ModuleType, spread: float, request: pytest.FixtureRequest
+) -> None:
+    boards = 1000 if request.node.get_closest_marker("slow") else 300
+    found = intervals.simulate(boards, 3, spread)
+    assert 93 <= found.means <= 97
+    assert 93 <= found.differences <= 97
+    assert found.pairs <= 6

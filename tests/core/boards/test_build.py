@@ -115,13 +115,17 @@ def test_configurations_of_one_agent_have_names_of_their_own(make_run: Any) -> N
 def test_ties_need_three_seeds_a_side(make_run: Any) -> None:
     few = [make_run(agent, seed=seed) for agent in ("a", "bb") for seed in range(2)]
     (board,) = build(few)
-    assert [row.rank for row in board.ranked] == [1, 2]
+    assert [(row.rank, row.ranks) for row in board.ranked] == [(1, None), (2, None)]
     assert board.notes == (FEW_SEEDS_NOTE,)
     more = [make_run(agent, seed=2) for agent in ("a", "bb")]
     last = [make_run("ccc", -0.2, seed=seed) for seed in range(3)]
     (board,) = build(few + more + last)
-    assert [row.rank for row in board.ranked] == [1, 1, 3]
+    ranks = [(row.rank, row.ranks) for row in board.ranked]
+    assert ranks == [(1, (1, 2)), (1, (1, 2)), (3, (3, 3))]
     assert board.notes == (TIES_NOTE,)
+    (board,) = build(few + more + last + [make_run("one", 0.1)])
+    told = {row.agent: row.ranks for row in board.ranked}
+    assert told == {"a": (1, 2), "bb": (1, 2), "ccc": (3, 3), "one": None}
 
 
 def test_marks_say_what_a_reader_must_know(make_run: Any) -> None:

@@ -1,0 +1,95 @@
+"""How often the boards' intervals hold the truth, and how often equal agents are told apart.
+
+Boards are made up: a trial has a difficulty that all agents share and one of each agent's own, a
+seed shifts all scores of its model, and chance does the rest. For each spread of the seeds it
+prints the share of agents whose interval holds their true mean (95 % is right), the share of
+intervals of paired differences that hold the true difference, and the shares of equal pairs, and of
+boards with any, that are told apart. Run from the root of a checkout: `python
+benchmarks/intervals.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lazybench.stats import LEVEL, adjusted, over_seeds, paired_difference
+
+TRIALS, AGENTS = 300, 6
+SHARED, OWN, CHANCE = 0.10, 0.05, 0.08
+"""Standard deviations of a trial's difficulty for all, for one agent, and of what is left."""
+
+SEEDS = (2, 3, 5)
+SPREADS = (0.0, 0.005, 0.01, 0.03)
+BETTER = 0.02
+"""By how much one half of the agents is better than the other."""
+
+
+class Found(NamedTuple):
+    """Shares in per cent: intervals that hold the truth, equal pairs and boards told apart."""
+
+    means: float
+    differences: float
+    pairs: float
+    boards: float
+
+
+def board(
+    rng: np.random.Generator, seeds: int, spread: float, means: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Scores `[agents, seeds, trials]` of a made-up board."""
+    agents = len(means)
+    shared = rng.normal(0, SHARED, TRIALS)
+    own = rng.normal(0, OWN, (agents, 1, TRIALS))
+    models = rng.normal(0, spread, (agents, seeds, 1))
+    chance = rng.normal(0, CHANCE, (agents, seeds, TRIALS))
+    return means[:, None, None] + shared + own + models + chance
+
+
+def simulate(boards: int, seeds: int, spread: float, seed: int = 0) -> Found:
+    """Make up boards whose agents are equal within each half, and count."""
+    rng = np.random.default_rng(seed)
+    means = np.repeat([0.7, 0.7 + BETTER], AGENTS // 2)
+    pairs = list(itertools.combinations(range(AGENTS), 2))
+    equal = np.array([means[i] == means[j] for i, j in pairs])
+    held, near, broken, spoilt = 0, 0, 0, 0
+    for _ in range(boards):
+        scores = board(rng, seeds, spread, means)
+        summaries = [over_seeds(list(each)) for each in scores]
+        held += sum(s.lo <= mean <= s.hi for s, mean in zip(summaries, means, strict=True))
+        found = [paired_difference(list(scores[i]), list(scores[j])) for i, j in pairs]
+        truth = [means[i] - means[j] for i, j in pairs]
+        near += sum(d.lo <= true <= d.hi for d, true in zip(found, truth, strict=True))
+        apart = np.array(adjusted([d.p for d in found])) < 1 - LEVEL
+        broken += int((apart & equal).sum())
+        spoilt += bool((apart & equal).any())
+    counts = (boards * AGENTS, boards * len(pairs), boards * int(equal.sum()), boards)
+    shares = [100 * a / b for a, b in zip((held, near, broken, spoilt), counts, strict=True)]
+    return Found(*shares)
+
+
+def main() -> None:
+    """Write a table, a line for each number of seeds and spread."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--boards", type=int, default=1000)
+    args = parser.parse_args()
+    rows = [
+        (seeds, spread, *simulate(args.boards, seeds, spread))
+        for seeds in SEEDS
+        for spread in SPREADS
+    ]
+    headers = ("seeds", "their sd", *(f"{name}, %" for name in Found._fields))
+    sys.stdout.write(tabulate(rows, headers, floatfmt=("", "g", *(4 * (".1f",)))) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Where the variance of a mean over seeds and trials comes from, and the intervals that follow."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_LEAST_P = 1e-12
+
+
+class Parts(NamedTuple):
+    """What the variance of a mean comes from, and from how many draws it is known.
+
+    Attributes:
+        seeds: variance that comes from the seeds.
+        seeds_df: its degrees of freedom.
+        trials: variance that comes from the trials and from chance within them.
+        trials_df: its degrees of freedom.
+    """
+
+    seeds: float
+    seeds_df: float
+    trials: float
+    trials_df: float
+
+    @classmethod
+    def of_mean(cls, arrays: list[NDArray[Any]]) -> Parts:
+        """The parts of the mean over seeds, at least two."""
+        import numpy as np
+
+        n = min(array.size for array in arrays)
+        seeds, noise = _seed_part(arrays)
+        if n > 1 and len({array.size for array in arrays}) == 1:
+            noise = float(np.stack(arrays).mean(axis=0).var(ddof=1)) / n
+        return cls(seeds, len(arrays) - 1, noise, max(1, n - 1))
+
+    @classmethod
+    def of_difference(
+        cls, left: list[NDArray[Any]], right: list[NDArray[Any]]
+    ) -> tuple[Parts, NDArray[Any]]:
+        """The parts of the difference of two sides' means, and that difference trial by trial."""
+        import numpy as np
+
+        found = [(_seed_part(side)[0], len(side) - 1) for side in (left, right) if len(side) > 1]
+        seeds = sum(part for part, _ in found)
+        welch = sum(part**2 / df for part, df in found)
+        df = seeds**2 / welch if welch else sum(df for _, df in found)
+        differences = np.mean(left, axis=0) - np.mean(right, axis=0)
+        n = differences.size
+        trials = float(differences.var(ddof=1)) / n if n > 1 else 0.0
+        return cls(seeds, max(1.0, df), trials, max(1, n - 1)), differences
+
+    def half(self, level: float) -> float:
+        """Return half the width of the interval of a level."""
+        from scipy.special import stdtrit
+
+        top = 0.5 + level / 2
+        seeds = float(stdtrit(self.seeds_df, top)) ** 2 * self.seeds
+        return math.sqrt(seeds + float(stdtrit(self.trials_df, top)) ** 2 * self.trials)
+
+    def p(self, mean: float) -> float:
+        """Return the two-sided p of a mean: 1 less the level whose interval ends at 0."""
+        from scipy.optimize import brentq
+
+        if self.half(1 - _LEAST_P) <= abs(mean):
+            return _LEAST_P
+        return float(brentq(lambda p: self.half(1 - p) - abs(mean), _LEAST_P, 1.0, xtol=1e-13))
+
+
+def _seed_part(arrays: list[NDArray[Any]]) -> tuple[float, float]:
+    """The variance of the mean over seeds that comes from the seeds, and from what is left."""
+    import numpy as np
+
+    count = len(arrays)
+    between = float(np.var([array.mean() for array in arrays], ddof=1)) / count
+    sizes = {array.size for array in arrays}
+    if min(sizes) == 1:
+        return between, 0.0
+    if len(sizes) == 1:
+        table = np.stack(arrays)
+        left = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+        freedom = (count - 1) * (table.shape[1] - 1)
+        noise = float((left**2).sum()) / freedom / table.size
+    else:
+        noise = sum(float(array.var(ddof=1)) / array.size for array in arrays) / count**2
+    return max(0.0, between - noise), noise
