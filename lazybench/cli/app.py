@@ -19,6 +19,7 @@ from lazybench.cli import (
     leaderboard,
     listing,
     out,
+    reproduce,
     run,
     show,
     sweep,
@@ -61,6 +62,7 @@ def make_app() -> typer.Typer:
 
     add(app, "run", run.run_command, run.HELP, run.EXAMPLES)
     add(app, "sweep", sweep.sweep_command, sweep.HELP, sweep.EXAMPLES)
+    add(app, "reproduce", reproduce.reproduce_command, reproduce.HELP, reproduce.EXAMPLES)
     add(app, "evaluate", evaluate.evaluate_command, evaluate.HELP, evaluate.EXAMPLES)
     add(app, "list", listing.list_command, listing.HELP, listing.EXAMPLES)
     add(app, "show", show.show_command, show.HELP, show.EXAMPLES)

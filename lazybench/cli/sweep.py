@@ -6,18 +6,18 @@ import fnmatch
 import shlex
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lazybench.cli import options, out
+from lazybench.cli.cells import run_cells
 
 if TYPE_CHECKING:
     from lazybench.harness.suite import SuiteCell
-    from lazybench.harness.sweep import CellOutcome, Sweep
+    from lazybench.harness.sweep import CellOutcome
 
 HELP = "Run the cells of a suite, skipping those that stand; the same command continues."
 EXAMPLES = (
@@ -67,7 +67,7 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     options.need_folder(out_dir, "--out")
     options.need_folder(runs, "--runs")
     from lazybench.harness.suite import expand, read_suite
-    from lazybench.harness.sweep import Sweep, SweepRequest, split, words
+    from lazybench.harness.sweep import SweepRequest, split, words
 
     cells = [cell for cell in expand(read_suite(suite)) if fnmatch.fnmatch(cell.name, only)]
     memory = None if memory_gib is None else round(memory_gib * 2**30)
@@ -80,10 +80,7 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
         return
     outcomes = list(known)
     if not dry_run:
-        sweep = Sweep(request)
-        with _stopping(sweep):
-            outcomes += _shown(sweep, missing, quiet=quiet)
-        _write_boards(out_dir)
+        outcomes += run_cells(missing, request, quiet=quiet)
     rows = outcomes if not dry_run else [*known, *map(_missing, missing)]
     if json:
         out.as_json([_facts(row) for row in rows])
@@ -97,52 +94,10 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
         raise typer.Exit(_BAD_SWEEP)
 
 
-@contextmanager
-def _stopping(sweep: Sweep) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop a sweep's cells, which write their checkpoints."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, frame: object) -> None:
-        out.note("stopping: cells under way write their checkpoints; the same command continues")
-        sweep.stop()
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _shown(sweep: Sweep, cells: Sequence[SuiteCell], *, quiet: bool) -> Iterator[CellOutcome]:
-    """The outcomes as they come, each told in a line."""
-    from lazybench.cli.progress import watching
-
-    with watching(quiet=quiet) as watch:
-        if cells:
-            watch.stage("cells", len(cells))
-        for outcome in sweep.run(cells, lambda cell: watch.note(f"begun: {cell.name}")):
-            told = "" if outcome.score is None else f" {outcome.score:.4g}"
-            why = f": {outcome.reason}" if outcome.reason else ""
-            watch.note(
-                f"{outcome.status}{told} in {out.seconds(outcome.wall_s)}: {outcome.cell.name}{why}"
-            )
-            watch.advance(1, {})
-            yield outcome
-
-
 def _missing(cell: SuiteCell) -> CellOutcome:
     from lazybench.harness.sweep import CellOutcome
 
     return CellOutcome(cell, "missing")
-
-
-def _write_boards(root: Path) -> None:
-    from lazybench import boards
-    from lazybench.records import Store
-
-    boards.write(Store(root))
 
 
 def _facts(row: CellOutcome) -> dict[str, object]:

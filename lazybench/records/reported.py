@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import Field
 
 from lazybench.records.parts import Facts, Real
 
@@ -11,6 +13,7 @@ class Reported(Facts):
     """One number printed in a paper, as a row that no board ranks.
 
     Attributes:
+        settings: what the agent is run with, beside batch norm, to be this row.
         value: the number in `unit`; None where the paper only draws it.
         ci95_half: half the width of its 95 % interval, in `unit`.
     """
@@ -20,6 +23,7 @@ class Reported(Facts):
     row: str
     agent: str | None
     env: str
+    settings: dict[str, Any] = Field(default_factory=dict)
     batch_norm: Literal["transductive", "inductive"] | None = None
     metric: str
     value: Real

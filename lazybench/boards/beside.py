@@ -1,0 +1,154 @@
+"""What papers report beside what was measured here, cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lazybench.boards.groups import Group, batch_norm, factor, groups
+from lazybench.records.reported import Reported
+from lazybench.records.schema import Record
+from lazybench.stats import over_seeds
+
+_TRANSDUCTIVE = "transductive"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a reported cell, in its unit.
+
+    Attributes:
+        value: mean over the seeds.
+        lo: lower end of the 95 % interval; None where it can't be told.
+        hi: upper end.
+        seeds: the seeds.
+        keys: the first 12 digits of the records' keys.
+    """
+
+    value: float
+    lo: float | None
+    hi: float | None
+    seeds: tuple[int, ...]
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A reported number and the measured one.
+
+    Attributes:
+        reported: the number and where it stands.
+        measured: None where nothing was.
+        difference: measured less reported; None where one of them is missing.
+        same_protocol: whether what was measured follows the paper's protocol, as far as it is
+            printed; None where nothing was measured.
+        note: in what the protocols differ, or why nothing was measured.
+    """
+
+    reported: Reported
+    measured: Measured | None
+    difference: float | None
+    same_protocol: bool | None
+    note: str
+
+
+def beside(reported: Iterable[Reported], records: Sequence[Record], budget: str) -> list[Beside]:
+    """Return each reported number with what the records of a budget have of it.
+
+    A row's cell is its agent on its environment with its settings and batch norm (transductive
+    where the paper doesn't tell), on all official trials, trained there.
+
+    Args:
+        reported: rows of papers.
+        records: any records.
+        budget: of the records.
+    """
+    whole = [
+        record
+        for record in records
+        if (record.budget, record.limited, record.trained_on) == (budget, False, None)
+        and record.agent.trained_by != "external"
+    ]
+    rows = groups(whole)
+    return [_one(row, _cell(row, rows)) for row in reported]
+
+
+def _cell(row: Reported, found: Sequence[Group]) -> Group | None:
+    """The group of a row's cell, of the newest version of its agent."""
+    wanted = row.batch_norm or _TRANSDUCTIVE
+    fitting = [
+        group
+        for group in found
+        if group.records[0].agent.id == row.agent
+        and group.records[0].env.id == row.env
+        and _without_norm(group.records[0].overrides) == row.settings
+        and batch_norm(group.records[0]) in (None, wanted)
+        and group.records[0].agent.origin == "lazybench"
+    ]
+    return max(fitting, key=lambda group: group.records[0].agent.version, default=None)
+
+
+def _without_norm(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in overrides.items() if name != "batch_norm"}
+
+
+def _one(row: Reported, group: Group | None) -> Beside:
+    if row.agent is None:
+        return Beside(row, None, None, None, "not measured: lazybench has no such agent")
+    measured = None if group is None else _measured(row, group)
+    if group is None or measured is None:
+        return Beside(row, None, None, None, "not measured yet")
+    differs = _differences(row, group)
+    note = "; ".join([*differs, *([row.note] if row.note else [])])
+    difference = None if row.value is None else measured.value - row.value
+    return Beside(row, measured, difference, not differs, note)
+
+
+def _measured(row: Reported, group: Group) -> Measured | None:
+    """What a group has of a row's metric; None where no record has it."""
+    held = [record for record in group.scored if row.metric in record.metrics]
+    told = [(record, record.metrics[row.metric]) for record in held]
+    values = [
+        metric.value * (100.0 if metric.unit == "fraction" else 1.0)
+        for _, metric in told
+        if metric.value is not None
+    ]
+    if not values or len(values) < len(told):
+        return None
+    lo = hi = None
+    trials = group.trial_scores() if row.metric == held[0].env.metric else None
+    if trials is not None:
+        scale = factor(held[0])
+        summary = over_seeds(trials)
+        lo, hi = summary.lo * scale, summary.hi * scale
+    elif len(values) > 1:
+        summary = over_seeds([[value] for value in values])
+        lo, hi = summary.lo, summary.hi
+    return Measured(
+        sum(values) / len(values),
+        lo,
+        hi,
+        tuple(record.seed for record in held),
+        tuple(record.key12 for record in held),
+    )
+
+
+def _differences(row: Reported, group: Group) -> list[str]:
+    """In what the measured cell's protocol differs from what the paper prints."""
+    first = group.records[0]
+    found = []
+    if first.budget != "paper":
+        effort = first.cost.image_gradients
+        trained = "" if not effort else f" ({effort:,.0f} image-gradients)"
+        found.append(f"budget {first.budget}{trained}, not the paper's")
+    if "subset" in first.data.source:
+        found.append("a subset of the data")
+    if "re-made" in first.data.source:
+        found.append("a re-made split")
+    if row.batch_norm is None and batch_norm(first) is not None:
+        found.append("the paper doesn't tell its batch norm here")
+    if first.env.family == "attack":
+        limit = first.env.protocol.get("query_budget")
+        found.append(f"{first.trials.n} images, at most {limit} queries each")
+    return found

@@ -1,0 +1,152 @@
+"""`lazybench reproduce`: a table or figure of the paper, run and put beside what it prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lazybench.cli import options, out
+from lazybench.cli.cells import run_cells
+
+if TYPE_CHECKING:
+    from lazybench.boards.beside import Beside
+    from lazybench.harness.sweep import CellOutcome
+
+HELP = "Run what is missing of a table or figure of the paper, and print it beside its numbers."
+EXAMPLES = (
+    "lazybench reproduce table2 --dry-run",
+    "lazybench reproduce table6",
+    "lazybench reproduce fig2-right --seeds 0-2",
+    "lazybench reproduce all --dry-run --json",
+)
+
+
+def _complete(incomplete: str) -> list[str]:
+    from lazybench.harness.reproduce import ALL, PLACES
+
+    return [name for name in (*PLACES, ALL) if name.startswith(incomplete)]
+
+
+def reproduce_command(  # noqa: PLR0913 - one parameter for each option
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="table1, table2, table3, table5, table6, table7, fig2-left, fig2-right, fig3, "
+            "fig4-left, fig4-right, 50shot or all.",
+            autocompletion=_complete,
+        ),
+    ],
+    budget: Annotated[str, typer.Option("--budget", "-b", help="smoke, small or paper.")] = "small",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds of each cell, such as 0-2.")] = "0",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Cells side by side.")] = 1,
+    device: options.Device = "cpu",
+    out_dir: options.Out = Path("leaderboards"),
+    runs: options.Runs = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Run nothing; tell what stands and what is missing.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Lines on stdout as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Run the missing cells and print measured beside reported.
+
+    Raises:
+        UnknownName: no such table or figure.
+        UsageError: a budget or seeds that aren't allowed.
+    """
+    options.need_folder(out_dir, "--out")
+    options.need_folder(runs, "--runs")
+    from lazybench.boards.beside import beside
+    from lazybench.harness.environment import check_budget
+    from lazybench.harness.reproduce import cells, rows_of
+    from lazybench.harness.sweep import SweepRequest, split
+    from lazybench.records import Store
+
+    check_budget(budget)
+    store = Store(out_dir)
+    reported = rows_of(name, store.reported())
+    request = SweepRequest(jobs, None, None, device, out_dir, runs)
+    missing, outcomes = split(cells(reported, budget, options.parse_seeds(None, seeds)), request)
+    if not dry_run:
+        outcomes += run_cells(missing, request, quiet=quiet)
+    whys = _whys(outcomes)
+    lines = [_explained(line, whys) for line in beside(reported, store.records(), budget)]
+    if json:
+        rows = [line.reported.model_dump(mode="json") for line in lines]
+        out.as_json([{**asdict(x), "reported": r} for x, r in zip(lines, rows, strict=True)])
+    else:
+        _told(name, lines)
+    counts = Counter(outcome.status for outcome in outcomes)
+    if dry_run:
+        counts["missing"] = len(missing)
+    told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if n)
+    out.note(f"cells: {told or 'none'}")
+
+
+def _whys(outcomes: Sequence[CellOutcome]) -> Mapping[tuple[str, str], str]:
+    """Why cells have no score, by agent and environment."""
+    return {
+        (each.cell.agent, each.cell.env): " ".join(each.reason.split())
+        for each in outcomes
+        if each.reason
+    }
+
+
+def _explained(line: Beside, whys: Mapping[tuple[str, str], str]) -> Beside:
+    """A line that nothing was measured of, with the reason where it is known."""
+    from dataclasses import replace
+
+    row = line.reported
+    why = whys.get((row.agent or "", row.env))
+    if line.measured is not None or why is None:
+        return line
+    return replace(line, note=f"not measured: {why}")
+
+
+def _told(name: str, lines: Sequence[Beside]) -> None:
+    """Print the lines; notes that several share stand below the table by number."""
+    from lazybench.harness.reproduce import ALL, ELSEWHERE
+
+    numbers = {
+        note: number
+        for number, note in enumerate(dict.fromkeys(x.note for x in lines if x.note), 1)
+    }
+    if lines:
+        rows = [_cells(line, numbers) for line in lines]
+        out.line(out.table(_HEADER, rows, columns=out.width()))
+    for note, number in numbers.items():
+        out.line(f"[{number}] {note}")
+    for place, where in ELSEWHERE.items():
+        if name in (place, ALL):
+            out.line(where)
+
+
+_HEADER = (
+    *("as printed", "environment", "batch norm", "metric", "reported", "measured"),
+    *("95 % interval", "seeds", "difference", "same protocol", "note"),
+)
+
+
+def _cells(line: Beside, numbers: Mapping[str, int]) -> tuple[str, ...]:
+    from lazybench.boards.reported import value_text
+
+    row, got = line.reported, line.measured
+    return (
+        row.row,
+        row.env,
+        row.batch_norm or "",
+        row.metric,
+        value_text(row),
+        "--" if got is None else f"{got.value:.2f}",
+        "" if got is None or got.lo is None else f"{got.lo:.2f} to {got.hi:.2f}",
+        "" if got is None else str(len(got.seeds)),
+        "" if line.difference is None else f"{line.difference:+.2f}",
+        {True: "yes", False: "no", None: ""}[line.same_protocol],
+        f"[{numbers[line.note]}]" if line.note else "",
+    )

@@ -1,0 +1,82 @@
+"""`lazybench reproduce`: a paper's table run and put beside what it prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROWS = [
+    {
+        "row": "Chance",
+        "agent": "chance",
+        "env": "glyphs-5way-1shot",
+        "metric": "accuracy",
+        "value": 20.0,
+        "unit": "%",
+    },
+    {
+        "row": "MAML",
+        "agent": "maml",
+        "env": "tieredimagenet-5way-1shot",
+        "metric": "accuracy",
+        "value": 51.0,
+        "unit": "%",
+    },
+    {
+        "row": "Another",
+        "agent": None,
+        "env": "glyphs-5way-1shot",
+        "metric": "accuracy",
+        "value": None,
+        "unit": "%",
+    },
+]
+
+
+@pytest.fixture
+def reported(lazybench: Any) -> Path:
+    """A store whose `reported` has a Table 6 of three rows."""
+    folder = Path("leaderboards/reported")
+    folder.mkdir(parents=True)
+    table = {"schema_version": 1, "source": "A paper", "table": "Table 6", "rows": ROWS}
+    path = folder / "table6.json"
+    path.write_text(json.dumps(table), encoding="utf-8")
+    return path
+
+
+def test_a_dry_run_tells_what_is_missing(lazybench: Any, reported: Path) -> None:
+    done = lazybench("reproduce", "table6", "--dry-run", "--budget", "smoke")
+    assert done.code == 0, done.err
+    assert "not measured yet" in done.out
+    assert "lazybench has no such agent" in done.out
+    assert "tieredimagenet is not" in done.out or "not measured: " in done.out
+    assert "1 missing, 1 refused" in done.err
+    assert not Path("leaderboards/records").exists()
+
+
+def test_missing_cells_run_and_stand_beside(lazybench: Any, reported: Path) -> None:
+    done = lazybench("reproduce", "table6", "--budget", "smoke", "--json", "--quiet")
+    assert done.code == 0, done.err
+    chance, maml, other = json.loads(done.out)
+    assert abs(chance["difference"]) < 8
+    assert chance["measured"]["seeds"] == [0]
+    assert chance["same_protocol"] is False
+    assert "budget smoke" in chance["note"]
+    assert maml["measured"] is None
+    assert maml["note"].startswith("not measured: ")
+    assert other["reported"]["value"] is None
+    again = lazybench("reproduce", "table6", "--budget", "smoke", "--quiet")
+    assert "1 done" in again.err
+    assert "figure only" in again.out
+
+
+def test_names(lazybench: Any, reported: Path) -> None:
+    done = lazybench("reproduce", "tabel6")
+    assert done.code == 2
+    assert "Did you mean: table" in done.err
+    assert "docs/cost.md" in lazybench("reproduce", "fig3", "--dry-run").out
+    assert lazybench("reproduce", "table6", "--budget", "huge").code == 2
+    assert lazybench("reproduce", "table6", "--seeds", "x").code == 2
