@@ -55,8 +55,19 @@ def board(
     return means[:, None, None] + shared + own + models + chance
 
 
-def simulate(boards: int, seeds: int, spread: float, seed: int = 0) -> Found:
-    """Make up boards whose agents are equal within each half, and count."""
+def simulate(
+    boards: int, seeds: int, spread: float, *, paired: bool = True, seed: int = 0
+) -> Found:
+    """Make up boards whose agents are equal within each half, and count.
+
+    Args:
+        boards: how many.
+        seeds: of each agent.
+        spread: standard deviation of its models.
+        paired: whether seeds are paired, as on boards whose rows have the same ones. Here models
+            have nothing in common, the worst case for it.
+        seed: of the simulation.
+    """
     rng = np.random.default_rng(seed)
     means = np.repeat([0.7, 0.7 + BETTER], AGENTS // 2)
     pairs = list(itertools.combinations(range(AGENTS), 2))
@@ -66,7 +77,9 @@ def simulate(boards: int, seeds: int, spread: float, seed: int = 0) -> Found:
         scores = board(rng, seeds, spread, means)
         summaries = [over_seeds(list(each)) for each in scores]
         held += sum(s.lo <= mean <= s.hi for s, mean in zip(summaries, means, strict=True))
-        found = [paired_difference(list(scores[i]), list(scores[j])) for i, j in pairs]
+        found = [
+            paired_difference(list(scores[i]), list(scores[j]), same_seeds=paired) for i, j in pairs
+        ]
         truth = [means[i] - means[j] for i, j in pairs]
         near += sum(d.lo <= true <= d.hi for d, true in zip(found, truth, strict=True))
         apart = np.array(adjusted([d.p for d in found])) < 1 - LEVEL
@@ -83,12 +96,18 @@ def main() -> None:
     parser.add_argument("--boards", type=int, default=1000)
     args = parser.parse_args()
     rows = [
-        (seeds, spread, *simulate(args.boards, seeds, spread))
+        (
+            seeds,
+            spread,
+            "yes" if paired else "no",
+            *simulate(args.boards, seeds, spread, paired=paired),
+        )
+        for paired in (True, False)
         for seeds in SEEDS
         for spread in SPREADS
     ]
-    headers = ("seeds", "their sd", *(f"{name}, %" for name in Found._fields))
-    sys.stdout.write(tabulate(rows, headers, floatfmt=("", "g", *(4 * (".1f",)))) + "\n")
+    headers = ("seeds", "their sd", "paired", *(f"{name}, %" for name in Found._fields))
+    sys.stdout.write(tabulate(rows, headers, floatfmt=("", "g", "", *(4 * (".1f",)))) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from lazybench.boards.rows import Row, failed_row, row_of
 from lazybench.records.atomic import canonical_json
 from lazybench.records.reported import Reported
 from lazybench.records.schema import Record
-from lazybench.stats import LEVEL, Difference, adjusted, paired_difference
+from lazybench.stats import LEVEL, Difference, adjusted
 
 FEWEST_SEEDS = 3
 FEW_SEEDS_NOTE = (
@@ -205,13 +206,11 @@ def _row_order(row: Row, higher: bool) -> tuple[Any, ...]:
 
 def _difference(group: Group, other: Group) -> Difference | None:
     """The paired difference in the board's unit, or None where the trials aren't the same."""
-    left, right = group.trial_scores(), other.trial_scores()
-    if left is None or right is None or len({scores.size for scores in left + right}) != 1:
-        return None
-    mean, lo, hi, p = paired_difference(left, right)
-    if lo != lo or hi != hi:
+    found = group.less(other)
+    if found is None or math.isnan(found.lo):
         # A single trial has no spread to tell an interval from.
         return None
+    mean, lo, hi, p = found
     scale = factor(group.records[0])
     return Difference(mean * scale, lo * scale, hi * scale, p)
 

@@ -10,7 +10,7 @@ from lazybench.boards.build import FEW_SEEDS_NOTE, FEWEST_SEEDS
 from lazybench.boards.groups import Group, factor, groups
 from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.records.schema import Record
-from lazybench.stats import Difference, Summary, over_seeds, paired_difference
+from lazybench.stats import Difference, Summary, over_seeds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,9 +93,21 @@ def compare(records: Sequence[Record], left: str, right: str) -> Comparison:
         better=first.env.better,
         left=_side(sides[0], scores[0]),
         right=_side(sides[1], scores[1]),
-        difference=paired_difference(scores[0], scores[1]),
+        difference=_difference(*sides),
         note=FEW_SEEDS_NOTE.replace("this table", "this") if few else "",
     )
+
+
+def _difference(left: Group, right: Group) -> Difference:
+    """The paired difference in the board's unit."""
+    found = left.less(right)
+    if found is None:
+        raise UsageError(
+            f"a paired difference needs the same trials on both sides; {left.name} was judged on "
+            f"{left.scored[0].trials.n}, {right.name} on {right.scored[0].trials.n}"
+        )
+    scale = factor(left.records[0])
+    return Difference(found.mean * scale, found.lo * scale, found.hi * scale, found.p)
 
 
 def _side(group: Group, scores: list[NDArray[Any]]) -> Side:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lazybench.records.atomic import canonical_json
 from lazybench.records.schema import Record
+from lazybench.stats import Difference, paired_difference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,6 +52,28 @@ class Group:
                 return None
             arrays.append(scores)
         return arrays or None
+
+    def less(self, other: Group, column: str = "") -> Difference | None:
+        """Return how much higher these runs score than another group's on the same trials.
+
+        In the trials' own unit. Seeds are paired where both have the same ones. None where either
+        has no score of each trial, or the trials aren't as many.
+
+        Args:
+            other: runs on the same environment.
+            column: a number of each trial that is taken in place of the score.
+        """
+        left, right = self._values(column), other._values(column)
+        if not left or not right or len({array.size for array in left + right}) != 1:
+            return None
+        seeds = [[record.seed for record in side.scored] for side in (self, other)]
+        return paired_difference(left, right, same_seeds=seeds[0] == seeds[1])
+
+    def _values(self, column: str) -> list[NDArray[Any]]:
+        if not column:
+            return self.trial_scores() or []
+        told = [record.trials.columns.get(column) for record in self.scored]
+        return [packed.unpack() for packed in told if packed is not None]
 
 
 def _is_mean_of(score: float, scores: NDArray[Any]) -> bool:

@@ -80,3 +80,15 @@ def test_names(lazybench: Any, reported: Path) -> None:
     assert "docs/cost.md" in lazybench("reproduce", "fig3", "--dry-run").out
     assert lazybench("reproduce", "table6", "--budget", "huge").code == 2
     assert lazybench("reproduce", "table6", "--seeds", "x").code == 2
+
+
+def test_claims_are_printed_and_written(lazybench: Any, tmp_path: Path) -> None:
+    Path("leaderboards").mkdir()
+    done = lazybench("reproduce", "claims", "--page", "pages/claims.md")
+    assert done.code == 0, done.err
+    assert "undecided" in done.out
+    page = Path("pages/claims.md").read_text("utf-8")
+    assert "| 7 | Memory is flat" in page
+    assert "see docs/cost.md" in page
+    told = json.loads(lazybench("reproduce", "claims", "--json", "--dry-run").out)
+    assert {each["verdict"] for each in told} == {"undecided"}

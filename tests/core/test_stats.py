@@ -131,6 +131,22 @@ def test_p_belongs_to_the_interval() -> None:
     assert 0 < far.p < 1e-6
 
 
+def test_the_same_seeds_are_paired() -> None:
+    rng = np.random.default_rng(7)
+    models = rng.normal(0, 0.05, 3)
+    tasks = rng.normal(0.5, 0.1, 400)
+    b = [tasks + model + rng.normal(0, 0.02, 400) for model in models]
+    a = [x + 0.01 + rng.normal(0, 0.02, 400) for x in b]
+    paired, apart = paired_difference(a, b, same_seeds=True), paired_difference(a, b)
+    assert paired.mean == pytest.approx(apart.mean)
+    assert 0 < paired.lo < paired.hi < 0.03
+    assert apart.lo < 0 < apart.hi
+    whole = over_seeds([x - y for x, y in zip(a, b, strict=True)])
+    assert (paired.lo, paired.hi) == pytest.approx((whole.lo, whole.hi))
+    with pytest.raises(UsageError, match="got 3 and 2"):
+        paired_difference(a, b[:2], same_seeds=True)
+
+
 def test_seeds_that_all_differ_by_chance_alone_add_nothing() -> None:
     rng = np.random.default_rng(3)
     table = rng.normal(0.7, 0.1, 2000) + rng.normal(0, 1e-6, (3, 2000))

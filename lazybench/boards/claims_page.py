@@ -1,0 +1,68 @@
+"""The paper's claims and what the records say of them, as a page in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lazybench.boards.build import FEWEST_SEEDS
+from lazybench.boards.claims import CLAIMS, Claim
+from lazybench.boards.findings import ALIKE, Finding, findings, verdict
+from lazybench.records.schema import Record
+
+_HEAD = f"""\
+# The lazy paper's claims, and what our records say
+
+`lazybench reproduce claims` writes this page from the records. A difference is positive where the
+side that the claim speaks for is better, in points (in queries, where it says so), paired over the
+trials, with its 95 % interval. A claim is **confirmed** or **refuted** where the interval lies on
+one side of 0 with at least {FEWEST_SEEDS} seeds a side, and "alike" is confirmed within
+{ALIKE:g} point either way; it is **undecided** where it doesn't, where seeds are fewer (then two
+trained models are compared, not two algorithms), or where findings disagree. All of it holds at the
+budget that is named, and says nothing about longer training.
+"""
+
+
+def claims_page(records: Sequence[Record]) -> str:
+    """Return the page.
+
+    Args:
+        records: any records; smoke and limited ones don't count.
+    """
+    found = [(claim, findings(claim, records)) for claim in CLAIMS]
+    lines = [_HEAD, *_table(found), ""]
+    for number, (claim, told) in enumerate(found, 1):
+        lines += [*_section(number, claim, told), ""]
+    return "\n".join(lines)
+
+
+def _table(found: Sequence[tuple[Claim, Sequence[Finding]]]) -> Iterator[str]:
+    yield "| | claim | in the paper | verdict |"
+    yield "|---:|---|---|---|"
+    for number, (claim, told) in enumerate(found, 1):
+        yield f"| {number} | {claim.text} | {claim.where} | {_verdict(claim, told)} |"
+
+
+def _verdict(claim: Claim, told: Sequence[Finding]) -> str:
+    if claim.elsewhere:
+        return f"see {claim.elsewhere}"
+    return verdict(told) if told else "undecided: no records"
+
+
+def _section(number: int, claim: Claim, told: Sequence[Finding]) -> Iterator[str]:
+    yield f"## {number}. {claim.text}"
+    yield ""
+    if claim.elsewhere:
+        yield f"Measured in {claim.elsewhere}."
+        return
+    if not told:
+        sides = {f"{c.left.name} and {c.right.name}" for c in claim.contrasts}
+        yield f"No records of both {' or '.join(sorted(sides))} where this would show."
+        return
+    yield "| better by | 95 % interval | sides | where | seeds | alone | records |"
+    yield "|---:|---|---|---|---:|---|---|"
+    for each in told:
+        mean, lo, hi, _ = each.difference
+        yield (
+            f"| {mean:+.2f} | {lo:+.2f} to {hi:+.2f} | {each.left} less {each.right} "
+            f"| {each.place} | {each.seeds} | {each.verdict} | {', '.join(each.keys)} |"
+        )

@@ -1,0 +1,94 @@
+"""What made-up records say of the paper's claims."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lazybench.boards.claims import CLAIMS, Claim, Contrast, Side
+from lazybench.boards.claims_page import claims_page
+from lazybench.boards.findings import findings, verdict
+
+ENV = "glyphs-5way-1shot"
+HELPS = Claim("b is above a", "nowhere", (Contrast(Side("b"), Side("a"), "above", ("-1shot",)),))
+ALIKE = Claim("b is like a", "nowhere", (Contrast(Side("b"), Side("a"), "alike", ("-1shot",)),))
+
+
+def runs(make_run: Any, shift: float, seeds: int = 3, **changes: Any) -> list[Any]:
+    return [
+        make_run(agent, by, seed, **changes)
+        for agent, by in (("a", 0.0), ("b", shift))
+        for seed in range(seeds)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("claim", "shift", "seeds", "told"),
+    [
+        (HELPS, 0.1, 3, "confirmed"),
+        (HELPS, -0.1, 3, "refuted"),
+        (HELPS, 0.1, 2, "undecided"),
+        (HELPS, 0.0, 3, "undecided"),
+        (ALIKE, 0.1, 3, "refuted"),
+        (ALIKE, 0.0, 3, "confirmed"),
+    ],
+)
+def test_verdicts(make_run: Any, claim: Claim, shift: float, seeds: int, told: str) -> None:
+    (found,) = findings(claim, runs(make_run, shift, seeds))
+    assert found.verdict == told
+    assert found.difference.mean == pytest.approx(100 * shift, abs=1)
+    assert (found.place, found.seeds) == (f"{ENV}, small", seeds)
+    assert len(found.keys) == 2 * seeds
+
+
+def test_where_less_is_better_the_sign_turns(make_run: Any) -> None:
+    (found,) = findings(HELPS, runs(make_run, -0.1, env__better="lower"))
+    assert found.verdict == "confirmed"
+    assert 0 < found.difference.lo < found.difference.mean < found.difference.hi
+
+
+def test_findings_that_disagree_are_undecided(make_run: Any) -> None:
+    records = runs(make_run, 0.1) + runs(make_run, -0.1, env__id="omniglot-5way-1shot")
+    found = findings(HELPS, records)
+    assert [each.verdict for each in found] == ["confirmed", "refuted"]
+    assert verdict(found) == "undecided"
+    assert verdict(found[:1]) == "confirmed"
+    assert verdict([]) == "undecided"
+
+
+def test_what_doesnt_count(make_run: Any) -> None:
+    for changes in (
+        {"budget": "smoke"},
+        {"limited": True},
+        {"trained_on": "omniglot-5way-1shot"},
+        {"overrides": {"inner_steps": 3}},
+        {"env__id": "glyphs-5way-5shot"},
+    ):
+        assert findings(HELPS, runs(make_run, 0.1, **changes)) == []
+
+
+def test_a_difference_of_differences(make_run: Any) -> None:
+    contrast = Contrast(Side("b"), Side("a"), "above", ("-5way-5shot",), ("-5way-1shot",))
+    claim = Claim("more at 5 shots", "nowhere", (contrast,))
+    records = runs(make_run, 0.05) + runs(make_run, 0.15, env__id="glyphs-5way-5shot")
+    (found,) = findings(claim, records)
+    assert found.difference.mean == pytest.approx(10, abs=1)
+    assert found.verdict == "confirmed"
+    assert len(found.keys) == 12
+    other = runs(make_run, 0.15, env__id="omniglot-5way-5shot", data__name="omniglot")
+    assert findings(claim, runs(make_run, 0.05) + other) == [], "gains of two data sets"
+
+
+def test_the_page_has_every_claim_and_no_number_without_records(make_run: Any) -> None:
+    page = claims_page([])
+    assert page.count("\n## ") == len(CLAIMS)
+    assert "No records of both" in page
+    records = [
+        make_run(agent, shift, seed)
+        for agent, shift in (("lazy_reptile", 0.1), ("reptile", 0.0))
+        for seed in range(3)
+    ]
+    told = claims_page(records)
+    assert "| 2 | Lazy helps Reptile on five-way tasks | Tables 1, 5 and 6 | confirmed |" in told
+    assert records[0].key12 in told
