@@ -64,8 +64,8 @@ def simulate(
         boards: how many.
         seeds: of each agent.
         spread: standard deviation of its models.
-        paired: whether seeds are paired, as on boards whose rows have the same ones. Here models
-            have nothing in common, the worst case for it.
+        paired: whether seeds are paired (from three on), as on boards whose rows have the same
+            ones. Here models have nothing in common, the worst case for it.
         seed: of the simulation.
     """
     rng = np.random.default_rng(seed)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
+FEWEST_PAIRS = 3
+"""Seeds from which on those of two sides are paired."""
+
 
 
 class Interval(NamedTuple):
@@ -172,7 +175,9 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -
 
     Choice: seeds are paired where they can be. A seed draws the same first weights, batches and
     held-out images for every agent, so that sides that differ in little differ by about as much
-    with every seed (two meta-weighting agents: an interval of .06 points, in place of 4).
+    with every seed (two meta-weighting agents: an interval of .06 points, in place of 4). Two
+    seeds are kept apart all the same, since one difference of theirs says too little: in the
+    simulation 90 % of such intervals held the truth, from three seeds on 93 to 97 %.
 
     Args:
         a: [n] scores, or a list with one such array a seed.
@@ -196,7 +201,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -
         )
     if len(sides[0]) == len(sides[1]) == 1:
         return _paired_t(sides[0][0] - sides[1][0])
-    if same_seeds:
+    if same_seeds and len(sides[0]) >= FEWEST_PAIRS:
         found = [left - right for left, right in zip(*sides, strict=True)]
         parts, differences = Parts.of_mean(found), sum(found) / len(found)
     else:
