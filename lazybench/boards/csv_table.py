@@ -26,7 +26,7 @@ _CSV_ROW = (
 )
 
 
-def _csv_cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
     """`value` such that no spreadsheet takes its text for a formula."""
     if isinstance(value, list | tuple):
         value = " ".join(str(item) for item in value)
@@ -81,5 +81,5 @@ def to_csv(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
         rows: Iterable[dict[str, Any]] = _csv_rows(board)
         for row in rows:
             cells = [*head, *(row.get(name) for name in names)]
-            writer.writerow([_csv_cell(cell) for cell in cells])
+            writer.writerow([csv_cell(cell) for cell in cells])
     return text.getvalue()

@@ -53,7 +53,9 @@ def number_text(value: float | None, unit: str) -> str:
 def _score(row: Row, unit: str) -> str:
     if row.score is None:
         return ""
-    ends = "" if row.lo is None else f" ({number_text(row.lo, unit)} to {number_text(row.hi, unit)})"
+    ends = (
+        "" if row.lo is None else f" ({number_text(row.lo, unit)} to {number_text(row.hi, unit)})"
+    )
     return f"{number_text(row.score, unit)}{ends}"
 
 

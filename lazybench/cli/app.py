@@ -23,6 +23,7 @@ from lazybench.cli import (
     run,
     show,
     sweep,
+    table,
     targets,
     version,
 )
@@ -74,6 +75,7 @@ def make_app() -> typer.Typer:
         leaderboard.EXAMPLES,
     )
     add(app, "compare", compare.compare_command, compare.HELP, compare.EXAMPLES)
+    add(app, "table", table.table_command, table.HELP, table.EXAMPLES)
     of_data = typer.Typer(
         help=data.HELP, epilog=examples(data.EXAMPLES), no_args_is_help=True, **plain
     )

@@ -100,7 +100,7 @@ def _boards(store: Store, env: str | None, budget: str | None) -> list[Board]:
     records = store.records()
     for skipped in records.skipped:
         out.note(out.one_line(str(skipped)))
-    name = None if env is None else _env_id(env, {record.env.id for record in records})
+    name = None if env is None else env_id(env, {record.env.id for record in records})
     if budget is not None:
         from lazybench.harness.environment import check_budget
 
@@ -114,8 +114,12 @@ def _boards(store: Store, env: str | None, budget: str | None) -> list[Board]:
     return boards.build(kept, store.reported())
 
 
-def _env_id(env: str, recorded: set[str]) -> str:
-    """The canonical id; records of an environment that isn't registered here can still be shown."""
+def env_id(env: str, recorded: set[str]) -> str:
+    """Return the canonical id; records of an environment that isn't registered can be shown, too.
+
+    Raises:
+        UnknownName: no such environment, and no record of it.
+    """
     from lazybench.registry import ENVS
 
     if env in recorded or env.rpartition("-v")[0] in recorded:
