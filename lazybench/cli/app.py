@@ -10,6 +10,7 @@ import typer
 from lazybench._version import __version__
 from lazybench.cli import (
     attack,
+    audit,
     check,
     compare,
     data,
@@ -21,10 +22,13 @@ from lazybench.cli import (
     out,
     reproduce,
     run,
+    score,
     show,
     sweep,
     table,
     targets,
+    trials,
+    verify,
     version,
 )
 from lazybench.cli.door import guarded
@@ -76,6 +80,10 @@ def make_app() -> typer.Typer:
     )
     add(app, "compare", compare.compare_command, compare.HELP, compare.EXAMPLES)
     add(app, "table", table.table_command, table.HELP, table.EXAMPLES)
+    add(app, "verify", verify.verify_command, verify.HELP, verify.EXAMPLES)
+    add(app, "audit", audit.audit_command, audit.HELP, audit.EXAMPLES)
+    add(app, "trials", trials.trials_command, trials.HELP, trials.EXAMPLES)
+    add(app, "score", score.score_command, score.HELP, score.EXAMPLES)
     of_data = typer.Typer(
         help=data.HELP, epilog=examples(data.EXAMPLES), no_args_is_help=True, **plain
     )

@@ -14,6 +14,7 @@ from lazybench.cli import options, out
 
 if TYPE_CHECKING:
     from lazybench.harness.transfer import Judgement
+    from lazybench.records import Metric
 
 HELP = "Judge a finished run on another environment, another split or at another step."
 EXAMPLES = (
@@ -105,7 +106,14 @@ def evaluate_command(  # noqa: PLR0913 - one parameter for each option
 
 def _text(judged: Judgement) -> str:
     """One line: who was judged on what, and the score with its interval."""
-    metric = judged.metric
+    return (
+        f"{judged.agent}, trained on {judged.trained_on}, on {judged.split} trials of "
+        f"{judged.env}: {metric_text(judged.metric)}"
+    )
+
+
+def metric_text(metric: Metric) -> str:
+    """Return a score with its interval and its number of trials."""
     scale, unit = (100.0, " %") if metric.unit == "fraction" else (1.0, f" {metric.unit}")
     most = 1.0 if metric.unit == "fraction" else math.inf
 
@@ -119,7 +127,4 @@ def _text(judged: Judgement) -> str:
         if low is None or high is None
         else f" ({shown(max(low, 0))} to {shown(min(high, most))})"
     )
-    return (
-        f"{judged.agent}, trained on {judged.trained_on}, on {judged.split} trials of "
-        f"{judged.env}: {value}{ends}, {metric.n} trials"
-    )
+    return f"{value}{ends}, {metric.n} trials"

@@ -121,6 +121,24 @@ def parse_settings(pairs: Iterable[str], option: str = "--set") -> dict[str, str
     return settings
 
 
+def one_source(checkpoint: Path | None, retrain: bool, init: str | None) -> None:
+    """Look whether the options that say where a trained state comes from go together.
+
+    Raises:
+        UsageError: they don't.
+    """
+    if checkpoint is not None and retrain:
+        raise UsageError("give either --checkpoint or --retrain, not both")
+    if init is not None and not retrain:
+        raise UsageError(
+            "--init goes with --retrain: it names the weights that training starts from"
+        )
+    if checkpoint is not None and not checkpoint.exists():
+        raise UsageError(
+            f"no --checkpoint {checkpoint}; give a run's folder, or one of its ckpt/step-N"
+        )
+
+
 def need_folder(path: Path, option: str) -> Path:
     """Return `path`, once it is a folder or could be made one.
 

@@ -18,7 +18,7 @@ from lazybench.harness.trained import TrainedRun, find_run
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
 from lazybench.precision import using_precision
-from lazybench.records import AgentFacts, Metric, Record, Store
+from lazybench.records import AgentFacts, Metric, NetworkFacts, Record, Store
 from lazybench.registry import target_sha256
 from lazybench.specs import EnvSpec
 from lazybench.task import TaskShape
@@ -99,7 +99,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
     trials, limited = chosen_trials(spec, budget, request.limit)
     made = _judged_agent(run, home, dict(request.overrides or {}))
     state, step = run.state(request.step)
-    _same_backbone(run)
+    check_backbone(run.network)
     device = check_device(request.device)
     precision = str(run.identity["precision"])
     publishes = request.split == "test" and request.out is not None
@@ -110,7 +110,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
     env = open_env(spec, spec.rows(trials), request.split, device)
     # On train, trials of stream 0 are those that the first seed learned from.
     env.reset(seed=_FRESH_STREAM if request.split == "train" else 0)
-    policy = made.agent.policy(to_device(_moved(made, state, env.task), device))
+    policy = made.agent.policy(to_device(moved(made, state, env.task), device))
     if request.split == "train":
         policy = _without_answers(policy)
     seed = int(run.identity["seed"])
@@ -185,16 +185,7 @@ def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> 
     """
     config = dict(run.identity["config"])
     made = make(run.asked, home, str(run.identity["budget"]), config)
-    if made.spec.version != run.identity["agent_version"]:
-        raise UsageError(
-            f"agent '{made.spec.id}' is at version {made.spec.version}, this run was made by "
-            f"version {run.identity['agent_version']}; judge it with that one, or run again"
-        )
-    if made.source != run.identity["agent_source"]:
-        raise UsageError(
-            f"{run.asked} has changed since this run: its source hashes to {made.source}, the "
-            f"run's to {run.identity['agent_source']}; restore that version, or run again"
-        )
+    check_code(made, run.identity["agent_version"], run.identity["agent_source"])
     for name in overrides:
         if name in config and name not in made.judged and not name.startswith("test_"):
             raise UsageError(
@@ -206,8 +197,31 @@ def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> 
     return replace(again, overrides=given)
 
 
-def _moved(made: Made, state: Any, task: TaskShape) -> Any:
-    """A state that answers tasks of this shape.
+def check_code(made: Made, version: int, source: str | None) -> None:
+    """Look whether an agent is the one that made a run.
+
+    Args:
+        made: the agent as it is here.
+        version: the run's.
+        source: sha256 of the user's file that defined it then; None for the package's own.
+
+    Raises:
+        UsageError: it has changed since.
+    """
+    if made.spec.version != version:
+        raise UsageError(
+            f"agent '{made.spec.id}' is at version {made.spec.version}, this run was made by "
+            f"version {version}; judge it with that one, or run again"
+        )
+    if made.source != source:
+        raise UsageError(
+            f"{made.spec.origin} has changed since this run: its source hashes to {made.source}, "
+            f"the run's to {source}; restore that version, or run again"
+        )
+
+
+def moved(made: Made, state: Any, task: TaskShape) -> Any:
+    """Return a state that answers tasks of this shape.
 
     Raises:
         UsageError: the agent can't answer them.
@@ -220,18 +234,17 @@ def _moved(made: Made, state: Any, task: TaskShape) -> Any:
     )
 
 
-def _same_backbone(run: TrainedRun) -> None:
-    """Look whether the user's file that defines the network is as it was.
+def check_backbone(network: NetworkFacts | None) -> None:
+    """Look whether the user's file that defines a network is as it was.
 
     Raises:
         UsageError: it has changed since.
     """
-    if run.network is None or run.network.source_sha256 is None:
+    if network is None or network.source_sha256 is None:
         return
-    source = target_sha256(run.network.name)
-    if source != run.network.source_sha256:
+    source = target_sha256(network.name)
+    if source != network.source_sha256:
         raise UsageError(
-            f"backbone {run.network.name} has changed since this run: its source hashes to "
-            f"{source}, the run's to {run.network.source_sha256}; restore that version, or run "
-            "again"
+            f"backbone {network.name} has changed since this run: its source hashes to {source}, "
+            f"the run's to {network.source_sha256}; restore that version, or run again"
         )

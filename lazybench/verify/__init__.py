@@ -1,0 +1,24 @@
+"""Records put to the test, and answers of other frameworks made into records."""
+
+from __future__ import annotations
+
+from lazybench.verify.audit import Audit, audit
+from lazybench.verify.export import Exported, export_trials
+from lazybench.verify.findings import Finding, Verification
+from lazybench.verify.player import StateSource
+from lazybench.verify.stored import find_record
+from lazybench.verify.submit import score
+from lazybench.verify.verify import verify
+
+__all__ = [
+    "Audit",
+    "Exported",
+    "Finding",
+    "StateSource",
+    "Verification",
+    "audit",
+    "export_trials",
+    "find_record",
+    "score",
+    "verify",
+]

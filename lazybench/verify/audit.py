@@ -1,0 +1,198 @@
+"""Fresh trials, which nobody can have tuned to, beside the official ones of a record."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.errors import StoreError, UsageError
+from lazybench.harness.judge import judge, open_env
+from lazybench.harness.request import check_device
+from lazybench.harness.watch import SILENT, Watch
+from lazybench.parallel import using_threads
+from lazybench.precision import using_precision
+from lazybench.records import Record
+from lazybench.specs import EnvSpec
+from lazybench.stats import Interval, mean_interval
+from lazybench.verify.contents import spec_of
+from lazybench.verify.findings import refuted
+from lazybench.verify.player import StateSource, remade, trained_policy
+from lazybench.verify.scores import draw_seed
+from lazybench.verify.stored import read_record
+
+TRIALS = 200
+"""Fresh trials unless another number is asked for."""
+
+LEVEL = 0.99
+"""Share of honest records that an audit finds consistent."""
+
+_MOST_TRIAL = 1 << 31
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A record's score on fresh trials beside the stored one.
+
+    Attributes:
+        path: the file.
+        key: the record's key.
+        agent: agent id.
+        env: environment id.
+        metric: name of the score, and its `unit`.
+        stored: mean and 95 % interval over the record's trials.
+        fresh: mean and 95 % interval over the fresh ones.
+        difference: fresh minus stored, with its 99 % interval.
+        first: index of the first fresh trial.
+        trials: number of fresh trials.
+        seed: what the first one was drawn with; None where it wasn't drawn.
+        consistent: whether the interval of the difference holds 0.
+    """
+
+    path: Path
+    key: str
+    agent: str
+    env: str
+    metric: str
+    unit: str
+    stored: Interval
+    fresh: Interval
+    difference: Interval
+    first: int
+    trials: int
+    seed: int | None
+    consistent: bool
+
+
+def audit(  # noqa: PLR0913 - a public door
+    path: Path,
+    *,
+    trials: int = TRIALS,
+    source: StateSource | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    watch: Watch = SILENT,
+) -> Audit:
+    """Return how a record's agent does on trials beyond the official ones.
+
+    Args:
+        path: the record's file.
+        trials: how many fresh trials.
+        source: where the trained state comes from.
+        seed: draws which ones; None takes the system's entropy.
+        device: where to compute; None takes the record's.
+        threads: tasks side by side; None takes all usable cores.
+        watch: hears of the progress.
+
+    Raises:
+        UsageError: a record that can't be evaluated again, or an environment without fresh trials.
+        StoreError: the file holds no sound record, or its state is another one.
+        DataUnavailable: the data isn't installed or is damaged.
+        Interrupted: a signal stopped a training at a checkpoint; the same call continues.
+    """
+    if trials < 2:
+        raise UsageError(f"an audit needs at least 2 fresh trials for an interval, got {trials}")
+    record, findings = read_record(path)
+    if record is None or refuted(findings):
+        raise StoreError(f"{path}: {findings[-1].detail}; see: lazybench verify {path}")
+    if record.status != "ok" or not record.trials.n:
+        raise UsageError(f"the record has no scores of trials (status {record.status}) to audit")
+    if record.agent.trained_by == "external":
+        raise UsageError(
+            f"'{record.agent.id}' was trained and run elsewhere, so that it can't be asked about "
+            "fresh trials; check its answers with: lazybench verify"
+        )
+    spec = spec_of(record)
+    if spec.vector_target is None:
+        raise UsageError(
+            f"{spec.id} is judged on all images of its test set: there are no fresh ones; check "
+            "it with: lazybench verify"
+        )
+    on = check_device(device or record.device)
+    with using_threads(threads), using_precision(record.precision, on):
+        return _audit(path, record, spec, trials, source or StateSource(), seed, on, watch)
+
+
+def _audit(  # noqa: PLR0913 - all that an audit depends on
+    path: Path,
+    record: Record,
+    spec: EnvSpec,
+    trials: int,
+    source: StateSource,
+    seed: int | None,
+    device: str,
+    watch: Watch,
+) -> Audit:
+    """The audit of a record that can be evaluated again."""
+    made, _ = remade(record)
+    env = open_env(spec, spec.rows(trials), "test", device)
+    policy, about = trained_policy(record, made, env, source, device, watch)
+    if policy is None or (refuted(about) and not source.retrain):
+        raise StoreError(f"the state isn't the record's: {about[-1].detail}")
+    first, drawn = _first_fresh(spec, env.num_envs, record, seed)
+    scores = _scores(env, policy, spec, first, trials, record.seed, watch)
+    stored = record.trials.scores_array().astype(np.float64)
+    difference = _difference(scores, stored)
+    return Audit(
+        path=path,
+        key=record.key,
+        agent=record.agent.id,
+        env=record.env.id,
+        metric=record.env.metric,
+        unit=record.env.unit,
+        stored=mean_interval(stored),
+        fresh=mean_interval(scores),
+        difference=difference,
+        first=first,
+        trials=trials,
+        seed=drawn,
+        consistent=difference.lo <= 0 <= difference.hi,
+    )
+
+
+def _first_fresh(
+    spec: EnvSpec, rows: int, record: Record, seed: int | None
+) -> tuple[int, int | None]:
+    """Index of the first fresh trial, and what it was drawn with.
+
+    Trials of images are as many as the data set has; those that come next are taken. Others are
+    without end, and where to begin is drawn, so that nobody can know them before.
+    """
+    past = -(-max(record.trials.n, *spec.trials.values()) // rows)
+    if spec.family == "attack":
+        return record.trials.n, None
+    drawn = draw_seed(seed)
+    rng = np.random.Generator(np.random.Philox(drawn))
+    return int(rng.integers(past, _MOST_TRIAL // rows)) * rows, drawn
+
+
+def _scores(  # noqa: PLR0913 - who plays which trials of what, and who hears
+    env: Any, policy: Any, spec: EnvSpec, first: int, trials: int, seed: int, watch: Watch
+) -> NDArray[np.float64]:
+    """The scores of trials first, first + 1, …, `[trials]`."""
+    watch.stage("audit", trials)
+    found: list[NDArray[np.float64]] = []
+    end = first + trials
+    for block in judge(env, policy, spec.metric, end, start=first, seed=seed, columns=spec.columns):
+        found.append(block.scores)
+        watch.advance(len(block.scores), {spec.metric: float(np.concatenate(found).mean())})
+    watch.finished()
+    return np.concatenate(found)
+
+
+def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Interval:
+    """Mean of `a` less that of `b`, with its 99 % interval (Welch): other trials on each side."""
+    from scipy.special import stdtrit
+
+    mean = float(a.mean() - b.mean())
+    parts = [float(x.var(ddof=1)) / len(x) if len(x) > 1 else 0.0 for x in (a, b)]
+    if not sum(parts):
+        return Interval(mean, mean, mean)
+    weights = [part**2 / max(1, len(x) - 1) for part, x in zip(parts, (a, b), strict=True)]
+    half = float(stdtrit(sum(parts) ** 2 / sum(weights), 0.5 + LEVEL / 2)) * math.sqrt(sum(parts))
+    return Interval(mean, mean - half, mean + half)

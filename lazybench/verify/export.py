@@ -1,0 +1,175 @@
+"""Official trials as a file, for frameworks that don't play Gymnasium environments."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.data.fingerprint import instance_hash
+from lazybench.errors import UsageError
+from lazybench.harness.environment import chosen_trials, resolve_env
+from lazybench.harness.judge import env_facts, open_env
+from lazybench.harness.watch import SILENT, Watch
+from lazybench.records import write_bytes
+from lazybench.specs import EnvSpec
+from lazybench.verify.replay import part_hashes, test_images
+
+ENDINGS = (".npz", ".jsonl")
+_MOST_BYTES = 1 << 32
+
+Rows = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        about: environment, data and the shape of the predictions that `score` takes.
+        size: bytes of the file.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    size: int
+
+
+def need_answers(spec: EnvSpec) -> None:
+    """Look whether answers alone say how well an environment's trials were solved.
+
+    Raises:
+        UsageError: they don't.
+    """
+    if spec.family == "attack":
+        raise UsageError(
+            f"{spec.id} is judged by the queries that an attack needs, and answers in a file can't "
+            "prove how often the target was asked; play the environment instead: lazybench run, "
+            "lazybench.evaluate, or the doors of docs/attack.md"
+        )
+    if spec.family not in ("fewshot", "longtail"):
+        raise UsageError(
+            f"only trials of few-shot and long-tailed environments have a form in files, {spec.id} "
+            f"is of family {spec.family}; use lazybench.evaluate"
+        )
+
+
+def export_trials(
+    env: str,
+    path: Path,
+    *,
+    budget: str = "small",
+    limit: int | None = None,
+    arrays: bool = False,
+    watch: Watch = SILENT,
+) -> Exported:
+    """Return what was written of an environment's official trials; no query label is.
+
+    Args:
+        env: id or alias.
+        path: `.npz`, or `.jsonl` with a line for the whole and one for each trial.
+        budget: whose number of trials.
+        limit: the first so many alone.
+        arrays: whether the instances themselves are written, not only their hashes; npz alone.
+        watch: hears of the progress.
+
+    Raises:
+        UsageError: an unknown environment, budget or ending, trials that answers can't be judged
+            on, or more bytes than a file should hold.
+        DataUnavailable: the data isn't installed or is damaged.
+        OutputUnavailable: the file can't be written.
+    """
+    if path.suffix not in ENDINGS:
+        raise UsageError(f"trials are written to {' or '.join(ENDINGS)}, got '{path}'")
+    if arrays and path.suffix != ".npz":
+        raise UsageError(f"--arrays goes with .npz, got '{path}'")
+    spec, note = resolve_env(env)
+    if note:
+        watch.note(note)
+    need_answers(spec)
+    n, _ = chosen_trials(spec, budget, limit)
+    opened = open_env(spec, spec.rows(n), "test")
+    facts = env_facts(spec, opened, n)
+    parts: Rows
+    if spec.vector_target is None:
+        images = test_images(spec)
+        hashes = _as_text(part_hashes(images))
+        parts = {"index": np.arange(len(hashes)), "image_sha256": hashes}
+        if arrays:
+            parts["x"] = np.asarray(images.x[images.rows])
+        shape = [len(hashes)]
+    else:
+        _check_size(opened.task, n if arrays else 0)
+        blocks = list(_blocks(opened, n, arrays, watch))
+        parts = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        shape = [n, opened.task.query_rows, *opened.task.target_shape]
+    about = {
+        "env": spec.id,
+        "version": spec.version,
+        "budget": budget,
+        "protocol": facts["env"]["protocol"],
+        "data": facts["data"],
+        "predictions": shape,
+    }
+    data = _npz(about, parts) if path.suffix == ".npz" else _lines(about, parts)
+    return Exported(write_bytes(path, data), about, len(data))
+
+
+def _check_size(task: Any, trials: int) -> None:
+    each = int(np.prod(task.instance)) * np.dtype(task.dtype).itemsize
+    size = trials * (task.support_rows + task.query_rows) * each
+    if size > _MOST_BYTES:
+        raise UsageError(
+            f"the arrays of {trials} trials take {size >> 30} GiB; write fewer with --limit, only "
+            "their hashes without --arrays, or open them one by one with lazybench.make_env"
+        )
+
+
+def _blocks(env: Any, trials: int, arrays: bool, watch: Watch) -> Iterator[Rows]:
+    """The trials block by block: index, support labels, hashes, and instances where asked."""
+    rows = env.num_envs
+    watch.stage("trials", trials)
+    for first in range(0, trials, rows):
+        seen, _ = env.reset(options={"trials": np.arange(first, first + rows)})
+        count = min(rows, trials - first)
+        held = {name: part[:count].cpu().numpy() for name, part in seen.items()}
+        found: Rows = {
+            "index": np.arange(first, first + count),
+            "support_y": held["support_y"],
+            **{f"{side}_sha256": _hashed(held[f"{side}_x"]) for side in ("support", "query")},
+        }
+        if arrays:
+            found |= {name: held[name] for name in ("support_x", "query_x")}
+        yield found
+        watch.advance(count, {})
+    watch.finished()
+
+
+def _hashed(x: NDArray[Any]) -> NDArray[np.str_]:
+    """64 hex digits of each instance of `[n, rows, …]`, `[n, rows]`."""
+    return np.stack([_as_text([instance_hash(each) for each in trial]) for trial in x])
+
+
+def _as_text(hashes: list[bytes]) -> NDArray[np.str_]:
+    return np.array([each.hex() for each in hashes])
+
+
+def _npz(about: Mapping[str, Any], parts: Rows) -> bytes:
+    held = io.BytesIO()
+    packed: dict[str, Any] = {"about": np.array(json.dumps(about))}
+    packed |= {k: v.astype("S64") if v.dtype.kind == "U" else v for k, v in parts.items()}
+    np.savez_compressed(held, **packed)
+    return held.getvalue()
+
+
+def _lines(about: Mapping[str, Any], parts: Rows) -> bytes:
+    rows = zip(*(part.tolist() for part in parts.values()), strict=True)
+    lines = [about, *(dict(zip(parts, row, strict=True)) for row in rows)]
+    return "".join(f"{json.dumps(line)}\n" for line in lines).encode("ascii")

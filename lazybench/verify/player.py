@@ -1,0 +1,257 @@
+"""The policy behind a record: the agent as it was set, and the state that it was judged with."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lazybench.errors import StoreError, UnknownName, UsageError
+from lazybench.harness import checkpoint
+from lazybench.harness.environment import resolve_env
+from lazybench.harness.fit import Progress, Training, fit, fit_whole
+from lazybench.harness.outputs import writable
+from lazybench.harness.request import Made, make
+from lazybench.harness.runs import list_runs
+from lazybench.harness.signals import Signals
+from lazybench.harness.trained import find_run, read_weights
+from lazybench.harness.transfer import check_backbone, check_code, moved
+from lazybench.harness.watch import Watch
+from lazybench.records import Record, Store
+from lazybench.records.store import first_difference
+from lazybench.specs import EnvSpec
+from lazybench.verify.contents import spec_of
+from lazybench.verify.findings import Finding
+
+
+@dataclass(frozen=True)
+class StateSource:
+    """Where the trained state comes from.
+
+    Attributes:
+        checkpoint: a run's folder, one of its `ckpt/step-N`, or a file in that; None looks for the
+            run among `runs`.
+        retrain: train again, from the record's settings and seed.
+        init: weights to start that training from, where the record started from given ones.
+        out: the store, where the record of the fit behind a judgement stands.
+        runs: folder of working state.
+    """
+
+    checkpoint: Path | None = None
+    retrain: bool = False
+    init: str | None = None
+    out: Path = Path("leaderboards")
+    runs: Path = Path("runs")
+
+
+def asked(record: Record) -> str:
+    """Return an agent's name as it was typed: an id, or `file.py:Class`."""
+    return record.agent.origin if ":" in record.agent.origin else record.agent.id
+
+
+def remade(record: Record) -> tuple[Made, EnvSpec]:
+    """Return a record's agent with its settings, and the environment that it was trained on.
+
+    Raises:
+        UnknownName: no such agent or environment.
+        UsageError: settings that it doesn't have, or code that has changed since.
+    """
+    home = spec_of(record)
+    if record.trained_on is not None:
+        home = resolve_env(record.trained_on.split()[0])[0]
+    made = make(asked(record), home, record.preset, record.config)
+    check_code(made, record.agent.version, record.agent.source_sha256)
+    check_backbone(record.network)
+    return made, home
+
+
+def check_settings(record: Record, made: Made) -> Finding:
+    """Return whether an agent made with a record's settings has these settings.
+
+    Settings that came into the package after the run are named.
+    """
+    told = {name: made.config.get(name) for name in record.config}
+    difference = first_difference(record.config, told)
+    if difference is not None:
+        name, old, new = difference
+        return Finding(
+            "settings", False, f"{name} is {old} in the record; the agent makes it {new}"
+        )
+    added = sorted(set(made.config) - set(record.config))
+    more = f"; settings added since, at their defaults: {', '.join(added)}" if added else ""
+    return Finding("settings", True, f"{record.agent.id} takes them as they are{more}")
+
+
+def trained_policy(
+    record: Record, made: Made, env: Any, source: StateSource, device: str, watch: Watch
+) -> tuple[Any, list[Finding]]:
+    """Return the policy that a record judged, and whether its state is the recorded one.
+
+    Args:
+        record: the record.
+        made: its agent.
+        env: what it is to play, opened.
+        source: where its state comes from.
+        device: where it computes.
+        watch: hears of a training.
+
+    Raises:
+        UnknownName: the run isn't there.
+        UsageError: no state, or none of the recorded step; the message says what to do.
+        Interrupted: a signal stopped a training at a checkpoint; the same call continues.
+    """
+    whole = hasattr(made.agent, "fit")
+    if source.retrain or not made.spec.trains:
+        progress, policy = _trained(record, made, source, device, watch)
+        if whole:
+            return policy, [Finding("checkpoint", None, "trained again; the agent keeps no state")]
+        state = _state_at(progress, record)
+    elif whole:
+        raise UsageError(
+            f"'{record.agent.id}' trains in a loop of its own and keeps no state; train it again "
+            f"with --retrain ({_how_long(record)})"
+        )
+    else:
+        state, finding = _kept_state(record, source)
+        if finding is not None:
+            return None, [finding]
+    findings = [_check_state(record, state)] if record.checkpoint is not None else []
+    if record.trained_on is not None:
+        state = moved(made, state, env.task)
+    return made.agent.policy(checkpoint.to_device(state, device)), findings
+
+
+def _trained(
+    record: Record, made: Made, source: StateSource, device: str, watch: Watch
+) -> tuple[Progress, Any]:
+    """A training like the one behind a record, and the policy of an agent that has no state.
+
+    What was trained before an interruption is kept, and continued by the next call.
+    """
+    kept = source.runs / f"verify-{record.key[:12]}"
+    fitted = record
+    if record.trained_on is not None:
+        found = Store(source.out).find(record.fit or "")
+        if found is None:
+            raise UsageError(
+                f"the record is a judgement of the run {str(record.fit)[:12]}, whose own record "
+                f"isn't in {source.out}, so that it can't be trained again; give --checkpoint"
+            )
+        fitted = found
+        made = make(asked(fitted), spec_of(fitted), fitted.preset, fitted.config)
+    training = Training(
+        made.agent,
+        spec_of(fitted),
+        fitted.preset,
+        fitted.seed,
+        device,
+        kept / "ckpt" if made.spec.trains else None,
+        _weights(fitted, source),
+    )
+    if made.spec.trains:
+        watch.note(f"training again: {_how_long(fitted)}")
+    if hasattr(made.agent, "fit"):
+        return fit_whole(training)
+    if made.spec.trains:
+        writable(kept)
+    with Signals() as signals:
+        progress = fit(training, watch, signals)
+    shutil.rmtree(kept, ignore_errors=True)
+    return progress, None
+
+
+def _weights(record: Record, source: StateSource) -> Any:
+    """What a training started from; None for fresh weights.
+
+    Raises:
+        UsageError: it started from weights that aren't given, or from others.
+    """
+    wanted = None if record.network is None else record.network.weights_sha256
+    if wanted is None:
+        return None
+    told = f"{record.network.weights if record.network else ''} (sha256 {wanted[:12]})"
+    if source.init is None:
+        raise UsageError(f"this run started from weights, {told}; give them with --init")
+    weights = read_weights(source.init, source.runs)
+    if weights.sha256 != wanted:
+        raise UsageError(
+            f"this run started from {told}; --init {source.init} has sha256 {weights.sha256[:12]}"
+        )
+    return weights.params
+
+
+def _how_long(record: Record) -> str:
+    """How long a run trained, and where, as the best guess of how long it will take again."""
+    took, machine = record.cost.train_wall_s, record.machine
+    if took is None:
+        return "the record doesn't say how long it took"
+    time = f"{took:.0f} s" if took < 120 else f"{took / 60:.0f} min"
+    return (
+        f"the run took {time} ({machine.processor}, {machine.threads} threads, {record.device}), "
+        "validation aside"
+    )
+
+
+def _state_at(progress: Progress, record: Record) -> Any:
+    """The state of a finished training that a record judged, as far as its step tells.
+
+    Another step than was kept gives the best state: whether that is the one, its sha256 says.
+    """
+    step = None if record.checkpoint is None else record.checkpoint.step
+    return progress.state if step == progress.step != progress.best_step else progress.best
+
+
+def _kept_state(record: Record, source: StateSource) -> tuple[Any, Finding | None]:
+    """The state that a run left behind; a finding where it is that of another run.
+
+    Raises:
+        UnknownName: the run isn't there.
+        UsageError: a checkpoint that isn't sound, or without the recorded step.
+    """
+    step = None if record.checkpoint is None else record.checkpoint.step
+    folder = source.checkpoint
+    if folder is not None and folder.is_file():
+        folder = folder.parent
+    if folder is not None and not (folder / "config.json").is_file():
+        try:
+            progress = Progress.of(checkpoint.read(folder))
+        except StoreError as error:
+            raise UsageError(
+                f"--checkpoint {source.checkpoint} is neither a run's folder nor one of its "
+                f"ckpt/step-N: {error}"
+            ) from error
+        return _state_at(progress, record), None
+    fit = record.fit or record.key
+    name = str(folder) if folder is not None else fit[:12]
+    if folder is None and not any(run.key12 == fit[:12] for run in list_runs(source.runs)):
+        raise UnknownName(
+            f"the run {fit[:12]} isn't in {source.runs}: name its folder or a checkpoint of it "
+            f"with --checkpoint, train it again with --retrain ({_how_long(record)}), or check the "
+            "stored answers alone with --trials 0"
+        )
+    run = find_run(name, source.runs)
+    if run.key != fit:
+        told = {k: v for k, v in record.identity().items() if k in run.identity}
+        name, old, new = first_difference(told, run.identity) or ("key", fit[:12], run.key[:12])
+        detail = f"{run.folder} is another run: {name} is {old} in the record and {new} there"
+        return None, Finding("checkpoint", False, detail)
+    if step is None or step == run.progress.best_step:
+        return run.progress.best, None
+    return run.state(str(step))[0], None
+
+
+def _check_state(record: Record, state: Any) -> Finding:
+    """Whether a state is the recorded one, by its sha256."""
+    if record.checkpoint is None:
+        return Finding("checkpoint", None, "the record names none")
+    found, _ = checkpoint.digest(state)
+    wanted = record.checkpoint.sha256
+    if found == wanted:
+        detail = f"sha256 {wanted[:12]}, after {record.checkpoint.step} updates"
+        return Finding("checkpoint", True, detail)
+    detail = (
+        f"sha256 is {wanted[:12]} in the record, after {record.checkpoint.step} updates, and "
+        f"{found[:12]} of the state that was evaluated now"
+    )
+    return Finding("checkpoint", False, detail)

@@ -1,0 +1,203 @@
+"""Answers of another framework, judged by the environment and made into a record."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.errors import ContractError, UsageError
+from lazybench.harness.environment import chosen_trials, official_trials, resolve_env
+from lazybench.harness.evaluate import evaluate
+from lazybench.harness.judge import open_env
+from lazybench.harness.outputs import writable
+from lazybench.harness.watch import SILENT, Watch
+from lazybench.records import Cost, Record, Store
+from lazybench.specs import EnvSpec
+from lazybench.verify.export import need_answers
+from lazybench.verify.replay import PassReplay, Replay, part_hashes, shaped, test_images
+
+KEYS = ("predictions", "index", "about")
+_FORM = "save it with numpy.savez(FILE, predictions=array), array [trials, queries]"
+
+
+def score(  # noqa: PLR0913 - a public door
+    path: Path,
+    env: str,
+    *,
+    name: str,
+    config: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    budget: str = "small",
+    out: Path | None = None,
+    watch: Watch = SILENT,
+) -> Record:
+    """Return the `submitted` record of answers to an environment's official trials.
+
+    Args:
+        path: `.npz` with `predictions` `[trials, queries]` (of a long-tailed stream one label for
+            each image of the test set) and, if wanted, `index` `[trials]`, which trial each row is
+            of, and `about` as `export_trials` wrote it; or `.npy` with the predictions.
+        env: environment id or alias.
+        name: agent name for the board.
+        config: settings to tell apart variants of the same name; part of the key.
+        seed: the seed that trained it; part of the key.
+        budget: whose number of trials. Answers to the first of them alone make a limited record,
+            which is never ranked.
+        out: store to publish to; None publishes nowhere.
+        watch: hears of the progress.
+
+    Raises:
+        UsageError: a file of another form, answers of another shape, type or range, or an
+            environment whose trials answers alone can't be judged on.
+        DataUnavailable: the data isn't installed or is damaged.
+        OutputUnavailable: the store can't be written; found out before judging.
+        RecordConflict: the store holds the same name, config and seed with other answers.
+    """
+    spec, note = resolve_env(env)
+    if note:
+        watch.note(note)
+    need_answers(spec)
+    found = _read(path)
+    answers = _in_order(found, path)
+    limit = None
+    if spec.vector_target is not None:
+        official = official_trials(spec, budget)
+        if len(answers) > official:
+            raise UsageError(
+                f"{path} answers {len(answers)} trials; {spec.id} has {official} at budget {budget}"
+            )
+        limit, _ = chosen_trials(spec, budget, len(answers))
+    if out is not None:
+        writable(out)
+    policy = _policy(spec, answers, found, path)
+    try:
+        record = evaluate(
+            policy,
+            spec.id,
+            name=name,
+            config=config,
+            seed=seed,
+            budget=budget,
+            limit=limit,
+            watch=watch,
+        )
+    except ContractError as error:
+        raise UsageError(f"{path}: {error}") from error
+    # What judging answers costs says nothing about whoever gave them.
+    submitted = record.model_copy(update={"kind": "submitted", "cost": Cost()})
+    if out is not None:
+        Store(out).publish(submitted)
+    return submitted
+
+
+def _policy(spec: EnvSpec, answers: NDArray[Any], found: dict[str, Any], path: Path) -> Any:
+    """A policy that gives these answers.
+
+    Raises:
+        UsageError: they are of another shape, or were given to other data.
+    """
+    opened = open_env(spec, 1, "test")
+    if "about" in found:
+        _check_about(found["about"], spec, opened.data, path)
+    if spec.vector_target is not None:
+        kinds = "iu" if opened.task.target == "class" else "iuf"
+        if answers.dtype.kind not in kinds:
+            what = "integer labels" if kinds == "iu" else "numbers"
+            raise UsageError(f"{path}: predictions must be {what}, got {answers.dtype}")
+        try:
+            return Replay(shaped(answers, opened.task), spec.rows(len(answers)))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+    images = part_hashes(test_images(spec))
+    if answers.shape != (len(images),) or answers.dtype.kind not in "iu":
+        raise UsageError(
+            f"{path}: predictions must be integer labels [{len(images)}], one for each image of "
+            f"the test set, got {answers.dtype} {list(answers.shape)}"
+        )
+    return PassReplay(answers, images)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The arrays of a file by name.
+
+    Raises:
+        UsageError: it isn't there, or isn't of that form.
+    """
+    try:
+        with path.open("rb") as handle:
+            held = np.load(handle, allow_pickle=False)
+            if isinstance(held, np.ndarray):
+                return {"predictions": held}
+            found = {name: held[name] for name in held.files}
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        TypeError,
+        MemoryError,
+        NotImplementedError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UsageError(f"can't read predictions from {path}: {why}; {_FORM}") from error
+    if "predictions" not in found:
+        raise UsageError(
+            f"{path} has no 'predictions', it holds {', '.join(found) or 'nothing'}; {_FORM}"
+        )
+    return found
+
+
+def _in_order(found: Mapping[str, Any], path: Path) -> NDArray[Any]:
+    """Predictions from trial 0 on.
+
+    Raises:
+        UsageError: no trials, or an index that isn't of the first trials, each once.
+    """
+    answers: NDArray[Any] = found["predictions"]
+    if answers.ndim < 1 or not len(answers):
+        raise UsageError(f"{path}: predictions are {list(answers.shape)}, without trials; {_FORM}")
+    if "index" not in found:
+        return answers
+    index = np.asarray(found["index"])
+    order = np.argsort(index, axis=None, kind="stable")
+    whole = index.shape == answers.shape[:1]
+    if not whole or not np.array_equal(index[order], np.arange(len(answers))):
+        raise UsageError(
+            f"{path}: index must name each trial from 0 to {len(answers) - 1} once, one for each "
+            f"row of predictions, got {index.dtype} {list(index.shape)}"
+        )
+    return answers[order]
+
+
+def _check_about(about: Any, spec: EnvSpec, data: Mapping[str, Any], path: Path) -> None:
+    """Look whether predictions were made for these trials.
+
+    Raises:
+        UsageError: for those of another environment or other data.
+    """
+    try:
+        told = json.loads(str(about))
+        pairs = [
+            ("env", told["env"], spec.id),
+            ("version", told["version"], spec.version),
+            ("data fingerprint", told["data"]["fingerprint"], data["fingerprint"]),
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path}: 'about' isn't what 'lazybench trials' wrote ({error}); leave it out"
+        ) from error
+    for what, theirs, here in pairs:
+        if theirs != here:
+            raise UsageError(
+                f"{path}: these predictions are for {what} {theirs}, here it is {here}; export the "
+                f"trials anew with: lazybench trials {spec.id}"
+            )

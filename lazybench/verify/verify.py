@@ -1,0 +1,125 @@
+"""A record put to the test: its text, its answers, and a sample of its trials evaluated again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lazybench.errors import UsageError
+from lazybench.harness.judge import open_env
+from lazybench.harness.request import check_device
+from lazybench.harness.watch import SILENT, Watch
+from lazybench.parallel import using_threads
+from lazybench.precision import using_precision
+from lazybench.records import Record
+from lazybench.specs import EnvSpec
+from lazybench.verify.contents import check_answers, check_environment, check_numbers, spec_of
+from lazybench.verify.findings import Finding, Verification, refuted
+from lazybench.verify.player import StateSource, check_settings, remade, trained_policy
+from lazybench.verify.scores import compare, draw_seed, evaluate_sample, same_platform
+from lazybench.verify.stored import read_record
+
+TRIALS = 50
+"""Trials that are evaluated again unless another number is asked for."""
+
+
+def verify(  # noqa: PLR0913 - a public door
+    path: Path,
+    *,
+    trials: int = TRIALS,
+    source: StateSource | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    watch: Watch = SILENT,
+) -> Verification:
+    """Return what speaks for and against a record.
+
+    Checked in turn, up to the first that fails: that the file is a whole record; its key; its
+    environment, data and number of trials; that its answers, judged again, earn its scores; that
+    its numbers follow from its trials; and, for a sample of trials, that its agent does what the
+    record says. The last needs the trained state: floors have none, others have it in their run's
+    folder, or are trained again.
+
+    Args:
+        path: the record's file.
+        trials: how many trials to evaluate again; 0 for none.
+        source: where the trained state comes from.
+        seed: draws the sample; None takes the system's entropy.
+        device: where to compute; None takes the record's.
+        threads: tasks side by side; None takes all usable cores.
+        watch: hears of the progress.
+
+    Raises:
+        UsageError: a record without scores, a number of trials below 0, a state that isn't there,
+            or code of another version.
+        DataUnavailable: the data isn't installed or is damaged.
+        StoreError: the file can't be read.
+        Interrupted: a signal stopped a training at a checkpoint; the same call continues.
+    """
+    if trials < 0:
+        raise UsageError(f"trials must be at least 0, got {trials}; 0 evaluates none again")
+    record, findings = read_record(path)
+    if record is None:
+        return Verification(path, "", "", "", tuple(findings))
+    told = Verification(path, record.key, record.agent.id, record.env.id, tuple(findings))
+    if refuted(findings):
+        return told
+    if record.status != "ok":
+        raise UsageError(
+            f"the record says that the run {record.status} and has no scores to verify; run it "
+            "again to see whether it does so again"
+        )
+    spec = spec_of(record)
+    env = open_env(spec, spec.rows(max(1, record.trials.n)), "test")
+    findings += check_environment(record, spec, env)
+    if not refuted(findings):
+        again, judged = check_answers(record, spec, env)
+        findings += [*again, check_numbers(record, spec, env, judged)]
+    told = replace(told, findings=tuple(findings))
+    if refuted(findings) or not trials:
+        return told
+    if record.agent.trained_by == "external":
+        why = "what was trained elsewhere can't be evaluated again; its answers alone were judged"
+        return replace(told, findings=(*findings, Finding("scores", None, why)))
+    on = check_device(device or record.device)
+    with using_threads(threads), using_precision(record.precision, on):
+        return _rerun(told, record, spec, trials, source or StateSource(), seed, on, watch)
+
+
+def _rerun(  # noqa: PLR0913 - all that a rerun depends on
+    told: Verification,
+    record: Record,
+    spec: EnvSpec,
+    trials: int,
+    source: StateSource,
+    seed: int | None,
+    device: str,
+    watch: Watch,
+) -> Verification:
+    """What was found so far, and what the record's agent does on a sample of its trials."""
+    made, _ = remade(record)
+    findings = [*told.findings, check_settings(record, made)]
+    if refuted(findings):
+        return replace(told, findings=tuple(findings))
+    exact = same_platform(record, device)
+    wanted = min(trials, record.trials.n)
+    env: Any = open_env(spec, spec.rows(wanted), "test", device)
+    policy, about = trained_policy(record, made, env, source, device, watch)
+    if source.retrain and not exact:
+        about = [replace(each, ok=each.ok or None) for each in about]
+    findings += about
+    if refuted(findings):
+        return replace(told, findings=tuple(findings))
+    drawn = draw_seed(seed)
+    again = evaluate_sample(record, spec, env, policy, wanted, drawn, watch)
+    findings += compare(record, again, exact=exact)
+    whole = len(again.trials) == record.trials.n
+    return replace(
+        told,
+        findings=tuple(findings),
+        trials=len(again.trials),
+        exact=exact,
+        seed=None if whole else drawn,
+    )

@@ -1,0 +1,106 @@
+"""`verify`, `audit`, `trials` and `score` from the command line: exit codes and what is printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lazybench.records import Store
+
+ENV = "sinusoid-5shot"
+
+
+@pytest.fixture
+def key(lazybench: Any) -> str:
+    done = lazybench("run", "-a", "chance", "-e", ENV, "-b", "smoke", "--quiet", "--json")
+    assert done.code == 0
+    return str(json.loads(done.out)["key"])[:12]
+
+
+def test_a_record_is_verified_by_its_key(lazybench: Any, key: str) -> None:
+    done = lazybench("verify", key, "--quiet")
+    assert done.code == 0
+    assert done.out.startswith(f"chance on {ENV}, {key}")
+    assert "verified, with 40 trials evaluated again" in done.out
+    done = lazybench("verify", key, "--quiet", "--json", "--trials", "8")
+    told = json.loads(done.out)
+    assert (told["verified"], told["trials"], told["exact"]) == (True, 8, True)
+    assert (
+        f"--seed {told['seed']}"
+        in lazybench(*("verify", key, "--quiet", "-n", "8", "--seed", str(told["seed"]))).out
+    )
+
+
+def test_a_doctored_record_ends_with_1(lazybench: Any, key: str) -> None:
+    (path,) = Path("leaderboards/records").rglob("*.json")
+    fields = json.loads(path.read_text())
+    fields["metrics"]["mse"]["value"] /= 2
+    path.write_text(json.dumps(fields))
+    done = lazybench("verify", str(path), "--quiet")
+    assert done.code == 1
+    assert "refuted: mse is" in done.out
+    assert json.loads(lazybench("verify", key, "--quiet", "--json").out)["verified"] is False
+    path.write_text(path.read_text()[:-40])
+    done = lazybench("verify", str(path), "--quiet")
+    assert (done.code, "refuted: not a record" in done.out) == (1, True)
+
+
+def test_an_audit_tells_both_scores(lazybench: Any, key: str) -> None:
+    done = lazybench("audit", key, "--trials", "40", "--seed", "1", "--quiet")
+    assert done.code == 0
+    assert "fresh less stored: " in done.out
+    assert done.out.rstrip().endswith("consistent")
+    told = json.loads(lazybench("audit", key, "--seed", "1", "--quiet", "--json").out)
+    assert (told["trials"], told["consistent"]) == (200, True)
+    assert told["stored"]["lo"] < told["stored"]["mean"] < told["stored"]["hi"]
+
+
+def test_trials_go_out_and_answers_come_back(lazybench: Any) -> None:
+    done = lazybench("trials", ENV, "-b", "smoke", "--quiet")
+    assert done.code == 0
+    assert done.out.startswith(f"trials-{ENV}-smoke.npz: {ENV}")
+    told = json.loads(
+        lazybench("trials", ENV, "-b", "smoke", "--to", "t.jsonl", "--json", "--quiet").out
+    )
+    np.save("p.npy", np.zeros(told["predictions"], np.float32))
+    asked = ("score", "p.npy", "--env", ENV, "--name", "zeros", "-b", "smoke")
+    done = lazybench(*asked, "--quiet")
+    assert done.code == 0
+    assert done.out.startswith(f"zeros, submitted, on {ENV}: ")
+    assert not Store("leaderboards").records()
+    done = lazybench(*asked, "--store")
+    assert done.code == 0
+    assert "submitted" in done.out.partition("\n")[2]
+    (record,) = Store("leaderboards").records()
+    done = lazybench(*asked, "--quiet", "--json", "--set", "lr=0.1")
+    told = json.loads(done.out)
+    assert (told["kind"], told["config"]) == ("submitted", {"lr": 0.1})
+    done = lazybench("verify", record.key12, "--quiet")
+    assert "nothing speaks against it; no trial was evaluated again" in done.out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (("verify", "abcdef"), 2, "no record 'abcdef'"),
+        (("verify", "x.json", "--retrain", "--checkpoint", "."), 2, "either --checkpoint or"),
+        (("verify", "x.json", "--init", "w.safetensors"), 2, "--init goes with --retrain"),
+        (("audit", "x.json", "--checkpoint", "gone"), 2, "no --checkpoint gone"),
+        (("score", "gone.npz", "-e", ENV, "--name", "x"), 2, "can't read predictions"),
+        (("score", "p.npy", "-e", "glyphs-net4-untargeted", "--name", "x"), 2, "can't prove"),
+        (("trials", "nothing"), 2, "nothing"),
+        (("trials", "omniglot-5way-1shot"), 69, "omniglot"),
+        (("trials", ENV, "--to", "t.txt"), 2, "written to .npz or .jsonl"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    lazybench: Any, argv: tuple[str, ...], code: int, words: str
+) -> None:
+    done = lazybench(*argv)
+    assert done.code == code
+    assert words in done.err
+    assert "bug" not in done.err

@@ -1,0 +1,320 @@
+"""Sound records are verified; records that were changed after the run are caught, and told how."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lazybench
+from lazybench.errors import StoreError, UnknownName, UsageError
+from lazybench.harness.evaluate import evaluate
+from lazybench.harness.transfer import TransferRequest, transfer
+from lazybench.records import Record, Trials, make_key
+from lazybench.stats import mean_interval
+from lazybench.verify import StateSource, audit, find_record, verify
+
+PLAYERS = Path(__file__).parents[1] / "harness" / "players.py"
+GLYPHS, SINUS = "glyphs-5way-1shot", "sinusoid-5shot"
+N = 16
+
+
+@pytest.fixture(scope="module")
+def floor(tmp_path_factory) -> Record:
+    """A record of a floor on sixteen trials of five ways."""
+    folder = tmp_path_factory.mktemp("floor")
+    return lazybench.run(
+        "nearest_pixel", GLYPHS, budget="smoke", limit=N, out=folder, runs=folder / "runs"
+    )
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory) -> tuple[Record, StateSource]:
+    """A record of an agent that learned, and where its run is."""
+    folder = tmp_path_factory.mktemp("learned")
+    out, runs = folder / "store", folder / "runs"
+    made = lazybench.run(f"{PLAYERS}:Movable", SINUS, budget="smoke", out=out, runs=runs)
+    return made, StateSource(out=out, runs=runs)
+
+
+def saved(folder: Path, record: Record, *, keyed: bool = False, **changes: Any) -> Path:
+    """Write a record with changed fields as a forger would; `keyed` with a key that fits them."""
+    fields = json.loads(record.model_copy(update=changes).to_json())
+    if keyed:
+        draft = Record.model_validate(fields)
+        fields["key"] = make_key(draft.identity())
+    path = folder / "record.json"
+    path.write_text(json.dumps(fields), encoding="ascii")
+    return path
+
+
+def scored(record: Record, scores: Any, answers: Any) -> dict[str, Any]:
+    """Trials with these scores and answers, and the number that follows from them."""
+    mean, low, high = mean_interval(np.asarray(scores, np.float64))
+    old = record.metrics[record.env.metric]
+    metric = old.model_copy(update={"value": mean, "ci95": (low, high)})
+    return {
+        "trials": Trials.of(scores, predictions=answers),
+        "metrics": {record.env.metric: metric},
+    }
+
+
+def wrong(found: Any) -> dict[str, str]:
+    return {each.check: each.detail for each in found.findings if each.ok is False}
+
+
+def test_a_floor_is_verified_in_full(tmp_path, floor):
+    found = verify(saved(tmp_path, floor))
+    assert (found.verified, found.trials, found.exact, found.seed) == (True, N, True, None)
+    assert [each.check for each in found.findings] == [
+        *("file", "key", "environment", "data", "trials", "answers", "numbers", "settings"),
+        "scores",
+    ]
+    assert {each.ok for each in found.findings} == {True}
+
+
+def test_a_sample_is_whole_blocks_and_can_be_repeated(tmp_path, floor):
+    path = saved(tmp_path, floor)
+    found = verify(path, trials=3)
+    assert (found.trials, found.verified) == (8, True)
+    assert found.seed is not None
+    assert verify(path, trials=3, seed=found.seed).seed == found.seed
+    assert verify(path, trials=0).trials == 0
+
+
+def test_an_agent_that_learned_is_verified_from_its_run_or_trained_again(tmp_path, learned):
+    record, source = learned
+    path = saved(tmp_path, record)
+    for way in (
+        source,
+        StateSource(checkpoint=next(source.runs.iterdir())),
+        StateSource(checkpoint=next(source.runs.glob("*/ckpt/step-6"))),
+        StateSource(checkpoint=next(source.runs.glob("*/ckpt/step-6")) / "manifest.json"),
+        StateSource(retrain=True, runs=tmp_path / "elsewhere"),
+    ):
+        found = verify(path, source=way, trials=8)
+        assert wrong(found) == {}
+        assert found.trials == 8
+        assert "checkpoint" in [each.check for each in found.findings]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_judgement_of_a_run_is_verified_like_the_run(tmp_path, learned):
+    record, source = learned
+    request = TransferRequest(record.key12, env="sinusoid-10shot", out=source.out, runs=source.runs)
+    judged = transfer(request).record
+    assert judged is not None
+    path = saved(tmp_path, judged)
+    assert verify(path, source=source).verified
+    again = StateSource(retrain=True, out=source.out, runs=tmp_path / "new")
+    assert verify(path, source=again).verified
+    with pytest.raises(UsageError, match="can't be trained again; give --checkpoint"):
+        verify(path, source=StateSource(retrain=True, out=tmp_path, runs=tmp_path / "new"))
+
+
+def test_a_missing_run_is_told_what_to_do(tmp_path, learned):
+    path = saved(tmp_path, learned[0])
+    with pytest.raises(UnknownName, match=r"--checkpoint, train it again with --retrain \(the run"):
+        verify(path, source=StateSource(runs=tmp_path))
+    with pytest.raises(UsageError, match="neither a run's folder nor one of its ckpt/step-N"):
+        verify(path, source=StateSource(checkpoint=tmp_path))
+    assert verify(path, source=StateSource(runs=tmp_path), trials=0).verified
+
+
+def test_an_agent_with_a_loop_of_its_own_is_trained_again(tmp_path):
+    record = lazybench.run(
+        f"{PLAYERS}:Whole", SINUS, budget="smoke", out=tmp_path, runs=tmp_path / "runs"
+    )
+    path = saved(tmp_path, record)
+    with pytest.raises(UsageError, match="keeps no state; train it again with --retrain"):
+        verify(path)
+    assert verify(path, source=StateSource(retrain=True)).verified
+
+
+def test_what_was_trained_elsewhere_is_judged_by_its_answers_alone(tmp_path):
+    def first(observation):
+        return observation["query_y"] * 0
+
+    record = evaluate(first, GLYPHS, name="first", budget="smoke", limit=8)
+    found = verify(saved(tmp_path, record))
+    assert (found.verified, found.trials) == (True, 0)
+    assert found.findings[-1].ok is None
+
+
+def raised_number(record):
+    metric = record.metrics["accuracy"]
+    return {"metrics": {"accuracy": metric.model_copy(update={"value": metric.value + 0.01})}}
+
+
+def narrowed_interval(record):
+    metric = record.metrics["accuracy"]
+    return {"metrics": {"accuracy": metric.model_copy(update={"ci95": (0.49, 0.51)})}}
+
+
+def raised_score(record):
+    scores = record.trials.scores_array().copy()
+    scores[3] += 1 / 75
+    return scored(record, scores, record.trials.predictions.unpack())
+
+
+def swapped_trials(record):
+    scores, answers = record.trials.scores_array().copy(), record.trials.predictions.unpack().copy()
+    best, worst = int(scores.argmax()), int(scores.argmin())
+    for part in (scores, answers):
+        part[[best, worst]] = part[[worst, best]]
+    return scored(record, scores, answers)
+
+
+def doubled_trial(record):
+    scores, answers = record.trials.scores_array().copy(), record.trials.predictions.unpack().copy()
+    best, worst = int(scores.argmax()), int(scores.argmin())
+    scores[worst], answers[worst] = scores[best], answers[best]
+    return scored(record, scores, answers)
+
+
+def fewer_trials(record):
+    answers = record.trials.predictions.unpack()
+    return scored(record, record.trials.scores_array()[:8], answers[:8])
+
+
+def another_setting(record):
+    return {"config": {**record.config, "lr": 0.5}}
+
+
+def another_seed(record):
+    return {"seed": record.seed + 1}
+
+
+def other_data(record):
+    return {"data": record.data.model_copy(update={"fingerprint": "cd" * 32})}
+
+
+def unlimited(record):
+    return {"limited": False}
+
+
+def other_queries(record):
+    protocol = {**record.env.protocol, "query": 5}
+    return {"env": record.env.model_copy(update={"protocol": protocol})}
+
+
+@pytest.mark.parametrize(
+    ("forge", "keyed", "check", "words"),
+    [
+        (raised_number, False, "numbers", "accuracy is .* in the record, its trials give"),
+        (narrowed_interval, False, "numbers", "ci95 of accuracy is"),
+        (raised_score, False, "answers", "1 of 16 scores .* first trial 3: "),
+        (swapped_trials, False, "answers", "scores aren't those of their answers"),
+        (doubled_trial, False, "answers", "scores aren't those of their answers"),
+        (fewer_trials, False, "trials", "scores of 8 trials are stored, the protocol says 16"),
+        (another_setting, False, "key", "one of them was changed after the run"),
+        (another_seed, False, "key", "one of them was changed after the run"),
+        (other_data, False, "key", "one of them was changed after the run"),
+        (other_data, True, "data", "fingerprint is cdcd"),
+        (unlimited, True, "trials", "16 trials, not marked as limited; 40 are official"),
+        (other_queries, True, "environment", "protocol.query is 5 in the record and 15 here"),
+    ],
+)
+def test_a_doctored_record_is_refuted(tmp_path, floor, forge, keyed, check, words):
+    found = verify(saved(tmp_path, floor, keyed=keyed, **forge(floor)))
+    assert not found.verified
+    assert found.trials == 0
+    (name,) = wrong(found)
+    assert name == check
+    assert re.search(words, wrong(found)[name])
+
+
+def test_a_changed_answer_that_scores_the_same_is_caught_by_evaluating_again(tmp_path, floor):
+    env = lazybench.make_env(GLYPHS, num_envs=1)
+    truth = env.trials.sampler.answers(env.trials.keys(np.array([2]), 0))[0]
+    answers = floor.trials.predictions.unpack().copy()
+    at = int(np.flatnonzero(answers[2] != truth)[0])
+    answers[2, at] = next(k for k in range(5) if k not in (answers[2, at], truth[at]))
+    forged = scored(floor, floor.trials.scores_array(), answers)
+    path = saved(tmp_path, floor, **forged)
+    assert verify(path, trials=0).verified
+    assert wrong(verify(path)) == {
+        "answers": "answers of 1 of 16 trials evaluated again differ; first trial 2: 1 of 75 differ"
+    }
+
+
+def test_scores_without_answers_are_caught_by_evaluating_again(tmp_path, floor):
+    scores = floor.trials.scores_array().copy()
+    scores[11] = 1.0
+    path = saved(tmp_path, floor, **scored(floor, scores, None))
+    found = verify(path)
+    assert list(wrong(found)) == ["scores"]
+    assert "first trial 11: 1 stored" in wrong(found)["scores"]
+
+
+@pytest.mark.parametrize(("rise", "verified"), [(0.0, True), (0.04, True), (0.3, False)])
+def test_elsewhere_scores_may_differ_by_the_tolerance(tmp_path, floor, rise, verified):
+    scores = floor.trials.scores_array().copy()
+    scores[5] += rise
+    other = floor.machine.model_copy(update={"processor": "another"})
+    path = saved(tmp_path, floor, machine=other, **scored(floor, scores, None))
+    found = verify(path)
+    assert (found.verified, found.exact) == (verified, False)
+    assert "on another platform" in found.findings[-1].detail
+
+
+def test_a_state_of_another_run_is_refuted(tmp_path, learned):
+    record, _ = learned
+    options = {"budget": "smoke", "out": tmp_path / "store", "runs": tmp_path / "runs"}
+    lazybench.run(f"{PLAYERS}:Movable", SINUS, seed=1, **options)
+    path = saved(tmp_path, record)
+    folder = next((tmp_path / "runs").iterdir())
+    found = verify(path, source=StateSource(checkpoint=folder))
+    assert "seed is 0 in the record and 1 there" in wrong(found)["checkpoint"]
+    found = verify(path, source=StateSource(checkpoint=folder / "ckpt" / "step-6"))
+    assert "sha256 is" in wrong(found)["checkpoint"]
+
+
+def test_a_changed_setting_with_a_fitting_key_is_caught_by_its_run(tmp_path, learned):
+    record, source = learned
+    config = {**record.config, "shift": 1.0}
+    path = saved(tmp_path, record, keyed=True, config=config)
+    found = verify(path, source=StateSource(checkpoint=next(source.runs.iterdir())))
+    assert "config.shift is 1.0 in the record and 0.0 there" in wrong(found)["checkpoint"]
+
+
+def test_files_that_hold_no_whole_record_are_refuted(tmp_path, floor):
+    path = saved(tmp_path, floor)
+    text = path.read_bytes()
+    for part in (text[: len(text) // 2], b"", b"[1, 2]", b"\xff\xfe"):
+        path.write_bytes(part)
+        found = verify(path)
+        assert list(wrong(found)) == ["file"]
+        assert "not a record of schema 1" in wrong(found)["file"]
+        with pytest.raises(StoreError, match="see: lazybench verify"):
+            audit(path)
+
+
+def test_what_cannot_be_verified_is_told(tmp_path, floor):
+    with pytest.raises(UsageError, match="trials must be at least 0"):
+        verify(saved(tmp_path, floor), trials=-1)
+    bad = saved(tmp_path, floor, status="diverged", reason="nan", metrics={})
+    with pytest.raises(UsageError, match="has no scores to verify"):
+        verify(bad)
+    old = floor.env.model_copy(update={"version": 7})
+    with pytest.raises(UsageError, match="is at version 1 here, the record was made on version 7"):
+        verify(saved(tmp_path, floor, keyed=True, env=old))
+    agent = floor.agent.model_copy(update={"version": 7})
+    with pytest.raises(UsageError, match="was made by version 7"):
+        verify(saved(tmp_path, floor, keyed=True, agent=agent))
+
+
+def test_records_are_found_by_path_or_key(tmp_path, learned):
+    record, source = learned
+    place = source.out / "records" / f"{SINUS}-v1" / record.agent.id.lower()
+    found = find_record(record.key12, source.out)
+    assert find_record(str(found), tmp_path) == find_record(record.key, source.out) == found
+    assert found.name == f"{record.key12}.json"
+    assert found.parent.name.startswith(place.name)
+    for name in ("ffffff", "abc", "nothing.json"):
+        with pytest.raises(UnknownName, match=f"no record '{name}'"):
+            find_record(name, source.out)
