@@ -28,6 +28,7 @@ from lazybench.cli import (
     table,
     targets,
     trials,
+    tune,
     verify,
     version,
 )
@@ -68,6 +69,7 @@ def make_app() -> typer.Typer:
     add(app, "run", run.run_command, run.HELP, run.EXAMPLES)
     add(app, "sweep", sweep.sweep_command, sweep.HELP, sweep.EXAMPLES)
     add(app, "reproduce", reproduce.reproduce_command, reproduce.HELP, reproduce.EXAMPLES)
+    add(app, "tune", tune.tune_command, tune.HELP, tune.EXAMPLES)
     add(app, "evaluate", evaluate.evaluate_command, evaluate.HELP, evaluate.EXAMPLES)
     add(app, "list", listing.list_command, listing.HELP, listing.EXAMPLES)
     add(app, "show", show.show_command, show.HELP, show.EXAMPLES)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from lazybench.harness.signals import Interrupted, Signals
 from lazybench.harness.watch import Watch
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
+
+if TYPE_CHECKING:
+    from lazybench.harness.cell import Cell
 
 CHECKPOINT_EVERY_S = 20.0
 """Seconds of training between checkpoints; when they are written can't change a result."""
@@ -93,6 +96,21 @@ class Training:
     device: str
     folder: Path | None
     weights: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, cell: Cell, folder: Path) -> Training:
+        """Return the training of a cell, whose checkpoints go to a folder."""
+        weights = None if cell.weights is None else cell.weights.params
+        request = cell.request
+        return cls(
+            cell.trainer.agent,
+            cell.spec,
+            request.budget,
+            request.seed,
+            cell.device,
+            folder,
+            weights,
+        )
 
 
 def fit(training: Training, watch: Watch, signals: Signals) -> Progress:

@@ -85,15 +85,7 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals) -> Record:
     facts.reset_peak_memory()
     # Asked now, while the files are what was imported: a checkout may move on during a long run.
     facts.code()
-    training = Training(
-        cell.trainer.agent,
-        cell.spec,
-        cell.request.budget,
-        cell.request.seed,
-        cell.device,
-        cell.folder / "ckpt",
-        None if cell.weights is None else cell.weights.params,
-    )
+    training = Training.of(cell, cell.folder / "ckpt")
     progress = Progress()
     status, reason = "ok", None
     scored: Scored | None = None

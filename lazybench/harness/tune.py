@@ -1,0 +1,215 @@
+"""A search of an agent's settings on validation tasks; test tasks are never opened for it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lazybench.errors import Diverged, UsageError
+from lazybench.harness.cell import Cell, resolve
+from lazybench.harness.fit import Training, fit
+from lazybench.harness.outputs import locked, writable
+from lazybench.harness.request import RunRequest
+from lazybench.harness.signals import Interrupted, Signals
+from lazybench.harness.watch import SILENT, Watch
+from lazybench.parallel import using_threads
+from lazybench.records import append_line, read_lines
+
+WIDE = 10.0
+"""A step size is searched from so many times less than its preset to so many times more."""
+
+_RANGE = re.compile(r"(?P<lo>[^.,]*\.?[^.,]*)\.\.(?P<hi>.*)")
+_DIGITS = 3
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a setting may be.
+
+    Attributes:
+        values: to choose from; empty for a range.
+        lo: lower end of a range, which is searched by its logarithm.
+        hi: upper end.
+    """
+
+    values: tuple[Any, ...] = ()
+    lo: float = 0.0
+    hi: float = 0.0
+
+    def at(self, share: float) -> Any:
+        """Return the value at a share in [0, 1) of the way."""
+        if self.values:
+            return self.values[int(share * len(self.values))]
+        value = math.exp(math.log(self.lo) + share * math.log(self.hi / self.lo))
+        return float(f"{value:.{_DIGITS}g}")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One configuration.
+
+    Attributes:
+        number: from 0, the preset.
+        settings: replacements of the preset's.
+        val: best validation score, higher is better; None where training diverged.
+        step: updates behind it.
+        cpu_s: processor seconds of training.
+        reason: why there is no score.
+    """
+
+    number: int
+    settings: dict[str, Any]
+    val: float | None
+    step: int
+    cpu_s: float
+    reason: str = ""
+
+
+def read_axis(text: str) -> tuple[str, Axis]:
+    """Return the name and axis of `NAME=LO..HI` or `NAME=A,B,C`.
+
+    Raises:
+        UsageError: a text of another form, or a range that isn't ascending and above 0.
+    """
+    name, equals, what = text.partition("=")
+    if not equals or not name.strip() or not what.strip():
+        raise UsageError(f"--search takes NAME=LO..HI or NAME=A,B,C, got '{text}'")
+    match = _RANGE.fullmatch(what.strip())
+    if match is None:
+        return name.strip(), Axis(tuple(_value(part) for part in what.split(",")))
+    try:
+        lo, hi = float(match["lo"]), float(match["hi"])
+    except ValueError:
+        lo = hi = math.nan
+    if not 0 < lo < hi < math.inf:
+        raise UsageError(
+            f"a range is two numbers above 0, ascending, such as inner_lr=0.01..1; got '{text}'"
+        )
+    return name.strip(), Axis(lo=lo, hi=hi)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text.strip()
+
+
+def step_sizes(config: Mapping[str, Any]) -> dict[str, Axis]:
+    """Return the axes that are searched unless told: each step size from a tenth to ten times."""
+    return {
+        name: Axis(lo=value / WIDE, hi=value * WIDE)
+        for name, value in config.items()
+        if (name == "lr" or name.endswith("_lr")) and isinstance(value, float) and value > 0
+    }
+
+
+def drawn(axes: Mapping[str, Axis], trials: int, seed: int) -> list[dict[str, Any]]:
+    """Return the settings of each trial: none, then points of a scrambled Sobol sequence.
+
+    The first n trials of a longer search are those of a shorter one.
+    """
+    from scipy.stats import qmc
+
+    points: list[dict[str, Any]] = [{}]
+    if trials > 1 and axes:
+        # A power of two, as the sequence is balanced there.
+        many = 1 << (trials - 2).bit_length()
+        shares = qmc.Sobol(len(axes), seed=seed).random(many)[: trials - 1]
+        points += [
+            {
+                name: axis.at(float(share))
+                for (name, axis), share in zip(axes.items(), row, strict=True)
+            }
+            for row in shares
+        ]
+    return points[:trials]
+
+
+def tune(
+    request: RunRequest, trials: int, axes: Mapping[str, Axis] | None, watch: Watch = SILENT
+) -> tuple[Path, list[Tried]]:
+    """Return the folder of a search and what was tried, in order; what was tried isn't repeated.
+
+    Every trial has the same seed and budget. The best state of each on validation tasks counts.
+
+    Args:
+        request: the run that is tuned; its overrides hold in every trial.
+        trials: configurations, the preset included.
+        axes: what is searched; None for the agent's step sizes.
+        watch: hears of progress.
+
+    Raises:
+        UsageError: a name, setting or number that isn't allowed, or nothing to search.
+        DataUnavailable: the data isn't installed or is damaged.
+        OutputUnavailable: the working folder can't be written.
+        Busy: another process is at the same search.
+        Interrupted: a signal stopped it; the same request continues.
+    """
+    if trials < 1:
+        raise UsageError(f"trials must be at least 1, got {trials}")
+    first = resolve(request, watch)
+    if not hasattr(first.made.agent, "update"):
+        raise UsageError(
+            f"agent '{first.made.spec.id}' isn't trained update by update, so that nothing is "
+            "validated on the way; there is nothing to tune"
+        )
+    axes = step_sizes(first.made.config) if axes is None else axes
+    if not axes:
+        raise UsageError(
+            f"agent '{first.made.spec.id}' has no step size; name what to search, such as "
+            "--search inner_steps=5,10"
+        )
+    folder = first.folder.with_name(f"tune-{first.folder.name}")
+    writable(folder)
+    points = drawn(axes, trials, request.seed)
+    # Told before any training, not after half of it.
+    cells = [resolve(replace(request, overrides={**request.overrides, **p})) for p in points]
+    with locked(folder), Signals() as signals, using_threads(request.threads):
+        found = list(_all(folder, points, cells, watch, signals))
+    return folder, found
+
+
+def _all(
+    folder: Path,
+    points: Sequence[dict[str, Any]],
+    cells: Sequence[Cell],
+    watch: Watch,
+    signals: Signals,
+) -> Iterator[Tried]:
+    path = folder / "trials.jsonl"
+    known = {line["key"]: line["tried"] for line in read_lines(path)}
+    for number, (settings, cell) in enumerate(zip(points, cells, strict=True)):
+        if cell.key in known:
+            yield replace(Tried(**known[cell.key]), number=number)
+            continue
+        shown = ", ".join(f"{name}={value}" for name, value in settings.items()) or "the preset"
+        watch.note(f"trial {number}: {shown}")
+        tried = _one(folder, number, settings, cell, watch, signals)
+        append_line(path, {"key": cell.key, "tried": vars(tried)})
+        yield tried
+
+
+def _one(
+    folder: Path,
+    number: int,
+    settings: dict[str, Any],
+    cell: Cell,
+    watch: Watch,
+    signals: Signals,
+) -> Tried:
+    try:
+        progress = fit(Training.of(cell, folder / cell.key[:12]), watch, signals)
+    except Interrupted:
+        raise
+    except Diverged as error:
+        return Tried(number, settings, None, 0, 0.0, str(error))
+    score = progress.best_score
+    told = score if math.isfinite(score) else None
+    why = "" if told is not None else "it was never validated"
+    return Tried(number, settings, told, progress.best_step, progress.train_cpu_s, why)

@@ -1,0 +1,109 @@
+"""A search of settings: what is drawn, what is kept, and that test tasks stay closed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lazybench.errors import UsageError
+from lazybench.harness import tune as tuning
+from lazybench.harness.request import RunRequest
+from lazybench.harness.tune import Axis, drawn, read_axis, step_sizes, tune
+
+ENV = "glyphs-5way-1shot"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "axis"),
+    [
+        ("inner_lr=0.01..1", "inner_lr", Axis(lo=0.01, hi=1.0)),
+        ("lr=1e-4..1e-2", "lr", Axis(lo=1e-4, hi=1e-2)),
+        ("inner_steps=1,5,10", "inner_steps", Axis((1, 5, 10))),
+        ("backbone=conv4-32", "backbone", Axis(("conv4-32",))),
+        ("rho=0.1,0.5", "rho", Axis((0.1, 0.5))),
+    ],
+)
+def test_axes_are_read(text: str, name: str, axis: Axis) -> None:
+    assert read_axis(text) == (name, axis)
+
+
+@pytest.mark.parametrize("text", ["lr", "lr=", "=1..2", "lr=1..0.1", "lr=0..1", "lr=a..b"])
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--search takes|a range is"):
+        read_axis(text)
+
+
+def test_draws_lie_on_their_axes_begin_with_the_preset_and_are_extended() -> None:
+    axes = {"lr": Axis(lo=0.001, hi=0.1), "steps": Axis((1, 5, 10))}
+    found = drawn(axes, 33, seed=0)
+    assert found[0] == {}
+    assert all(0.001 <= each["lr"] <= 0.1 for each in found[1:])
+    assert {each["steps"] for each in found[1:]} == {1, 5, 10}
+    # By its logarithm: as many below the geometric mean as above it.
+    assert sum(each["lr"] < 0.01 for each in found[1:]) == 16
+    assert drawn(axes, 9, seed=0) == found[:9]
+    assert drawn(axes, 9, seed=1) != found[:9]
+    assert drawn(axes, 1, seed=0) == [{}]
+
+
+def test_step_sizes_are_what_is_searched_unless_told() -> None:
+    config = {"lr": 0.1, "inner_lr": 0.5, "outer_lr": 0.0, "inner_steps": 5, "clip": None}
+    assert step_sizes(config) == {"lr": Axis(lo=0.01, hi=1.0), "inner_lr": Axis(lo=0.05, hi=5.0)}
+
+
+def request(tmp_path: Path, **changes: Any) -> RunRequest:
+    given = {"agent": "protonet", "env": ENV, "budget": "smoke", "runs": tmp_path, "threads": 1}
+    return RunRequest(**{**given, **changes})
+
+
+def test_a_search_is_continued_and_never_opens_test_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    real = tuning.fit
+
+    def fit(training: Any, watch: Any, signals: Any) -> Any:
+        opened.append(training.folder.name)
+        return real(training, watch, signals)
+
+    monkeypatch.setattr(tuning, "fit", fit)
+    axes = {"iterations": Axis((2, 4)), "lr": Axis(lo=1e-3, hi=1e-2)}
+    asked = request(tmp_path, overrides={"image_gradients": 0, "iterations": 2})
+    folder, two = tune(asked, 2, axes)
+    assert two[0].settings == {}
+    assert all(tried.val is not None and 0 < tried.val < 1 for tried in two)
+    again, three = tune(asked, 3, axes)
+    assert again == folder
+    assert three[:2] == two
+    assert len(opened) == 3, "what was tried isn't tried again"
+    assert not (tmp_path / "records").exists()
+
+
+def test_a_training_that_diverges_has_no_score(tmp_path: Path) -> None:
+    asked = request(
+        tmp_path, agent="maml", overrides={"image_gradients": 0, "iterations": 2, "clip": None}
+    )
+    _, (preset, wild) = tune(asked, 2, {"inner_lr": Axis((1e30,))})
+    assert preset.val is not None
+    assert wild.val is None
+    assert wild.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "trials", "axes", "message"),
+    [
+        ({}, 0, None, "trials must be at least 1"),
+        ({"agent": "chance"}, 2, None, "nothing to tune"),
+        ({}, 2, {}, "name what to search"),
+        ({}, 3, {"lrr": Axis((1,))}, "no setting 'lrr'"),
+        ({}, 3, {"lr": Axis(("x",))}, "bad value for lr"),
+    ],
+)
+def test_what_cant_be_searched_is_told_before_any_training(
+    tmp_path: Path, changes: Any, trials: int, axes: Any, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        tune(request(tmp_path, **changes), trials, axes)
+    assert not list(tmp_path.rglob("trials.jsonl"))
