@@ -5,6 +5,8 @@ from __future__ import annotations
 from lazybench.boards.build import Board, build
 from lazybench.boards.compare import Comparison, compare
 from lazybench.boards.csv_table import to_csv
+from lazybench.boards.latex import to_latex
+from lazybench.boards.page import to_html
 from lazybench.boards.render import to_json, to_markdown
 from lazybench.boards.reported import rows_for
 from lazybench.boards.rows import Row
@@ -20,7 +22,9 @@ __all__ = [
     "expected_files",
     "rows_for",
     "to_csv",
+    "to_html",
     "to_json",
+    "to_latex",
     "to_markdown",
     "write",
 ]

@@ -14,13 +14,16 @@ from lazybench.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from lazybench.boards import Board
-    from lazybench.records import Store
+    from lazybench.records import Record, Store
 
 HELP = "Print the boards of the records; write or check their files."
 EXAMPLES = (
     "lazybench leaderboard",
     "lazybench leaderboard --env tiered-20way --budget small",
     "lazybench leaderboard --env glyphs-5way-1shot --format csv > board.csv",
+    "lazybench leaderboard --env omniglot-5way-1shot --format latex > board.tex",
+    "lazybench leaderboard --html boards.html",
+    "lazybench leaderboard --env cifarfs-5way-5shot --plots pictures --plot-format svg",
     "lazybench leaderboard --write",
     "lazybench leaderboard --check",
 )
@@ -33,10 +36,18 @@ class Format(enum.StrEnum):
     text = "text"
     md = "md"
     csv = "csv"
+    latex = "latex"
     json = "json"
 
 
-def leaderboard_command(
+class PlotFormat(enum.StrEnum):
+    """How pictures are kept."""
+
+    png = "png"
+    svg = "svg"
+
+
+def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
     env: Annotated[
         str | None,
         typer.Option(
@@ -48,6 +59,17 @@ def leaderboard_command(
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.text,
     out_dir: options.Out = Path("leaderboards"),
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write one page of all boards; no network."),
+    ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option("--plots", metavar="DIR", help="Draw the pictures of each board there."),
+    ] = None,
+    plot_format: Annotated[
+        PlotFormat, typer.Option("--plot-format", help="How pictures are kept.")
+    ] = PlotFormat.png,
     write: Annotated[
         bool, typer.Option("--write", help="Write the board files of all records anew.")
     ] = False,
@@ -55,7 +77,7 @@ def leaderboard_command(
         bool, typer.Option("--check", help="List board files that differ; exit 1 if any does.")
     ] = False,
 ) -> None:
-    """Print boards; with `write` or `check`, deal with their files instead.
+    """Print boards; with `html`, `plots`, `write` or `check`, deal with files instead.
 
     Raises:
         UsageError: options that exclude each other, or an unknown environment or budget.
@@ -67,13 +89,21 @@ def leaderboard_command(
         raise UsageError("give either --write or --check; --check after --write finds nothing")
     if (write or check) and (env is not None or budget is not None):
         raise UsageError("--write and --check take all records; leave out --env and --budget")
+    if (write or check) and (html is not None or plots is not None):
+        raise UsageError("--html and --plots go without --write and --check; run it twice")
     store = Store(options.need_folder(out_dir, "--out"))
     if check:
         _check(store)
     elif write:
         _write(store)
+    elif html is not None or plots is not None:
+        records, found = _boards(store, env, budget)
+        if html is not None:
+            _page(found, records, html)
+        if plots is not None:
+            _draw(found, records, plots, plot_format)
     else:
-        _print(_boards(store, env, budget), form, f"{store.root}{_wanted(env, budget)}")
+        _print(_boards(store, env, budget)[1], form, f"{store.root}{_wanted(env, budget)}")
 
 
 def _check(store: Store) -> None:
@@ -94,7 +124,25 @@ def _write(store: Store) -> None:
         out.line(str(path))
 
 
-def _boards(store: Store, env: str | None, budget: str | None) -> list[Board]:
+def _page(found: Sequence[Board], records: Sequence[Record], path: Path) -> None:
+    from lazybench import boards
+    from lazybench.records import write_bytes
+
+    text = boards.to_html(found, records, command=f"lazybench leaderboard --html {path.name}")
+    out.line(str(write_bytes(path, text.encode("utf-8", "backslashreplace"))))
+
+
+def _draw(
+    found: Sequence[Board], records: Sequence[Record], folder: Path, form: PlotFormat
+) -> None:
+    from lazybench.boards import plots
+
+    for path in plots.draw(found, records, options.need_folder(folder, "--plots"), form.value):
+        out.line(str(path))
+
+
+def _boards(store: Store, env: str | None, budget: str | None) -> tuple[list[Record], list[Board]]:
+    """The records that are asked for, and their boards."""
     from lazybench import boards
 
     records = store.records()
@@ -111,7 +159,7 @@ def _boards(store: Store, env: str | None, budget: str | None) -> list[Board]:
         if name in (None, record.env.id, f"{record.env.id}-v{record.env.version}")
         and budget in (None, record.budget)
     ]
-    return boards.build(kept, store.reported())
+    return kept, boards.build(kept, store.reported())
 
 
 def env_id(env: str, recorded: set[str]) -> str:
@@ -147,7 +195,12 @@ def _print(found: Sequence[Board], form: Format, where: str) -> None:
     from lazybench.cli import standing
 
     if form is not Format.text:
-        render = {"md": boards.to_markdown, "csv": boards.to_csv, "json": boards.to_json}[form]
+        render = {
+            "md": boards.to_markdown,
+            "csv": boards.to_csv,
+            "json": boards.to_json,
+            "latex": boards.to_latex,
+        }[form]
         out.text(render(found))
         return
     if not found:

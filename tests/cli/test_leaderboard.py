@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lazybench.boards import build, to_csv, to_json, to_markdown
+from lazybench.boards import build, to_csv, to_html, to_json, to_latex, to_markdown
 from lazybench.records import Store
 
 
@@ -30,7 +30,8 @@ def test_empty_store_says_what_to_do(lazybench: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "render"), [("md", to_markdown), ("csv", to_csv), ("json", to_json)]
+    ("form", "render"),
+    [("md", to_markdown), ("csv", to_csv), ("json", to_json), ("latex", to_latex)],
 )
 def test_formats(lazybench: Any, store: Store, form: str, render: Any) -> None:
     assert lazybench("leaderboard", "--format", form).out == render(build(store.records()))
@@ -87,3 +88,24 @@ def test_no_escape_of_a_record_reaches_the_terminal(
     shown = lazybench("leaderboard").out
     assert "failed: ]0;owned bad" in shown
     assert "\x1b" not in shown
+
+
+def test_one_page_of_all_boards_or_some(lazybench: Any, store: Store) -> None:
+    done = lazybench("leaderboard", "--html", "page.html")
+    assert done.out == "page.html\n"
+    records = store.records()
+    command = "lazybench leaderboard --html page.html"
+    assert Path("page.html").read_text() == to_html(build(records), records, command=command)
+    lazybench("leaderboard", "--html", "page.html", "--budget", "paper")
+    assert "reptile" not in Path("page.html").read_text()
+    assert lazybench("leaderboard", "--check", "--html", "page.html").code == 2
+    Path("file").write_text("")
+    assert lazybench("leaderboard", "--html", "file/page.html").code == 73
+
+
+def test_pictures_go_to_a_folder(lazybench: Any, store: Store) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra 'plots'")
+    argv = ("--plots", "pictures", "--plot-format", "svg", "--budget", "small")
+    done = lazybench("leaderboard", *argv)
+    assert done.out.split() == ["pictures/glyphs-5way-1shot-v1-small-scores.svg"]
+    assert Path(done.out.strip()).read_bytes().startswith(b"<?xml")

@@ -1,0 +1,262 @@
+"""All boards as one HTML file: no network, no library, readable without scripts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from lazybench.boards.build import Board
+from lazybench.boards.pictures import Pictures, pictures
+from lazybench.boards.render import columns_of, made_by, rounded
+from lazybench.boards.reported import place_text, value_text
+from lazybench.boards.rows import Row
+from lazybench.records.reported import Reported
+from lazybench.records.schema import Record
+
+COMMAND = "lazybench leaderboard --html FILE"
+_SCRIPTS = ("shape.js", "plots.js", "table.js")
+# What most readers look at first; the rest appears on request.
+_FIRST = frozenset(
+    {
+        *("rank", "agent", "score", "to best", "why no score", "seeds", "trials", "batch norm"),
+        *("backbone", "train CPU s", "peak MB", "inner steps", "outer steps", "queries"),
+        *("gradient-equivalents (F)", "track", "tuned", "marks"),
+    }
+)
+_SORT: dict[str, Callable[[Row], float | None]] = {
+    "rank": lambda row: row.rank,
+    "ranks": lambda row: None if row.ranks is None else row.ranks[0],
+    "score": lambda row: row.score,
+    "to best": lambda row: None if row.diff is None else row.diff.mean,
+    "seeds": lambda row: len(row.seeds),
+    "trials": lambda row: row.trials,
+    "parameters": lambda row: row.parameters,
+    "train wall s": lambda row: row.train_wall_s,
+    "eval wall s": lambda row: row.eval_wall_s,
+    "train CPU s": lambda row: row.train_cpu_s,
+    "peak MB": lambda row: row.peak_memory_mb,
+    "inner steps": lambda row: row.inner_steps,
+    "outer steps": lambda row: row.outer_steps,
+    "image-gradients": lambda row: row.image_gradients,
+    "gradient-equivalents (F)": lambda row: row.gradient_equivalents,
+    "queries": lambda row: row.queries,
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One cell: its text, what it is sorted by where that is a number, and its interval bar."""
+
+    text: str
+    value: float | None
+    bar: tuple[float, float, float] | None = None
+
+
+def to_html(boards: Sequence[Board], records: Iterable[Record], *, command: str = COMMAND) -> str:
+    """The boards as one self-contained page; names in it are shown, never taken for markup.
+
+    Args:
+        boards: made of `records`, maybe of some only.
+        records: where learning curves and trials are taken from.
+        command: the command that made the page, named in it.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    script = "\n".join(_asset(name) for name in _SCRIPTS)
+    digest = base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode("ascii")
+    found = pictures(boards, records)
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(_asset("page.html"))
+    return template.render(
+        boards=[_section(each) for each in found],
+        style=_markup(_asset("page.css")),
+        script=_markup(script),
+        digest=digest,
+        data=_markup(json_for_script([_facts(each) for each in found])),
+        made=made_by(boards, command),
+        families=sorted({board.family for board in boards}),
+        envs=sorted({board.env for board in boards}),
+        budgets=sorted({board.budget for board in boards}),
+        reported=_reported(boards),
+    )
+
+
+def json_for_script(value: Any) -> str:
+    """JSON in ASCII in which no character can end or open an HTML element."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _asset(name: str) -> str:
+    return (files("lazybench.boards") / "page" / name).read_text("utf-8").strip()
+
+
+def _markup(text: str) -> Any:
+    from markupsafe import Markup
+
+    # Only our own files, and JSON without angle brackets.
+    return Markup(text)
+
+
+def _section(found: Pictures) -> dict[str, Any]:
+    board = found.board
+    columns = [
+        (name, cell, [cell(row, board.unit) for row in board.rows])
+        for name, cell in columns_of(board.rows)
+    ]
+    kept = [(name, cell) for name, cell, texts in columns if any(texts)]
+    span = _span(board)
+    several = board.rank_groups
+    named = len(several) > 1
+    blocks = [
+        ((name or "without a network, or none told") if named else "", rows)
+        for name, rows in several
+    ]
+    blocks += [
+        (title, rows)
+        for title, rows in (
+            ("not ranked: limited, smoke or superseded runs", board.unranked),
+            ("transfer: judged on other tasks than trained on, not ranked", board.transferred),
+            ("without a score", board.failed),
+        )
+        if rows
+    ]
+    return {
+        "id": found.id,
+        "board": board,
+        "fingerprint": board.fingerprint[:12],
+        "protocol": "; ".join(f"{name} {_short(value)}" for name, value in board.protocol),
+        "columns": [
+            {
+                "title": f"{board.metric} ({board.unit}), 95 % interval"
+                if name == "score"
+                else name,
+                "first": name in _FIRST or _measure_is_first(name, board),
+                "ascending": name in ("rank", "ranks", "agent") or _is_cost(name),
+            }
+            for name, _ in kept
+        ],
+        "blocks": [
+            (
+                title,
+                [
+                    [_shown(name, cell(row, board.unit), row, span) for name, cell in kept]
+                    for row in rows
+                ],
+            )
+            for title, rows in blocks
+        ],
+        "names": _names(found, blocks),
+        "span": span,
+    }
+
+
+def _short(value: Any) -> str:
+    """A value of the protocol, hashes by their first digits."""
+    text = str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{40,}", text) else text
+
+
+def _names(found: Pictures, blocks: Sequence[tuple[str, Sequence[Row]]]) -> list[list[int | None]]:
+    """The place of each row's series, which pictures highlight; None for rows without a score."""
+    scored = [id(row) for row in found.board.rows if row.score is not None]
+    return [
+        [scored.index(id(row)) if id(row) in scored else None for row in rows] for _, rows in blocks
+    ]
+
+
+def _is_cost(name: str) -> bool:
+    return name in _SORT and name not in ("score", "to best", "seeds", "trials")
+
+
+def _measure_is_first(name: str, board: Board) -> bool:
+    """Whether a further metric is one of those that attacks are compared by."""
+    return board.family == "attack" and name.startswith(("mean queries", "median queries"))
+
+
+def _shown(name: str, text: str, row: Row, span: tuple[float, float] | None) -> Shown:
+    sort = _SORT.get(name)
+    value = sort(row) if sort is not None else _leading_number(name, row)
+    if name != "score" or row.score is None or span is None:
+        return Shown(text, rounded(value))
+    low, high = span
+    ends = (row.score if end is None else end for end in (row.lo, row.hi))
+    scale = 100 / (high - low)
+    left, right = (round((end - low) * scale, 2) for end in ends)
+    middle = round((row.score - low) * scale, 2)
+    return Shown(text, rounded(value), (left, round(right - left, 2), middle))
+
+
+def _leading_number(name: str, row: Row) -> float | None:
+    """The value of a further metric's column."""
+    for measure, unit, value in row.measures:
+        if name == f"{measure.removesuffix('_pct').replace('_', ' ')} ({unit})":
+            return value
+    return None
+
+
+def _span(board: Board) -> tuple[float, float] | None:
+    """Least and greatest end of an interval on the board, None where all are one."""
+    ends = [
+        end
+        for row in board.rows
+        if row.score is not None
+        for end in (row.score, row.lo, row.hi)
+        if end is not None
+    ]
+    return (min(ends), max(ends)) if ends and max(ends) > min(ends) else None
+
+
+def _facts(found: Pictures) -> dict[str, Any]:
+    """What the scripts draw, with 6 significant digits."""
+    board = found.board
+    facts: dict[str, Any] = rounded(
+        {
+            "id": found.id,
+            "name": board.name,
+            "metric": board.metric,
+            "unit": board.unit,
+            "better": board.better,
+            "costs": found.costs,
+            "learningX": found.learning_x,
+            "learningY": found.learning_y,
+            "series": [
+                {
+                    "name": each.name,
+                    "ranked": each.ranked,
+                    "score": each.score,
+                    "lo": each.lo,
+                    "hi": each.hi,
+                    "costs": each.costs,
+                    "learning": each.learning,
+                    "success": each.success,
+                }
+                for each in found.series
+            ],
+        }
+    )
+    return facts
+
+
+def _reported(boards: Sequence[Board]) -> list[dict[str, Any]]:
+    """What papers print, once for each environment."""
+    by_env: dict[str, tuple[Board, tuple[Reported, ...]]] = {
+        board.env: (board, board.reported) for board in boards if board.reported
+    }
+    return [
+        {
+            "env": env,
+            "family": board.family,
+            "rows": [(row, value_text(row), place_text(row)) for row in rows],
+        }
+        for env, (board, rows) in by_env.items()
+    ]

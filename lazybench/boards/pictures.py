@@ -1,0 +1,210 @@
+"""What the pictures of a board show, as numbers: intervals, learning, attacks, cost and score."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lazybench.boards.build import Board
+from lazybench.boards.groups import factor
+from lazybench.boards.rows import Row
+from lazybench.records.atomic import canonical_json
+from lazybench.records.schema import Record
+from lazybench.records.store import slug
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Points = tuple[tuple[float, float], ...]
+
+COSTS = (
+    ("train_cpu_s", "training, CPU seconds"),
+    ("train_wall_s", "training, wall seconds"),
+    ("peak_memory_mb", "peak memory, MB"),
+    ("image_gradients", "image-gradients"),
+    ("gradient_equivalents", "gradient-equivalents (F)"),
+    ("queries", "queries, whole test"),
+    ("mean_queries", "queries an image"),
+)
+"""Costs that a score can stand against, with what an axis says."""
+
+_QUERY_STEPS = 160
+
+
+@dataclass(frozen=True)
+class Series:
+    """What one row shows.
+
+    Attributes:
+        name: the row's name, with the batch norm where two rows share it.
+        ranked: whether the row is ranked.
+        score: in the board's unit.
+        lo: lower end of the 95 % interval; None where it can't be told.
+        hi: upper end.
+        costs: by the names of `COSTS`, those that are known.
+        learning: for each seed, validation against what `Pictures.learning_x` says.
+        success: share of images won by so many queries, mean over seeds; empty for other tests.
+    """
+
+    name: str
+    ranked: bool
+    score: float
+    lo: float | None
+    hi: float | None
+    costs: dict[str, float]
+    learning: tuple[Points, ...]
+    success: Points
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the pictures of one board show.
+
+    Attributes:
+        board: the board.
+        id: names the board among others, safe in file names and anchors.
+        series: one for each row with a score, in the board's order.
+        learning_x: what the horizontal axis of learning curves counts.
+        learning_y: what its vertical axis shows.
+    """
+
+    board: Board
+    id: str
+    series: tuple[Series, ...]
+    learning_x: str
+    learning_y: str
+
+    @property
+    def costs(self) -> list[tuple[str, str]]:
+        """Names and labels of the costs that any row has, the one to begin with first."""
+        known = [cost for cost in COSTS if any(each.costs.get(cost[0]) for each in self.series)]
+        first = "mean_queries" if self.board.family == "attack" else "train_cpu_s"
+        return sorted(known, key=lambda cost: cost[0] != first)
+
+
+def pictures(boards: Sequence[Board], records: Iterable[Record]) -> list[Pictures]:
+    """Return what the pictures of each board show.
+
+    Args:
+        boards: made of `records`, maybe of some only.
+        records: where learning curves and trials are taken from.
+    """
+    by_key = {record.key12: record for record in records}
+    return [
+        _pictures(board, ident, by_key) for board, ident in zip(boards, _ids(boards), strict=True)
+    ]
+
+
+def front(series: Sequence[Series], cost: str, better: str) -> list[int]:
+    """Return the places of the rows that no other row beats in both cost and score, by cost."""
+    sign = 1 if better == "higher" else -1
+    known = [
+        (each.costs[cost], -sign * each.score, i)
+        for i, each in enumerate(series)
+        if cost in each.costs
+    ]
+    kept: list[int] = []
+    best = math.inf
+    for _, loss, i in sorted(known):
+        if loss < best:
+            best = loss
+            kept.append(i)
+    return kept
+
+
+def _ids(boards: Sequence[Board]) -> list[str]:
+    plain = [slug(f"{board.env}-v{board.version}-{board.budget}") for board in boards]
+    counts = Counter(plain)
+    return [
+        name if counts[name] == 1 else f"{name}-{_digest(board)}"
+        for name, board in zip(plain, boards, strict=True)
+    ]
+
+
+def _digest(board: Board) -> str:
+    told = [board.env, board.data, board.fingerprint, board.prep, dict(board.protocol)]
+    return hashlib.sha256(canonical_json(told).encode("ascii")).hexdigest()[:6]
+
+
+def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> Pictures:
+    rows = [row for row in board.rows if row.score is not None]
+    names = Counter(row.agent for row in rows)
+    found = {id(row): [by_key[key] for key in row.keys if key in by_key] for row in rows}
+    curves = [record for row in rows for record in found[id(row)] if record.curve]
+    by_images = all(record.cost.image_gradients for record in curves)
+    series = []
+    for row in rows:
+        label = row.agent
+        if names[label] > 1:
+            label = ", ".join([label, row.batch_norm or "no batch norm", *row.marks])
+        series.append(_series(label, row, found[id(row)], by_images=by_images))
+    return Pictures(
+        board=board,
+        id=ident,
+        series=tuple(series),
+        learning_x="image-gradients" if by_images else "meta-iterations",
+        learning_y="validation error (MSE)"
+        if board.family == "attack"
+        else f"validation {board.metric} ({board.unit})",
+    )
+
+
+def _series(name: str, row: Row, records: Sequence[Record], *, by_images: bool) -> Series:
+    costs = {
+        cost: float(value) for cost, _ in COSTS if (value := getattr(row, cost, None)) is not None
+    }
+    costs |= {measure: value for measure, _, value in row.measures if measure == "mean_queries"}
+    return Series(
+        name=name,
+        ranked=row.rank is not None,
+        score=float(row.score or 0.0),
+        lo=row.lo,
+        hi=row.hi,
+        costs=costs,
+        learning=tuple(
+            points for record in records if (points := _learning(record, by_images=by_images))
+        ),
+        success=_success(records),
+    )
+
+
+def _learning(record: Record, *, by_images: bool) -> Points:
+    """Validations of one run; a point without a step or a value is left out."""
+    scale = 1.0 if record.env.family == "attack" else factor(record)
+    steps = record.cost.outer_steps or 0
+    per_step = (record.cost.image_gradients or 0) / steps if by_images and steps else 1.0
+    return tuple(
+        (float(point["step"]) * per_step, float(point["val"]) * scale)
+        for point in record.curve
+        if _is_number(point.get("step")) and _is_number(point.get("val"))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _success(records: Sequence[Record]) -> Points:
+    """The share of images won by a number of queries, at steps that grow by a factor."""
+    import numpy as np
+
+    firsts: list[NDArray[Any]] = []
+    budget = 1
+    for record in records:
+        column = record.trials.columns.get("success_query")
+        if column is None:
+            return ()
+        firsts.append(np.where(column.unpack() > 0, column.unpack(), np.inf))
+        told = record.env.protocol.get("query_budget")
+        budget = max(budget, told if isinstance(told, int) else 1)
+    if not firsts:
+        return ()
+    counts = np.unique(np.geomspace(1, budget, _QUERY_STEPS).round().astype(int))
+    shares = [
+        float(np.mean([(first <= count).mean() for first in firsts])) * 100 for count in counts
+    ]
+    return tuple(zip(map(float, counts), shares, strict=True))

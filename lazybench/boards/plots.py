@@ -1,0 +1,206 @@
+"""The pictures of boards as PNG or SVG files, by matplotlib (extra `plots`)."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lazybench.boards.build import Board
+from lazybench.boards.pictures import Pictures, Points, Series, front, pictures
+from lazybench.errors import LazybenchError
+from lazybench.records.atomic import write_bytes
+from lazybench.records.schema import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = ("#0b62a8", "#c4500a", "#00795a", "#a6417f", "#8a6100", "#5a55c9", "#b3261e", "#2c7480")
+_DASHES = ("-", "--", ":", "-.")
+_LONGEST_NAME = 40
+
+
+def draw(boards: Sequence[Board], records: Iterable[Record], folder: Path, form: str) -> list[Path]:
+    """The paths of the pictures of each board, once they are written.
+
+    `<board>-scores`, `-learning`, `-success` (attacks) and `-pareto`, those that have something to
+    show. The same records give the same SVG.
+
+    Args:
+        boards: made of `records`, maybe of some only.
+        records: where learning curves and trials are taken from.
+        folder: where the files go.
+        form: `png` or `svg`.
+
+    Raises:
+        LazybenchError: matplotlib isn't installed.
+        StoreError: the disk is full.
+        OutputUnavailable: the folder can't be made or written to.
+    """
+    written = []
+    for shown in pictures(boards, records):
+        for kind, painter in _PAINTERS.items():
+            figure = painter(shown)
+            if figure is not None:
+                path = folder / f"{shown.id}-{kind}.{form}"
+                written.append(write_bytes(path, _bytes(figure, form)))
+    return written
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of some inches, with its axes.
+
+    Raises:
+        LazybenchError: matplotlib isn't installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise LazybenchError(
+            "pictures need matplotlib; get it with: pip install 'lazybench[plots]'"
+        ) from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _bytes(figure: Figure, form: str) -> bytes:
+    from matplotlib import rc_context
+
+    held = io.BytesIO()
+    with rc_context({"svg.hashsalt": "lazybench"}), warnings.catch_warnings():
+        # A name may hold characters that the font lacks; they are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        metadata: dict[str, Any] = {"Date": None} if form == "svg" else {}
+        figure.savefig(held, format=form, dpi=150, metadata=metadata)
+    return held.getvalue()
+
+
+def _style(place: int) -> dict[str, Any]:
+    colour = _COLOURS[place % len(_COLOURS)]
+    return {"color": colour, "linestyle": _DASHES[place // len(_COLOURS) % len(_DASHES)]}
+
+
+def _name(text: str) -> str:
+    """`text` as a label that matplotlib neither hides nor takes for a formula."""
+    line = "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
+    short = line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…"
+    return f"\N{WORD JOINER}{short}" if short.startswith("_") else short
+
+
+def _titled(axes: Axes, shown: Pictures) -> None:
+    axes.set_title(_name(f"{shown.board.name}, {shown.board.budget}"), fontsize=10, loc="left")
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0
+        )
+
+
+def _scores(shown: Pictures) -> Figure | None:
+    """Scores with their intervals, best on top."""
+    if not shown.series:
+        return None
+    figure, axes = new_figure(6.5, 1.2 + 0.24 * len(shown.series))
+    for place, each in enumerate(shown.series):
+        if each.lo is not None and each.hi is not None:
+            axes.plot((each.lo, each.hi), (place, place), color="#0b62a8", linewidth=3, alpha=0.35)
+        face = "#0b62a8" if each.ranked else "white"
+        axes.plot(
+            each.score, place, "o", markersize=5, markeredgecolor="#0b62a8", markerfacecolor=face
+        )
+    axes.set_yticks(range(len(shown.series)), [_name(each.name) for each in shown.series])
+    axes.tick_params(axis="y", labelsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(_name(f"{shown.board.metric} ({shown.board.unit}), 95 % interval"))
+    _titled(axes, shown)
+    return figure
+
+
+def _lines(
+    shown: Pictures, each: Callable[[Series], Sequence[Points]], *, step: bool
+) -> tuple[Figure, Axes] | None:
+    if not any(each(series) for series in shown.series):
+        return None
+    figure, axes = new_figure(7.5, 4)
+    for place, series in enumerate(shown.series):
+        for i, points in enumerate(each(series)):
+            x, y = zip(*points, strict=True)
+            label = _name(series.name) if i == 0 else None
+            style = _style(place) | {"label": label, "linewidth": 1.5}
+            if step:
+                axes.step(x, y, where="post", **style)
+            else:
+                axes.plot(x, y, marker="o", markersize=3, **style)
+    _legend(axes)
+    _titled(axes, shown)
+    return figure, axes
+
+
+def _learning(shown: Pictures) -> Figure | None:
+    """Validation against training, a line for each seed."""
+    drawn = _lines(shown, lambda series: series.learning, step=False)
+    if drawn is None:
+        return None
+    figure, axes = drawn
+    axes.set_xlim(left=0)
+    axes.set_xlabel(shown.learning_x)
+    axes.set_ylabel(_name(shown.learning_y))
+    return figure
+
+
+def _success(shown: Pictures) -> Figure | None:
+    """Share of images won against queries."""
+    drawn = _lines(shown, lambda series: [series.success] if series.success else [], step=True)
+    if drawn is None:
+        return None
+    figure, axes = drawn
+    axes.set_xscale("log")
+    axes.set_ylim(0, 101)
+    axes.set_xlabel("queries an image")
+    axes.set_ylabel("images won (%)")
+    return figure
+
+
+def _pareto(shown: Pictures) -> Figure | None:
+    """Cost against score, with the line of those that no other beats in both."""
+    if not shown.costs:
+        return None
+    cost, label = shown.costs[0]
+    figure, axes = new_figure(7.5, 4)
+    for place, each in enumerate(shown.series):
+        if cost not in each.costs:
+            continue
+        x, colour = each.costs[cost], _COLOURS[place % len(_COLOURS)]
+        if each.lo is not None and each.hi is not None:
+            axes.plot((x, x), (each.lo, each.hi), color=colour, linewidth=1)
+        face = colour if each.ranked else "white"
+        axes.plot(
+            x, each.score, "o", label=_name(each.name), markeredgecolor=colour, markerfacecolor=face
+        )
+    line = [shown.series[i] for i in front(shown.series, cost, shown.board.better)]
+    costs, scores = [each.costs[cost] for each in line], [each.score for each in line]
+    axes.step(costs, scores, where="post", color="0.5", linestyle="--", linewidth=1, zorder=0)
+    positive = [each.costs[cost] for each in shown.series if each.costs.get(cost, 0) > 0]
+    axes.set_xscale("symlog", linthresh=min(positive))
+    axes.set_xlabel(label)
+    axes.set_ylabel(_name(f"{shown.board.metric} ({shown.board.unit})"))
+    _legend(axes)
+    _titled(axes, shown)
+    return figure
+
+
+_PAINTERS: dict[str, Callable[[Pictures], Figure | None]] = {
+    "scores": _scores,
+    "learning": _learning,
+    "success": _success,
+    "pareto": _pareto,
+}

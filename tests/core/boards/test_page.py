@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from lazybench.boards import build, to_html
+from lazybench.boards.page import json_for_script
+from lazybench.boards.pictures import front, pictures
+from lazybench.records import Reported, Trials
+
+HOSTILE = ["<script>alert(1)</script>", "</script><img src=x onerror=alert(1)>", '"><b id=x>']
+HOSTILE += ["<!--", "{{ 7*7 }}", "'\" onmouseover=alert(1) x='", "🙂", "x" * 300, "&lt;b&gt;"]
+
+
+class Reader(HTMLParser):
+    """Tags, scripts and the text of each table row."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.scripts: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1] == "script":
+            self.scripts[-1] += data
+        elif self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data
+
+
+def curve(*values: float) -> list[dict[str, Any]]:
+    return [{"step": 10 * (i + 1), "val": v, "loss": 1.0} for i, v in enumerate(values)]
+
+
+def attacked(make_run: Any, agent: str, first: list[int], **more: Any) -> Any:
+    scores = [float(position > 0) for position in first]
+    trials = Trials.of(scores, columns={"success_query": first})
+    env = {"env__family": "attack", "env__metric": "success", "env__id": "glyphs-net4-untargeted"}
+    return make_run(agent, trials=trials, **env, **{"env__protocol": {"query_budget": 100}} | more)
+
+
+def test_the_page_is_whole_and_asks_for_nothing(make_run: Any) -> None:
+    runs = [make_run("a", 0.1, curve=curve(0.2, 0.4)), make_run("b")]
+    text = to_html(build(runs), runs, command="lazybench x")
+    assert "Made by `lazybench x` from 2 records" in text
+    # The one address is the name of SVG's vocabulary, which nobody fetches.
+    assert set(re.findall(r"https?://[^\"' ]+", text)) == {"http://www.w3.org/2000/svg"}
+    assert "default-src 'none'" in text
+    read = Reader(text)
+    assert not {"link", "img", "iframe", "object"} & set(read.tags)
+    assert not [name for name, _ in read.attributes if name in ("src", "onclick", "onload")]
+    assert text == to_html(build(reversed(runs)), list(reversed(runs)), command="lazybench x")
+
+
+def test_the_tables_are_there_without_scripts(make_run: Any) -> None:
+    runs = [make_run("a", 0.1), make_run("b"), make_run("c", status="failed", reason="no luck")]
+    read = Reader(to_html(build(runs), runs))
+    rows = {row[1]: row for row in read.rows if len(row) > 2}
+    assert rows["a"][0] == "1"
+    assert " to " in rows["a"][2]
+    assert any("no luck" in cell for cell in rows["c"])
+
+
+def page_of(make_run: Any, name: str) -> str:
+    """A page on which everything that a record or paper may name is called so."""
+    paper = Reported(
+        source=name, table=name, row=name, agent=name, env=name, metric=name, value=1, unit=name
+    )
+    more: dict[str, Any] = {
+        "env__id": name,
+        "data__name": name,
+        "env__family": name,
+        "env__protocol": {name: name},
+    }
+    more |= {"network": {"name": name, "parameters": 1}}
+    runs = [make_run(name, **more)]
+    runs.append(make_run(name, seed=1, status="failed", reason=name, **more))
+    return to_html(build(runs, [paper]), runs, command=name)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_text(make_run: Any, name: str) -> None:
+    read, usual = Reader(page_of(make_run, name)), Reader(page_of(make_run, "plain"))
+    assert read.tags == usual.tags
+    assert [key for key, _ in read.attributes] == [key for key, _ in usual.attributes]
+    assert json.loads(read.scripts[0])[0]["series"][0]["name"] == name
+    assert any(name in cell for row in read.rows for cell in row)
+    assert read.scripts[1] == usual.scripts[1]
+
+
+def test_json_in_a_script_holds_no_markup() -> None:
+    value = {"</script>": ["<!--", "a&b", "\u2028", ">"]}
+    text = json_for_script(value)
+    assert not set("<>&") & set(text)
+    assert text.isascii()
+    assert json.loads(text) == value
+
+
+def test_an_empty_store_has_a_page() -> None:
+    assert "No records yet." in to_html([], [])
+
+
+def test_learning_curves_count_images_where_all_tell_them(make_run: Any) -> None:
+    cost = {"outer_steps": 20, "image_gradients": 2000}
+    runs = [make_run("a", curve=curve(0.2, 0.4), cost=cost, seed=seed) for seed in range(2)]
+    (shown,) = pictures(build(runs), runs)
+    assert shown.learning_x == "image-gradients"
+    assert shown.learning_y == "validation accuracy (%)"
+    assert shown.series[0].learning == (((1000.0, 20.0), (2000.0, 40.0)),) * 2
+    runs.append(make_run("b", curve=[*curve(0.3), {"step": 20, "val": None}]))
+    (shown,) = pictures(build(runs), runs)
+    assert shown.learning_x == "meta-iterations"
+    assert [each.learning[0][-1] for each in shown.series if each.name == "b"] == [(10.0, 30.0)]
+
+
+def test_success_curves_are_the_share_won_by_then(make_run: Any) -> None:
+    runs = [attacked(make_run, "a", [1, 10, 0, 100]), attacked(make_run, "b", [0, 0, 0, 50])]
+    (shown,) = pictures(build(runs), runs)
+    won = dict(shown.series[0].success)
+    assert (won[1.0], won[10.0], won[100.0]) == (25.0, 50.0, 75.0)
+    assert dict(shown.series[1].success)[100.0] == 25.0
+    shares = [share for _, share in shown.series[0].success]
+    assert shares == sorted(shares)
+    assert pictures(build([make_run("c")]), [make_run("c")])[0].series[0].success == ()
+
+
+def test_the_front_is_what_no_other_row_beats(make_run: Any) -> None:
+    costs = {"a": (0.2, 100), "b": (0.1, 10), "c": (0.0, 50), "d": (-0.1, 5), "e": (0.15, 200)}
+    runs = [make_run(n, shift, cost={"train_cpu_s": s}) for n, (shift, s) in costs.items()]
+    (shown,) = pictures(build(runs), runs)
+    assert shown.costs[0] == ("train_cpu_s", "training, CPU seconds")
+    kept = [shown.series[i].name for i in front(shown.series, "train_cpu_s", "higher")]
+    assert kept == ["d", "b", "a"]
+    kept = [shown.series[i].name for i in front(shown.series, "train_cpu_s", "lower")]
+    assert kept == ["d"]
+
+
+def test_boards_that_share_env_and_budget_have_names_of_their_own(make_run: Any) -> None:
+    runs = [
+        make_run("a"),
+        make_run("a", data__fingerprint="cd" * 32),
+        make_run("a", budget="paper"),
+    ]
+    names = [shown.id for shown in pictures(build(runs), runs)]
+    assert len(set(names)) == 3
+    assert "glyphs-5way-1shot-v1-paper" in names
+    assert all(re.fullmatch(r"[a-z0-9._-]+", name) for name in names)
+
+
+def test_rows_of_one_name_are_told_apart_in_pictures(make_run: Any) -> None:
+    runs = [make_run("a", config={"batch_norm": kind}) for kind in ("inductive", "transductive")]
+    (shown,) = pictures(build(runs), runs)
+    assert {each.name for each in shown.series} == {"a, inductive", "a, transductive"}

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lazybench.boards import build
+from lazybench.errors import LazybenchError
+from lazybench.records import Trials
+
+
+def runs_of(make_run: Any) -> list[Any]:
+    curve = [{"step": 5, "val": 0.2}, {"step": 10, "val": 0.4}]
+    trials = Trials.of([1.0, 0.0], columns={"success_query": [7, 0]})
+    more: dict[str, Any] = {"curve": curve, "env__protocol": {"query_budget": 100}}
+    return [
+        make_run(name, trials=trials, cost={"train_cpu_s": cost}, **more)
+        for name, cost in (("$x_{", 0.0), ("_hidden", 3.0), ("🙂 " + "y" * 90, 5.0))
+    ]
+
+
+def test_each_picture_is_drawn_once_and_alike(make_run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra 'plots'")
+    from lazybench.boards.plots import draw
+
+    runs = runs_of(make_run)
+    boards = build(runs)
+    paths = draw(boards, runs, tmp_path / "one", "svg")
+    kinds = ["scores", "learning", "success", "pareto"]
+    assert [path.name for path in paths] == [f"glyphs-5way-1shot-v1-small-{k}.svg" for k in kinds]
+    again = draw(boards, runs, tmp_path / "two", "svg")
+    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
+    assert all(path.read_bytes().startswith(b"<?xml") for path in paths)
+
+
+def test_png_and_only_what_there_is_to_show(make_run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra 'plots'")
+    from lazybench.boards.plots import draw
+
+    runs = [make_run("a", cost={})]
+    (path,) = draw(build(runs), runs, tmp_path, "png")
+    assert path.name.endswith("-scores.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_the_message_says_what_to_install(
+    make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lazybench.boards.plots import draw
+
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    runs = [make_run("a")]
+    with pytest.raises(LazybenchError, match=r"pip install 'lazybench\[plots\]'"):
+        draw(build(runs), runs, tmp_path, "png")
