@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#0b62a8", "#c4500a", "#00795a", "#a6417f", "#8a6100", "#5a55c9", "#b3261e", "#2c7480")
 _DASHES = ("-", "--", ":", "-.")
+_MARKERS = ("o", "s", "D", "^")
 _LONGEST_NAME = 40
 
 
@@ -184,13 +185,21 @@ def _pareto(shown: Pictures) -> Figure | None:
             axes.plot((x, x), (each.lo, each.hi), color=colour, linewidth=1)
         face = colour if each.ranked else "white"
         axes.plot(
-            x, each.score, "o", label=_name(each.name), markeredgecolor=colour, markerfacecolor=face
+            x,
+            each.score,
+            _MARKERS[place // len(_COLOURS) % len(_MARKERS)],
+            label=_name(each.name),
+            markeredgecolor=colour,
+            markerfacecolor=face,
         )
     line = [shown.series[i] for i in front(shown.series, cost, shown.board.better)]
     costs, scores = [each.costs[cost] for each in line], [each.score for each in line]
     axes.step(costs, scores, where="post", color="0.5", linestyle="--", linewidth=1, zorder=0)
     positive = [each.costs[cost] for each in shown.series if each.costs.get(cost, 0) > 0]
-    axes.set_xscale("symlog", linthresh=min(positive))
+    axes.set_xscale("symlog", linthresh=min(positive), linscale=0.1, subs=[2, 5])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis="x", which="both", labelsize=8)
     axes.set_xlabel(label)
     axes.set_ylabel(_name(f"{shown.board.metric} ({shown.board.unit})"))
     _legend(axes)

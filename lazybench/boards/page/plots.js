@@ -97,6 +97,7 @@ function drawPareto(board, cost, label) {
   const line = front.map((s) => [s.costs[cost], s.score]);
   node.append(svg("path", { class: "front", d: pathOf(line, x, y, true) }));
   const named = [];
+  const names = [];
   board.series.forEach((s, i) => {
     if (s.costs[cost] === undefined) return;
     const [cx, cy] = [x.at(s.costs[cost]), y.at(s.score)];
@@ -109,13 +110,14 @@ function drawPareto(board, cost, label) {
     if (front.includes(s) && apart) {
       named.push([cx, cy]);
       const leftward = cx > SIZE.right - 150;
-      group.append(svg("text", {
-        class: "name", x: cx + (leftward ? -9 : 9), y: cy - 7, stroke: "none",
+      names.push(svg("text", {
+        class: "name", "data-series": i, x: cx + (leftward ? -9 : 9), y: cy - 7,
         "text-anchor": leftward ? "end" : "start",
       }, s.name.length > 24 ? `${s.name.slice(0, 23)}…` : s.name));
     }
     node.append(titled(group, `${s.name}: ${short(s.score)} ${board.unit} at ${short(s.costs[cost])}`));
   });
+  node.append(...names);
   return node;
 }
 
