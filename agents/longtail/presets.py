@@ -6,7 +6,8 @@ seconds, never ranked.
 
 `Choice:` the published drops, to 1/100 and 1/10,000 of the step size, belong to 40 late epochs. In
 6 they would end the training: `small` drops to 1/10 and 1/100, whose steps of the second stage add
-up to about as much (320 * .01 against 2,120 * .001; drw on cifar100-lt-100: 30.6 against 25.4).
+up to about as much (320 * .01 against 2,120 * .001; drw on cifar100-lt-100 validates at 29.0 %,
+against 23.3).
 """
 
 from __future__ import annotations
