@@ -103,7 +103,8 @@ def drawn(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
         if channels == 1:
             x = strokes(rows, seed)
         else:
-            coarse = torch.rand(rows, channels, 12, 12, generator=Rng(seed).torch())
+            # In float64, or the last digit, and so a pixel, would depend on the number of threads.
+            coarse = torch.rand(rows, channels, 12, 12, generator=Rng(seed).torch()).double()
             x = F.interpolate(coarse, size=edge_px, mode="bilinear").mul(255).to(torch.uint8)
         if dtype == torch.float64:
             noise = torch.rand(x.shape, generator=Rng(seed).at("noise").torch(), dtype=dtype)
