@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lazybench import registry
+from lazybench.data.plain_arrays import read_arrays
 from lazybench.envs import targets
 from lazybench.envs.attack_oracle import Oracle, Predict
 from lazybench.errors import DataUnavailable, UsageError
@@ -191,12 +191,17 @@ class Official:
 
 def _read(path: Path) -> Pictures:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            x, y = np.asarray(file["x"]), np.asarray(file["y"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        held = read_arrays(path)
+    except DataUnavailable as error:
         raise DataUnavailable(
-            f"can't read {path} as an npz file of arrays x and y: {type(error).__name__}: {error}"
+            f"can't read {path} as an npz file of arrays x and y: {error}"
         ) from error
+    missing = [name for name in ("x", "y") if name not in held]
+    if missing:
+        raise DataUnavailable(
+            f"can't read {path} as an npz file of arrays x and y: it has no {missing[0]}"
+        )
+    x, y = held["x"], held["y"]
     if x.ndim != 4 or not len(x) or y.shape != (len(x),) or y.dtype.kind not in "iu":
         raise DataUnavailable(
             f"{path}: x must be images [N, channels, height, width] and y integers [N], got "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from PIL import Image
 
 from lazybench.data.archive import FolderTree
 from lazybench.data.image_folder import FORMATS, MOST_PIXELS, SUFFIXES
+from lazybench.data.plain_arrays import read_arrays
 from lazybench.data.rows import GREY_MODES, MODES, channels_first
 from lazybench.errors import DataUnavailable, UsageError
 
@@ -70,9 +70,8 @@ def read_user_images(
 
 def _npz(path: Path, given: Any, labels: Path | None, limit: int | None) -> UserImages:
     try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            held = {name: file[name] for name in ("x", "y") if name in file.files}
-    except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        held = read_arrays(path)
+    except DataUnavailable as error:
         raise DataUnavailable(
             f"{path} can't be read as an npz file of arrays x and y: {error}"
         ) from error
@@ -152,11 +151,12 @@ def _read_labels(path: Path) -> Any:
     """A mapping from names, or labels in order."""
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
+            (found,) = read_arrays(path, single=True).values()
+            return found
         text = path.read_text("utf-8")
         if path.suffix == ".json":
             return json.loads(text)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, DataUnavailable) as error:
         raise DataUnavailable(f"{path} can't be read as labels: {error}") from error
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
     if rows and not rows[0][-1].lstrip("-").isdecimal():

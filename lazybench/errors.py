@@ -41,6 +41,15 @@ class ContractError(LazybenchError):
     exit_code = 3
 
 
+class Interrupted(LazybenchError):
+    """The run stopped at a safe point because a signal asked for it; it can be continued."""
+
+    def __init__(self, number: int, text: str) -> None:
+        """Keep the exit code that shells expect: 128 + the signal's number."""
+        super().__init__(text)
+        self.exit_code = 128 + number
+
+
 class Diverged(LazybenchError):
     """Training produced a loss or parameter that isn't finite."""
 

@@ -17,7 +17,6 @@ FEWEST_PAIRS = 3
 """Seeds from which on those of two sides are paired."""
 
 
-
 class Interval(NamedTuple):
     """A mean with the ends of its 95 % interval, in the scores' unit."""
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from lazybench.boards.groups import Group, batch_norm, factor, groups
+from lazybench.boards.groups import Group, batch_norm, factor, groups, newest
 from lazybench.records.reported import Reported
 from lazybench.records.schema import Record
 from lazybench.stats import over_seeds
@@ -77,20 +76,12 @@ def beside(reported: Iterable[Reported], records: Sequence[Record], budget: str)
 def _cell(row: Reported, found: Sequence[Group]) -> Group | None:
     """The group of a row's cell, of the newest version of its agent."""
     wanted = row.batch_norm or _TRANSDUCTIVE
-    fitting = [
+    ours = [
         group
         for group in found
-        if group.records[0].agent.id == row.agent
-        and group.records[0].env.id == row.env
-        and _without_norm(group.records[0].overrides) == row.settings
-        and batch_norm(group.records[0]) in (None, wanted)
-        and group.records[0].agent.origin == "lazybench"
+        if (group.records[0].env.id, group.records[0].agent.origin) == (row.env, "lazybench")
     ]
-    return max(fitting, key=lambda group: group.records[0].agent.version, default=None)
-
-
-def _without_norm(overrides: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in overrides.items() if name != "batch_norm"}
+    return newest(ours, row.agent, row.settings, wanted)
 
 
 def _one(row: Reported, group: Group | None) -> Beside:

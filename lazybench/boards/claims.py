@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Expected = Literal["above", "below", "alike"]
+Expected = Literal["above", "alike"]
 
 
 @dataclass(frozen=True)

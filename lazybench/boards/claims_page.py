@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lazybench.boards.build import FEWEST_SEEDS
-from lazybench.boards.claims import CLAIMS, Claim
-from lazybench.boards.findings import ALIKE, Finding, findings, verdict
-from lazybench.records.schema import Record
+from lazybench.boards.claims import Claim
+from lazybench.boards.findings import ALIKE, Finding, verdict
+
+Found = Sequence[tuple[Claim, Sequence[Finding]]]
 
 _HEAD = f"""\
 # The lazy paper's claims, and what our records say
@@ -22,20 +23,19 @@ budget that is named, and says nothing about longer training.
 """
 
 
-def claims_page(records: Sequence[Record]) -> str:
+def claims_page(found: Found) -> str:
     """Return the page.
 
     Args:
-        records: any records; smoke and limited ones don't count.
+        found: the claims in order, each with what records say of it.
     """
-    found = [(claim, findings(claim, records)) for claim in CLAIMS]
     lines = [_HEAD, *_table(found), ""]
     for number, (claim, told) in enumerate(found, 1):
         lines += [*_section(number, claim, told), ""]
     return "\n".join(lines)
 
 
-def _table(found: Sequence[tuple[Claim, Sequence[Finding]]]) -> Iterator[str]:
+def _table(found: Found) -> Iterator[str]:
     yield "| | claim | in the paper | verdict |"
     yield "|---:|---|---|---|"
     for number, (claim, told) in enumerate(found, 1):

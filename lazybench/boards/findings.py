@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lazybench.boards.build import FEWEST_SEEDS, tables
 from lazybench.boards.claims import Claim, Contrast, Expected, Side
-from lazybench.boards.groups import Group, batch_norm, factor, groups
+from lazybench.boards.groups import Group, factor, groups, newest
 from lazybench.records.schema import Record
 from lazybench.stats import Difference
 
@@ -129,24 +129,11 @@ def _decided(expected: Expected, difference: Difference) -> Verdict:
         if lo >= -ALIKE and hi <= ALIKE:
             return "confirmed"
         return "refuted" if lo > 0 or hi < 0 else "undecided"
-    low, high = (lo, hi) if expected == "above" else (-hi, -lo)
-    if low > 0:
+    if lo > 0:
         return "confirmed"
-    return "refuted" if high < 0 else "undecided"
+    return "refuted" if hi < 0 else "undecided"
 
 
 def _row(side: Side, rows: Sequence[Group]) -> Group | None:
     """The row of a side, of its agent's newest version."""
-    fitting = [
-        group
-        for group in rows
-        if group.records[0].agent.id == side.agent
-        and _beside_norm(group.records[0]) == dict(side.settings)
-        and batch_norm(group.records[0]) in (None, side.norm)
-        and group.scored
-    ]
-    return max(fitting, key=lambda group: group.records[0].agent.version, default=None)
-
-
-def _beside_norm(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in record.overrides.items() if name != "batch_norm"}
+    return newest([group for group in rows if group.scored], side.agent, side.settings, side.norm)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,27 @@ def batch_norm(record: Record) -> str | None:
         return None
     value = record.config.get("batch_norm", record.env.protocol.get("batch_norm"))
     return None if value is None else str(value)
+
+
+def newest(
+    found: Iterable[Group], agent: str | None, settings: Mapping[str, Any], norm: str
+) -> Group | None:
+    """The group of an agent's newest version with some settings and batch norm; None without one.
+
+    Args:
+        found: groups of one environment.
+        agent: id.
+        settings: those that were asked for, beside batch norm; no others may have been.
+        norm: its batch norm, where it has one.
+    """
+    fitting = []
+    for group in found:
+        first = group.records[0]
+        asked = {name: value for name, value in first.overrides.items() if name != "batch_norm"}
+        same = (first.agent.id, asked) == (agent, dict(settings))
+        if same and batch_norm(first) in (None, norm):
+            fitting.append(group)
+    return max(fitting, key=lambda group: group.records[0].agent.version, default=None)
 
 
 def rank_group(record: Record) -> str:

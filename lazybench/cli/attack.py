@@ -122,7 +122,7 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the report.")
     ] = Path("attack-report"),
     json: options.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Attack, write the report, and print what the target withstands.
 

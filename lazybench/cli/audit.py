@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lazybench.cli import options, out
-from lazybench.cli.verify import Checkpoint, Device, Init, Quiet, RecordName, Retrain, SampleSeed
+from lazybench.cli.verify import Checkpoint, Device, Init, RecordName, Retrain, SampleSeed
 
 if TYPE_CHECKING:
     from lazybench.stats import Interval
@@ -38,35 +38,30 @@ def audit_command(  # noqa: PLR0913 - one parameter for each option
     out_dir: options.Out = Path("leaderboards"),
     runs: options.Runs = Path("runs"),
     json: options.Json = False,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Print both scores, their difference and what it says.
 
     Raises:
         LazybenchError: as `lazybench.verify.audit` has it.
-        typer.Exit: the scores don't agree, or the command was interrupted.
+        typer.Exit: the scores don't agree.
     """
     options.one_source(checkpoint, retrain, init)
     from lazybench.cli.progress import watching
-    from lazybench.harness.signals import Interrupted
     from lazybench.verify import StateSource, audit, find_record
 
     source = StateSource(checkpoint, retrain, init, out_dir, runs)
     path = find_record(record, out_dir)
-    try:
-        with redirect_stdout(sys.stderr) if json else nullcontext(), watching(quiet=quiet) as watch:
-            found = audit(
-                path,
-                trials=trials,
-                source=source,
-                seed=seed,
-                device=device,
-                threads=threads,
-                watch=watch,
-            )
-    except Interrupted as stop:
-        out.note(out.one_line(f"{stop}; the same command continues"))
-        raise typer.Exit(stop.exit_code) from stop
+    with redirect_stdout(sys.stderr) if json else nullcontext(), watching(quiet=quiet) as watch:
+        found = audit(
+            path,
+            trials=trials,
+            source=source,
+            seed=seed,
+            device=device,
+            threads=threads,
+            watch=watch,
+        )
     if json:
         intervals = {
             name: getattr(found, name)._asdict() for name in ("stored", "fresh", "difference")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lazybench.cli import options, out
-from lazybench.errors import LazybenchError, UnknownName, UsageError
+from lazybench.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from lazybench.boards.compare import Comparison
@@ -26,18 +26,13 @@ EXAMPLES = (
 def compare_command(  # noqa: PLR0913 - one parameter for each option
     left: Annotated[str, typer.Argument(help="Agent, row of the board, or digits of a key.")],
     right: Annotated[str, typer.Argument(help="Likewise; the difference is LEFT - RIGHT.")],
-    env: Annotated[
-        str,
-        typer.Option(
-            "--env", "-e", help="Environment id or alias.", autocompletion=options.complete_env
-        ),
-    ],
+    env: options.Env,
     budget: Annotated[str, typer.Option("--budget", "-b", help="smoke, small or paper.")] = "small",
     out_dir: options.Out = Path("leaderboards"),
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw both sides trial by trial (PNG or SVG).")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Print the paired difference.
 
@@ -125,18 +120,14 @@ def _draw(found: Comparison, path: Path) -> None:
     """Write a scatter of the trials' scores.
 
     Raises:
-        UsageError: the picture's kind isn't known, or matplotlib isn't installed.
+        LazybenchError: matplotlib isn't installed.
+        UsageError: the picture's kind isn't known.
     """
     if path.suffix.lower() not in (".png", ".svg"):
         raise UsageError(f"--plot takes a .png or .svg file, got '{path}'")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise LazybenchError(
-            "pictures need matplotlib; get it with: pip install 'lazybench[plots]'"
-        ) from error
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    axes = figure.add_subplot()
+    from lazybench.boards.plots import new_figure
+
+    figure, axes = new_figure(5, 5)
     x, y = found.right.by_trial, found.left.by_trial
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
     axes.plot([low, high], [low, high], color="0.6", linewidth=1)

@@ -36,14 +36,13 @@ Mirror = Annotated[
     ),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="Fetch what is there already too.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def get_command(
     name: Name,
     mirror: Mirror = "",
     replace: Replace = False,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
     """Print what was fetched, where it lies and how sure it is.

@@ -11,7 +11,7 @@ from typing import ParamSpec
 import typer
 
 from lazybench.cli import out
-from lazybench.errors import LazybenchError
+from lazybench.errors import Interrupted, LazybenchError
 
 P = ParamSpec("P")
 
@@ -34,6 +34,9 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except typer.Exit:
             raise
+        except Interrupted as stop:
+            out.note(out.one_line(f"{stop}; the same command continues"))
+            raise typer.Exit(stop.exit_code) from stop
         except LazybenchError as error:
             out.note(f"error: {out.one_line(str(error))}")
             raise typer.Exit(error.exit_code) from error

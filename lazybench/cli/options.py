@@ -60,6 +60,11 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", "-t", min=1, help="Tasks side by side. [default: all cores]"),
 ]
+Env = Annotated[
+    str,
+    typer.Option("--env", "-e", help="Environment id or alias.", autocompletion=complete_env),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="Judge on so many trials only; unranked.")
 ]

@@ -57,7 +57,7 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
         Path, typer.Option("--page", metavar="FILE", help="Where claims are written.")
     ] = Path("docs/claims.md"),
     json: Annotated[bool, typer.Option("--json", help="Lines on stdout as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Run the missing cells and print measured beside reported.
 
@@ -126,7 +126,7 @@ def _claims(store: Store, page: Path, *, dry_run: bool, json: bool) -> None:
         ]
         out.line(out.table(("", "claim", "verdict", "findings"), rows, columns=out.width()))
     if not dry_run:
-        write_bytes(page, claims_page(records).encode("utf-8"))
+        write_bytes(page, claims_page(found).encode("utf-8"))
         out.note(f"written: {page}")
 
 

@@ -42,12 +42,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
             autocompletion=options.complete_agent,
         ),
     ],
-    env: Annotated[
-        str,
-        typer.Option(
-            "--env", "-e", help="Environment id or alias.", autocompletion=options.complete_env
-        ),
-    ],
+    env: options.Env,
     budget: Annotated[
         str, typer.Option("--budget", "-b", help="Compute: smoke, small or paper.")
     ] = "small",
@@ -152,17 +147,12 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
 
 
 def _run(request: RunRequest, *, quiet: bool) -> Record:
-    """The record of one run; an interruption ends the command with the signal's exit code."""
+    """The record of one run."""
     from lazybench.cli.progress import watching
     from lazybench.harness.run import run
-    from lazybench.harness.signals import Interrupted
 
-    try:
-        with watching(quiet=quiet) as watch:
-            return run(request, watch=watch)
-    except Interrupted as stop:
-        out.note(out.one_line(f"{stop}; the same command continues"))
-        raise typer.Exit(stop.exit_code) from stop
+    with watching(quiet=quiet) as watch:
+        return run(request, watch=watch)
 
 
 def publish(records: Sequence[Record], root: Path, *, show: bool) -> None:

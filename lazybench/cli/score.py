@@ -24,12 +24,7 @@ def score_command(  # noqa: PLR0913 - one parameter for each option
         Path,
         typer.Argument(metavar="FILE", help=".npz with predictions [trials, queries], or .npy."),
     ],
-    env: Annotated[
-        str,
-        typer.Option(
-            "--env", "-e", help="Environment id or alias.", autocompletion=options.complete_env
-        ),
-    ],
+    env: options.Env,
     name: Annotated[str, typer.Option("--name", help="Who answered, for the board.")],
     budget: Annotated[
         str, typer.Option("--budget", "-b", help="Whose number of trials.")

@@ -56,7 +56,7 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Outcomes on stdout as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Run what is missing of a suite and write the board files anew.
 

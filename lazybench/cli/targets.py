@@ -48,7 +48,6 @@ Into = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="FILE", help="Write one safetensors file, keep nothing."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def list_command(json: options.Json = False) -> None:
@@ -78,7 +77,7 @@ def train_command(  # noqa: PLR0913 - one argument for each option
     replace: Replace = False,
     only: Only = False,
     into: Into = None,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
     """Print each network's accuracy, once it is trained.

@@ -40,7 +40,7 @@ def trials_command(  # noqa: PLR0913 - one parameter for each option
         int | None, typer.Option("--limit", min=1, help="The first ones only.")
     ] = None,
     json: options.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write the file and print what it holds.
 

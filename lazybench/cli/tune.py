@@ -30,12 +30,7 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
             help="Agent: an id, or FILE.py:CLASS.", autocompletion=options.complete_agent
         ),
     ],
-    env: Annotated[
-        str,
-        typer.Option(
-            "--env", "-e", help="Environment id or alias.", autocompletion=options.complete_env
-        ),
-    ],
+    env: options.Env,
     trials: Annotated[
         int, typer.Option("--trials", "-n", min=1, help="Configurations, the preset among them.")
     ] = 9,
@@ -57,7 +52,7 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
     threads: options.Threads = None,
     runs: options.Runs = Path("runs"),
     json: Annotated[bool, typer.Option("--json", help="Trials on stdout as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Try configurations and print them, best first, with the command that runs the best one.
 

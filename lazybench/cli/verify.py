@@ -53,7 +53,6 @@ SampleSeed = Annotated[
 Device = Annotated[
     str | None, typer.Option("--device", "-d", help="cpu, cuda, mps or auto. [default: as it ran]")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def verify_command(  # noqa: PLR0913 - one parameter for each option
@@ -71,36 +70,31 @@ def verify_command(  # noqa: PLR0913 - one parameter for each option
     out_dir: options.Out = Path("leaderboards"),
     runs: options.Runs = Path("runs"),
     json: options.Json = False,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Print each check and the verdict.
 
     Raises:
         LazybenchError: as `lazybench.verify.verify` has it.
-        typer.Exit: the record is refuted, or the command was interrupted.
+        typer.Exit: the record is refuted.
     """
     options.one_source(checkpoint, retrain, init)
     from lazybench.cli.progress import watching
-    from lazybench.harness.signals import Interrupted
     from lazybench.verify import StateSource, find_record, verify
 
     source = StateSource(checkpoint, retrain, init, out_dir, runs)
     path = find_record(record, out_dir)
-    try:
-        # A user's agent or network may print; stdout is for the verdict.
-        with redirect_stdout(sys.stderr) if json else nullcontext(), watching(quiet=quiet) as watch:
-            found = verify(
-                path,
-                trials=trials,
-                source=source,
-                seed=seed,
-                device=device,
-                threads=threads,
-                watch=watch,
-            )
-    except Interrupted as stop:
-        out.note(out.one_line(f"{stop}; the same command continues"))
-        raise typer.Exit(stop.exit_code) from stop
+    # A user's agent or network may print; stdout is for the verdict.
+    with redirect_stdout(sys.stderr) if json else nullcontext(), watching(quiet=quiet) as watch:
+        found = verify(
+            path,
+            trials=trials,
+            source=source,
+            seed=seed,
+            device=device,
+            threads=threads,
+            watch=watch,
+        )
     if json:
         out.as_json(asdict(found) | {"verified": found.verified})
     else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench.data.fingerprint import instance_hash
+from lazybench.data.plain_arrays import read_arrays
 from lazybench.data.rows import Preparation, Read, Rows, stacked
 from lazybench.data.splits import SPLITS, Split
 from lazybench.errors import DataUnavailable, UsageError, nearest
@@ -137,21 +136,8 @@ def _part(path: Path, split: Split | None) -> _Part:
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        # Opened here: numpy leaves a file open that turns out to be no zip.
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        MemoryError,
-        NotImplementedError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
-        # A plain .npy has no `files`; an array of objects would need pickle, which runs code.
+        return read_arrays(path)
+    except DataUnavailable as error:
         raise DataUnavailable(
             f"{path} can't be read as an npz of plain arrays ({error}); save it with "
             "numpy.savez(FILE, x=x, y=y), labels as numbers or text"

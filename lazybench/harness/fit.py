@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazybench.agent import COUNTED, Plan
-from lazybench.errors import ContractError, Diverged, StoreError
+from lazybench.errors import ContractError, Diverged, Interrupted, StoreError
 from lazybench.harness import checkpoint, facts
 from lazybench.harness.judge import Clock, judge, open_env
-from lazybench.harness.signals import Interrupted, Signals
+from lazybench.harness.signals import Signals
 from lazybench.harness.watch import Watch
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec

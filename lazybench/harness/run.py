@@ -13,6 +13,7 @@ import numpy as np
 from lazybench.errors import (
     DataUnavailable,
     Diverged,
+    Interrupted,
     LazybenchError,
     OutputUnavailable,
     StoreError,
@@ -25,7 +26,7 @@ from lazybench.harness.judge import Judged, Scored, gathered, judge, open_env
 from lazybench.harness.outputs import locked, writable
 from lazybench.harness.report import Outcome, record
 from lazybench.harness.request import RunRequest, check_device
-from lazybench.harness.signals import Interrupted, Signals
+from lazybench.harness.signals import Signals
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
 from lazybench.precision import using_precision

@@ -8,17 +8,6 @@ import threading
 from types import FrameType, TracebackType
 from typing import Self
 
-from lazybench.errors import LazybenchError
-
-
-class Interrupted(LazybenchError):
-    """The run stopped at a safe point because a signal asked for it; it can be continued."""
-
-    def __init__(self, number: int, text: str) -> None:
-        """Keep the exit code that shells expect: 128 + the signal's number."""
-        super().__init__(text)
-        self.exit_code = 128 + number
-
 
 class Signals:
     """Catches SIGINT and SIGTERM inside a `with` block; `number` is the first one's, or 0.

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lazybench.errors import Diverged, UsageError
+from lazybench.errors import Diverged, Interrupted, UsageError
 from lazybench.harness.cell import Cell, resolve
 from lazybench.harness.fit import Training, fit
 from lazybench.harness.outputs import locked, writable
 from lazybench.harness.request import RunRequest
-from lazybench.harness.signals import Interrupted, Signals
+from lazybench.harness.signals import Signals
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
 from lazybench.records import append_line, read_lines

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench.errors import ContractError, UsageError
+from lazybench.data.plain_arrays import read_arrays
+from lazybench.errors import ContractError, DataUnavailable, UsageError
 from lazybench.harness.environment import chosen_trials, official_trials, resolve_env
 from lazybench.harness.evaluate import evaluate
 from lazybench.harness.judge import open_env
@@ -131,24 +130,11 @@ def _read(path: Path) -> dict[str, Any]:
         UsageError: it isn't there, or isn't of that form.
     """
     try:
-        with path.open("rb") as handle:
-            held = np.load(handle, allow_pickle=False)
-            if isinstance(held, np.ndarray):
-                return {"predictions": held}
-            found = {name: held[name] for name in held.files}
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        MemoryError,
-        NotImplementedError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UsageError(f"can't read predictions from {path}: {why}; {_FORM}") from error
+        found = read_arrays(path, single=True)
+    except DataUnavailable as error:
+        raise UsageError(f"can't read predictions from {path}: {error}; {_FORM}") from error
+    if "" in found:
+        return {"predictions": found[""]}
     if "predictions" not in found:
         raise UsageError(
             f"{path} has no 'predictions', it holds {', '.join(found) or 'nothing'}; {_FORM}"

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from lazybench.boards import check
-from lazybench.errors import Busy
-from lazybench.harness.signals import Interrupted
+from lazybench.errors import Busy, Interrupted
 from lazybench.records import Store
 
 BASE = ("run", "--agent", "reptile", "--env", "glyphs-5way-1shot")

@@ -17,13 +17,13 @@ from lazybench.errors import (
     Busy,
     ContractError,
     DeviceUnavailable,
+    Interrupted,
     OutputUnavailable,
     StoreError,
     UnknownName,
     UsageError,
 )
 from lazybench.harness.runs import list_runs
-from lazybench.harness.signals import Interrupted
 from lazybench.harness.watch import Silent
 from lazybench.registry import AGENTS
 
