@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lazybench.cli import options, out
+from lazybench.cli import options, out, pages
 from lazybench.cli.cells import run_cells
 
 if TYPE_CHECKING:
     from lazybench.boards.beside import Beside
     from lazybench.harness.sweep import CellOutcome
-    from lazybench.records import Store
 
 HELP = "Run what is missing of a table or figure of the paper, and print it beside its numbers."
 EXAMPLES = (
@@ -25,13 +24,14 @@ EXAMPLES = (
     "lazybench reproduce fig2-right --seeds 0-2",
     "lazybench reproduce all --dry-run --json",
     "lazybench reproduce claims --page docs/claims.md",
+    "lazybench reproduce validity",
 )
 
 
 def _complete(incomplete: str) -> list[str]:
-    from lazybench.harness.reproduce import ALL, CLAIMS, PLACES
+    from lazybench.harness.reproduce import ALL, CLAIMS, PLACES, VALIDITY
 
-    return [name for name in (*PLACES, ALL, CLAIMS) if name.startswith(incomplete)]
+    return [name for name in (*PLACES, ALL, CLAIMS, VALIDITY) if name.startswith(incomplete)]
 
 
 def reproduce_command(  # noqa: PLR0913 - one parameter for each option
@@ -40,7 +40,8 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
         typer.Argument(
             metavar="NAME",
             help="table1, table2, table3, table5, table6, table7, fig2-left, fig2-right, fig3, "
-            "fig4-left, fig4-right, 50shot, all; or claims, what the records say of each.",
+            "fig4-left, fig4-right, 50shot, all; or claims, what the records say of each; or validity, "
+            "whether boards agree in how they order agents.",
             autocompletion=_complete,
         ),
     ],
@@ -54,8 +55,13 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
         bool, typer.Option("--dry-run", help="Run nothing; tell what stands and what is missing.")
     ] = False,
     page: Annotated[
-        Path, typer.Option("--page", metavar="FILE", help="Where claims are written.")
-    ] = Path("docs/claims.md"),
+        Path | None,
+        typer.Option(
+            "--page",
+            metavar="FILE",
+            help="Where claims or validity are written. [default: docs/NAME.md]",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Lines on stdout as JSON.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -69,14 +75,17 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
     options.need_folder(runs, "--runs")
     from lazybench.boards.beside import beside
     from lazybench.harness.environment import check_budget
-    from lazybench.harness.reproduce import CLAIMS, cells, rows_of
+    from lazybench.harness.reproduce import CLAIMS, VALIDITY, cells, rows_of
     from lazybench.harness.sweep import SweepRequest, split
     from lazybench.records import Store
 
     check_budget(budget)
     store = Store(out_dir)
-    if name == CLAIMS:
-        _claims(store, page, dry_run=dry_run, json=json)
+    if name in (CLAIMS, VALIDITY):
+        show = pages.claims if name == CLAIMS else pages.validity
+        text = show(store.records(), json=json)
+        if not dry_run:
+            pages.write(page or Path(f"docs/{name}.md"), text)
         return
     reported = rows_of(name, store.reported())
     request = SweepRequest(jobs, None, None, device, out_dir, runs)
@@ -95,39 +104,6 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
         counts["missing"] = len(missing)
     told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if n)
     out.note(f"cells: {told or 'none'}")
-
-
-def _claims(store: Store, page: Path, *, dry_run: bool, json: bool) -> None:
-    """Print what the records say of the paper's claims, and write the page."""
-    from lazybench.boards.claims import CLAIMS
-    from lazybench.boards.claims_page import claims_page
-    from lazybench.boards.findings import findings, verdict
-    from lazybench.records.atomic import write_bytes
-
-    records = store.records()
-    found = [(claim, findings(claim, records)) for claim in CLAIMS]
-    if json:
-        out.as_json(
-            [
-                {
-                    "claim": claim.text,
-                    "where": claim.where,
-                    "elsewhere": claim.elsewhere,
-                    "verdict": verdict(told),
-                    "findings": [asdict(each) for each in told],
-                }
-                for claim, told in found
-            ]
-        )
-    else:
-        rows = [
-            (str(number), claim.text, claim.elsewhere or verdict(told), str(len(told)))
-            for number, (claim, told) in enumerate(found, 1)
-        ]
-        out.line(out.table(("", "claim", "verdict", "findings"), rows, columns=out.width()))
-    if not dry_run:
-        write_bytes(page, claims_page(found).encode("utf-8"))
-        out.note(f"written: {page}")
 
 
 def _whys(outcomes: Sequence[CellOutcome]) -> Mapping[tuple[str, str], str]:

@@ -24,7 +24,7 @@ PLACES: Mapping[str, str] = {
 }
 """What a table or figure is called on the command line, and in the files of reported numbers."""
 
-ALL, CLAIMS = "all", "claims"
+ALL, CLAIMS, VALIDITY = "all", "claims", "validity"
 
 ELSEWHERE: Mapping[str, str] = {
     "fig3": "Figure 3 is no score: it states that the lazy teacher stays under 5 GB, and that MAML "
@@ -41,7 +41,7 @@ def rows_of(name: str, reported: Iterable[Reported]) -> list[Reported]:
         UnknownName: no such table or figure.
     """
     if name not in PLACES and name != ALL:
-        names = (*PLACES, ALL, CLAIMS)
+        names = (*PLACES, ALL, CLAIMS, VALIDITY)
         raise UnknownName(
             f"nothing called '{name}' to reproduce.{nearest(name, names)} Names: {', '.join(names)}"
         )

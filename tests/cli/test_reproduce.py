@@ -57,6 +57,16 @@ def test_a_dry_run_tells_what_is_missing(lazybench: Any, reported: Path) -> None
     assert not Path("leaderboards/records").exists()
 
 
+def test_pages_are_written_where_asked_and_not_on_a_dry_run(lazybench: Any) -> None:
+    for name, head in (("claims", "# The lazy paper's claims"), ("validity", "# Do the boards")):
+        assert lazybench("reproduce", name, "--dry-run").code == 0
+        assert not Path(f"docs/{name}.md").exists()
+        done = lazybench("reproduce", name, "--page", f"{name}-page.md", "--json")
+        assert done.code == 0, done.err
+        assert isinstance(json.loads(done.out), list)
+        assert Path(f"{name}-page.md").read_text("utf-8").startswith(head)
+
+
 def test_missing_cells_run_and_stand_beside(lazybench: Any, reported: Path) -> None:
     done = lazybench("reproduce", "table6", "--budget", "smoke", "--json", "--quiet")
     assert done.code == 0, done.err

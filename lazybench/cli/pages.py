@@ -1,0 +1,63 @@
+"""Pages that `lazybench reproduce` writes from the records, and what it prints of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lazybench.cli import out
+
+if TYPE_CHECKING:
+    from lazybench.records import Record
+
+
+def claims(records: Sequence[Record], *, json: bool) -> str:
+    """Print what the records say of the paper's claims, and return the page."""
+    from lazybench.boards.claims import CLAIMS
+    from lazybench.boards.claims_page import claims_page
+    from lazybench.boards.findings import findings, verdict
+
+    found = [(claim, findings(claim, records)) for claim in CLAIMS]
+    if json:
+        out.as_json(
+            [
+                {
+                    "claim": claim.text,
+                    "where": claim.where,
+                    "elsewhere": claim.elsewhere,
+                    "verdict": verdict(told),
+                    "findings": [asdict(each) for each in told],
+                }
+                for claim, told in found
+            ]
+        )
+    else:
+        rows = [
+            (str(number), claim.text, claim.elsewhere or verdict(told), str(len(told)))
+            for number, (claim, told) in enumerate(found, 1)
+        ]
+        out.line(out.table(("", "claim", "verdict", "findings"), rows, columns=out.width()))
+    return claims_page(found)
+
+
+def validity(records: Sequence[Record], *, json: bool) -> str:
+    """Print how alike boards order their agents, and return the page."""
+    from lazybench.boards.validity import agreements, validity_page
+
+    found = agreements(records)
+    if json:
+        out.as_json([{**asdict(x), "rows": [row._asdict() for row in x.rows]} for x in found])
+    else:
+        rows = [(x.left, x.right, str(len(x.rows)), f"{x.tau:+.2f}", f"{x.p:.2g}") for x in found]
+        out.line(out.table(("board", "board", "rows", "tau", "p"), rows, columns=out.width()))
+    return validity_page(found)
+
+
+def write(page: Path, text: str) -> None:
+    """Write a page and say where."""
+    from lazybench.records.atomic import write_bytes
+
+    write_bytes(page, text.encode("utf-8"))
+    out.note(f"written: {page}")
