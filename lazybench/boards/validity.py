@@ -187,11 +187,12 @@ _HEAD = f"""\
 
 `lazybench reproduce validity` writes this page from the records. The glyphs are embedded, so their
 boards are what everybody can run; the question is whether they order agents as real data does, and
-whether a small budget orders them as a larger one. Kendall's tau is 1 where two boards have the same
-order, 0 where they have nothing to do with each other, -1 where one is the other reversed; p is the
-chance of a tau as far from 0 if they had nothing to do with each other. The range is where 95 % of
-the taus lie if each score is drawn anew from its own interval: how much of the disagreement could be
-noise. Rows are compared that stand on both boards with the same settings; fewer than {FEWEST} aren't.
+whether a small budget orders them as a larger one. Kendall's tau is 1 where two boards have the
+same order, 0 where they have nothing to do with each other, -1 where one is the other reversed; p
+is the chance of a tau as far from 0 if they had nothing to do with each other. The range is where
+95 % of the taus lie if each score is drawn anew from its own interval: how much of the disagreement
+could be noise. Rows are compared that stand on both boards with the same settings; fewer than
+{FEWEST} aren't.
 """
 
 

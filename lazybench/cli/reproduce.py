@@ -40,8 +40,8 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
         typer.Argument(
             metavar="NAME",
             help="table1, table2, table3, table5, table6, table7, fig2-left, fig2-right, fig3, "
-            "fig4-left, fig4-right, 50shot, all; or claims, what the records say of each; or validity, "
-            "whether boards agree in how they order agents.",
+            "fig4-left, fig4-right, 50shot, all; or claims, what the records say of each; or "
+            "validity, whether boards agree in how they order agents.",
             autocompletion=_complete,
         ),
     ],
