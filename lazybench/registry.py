@@ -12,13 +12,19 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from lazybench.errors import DuplicateName, LazybenchError, UnknownName, UsageError, nearest
+from lazybench.plugins import check_spec, package, points
 from lazybench.specs import AgentSpec, DataSpec, EnvSpec, Resolved
+
+OWN = "lazybench"
+"""Origin of what comes with the package; nothing from elsewhere keeps it."""
 
 
 class _Spec(Protocol):
@@ -79,8 +85,9 @@ class Registry(Generic[S]):
             UsageError: not a spec of this registry's type.
             DuplicateName: the id is taken; the message names both origins.
         """
-        self._add(self._all(), spec)
-        self._known()[spec.id] = spec
+        named = self._from(spec, str(getattr(spec, "target", "")).rpartition(":")[0])
+        self._add(self._all(), named)
+        self._known()[spec.id] = named
         self._at_run_time.add(spec.id)
 
     def forget(self, name: str) -> None:
@@ -137,20 +144,35 @@ class Registry(Generic[S]):
             for spec in load(self._catalogue):
                 self._add(specs, spec)
             self._specs = specs
-            for point in entry_points(group=self.group):
-                self._plug_in(specs, point.name, point.value, point.load)
+            for point in points(self.group, self.broken):
+                self._plug_in(specs, point)
         return self._specs
 
-    def _plug_in(
-        self, specs: dict[str, S], name: str, value: str, loader: Callable[[], Any]
-    ) -> None:
-        """Add the spec or specs of an entry point; a broken one is kept apart."""
+    def _plug_in(self, specs: dict[str, S], point: EntryPoint) -> None:
+        """Add the spec or specs of an entry point; what is broken is kept apart, with its error."""
+        origin = package(point)
+        label = f"{origin}: {point.name} ({point.value})"
         try:
-            got = loader()
-            for spec in got if isinstance(got, Iterable) else [got]:
-                self._add(specs, spec)
-        except Exception as error:
-            self.broken[f"{name} ({value})"] = f"{type(error).__name__}: {error}"
+            # What a plug-in prints mustn't get into what a command prints.
+            with redirect_stdout(sys.stderr):
+                got = point.load()
+                found = list(got) if isinstance(got, Iterable) else [got]
+        except (Exception, SystemExit) as error:
+            self.broken[label] = f"{type(error).__name__}: {error}"
+            return
+        for spec in found:
+            try:
+                self._add(specs, self._from(spec, origin))
+            except UsageError as error:
+                more = f" [{getattr(spec, 'id', '')}]" if len(found) > 1 else ""
+                self.broken[label + more] = f"{type(error).__name__}: {error}"
+
+    def _from(self, spec: S, origin: str) -> S:
+        """A spec that doesn't pass for the package's own when it comes from elsewhere."""
+        if not isinstance(spec, self._spec_type) or spec.origin != OWN or not origin:
+            return spec
+        renamed: S = replace(spec, origin=origin)  # type: ignore[type-var]
+        return renamed
 
     def _add(self, specs: dict[str, S], spec: S) -> None:
         if not isinstance(spec, self._spec_type):
@@ -158,6 +180,7 @@ class Registry(Generic[S]):
                 f"the {self.kind} registry takes entries of type {self._spec_type.__name__}, got "
                 f"{type(spec).__name__}; wrap it in a {self._spec_type.__name__}"
             )
+        check_spec(self.kind, spec)
         taken = specs.get(spec.id)
         if taken is not None:
             raise DuplicateName(

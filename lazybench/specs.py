@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 Family = Literal["fewshot", "longtail", "attack"]
 Better = Literal["higher", "lower"]
+
+FAMILIES: tuple[Family, ...] = get_args(Family)
+"""Families of environments."""
 
 BUDGETS: tuple[str, ...] = ("smoke", "small", "paper")
 """Compute budgets: seconds, unranked; minutes on two cores; the full protocol."""

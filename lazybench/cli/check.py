@@ -12,6 +12,7 @@ from lazybench.cli import options, out
 from lazybench.errors import UsageError
 
 if TYPE_CHECKING:
+    from lazybench.harness.findings import Finding
     from lazybench.specs import AgentSpec
 
 HELP = "Check that an agent or environment keeps its contract."
@@ -69,9 +70,7 @@ def check_command(
         chosen = env or default_env(agent_spec(name))
     else:
         ENVS.resolve(name)
-    from lazybench.harness.check import check_agent, check_env
-
-    findings = check_env(name) if chosen is None else check_agent(name, chosen)
+    findings = _check_env(name) if chosen is None else _check_agent(name, chosen, quiet=json)
     if json:
         out.as_json([asdict(finding) for finding in findings])
     else:
@@ -82,6 +81,20 @@ def check_command(
     if failed:
         out.note(f"{failed} of {len(findings)} checks failed")
         raise typer.Exit(BROKEN)
+
+
+def _check_env(name: str) -> list[Finding]:
+    from lazybench.harness.check_env import check_env
+
+    return check_env(name)
+
+
+def _check_agent(name: str, env: str, *, quiet: bool) -> list[Finding]:
+    from lazybench.cli.progress import watching
+    from lazybench.harness.check_agent import check_agent
+
+    with watching(quiet=quiet) as watch:
+        return check_agent(name, env, watch)
 
 
 def default_env(spec: AgentSpec) -> str:

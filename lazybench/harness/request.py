@@ -17,7 +17,7 @@ from lazybench.errors import (
     nearest,
 )
 from lazybench.harness.environment import read_setting
-from lazybench.registry import agent_spec, defining_sha256, load
+from lazybench.registry import OWN, agent_spec, defining_sha256, load
 from lazybench.specs import AgentSpec, EnvSpec
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -184,7 +184,7 @@ def make(
 
 def _source(spec: AgentSpec, factory: Any) -> str | None:
     """The sha256 of the file that defines an agent from elsewhere; built-in ones have a version."""
-    if spec.origin == "lazybench":
+    if spec.origin == OWN:
         return None
     return defining_sha256(factory)
 

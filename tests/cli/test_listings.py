@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lazybench.harness.check import Finding
+from lazybench.harness.findings import Finding
 from lazybench.records import Store
 from lazybench.registry import AGENTS, ENVS
 
@@ -158,11 +158,11 @@ def test_check_shows_findings(
 ) -> None:
     asked: list[tuple[str, ...]] = []
 
-    def check_agent(agent: str, env: str) -> list[Finding]:
+    def check_agent(agent: str, env: str, watch: Any) -> list[Finding]:
         asked.append((agent, env))
         return [Finding("init", True, "fine"), Finding("update", ok, "look here")]
 
-    monkeypatch.setattr("lazybench.harness.check.check_agent", check_agent)
+    monkeypatch.setattr("lazybench.harness.check_agent.check_agent", check_agent)
     done = lazybench("check", "agent", "reptile")
     assert done.code == code
     assert asked == [("reptile", "glyphs-5way-1shot")]

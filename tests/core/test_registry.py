@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +16,10 @@ from lazybench.errors import DuplicateName, UnknownName, UsageError
 from lazybench.registry import AGENTS, Registry, agent_spec, load, source_sha256
 from lazybench.specs import AgentSpec, EnvSpec
 
+ROOT = Path(__file__).resolve().parents[2]
+
 MakeRegistry = Callable[[], Registry[AgentSpec]]
-PlugIn = Callable[[str, str], None]
+PlugIn = Callable[..., None]
 
 
 def spec(name: str, target: str = "somewhere:Thing", origin: str = "somebody") -> AgentSpec:
@@ -44,11 +49,11 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlugIn]
     site.mkdir()
     monkeypatch.syspath_prepend(site)
 
-    def install(points: str, source: str) -> None:
+    def install(points: str, source: str, name: str = "x-plugin") -> None:
         (site / "lazybench_test_plugin.py").write_text(source)
-        info = site / "lazybench_test_plugin-1.0.dist-info"
+        info = site / f"{name.replace('-', '_')}-1.0.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: x-plugin\nVersion: 1.0\n")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[lazybench.tests.agents]\n{points}\n")
 
     yield install
@@ -151,6 +156,23 @@ def test_entry_points_give_one_spec_or_many(make_registry: MakeRegistry, plug_in
             "DuplicateName: agent id 'maml' is registered twice: by lazybench (built.in:Agent) "
             "and by x-plugin (p:A)",
         ),
+        ("import sys\nsys.exit(3)\n", "SystemExit: 3"),
+        (
+            "from lazybench.specs import AgentSpec\nBAD = AgentSpec(3, ('fewshot',), 'p:A')\n",
+            "UsageError: an id of the agent registry has",
+        ),
+        (
+            "from lazybench.specs import AgentSpec\nBAD = AgentSpec('a b', ('fewshot',), 'p:A')\n",
+            "UsageError: an id of the agent registry has",
+        ),
+        (
+            "from lazybench.specs import AgentSpec\nBAD = AgentSpec('a', 'fewshot', 'p:A')\n",
+            "UsageError: agent 'a' must be of family fewshot, longtail, attack",
+        ),
+        (
+            "from lazybench.specs import AgentSpec\nBAD = AgentSpec('a', ([],), 'p:A')\n",
+            "UsageError: agent 'a' must be of family fewshot, longtail, attack",
+        ),
     ],
 )
 def test_a_broken_plug_in_is_kept_apart(
@@ -160,10 +182,108 @@ def test_a_broken_plug_in_is_kept_apart(
     registry = make_registry()
     assert [found.id for found in registry.specs()] == ["lazy_maml", "maml", "reptile"]
     assert registry.resolve("maml").spec.target == "built.in:Agent"
-    assert list(registry.broken) == ["bad (lazybench_test_plugin:BAD)"]
-    assert registry.broken["bad (lazybench_test_plugin:BAD)"].startswith(why)
-    with pytest.raises(UnknownName, match=re.escape("(broken plug-ins: bad (lazybench_test_")):
+    assert list(registry.broken) == ["x-plugin: bad (lazybench_test_plugin:BAD)"]
+    assert registry.broken["x-plugin: bad (lazybench_test_plugin:BAD)"].startswith(why)
+    listed = re.escape("(broken plug-ins: x-plugin: bad (lazybench_test_")
+    with pytest.raises(UnknownName, match=listed):
         registry.resolve("zzz")
+
+
+SPECS = """
+from lazybench.specs import AgentSpec
+print('hello from a plug-in')
+ONE = AgentSpec('same', ('fewshot',), 'p:One')
+TWO = [AgentSpec('other', ('fewshot',), 'p:Other'), AgentSpec('same', ('fewshot',), 'p:Two')]
+"""
+
+
+def test_one_id_of_two_packages_names_both(
+    make_registry: MakeRegistry, plug_in: PlugIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plug_in("two = lazybench_test_plugin:TWO", SPECS, name="z-plugin")
+    plug_in("one = lazybench_test_plugin:ONE", SPECS, name="a-plugin")
+    registry = make_registry()
+    # In the order of the packages' names, whatever was installed first; the other ids stay.
+    assert registry.resolve("same").spec.target == "p:One"
+    assert registry.resolve("other").spec.origin == "z-plugin", "nobody passes for lazybench"
+    assert registry.broken == {
+        "z-plugin: two (lazybench_test_plugin:TWO) [same]": (
+            "DuplicateName: agent id 'same' is registered twice: by a-plugin (p:One) and by "
+            "z-plugin (p:Two); rename one"
+        )
+    }
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "hello from a plug-in\n")
+
+
+def test_a_package_whose_list_cannot_be_read_costs_nobody_elses(
+    make_registry: MakeRegistry, plug_in: PlugIn
+) -> None:
+    plug_in("one = lazybench_test_plugin:ONE", SPECS)
+    plug_in("no equals sign", SPECS, name="y-plugin")
+    registry = make_registry()
+    assert registry.resolve("same").spec.origin == "x-plugin"
+    ((where, why),) = registry.broken.items()
+    assert "y_plugin-1.0.dist-info" in where
+    assert why.startswith("its entry_points.txt can't be read: ")
+
+
+def test_what_is_registered_at_run_time_does_not_pass_for_the_packages_own(
+    make_registry: MakeRegistry,
+) -> None:
+    registry = make_registry()
+    registry.register(AgentSpec("mine", ("fewshot",), "my.module:Mine"))
+    assert registry.resolve("mine").spec.origin == "my.module"
+
+
+BROKEN_AND_SOUND = """
+from lazybench.specs import AgentSpec, EnvSpec
+print('hello')
+AGENT = AgentSpec('plugged', ('fewshot',), 'no.such:Agent')
+ENVS = [EnvSpec('plugged-env', 'fewshot', 'no.such:Env', None, 'glyphs'),
+        EnvSpec('bad/id', 'fewshot', 'no.such:Env', None, 'glyphs')]
+"""
+SEEN = """
+import contextlib, io, json
+from lazybench.cli import main
+shown = io.StringIO()
+with contextlib.redirect_stdout(shown):
+    codes = [main(["list", what, "--json"]) for what in ("agents", "envs")]
+import gymnasium
+import lazybench
+print(json.dumps([codes, [name for name in gymnasium.registry if "plugged" in name]]))
+print(shown.getvalue())
+"""
+
+
+def test_in_a_process_of_its_own_a_broken_plug_in_is_listed_and_harms_nobody(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "plugged.py").write_text(BROKEN_AND_SOUND)
+    info = tmp_path / "plugged-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[lazybench.agents]\na = plugged:AGENT\nb = plugged:MISSING\n"
+        "[lazybench.envs]\ne = plugged:ENVS\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", SEEN],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, _, listings = done.stdout.partition("\n")
+    assert json.loads(first) == [[0, 0], ["lazybench/plugged-env-v1"]]
+    decoder = json.JSONDecoder()
+    agents, end = decoder.raw_decode(listings)
+    envs, _ = decoder.raw_decode(listings[end:].strip())
+    assert [each["id"] for each in agents["agents"] if each["origin"] == "plugged"] == ["plugged"]
+    assert list(agents["broken"]) == ["plugged: b (plugged:MISSING)"]
+    (broken,) = envs["broken"].values()
+    assert "got 'bad/id'" in broken
 
 
 AGENT = '''"""An agent."""

@@ -1,17 +1,12 @@
-"""`lazybench.evaluate` judges any callable; `check` says what is wrong with an agent."""
+"""`lazybench.evaluate` judges any callable."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
 
 import lazybench
 from lazybench.errors import ContractError, OutputUnavailable, RecordConflict, UsageError
-from lazybench.harness.check import check_agent, check_env
-
-PLAYERS = Path(__file__).with_name("players.py")
 
 
 def nearest(observation):
@@ -76,79 +71,6 @@ def test_a_store_that_cannot_be_written_is_told_before_judging(tmp_path):
         lazybench.evaluate(
             never, "glyphs-5way-1shot", name="mine", budget="smoke", out=tmp_path / "file" / "s"
         )
-
-
-@pytest.mark.parametrize("agent", ["chance", "nearest_pixel", "reptile", "lazy_maml"])
-def test_builtin_agents_keep_the_contract(agent):
-    findings = check_agent(agent, "sinusoid-5shot")
-    assert [(f.name, f.detail) for f in findings if not f.ok] == []
-    assert [f.name for f in findings] == ["makes", "init", "update", "policy"]
-
-
-def test_an_agent_with_a_loop_of_its_own_is_checked_as_such():
-    findings = check_agent(f"{PLAYERS}:Whole", "sinusoid-5shot")
-    assert [(f.name, f.ok) for f in findings] == [("makes", True), ("fit", True), ("policy", True)]
-
-
-def test_builtin_environments_keep_the_contract():
-    for env in ("sinusoid-5shot", "glyphs-5way-1shot"):
-        assert [(f.name, f.detail) for f in check_env(env) if not f.ok] == []
-
-
-class Careless:
-    """Breaks one clause of the contract."""
-
-    def __init__(self, fault: str = "") -> None:
-        self.fault = fault
-
-    def init(self, env, rng):
-        return {"w": torch.zeros(1)}
-
-    def plan(self, task):
-        return lazybench.Plan(updates=1)
-
-    def update(self, state, batch, rng):
-        if self.fault == "global":
-            torch.rand(1)
-        if self.fault == "state":
-            state["w"] += 1
-        if self.fault == "batch":
-            batch["support_x"] += 1
-        if self.fault == "random":
-            return {"w": torch.tensor(float(next(_COUNTER)))}, {}
-        return {"w": state["w"] + 1}, {}
-
-    def policy(self, state):
-        return lambda o, m=None: (torch.zeros_like(o["query_y"]), m)
-
-
-_COUNTER = iter(range(100))
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("global", "draws from torch's global generator"),
-        ("state", "update changes the state it was given"),
-        ("batch", "update changes its batch"),
-        ("random", "update gives another state for the same rng"),
-        ("", None),
-    ],
-)
-def test_check_names_the_clause_that_is_broken(fault, words, tmp_path):
-    lazybench.register_agent(
-        lazybench.AgentSpec("careless", ("fewshot",), f"{__name__}:Careless", {"fault": fault})
-    )
-    try:
-        findings = check_agent("careless", "sinusoid-5shot")
-    finally:
-        from lazybench.registry import AGENTS
-
-        AGENTS.forget("careless")
-    broken = [finding.detail for finding in findings if not finding.ok]
-    assert (words is None) == (not broken), broken
-    if words is not None:
-        assert words in broken[0]
 
 
 def test_a_torch_module_of_one_argument_is_a_policy():
