@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lazybench.cli import options, out
-from lazybench.errors import UnknownName, UsageError
+from lazybench.errors import DataUnavailable, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from lazybench.boards import Board
@@ -24,6 +24,7 @@ EXAMPLES = (
     "lazybench leaderboard --env omniglot-5way-1shot --format latex > board.tex",
     "lazybench leaderboard --html boards.html",
     "lazybench leaderboard --env cifarfs-5way-5shot --plots pictures --plot-format svg",
+    "lazybench leaderboard --into README.md",
     "lazybench leaderboard --write",
     "lazybench leaderboard --check",
 )
@@ -70,6 +71,14 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
     plot_format: Annotated[
         PlotFormat, typer.Option("--plot-format", help="How pictures are kept.")
     ] = PlotFormat.png,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            "--into",
+            metavar="FILE",
+            help="Fill the marked blocks of a Markdown file; with --check, look at them.",
+        ),
+    ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Write the board files of all records anew.")
     ] = False,
@@ -77,7 +86,7 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
         bool, typer.Option("--check", help="List board files that differ; exit 1 if any does.")
     ] = False,
 ) -> None:
-    """Print boards; with `html`, `plots`, `write` or `check`, deal with files instead.
+    """Print boards; with `html`, `plots`, `into`, `write` or `check`, deal with files instead.
 
     Raises:
         UsageError: options that exclude each other, or an unknown environment or budget.
@@ -91,9 +100,13 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
         raise UsageError("--write and --check take all records; leave out --env and --budget")
     if (write or check) and (html is not None or plots is not None):
         raise UsageError("--html and --plots go without --write and --check; run it twice")
+    if into is not None and (write or html is not None or plots is not None or env or budget):
+        raise UsageError("--into goes with --check alone; its blocks say which boards they show")
     store = Store(options.need_folder(out_dir, "--out"))
     if check:
-        _check(store)
+        _check(store, into)
+    elif into is not None:
+        _fill(store, into)
     elif write:
         _write(store)
     elif html is not None or plots is not None:
@@ -106,15 +119,49 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
         _print(_boards(store, env, budget)[1], form, f"{store.root}{_wanted(env, budget)}")
 
 
-def _check(store: Store) -> None:
+def _check(store: Store, into: Path | None) -> None:
     from lazybench import boards
 
     differences = boards.check(store)
+    if into is not None:
+        before, after = _blocks(store, into)
+        if before != after:
+            differences.append(
+                f"{into}: not what the records make; run 'lazybench leaderboard --into {into}'"
+            )
     for difference in differences:
         out.line(difference)
     if differences:
         raise typer.Exit(DIFFERS)
     out.line(f"{store.root}: every board file is what the records make")
+
+
+def _fill(store: Store, path: Path) -> None:
+    """Fill a file's blocks; one that holds them already isn't touched."""
+    from lazybench.records import write_bytes
+
+    before, after = _blocks(store, path)
+    if before == after:
+        out.line(f"{path}: its blocks hold what the records make, or it has none")
+        return
+    write_bytes(path, after.encode("utf-8"))
+    out.line(str(path))
+
+
+def _blocks(store: Store, path: Path) -> tuple[str, str]:
+    """The text of a file, and what it should be.
+
+    Raises:
+        DataUnavailable: it can't be read.
+        UsageError: a block asks for what isn't there.
+    """
+    from lazybench.boards.blocks import filled
+
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataUnavailable(f"can't read --into {path}: {error}; check the path") from error
+    return text, filled(text, _boards(store, None, None)[1])
 
 
 def _write(store: Store) -> None:

@@ -84,9 +84,7 @@ def _store_error(path: Path, error: OSError, size: int) -> StoreError | OutputUn
         )
     if error.errno == errno.EIO:
         return StoreError(f"can't write {path}: {why}; check the disk")
-    return OutputUnavailable(
-        f"can't create {path}: {why}; choose a folder that can be written to with --out"
-    )
+    return OutputUnavailable(f"can't create {path}: {why}; choose a folder that can be written to")
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -109,3 +109,26 @@ def test_pictures_go_to_a_folder(lazybench: Any, store: Store) -> None:
     done = lazybench("leaderboard", *argv)
     assert done.out.split() == ["pictures/glyphs-5way-1shot-v1-small-scores.svg"]
     assert Path(done.out.strip()).read_bytes().startswith(b"<?xml")
+
+
+def test_blocks_of_a_file_are_filled_and_checked(lazybench: Any, store: Store) -> None:
+    text = "# Mine\n<!-- lazybench board: glyphs-5way-1shot small 3 -->\n<!-- lazybench board: end -->\n"
+    mine = Path("mine.md")
+    mine.write_text(text)
+    lazybench("leaderboard", "--write")
+    stale = lazybench("leaderboard", "--check", "--into", "mine.md")
+    assert stale.code == 1
+    assert "lazybench leaderboard --into mine.md" in stale.out
+    assert lazybench("leaderboard", "--into", "mine.md").out == "mine.md\n"
+    assert "| reptile" in mine.read_text()
+    assert lazybench("leaderboard", "--check", "--into", "mine.md").code == 0
+    assert "hold what the records make" in lazybench("leaderboard", "--into", "mine.md").out
+
+
+def test_what_cant_be_filled_ends_with_its_code(lazybench: Any, store: Store) -> None:
+    assert lazybench("leaderboard", "--into", "missing.md").code == 69
+    assert lazybench("leaderboard", "--into", "x.md", "--write").code == 2
+    Path("bad.md").write_text("<!-- lazybench board: nothing -->\n")
+    done = lazybench("leaderboard", "--into", "bad.md")
+    assert done.code == 2
+    assert "form" in done.err
