@@ -112,9 +112,9 @@ def test_pictures_go_to_a_folder(lazybench: Any, store: Store) -> None:
 
 
 def test_blocks_of_a_file_are_filled_and_checked(lazybench: Any, store: Store) -> None:
-    text = "# Mine\n<!-- lazybench board: glyphs-5way-1shot small 3 -->\n<!-- lazybench board: end -->\n"
+    end = "<!-- lazybench board: end -->\n"
     mine = Path("mine.md")
-    mine.write_text(text)
+    mine.write_text(f"# Mine\n<!-- lazybench board: glyphs-5way-1shot small 3 -->\n{end}")
     lazybench("leaderboard", "--write")
     stale = lazybench("leaderboard", "--check", "--into", "mine.md")
     assert stale.code == 1
@@ -128,7 +128,7 @@ def test_blocks_of_a_file_are_filled_and_checked(lazybench: Any, store: Store) -
 def test_what_cant_be_filled_ends_with_its_code(lazybench: Any, store: Store) -> None:
     assert lazybench("leaderboard", "--into", "missing.md").code == 69
     assert lazybench("leaderboard", "--into", "x.md", "--write").code == 2
-    Path("bad.md").write_text("<!-- lazybench board: nothing -->\n")
+    Path("bad.md").write_text("<!-- lazybench board: nothing -->\n<!-- lazybench board: end -->\n")
     done = lazybench("leaderboard", "--into", "bad.md")
     assert done.code == 2
     assert "form" in done.err

@@ -76,7 +76,9 @@ def test_a_death_before_the_rename_keeps_the_old_file(
 
 def test_a_path_below_a_file_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputUnavailable, match=r"can't create .*file/below.*--out") as caught:
+    with pytest.raises(
+        OutputUnavailable, match=r"can't create .*file/below.*choose a folder"
+    ) as caught:
         write_json(tmp_path / "file" / "below", {})
     assert caught.value.exit_code == 73
 
