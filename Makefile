@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find envs agents lazybench -type f -not -name '*.pyc')
 
-.PHONY: help demo install develop test lint types bench peers cost clean
+.PHONY: help demo install develop test lint types docs snippets bench peers cost clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,6 +39,11 @@ $(VENV)/.developed: pyproject.toml constraints.txt | $(BIN)/python
 	rm -f $(VENV)/.installed
 	touch $@
 
+# The development install and Sphinx.
+$(VENV)/.documented: $(VENV)/.developed
+	$(PIP) install -c constraints.txt -e '.[test,docs]'
+	touch $@
+
 install: $(VENV)/.installed
 
 develop: $(VENV)/.developed
@@ -58,6 +63,14 @@ lint: $(VENV)/.developed  ## ruff
 types: $(VENV)/.developed  ## mypy --strict over the package
 	$(BIN)/mypy --strict -p lazybench
 
+docs: $(VENV)/.documented  ## build the documentation into docs/_build; a warning is an error
+	rm -rf docs/api docs/_build
+	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build
+	@echo "open docs/_build/index.html"
+
+snippets: $(VENV)/.developed  ## run the commands and code of README, docs and CONTRIBUTING, and list them
+	$(BIN)/python tools/snippets.py
+
 bench: $(VENV)/.developed  ## measure what the docs quote
 	set -e; for script in $(filter-out benchmarks/cost% benchmarks/peer%,$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python $$script; \
@@ -70,5 +83,5 @@ cost: $(VENV)/.developed  ## memory, time and meta-gradient against inner steps 
 	$(BIN)/python benchmarks/cost.py
 
 clean:  ## remove the environment, builds and caches (runs/ stays)
-	rm -rf $(VENV) build dist lazybench.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build docs/api lazybench.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

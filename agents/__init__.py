@@ -7,9 +7,11 @@ if __name__ != "lazybench.agents":
         "import 'lazybench.agents', not 'agents': a second copy would double the registries"
     )
 
+from dataclasses import replace
 from functools import partial
 
 from lazybench.agents import attack_rows
+from lazybench.agents.works import CITES
 from lazybench.specs import AgentSpec
 
 _GRADIENT = "lazybench.agents.fewshot.gradient:GradientAgent"
@@ -50,7 +52,7 @@ def _classifier(name: str, about: str, reference: str = "", target: str = _CLASS
     )
 
 
-CATALOGUE: tuple[AgentSpec, ...] = (
+_ROWS: tuple[AgentSpec, ...] = (
     AgentSpec(
         "chance",
         ("fewshot",),
@@ -189,3 +191,5 @@ CATALOGUE: tuple[AgentSpec, ...] = (
     ),
     *attack_rows.CATALOGUE,
 )
+
+CATALOGUE: tuple[AgentSpec, ...] = tuple(replace(row, cites=CITES[row.id]) for row in _ROWS)

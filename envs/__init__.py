@@ -1,4 +1,4 @@
-"""The built-in environments and data sets, as data: ids, aliases and where their code stands."""
+"""The built-in environments, as data: ids, aliases and where their code stands."""
 
 from __future__ import annotations
 
@@ -13,132 +13,21 @@ from lazybench import registry
 from lazybench.data.folders import data_root
 from lazybench.data.imported import ORIGIN, metas
 from lazybench.envs import attack_ids, longtail_ids
-from lazybench.specs import DataSpec, EnvSpec, Resolved
+from lazybench.envs.data_rows import DATA_CATALOGUE
+from lazybench.specs import EnvSpec, Resolved
+
+__all__ = [
+    "ALIASES",
+    "CATALOGUE",
+    "DATA_CATALOGUE",
+    "few_shot",
+    "imported_envs",
+    "installed",
+    "resolve",
+]
 
 WAYS = (5, 20, 30, 50)
 SHOTS = (1, 5)
-
-_CIFAR100 = tuple(
-    f"{folder}cifar-100-python{ending}"
-    for folder in ("", "cifar100/", "cifarfs/", "fc100/")
-    for ending in ("", ".tar.gz")
-)
-_CIFAR10 = tuple(
-    f"{folder}{name}"
-    for folder in ("", "cifar10/")
-    for name in ("cifar-10-batches-py", "cifar-10-python.tar.gz")
-)
-_MNIST = tuple(
-    f"{folder}t10k-labels-idx1-ubyte{ending}"
-    for folder in ("MNIST/raw/", "mnist/", "MNIST/", "mnist/raw/", "")
-    for ending in (".gz", "")
-)
-# What comes last of a data set: a folder that is still filling up doesn't count as installed.
-_MINI = tuple(
-    f"{folder}/{file}"
-    for folder in ("miniimagenet", "mini-imagenet", "miniimagenet/mini-imagenet")
-    for file in ("mini-imagenet-cache-test.pkl", "test.csv")
-)
-_TIERED = tuple(
-    f"{folder}/{prefix}test_images_png.pkl"
-    for folder in ("tieredimagenet", "tiered-imagenet", "tieredimagenet/tiered-imagenet")
-    for prefix in ("", "tiered-imagenet-")
-)
-
-DATA_CATALOGUE: tuple[DataSpec, ...] = (
-    DataSpec(
-        "glyphs",
-        "lazybench.envs.datasets.glyphs:open_glyphs",
-        {"jitter": "medium"},
-        embedded=True,
-        licence="bitmaps rendered from DejaVu fonts; see NOTICE",
-        about="1,705 characters of 26 scripts, tiered by script, medium jitter, 28x28",
-    ),
-    DataSpec(
-        "glyphshard",
-        "lazybench.envs.datasets.glyphs:open_glyphs",
-        {"jitter": "hard"},
-        embedded=True,
-        licence="bitmaps rendered from DejaVu fonts; see NOTICE",
-        about="the same characters under hard jitter",
-    ),
-    DataSpec(
-        "omniglot",
-        "lazybench.envs.datasets.omniglot:open_omniglot",
-        {"protocol": "random"},
-        probe=("omniglot-py", "omniglot", "images_background", "images_background.zip"),
-        licence="MIT",
-        about="1,623 handwritten characters; 1100/100/423 random classes, train also rotated",
-    ),
-    DataSpec(
-        "omniglot-alphabet",
-        "lazybench.envs.datasets.omniglot:open_omniglot",
-        {"protocol": "alphabet"},
-        probe=("omniglot-py", "omniglot", "images_background", "images_background.zip"),
-        licence="MIT",
-        about="the authors' split: background alphabets train and validate, evaluation ones test",
-    ),
-    DataSpec(
-        "cifarfs",
-        "lazybench.envs.datasets.cifar:open_cifar100",
-        {"protocol": "cifarfs"},
-        probe=_CIFAR100,
-        licence="none stated; cite Krizhevsky (2009)",
-        about="CIFAR-100's classes, 600 images each, 32x32; 64/16/20 random classes (CIFAR-FS)",
-    ),
-    DataSpec(
-        "fc100",
-        "lazybench.envs.datasets.cifar:open_cifar100",
-        {"protocol": "fc100"},
-        probe=_CIFAR100,
-        licence="none stated; cite Krizhevsky (2009)",
-        about="the same images; 60/20/20 classes of 12/4/4 disjoint super-classes",
-    ),
-    DataSpec(
-        "miniimagenet",
-        "lazybench.envs.datasets.miniimagenet:open_miniimagenet",
-        probe=_MINI,
-        licence="ImageNet's terms: non-commercial research and education",
-        about="100 ImageNet classes, 600 images each, 84x84; 64/16/20 of Ravi & Larochelle",
-    ),
-    DataSpec(
-        "tieredimagenet",
-        "lazybench.envs.datasets.tieredimagenet:open_tieredimagenet",
-        probe=_TIERED,
-        licence="ImageNet's terms: non-commercial research and education",
-        about="608 ImageNet classes, 84x84; 351/97/160 of 20/6/8 disjoint categories",
-    ),
-    DataSpec(
-        "mnist",
-        "lazybench.envs.datasets.mnist:open_mnist",
-        probe=_MNIST,
-        licence="none stated; cite LeCun et al. (1998)",
-        about="10 handwritten digits, 60,000 train and 10,000 test images, 28x28",
-    ),
-    DataSpec(
-        "cifar10",
-        "lazybench.envs.datasets.cifar_whole:open_cifar",
-        {"name": "cifar10"},
-        probe=_CIFAR10,
-        licence="none stated; cite Krizhevsky (2009)",
-        about="10 classes, 6,000 images each, 32x32; official train and test parts",
-    ),
-    DataSpec(
-        "cifar100",
-        "lazybench.envs.datasets.cifar_whole:open_cifar",
-        {"name": "cifar100"},
-        probe=_CIFAR100,
-        licence="none stated; cite Krizhevsky (2009)",
-        about="100 classes, 600 images each, 32x32; official train and test parts",
-    ),
-    DataSpec(
-        "sinusoid",
-        "lazybench.envs.datasets.sinusoid:open_sinusoid",
-        embedded=True,
-        licence="none needed: generated",
-        about="sine waves of random amplitude and phase, for regression",
-    ),
-)
 
 _TRIALS = {
     5: {"smoke": 40, "small": 600, "paper": 1000},
@@ -180,6 +69,7 @@ def few_shot(data: str, way: int, shot: int, *, noniid: bool = False) -> EnvSpec
         trials=_TRIALS[size],
         val_trials=_VAL_TRIALS[size],
         about=f"{way}-way {shot}-shot classification on {data}{trap}",
+        cites=("vinyals2016matching", *(("yin2020memorization",) if noniid else ())),
     )
 
 
@@ -197,6 +87,7 @@ def _sinusoid(shot: int) -> EnvSpec:
         better="lower",
         unit="squared amplitude",
         about=f"{shot}-shot regression of sine waves",
+        cites=("finn2017maml",),
     )
 
 

@@ -3,7 +3,7 @@
 What a tool believes doesn't count: the environment's ledger does. Rows that are refused (an image
 is finished) get a made-up answer, that they succeed, since tools that go in lock-step wait for
 their slowest image and search on where they don't succeed. Once no image of a call is left,
-`BudgetSpent` ends the tool:
+`BudgetSpent` ends the tool::
 
     door = as_foolbox(env)
     with contextlib.suppress(BudgetSpent):

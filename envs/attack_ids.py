@@ -45,6 +45,7 @@ def attack(target: str, *, targeted: bool, label: bool, linf: bool) -> EnvSpec:
         apart=True,
         options=("eps", "query_budget", "mode", "target_rule", "strict"),
         about=f"{aim} attacks on {target} by its {shown}, {'linf' if linf else 'L2'}",
+        cites=("du2020metaattack",),
     )
 
 

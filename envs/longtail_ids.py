@@ -58,6 +58,7 @@ def long_tailed(data: str, imbalance: int, size: Size) -> EnvSpec:
         val_trials=dict.fromkeys(BUDGETS, dev),
         measures=MEASURES,
         about=f"long-tailed {data}, {size.classes} classes, imbalance {imbalance}",
+        cites=("cui2019classbalanced", "liu2019openworld"),
     )
 
 

@@ -1,5 +1,7 @@
 """The contract of agents, one for all families.
 
+Its methods::
+
     init(env, rng) -> state
     update(state, batch, rng) -> (state, logs)      one meta-iteration or mini-batch
     policy(state) -> p        p(observation, memory) -> (action, memory)
@@ -9,7 +11,7 @@ is an observation of the training environment, as tensors. Randomness comes from
 is a function of seed, role and step. An agent without training has no `update`. The runner owns the
 loop, so progress, validation, checkpoints and resume come with the contract.
 
-More is taken where an agent has it:
+More is taken where an agent has it::
 
     diagnostics(state) -> dict          JSON values for the record; the names of those that are
                                         True mark its row on the boards (`under_trained`)

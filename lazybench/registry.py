@@ -314,4 +314,5 @@ def agent_spec(name: str) -> AgentSpec:
         tuned=False,
         about=(factory.__doc__ or "").strip().partition("\n")[0],
         origin=name,
+        cites=tuple(getattr(factory, "cites", ())),
     )

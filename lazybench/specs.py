@@ -57,6 +57,8 @@ class EnvSpec:
         about: one line for listings.
         version: raised by any change that can move a score.
         origin: who registered it.
+        cites: keys of `lazybench/references.bib` or BibTeX entries of the protocol's works; those
+            of the data are the data set's.
     """
 
     id: str
@@ -79,6 +81,7 @@ class EnvSpec:
     about: str = ""
     version: int = 1
     origin: str = "lazybench"
+    cites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Freeze the mappings: a spec is shared by everyone who asks for it."""
@@ -118,6 +121,7 @@ class AgentSpec:
         reference: paper, equation or algorithm.
         version: raised by any change that can move a score.
         origin: who registered it.
+        cites: keys of `lazybench/references.bib` or BibTeX entries of the works it comes from.
     """
 
     id: str
@@ -130,6 +134,7 @@ class AgentSpec:
     reference: str = ""
     version: int = 1
     origin: str = "lazybench"
+    cites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Freeze the arguments."""
@@ -149,6 +154,8 @@ class DataSpec:
         licence: as stated by the authors.
         about: one line for listings.
         origin: who registered it.
+        cites: keys of `lazybench/references.bib` or BibTeX entries of the works it comes from.
+        sheet: sections of its data sheet by heading, in Markdown.
     """
 
     id: str
@@ -159,10 +166,13 @@ class DataSpec:
     licence: str = ""
     about: str = ""
     origin: str = "lazybench"
+    cites: tuple[str, ...] = ()
+    sheet: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Freeze the arguments."""
-        object.__setattr__(self, "kwargs", _frozen(self.kwargs))
+        """Freeze the mappings."""
+        for name in ("kwargs", "sheet"):
+            object.__setattr__(self, name, _frozen(getattr(self, name)))
 
 
 @dataclass(frozen=True)

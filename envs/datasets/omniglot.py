@@ -35,10 +35,8 @@ from lazybench.envs.datasets.omniglot_files import (
 from lazybench.errors import UsageError
 
 __all__ = [
-    "CITATION",
     "EXPECTED",
     "FINGERPRINTS",
-    "LICENCE",
     "PREP",
     "SOURCES",
     "Omniglot",
@@ -50,16 +48,6 @@ __all__ = [
 PREP = "28-lanczos-1"
 ROTATIONS = ("", "/rot090", "/rot180", "/rot270")
 
-LICENCE = "MIT"
-CITATION = """@article{lake2015human,
-  title = {Human-level concept learning through probabilistic program induction},
-  author = {Lake, Brenden M. and Salakhutdinov, Ruslan and Tenenbaum, Joshua B.},
-  journal = {Science},
-  volume = {350},
-  number = {6266},
-  pages = {1332--1338},
-  year = {2015}
-}"""
 # Of the copy that this package was tested with: complete, but repacked, so that the official md5
 # sums can't vouch for it. Other content opens all the same, and its `source` says so.
 FINGERPRINTS: Mapping[Protocol, str] = {

@@ -13,10 +13,6 @@ from lazybench import counter
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, np.pi)
 INPUT = (-5.0, 5.0)
-LICENCE = "none needed: generated"
-CITATION = """@inproceedings{finn2017maml,
-  title={Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks},
-  author={Finn, Chelsea and Abbeel, Pieter and Levine, Sergey}, booktitle={ICML}, year={2017}}"""
 
 
 @dataclass(frozen=True)

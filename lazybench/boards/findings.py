@@ -16,8 +16,10 @@ from lazybench.stats import Difference
 Verdict = Literal["confirmed", "refuted", "undecided"]
 
 ALIKE = 1.0
-"""Points within which two agents are called alike. `Choice:` one, the half-width of most of the
-paper's own intervals."""
+"""Points within which two agents are called alike.
+
+`Choice:` one, the half-width of most of the paper's own intervals.
+"""
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,24 @@ def draw(boards: Sequence[Board], records: Iterable[Record], folder: Path, form:
             figure = painter(shown)
             if figure is not None:
                 path = folder / f"{shown.id}-{kind}.{form}"
-                written.append(write_bytes(path, _bytes(figure, form)))
+                written.append(write_bytes(path, as_bytes(figure, form)))
     return written
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of some inches, with its axes.
+
+    Raises:
+        LazybenchError: matplotlib isn't installed.
+    """
+    figure, (axes,) = panels(width, height)
+    return figure, axes
+
+
+def panels(
+    width: float, height: float, rows: int = 1, columns: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure of some inches with a grid of axes, row after row.
 
     Raises:
         LazybenchError: matplotlib isn't installed.
@@ -64,14 +76,16 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
             "pictures need matplotlib; get it with: pip install 'lazybench[plots]'"
         ) from error
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
+    found = [figure.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]
+    for axes in found:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.9", linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure, found
 
 
-def _bytes(figure: Figure, form: str) -> bytes:
+def as_bytes(figure: Figure, form: str) -> bytes:
+    """A figure as the content of a `png` or `svg` file; equal figures give equal SVG."""
     from matplotlib import rc_context
 
     held = io.BytesIO()

@@ -12,6 +12,7 @@ from lazybench.cli import (
     attack,
     audit,
     check,
+    cite,
     compare,
     data,
     data_get,
@@ -109,6 +110,7 @@ def make_app() -> typer.Typer:
     add(of_targets, "train", targets.train_command, targets.TRAIN_HELP, targets.TRAIN_EXAMPLES)
     app.add_typer(of_targets, name="targets")
     add(app, "attack", attack.attack_command, attack.HELP, attack.EXAMPLES)
+    add(app, "cite", cite.cite_command, cite.HELP, cite.EXAMPLES)
     add(app, "check", check.check_command, check.HELP, check.EXAMPLES)
     add(app, "version", version.version_command, version.HELP, version.EXAMPLES)
     return app

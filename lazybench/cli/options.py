@@ -49,6 +49,15 @@ def complete_data(incomplete: str) -> list[str]:
     return _starting((spec.id for spec in DATASETS.specs()), incomplete)
 
 
+def complete_any(incomplete: str) -> list[str]:
+    """Return the ids of agents, environments and data sets that begin so, for shells."""
+    return [
+        *complete_agent(incomplete),
+        *complete_env(incomplete),
+        *complete_data(incomplete),
+    ]
+
+
 Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="DIR", help="Folder that the records are kept in.")
 ]

@@ -26,11 +26,15 @@ EXAMPLES = (
     "lazybench show glyphs-20way-5shot",
     "lazybench show omniglot",
     "lazybench show 1a2b3c4d --json",
+    "lazybench show 1a2b3c4d --png run.png",
+    "lazybench show omniglot-5way-1shot --png trial.png --trial 7",
+    "lazybench show glyphs-net4-untargeted --png attack.png --agent square",
 )
-_KEY = re.compile(r"[0-9a-f]{6,64}")
+KEY = re.compile(r"[0-9a-f]{6,64}")
+"""The first digits of a key, or all of them."""
 
 
-def show_command(
+def show_command(  # noqa: PLR0913 - one parameter for each option
     name: Annotated[str, typer.Argument(metavar="ID", help="Id, alias, FILE.py:CLASS, or key.")],
     env: Annotated[
         str | None,
@@ -47,14 +51,46 @@ def show_command(
     ] = None,
     out_dir: options.Out = Path("leaderboards"),
     runs: options.Runs = Path("runs"),
+    png: Annotated[
+        Path | None,
+        typer.Option(
+            "--png",
+            metavar="FILE",
+            help="Draw an environment, a record or a run instead (needs the extra 'plots').",
+        ),
+    ] = None,
+    trial: Annotated[
+        int, typer.Option("--trial", min=0, help="With --png: which trial of an environment.")
+    ] = 0,
+    agent: Annotated[
+        str | None,
+        typer.Option(
+            "--agent",
+            "-a",
+            help="With --png and an attack: who attacks. [default: square; labels: hopskipjump]",
+            autocompletion=options.complete_agent,
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Print what is known.
+    """Print or draw what is known.
 
     Raises:
         UnknownName: nothing is called so.
-        UsageError: options that don't go with it, or a key that fits several records.
+        UsageError: options that don't go with it, a key that fits several records, or nothing that
+            could be drawn.
+        DataUnavailable: what is to be drawn isn't installed.
+        OutputUnavailable: the file can't be written.
     """
+    if png is None and (trial or agent is not None):
+        raise UsageError("--trial and --agent go with --png: lazybench show ENV --png FILE")
+    if png is not None:
+        if env is not None or json:
+            raise UsageError("--png draws; leave out --env and --json")
+        from lazybench.cli.draw import draw
+
+        draw(name, png, trial=trial, attacker=agent, root=out_dir, runs=runs)
+        return
     if budget is not None and env is None:
         raise UsageError("--budget goes with --env: lazybench show AGENT --env ENV --budget small")
     found = _facts(name, env, budget, out_dir, runs)
@@ -80,7 +116,7 @@ def _facts(
         if found.note:
             out.note(found.note)
         return _env(found.spec) if registry is ENVS else _data(found.spec.id)
-    if _KEY.fullmatch(name):
+    if KEY.fullmatch(name):
         return _by_key(name, root, runs)
     known = [spec.id for registry in (AGENTS, ENVS, DATASETS) for spec in registry.specs()]
     raise UnknownName(
@@ -174,6 +210,8 @@ def _data(name: str) -> dict[str, Any]:
         "licence": spec.licence,
         "origin": spec.origin,
         "status": _data_status(name),
+        "sheet": dict(spec.sheet),
+        "cite": f"lazybench cite {spec.id}",
     }
 
 

@@ -22,8 +22,10 @@ Pick = Callable[[Tensor], Moments | None]
 """From the inputs of a batch norm to the moments it shall use; None for the inputs' own."""
 
 NORM_EPS = 1e-3
-"""Added to the variance in batch norm. `Choice:` 1e-3, the default of the frameworks that MAML's
-and Reptile's published code was written in."""
+"""Added to the variance in batch norm.
+
+`Choice:` 1e-3, the default of the frameworks that MAML's and Reptile's code was written in.
+"""
 
 
 class Net(Protocol):

@@ -1,0 +1,152 @@
+"""Works to cite: BibTeX entries by key, and which of them an id stands on.
+
+Specs name keys of `references.bib`, or bring BibTeX entries of their own; what names none stands on
+lazybench alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from lazybench._version import __version__
+from lazybench.errors import UnknownName, UsageError, nearest
+
+LAZYBENCH = "lazybench"
+"""The key of lazybench itself."""
+
+_ENTRY = re.compile(r"^@(\w+)\{([^\s,]+),\n.*?^\}$", re.DOTALL | re.MULTILINE)
+_FIELD = re.compile(r"^\s*(\w+)\s*=\s*\{(.*)\},?$", re.MULTILINE)
+_LATEX = {r"{\~a}": "ã", r"{\'e}": "é", r"{\'i}": "í", r"{\'o}": "ó", r"\&": "&", "--": "-"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A BibTeX entry.
+
+    Attributes:
+        key: what it is cited by.
+        bibtex: the entry as text.
+        for_: the ids that it was found for, in the order asked.
+    """
+
+    key: str
+    bibtex: str
+    for_: tuple[str, ...] = ()
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The entry's fields by name, as BibTeX has them."""
+        return dict(_FIELD.findall(self.bibtex))
+
+    @property
+    def text(self) -> str:
+        """The work in a line of plain text: authors, title, venue, year."""
+        fields = {name: _plain(value) for name, value in self.fields.items()}
+        names = [" ".join(reversed(n.split(", "))) for n in fields["author"].split(" and ")]
+        authors = ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
+        found = (fields.get(name) for name in ("booktitle", "journal", "institution", "note"))
+        venue = next((each for each in found if each), "")
+        return f"{authors}. {fields['title']}. {venue + ', ' if venue else ''}{fields['year']}."
+
+
+@cache
+def bibliography() -> Mapping[str, Work]:
+    """Every known work by its key, lazybench itself first."""
+    text = (resources.files("lazybench") / "references.bib").read_text("utf-8")
+    own = Work(
+        LAZYBENCH,
+        f"@misc{{{LAZYBENCH},\n"
+        "  author = {{lazybench contributors}},\n"
+        "  title = {lazybench: a benchmark suite for meta-learning},\n"
+        f"  note = {{Version {__version__}}},\n"
+        "  year = {2026}\n}",
+    )
+    works = {match[2]: Work(match[2], match[0]) for match in _ENTRY.finditer(text)}
+    return {LAZYBENCH: own} | works
+
+
+def cited(names: Sequence[str]) -> tuple[list[Work], list[str]]:
+    """What to cite for some ids, each work once, lazybench first; and ids that tell no work.
+
+    Args:
+        names: agents, environments (with their data) and data sets, as ids or aliases.
+
+    Raises:
+        UnknownName: an id that is none of them.
+        UsageError: a spec names a work that isn't known, or brings a broken entry.
+    """
+    found: dict[str, Work] = {LAZYBENCH: bibliography()[LAZYBENCH]}
+    silent = []
+    for name in names:
+        keys = _keys(name)
+        if not keys:
+            silent.append(name)
+        for key in keys:
+            work = _work(key, name)
+            known = found.get(work.key, work)
+            if known.bibtex != work.bibtex:
+                raise UsageError(
+                    f"'{name}' brings another entry under the key '{work.key}' than "
+                    f"{', '.join(known.for_) or 'lazybench'}; rename one"
+                )
+            for_ = tuple(dict.fromkeys([*known.for_, name]))
+            found[work.key] = Work(work.key, work.bibtex, for_)
+    return list(found.values()), silent
+
+
+def _work(key: str, name: str) -> Work:
+    if key.startswith("@"):
+        match = _ENTRY.fullmatch(key.strip())
+        if match is None:
+            raise UsageError(
+                f"'{name}' brings a BibTeX entry that can't be read: {key[:60]!r}; an entry begins "
+                "with '@kind{key,' on a line of its own and ends with '}' on another"
+            )
+        return Work(match[2], match[0])
+    try:
+        return bibliography()[key]
+    except KeyError:
+        raise UsageError(
+            f"'{name}' cites '{key}', which isn't in lazybench's references.{_hint(key)} A spec "
+            "may bring whole BibTeX entries as well"
+        ) from None
+
+
+def _hint(key: str) -> str:
+    return nearest(key, bibliography())
+
+
+def _keys(name: str) -> tuple[str, ...]:
+    from lazybench.registry import AGENTS, DATASETS, ENVS, agent_spec
+
+    agents = {spec.id for spec in AGENTS.specs()}
+    if name in agents or ":" in name:
+        return agent_spec(name).cites
+    for registry in (ENVS, DATASETS):
+        try:
+            spec = registry.resolve(name).spec
+        except UnknownName:
+            continue
+        if registry is DATASETS:
+            return tuple(spec.cites)
+        return tuple(dict.fromkeys((*spec.cites, *DATASETS.resolve(spec.data).spec.cites)))
+    known = [*agents, *_ids(ENVS.specs()), *_ids(DATASETS.specs())]
+    raise UnknownName(
+        f"nothing is called '{name}': no agent, environment or data set.{nearest(name, known)} "
+        "See: lazybench list agents|envs|data"
+    )
+
+
+def _ids(specs: Iterable[object]) -> list[str]:
+    return [str(getattr(spec, "id", "")) for spec in specs]
+
+
+def _plain(value: str) -> str:
+    """A field without LaTeX's marks."""
+    for marked, letter in _LATEX.items():
+        value = value.replace(marked, letter)
+    return value.replace("{", "").replace("}", "")
