@@ -15,11 +15,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find envs agents lazybench -type f -not -name '*.pyc')
 
-.PHONY: help demo install develop test lint types docs snippets bench peers cost clean
+.PHONY: help demo install develop test test-faults lint types docs snippets bench peers cost clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "lazybench needs Python 3.11.4 or later; name one: make PYTHON=/path/to/python" >&2; exit 1; }
@@ -56,6 +56,9 @@ demo: $(VENV)/.installed  ## train and compare four agents on 20-way tasks, then
 
 test: $(VENV)/.developed  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-faults: $(VENV)/.developed  ## every fault of docs/reliability.md, the slow ones included (under 10 minutes)
+	$(BIN)/python -m pytest tests/faults -m "not gpu" -n 2 $(PYTEST_FLAGS)
 
 lint: $(VENV)/.developed  ## ruff
 	$(BIN)/ruff check .

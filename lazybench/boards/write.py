@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from lazybench.boards.build import Board, build
 from lazybench.boards.csv_table import to_csv
 from lazybench.boards.render import COMMAND, comment, markdown_text, to_json, to_markdown
-from lazybench.errors import StoreError
-from lazybench.records import Skipped, Store, slug, write_bytes
+from lazybench.errors import Busy, OutputUnavailable, StoreError
+from lazybench.records import Skipped, Store, remove_leftovers, slug, write_bytes
+
+LOCK = ".boards.lock"
+"""Beside the index; the system lets go of it with the process that holds it."""
+WAIT_S = 120.0
+LEFTOVER_S = 3600.0
+"""Seconds after which a temporary file is no writer's any more; a write takes a few at most."""
 
 BEGIN = "<!-- boards: begin -->"
 END = "<!-- boards: end -->"
@@ -41,11 +50,44 @@ def write(store: Store) -> list[Path]:
     """The paths of all board files and the index, once they hold what the records make.
 
     Board files that no record makes any more are removed; other files in the folder are left.
+    Processes take turns, and each reads the records when its turn has come, so that the last one
+    to write has seen what all of them published.
 
     Raises:
         StoreError: a file of reported rows is damaged, or the disk is full.
         OutputUnavailable: the folder can't be made or written to.
+        Busy: other processes write boards without end.
     """
+    with _alone(store.root):
+        remove_leftovers(store.root / "boards")
+        remove_leftovers(store.root, older_than_s=LEFTOVER_S)
+        return _written(store)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold the boards of a store inside a block."""
+    lock = FileLock(root / LOCK)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=WAIT_S)
+    except Timeout:
+        raise Busy(
+            f"another process writes the boards in {root} for {WAIT_S:g} s already; wait for it "
+            f"and run '{COMMAND}'"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise OutputUnavailable(
+            f"can't write to {root} ({why}); choose a folder that can be written to with --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _written(store: Store) -> list[Path]:
     files = expected_files(store)
     for path, text in files.items():
         data = text.encode("utf-8", "backslashreplace")

@@ -5,9 +5,12 @@ Commands import what they need when they run, so that help and listings load no 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 __all__ = ["main"]
+
+INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,12 +19,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments after the program's name; None takes this process's.
     """
-    from lazybench.cli.app import make_app
-
     try:
+        from lazybench.cli.app import make_app
+
         make_app()(args=None if argv is None else list(argv), prog_name="lazybench")
     except SystemExit as stop:
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or 0
         raise
+    except KeyboardInterrupt:
+        # Before a command had begun, which would have told it itself.
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
     return 0

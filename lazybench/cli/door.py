@@ -10,12 +10,11 @@ from typing import ParamSpec
 
 import typer
 
-from lazybench.cli import out
+from lazybench.cli import INTERRUPTED, out
 from lazybench.errors import Interrupted, LazybenchError
 
 P = ParamSpec("P")
 
-INTERRUPTED = 130
 IO_ERROR = 74
 BUG = 1
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})

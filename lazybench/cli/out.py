@@ -25,8 +25,14 @@ def text(content: str) -> None:
 
 
 def note(content: str) -> None:
-    """Write one line to stderr, where it spoils no output that another program reads."""
-    _write(sys.stderr, f"{content}\n")
+    """Write one line to stderr, where it spoils no output that another program reads.
+
+    A line that can't be written there, since a log's disk is full, is left out: the work goes on.
+    """
+    try:
+        _write(sys.stderr, f"{content}\n")
+    except OSError:
+        _discard(sys.stderr)
 
 
 def as_json(value: Any) -> None:
@@ -123,7 +129,9 @@ def _aligned(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -
     return _GAP.join(placed).rstrip()
 
 
-def _write(stream: TextIO, content: str) -> None:
+def _write(stream: TextIO | None, content: str) -> None:
+    if stream is None:  # closed before the program began, as by `>&-`
+        return
     encoding = getattr(stream, "encoding", None) or "utf-8"
     safe = content.encode(encoding, "backslashreplace").decode(encoding)
     try:

@@ -20,7 +20,14 @@ from lazybench.data.rows import Preparation, Rows
 from lazybench.data.split_choice import choose_split
 from lazybench.data.swap import replaced_folder
 from lazybench.data.write_imported import write_imported
-from lazybench.errors import DuplicateName, OutputUnavailable, UnknownName, UsageError
+from lazybench.errors import (
+    DuplicateName,
+    OutputUnavailable,
+    StoreError,
+    UnknownName,
+    UsageError,
+)
+from lazybench.records.atomic import FULL
 from lazybench.registry import AGENTS, DATA_ALIASES, DATASETS, load
 
 LONGEST_NAME = 40
@@ -85,6 +92,7 @@ def import_data(request: ImportRequest) -> Imported:
         DuplicateName: the name is taken.
         DataUnavailable: a source can't be read.
         OutputUnavailable: the data folder can't be written.
+        StoreError: its disk is full.
     """
     check_name(request.name)
     folder = imported_root() / request.name
@@ -111,7 +119,8 @@ def import_data(request: ImportRequest) -> Imported:
                     standardise=request.standardise,
                 )
     except OSError as error:
-        raise OutputUnavailable(
+        kind = StoreError if error.errno in FULL else OutputUnavailable
+        raise kind(
             f"{folder} can't be written ({error.strerror or error}); free some space, or set "
             "LAZYBENCH_DATA to another folder"
         ) from error

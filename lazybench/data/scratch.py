@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from typing import Any
 
@@ -20,6 +22,9 @@ def scratch(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     try:
         cache_root().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache_root()) as file:
+            # A map of a file with holes ends the process where the disk turns out to be full.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
             return np.memmap(file, dtype, "w+", shape=shape)
     except (OSError, ValueError):
         return np.zeros(shape, dtype)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -22,6 +23,7 @@ from lazybench.errors import ContractError, StoreError
 from lazybench.records import write_bytes, write_json
 
 _KEPT = 2
+_MANIFEST, _TENSORS, _TREE = "manifest.json", "tensors.safetensors", "state.json"
 _TENSOR = "$tensor"
 _TUPLE = "$tuple"
 
@@ -38,8 +40,8 @@ def save(folder: Path, step: int, state: Any) -> None:
     tree = _flatten(state, "state", tensors)
     target = folder / f"step-{step}"
     files = {
-        "tensors.safetensors": save_tensors(tensors),
-        "state.json": json.dumps(tree).encode(),
+        _TENSORS: save_tensors(tensors),
+        _TREE: json.dumps(tree).encode(),
     }
     for name, data in files.items():
         write_bytes(target / name, data)
@@ -47,7 +49,7 @@ def save(folder: Path, step: int, state: Any) -> None:
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in files.items()
     }
-    write_json(target / "manifest.json", manifest)
+    write_json(target / _MANIFEST, manifest)
     # Later ones can't be sound, or this run would have continued from them.
     there = steps(folder)
     kept = [old for old in there if old <= step][-_KEPT:]
@@ -65,8 +67,10 @@ def load(folder: Path) -> tuple[int, Any, list[str]] | None:
         try:
             return step, read(folder / f"step-{step}"), notes
         except StoreError as error:
-            notes.append(str(error))
-    return (0, None, notes) if notes else None
+            notes.append(f"{error}; using an earlier one")
+    if not notes:
+        return None
+    return 0, None, [*notes, f"no checkpoint in {folder} is sound: starting anew"]
 
 
 def to_device(state: Any, device: str) -> Any:
@@ -103,20 +107,25 @@ def read(folder: Path) -> Any:
         StoreError: it is incomplete or damaged.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        files = {name: (folder / name).read_bytes() for name in manifest}
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"checkpoint {folder} is incomplete ({error}); using an earlier one"
-        ) from error
-    for name, facts in manifest.items():
-        if hashlib.sha256(files[name]).hexdigest() != facts["sha256"]:
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        sha256 = {name: str(manifest[name]["sha256"]) for name in (_TENSORS, _TREE)}
+        files = {name: (folder / name).read_bytes() for name in sha256}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StoreError(f"checkpoint {folder} is incomplete ({told})") from error
+    for name, data in files.items():
+        if hashlib.sha256(data).hexdigest() != sha256[name]:
             raise StoreError(
-                f"checkpoint {folder / name} is damaged: sha256 doesn't match its manifest; "
-                "using an earlier one"
+                f"checkpoint {folder / name} is damaged: sha256 doesn't match its manifest"
             )
-    tensors = load_tensors(files["tensors.safetensors"])
-    return _unflatten(json.loads(files["state.json"]), tensors)
+    try:
+        return _unflatten(json.loads(files[_TREE]), load_tensors(files[_TENSORS]))
+    except (
+        SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError
+    ) as error:  # fmt: skip
+        # The manifest fits the files, so somebody other than `save` made all three.
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StoreError(f"checkpoint {folder} holds no state ({told})") from error
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

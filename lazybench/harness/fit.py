@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from lazybench.agent import COUNTED, Plan
 from lazybench.errors import ContractError, Diverged, Interrupted, StoreError
 from lazybench.harness import checkpoint, facts
 from lazybench.harness.judge import Clock, judge, open_env
+from lazybench.harness.outputs import need_space
 from lazybench.harness.signals import Signals
 from lazybench.harness.watch import Watch
 from lazybench.rng import Rng
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT_EVERY_S = 20.0
 """Seconds of training between checkpoints; when they are written can't change a result."""
+
+_KEPT_STATES = 6
+"""States on the disk at most: the current and the best one, in two checkpoints and a third."""
 
 
 @dataclass
@@ -120,6 +125,7 @@ def fit(training: Training, watch: Watch, signals: Signals) -> Progress:
         Diverged: a loss isn't finite; the message names the step and the last finite loss.
         Interrupted: a signal asked for it; a checkpoint was written.
         DataUnavailable: the data isn't installed or is damaged.
+        StoreError: the disk is full, found out before training where it is then.
     """
     spec, agent, rng = training.spec, training.agent, Rng(training.seed)
     judged = open_env(spec, spec.rows(spec.val_trials[training.budget]), "val", training.device)
@@ -132,39 +138,59 @@ def fit(training: Training, watch: Watch, signals: Signals) -> Progress:
     if plan is None or plan.updates == 0 or not hasattr(agent, "update"):
         progress.best, progress.best_step = progress.state, progress.step
         return progress
+    if training.folder is not None and progress.step < plan.updates:
+        need_space(training.folder, _KEPT_STATES * checkpoint.digest(progress.state)[1])
     train = open_env(spec, plan.meta_batch, "train", training.device, **plan.env)
     train.reset(seed=training.seed)
     watch.stage("train", plan.updates, progress.step)
     saved = time.monotonic()
-    while progress.step < plan.updates:
-        _update(training, progress, train, rng)
-        step = progress.step
-        shown = {"loss": progress.last_loss} if progress.last_loss is not None else {}
-        last = {"val": progress.curve[-1]["val"]} if progress.curve else {}
-        watch.advance(1, {**shown, **last})
-        due = plan.validate_every and step % plan.validate_every == 0
-        if due or step == plan.updates:
-            _validate(training, progress, judged, plan)
+    while progress.step < plan.updates or _due(progress, plan):
+        # A run that was stopped while it validated has this before the next update.
+        if not _due(progress, plan):
+            _update(training, progress, train, rng)
+            shown = {"loss": progress.last_loss} if progress.last_loss is not None else {}
+            last = {"val": progress.curve[-1]["val"]} if progress.curve else {}
+            watch.advance(1, {**shown, **last})
+        where = f"interrupted at meta-iteration {progress.step} of {plan.updates}"
+        due = _due(progress, plan)
+        if due:
+            try:
+                _validate(training, progress, judged, plan, signals.at_once(where))
+            except Interrupted:
+                _save(training, progress)
+                raise
         stop = signals.number
-        if due or stop or step == plan.updates or time.monotonic() - saved > CHECKPOINT_EVERY_S:
+        if due or stop or time.monotonic() - saved > CHECKPOINT_EVERY_S:
             _save(training, progress)
             saved = time.monotonic()
         if stop:
-            raise Interrupted(stop, f"interrupted at meta-iteration {step} of {plan.updates}")
+            raise Interrupted(stop, where)
     watch.finished()
     return progress
 
 
-def fit_whole(training: Training) -> tuple[Progress, Any]:
+def _due(progress: Progress, plan: Plan) -> bool:
+    """Whether the state is one to validate, and hasn't been."""
+    step = progress.step
+    known = bool(progress.curve) and progress.curve[-1]["step"] == step
+    asked = bool(plan.validate_every) and step % plan.validate_every == 0
+    return step > 0 and not known and (asked or step == plan.updates)
+
+
+def fit_whole(training: Training, signals: Signals) -> tuple[Progress, Any]:
     """Return what an agent with a loop of its own came to: its costs and its policy.
 
     `agent.fit(env, budget, rng)` gets a training environment of one row and makes its own batches;
     it can't be continued when interrupted, and its record says so.
+
+    Raises:
+        Interrupted: a signal came; there is nothing to save, so it ends at once.
     """
     env = open_env(training.spec, 1, "train", training.device)
     env.reset(seed=training.seed)
     clock = Clock()
-    policy = training.agent.fit(env, training.budget, Rng(training.seed).at("fit"))
+    with signals.at_once("interrupted; this agent has a loop of its own, which begins anew"):
+        policy = training.agent.fit(env, training.budget, Rng(training.seed).at("fit"))
     wall_s, cpu_s = clock.seconds()
     return Progress(train_wall_s=wall_s, train_cpu_s=cpu_s), policy
 
@@ -190,16 +216,16 @@ def _update(training: Training, progress: Progress, train: Any, rng: Rng) -> Non
     clock = Clock()
     step, rows = progress.step, train.num_envs
     batch, _ = train.reset(options={"trials": np.arange(step * rows, (step + 1) * rows)})
-    state, logs = training.agent.update(progress.state, batch, rng.at("update", step))
+    state, logs = _updated(training.agent.update(progress.state, batch, rng.at("update", step)))
     loss = logs.get("loss")
     if loss is not None and not math.isfinite(loss):
         last = "none" if progress.last_loss is None else f"{progress.last_loss:.4g}"
         raise Diverged(f"the loss is {loss} at meta-iteration {step + 1}; last finite loss: {last}")
     progress.state, progress.step = state, step + 1
-    progress.last_loss = progress.last_loss if loss is None else float(loss)
+    progress.last_loss = progress.last_loss if loss is None else loss
     for name in COUNTED:
         if name in logs:
-            amount = float(logs[name])
+            amount = logs[name]
             if not (math.isfinite(amount) and amount >= 0):
                 raise ContractError(f"the log '{name}' counts, so it is at least 0, got {amount}")
             progress.totals[name] = progress.totals.get(name, 0.0) + amount
@@ -208,14 +234,41 @@ def _update(training: Training, progress: Progress, train: Any, rng: Rng) -> Non
     progress.train_cpu_s += cpu_s
 
 
-def _validate(training: Training, progress: Progress, judged: Any, plan: Plan) -> None:
-    """Judge the current state on the validation trials and keep it if it is the best so far."""
+def _updated(answer: Any) -> tuple[Any, dict[str, float]]:
+    """State and logs as an agent's `update` gave them, the logs that are read as numbers."""
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)):
+        raise ContractError(
+            "update returns (state, logs), logs a dict that may be empty, got "
+            f"{type(answer).__name__}"
+        )
+    state, logs = answer
+    told = {name: logs[name] for name in ("loss", *COUNTED) if logs.get(name) is not None}
+    try:
+        return state, {name: float(value) for name, value in told.items()}
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContractError(
+            f"the logs of update are numbers, got {told}; give floats, as in loss.item()"
+        ) from error
+
+
+def _validate(
+    training: Training,
+    progress: Progress,
+    judged: Any,
+    plan: Plan,
+    stoppable: AbstractContextManager[None],
+) -> None:
+    """Judge the current state on the validation trials and keep it if it is the best so far.
+
+    The judging happens inside `stoppable`; the progress changes only after it.
+    """
     clock = Clock()
     spec = training.spec
     trials = spec.val_trials[training.budget]
-    policy = training.agent.policy(progress.state)
     metric, better = spec.validation
-    blocks = list(judge(judged, policy, metric, trials, seed=training.seed))
+    with stoppable:
+        policy = training.agent.policy(progress.state)
+        blocks = list(judge(judged, policy, metric, trials, seed=training.seed))
     value = blocks[0].score(metric)
     if len(blocks) > 1:
         value = float(np.concatenate([block.scores for block in blocks]).mean())

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +14,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lazybench.errors import Busy, OutputUnavailable
+from lazybench.errors import Busy, OutputUnavailable, StoreError
+
+_HOLDER = "lock.json"
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder inside a block.
+    """Hold a run's folder inside a block; `lock.json` tells who holds it.
+
+    The system lets go of a lock when its process ends, however it ends, so that no lock is stale.
 
     Raises:
         Busy: another process holds it.
@@ -25,12 +34,43 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0.5)
     except Timeout:
         raise Busy(
-            f"another process is at this run ({folder}); wait for it, or use another seed"
+            f"another process is at this run ({folder}){_holder(folder)}; wait for it, or use "
+            "another seed"
         ) from None
     try:
+        # For people alone: nothing is decided by what it says.
+        with contextlib.suppress(OSError):
+            holder = {"pid": os.getpid(), "host": platform.node()}
+            (folder / _HOLDER).write_text(json.dumps(holder), encoding="ascii")
         yield
     finally:
+        with contextlib.suppress(OSError):
+            (folder / _HOLDER).unlink()
         lock.release()
+
+
+def _holder(folder: Path) -> str:
+    """Who says that it holds a folder, as a part of a sentence."""
+    try:
+        told = json.loads((folder / _HOLDER).read_bytes())
+        return f": process {int(told['pid'])} on {told['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def need_space(folder: Path, size: int) -> None:
+    """Look whether `size` bytes fit on the disk of a folder, before there is work to lose.
+
+    Raises:
+        StoreError: they don't; both numbers are told.
+    """
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists()))
+        if free.free < size:
+            raise StoreError(
+                f"checkpoints below {folder} take {size} bytes, but the disk has {free.free} left; "
+                "nothing was trained; free some space, or choose another disk with --runs"
+            )
 
 
 def writable(folder: Path) -> None:
@@ -39,11 +79,12 @@ def writable(folder: Path) -> None:
     Raises:
         OutputUnavailable: it can't be made or written.
     """
-    probe = folder / f".write-test-{time.monotonic_ns()}"
+    # Named so that it is cleaned up with what else a killed process leaves.
+    probe = folder / f".tmp-{os.getpid()}-{time.monotonic_ns()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise OutputUnavailable(
             f"can't write to {folder} ({error.strerror or error}); choose another folder with "

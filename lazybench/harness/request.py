@@ -97,11 +97,19 @@ def check_device(device: str) -> str:
     kind = device.partition(":")[0]
     if kind not in DEVICES:
         raise UsageError(f"device must be one of {', '.join(DEVICES)}, got '{device}'")
+    index = device.partition(":")[2]
+    if ":" in device and not (kind in ("cuda", "mps") and index.isdecimal()):
+        raise UsageError(f"a device is cpu, cuda, mps, or numbered as in cuda:1, got '{device}'")
     if kind == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
         raise DeviceUnavailable(
             "device cuda was asked for, but this torch finds none; use --device cpu or auto"
+        )
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise DeviceUnavailable(
+            f"device {device} was asked for, but the last one is "
+            f"cuda:{torch.cuda.device_count() - 1}"
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise DeviceUnavailable("device mps was asked for, but there is none; use --device cpu")

@@ -30,7 +30,16 @@ from lazybench.harness.signals import Signals
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
 from lazybench.precision import using_precision
-from lazybench.records import Packed, Record, Store, append_line, read_lines, write_json
+from lazybench.records import (
+    Packed,
+    Record,
+    Store,
+    append_line,
+    read_lines,
+    remove_leftovers,
+    write_bytes,
+    write_json,
+)
 from lazybench.records.atomic import plain
 
 
@@ -59,7 +68,8 @@ def _run(request: RunRequest, watch: Watch) -> Record:
         return standing
     writable(request.out)
     writable(cell.folder)
-    with locked(cell.folder), Signals() as signals:
+    with locked(cell.folder), Signals(watch.note) as signals:
+        remove_leftovers(cell.folder)
         if request.force:
             shutil.rmtree(cell.folder / "ckpt", ignore_errors=True)
             cell.file("episodes", "jsonl").unlink(missing_ok=True)
@@ -78,6 +88,9 @@ def _run(request: RunRequest, watch: Watch) -> Record:
         write_json(
             cell.file("done", "json"), {"status": made.status, "record": str(path.resolve())}
         )
+        if signals.number:
+            # Nothing of this run is left to do, but whoever asked for it wants to do no more.
+            raise Interrupted(signals.number, f"interrupted once {path} was written")
     return made
 
 
@@ -86,6 +99,7 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals) -> Record:
     facts.reset_peak_memory()
     # Asked now, while the files are what was imported: a checkout may move on during a long run.
     facts.code()
+    cell.file("error", "txt").unlink(missing_ok=True)
     training = Training.of(cell, cell.folder / "ckpt")
     progress = Progress()
     status, reason = "ok", None
@@ -93,7 +107,7 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals) -> Record:
     known: dict[str, Any] = {}
     try:
         if hasattr(training.agent, "fit"):
-            progress, policy = fit_whole(training)
+            progress, policy = fit_whole(training, signals)
             cell.file("episodes", "jsonl").unlink(missing_ok=True)
         else:
             progress = fit(training, watch, signals)
@@ -107,9 +121,12 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals) -> Record:
         progress = _last(cell)
     except (UsageError, DataUnavailable, StoreError, OutputUnavailable):
         raise
-    except Exception as error:
+    # An agent that calls `exit` mustn't end the run as if all were well.
+    except (Exception, SystemExit) as error:
         status, reason = _failure(error)
-        watch.note(f"{status}: {reason}")
+        told = traceback.format_exc().encode("utf-8", "backslashreplace")
+        path = write_bytes(cell.file("error", "txt"), told)
+        watch.note(f"{status}: {reason}; traceback in {path}")
         progress = _last(cell)
     watch.finished()
     return record(cell, progress, scored, Outcome(status, reason, started, known))
@@ -125,13 +142,25 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
     """Judge the official trials block by block; what was judged already isn't repeated."""
     path = cell.file("episodes", "jsonl")
     digest, _ = checkpoint.digest(progress.best)
-    blocks = [_block(line) for line in read_lines(path) if line["state"] == digest]
+    lines = read_lines(
+        path,
+        torn=lambda number: watch.note(
+            f"{path}:{number}: the last line is cut off; its trials are judged again"
+        ),
+    )
+    blocks = [_block(line) for line in lines if line["state"] == digest]
     start = sum(len(block.scores) for block in blocks)
     watch.stage("test", cell.trials, min(start, cell.trials))
     spec = cell.spec
     env = open_env(spec, spec.rows(cell.trials), "test", cell.device)
     seed, metric, names = cell.request.seed, spec.metric, spec.columns
-    for block in judge(env, policy, metric, cell.trials, start=start, seed=seed, columns=names):
+    judged = judge(env, policy, metric, cell.trials, start=start, seed=seed, columns=names)
+    while True:
+        # A block may take minutes, and is judged as a whole the next time.
+        with signals.at_once(f"interrupted at test trial {start}"):
+            block = next(judged, None)
+        if block is None:
+            break
         line = {
             "state": digest,
             "first": block.first,
@@ -144,12 +173,9 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
         }
         append_line(path, line)
         blocks.append(block)
+        start = block.first + len(block.scores)
         mean = float(np.concatenate([each.scores for each in blocks]).mean())
         watch.advance(len(block.scores), {metric: mean})
-        if signals.number:
-            raise Interrupted(
-                signals.number, f"interrupted at test trial {block.first + len(block.scores)}"
-            )
     wall_s, cpu_s = sum(block.wall_s for block in blocks), sum(block.cpu_s for block in blocks)
     return gathered(env, blocks, names, wall_s, cpu_s)
 
@@ -173,10 +199,18 @@ def _last(cell: Cell) -> Progress:
     return Progress.of(found[1]) if found is not None and found[1] is not None else Progress()
 
 
-def _failure(error: Exception) -> tuple[str, str]:
+_NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc", "Cannot allocate memory")
+"""What torch, CUDA, C++ and the system say in errors of other types than their own."""
+
+
+def _failure(error: BaseException) -> tuple[str, str]:
     """Status and one-line reason of an error inside an agent."""
     text = f"{type(error).__name__}: {error}".splitlines()[0]
-    if "OutOfMemory" in type(error).__name__ or "DefaultCPUAllocator" in text:
+    if (
+        isinstance(error, MemoryError)
+        or "OutOfMemory" in type(error).__name__
+        or any(words in text for words in _NO_MEMORY)
+    ):
         return "oom", f"{text}; peak memory {facts.peak_memory_bytes() >> 20} MiB"
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
+
+from lazybench.errors import Interrupted
 
 
 class Signals:
@@ -17,10 +22,12 @@ class Signals:
     caught.
     """
 
-    def __init__(self) -> None:
-        """Catch nothing yet."""
+    def __init__(self, tell: Callable[[str], None] = lambda text: None) -> None:
+        """Catch nothing yet; `tell` will hear that a step is being finished first."""
         self.number = 0
+        self._tell = tell
         self._before: dict[int, object] = {}
+        self._at_once: str | None = None
 
     def __enter__(self) -> Self:
         """Start catching."""
@@ -39,7 +46,30 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    @contextmanager
+    def at_once(self, text: str) -> Iterator[None]:
+        """Let the first signal raise `Interrupted(text)` from wherever the block is.
+
+        For what may take long and can be done again as a whole: nothing in the block may be worth
+        finishing, or leave something half done.
+
+        Raises:
+            Interrupted: a signal came, inside the block or before it.
+        """
+        self._at_once = text
+        try:
+            if self.number:
+                raise Interrupted(self.number, text)
+            yield
+        finally:
+            self._at_once = None
+
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.number:
             os._exit(128 + number)
         self.number = number
+        if self._at_once is not None:
+            raise Interrupted(number, self._at_once)
+        # The main program may be amidst writing to the same stream, which Python refuses.
+        with contextlib.suppress(RuntimeError):
+            self._tell("stopping after this step; once more stops at once")

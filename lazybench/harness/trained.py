@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from lazybench.errors import UnknownName, UsageError
+from lazybench.errors import StoreError, UnknownName, UsageError
 from lazybench.harness import checkpoint
 from lazybench.harness.fit import Progress
 from lazybench.harness.runs import list_runs
@@ -88,6 +88,7 @@ def find_run(name: str, runs: Path) -> TrainedRun:
     Raises:
         UnknownName: there is no such run.
         UsageError: the key fits several, or nothing was trained there.
+        StoreError: the newest checkpoint is damaged.
     """
     folder = Path(name)
     if not (folder / "config.json").is_file():
@@ -115,12 +116,17 @@ def find_run(name: str, runs: Path) -> TrainedRun:
         key, asked = facts.pop("key"), facts.pop("asked")
         overrides, told = dict(facts.pop("overrides")), facts.pop("network_facts")
         network = None if told is None else NetworkFacts(**told)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{folder}/config.json doesn't tell what is needed ({error}): it is no run's, or an "
             "older version of lazybench made it; run again with --force"
         ) from error
     found = checkpoint.load(folder / "ckpt")
+    if found is not None and found[2]:
+        # An earlier state would be judged as if it were the one that was trained.
+        raise StoreError(
+            f"{found[2][0].partition(';')[0]}; the command that trained it makes it anew"
+        )
     if found is None or found[1] is None:
         raise UsageError(
             f"{folder} holds no trained state: an agent without training, or a run that was cut "

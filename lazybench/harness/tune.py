@@ -18,7 +18,7 @@ from lazybench.harness.request import RunRequest
 from lazybench.harness.signals import Signals
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
-from lazybench.records import append_line, read_lines
+from lazybench.records import append_line, read_lines, remove_leftovers
 
 WIDE = 10.0
 """A step size is searched from so many times less than its preset to so many times more."""
@@ -170,7 +170,8 @@ def tune(
     points = drawn(axes, trials, request.seed)
     # Told before any training, not after half of it.
     cells = [resolve(replace(request, overrides={**request.overrides, **p})) for p in points]
-    with locked(folder), Signals() as signals, using_threads(request.threads):
+    with locked(folder), Signals(watch.note) as signals, using_threads(request.threads):
+        remove_leftovers(folder)
         found = list(_all(folder, points, cells, watch, signals))
     return folder, found
 

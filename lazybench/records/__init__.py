@@ -6,6 +6,7 @@ from lazybench.records.atomic import (
     append_line,
     canonical_json,
     read_lines,
+    remove_leftovers,
     write_bytes,
     write_json,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "canonical_json",
     "make_key",
     "read_lines",
+    "remove_leftovers",
     "slug",
     "write_bytes",
     "write_json",

@@ -12,15 +12,18 @@ import json
 import math
 import os
 import secrets
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lazybench.errors import OutputUnavailable, StoreError, UsageError
 
-_FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
+FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
+"""What systems call a disk, a quota or a file that is full."""
 _TAIL_BYTES = 1 << 16
+_TEMPORARY = ".tmp-"
 
 
 def plain(obj: Any) -> Any:
@@ -77,7 +80,7 @@ def _compact(obj: Any) -> str:
 def _store_error(path: Path, error: OSError, size: int) -> StoreError | OutputUnavailable:
     """The error to raise for an `OSError` met while writing `size` bytes for `path`."""
     why = error.strerror or str(error)
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return StoreError(
             f"can't write {size} bytes to {path}: {why}; earlier files are intact, free some "
             "space and run the same command again"
@@ -118,7 +121,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, replace: bool = Tr
     """
     target = Path(path)
     # A short name of its own, so that the longest allowed target name still works.
-    temporary = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -145,6 +148,21 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, replace: bool = Tr
             temporary.unlink()
     _sync_folder(target.parent)
     return target
+
+
+def remove_leftovers(folder: Path, *, older_than_s: float = 0.0) -> None:
+    """Removes what writers that were killed left in a folder and below.
+
+    Args:
+        folder: where to look.
+        older_than_s: leave younger files alone; 0 for whoever knows that nobody writes there now.
+    """
+    latest = time.time() - older_than_s
+    for path in folder.rglob(f"{_TEMPORARY}*"):
+        # Another process may remove it first.
+        with contextlib.suppress(OSError):
+            if older_than_s <= 0 or path.stat().st_mtime < latest:
+                path.unlink()
 
 
 def _rename_to_new(temporary: Path, target: Path) -> None:
@@ -252,10 +270,12 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_lines(
+    path: str | os.PathLike[str], *, torn: Callable[[int], None] = lambda number: None
+) -> list[dict[str, Any]]:
     """The objects that `append_line` wrote, in order; a torn last line is left out.
 
-    A file that isn't there holds no lines.
+    A file that isn't there holds no lines. `torn` hears the number of a line that was left out.
 
     Raises:
         StoreError: a line before the last doesn't verify (file and line named), or the file
@@ -282,4 +302,6 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
                 f"{path}:{number}: the line's checksum doesn't fit its content; only whole lines "
                 "written by this program are allowed; move the file away and run again"
             )
+        else:
+            torn(number)
     return objects

@@ -151,11 +151,11 @@ def _trained(
     )
     if made.spec.trains:
         watch.note(f"training again: {_how_long(fitted)}")
-    if hasattr(made.agent, "fit"):
-        return fit_whole(training)
     if made.spec.trains:
         writable(kept)
-    with Signals() as signals:
+    with Signals(watch.note) as signals:
+        if hasattr(made.agent, "fit"):
+            return fit_whole(training, signals)
         progress = fit(training, watch, signals)
     shutil.rmtree(kept, ignore_errors=True)
     return progress, None

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +19,6 @@ from lazybench.errors import (
     UsageError,
 )
 from lazybench.harness.runs import list_runs
-from lazybench.harness.watch import Silent
 from lazybench.registry import AGENTS
 
 PLAYERS = Path(__file__).with_name("players.py")
@@ -90,52 +84,6 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path, monkeypatch):
     whole = play(tmp_path / "calm", "Interrupts")
     assert resumed.comparable() == whole.comparable()
     assert [run.status for run in list_runs(tmp_path / "runs")] == ["ok"]
-
-
-def test_a_killed_run_continues_bit_for_bit(tmp_path):
-    code = (
-        "import lazybench, sys\n"
-        "from lazybench.harness import fit\n"
-        "fit.CHECKPOINT_EVERY_S = 0.0\n"
-        f"lazybench.run({str(PLAYERS) + ':Slow'!r}, {ENV!r}, budget='smoke', "
-        "out=sys.argv[1] + '/store', runs=sys.argv[1] + '/runs', settings={'updates': 30})\n"
-    )
-    root = Path(lazybench.__file__).resolve().parents[1]
-    surroundings = os.environ | {"LAZYBENCH_TEST_PAUSE_S": "0.1", "PYTHONPATH": str(root)}
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=surroundings)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/*/ckpt/step-[5-9]/manifest.json")):
-        assert child.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert not lazybench.load_records(out=tmp_path / "store")
-    resumed = play(tmp_path, "Slow", settings={"updates": 30})
-    whole = play(tmp_path / "whole", "Slow", settings={"updates": 30})
-    assert resumed.comparable() == whole.comparable()
-
-
-def test_a_damaged_checkpoint_is_passed_over(tmp_path):
-    with pytest.raises(Interrupted):
-        play(tmp_path, "Interrupts")
-    newest = max(tmp_path.glob("runs/*/ckpt/step-*"), key=lambda path: int(path.name[5:]))
-    file = newest / "tensors.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(bytes(data))
-    heard = []
-
-    class Listening(Silent):
-        def note(self, text):
-            heard.append(text)
-
-    # It goes back to step 2, so it meets the interruption at step 3 once more.
-    with pytest.raises(Interrupted):
-        play(tmp_path, "Interrupts", watch=Listening())
-    assert any("damaged: sha256" in text for text in heard)
-    assert "continuing from the checkpoint at meta-iteration 2" in heard
-    assert play(tmp_path, "Interrupts").status == "ok"
 
 
 def test_an_agent_with_a_loop_of_its_own(tmp_path):
