@@ -9,7 +9,8 @@ DEMO_ENV ?= tiered-20way
 DEMO_OUT ?= runs/demo
 DEMO_AGENTS ?= chance nearest_pixel finetune lazy_reptile
 DEMO_FLAGS ?=
-PYTEST_FLAGS ?=
+# Two processes: tests pin torch to one thread each.
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
