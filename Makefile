@@ -59,7 +59,7 @@ test: $(VENV)/.developed  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-faults: $(VENV)/.developed  ## every fault of docs/reliability.md, the slow ones included (under 10 minutes)
-	$(BIN)/python -m pytest tests/faults -m "not gpu" -n 2 $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest tests/faults -m "not gpu" $(PYTEST_FLAGS)
 
 lint: $(VENV)/.developed  ## ruff
 	$(BIN)/ruff check .
