@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench.errors import UsageError
+from lazybench.errors import StoreError, UsageError
 from lazybench.records.atomic import append_line, read_lines
 
 Answer = list[float] | int
@@ -66,7 +66,12 @@ class Journal:
                 f"({', '.join(differs) or 'format'}); choose another --out, or begin anew with "
                 "--fresh"
             )
-        for line in lines[1:]:
+        for number, line in enumerate(lines[1:], 2):
+            if "image" not in line or "answer" not in line:
+                raise StoreError(
+                    f"{path}:{number}: the line tells no image with its answer; begin anew with "
+                    "--fresh, or choose another --out"
+                )
             self._answers[line["image"]].append(line["answer"])
 
     def __len__(self) -> int:

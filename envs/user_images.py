@@ -156,9 +156,9 @@ def _read_labels(path: Path) -> Any:
         text = path.read_text("utf-8")
         if path.suffix == ".json":
             return json.loads(text)
-    except (OSError, ValueError, DataUnavailable) as error:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
+    except (OSError, ValueError, RecursionError, csv.Error, DataUnavailable) as error:
         raise DataUnavailable(f"{path} can't be read as labels: {error}") from error
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
     if rows and not rows[0][-1].lstrip("-").isdecimal():
         # A head such as name,label.
         del rows[0]

@@ -76,11 +76,18 @@ def batch(value: Any, where: str, labels: str) -> Batch:
         DataUnavailable: it has another form.
     """
     entries = text_keys(value, where, ("data", labels))
+    x, told = entries["data"], entries[labels]
+    # A list in a list may hold itself many times over: numpy would walk it for years.
+    whole = isinstance(told, list) and all(isinstance(label, int) for label in told)
+    if not isinstance(x, np.ndarray) or not (whole or isinstance(told, np.ndarray)):
+        raise DataUnavailable(
+            f"{where} holds data of {type(x).__name__} and {labels} of {type(told).__name__}, not "
+            "an array and integers; fetch it again"
+        )
     try:
-        x = np.asarray(entries["data"])
-        y = np.asarray(entries[labels], dtype=np.int64)
+        y = np.asarray(told, dtype=np.int64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataUnavailable(f"{where} is damaged ({error}); fetch it again") from error
+        raise DataUnavailable(f"{where}: bad {labels} ({error}); fetch it again") from error
     if x.dtype != np.uint8 or x.shape != (len(y), 3 * SIDE * SIDE):
         raise DataUnavailable(
             f"{where} holds {x.dtype} {list(x.shape)} for {len(y)} labels, not uint8 "
@@ -95,7 +102,10 @@ def label_names(value: Any, where: str, key: str) -> list[str]:
     Raises:
         DataUnavailable: it has another form.
     """
-    return [as_text(name) for name in text_keys(value, where, (key,))[key]]
+    names = text_keys(value, where, (key,))[key]
+    if not isinstance(names, list) or not all(isinstance(name, str | bytes) for name in names):
+        raise DataUnavailable(f"{where} holds no list of names as {key}; fetch it again")
+    return [as_text(name) for name in names]
 
 
 def md5(path: Path) -> str:

@@ -85,11 +85,16 @@ class ZipTree:
             if total > most_bytes:
                 raise self._refused(f"{total} bytes unpacked, at most {most_bytes} are allowed")
             prefix = f"{inner}/" if inner else ""
+            size = path.stat().st_size
             self._members: dict[str, zipfile.ZipInfo] = {}
             seen: set[str] = set()
             for member in members:
                 name = member.filename
                 self._inspect(member, most_member_bytes)
+                if member.compress_size > size:
+                    # Room for that many bytes would be made before the first of them is read.
+                    told = f"{member.compress_size} packed bytes of {size} in all"
+                    raise self._refused(f"member {name!r} says that it has {told}")
                 if name in seen:
                     raise self._refused(f"member {name!r} stands there twice")
                 seen.add(name)

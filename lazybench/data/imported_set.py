@@ -125,8 +125,9 @@ def _pool(folder: Path, meta: Meta, split: Split) -> Pool:
     _check_size(path, facts.bytes)
     try:
         x: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _damaged(path, str(error)) from error
+    # Numpy parses a header as Python; what it raises on a damaged one is no fixed list.
+    except Exception as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
     dtype = np.uint8 if meta.kind == "images" else np.float32
     if x.shape != (sum(facts.counts), *meta.shape) or x.dtype != dtype:
         raise _damaged(path, f"{x.dtype} {list(x.shape)}, which its meta.json doesn't say")

@@ -6,10 +6,23 @@ import tarfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 from lazybench.errors import DataUnavailable
 
 MOST_BYTES = 1 << 30
+MOST_UNPACKED_BYTES = 2 << 30
+"""Of an archive, whatever is read of it: a bomb takes time where it takes no memory."""
+
+_BLOCK_BYTES = 1 << 20
+_MOST_TEXT_BYTES = 1 << 20
+_TEXTS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 
 def read_members(
@@ -18,7 +31,7 @@ def read_members(
     """Return the contents of the members `names` of a tar file, compressed or not.
 
     Members are found by name alone and read into memory, so that a hostile archive has nowhere to
-    write to.
+    write to. It is unpacked to its end, where the checksum of what was read stands.
 
     Args:
         path: the tar file.
@@ -32,8 +45,10 @@ def read_members(
     wanted = list(names)
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=_Header) as archive:
             for member in archive:
+                if archive.offset > MOST_UNPACKED_BYTES:
+                    raise _too_much(path)
                 name = member.name.removeprefix("./")
                 if name not in wanted:
                     continue
@@ -46,9 +61,8 @@ def read_members(
                 found[name] = b"" if file is None else file.read()
                 if len(found[name]) != member.size:
                     raise EOFError(f"{name} is cut")
-                if len(found) == len(wanted):
-                    break
-    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
+            _read_to_the_end(archive, path)
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error, tarfile.TarError) as error:
         raise DataUnavailable(
             f"{path} isn't a whole tar file ({error}); delete it and fetch it again"
         ) from error
@@ -56,6 +70,29 @@ def read_members(
     if missing:
         raise DataUnavailable(f"{path} has no member {missing[0]!r}; fetch the file again")
     return found
+
+
+class _Header(tarfile.TarInfo):
+    """Head of a member; one that says that a name or comment has megabytes is refused."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Return the head that a block holds."""
+        found = super().frombuf(buf, encoding, errors)
+        # All of such a member is read before anybody else can look at its size.
+        if found.type in _TEXTS and found.size > _MOST_TEXT_BYTES:
+            raise tarfile.ReadError(f"a name or comment of {found.size} bytes")
+        return found
+
+
+def _read_to_the_end(archive: tarfile.TarFile, path: Path) -> None:
+    while archive.fileobj.read(_BLOCK_BYTES):
+        if archive.fileobj.tell() > MOST_UNPACKED_BYTES:
+            raise _too_much(path)
+
+
+def _too_much(path: Path) -> DataUnavailable:
+    return _refused(path, f"it unpacks to more than {MOST_UNPACKED_BYTES} bytes")
 
 
 def _refused(path: Path, why: str) -> DataUnavailable:

@@ -54,7 +54,7 @@ def _info(config: Path) -> RunInfo | None:
             _status(folder),
             _step(folder),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

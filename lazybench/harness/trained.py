@@ -116,7 +116,7 @@ def find_run(name: str, runs: Path) -> TrainedRun:
         key, asked = facts.pop("key"), facts.pop("asked")
         overrides, told = dict(facts.pop("overrides")), facts.pop("network_facts")
         network = None if told is None else NetworkFacts(**told)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{folder}/config.json doesn't tell what is needed ({error}): it is no run's, or an "
             "older version of lazybench made it; run again with --force"
