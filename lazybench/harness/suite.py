@@ -17,16 +17,18 @@ inner_steps = [5, 10]
 from __future__ import annotations
 
 import itertools
+import json
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lazybench.errors import UsageError, nearest
 from lazybench.specs import BUDGETS
 
+_TOLD = 200
 SHIPPED = Path(__file__).parent.parent / "suites"
 
 
@@ -37,11 +39,23 @@ class Block(BaseModel):
 
     agents: list[str] = Field(min_length=1)
     envs: list[str] = Field(min_length=1)
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
     budget: str = "small"
     set: dict[str, Any] = Field(default_factory=dict)
     protocol: dict[str, Any] = Field(default_factory=dict)
-    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _as_options(self) -> Self:
+        """Look whether settings can stand on a command line, which dates can't."""
+        for name, value in (*self.set.items(), *self.protocol.items(), *self.grid.items()):
+            try:
+                json.dumps(value)
+            except TypeError as error:
+                raise ValueError(
+                    f"{name} must hold numbers, text, true, false, lists or tables ({error})"
+                ) from error
+        return self
 
 
 class Suite(BaseModel):
@@ -91,12 +105,14 @@ def read_suite(name: str) -> Suite:
         )
     try:
         suite = Suite(**tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is no TOML file that can be read: {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path}: {where}: {first['msg']}, got {first['input']!r}") from error
+        told = repr(first["input"])
+        got = told if len(told) <= _TOLD else f"{told[:_TOLD]}..."
+        raise UsageError(f"{path}: {where}: {first['msg']}, got {got}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is no TOML file that can be read: {error}") from error
     for block in suite.cells:
         if block.budget not in BUDGETS:
             raise UsageError(
@@ -115,5 +131,5 @@ def expand(suite: Suite) -> list[SuiteCell]:
         ):
             settings = {**block.set, **dict(chosen)}
             cell = SuiteCell(agent, env, seed, block.budget, settings, dict(block.protocol))
-            cells.setdefault(f"{cell.budget} {cell.name}", cell)
+            cells.setdefault(json.dumps(asdict(cell), sort_keys=True), cell)
     return list(cells.values())
