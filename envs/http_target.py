@@ -17,6 +17,7 @@ import numpy as np
 import requests
 from numpy.typing import NDArray
 from torch import Tensor
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from lazybench.envs.checks import check_one_of, check_whole
 from lazybench.envs.http_journal import Journal, digest
@@ -32,6 +33,10 @@ _BROKEN = (
 )
 _LONGEST_PAUSE_S = 60.0
 _TOLD = 200
+_CHUNK_BYTES = 1 << 16
+
+MOST_REPLY_BYTES = 64 << 20
+"""A reply to a batch of images: some thousand classes in decimals are a megabyte."""
 
 
 @dataclass(frozen=True)
@@ -194,19 +199,24 @@ class HttpTarget:
         for turn in range(settings.retries + 1):
             self._pace.wait(images)
             try:
-                reply = self._session().post(
-                    self._url, data=body, timeout=settings.timeout_s, allow_redirects=False
-                )
+                reply, content = self._asked(body)
             except _BROKEN as error:
                 why, asked_s = _reason(error, settings.timeout_s), None
             except requests.RequestException as error:
                 raise ContractError(f"{self.name} can't be asked: {error}") from None
             else:
                 if reply.status_code == 200:
-                    return bytes(reply.content)
-                why = f"HTTP {reply.status_code} {reply.reason}"
+                    return content
+                why = _one_line(f"HTTP {reply.status_code} {reply.reason}")
+                if reply.is_redirect:
+                    there = _one_line(reply.headers["Location"])
+                    raise ContractError(
+                        f"{self.name} sends requests elsewhere ({why}), to '{there}', which isn't "
+                        "followed: headers may be secrets; give that address as the target"
+                    )
                 if reply.status_code not in _AGAIN:
-                    raise ContractError(f"{self.name} refused a request: {why}: {_text(reply)}")
+                    told = _one_line(content.decode("utf-8", "replace")) or "no text"
+                    raise ContractError(f"{self.name} refused a request: {why}: {told}")
                 asked_s = _retry_after(reply)
             if turn < settings.retries and self._closing.wait(
                 min(asked_s if asked_s is not None else pause_s, _LONGEST_PAUSE_S)
@@ -219,11 +229,43 @@ class HttpTarget:
         )
         raise ContractError(self.gone)
 
+    def _asked(self, body: bytes) -> tuple[requests.Response, bytes]:
+        """The reply to a request, and what it holds, read within the time and size allowed.
+
+        Raises:
+            ContractError: a reply of too many bytes.
+            requests.RequestException: no whole reply in time.
+        """
+        limit_s = self._settings.timeout_s
+        end_s = time.monotonic() + limit_s
+        with self._session().post(
+            self._url, data=body, timeout=limit_s, allow_redirects=False, stream=True
+        ) as reply:
+            # `timeout` is from byte to byte; a reply that drips would take as long as it likes.
+            held = bytearray()
+            try:
+                while chunk := reply.raw.read1(_CHUNK_BYTES, decode_content=False):
+                    held += chunk
+                    if len(held) > MOST_REPLY_BYTES:
+                        raise ContractError(
+                            f"{self.name} answered more than {MOST_REPLY_BYTES >> 20} MiB; ask "
+                            "about fewer images at once with --batch"
+                        )
+                    if time.monotonic() > end_s:
+                        raise requests.Timeout
+            except ReadTimeoutError as error:
+                raise requests.Timeout from error
+            except HTTPError as error:
+                raise requests.ConnectionError(str(error)) from error
+            return reply, bytes(held)
+
     def _session(self) -> requests.Session:
         """This thread's connections."""
         if not hasattr(self._own, "session"):
             session = requests.Session()
-            session.headers.update({"Content-Type": "application/json", **self._settings.headers})
+            # Not packed: a packed reply could unpack to any size.
+            plain = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+            session.headers.update(plain | self._settings.headers)
             self._own.session = session
             with self._lock:
                 self._sessions.append(session)
@@ -268,11 +310,12 @@ def _reason(error: Exception, timeout_s: float) -> str:
     return f"no connection ({type(error).__name__})"
 
 
-def _text(reply: requests.Response) -> str:
-    return " ".join(reply.text.split())[:_TOLD] or "no text"
+def _one_line(text: str) -> str:
+    """What a server says, without signs that steer a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_TOLD]
 
 
 def _retry_after(reply: requests.Response) -> float | None:
     """Seconds that a target asks to wait; dates aren't read."""
     told = reply.headers.get("Retry-After", "")
-    return float(told) if told.isdigit() else None
+    return float(told[:9]) if told.isascii() and told.isdigit() else None

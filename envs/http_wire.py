@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -26,6 +25,8 @@ from lazybench.errors import ContractError, UsageError
 Encoding = Literal["array", "png"]
 
 _TOLD = 200
+_MOST = 3e38
+"""Past it, float32 has no number."""
 
 
 def request_body(images: NDArray[np.uint8], form: TargetForm, encoding: Encoding) -> bytes:
@@ -58,7 +59,7 @@ def read_answers(content: bytes, images: int, form: TargetForm, name: str) -> li
     """
     try:
         told = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ContractError(f"{name} answered no JSON: {error}") from None
     if isinstance(told, dict):
         told = told.get("predictions")
@@ -71,7 +72,7 @@ def read_answers(content: bytes, images: int, form: TargetForm, name: str) -> li
     label = form.answers == "label"
     for answer in told:
         if label:
-            fine = isinstance(answer, int) and not isinstance(answer, bool)
+            fine = _is_number(answer) and isinstance(answer, int) and abs(answer) < 1 << 63
         else:
             fine = isinstance(answer, list) and bool(answer) and all(map(_is_number, answer))
         if not fine:
@@ -116,7 +117,10 @@ def shown(url: str) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    # Also where an integer has so many digits that it is no float.
+    return abs(value) < _MOST
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:

@@ -1,0 +1,185 @@
+"""Servers that lie, drip, flood or send elsewhere: one line, in time, and no secret leaves."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lazybench.envs import http_target
+from lazybench.envs.http_target import HttpSettings, HttpTarget
+from lazybench.envs.target_form import TargetForm
+from lazybench.errors import ContractError
+
+IMAGES = torch.rand(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+Serve = Callable[[socket.socket], None]
+
+
+@contextmanager
+def raw(serve: Serve) -> Iterator[str]:
+    """The address of a server that answers each connection by `serve`, bytes as they are."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def one(client: socket.socket) -> None:
+        with client:
+            try:
+                client.recv(1 << 16)
+                serve(client)
+            except OSError:
+                return
+
+    def run() -> None:
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            threading.Thread(target=one, args=(client,), daemon=True).start()
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/predict"
+    finally:
+        # Closing alone doesn't wake who waits in accept.
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
+def refusal(url: str, **settings: Any) -> str:
+    """The one line that asking ends in, with nothing kept."""
+    asked = HttpSettings(**{"pause_s": 0.01, "retries": 1, "timeout_s": 5.0, **settings})
+    target = HttpTarget(url, TargetForm(), asked)
+    with closing(target), pytest.raises(ContractError) as raised:
+        target(IMAGES)
+    assert len(target.journal) == 0
+    message = str(raised.value)
+    assert len(message) < 1000
+    assert message.isprintable()
+    return message
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_isnt_followed_and_no_header_goes_there(loopback: Any, status: int) -> None:
+    heard: list[bytes] = []
+    with raw(lambda client: heard.append(b"asked")) as elsewhere:
+        loopback.before = lambda number: (status, {"Location": elsewhere}, b"")
+        message = refusal(loopback.url, headers={"Authorization": "hush"})
+    assert f"'{elsewhere}'" in message
+    assert "isn't followed" in message
+    assert "hush" not in message
+    assert heard == []
+    assert len(loopback.requests) == 1
+
+
+def test_a_reply_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_target, "MOST_REPLY_BYTES", 1 << 20)
+    sent = 0
+
+    def flood(client: socket.socket) -> None:
+        nonlocal sent
+        client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            sent += client.send(b"[" * (1 << 16))
+
+    with raw(flood) as url:
+        assert "more than 1 MiB" in refusal(url)
+    assert sent < 64 << 20
+
+
+def test_a_reply_that_drips_is_given_up_in_time() -> None:
+    def drip(client: socket.socket) -> None:
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        while True:
+            client.sendall(b"[")
+            time.sleep(0.05)
+
+    with raw(drip) as url:
+        begin_s = time.monotonic()
+        assert "no answer within 0.5 s" in refusal(url, timeout_s=0.5)
+    assert time.monotonic() - begin_s < 20
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (b"", "no connection"),
+        (b"no http at all\r\n\r\n", "no connection"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n[1", "no connection"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "no connection"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5000 + b"\r\n[]", "no connection"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * (1 << 20) + b"\r\n\r\n[]", "no connection"),
+        (b"HTTP/1.1 503 \x1b[31mred\r\nRetry-After: 0\r\n\r\n", "HTTP 503"),
+        (b"HTTP/1.1 418 x\r\n\r\n\x1b[2J\x07" + b"a" * 9999, "HTTP 418 x: [2J"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b\x08", "no JSON"),
+    ],
+)
+def test_replies_that_are_no_http(reply: bytes, message: str) -> None:
+    with raw(lambda client: client.sendall(reply)) as url:
+        assert message in refusal(url)
+
+
+@pytest.mark.parametrize(
+    ("body", "answers", "message"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, "scores", "no JSON"),
+        (b"[[1e999, 0], [0, 1]]", "scores", "a list of finite numbers"),
+        (b"[[1" + b"0" * 400 + b", 0], [0, 1]]", "scores", "a list of finite numbers"),
+        (b"[" + b"9" * 5000 + b", 0]", "scores", "no JSON"),
+        (b"\xff\xfe[[0, 1], [0, 1]]", "scores", "no JSON"),
+        (b"[[], []]", "scores", "a list of finite numbers"),
+        (b"null", "scores", "must answer 2 instances"),
+        (b'{"predictions": {"0": [0, 1]}}', "scores", "must answer 2 instances"),
+        (b"[1180591620717411303424, 0]", "label", "an integer"),
+        (b"[true, 0]", "label", "an integer"),
+    ],
+)
+def test_answers_that_harm_who_reads_them(
+    loopback: Any, body: bytes, answers: Any, message: str
+) -> None:
+    loopback.before = lambda number: (200, {}, body)
+    form = TargetForm(answers=answers, classes=2)
+    target = HttpTarget(loopback.url, form, HttpSettings(retries=0))
+    with closing(target), pytest.raises(ContractError, match=message):
+        target(IMAGES)
+    assert len(target.journal) == 0
+
+
+def test_a_wait_that_is_asked_for_has_an_end(loopback: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(http_target, "_LONGEST_PAUSE_S", 0.05)
+    later = {0: "9" * 5000, 1: "٣", 2: "-1", 3: "Wed, 21 Oct 2099 07:28:00 GMT"}
+
+    def before(number: int) -> Any:
+        told = later.get(number)
+        return (
+            None if told is None else (503, {"Retry-After": told.encode().decode("latin-1")}, b"")
+        )
+
+    loopback.before = before
+    target = HttpTarget(loopback.url, TargetForm(), HttpSettings(retries=5, pause_s=0.01))
+    with closing(target):
+        assert target(IMAGES).shape == (2, 2)
+
+
+def test_an_address_with_tricks_asks_and_shows_what_it_says(loopback: Any, tmp_path: Path) -> None:
+    path = "/a/../../b%2e%2e%0d%0aX-Bad:%20yes/<script>"
+    url = loopback.url.rpartition("/v1")[0] + path
+    journal = tmp_path / "queries.jsonl"
+    target = HttpTarget(url, TargetForm(), HttpSettings(retries=0), journal=journal)
+    with closing(target):
+        target(IMAGES)
+    assert "X-Bad" not in loopback.headers
+    assert json.loads(journal.read_text().splitlines()[0])["url"] == target.name
+    assert list(tmp_path.iterdir()) == [journal]
