@@ -182,7 +182,7 @@ def load_net(name: str, opened: TargetData | None = None) -> tuple[Classifier, T
     opened = opened or target_data(data)
     net = classifier(architecture, opened.instance, opened.classes)
     if data == "glyphs":
-        held = _embedded()
+        held = embedded_nets()
     else:
         path = place(name, opened.fingerprint)
         if not path.is_file():
@@ -233,7 +233,12 @@ def _command(missing: list[str]) -> str:
 
 
 @lru_cache(maxsize=1)
-def _embedded() -> Mapping[str, Trained]:
+def embedded_nets() -> Mapping[str, Trained]:
+    """Return the networks that come with the package, by name.
+
+    Raises:
+        DataUnavailable: their file isn't the published one.
+    """
     return read_nets(EMBEDDED, remedy="reinstall lazybench", sha256=EMBEDDED_SHA256)
 
 

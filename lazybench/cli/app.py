@@ -17,6 +17,7 @@ from lazybench.cli import (
     data,
     data_get,
     data_import,
+    doctor,
     evaluate,
     leaderboard,
     listing,
@@ -112,6 +113,7 @@ def make_app() -> typer.Typer:
     add(app, "attack", attack.attack_command, attack.HELP, attack.EXAMPLES)
     add(app, "cite", cite.cite_command, cite.HELP, cite.EXAMPLES)
     add(app, "check", check.check_command, check.HELP, check.EXAMPLES)
+    add(app, "doctor", doctor.doctor_command, doctor.HELP, doctor.EXAMPLES)
     add(app, "version", version.version_command, version.HELP, version.EXAMPLES)
     return app
 

@@ -120,6 +120,28 @@ def prepared(
         lock.release()
 
 
+def damage(folder: Path, *, whole: bool = False) -> str:
+    """What is wrong with the entry in `folder`, as `prepared` would find; '' where nothing is.
+
+    Args:
+        folder: an entry below the cache folder, of any key.
+        whole: hash all of every file; else only sizes are looked at.
+    """
+    try:
+        files = _manifest(folder)[1]
+        for name, told in files.items():
+            path = folder / f"{name}.npy"
+            if whole:
+                _mapped(path, told, whole)
+            elif path.stat().st_size != told.bytes:
+                return f"{path.name} has {path.stat().st_size} bytes, not {told.bytes}"
+    except (_Missing, _Damaged) as error:
+        return str(error) or f"{MANIFEST} is of another version"
+    except OSError as error:
+        return f"{error.strerror}: {error.filename}"
+    return ""
+
+
 def _safe(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UsageError(
@@ -156,6 +178,14 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _open(folder: Path, key: str, *, whole: bool = False) -> Arrays:
+    found, files = _manifest(folder)
+    if found != key:
+        raise _Missing
+    return {name: _mapped(folder / f"{name}.npy", told, whole) for name, told in files.items()}
+
+
+def _manifest(folder: Path) -> tuple[str, dict[str, _File]]:
+    """The key of an entry, and what is told of its files."""
     try:
         text = (folder / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -166,12 +196,12 @@ def _open(folder: Path, key: str, *, whole: bool = False) -> Arrays:
         raise _Damaged(str(error)) from error
     try:
         manifest = json.loads(text)
-        if manifest["schema"] != SCHEMA or manifest["key"] != key:
+        if manifest["schema"] != SCHEMA:
             raise _Missing
         files = {str(name): _File(**facts) for name, facts in manifest["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return str(manifest["key"]), files
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _Damaged(f"{MANIFEST} can't be read") from error
-    return {name: _mapped(folder / f"{name}.npy", told, whole) for name, told in files.items()}
 
 
 def _mapped(path: Path, told: _File, whole: bool) -> NDArray[Any]:

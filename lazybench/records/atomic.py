@@ -270,6 +270,25 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
 
 
+def sound_bytes(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """How many bytes of a file of lines are sound, from its begin on, and how many it has.
+
+    Raises:
+        StoreError: it can't be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
+    sound = 0
+    while sound < len(data):
+        end = data.find(b"\n", sound) + 1
+        if not end or _parse(data[sound:end]) is None:
+            break
+        sound = end
+    return sound, len(data)
+
+
 def read_lines(
     path: str | os.PathLike[str], *, torn: Callable[[int], None] = lambda number: None
 ) -> list[dict[str, Any]]:
