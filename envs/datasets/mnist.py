@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -49,6 +49,7 @@ FINGERPRINT = "c8821e96be24d70d553ac94b62c5bbac9a048b548aa8a6312a9ae6d8a79eb168"
 
 _UINT8 = 0x08
 _MOST = 1 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,14 @@ def _part(images: Path, labels: Path) -> tuple[NDArray[np.uint8], NDArray[np.int
     return x[:, None], y.astype(np.int64)
 
 
+def _read(read: Callable[[int], bytes], size: int) -> bytes:
+    """At most so many bytes, without making room for more than there are."""
+    held = bytearray()
+    while len(held) < size and (block := read(min(_BLOCK_BYTES, size - len(held)))):
+        held += block
+    return bytes(held)
+
+
 def read_idx(path: Path) -> NDArray[np.uint8]:
     """Return the array of bytes of an idx file, packed by gzip or not.
 
@@ -176,7 +185,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             size = math.prod(shape)
             if size > 100 * SIDE * SIDE * WHOLE["train"] or max(shape) > _MOST:
                 raise DataUnavailable(f"{path} says it holds {list(shape)} bytes; fetch it again")
-            data = file.read(size + 1)
+            data = _read(file.read, size + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataUnavailable(f"{path} can't be read ({error}); fetch it again") from error
     if len(data) != size:

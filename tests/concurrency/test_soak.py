@@ -19,7 +19,7 @@ PLAYED = (
     ("nearest_pixel", "glyphs-5way-1shot"),
     ("chance", "glyphs-5way-1shot"),
     ("reptile", "sinusoid-5shot"),
-    ("chance", "glyphs-lt-100"),
+    ("nearest_pixel", "sinusoid-5shot"),
 )
 
 
