@@ -27,14 +27,16 @@ SEEDS = ("0, 1", "1, 2", "2, 3", "0, 3")
 
 
 def start(tmp_path: Path, name: str, *argv: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "lazybench", *argv],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=(tmp_path / f"{name}.out").open("w"),
-        stderr=(tmp_path / f"{name}.err").open("w"),
-        text=True,
-    )
+    # The child keeps its own handles of both files.
+    with (tmp_path / f"{name}.out").open("w") as out, (tmp_path / f"{name}.err").open("w") as err:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lazybench", *argv],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=out,
+            stderr=err,
+            text=True,
+        )
 
 
 @pytest.mark.slow
