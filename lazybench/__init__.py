@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         register_env,
         run,
     )
+    from lazybench.harness.check_agent import check_agent
+    from lazybench.harness.check_env import check_env
     from lazybench.harness.evaluate import evaluate
     from lazybench.records import Record
     from lazybench.rng import Rng
@@ -36,6 +38,8 @@ _HOMES = {
     "Policy": "lazybench.agent",
     "Record": "lazybench.records",
     "Rng": "lazybench.rng",
+    "check_agent": "lazybench.harness.check_agent",
+    "check_env": "lazybench.harness.check_env",
     "evaluate": "lazybench.harness.evaluate",
     "load_records": "lazybench.api",
     "make_agent": "lazybench.api",
@@ -56,6 +60,8 @@ __all__ = [
     "Record",
     "Rng",
     "__version__",
+    "check_agent",
+    "check_env",
     "evaluate",
     "load_records",
     "make_agent",

@@ -21,6 +21,7 @@ from lazybench.cli import (
     evaluate,
     leaderboard,
     listing,
+    new,
     out,
     reproduce,
     run,
@@ -112,6 +113,7 @@ def make_app() -> typer.Typer:
     app.add_typer(of_targets, name="targets")
     add(app, "attack", attack.attack_command, attack.HELP, attack.EXAMPLES)
     add(app, "cite", cite.cite_command, cite.HELP, cite.EXAMPLES)
+    add(app, "new", new.new_command, new.HELP, new.EXAMPLES)
     add(app, "check", check.check_command, check.HELP, check.EXAMPLES)
     add(app, "doctor", doctor.doctor_command, doctor.HELP, doctor.EXAMPLES)
     add(app, "version", version.version_command, version.HELP, version.EXAMPLES)

@@ -1,0 +1,220 @@
+"""Small working packages to begin a plug-in with: an agent or environments, a test, a README."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import os
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lazybench.errors import OutputUnavailable, UsageError
+from lazybench.registry import AGENTS, DATA_ALIASES, DATASETS, ENVS, load
+from lazybench.specs import Family
+
+Kind = Literal["agent", "env"]
+
+_NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
+_LONGEST = 40
+
+
+@dataclass(frozen=True)
+class _Field:
+    """What the templates of a family are filled with.
+
+    Attributes:
+        env: environment that an agent is tried on.
+        ending: of the id of the first environment of a new data set.
+        player: agent that a new environment is tried with.
+        metric: of the family.
+        floors: what a score must be above, of a new agent and on a new environment.
+        about: what the agent and the environment are.
+    """
+
+    env: str
+    ending: str
+    player: str
+    metric: str
+    floors: tuple[float, float]
+    about: tuple[str, str]
+
+
+_FIELDS: dict[Family, _Field] = {
+    "fewshot": _Field(
+        "glyphs-5way-1shot",
+        "-5way-1shot",
+        "nearest_pixel",
+        "accuracy",
+        (0.4, 0.25),
+        ("A small prototypical network", "Few-shot classification of crossed waves"),
+    ),
+    "longtail": _Field(
+        "glyphs-lt-100",
+        "-lt-10",
+        "cross_entropy",
+        "accuracy",
+        (0.1, 0.2),
+        ("A balanced two-layer classifier", "A long-tailed stream of crossed waves"),
+    ),
+    "attack": _Field(
+        "glyphs-net4-untargeted",
+        "",
+        "square",
+        "success",
+        (0.3, 0.1),
+        ("A search along learned directions", "Attacks within a small ball and few queries"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """A package that was written.
+
+    Attributes:
+        folder: where it lies.
+        files: what it holds, below the folder.
+        id: what lazybench will know it by: of the agent, or of the first environment.
+        env: the environment that its agent is tried on, or the same as `id`.
+        player: the agent of the first run.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    id: str
+    env: str
+    player: str
+
+
+def new_package(kind: Kind, name: str, family: Family, parent: Path) -> Written:
+    """Return the package that was written into a folder of its own, whole or not at all.
+
+    Args:
+        kind: `agent` or `env`.
+        name: small letters, digits, `-` and `_`.
+        family: of the agent or the environment.
+        parent: where its folder is made.
+
+    Raises:
+        UsageError: a name that can't be a package's or that is taken, or a folder that exists.
+        OutputUnavailable: the folder can't be written.
+    """
+    words = _words(kind, name, family)
+    folder = parent / words["package"]
+    if os.path.lexists(folder):
+        raise UsageError(
+            f"{folder} exists already and isn't overwritten; choose another name, or another "
+            "folder with --dir"
+        )
+    contents = _rendered(kind, family, words)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place, so that it gets there by one renaming.
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".new-") as held:
+            for path, text in contents.items():
+                target = Path(held) / "made" / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text, encoding="utf-8")
+            shutil.move(Path(held) / "made", folder)
+    except OSError as error:
+        raise OutputUnavailable(
+            f"can't write to {folder} ({error.strerror or error}); choose another folder with --dir"
+        ) from error
+    first = words["id"] if kind == "agent" else words["env"]
+    player = words["id"] if kind == "agent" else words["player"]
+    return Written(folder, tuple(sorted(contents)), first, words["env"], player)
+
+
+def _words(kind: Kind, name: str, family: Family) -> dict[str, str]:
+    """What the templates are filled with.
+
+    Raises:
+        UsageError: a name that can't be a package's, or that is taken.
+    """
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST:
+        raise UsageError(
+            f"a name has at most {_LONGEST} small letters, digits, '-' and '_', a letter first and "
+            f"none of '-' and '_' last or in a row, such as my_learner; got '{name}'"
+        )
+    module, package = name.replace("-", "_"), name.replace("_", "-")
+    if keyword.iskeyword(module) or module in sys.stdlib_module_names or _importable(module):
+        raise UsageError(
+            f"'{name}' can't be a package's name: Python knows a module or word '{module}'; choose "
+            "another"
+        )
+    field = _FIELDS[family]
+    known = module if kind == "agent" else package
+    _check_free(kind, known)
+    own = kind == "env"
+    return {
+        "kind": kind,
+        "family": family,
+        "module": module,
+        "package": package,
+        "id": known,
+        "cls": "".join(part.capitalize() for part in module.split("_")),
+        "about": field.about[own],
+        "env": known + field.ending if own else field.env,
+        "player": field.player,
+        "metric": field.metric,
+        "floor": str(field.floors[own]),
+    }
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return True
+
+
+def _check_free(kind: Kind, known: str) -> None:
+    """Look whether an id is free.
+
+    Raises:
+        UsageError: it isn't; the message says who has it.
+    """
+    origins = (
+        {spec.id: spec.origin for spec in AGENTS.specs()}
+        if kind == "agent"
+        else {spec.id: spec.origin for spec in (*ENVS.specs(), *DATASETS.specs())}
+        | dict.fromkeys(load(DATA_ALIASES), "lazybench")
+    )
+    if known in origins:
+        raise UsageError(
+            f"'{known}' is taken, by {origins[known]}; choose another name "
+            f"(lazybench list {kind}s shows those that are)"
+        )
+
+
+def _rendered(kind: Kind, family: Family, words: dict[str, str]) -> dict[str, str]:
+    """The files' contents, by their paths below the folder."""
+    module = words["module"]
+    sources = {
+        "pyproject.toml": "pyproject.toml",
+        "README.md": f"{kind}_readme.md",
+        f"{module}/__init__.py": f"{kind}_init.py",
+        f"tests/test_{module}.py": f"test_{kind}.py",
+    }
+    if kind == "agent":
+        sources[f"{module}/agent.py"] = f"agent_{family}.py"
+    elif family != "attack":
+        sources[f"{module}/data.py"] = "env_data.py"
+    templates = Environment(
+        loader=PackageLoader("lazybench", "templates/new"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        # Plain text goes in and comes out; there is nothing to escape.
+        autoescape=False,
+    )
+    return {
+        path: templates.get_template(f"{name}.jinja").render(words)
+        for path, name in sources.items()
+    }
