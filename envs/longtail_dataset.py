@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
-
+from lazybench.batches import CountedBatches
 from lazybench.envs.longtail import LongTailEnv
 from lazybench.errors import UsageError
 
 
-class LongTailDataset(IterableDataset[dict[str, Tensor]]):
+class LongTailDataset(CountedBatches):
     """The training batches of one run, in order: `x`, `y`, `index` and, where asked for, dev ones.
 
     Give it to a `DataLoader` with `batch_size=None`; workers share the batches out, and the
@@ -25,36 +20,31 @@ class LongTailDataset(IterableDataset[dict[str, Tensor]]):
         >>> loader = DataLoader(LongTailDataset(env, seed=0), batch_size=None, num_workers=2)
     """
 
-    def __init__(self, env: LongTailEnv, *, seed: int) -> None:
+    def __init__(self, env: LongTailEnv, *, seed: int = 0, batches: int | None = None) -> None:
         """Choose the run.
 
         Args:
             env: a stream of the train split with numpy observations; it is the data set's own from
                 now on.
             seed: the run's seed.
+            batches: how many, at most those of the stream; None for all.
 
         Raises:
-            UsageError: an environment of another split or backend.
+            UsageError: an environment of another split or backend, or more batches than it has.
         """
         if env.split != "train" or env.backend != "numpy":
             raise UsageError(
                 f"a data set needs a stream with split='train' and backend='numpy', got split "
                 f"'{env.split}' and backend '{env.backend}'"
             )
-        self._env, self._seed = env, seed
+        steps = env.task.steps
+        if batches is not None and batches > steps:
+            raise UsageError(f"the stream has {steps} batches, got batches={batches}; set epochs=…")
+        super().__init__(env, seed=seed, batches=steps if batches is None else batches)
 
-    def __len__(self) -> int:
-        """Number of batches, over all workers."""
-        return self._env.task.steps
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Yield the batches, or in a worker this worker's share of them."""
-        worker: Any = get_worker_info()
-        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        self._env.reset(seed=self._seed)
-        for step in range(first, len(self), stride):
-            batch, _ = self._env.reset(options={"trials": np.array([step])})
-            yield {name: torch.from_numpy(batch[name]) for name in _SHOWN if name in batch}
+    def shown(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the images, labels and numbers of a batch, without what only an agent needs."""
+        return {name: batch[name] for name in _SHOWN if name in batch}
 
 
 _SHOWN = ("x", "y", "index", "dev_x", "dev_y")

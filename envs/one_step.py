@@ -126,6 +126,11 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         self._block: Block | None = None
 
     @property
+    def split(self) -> Split:
+        """`train`, `val` or `test`."""
+        return self.trials.split
+
+    @property
     def task(self) -> TaskShape:
         """Shape of every task."""
         return self.trials.task

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from lazybench.harness.check_agent import check_agent
     from lazybench.harness.check_env import check_env
     from lazybench.harness.evaluate import evaluate
+    from lazybench.harness.track import Tracker
+    from lazybench.harness.transfer import load_policy
+    from lazybench.interop import as_dataset, as_torchmeta, from_torchmeta
     from lazybench.records import Record
     from lazybench.rng import Rng
     from lazybench.specs import AgentSpec, DataSpec, EnvSpec
@@ -38,9 +41,14 @@ _HOMES = {
     "Policy": "lazybench.agent",
     "Record": "lazybench.records",
     "Rng": "lazybench.rng",
+    "Tracker": "lazybench.harness.track",
+    "as_dataset": "lazybench.interop",
+    "as_torchmeta": "lazybench.interop",
     "check_agent": "lazybench.harness.check_agent",
     "check_env": "lazybench.harness.check_env",
     "evaluate": "lazybench.harness.evaluate",
+    "from_torchmeta": "lazybench.interop",
+    "load_policy": "lazybench.harness.transfer",
     "load_records": "lazybench.api",
     "make_agent": "lazybench.api",
     "make_env": "lazybench.api",
@@ -59,10 +67,15 @@ __all__ = [
     "Policy",
     "Record",
     "Rng",
+    "Tracker",
     "__version__",
+    "as_dataset",
+    "as_torchmeta",
     "check_agent",
     "check_env",
     "evaluate",
+    "from_torchmeta",
+    "load_policy",
     "load_records",
     "make_agent",
     "make_env",

@@ -12,6 +12,7 @@ from lazybench.errors import UsageError
 from lazybench.harness.environment import check_budget, resolve_env
 from lazybench.harness.request import RunRequest, make
 from lazybench.harness.run import run as run_request
+from lazybench.harness.track import UNTRACKED, Tracker
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.records import Record, RecordList, Store
 from lazybench.registry import AGENTS, DATASETS, ENVS, load
@@ -77,12 +78,14 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
     runs: str | Path = "runs",
     force: bool = False,
     watch: Watch = SILENT,
+    tracker: Tracker = UNTRACKED,
 ) -> Record:
     """Return the record of a run: train, judge on the official trials, publish to the store `out`.
 
     The same call continues a run that was cut off, and returns the record of one that is done.
     Runs that differ only in settings of judging (`batch_norm`) share one fit. `init` names weights
-    to start from: `FILE.safetensors`, a run's folder or the first digits of its key.
+    to start from: `FILE.safetensors`, a run's folder or the first digits of its key. `tracker`
+    hears of the run while it goes on; see `lazybench.Tracker`.
 
     Raises:
         LazybenchError: as `lazybench.harness.run.run` says.
@@ -102,7 +105,7 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         runs=Path(runs),
         force=force,
     )
-    return run_request(request, watch=watch)
+    return run_request(request, watch=watch, tracker=tracker)
 
 
 def load_records(

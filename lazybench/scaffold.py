@@ -16,7 +16,7 @@ from typing import Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lazybench.errors import OutputUnavailable, UsageError
-from lazybench.registry import AGENTS, DATA_ALIASES, DATASETS, ENVS, load
+from lazybench.registry import AGENTS, DATA_ALIASES, DATASETS, ENVS, OWN, load
 from lazybench.specs import Family
 
 Kind = Literal["agent", "env"]
@@ -181,12 +181,11 @@ def _check_free(kind: Kind, known: str) -> None:
     Raises:
         UsageError: it isn't; the message says who has it.
     """
-    origins = (
-        {spec.id: spec.origin for spec in AGENTS.specs()}
-        if kind == "agent"
-        else {spec.id: spec.origin for spec in (*ENVS.specs(), *DATASETS.specs())}
-        | dict.fromkeys(load(DATA_ALIASES), "lazybench")
-    )
+    origins = {spec.id: spec.origin for spec in AGENTS.specs()}
+    if kind == "env":
+        origins = {spec.id: spec.origin for spec in ENVS.specs()}
+        origins |= {spec.id: spec.origin for spec in DATASETS.specs()}
+        origins |= dict.fromkeys(load(DATA_ALIASES), OWN)
     if known in origins:
         raise UsageError(
             f"'{known}' is taken, by {origins[known]}; choose another name "

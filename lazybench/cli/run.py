@@ -15,6 +15,7 @@ from lazybench.cli import options, out
 
 if TYPE_CHECKING:
     from lazybench.harness.request import RunRequest
+    from lazybench.harness.track import Tracker
     from lazybench.records import Record
 
 HELP = "Train an agent on an environment, judge it and record it."
@@ -27,6 +28,7 @@ EXAMPLES = (
     "lazybench run -a reptile -e glyphs-20way-5shot --init 3f9c01d2",
     "lazybench run -a lazy_meta_attack -e glyphs-net4-untargeted --query-budget 1000",
     "lazybench run -a my_agent.py:MyAgent -e glyphs-5way-1shot --limit 50",
+    "lazybench run -a maml -e glyphs-5way-1shot --track tensorboard",
     "lazybench run -a chance -e glyphs-5way-1shot --json --quiet > record.json",
 )
 BAD_RUN = 3
@@ -79,6 +81,14 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     precision: Annotated[
         str, typer.Option("--precision", help="fp32, tf32 (CUDA) or bf16.")
     ] = "fp32",
+    track: Annotated[
+        str | None,
+        typer.Option(
+            "--track",
+            metavar="WHAT",
+            help="Show the run elsewhere: tensorboard[:DIR], or MODULE:FACTORY of a tracker.",
+        ),
+    ] = None,
     device: options.Device = "cpu",
     threads: options.Threads = None,
     limit: options.Limit = None,
@@ -126,13 +136,16 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         )
         for number in chosen
     ]
+    from lazybench.harness.track import UNTRACKED, make_tracker
+
+    tracker = UNTRACKED if track is None else make_tracker(track, runs)
     records = []
     for request in requests:
         if len(requests) > 1 and not quiet:
             out.note(f"seed {request.seed}")
         # A user's agent or network may print; stdout is for the record.
         with redirect_stdout(sys.stderr) if json else nullcontext():
-            record = _run(request, quiet=quiet)
+            record = _run(request, tracker, quiet=quiet)
         records.append(record)
         if json:
             out.line(json_text.dumps(json_text.loads(record.to_json())))
@@ -146,7 +159,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         raise typer.Exit(BAD_RUN)
 
 
-def _run(request: RunRequest, *, quiet: bool) -> Record:
+def _run(request: RunRequest, tracker: Tracker, *, quiet: bool) -> Record:
     """The record of one run."""
     from lazybench.cli.progress import watching
     from lazybench.harness.run import run

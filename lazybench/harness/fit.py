@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazybench.agent import COUNTED, Plan
+from lazybench.agent import COUNTED, Logs, Plan
 from lazybench.errors import ContractError, Diverged, Interrupted, StoreError
 from lazybench.harness import checkpoint, facts
 from lazybench.harness.judge import Clock, judge, open_env
 from lazybench.harness.outputs import need_space
 from lazybench.harness.signals import Signals
+from lazybench.harness.track import UNTRACKED, Tracker
 from lazybench.harness.watch import Watch
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
@@ -118,7 +119,9 @@ class Training:
         )
 
 
-def fit(training: Training, watch: Watch, signals: Signals) -> Progress:
+def fit(
+    training: Training, watch: Watch, signals: Signals, tracker: Tracker = UNTRACKED
+) -> Progress:
     """Return the finished training, continued from the newest sound checkpoint where there is one.
 
     Raises:
@@ -147,7 +150,8 @@ def fit(training: Training, watch: Watch, signals: Signals) -> Progress:
     while progress.step < plan.updates or _due(progress, plan):
         # A run that was stopped while it validated has this before the next update.
         if not _due(progress, plan):
-            _update(training, progress, train, rng)
+            logs = _update(training, progress, train, rng)
+            tracker.log(progress.step, logs)
             shown = {"loss": progress.last_loss} if progress.last_loss is not None else {}
             last = {"val": progress.curve[-1]["val"]} if progress.curve else {}
             watch.advance(1, {**shown, **last})
@@ -159,6 +163,8 @@ def fit(training: Training, watch: Watch, signals: Signals) -> Progress:
             except Interrupted:
                 _save(training, progress)
                 raise
+            judgement = {spec.validation[0]: progress.curve[-1]["val"]}
+            tracker.evaluated(progress.step, "val", judgement)
         stop = signals.number
         if due or stop or time.monotonic() - saved > CHECKPOINT_EVERY_S:
             _save(training, progress)
@@ -212,7 +218,8 @@ def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
     return Progress(state=checkpoint.to_device(fresh, training.device))
 
 
-def _update(training: Training, progress: Progress, train: Any, rng: Rng) -> None:
+def _update(training: Training, progress: Progress, train: Any, rng: Rng) -> Logs:
+    """Do one update; return its logs."""
     clock = Clock()
     step, rows = progress.step, train.num_envs
     batch, _ = train.reset(options={"trials": np.arange(step * rows, (step + 1) * rows)})
@@ -232,6 +239,7 @@ def _update(training: Training, progress: Progress, train: Any, rng: Rng) -> Non
     wall_s, cpu_s = clock.seconds()
     progress.train_wall_s += wall_s
     progress.train_cpu_s += cpu_s
+    return dict(logs)
 
 
 def _updated(answer: Any) -> tuple[Any, dict[str, float]]:

@@ -27,6 +27,7 @@ from lazybench.harness.outputs import locked, writable
 from lazybench.harness.report import Outcome, record
 from lazybench.harness.request import RunRequest, check_device
 from lazybench.harness.signals import Signals
+from lazybench.harness.track import UNTRACKED, Harmless, Tracker
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
 from lazybench.precision import using_precision
@@ -43,8 +44,13 @@ from lazybench.records import (
 from lazybench.records.atomic import plain
 
 
-def run(request: RunRequest, *, watch: Watch = SILENT) -> Record:
+def run(request: RunRequest, *, watch: Watch = SILENT, tracker: Tracker = UNTRACKED) -> Record:
     """Return the record of a run: the one that stands, else a new one, continuing what is there.
+
+    Args:
+        request: what is asked for.
+        watch: hears of the progress.
+        tracker: hears of a run that isn't done already; its failures are noted and harm nothing.
 
     Raises:
         UsageError: a name, setting, device or limit that isn't allowed.
@@ -56,10 +62,10 @@ def run(request: RunRequest, *, watch: Watch = SILENT) -> Record:
     """
     device = check_device(request.device)
     with using_threads(request.threads), using_precision(request.precision, device):
-        return _run(request, watch)
+        return _run(request, watch, Harmless(tracker, watch))
 
 
-def _run(request: RunRequest, watch: Watch) -> Record:
+def _run(request: RunRequest, watch: Watch, tracker: Tracker) -> Record:
     cell = resolve(request, watch)
     store = Store(request.out)
     standing = store.find(cell.key)
@@ -80,7 +86,13 @@ def _run(request: RunRequest, watch: Watch) -> Record:
             "network_facts": None if cell.network is None else cell.network.model_dump(),
         }
         write_json(cell.folder / "config.json", beside | cell.fit_identity)
-        made = _make_record(cell, watch, signals)
+        tracker.begin(_told(cell))
+        status = "interrupted"
+        try:
+            made = _make_record(cell, watch, signals, tracker)
+            status = made.status
+        finally:
+            tracker.end(status)
         if standing is not None and request.force and standing.status in ("ok", "diverged"):
             _compare(standing, made)
             return made
@@ -94,7 +106,15 @@ def _run(request: RunRequest, watch: Watch) -> Record:
     return made
 
 
-def _make_record(cell: Cell, watch: Watch, signals: Signals) -> Record:
+def _told(cell: Cell) -> dict[str, Any]:
+    """What a tracker is told of a run as it begins."""
+    steps = checkpoint.steps(cell.folder / "ckpt")
+    told = {name: cell.identity[name] for name in ("agent", "env", "budget", "seed", "config")}
+    known: dict[str, Any] = plain({**told, "key": cell.key, "folder": str(cell.folder)})
+    return {**known, "step": max(steps, default=0)}
+
+
+def _make_record(cell: Cell, watch: Watch, signals: Signals, tracker: Tracker) -> Record:
     started = facts.now()
     facts.reset_peak_memory()
     # Asked now, while the files are what was imported: a checkout may move on during a long run.
@@ -110,10 +130,13 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals) -> Record:
             progress, policy = fit_whole(training, signals)
             cell.file("episodes", "jsonl").unlink(missing_ok=True)
         else:
-            progress = fit(training, watch, signals)
+            progress = fit(training, watch, signals, tracker)
             policy = cell.made.agent.policy(progress.best)
         known = _diagnostics(training.agent, progress.state)
         scored = _test(cell, progress, policy, watch, signals)
+        metric = cell.spec.metric
+        value = scored.metrics.get(metric, scored.scores.mean())
+        tracker.evaluated(progress.best_step, "test", {metric: float(value)})
     except Interrupted:
         raise
     except Diverged as error:

@@ -157,6 +157,43 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
     return replace(judgement, record=record)
 
 
+def load_policy(
+    run: str | Path | Record,
+    *,
+    env: str | None = None,
+    step: str = "best",
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    runs: str | Path = "runs",
+) -> Any:
+    """Return what a run has learned as a policy: `policy(observation, memory) -> (action, memory)`.
+
+    It can be given to `lazybench.evaluate`, or asked by hand in any environment of those tasks.
+
+    Args:
+        run: the first digits of its key, its folder, or its record.
+        env: tasks of another shape that it is to answer; None for those that it was trained for.
+        step: `best`, `last` or the number of updates of a kept checkpoint.
+        settings: settings of judging (`batch_norm`, …) that replace the run's.
+        device: where it computes.
+        runs: folder of runs that keys are looked up in.
+
+    Raises:
+        UnknownName: no such run or environment.
+        UsageError: a run without a trained state, a step that isn't kept, a setting of training, or
+            tasks that the agent can't answer.
+    """
+    name = (run.fit or run.key)[:12] if isinstance(run, Record) else str(run)
+    found = find_run(name, Path(runs))
+    home = resolve_env(found.identity["env"])[0]
+    made = _judged_agent(found, home, dict(settings or {}))
+    state, _ = found.state(step)
+    check_backbone(found.network)
+    if env is not None:
+        state = moved(made, state, open_env(resolve_env(env)[0], 1, "test").task)
+    return made.agent.policy(to_device(state, check_device(device)))
+
+
 _FRESH_STREAM = 2**31 - 1
 """A stream of training trials that no seed of a run is likely to have learned from."""
 

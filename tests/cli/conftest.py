@@ -59,7 +59,7 @@ def requests(monkeypatch: pytest.MonkeyPatch, make_record: MakeRecord) -> list[A
     """The requests that reach a harness which publishes a made-up record for each."""
     seen: list[Any] = []
 
-    def run(request: Any, *, watch: Any) -> Record:
+    def run(request: Any, *, watch: Any, tracker: Any) -> Record:
         seen.append(request)
         watch.note("a note")
         watch.stage("train", 2)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lazybench.envs import longtail_dataset
+from lazybench import batches
 from lazybench.envs.longtail import LongTailEnv
 from lazybench.envs.longtail_dataset import LongTailDataset
 from lazybench.errors import UsageError
@@ -39,7 +39,7 @@ def test_workers_share_the_batches_out(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [batch["index"] for batch in data]
     for worker in range(4):
         info = SimpleNamespace(id=worker, num_workers=4)
-        monkeypatch.setattr(longtail_dataset, "get_worker_info", lambda info=info: info)
+        monkeypatch.setattr(batches, "get_worker_info", lambda info=info: info)
         share = [batch["index"] for batch in data]
         assert len(share) == len(whole[worker::4])
         for one, two in zip(share, whole[worker::4], strict=True):
