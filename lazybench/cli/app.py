@@ -43,6 +43,11 @@ EXAMPLES = (
     "lazybench run --agent lazy_reptile --env tiered-20way",
     "lazybench leaderboard --env tiered-20way",
 )
+EXIT_CODES = (
+    "0 fine, 1 a bug or a failed check, 2 usage, 3 a run diverged or failed,",
+    "69 data missing or damaged, 73 output can't be written, 74 input/output,",
+    "75 another process is at it, 130 and 143 interrupted",
+)
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -57,7 +62,7 @@ def make_app() -> typer.Typer:
     plain: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
     app = typer.Typer(
         help=ABOUT,
-        epilog=examples(EXAMPLES),
+        epilog=examples(EXAMPLES) + "\n\n\b\nExit codes:\n  " + "\n  ".join(EXIT_CODES),
         no_args_is_help=True,
         context_settings=_SETTINGS,
         **plain,

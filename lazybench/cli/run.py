@@ -165,7 +165,7 @@ def _run(request: RunRequest, tracker: Tracker, *, quiet: bool) -> Record:
     from lazybench.harness.run import run
 
     with watching(quiet=quiet) as watch:
-        return run(request, watch=watch)
+        return run(request, watch=watch, tracker=tracker)
 
 
 def publish(records: Sequence[Record], root: Path, *, show: bool) -> None:

@@ -212,7 +212,7 @@ def _answer(policy: Any, observation: Any, memory: Any, rows: int) -> tuple[Any,
 def _array(action: Any, rows: int) -> NDArray[Any]:
     """A block's actions as an array, one row a trial; no columns where they are no array."""
     if isinstance(action, torch.Tensor):
-        return action.cpu().numpy()
+        return action.detach().cpu().numpy()
     return np.asarray(action) if isinstance(action, np.ndarray) else np.empty((rows, 0), np.uint8)
 
 

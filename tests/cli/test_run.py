@@ -130,7 +130,7 @@ def test_quiet_says_nothing(lazybench: Any, requests: list[Any]) -> None:
 
 
 def harness(monkeypatch: pytest.MonkeyPatch, result: Any) -> None:
-    def run(request: Any, *, watch: Any) -> Any:
+    def run(request: Any, *, watch: Any, tracker: Any) -> Any:
         if isinstance(result, BaseException):
             raise result
         return result
