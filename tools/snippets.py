@@ -137,7 +137,7 @@ def _for_command(words: Sequence[str]) -> tuple[How, str]:
     command, rest = words[1] if len(words) > 1 else "", words[2:]
     if any(option in words for option in ("--write", "--into", "--check")):
         return "read", "reads or writes the whole store; CI runs it"
-    if command in ("list", "version", "cite", "--help"):
+    if command in ("list", "version", "cite", "new", "--help"):
         return "run", ""
     if command == "show":
         if _KEY.fullmatch(rest[0]):
