@@ -69,7 +69,7 @@ types: $(VENV)/.developed  ## mypy --strict over the package
 
 docs: $(VENV)/.documented  ## build the documentation into docs/_build; a warning is an error
 	rm -rf docs/api docs/_build
-	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo "open docs/_build/index.html"
 
 snippets: $(VENV)/.developed  ## run the commands and code of README, docs and CONTRIBUTING, and list them

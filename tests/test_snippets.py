@@ -175,7 +175,7 @@ def test_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     docs = tmp_path / "lazybench" / "docs"
     here = os.getcwd()
     try:
-        assert main(["-n", "-W", "-q", "-b", "html", str(docs), str(tmp_path / "out")]) == 0
+        assert main(["-W", "-q", "-b", "html", str(docs), str(tmp_path / "out")]) == 0
     finally:
         os.chdir(here)
     pages = list((tmp_path / "out").rglob("*.html"))
