@@ -27,8 +27,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or 0
         raise
+    except OSError as error:
+        # What was typed is wrong, and can't be told either.
+        code = getattr(error.__context__, "exit_code", None)
+        if not isinstance(code, int):
+            raise
+        from lazybench.cli import out
+
+        out.discard(sys.stderr)
+        return code
     except KeyboardInterrupt:
         # Before a command had begun, which would have told it itself.
-        sys.stderr.write("interrupted\n")
+        if sys.stderr is not None:
+            sys.stderr.write("interrupted\n")
         return INTERRUPTED
     return 0

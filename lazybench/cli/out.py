@@ -32,7 +32,7 @@ def note(content: str) -> None:
     try:
         _write(sys.stderr, f"{content}\n")
     except OSError:
-        _discard(sys.stderr)
+        discard(sys.stderr)
 
 
 def as_json(value: Any) -> None:
@@ -47,7 +47,12 @@ def one_line(content: str) -> str:
 
 def width() -> int | None:
     """Columns of the terminal behind stdout, or None where a file or pipe is behind it."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return shutil.get_terminal_size().columns if on_terminal(sys.stdout) else None
+
+
+def on_terminal(stream: TextIO | None) -> bool:
+    """Return whether a terminal is behind a stream; none is behind one that was closed."""
+    return stream is not None and stream.isatty()
 
 
 def table(
@@ -138,10 +143,10 @@ def _write(stream: TextIO | None, content: str) -> None:
         stream.write(safe)
         stream.flush()
     except BrokenPipeError:
-        _discard(stream)
+        discard(stream)
 
 
-def _discard(stream: TextIO) -> None:
+def discard(stream: TextIO) -> None:
     """Send what is still to come to nowhere, so that the command ends with its own exit code."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)

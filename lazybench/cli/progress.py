@@ -182,7 +182,10 @@ def watching(*, quiet: bool) -> Iterator[Watch]:
     if quiet:
         yield SILENT
         return
-    terminal = sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    terminal = out.on_terminal(sys.stderr) and os.environ.get("TERM", "").lower() not in (
+        "dumb",
+        "unknown",
+    )
     watch = Bars() if terminal else Lines()
     try:
         yield watch

@@ -27,7 +27,7 @@ EXAMPLES = (
     "lazybench sweep table2 --only '*cifar100-lt-100*'",
     "lazybench sweep mine.toml --emit-commands > cells.txt",
 )
-_BAD = ("failed", "oom", "timeout", "refused", "diverged")
+_BAD = ("failed", "crashed", "oom", "timeout", "refused", "diverged")
 _BAD_SWEEP = 3
 
 

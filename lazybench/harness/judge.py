@@ -202,7 +202,13 @@ def _answer(policy: Any, observation: Any, memory: Any, rows: int) -> tuple[Any,
         _pair(policy({name: part[row] for name, part in observation.items()}, memories[row]))
         for row in range(rows)
     ]
-    actions = [torch.as_tensor(action) for action, _ in pairs]
+    try:
+        actions = [torch.as_tensor(action) for action, _ in pairs]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContractError(
+            f"a policy's action must be a tensor, array or number, got "
+            f"{type(pairs[0][0]).__name__}; give what the action space holds"
+        ) from error
     shapes = {tuple(action.shape) for action in actions}
     if len(shapes) > 1:
         raise ContractError(f"a policy's actions must all have one shape, got {sorted(shapes)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -67,7 +68,8 @@ class CellOutcome:
     Attributes:
         cell: which.
         status: `ok`, `done` (the record stood already), `diverged`, `failed`, `oom`, `timeout`,
-            `stopped`, or `refused` (a name, a setting or data that isn't there).
+            `stopped`, `crashed` (a signal ended it), or `refused` (a name, a setting or data that
+            isn't there).
         score: the headline metric where there is one.
         wall_s: seconds that the process took.
         reason: why there is no score.
@@ -208,8 +210,8 @@ def _outcome(cell: SuiteCell, code: int, out: str, errors: str, wall_s: float) -
     # Asked to end at a checkpoint, or before it could listen.
     if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
         return CellOutcome(cell, "stopped", None, wall_s, last)
-    if code == -signal.SIGKILL:
-        return CellOutcome(cell, "oom", None, wall_s, "killed, as by a machine out of memory")
+    if code < 0:
+        return CellOutcome(cell, "crashed", None, wall_s, f"ended by {signal.Signals(-code).name}")
     return CellOutcome(cell, "refused" if code in (2, 69) else "failed", None, wall_s, last)
 
 
@@ -219,7 +221,8 @@ def _ended(process: subprocess.Popen[str]) -> tuple[str, str]:
     try:
         return process.communicate(timeout=GRACE_S)
     except subprocess.TimeoutExpired:
-        process.kill()
+        # With its children: one that lived on would hold the pipes open, and this would never end.
+        os.killpg(process.pid, signal.SIGKILL)
         return process.communicate()
 
 

@@ -128,17 +128,6 @@ class Segfault(Killed):
     number = signal.SIGSEGV
 
 
-class KilledOnce(Killed):
-    """Is killed at its third update, the first time."""
-
-    def update(self, state, batch, rng):
-        seen = Path("killed-once")
-        if state["n"] == 3 and not seen.exists():
-            seen.touch()
-            os.kill(os.getpid(), self.number)
-        return Learner.update(self, state, batch, rng)
-
-
 class Exits(Learner):
     """Ends Python amidst an update, as if all were well."""
 

@@ -1,0 +1,70 @@
+"""Row 26: packages that plug in and fail, clash or offer something else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SPEC = (
+    "from lazybench.specs import AgentSpec\n"
+    "SPEC = AgentSpec({name!r}, ('fewshot',), {target!r}, origin={origin!r})\n"
+)
+PACKAGES = {
+    "sound": SPEC.format(name="plugged", target="lazybench_sound:Agent", origin="pkg-sound"),
+    "fails": "raise RuntimeError('boom at import')\n",
+    "clashes": SPEC.format(name="reptile", target="x:Y", origin="pkg-clashes"),
+    "other": "SPEC = 3\n",
+}
+AGENT = (
+    "class Agent:\n"
+    "    def init(self, env, rng): return {}\n"
+    "    def policy(self, state):\n"
+    "        return lambda seen, memory=None: (seen['query_y'] * 0, memory)\n"
+)
+
+
+def install(site: Path, name: str, source: str) -> None:
+    (site / f"lazybench_{name}.py").write_text(source)
+    info = site / f"lazybench_{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: lazybench-{name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[lazybench.agents]\n{name} = lazybench_{name}:SPEC\n")
+
+
+def test_26_plug_ins_that_fail_stand_in_nobodys_way(tmp_path: Path) -> None:
+    site, work = tmp_path / "site", tmp_path / "work"
+    site.mkdir()
+    work.mkdir()
+    for name, source in PACKAGES.items():
+        install(site, name, source + (AGENT if name == "sound" else ""))
+    environment = os.environ | {
+        "PYTHONPATH": f"{site}:{ROOT}",
+        "LAZYBENCH_DATA": str(tmp_path / "data"),
+        "LAZYBENCH_CACHE": str(tmp_path / "cache"),
+    }
+
+    def lazybench(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "lazybench", *argv],
+            cwd=work, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    listed = lazybench("list", "agents")
+    assert listed.returncode == 0
+    told = listed.stdout + listed.stderr
+    assert "plugged" in told
+    assert "reptile" in told
+    assert "RuntimeError: boom at import" in told
+    assert "pkg-clashes" in told, "a clash names both packages"
+    assert "registered twice: by lazybench" in told
+    assert "got int" in told
+    assert "Traceback" not in told
+    unknown = lazybench("run", "-a", "pluged", "-e", "sinusoid-5shot")
+    assert unknown.returncode == 2
+    assert "Did you mean: plugged?" in unknown.stderr
+    assert "broken plug-ins" in unknown.stderr
+    ran = lazybench("run", "-a", "plugged", "-e", "glyphs-5way-1shot", "-b", "smoke", "-q")
+    assert ran.returncode == 0, ran.stderr
