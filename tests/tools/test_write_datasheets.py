@@ -103,6 +103,7 @@ def test_croissant_has_what_the_format_asks_for(croissant: dict[str, Any]) -> No
     assert sum(row["scripts/characters"] for row in records["data"]) == len(read_frozen().names)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_croissant_is_valid_for_its_own_library() -> None:
     mlcroissant = pytest.importorskip("mlcroissant", reason="needs mlcroissant")
     opened = mlcroissant.Dataset(str(FOLDER / "glyphs.croissant.json"))
