@@ -62,6 +62,12 @@ class DataUnavailable(LazybenchError):
     exit_code = 69
 
 
+class ClusterUnavailable(LazybenchError):
+    """No scheduler answers at an address."""
+
+    exit_code = 69
+
+
 class OutputUnavailable(LazybenchError):
     """The output folder can't be created or written."""
 
@@ -80,6 +86,12 @@ class RecordConflict(StoreError):
 
 class Busy(LazybenchError):
     """Another process holds this run."""
+
+    exit_code = 75
+
+
+class RankLost(LazybenchError):
+    """Another process of a run that several share has ended."""
 
     exit_code = 75
 

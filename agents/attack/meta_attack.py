@@ -50,6 +50,7 @@ class MetaAttackAgent(ScoreAgent):
 
     Config = MetaAttackConfig
     JUDGED = (*GradientAgent.JUDGED, *JUDGED)
+    SHARDED = True
 
     def __init__(self, config: MetaAttackConfig) -> None:
         """Compose the meta-learner that the settings name."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lazybench import learning
+from lazybench import learning, ranks
 from lazybench.agent import Observation
 from lazybench.agents.fewshot.settings import EpisodicConfig
 from lazybench.agents.fewshot.tasks import Row, select_row
@@ -17,7 +17,7 @@ from lazybench.errors import Diverged
 from lazybench.learning import Outer
 from lazybench.nets import Net
 from lazybench.parallel import map_tasks
-from lazybench.params import Params, finite, leaves, mean
+from lazybench.params import Params, combine, finite, leaves
 from lazybench.rng import Rng
 from lazybench.task import TaskShape
 
@@ -55,15 +55,19 @@ def descend(
         )
         return dict(zip(point, grads, strict=True)), float(value.detach())
 
-    results = map_tasks(run, range(tasks))
-    meta = mean([gradient for gradient, _ in results])
+    results = map_tasks(run, ranks.mine(tasks))
+    meta = combine([gradient for gradient, _ in results], [1 / tasks] * len(results))
+    told = torch.tensor(float(sum(value for _, value in results)), dtype=torch.float64)
+    # The loss beside the gradient's entries, none of which has an empty name.
+    meta = ranks.summed({**meta, "": told})
+    total = float(meta.pop(""))
     with torch.no_grad():
         theta, moments = outer.update(theta, state["outer"], meta, factor)
     if not finite(theta):
         raise Diverged(f"a parameter isn't finite after meta-iteration {state['step'] + 1}")
     images = tasks * (batch["support_x"].shape[1] + batch["query_x"].shape[1])
     logs = {
-        "loss": sum(value for _, value in results) / tasks,
+        "loss": total / tasks,
         "inner_steps": 0.0,
         "image_gradients": float(images),
     }

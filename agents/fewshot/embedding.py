@@ -87,6 +87,7 @@ class EmbeddingAgent(Descending):
     """
 
     Config = EmbeddingConfig
+    SHARDED = True
     config: EmbeddingConfig
 
     def __init__(self, config: EmbeddingConfig) -> None:

@@ -7,12 +7,12 @@ lazy kin and the floor `finetune` are settings of one agent; none has code of it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lazybench import learning
+from lazybench import learning, ranks
 from lazybench.agent import Network, Observation, Plan
 from lazybench.agents.fewshot.adapt import Adapter
 from lazybench.agents.fewshot.episode import adapting
@@ -34,12 +34,21 @@ from lazybench.errors import Diverged, UsageError
 from lazybench.learning import Outer
 from lazybench.nets import backbone
 from lazybench.parallel import map_tasks
-from lazybench.params import Params, combine, detached, finite, leaves, mean, scale
+from lazybench.params import Params, combine, detached, finite, leaves, scale
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
 from lazybench.task import TaskShape
 
 State = dict[str, Any]
+
+
+class _Sums(NamedTuple):
+    """What a meta-batch comes to: gradient, inner state, choices of gamma, mean loss."""
+
+    gradient: Params
+    inner: Params
+    gamma: Tensor
+    loss: float
 
 
 class GradientAgent:
@@ -54,6 +63,7 @@ class GradientAgent:
     families = ("fewshot",)
     Config = GradientConfig
     JUDGED = ("batch_norm",)
+    SHARDED = True
 
     def __init__(self, config: GradientConfig) -> None:
         """Compose the parts that the settings name."""
@@ -183,14 +193,9 @@ class GradientAgent:
         def run(index: int) -> TaskResult:
             return step(state["inner"], select_row(batch, index), rng.at(index))
 
-        results = map_tasks(run, range(tasks))
-        weight = 1.0 if config.reduce == "sum" else 1.0 / tasks
-        gradient = combine([result.gradient.params for result in results], [weight] * tasks)
-        for more in (self._unfairness(results), self._divergence(theta, meta)):
-            gradient = {
-                name: value + more[name] if name in more else value
-                for name, value in gradient.items()
-            }
+        results = map_tasks(run, ranks.mine(tasks))
+        sums = self._summed(results, tasks, carried=bool(state["inner"]))
+        gradient = _plus(sums.gradient, self._divergence(theta, meta))
         total = config.updates(config.images(task))
         factor = learning.annealed(config.anneal, state["step"], total)
         with torch.no_grad():
@@ -198,22 +203,21 @@ class GradientAgent:
         if not finite(learned):
             # The loss tells of it one meta-iteration later, and after the last one never.
             raise Diverged(f"a parameter isn't finite after meta-iteration {state['step'] + 1}")
-        inner = state["inner"]
-        if inner:
-            inner = mean([result.trail.state for result in results])
-        gamma = state["gamma"].clone()
-        for result in results:
-            if result.leap.candidates:
-                gamma[config.gammas.index(result.leap.gamma)] += 1
         fresh = {
             "theta": {name: learned[name] for name in theta},
             "meta": {name: learned[name] for name in meta},
             "outer": outer,
-            "inner": inner,
+            "inner": sums.inner,
             "step": state["step"] + 1,
-            "gamma": gamma,
+            "gamma": state["gamma"] + sums.gamma.to(state["gamma"].device),
         }
-        return {**state, **fresh}, self._logs(results, batch)
+        images = config.cost(batch["support_x"].shape[1], batch["query_x"].shape[1])
+        logs = {
+            "loss": sums.loss,
+            "inner_steps": float(config.inner_steps * tasks),
+            "image_gradients": float(images * tasks),
+        }
+        return {**state, **fresh}, logs
 
     def policy(self, state: State) -> PerTask:
         """Return the policy that fine-tunes theta on each support set."""
@@ -240,20 +244,57 @@ class GradientAgent:
         names = adapting(theta, self.config.adapts, self.config.adapt_norm)
         return {name: theta[name] for name in names}
 
-    def _unfairness(self, results: list[TaskResult]) -> Params:
+    def _summed(self, results: list[TaskResult], tasks: int, *, carried: bool) -> _Sums:
+        """What all tasks of a meta-batch come to, over the ranks that share them."""
+        config, many = self.config, len(results)
+        weight = 1.0 if config.reduce == "sum" else 1.0 / tasks
+        gradient = combine([result.gradient.params for result in results], [weight] * many)
+        gradient = _plus(gradient, self._unfairness(results, tasks))
+        inner = (
+            combine([result.trail.state for result in results], [1 / tasks] * many)
+            if carried
+            else {}
+        )
+        gamma = torch.zeros(len(config.gammas), dtype=torch.int64)
+        for result in results:
+            if result.leap.candidates:
+                gamma[config.gammas.index(result.leap.gamma)] += 1
+        losses = [result.trail.losses[-1] for result in results if result.trail.losses]
+        told = torch.tensor([float(sum(losses)), float(len(losses))], dtype=torch.float64)
+        whole = ranks.summed(
+            {
+                **{f"gradient/{name}": value for name, value in gradient.items()},
+                **{f"inner/{name}": value for name, value in inner.items()},
+                "gamma": gamma,
+                "losses": told,
+            }
+        )
+        loss, number = whole["losses"].tolist()
+        return _Sums(
+            {name: whole[f"gradient/{name}"] for name in gradient},
+            {name: whole[f"inner/{name}"] for name in inner},
+            whole["gamma"],
+            loss / max(number, 1),
+        )
+
+    def _unfairness(self, results: list[TaskResult], tasks: int) -> Params:
         """The gradient of the weighted inequality of the tasks' losses at theta.
 
         The losses meet only here, so the chain rule is finished by hand: each task's gradient is
-        weighed by the measure's slope for its loss.
+        weighed by the measure's slope for its loss. Ranks tell each other the losses, a second sum
+        of as many numbers as there are tasks.
         """
         before = [result.before for result in results if result.before is not None]
         if not before:
             return {}
-        losses = torch.tensor([task.loss for task in before], dtype=torch.float64)
+        losses = torch.zeros(tasks, dtype=torch.float64)
+        mine = list(ranks.mine(tasks))
+        losses[mine] = torch.tensor([task.loss for task in before], dtype=torch.float64)
+        losses = ranks.summed({"losses": losses})["losses"]
         measure = learning.inequality(self.config.fairness)
         with torch.enable_grad():
             (slopes,) = torch.autograd.grad(measure(losses.requires_grad_()), losses)
-        weights = (self.config.fairness_weight * slopes).tolist()
+        weights = (self.config.fairness_weight * slopes[mine]).tolist()
         return combine([task.params for task in before], weights)
 
     def _divergence(self, theta: Params, meta: Params) -> Params:
@@ -268,12 +309,7 @@ class GradientAgent:
         )
         return scale(dict(zip(point, grads, strict=True)), self.config.beta)
 
-    def _logs(self, results: list[TaskResult], batch: Observation) -> dict[str, float]:
-        config, tasks = self.config, len(results)
-        images = config.cost(batch["support_x"].shape[1], batch["query_x"].shape[1])
-        losses = [result.trail.losses[-1] for result in results if result.trail.losses]
-        return {
-            "loss": sum(losses) / max(len(losses), 1),
-            "inner_steps": float(config.inner_steps * tasks),
-            "image_gradients": float(images * tasks),
-        }
+
+def _plus(gradient: Params, more: Params) -> Params:
+    """A gradient with another added where that has entries."""
+    return {name: value + more[name] if name in more else value for name, value in gradient.items()}

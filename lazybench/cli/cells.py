@@ -11,32 +11,42 @@ from lazybench.cli import out
 
 if TYPE_CHECKING:
     from lazybench.harness.suite import SuiteCell
-    from lazybench.harness.sweep import CellOutcome, Sweep, SweepRequest
+    from lazybench.harness.sweep import CellOutcome, Engine, SweepRequest
+
+BAD = ("failed", "crashed", "oom", "timeout", "busy", "refused", "diverged")
+"""What a cell may come to that leaves it without a score."""
 
 
 def run_cells(
-    cells: Sequence[SuiteCell], request: SweepRequest, *, quiet: bool
+    cells: Sequence[SuiteCell],
+    request: SweepRequest,
+    *,
+    quiet: bool,
+    engine: Engine | None = None,
 ) -> list[CellOutcome]:
-    """Return what became of the cells, each run in a process of its own; write the boards anew."""
+    """Return what became of the cells, each run in a process of its own; write the boards anew.
+
+    They run on this machine unless an engine for elsewhere is given.
+    """
     from lazybench import boards
     from lazybench.harness.sweep import Sweep
     from lazybench.records import Store
 
-    sweep = Sweep(request)
-    with _stopping(sweep):
-        outcomes = list(_shown(sweep, cells, quiet=quiet))
+    engine = engine or Sweep(request)
+    with _stopping(engine):
+        outcomes = list(_shown(engine, cells, quiet=quiet))
     boards.write(Store(request.out))
     return outcomes
 
 
 @contextmanager
-def _stopping(sweep: Sweep) -> Iterator[None]:
+def _stopping(engine: Engine) -> Iterator[None]:
     """Ctrl-C and SIGTERM stop a sweep's cells, which write their checkpoints."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(number: int, frame: object) -> None:
         out.note("stopping: cells under way write their checkpoints; the same command continues")
-        sweep.stop()
+        engine.stop()
 
     for number in before:
         signal.signal(number, stop)
@@ -47,18 +57,11 @@ def _stopping(sweep: Sweep) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _shown(sweep: Sweep, cells: Sequence[SuiteCell], *, quiet: bool) -> Iterator[CellOutcome]:
+def _shown(engine: Engine, cells: Sequence[SuiteCell], *, quiet: bool) -> Iterator[CellOutcome]:
     """The outcomes as they come, each told in a line."""
-    from lazybench.cli.progress import watching
+    from lazybench.cli.cells_table import watching_cells
 
-    with watching(quiet=quiet) as watch:
-        if cells:
-            watch.stage("cells", len(cells))
-        for outcome in sweep.run(cells, lambda cell: watch.note(f"begun: {cell.name}")):
-            told = "" if outcome.score is None else f" {outcome.score:.4g}"
-            why = f": {outcome.reason}" if outcome.reason else ""
-            watch.note(
-                f"{outcome.status}{told} in {out.seconds(outcome.wall_s)}: {outcome.cell.name}{why}"
-            )
-            watch.advance(1, {})
+    with watching_cells(len(cells), quiet=quiet) as watch:
+        for outcome in engine.run(cells, watch.begun):
+            watch.ended(outcome)
             yield outcome

@@ -176,17 +176,19 @@ def _bars() -> Progress:
     return Progress(*columns, console=console, refresh_per_second=4)
 
 
+def drawable() -> bool:
+    """True where stderr is a terminal that can be drawn on."""
+    dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    return out.on_terminal(sys.stderr) and not dumb
+
+
 @contextmanager
 def watching(*, quiet: bool) -> Iterator[Watch]:
     """A watch that fits stderr, closed at the end even if the run is interrupted."""
     if quiet:
         yield SILENT
         return
-    terminal = out.on_terminal(sys.stderr) and os.environ.get("TERM", "").lower() not in (
-        "dumb",
-        "unknown",
-    )
-    watch = Bars() if terminal else Lines()
+    watch = Bars() if drawable() else Lines()
     try:
         yield watch
     finally:

@@ -30,6 +30,7 @@ EXAMPLES = (
     "lazybench run -a my_agent.py:MyAgent -e glyphs-5way-1shot --limit 50",
     "lazybench run -a maml -e glyphs-5way-1shot --track tensorboard",
     "lazybench run -a chance -e glyphs-5way-1shot --json --quiet > record.json",
+    "torchrun --standalone --nproc-per-node 4 -m lazybench run -a maml -e omniglot-20way-5shot",
 )
 BAD_RUN = 3
 
@@ -115,8 +116,11 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         asked = {**asked, "query_budget": query_budget}
     options.need_folder(out_dir, "--out")
     options.need_folder(runs, "--runs")
+    from lazybench import ranks
     from lazybench.harness.request import RunRequest
 
+    # Of the processes that torchrun started, the first alone shows and writes.
+    number, many = ranks.launched()
     requests = [
         RunRequest(
             agent=agent,
@@ -145,26 +149,27 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
             out.note(f"seed {request.seed}")
         # A user's agent or network may print; stdout is for the record.
         with redirect_stdout(sys.stderr) if json else nullcontext():
-            record = _run(request, tracker, quiet=quiet)
+            record = _run(request, tracker, quiet=quiet, first=number == 0)
         records.append(record)
-        if json:
+        if json and number == 0:
             out.line(json_text.dumps(json_text.loads(record.to_json())))
-    publish(records, out_dir, show=not (json or quiet))
+    if number == 0:
+        publish(records, out_dir, show=not (json or quiet))
     bad = [record for record in records if record.status != "ok"]
+    who = f"rank {number}: " if many > 1 else ""
     for record in bad:
-        out.note(
-            out.one_line(f"seed {record.seed}: {record.status}: {record.reason or 'no reason'}")
-        )
+        why = record.reason or "no reason"
+        out.note(out.one_line(f"{who}seed {record.seed}: {record.status}: {why}"))
     if bad:
         raise typer.Exit(BAD_RUN)
 
 
-def _run(request: RunRequest, tracker: Tracker, *, quiet: bool) -> Record:
+def _run(request: RunRequest, tracker: Tracker, *, quiet: bool, first: bool) -> Record:
     """The record of one run."""
     from lazybench.cli.progress import watching
     from lazybench.harness.run import run
 
-    with watching(quiet=quiet) as watch:
+    with watching(quiet=quiet or not first) as watch:
         return run(request, watch=watch, tracker=tracker)
 
 

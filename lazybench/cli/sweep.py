@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lazybench.cli import options, out
-from lazybench.cli.cells import run_cells
+from lazybench.cli.cells import BAD, run_cells
+from lazybench.errors import UsageError
 
 if TYPE_CHECKING:
     from lazybench.harness.suite import SuiteCell
@@ -25,9 +26,11 @@ EXAMPLES = (
     "lazybench sweep table2",
     "lazybench sweep mine.toml --jobs 2 --timeout 3600 --memory-gib 8",
     "lazybench sweep table2 --only '*cifar100-lt-100*'",
+    "lazybench sweep table2 --devices cuda:0-7 --cells-per-device 2",
+    "lazybench sweep table2 --workers 4",
+    "lazybench sweep table2 --scheduler tcp://10.0.0.1:8786",
     "lazybench sweep mine.toml --emit-commands > cells.txt",
 )
-_BAD = ("failed", "crashed", "oom", "timeout", "refused", "diverged")
 _BAD_SWEEP = 3
 
 
@@ -39,6 +42,25 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     ] = None,
     memory_gib: Annotated[
         float | None, typer.Option("--memory-gib", help="Memory that a cell may hold.")
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices", metavar="cuda:0-7", help="Pin each cell to one of these devices."
+        ),
+    ] = None,
+    cells_per_device: Annotated[
+        int, typer.Option("--cells-per-device", help="Cells side by side on each of --devices.")
+    ] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Run on so many Dask workers on this machine."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler", metavar="ADDRESS", help="Run on a Dask cluster, as tcp://host:8786."
+        ),
     ] = None,
     only: Annotated[
         str, typer.Option("--only", metavar="PATTERN", help="Only cells whose line matches.")
@@ -61,25 +83,49 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     """Run what is missing of a suite and write the board files anew.
 
     Raises:
-        UsageError: a suite that can't be read, or limits that aren't positive.
+        UsageError: a suite that can't be read, limits that aren't positive, or options that don't
+            go together.
         typer.Exit: some cells have no score, or it was interrupted.
     """
     options.need_folder(out_dir, "--out")
     options.need_folder(runs, "--runs")
+    _one_engine(jobs, devices, workers, scheduler)
+    from lazybench.harness.devices import slots
     from lazybench.harness.suite import expand, read_suite
-    from lazybench.harness.sweep import SweepRequest, split, words
+    from lazybench.harness.sweep import SweepRequest, arguments, split
 
+    if cells_per_device != 1 and devices is None:
+        raise UsageError("--cells-per-device goes with --devices, such as --devices cuda:0-7")
+    if devices is not None and device != "cpu":
+        raise UsageError("give either --device or --devices, not both")
+    pinned = () if devices is None else slots(devices, cells_per_device)
     cells = [cell for cell in expand(read_suite(suite)) if fnmatch.fnmatch(cell.name, only)]
     memory = None if memory_gib is None else round(memory_gib * 2**30)
-    request = SweepRequest(jobs, timeout, memory, device, out_dir, runs)
+    request = SweepRequest(
+        jobs,
+        timeout,
+        memory,
+        pinned[0].device if pinned else device,
+        out_dir,
+        runs,
+        pinned,
+        elsewhere=emit_commands or scheduler is not None,
+    )
     missing, known = split(cells, request)
     if emit_commands:
         for cell in missing:
-            command = [word for word in words(cell, request)[3:] if word != "--json"]
-            out.line(shlex.join(["lazybench", *command]))
+            out.line(shlex.join(["lazybench", *arguments(cell, request), "--quiet"]))
+        for row in known:
+            if row.status in BAD:
+                out.note(out.one_line(f"{row.status}: {row.cell.name}: {row.reason}"))
         return
     outcomes = list(known)
-    if not dry_run:
+    if not dry_run and missing and (workers or scheduler):
+        from lazybench.harness.cluster import on_cluster
+
+        with on_cluster(request, scheduler=scheduler, workers=workers or 0) as engine:
+            outcomes += run_cells(missing, request, quiet=quiet, engine=engine)
+    elif not dry_run:
         outcomes += run_cells(missing, request, quiet=quiet)
     rows = outcomes if not dry_run else [*known, *map(_missing, missing)]
     if json:
@@ -90,8 +136,28 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     out.note(", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no cells")
     if not dry_run and counts["stopped"]:
         raise typer.Exit(128 + signal.SIGINT)
-    if any(counts[status] for status in _BAD):
+    if any(counts[status] for status in BAD):
         raise typer.Exit(_BAD_SWEEP)
+
+
+def _one_engine(jobs: int, devices: str | None, workers: int | None, scheduler: str | None) -> None:
+    """Look whether the options that say where cells run go together.
+
+    Raises:
+        UsageError: they don't.
+    """
+    asked = {
+        "--jobs": jobs != 1,
+        "--devices": devices is not None,
+        "--workers": workers is not None,
+        "--scheduler": scheduler is not None,
+    }
+    given = [option for option, is_given in asked.items() if is_given]
+    if len(given) > 1:
+        raise UsageError(
+            f"give one of {', '.join(asked)}, got {' and '.join(given)}: each says how many cells "
+            "run side by side (--devices: one for each device and --cells-per-device)"
+        )
 
 
 def _missing(cell: SuiteCell) -> CellOutcome:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lazybench import ranks
 from lazybench.errors import UsageError
 from lazybench.harness.environment import check_budget, chosen_trials, resolve_env, with_protocol
 from lazybench.harness.judge import env_facts, open_env
@@ -77,15 +78,20 @@ class Cell:
         return self.folder / f"{name}{mark}.{ending}"
 
 
-def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
+def resolve(request: RunRequest, watch: Watch = SILENT, *, here: bool = True) -> Cell:
     """Return the request with names, presets, data and key resolved; nothing is written.
+
+    Args:
+        request: what was asked for.
+        watch: hears which environment an alias is.
+        here: look whether this machine has the device; False for a run on another one.
 
     Raises:
         UsageError: a name, setting, device or limit that isn't allowed.
         DataUnavailable: the data isn't installed or is damaged.
     """
     check_budget(request.budget)
-    device = check_device(request.device)
+    device = check_device(request.device, here=here)
     spec, note = resolve_env(request.env)
     if note:
         watch.note(note)
@@ -96,9 +102,11 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
     trials, limited = chosen_trials(spec, request.budget, request.limit)
     judged = open_env(spec, 1, "test")
     train: Any = None
-    if hasattr(made.agent, "plan"):
+    plan = made.agent.plan(judged.task) if hasattr(made.agent, "plan") else None
+    ranks.check(made.agent, made.spec.id, None if plan is None else plan.meta_batch)
+    if plan is not None:
         # Opened here so that shots that the data can't serve are told before anything is written.
-        train = open_env(spec, 1, "train", **made.agent.plan(judged.task).env)
+        train = open_env(spec, 1, "train", **plan.env)
     weights = _weights(made, request)
     if weights is not None:
         # Tried here, so that weights that don't fit are told before anything is written.
@@ -119,7 +127,7 @@ def resolve(request: RunRequest, watch: Watch = SILENT) -> Cell:
         "seed": request.seed,
         "precision": request.precision,
         "device": device.partition(":")[0],
-        "world_size": 1,
+        "world_size": ranks.size(),
         "limited": limited,
         **({} if network is None else network.identity()),
     }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lazybench import ranks
 from lazybench.agent import COUNTED, Logs, Plan
 from lazybench.errors import ContractError, Diverged, Interrupted, StoreError
 from lazybench.harness import checkpoint, facts
@@ -131,7 +132,8 @@ def fit(
         StoreError: the disk is full, found out before training where it is then.
     """
     spec, agent, rng = training.spec, training.agent, Rng(training.seed)
-    judged = open_env(spec, spec.rows(spec.val_trials[training.budget]), "val", training.device)
+    rows = spec.rows(math.ceil(spec.val_trials[training.budget] / ranks.size()))
+    judged = open_env(spec, rows, "val", training.device)
     plan: Plan | None = agent.plan(judged.task) if hasattr(agent, "plan") else None
     progress = _start(training, judged, rng, watch)
     if plan is not None and progress.step:
@@ -150,7 +152,7 @@ def fit(
     while progress.step < plan.updates or _due(progress, plan):
         # A run that was stopped while it validated has this before the next update.
         if not _due(progress, plan):
-            logs = _update(training, progress, train, rng)
+            logs = _update(training, progress, train, rng, signals)
             tracker.log(progress.step, logs)
             shown = {"loss": progress.last_loss} if progress.last_loss is not None else {}
             last = {"val": progress.curve[-1]["val"]} if progress.curve else {}
@@ -165,7 +167,7 @@ def fit(
                 raise
             judgement = {spec.validation[0]: progress.curve[-1]["val"]}
             tracker.evaluated(progress.step, "val", judgement)
-        stop = signals.number
+        stop = ranks.stop_of(signals.number)
         if due or stop or time.monotonic() - saved > CHECKPOINT_EVERY_S:
             _save(training, progress)
             saved = time.monotonic()
@@ -202,7 +204,8 @@ def fit_whole(training: Training, signals: Signals) -> tuple[Progress, Any]:
 
 
 def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
-    found = checkpoint.load(training.folder) if training.folder is not None else None
+    folder = training.folder
+    found = ranks.of_first(lambda: checkpoint.load(folder)) if folder is not None else None
     if found is not None:
         _, tree, notes = found
         for note in notes:
@@ -218,9 +221,10 @@ def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
     return Progress(state=checkpoint.to_device(fresh, training.device))
 
 
-def _update(training: Training, progress: Progress, train: Any, rng: Rng) -> Logs:
+def _update(training: Training, progress: Progress, train: Any, rng: Rng, signals: Signals) -> Logs:
     """Do one update; return its logs."""
     clock = Clock()
+    ranks.begin_update(signals.number)
     step, rows = progress.step, train.num_envs
     batch, _ = train.reset(options={"trials": np.arange(step * rows, (step + 1) * rows)})
     state, logs = _updated(training.agent.update(progress.state, batch, rng.at("update", step)))
@@ -238,7 +242,7 @@ def _update(training: Training, progress: Progress, train: Any, rng: Rng) -> Log
             progress.totals[name] = progress.totals.get(name, 0.0) + amount
     wall_s, cpu_s = clock.seconds()
     progress.train_wall_s += wall_s
-    progress.train_cpu_s += cpu_s
+    progress.train_cpu_s += ranks.cpu_s_of(cpu_s)
     return dict(logs)
 
 
@@ -293,10 +297,10 @@ def _validate(
         )
     wall_s, cpu_s = clock.seconds()
     progress.val_wall_s += wall_s
-    progress.val_cpu_s += cpu_s
+    progress.val_cpu_s += cpu_s if ranks.size() == 1 else sum(block.cpu_s for block in blocks)
 
 
 def _save(training: Training, progress: Progress) -> None:
     progress.peak_memory_bytes = max(progress.peak_memory_bytes, facts.peak_memory_bytes())
-    if training.folder is not None:
+    if training.folder is not None and ranks.rank() == 0:
         checkpoint.save(training.folder, progress.step, progress.tree())

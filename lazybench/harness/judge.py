@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lazybench import ranks
 from lazybench.errors import ContractError
 from lazybench.harness.watch import Watch
 from lazybench.records.atomic import plain
@@ -108,7 +109,8 @@ def judge(  # noqa: PLR0913 - what is judged, by what, from where to where, and 
     Trials past the last one of a block that isn't full are opened and thrown away, so that every
     block is computed alike. A single environment's test is one pass over its whole test set, the
     trials of which are judged together, as one block; `seed` is the run's, which chose its data.
-    `columns` names further numbers that the last info of each trial tells.
+    `columns` names further numbers that the last info of each trial tells. Ranks of one run
+    (`lazybench.ranks`) judge blocks in turn, and each yields all of them.
 
     Raises:
         ContractError: the policy's answers have a wrong shape, type or range.
@@ -118,27 +120,38 @@ def judge(  # noqa: PLR0913 - what is judged, by what, from where to where, and 
             yield _whole_pass(env, policy, metric, seed)
         return
     rows = env.num_envs
-    for first in range(start, trials, rows):
-        clock = Clock()
-        observation, _ = env.reset(options={"trials": np.arange(first, first + rows)})
-        told = {name: np.zeros(rows) for name in (metric, *columns)}
-        done = np.zeros(rows, dtype=np.bool_)
-        memory: Any = None
-        answers: NDArray[Any] | None = None
-        while not done.all():
-            action, memory = _answer(policy, observation, memory, rows)
-            observation, _, terminated, truncated, info = env.step(action)
-            done |= terminated | truncated
-            answers = _array(action, rows)
-            for name in told.keys() & info.keys():
-                fresh = np.asarray(info.get(f"_{name}", np.ones(rows, dtype=np.bool_)))
-                told[name][fresh] = np.asarray(info[name])[fresh]
-        count = min(rows, trials - first)
-        if answers is None:
-            raise ContractError("an environment must take at least one action in each trial")
-        named = {name: told[name][:count] for name in columns}
-        scores = told[metric][:count]
-        yield Judged(first, scores, answers[:count], *clock.seconds(), columns=named)
+    for turn in range(start, trials, rows * ranks.size()):
+        first = turn + rows * ranks.rank()
+        block = _block(env, policy, metric, first, trials, columns) if first < trials else None
+        yield from (found for found in ranks.gathered(block) if found is not None)
+
+
+def _block(
+    env: Any, policy: Any, metric: str, first: int, trials: int, columns: tuple[str, ...]
+) -> Judged:
+    """One block of judged trials, from `first`."""
+    rows = env.num_envs
+    clock = Clock()
+    observation, _ = env.reset(options={"trials": np.arange(first, first + rows)})
+    told = {name: np.zeros(rows) for name in (metric, *columns)}
+    done = np.zeros(rows, dtype=np.bool_)
+    memory: Any = None
+    answers: NDArray[Any] | None = None
+    while not done.all():
+        action, memory = _answer(policy, observation, memory, rows)
+        observation, _, terminated, truncated, info = env.step(action)
+        done |= terminated | truncated
+        answers = _array(action, rows)
+        for name in told.keys() & info.keys():
+            fresh = np.asarray(info.get(f"_{name}", np.ones(rows, dtype=np.bool_)))
+            told[name][fresh] = np.asarray(info[name])[fresh]
+    count = min(rows, trials - first)
+    if answers is None:
+        raise ContractError("an environment must take at least one action in each trial")
+    named = {name: told[name][:count] for name in columns}
+    scores = told[metric][:count]
+    # A plain dict: ranks send blocks to each other.
+    return Judged(first, scores, answers[:count], *clock.seconds(), {}, named)
 
 
 def judge_all(  # noqa: PLR0913 - what is judged, on what, who hears, and since when

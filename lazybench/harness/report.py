@@ -61,6 +61,7 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
         seed=request.seed,
         precision=request.precision,
         device=cell.identity["device"],
+        world_size=cell.identity["world_size"],
         metrics={} if scored is None else metrics(spec, scored),
         trials=Trials() if scored is None else trials(scored),
         diagnostics=outcome.diagnostics | _beside(spec, scored),

@@ -85,11 +85,15 @@ class Made:
         return tuple(getattr(type(self.agent), "JUDGED", ()))
 
 
-def check_device(device: str) -> str:
+def check_device(device: str, *, here: bool = True) -> str:
     """Return the device to use; `auto` takes a GPU where there is one.
 
+    Args:
+        device: as for a run.
+        here: look whether this machine has it; False for a run on another one.
+
     Raises:
-        UsageError: no such kind of device.
+        UsageError: no such kind of device, or `auto` for a machine that isn't known.
         DeviceUnavailable: this machine has none.
     """
     import torch
@@ -100,6 +104,10 @@ def check_device(device: str) -> str:
     index = device.partition(":")[2]
     if ":" in device and not (kind in ("cuda", "mps") and index.isdecimal()):
         raise UsageError(f"a device is cpu, cuda, mps, or numbered as in cuda:1, got '{device}'")
+    if not here:
+        if kind == "auto":
+            raise UsageError("device auto isn't known before a run on another machine; name it")
+        return device
     if kind == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():

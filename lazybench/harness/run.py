@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import traceback
 from collections.abc import Mapping
@@ -10,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from lazybench import ranks
 from lazybench.errors import (
     DataUnavailable,
     Diverged,
     Interrupted,
     LazybenchError,
     OutputUnavailable,
+    RankLost,
     StoreError,
     UsageError,
 )
@@ -29,7 +32,7 @@ from lazybench.harness.request import RunRequest, check_device
 from lazybench.harness.signals import Signals
 from lazybench.harness.track import UNTRACKED, Harmless, Tracker
 from lazybench.harness.watch import SILENT, Watch
-from lazybench.parallel import using_threads
+from lazybench.parallel import usable_cores, using_threads
 from lazybench.precision import using_precision
 from lazybench.records import (
     Packed,
@@ -59,19 +62,28 @@ def run(request: RunRequest, *, watch: Watch = SILENT, tracker: Tracker = UNTRAC
             training.
         Busy: another process is at the same run.
         Interrupted: a signal stopped it at a checkpoint; the same request continues.
+        RankLost: torchrun started several processes, and another one ended.
     """
     device = check_device(request.device)
-    with using_threads(request.threads), using_precision(request.precision, device):
+    ranks.join(device)
+    threads = ranks.cores_each(usable_cores()) if request.threads is None else request.threads
+    if ranks.rank() != 0:
+        watch, tracker = SILENT, UNTRACKED
+    with using_threads(threads), using_precision(request.precision, device):
         return _run(request, watch, Harmless(tracker, watch))
 
 
 def _run(request: RunRequest, watch: Watch, tracker: Tracker) -> Record:
     cell = resolve(request, watch)
     store = Store(request.out)
-    standing = store.find(cell.key)
+    standing = ranks.of_first(lambda: store.find(cell.key))
     if standing is not None and not request.force and standing.status in ("ok", "diverged"):
         watch.note("done already: this record stands (run again with --force)")
         return standing
+    if ranks.rank():
+        # Rank 0 keeps the folder and the record; this one computes its part.
+        with Signals(watch.note) as signals:
+            return _make_record(cell, watch, signals)
     writable(request.out)
     writable(cell.folder)
     with locked(cell.folder), Signals(watch.note) as signals:
@@ -142,7 +154,7 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals, tracker: Tracker) -
     except Diverged as error:
         status, reason = "diverged", str(error)
         progress = _last(cell)
-    except (UsageError, DataUnavailable, StoreError, OutputUnavailable):
+    except (UsageError, DataUnavailable, StoreError, OutputUnavailable, RankLost):
         raise
     # An agent that calls `exit` mustn't end the run as if all were well.
     except (Exception, SystemExit) as error:
@@ -165,17 +177,20 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
     """Judge the official trials block by block; what was judged already isn't repeated."""
     path = cell.file("episodes", "jsonl")
     digest, _ = checkpoint.digest(progress.best)
-    lines = read_lines(
-        path,
-        torn=lambda number: watch.note(
-            f"{path}:{number}: the last line is cut off; its trials are judged again"
-        ),
+    lines = ranks.of_first(
+        lambda: read_lines(
+            path,
+            torn=lambda number: watch.note(
+                f"{path}:{number}: the last line is cut off; its trials are judged again"
+            ),
+        )
     )
     blocks = [_block(line) for line in lines if line["state"] == digest]
     start = sum(len(block.scores) for block in blocks)
     watch.stage("test", cell.trials, min(start, cell.trials))
     spec = cell.spec
-    env = open_env(spec, spec.rows(cell.trials), "test", cell.device)
+    rows = spec.rows(math.ceil(cell.trials / ranks.size()))
+    env = open_env(spec, rows, "test", cell.device)
     seed, metric, names = cell.request.seed, spec.metric, spec.columns
     judged = judge(env, policy, metric, cell.trials, start=start, seed=seed, columns=names)
     while True:
@@ -194,12 +209,14 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
             "metrics": dict(block.metrics),
             "columns": {name: values.tolist() for name, values in block.columns.items()},
         }
-        append_line(path, line)
+        if ranks.rank() == 0:
+            append_line(path, line)
         blocks.append(block)
         start = block.first + len(block.scores)
         mean = float(np.concatenate([each.scores for each in blocks]).mean())
         watch.advance(len(block.scores), {metric: mean})
-    wall_s, cpu_s = sum(block.wall_s for block in blocks), sum(block.cpu_s for block in blocks)
+    wall_s = ranks.longest_side_by_side([block.wall_s for block in blocks])
+    cpu_s = sum(block.cpu_s for block in blocks)
     return gathered(env, blocks, names, wall_s, cpu_s)
 
 

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
+import queue
 import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lazybench.errors import LazybenchError, UsageError
 from lazybench.harness.cell import resolve
+from lazybench.harness.cell_process import Call, Ended, Processes
+from lazybench.harness.devices import Slot
 from lazybench.harness.request import RunRequest
 from lazybench.harness.suite import SuiteCell
-from lazybench.parallel import usable_cores
 from lazybench.records import Record, Store
 
-GRACE_S = 30.0
-"""Seconds that a process has to write its checkpoint once it was told to stop."""
+BUSY = 75
+"""Exit code of a run that another process is at."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,8 @@ class SweepRequest:
         device: as for a run.
         out: the store of records.
         runs: folder of working state.
+        slots: the device of each of the cells side by side; empty for `jobs` cells on `device`.
+        elsewhere: the cells run on other machines, so that their device needn't be here.
     """
 
     jobs: int = 1
@@ -47,6 +45,8 @@ class SweepRequest:
     device: str = "cpu"
     out: Path = Path("leaderboards")
     runs: Path = Path("runs")
+    slots: tuple[Slot, ...] = ()
+    elsewhere: bool = False
 
     def __post_init__(self) -> None:
         """Look at the limits.
@@ -68,8 +68,8 @@ class CellOutcome:
     Attributes:
         cell: which.
         status: `ok`, `done` (the record stood already), `diverged`, `failed`, `oom`, `timeout`,
-            `stopped`, `crashed` (a signal ended it), or `refused` (a name, a setting or data that
-            isn't there).
+            `stopped`, `crashed` (a signal ended it), `busy` (another process is at it), or
+            `refused` (a name, a setting or data that isn't there).
         score: the headline metric where there is one.
         wall_s: seconds that the process took.
         reason: why there is no score.
@@ -82,22 +82,37 @@ class CellOutcome:
     reason: str = ""
 
 
-@dataclass
-class Sweep:
-    """Runs cells; `stop` tells those under way to write their checkpoints and end."""
-
-    request: SweepRequest
-    _live: set[subprocess.Popen[str]] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _stopped: bool = False
+class Engine(Protocol):
+    """Runs the cells of a sweep somewhere."""
 
     def run(
         self, cells: Sequence[SuiteCell], begun: Callable[[SuiteCell], None]
     ) -> Iterator[CellOutcome]:
         """Yield the outcome of each cell as it ends; `begun` hears which are under way."""
-        with ThreadPoolExecutor(self.request.jobs) as pool:
+        ...
+
+    def stop(self) -> None:
+        """Begin no further cell, and ask those under way to write their checkpoints and end."""
+        ...
+
+
+@dataclass
+class Sweep:
+    """Runs cells on this machine."""
+
+    request: SweepRequest
+    _processes: Processes = field(default_factory=Processes)
+
+    def run(
+        self, cells: Sequence[SuiteCell], begun: Callable[[SuiteCell], None]
+    ) -> Iterator[CellOutcome]:
+        """Yield the outcome of each cell as it ends; `begun` hears which are under way."""
+        free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for slot in self.request.slots or (Slot(),) * self.request.jobs:
+            free.put(slot)
+        with ThreadPoolExecutor(self._side_by_side) as pool:
             waiting: set[Future[CellOutcome]] = {
-                pool.submit(partial(self._one, cell, begun)) for cell in cells
+                pool.submit(partial(self._one, cell, free, begun)) for cell in cells
             }
             while waiting:
                 ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -105,59 +120,44 @@ class Sweep:
 
     def stop(self) -> None:
         """Begin no further cell, and ask those under way to end."""
-        with self._lock:
-            self._stopped = True
-            for process in self._live:
-                process.send_signal(signal.SIGTERM)
+        self._processes.stop()
 
-    def _one(self, cell: SuiteCell, begun: Callable[[SuiteCell], None]) -> CellOutcome:
-        begin_s = time.perf_counter()
-        with self._lock:
-            if self._stopped:
-                return CellOutcome(cell, "stopped", reason="not begun")
-            process = subprocess.Popen(
-                words(cell, self.request),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                stdin=subprocess.DEVNULL,
-                text=True,
-                start_new_session=True,
-                preexec_fn=partial(_limit, self.request.memory_bytes),
-            )
-            self._live.add(process)
-        begun(cell)
-        timed_out = False
+    @property
+    def _side_by_side(self) -> int:
+        return len(self.request.slots) or self.request.jobs
+
+    def _one(
+        self, cell: SuiteCell, free: queue.SimpleQueue[Slot], begun: Callable[[SuiteCell], None]
+    ) -> CellOutcome:
+        slot = free.get()
         try:
-            out, errors = process.communicate(timeout=self.request.timeout_s)
-        except subprocess.TimeoutExpired:
-            timed_out = True
-            out, errors = _ended(process)
+            if not self._processes.stopped:
+                begun(cell)
+            asked = call(cell, self.request).sharing(self._side_by_side)
+            return outcome(cell, self._processes.run(replace(asked, environment=slot.environment)))
         finally:
-            with self._lock:
-                self._live.discard(process)
-        wall_s = time.perf_counter() - begin_s
-        if timed_out:
-            limit = self.request.timeout_s or 0.0
-            told = f"stopped after {limit:g} s; its checkpoint is kept"
-            return CellOutcome(cell, "timeout", None, wall_s, told)
-        return _outcome(cell, process.returncode, out, errors, wall_s)
+            free.put(slot)
 
 
-def words(cell: SuiteCell, request: SweepRequest) -> list[str]:
-    """Return the command that runs a cell."""
-    threads = max(1, usable_cores() // request.jobs)
-    command = [sys.executable, "-m", "lazybench", "run", "--agent", cell.agent, "--env", cell.env]
-    command += ["--seed", str(cell.seed), "--budget", cell.budget, "--device", request.device]
+def call(cell: SuiteCell, request: SweepRequest) -> Call:
+    """Return the call that runs a cell, with the request's limits."""
+    words = (*arguments(cell, request), "--json", "--quiet")
+    return Call(words, request.timeout_s, request.memory_bytes)
+
+
+def arguments(cell: SuiteCell, request: SweepRequest) -> tuple[str, ...]:
+    """Return the words after `lazybench` that run a cell."""
+    words = ["run", "--agent", cell.agent, "--env", cell.env]
+    words += ["--seed", str(cell.seed), "--budget", cell.budget, "--device", request.device]
     for option, pairs in (("--set", cell.settings), ("--protocol", cell.protocol)):
         for name, value in pairs.items():
             text = value if isinstance(value, str) else json.dumps(value)
-            command += [option, f"{name}={text}"]
-    command += ["--out", str(request.out), "--runs", str(request.runs)]
-    return [*command, "--threads", str(threads), "--json", "--quiet"]
+            words += [option, f"{name}={text}"]
+    return (*words, "--out", str(request.out), "--runs", str(request.runs))
 
 
-def standing(cell: SuiteCell, request: SweepRequest) -> Record | None:
-    """Return the record that a cell has in the store already, or None.
+def key_of(cell: SuiteCell, request: SweepRequest) -> str:
+    """Return the key of a cell's run.
 
     Raises:
         UsageError: a name or setting that isn't allowed.
@@ -174,7 +174,17 @@ def standing(cell: SuiteCell, request: SweepRequest) -> Record | None:
         out=request.out,
         runs=request.runs,
     )
-    return Store(request.out).find(resolve(asked).key)
+    return resolve(asked, here=not request.elsewhere).key
+
+
+def standing(cell: SuiteCell, request: SweepRequest) -> Record | None:
+    """Return the record that a cell has in the store already, or None.
+
+    Raises:
+        UsageError: a name or setting that isn't allowed.
+        DataUnavailable: the data isn't installed or is damaged.
+    """
+    return Store(request.out).find(key_of(cell, request))
 
 
 def split(
@@ -202,30 +212,22 @@ def _told(cell: SuiteCell, record: dict[str, Any], status: str, wall_s: float) -
     return CellOutcome(cell, status, score, wall_s, record.get("reason") or "")
 
 
-def _outcome(cell: SuiteCell, code: int, out: str, errors: str, wall_s: float) -> CellOutcome:
-    last = (errors.strip().splitlines() or ["no message"])[-1]
-    if out.strip():
-        record = json.loads(out.strip().splitlines()[-1])
+def outcome(cell: SuiteCell, ended: Ended | None) -> CellOutcome:
+    """Return what became of a cell whose process ended so; None where it wasn't begun."""
+    if ended is None:
+        return CellOutcome(cell, "stopped", reason="not begun")
+    code, wall_s = ended.code, ended.wall_s
+    if ended.timed_out:
+        told = f"stopped after {wall_s:.0f} s; its checkpoint is kept"
+        return CellOutcome(cell, "timeout", None, wall_s, told)
+    if ended.record is not None:
+        record = json.loads(ended.record)
         return _told(cell, record, record["status"], wall_s)
+    last = (ended.errors.strip().splitlines() or ["no message"])[-1]
     # Asked to end at a checkpoint, or before it could listen.
     if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
         return CellOutcome(cell, "stopped", None, wall_s, last)
     if code < 0:
         return CellOutcome(cell, "crashed", None, wall_s, f"ended by {signal.Signals(-code).name}")
-    return CellOutcome(cell, "refused" if code in (2, 69) else "failed", None, wall_s, last)
-
-
-def _ended(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Ask a process to end, and make it end where it doesn't."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        return process.communicate(timeout=GRACE_S)
-    except subprocess.TimeoutExpired:
-        # With its children: one that lived on would hold the pipes open, and this would never end.
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.communicate()
-
-
-def _limit(memory_bytes: int | None) -> None:
-    if memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    status = {2: "refused", 69: "refused", BUSY: "busy"}.get(code, "failed")
+    return CellOutcome(cell, status, None, wall_s, last)

@@ -172,3 +172,18 @@ class Movable(Learner):
         if task.way != 1:
             raise UsageError(f"trained on 1 way, got {task.way}")
         return {**state, "task": task.fields()}
+
+
+class Segfaults(Learner):
+    """Is ended by a signal at its first update."""
+
+    def update(self, state, batch, rng):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class KillsWorker(Learner):
+    """Takes the process that began it along at its first update."""
+
+    def update(self, state, batch, rng):
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)

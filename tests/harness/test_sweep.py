@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from lazybench.errors import UsageError
 from lazybench.harness.suite import SuiteCell
-from lazybench.harness.sweep import Sweep, SweepRequest, split, words
+from lazybench.harness.sweep import Sweep, SweepRequest, call, split
 from lazybench.records import Store
 
 PLAYERS = Path(__file__).with_name("players.py")
@@ -78,8 +82,8 @@ def test_stopping_ends_what_runs_and_begins_nothing_more(tmp_path: Path) -> None
 
 def test_the_command_of_a_cell_is_a_run(tmp_path: Path) -> None:
     one = SuiteCell("a", "e", 3, "small", {"x": [1, 2], "y": "auto"}, {"eps": 1.5})
-    command = words(one, asked(tmp_path))
-    assert command[2:10] == ["lazybench", "run", "--agent", "a", "--env", "e", "--seed", "3"]
+    command = call(one, asked(tmp_path)).arguments
+    assert command[:7] == ("run", "--agent", "a", "--env", "e", "--seed", "3")
     assert command[command.index("--set") + 1] == "x=[1, 2]"
     assert "y=auto" in command
     assert command[command.index("--protocol") + 1] == "eps=1.5"
@@ -89,3 +93,38 @@ def test_the_command_of_a_cell_is_a_run(tmp_path: Path) -> None:
 def test_limits_must_be_positive(tmp_path: Path, limits: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="must be"):
         asked(tmp_path, **limits)
+
+
+def test_a_cell_that_a_signal_ends_has_crashed_and_the_next_one_runs(tmp_path: Path) -> None:
+    request = asked(tmp_path)
+    ended = list(Sweep(request).run([cell(f"{PLAYERS}:Segfaults"), cell("chance")], lambda _: None))
+    assert [outcome.status for outcome in ended] == ["crashed", "ok"]
+    assert ended[0].reason == "ended by SIGSEGV"
+
+
+def test_a_cell_ends_with_the_sweep_that_began_it(tmp_path: Path) -> None:
+    suite = tmp_path / "suite.toml"
+    suite.write_text(
+        f'name = "one"\n[[cells]]\nagents = ["reptile"]\nenvs = ["{ENV}"]\nbudget = "smoke"\n'
+        "set = { iterations = 100000 }\n"
+    )
+    words = ["sweep", str(suite), "--out", "store", "--runs", "runs", "--quiet"]
+    sweep = subprocess.Popen([sys.executable, "-m", "lazybench", *words], cwd=tmp_path)
+    try:
+        wait_for(lambda: list(tmp_path.glob("runs/reptile*/config.json")))
+    finally:
+        sweep.kill()
+        sweep.wait()
+    (config,) = tmp_path.glob("runs/reptile*/config.json")
+    # What is left of it: a checkpoint, and a lock that another process can have.
+    wait_for(lambda: list(config.parent.glob("ckpt/*/manifest.json")))
+    lock = FileLock(config.parent / "lock")
+    with lock.acquire(timeout=30):
+        pass
+
+
+def wait_for(true: Callable[[], object], seconds: float = 240) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.1)

@@ -1,0 +1,155 @@
+"""The process of a cell: begun with its limits, asked to end, and ended with whoever began it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from lazybench.parallel import usable_cores
+
+GRACE_S = 30.0
+"""Seconds that a process has to write its checkpoint once it was told to stop."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Call:
+    """A `lazybench` command to run in a process of its own.
+
+    Attributes:
+        arguments: what follows `python -m lazybench`.
+        timeout_s: seconds after which it is stopped; None lets it take what it takes.
+        memory_bytes: what it may hold; None sets no limit.
+        environment: variables beside those that are there.
+        folder: where it works, where there is such a folder; None stays here.
+    """
+
+    arguments: tuple[str, ...]
+    timeout_s: float | None = None
+    memory_bytes: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    folder: str | None = None
+
+    def sharing(self, side_by_side: int) -> Call:
+        """Return the call with its share of this machine's cores."""
+        threads = max(1, usable_cores() // side_by_side)
+        return replace(self, arguments=(*self.arguments, "--threads", str(threads)))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended.
+
+    Attributes:
+        code: its exit code, negative for a signal.
+        out: what it wrote to stdout.
+        errors: what it wrote to stderr.
+        wall_s: seconds that it took.
+        timed_out: whether it was stopped for its time.
+    """
+
+    code: int
+    out: str
+    errors: str
+    wall_s: float
+    timed_out: bool = False
+
+    @property
+    def record(self) -> str | None:
+        """The record that it wrote, as JSON; None where it was stopped or came to none."""
+        lines = self.out.strip().splitlines()
+        return lines[-1] if lines and not self.timed_out else None
+
+
+class Processes:
+    """Runs processes; `stop` asks those under way to write their checkpoints and end."""
+
+    def __init__(self) -> None:
+        """Run none yet."""
+        self._live: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    @property
+    def stopped(self) -> bool:
+        """True once `stop` was called."""
+        return self._stopped
+
+    def run(self, call: Call) -> Ended | None:
+        """Return how the process ended; None where `stop` was called before it began."""
+        begin_s = time.perf_counter()
+        with self._lock:
+            if self._stopped:
+                return None
+            process = _begun(call)
+            self._live.add(process)
+        timed_out = False
+        try:
+            out, errors = process.communicate(timeout=call.timeout_s)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+            out, errors = _ended(process)
+        finally:
+            with self._lock:
+                self._live.discard(process)
+        wall_s = time.perf_counter() - begin_s
+        return Ended(process.returncode, out, errors, wall_s, timed_out)
+
+    def stop(self) -> None:
+        """Begin no further process, and ask those under way to end."""
+        with self._lock:
+            self._stopped = True
+            for process in self._live:
+                process.send_signal(signal.SIGTERM)
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """Return the words that run lazybench with these arguments, in this Python."""
+    return [sys.executable, "-m", "lazybench", *arguments]
+
+
+def _begun(call: Call) -> subprocess.Popen[str]:
+    folder = call.folder if call.folder is not None and Path(call.folder).is_dir() else None
+    # Looked up here: between fork and exec as little as possible may happen.
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return subprocess.Popen(
+        command(call.arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **call.environment},
+        start_new_session=True,
+        preexec_fn=partial(_prepare, libc, call.memory_bytes),
+    )
+
+
+def _ended(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Ask a process to end, and make it end where it doesn't."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        return process.communicate(timeout=GRACE_S)
+    except subprocess.TimeoutExpired:
+        # With its children: one that lived on would hold the pipes open, and this would never end.
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.communicate()
+
+
+def _prepare(libc: ctypes.CDLL | None, memory_bytes: int | None) -> None:
+    if libc is not None:
+        # Whoever began it may be killed; without this it would run on, and hold the run's lock.
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))

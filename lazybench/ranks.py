@@ -1,0 +1,223 @@
+"""The tasks of a meta-batch spread over processes (ranks) that torchrun started.
+
+    torchrun --nproc-per-node 2 -m lazybench run --agent maml --env glyphs-20way-5shot
+
+Every rank holds the same state and sees the whole meta-batch; it computes the tasks whose index
+leaves its own number when divided by the number of ranks, and one all-reduce adds up what they
+came to. Tasks are functions of their index, so they are the same for any number of ranks, and
+results differ from those of one process by the order of sums alone. Without torchrun there is one
+rank, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lazybench.errors import DeviceUnavailable, RankLost, UsageError
+
+A = TypeVar("A")
+
+LOST_S = 1800.0
+"""Seconds that a rank waits for the others: a checkpoint or a slower machine may hold them up."""
+
+
+class _Beside:
+    """What goes along with each sum: a stop asked for, and the processor seconds up to it."""
+
+    stop = 0
+    begin_s = own_s = all_s = 0.0
+
+
+_beside = _Beside()
+
+
+def launched() -> tuple[int, int]:
+    """Return this process's number and how many torchrun started: (0, 1) without it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0, 1
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Return this rank's number once they have joined, else 0; rank 0 alone writes."""
+    return torch.distributed.get_rank() if _joined() else 0
+
+
+def size() -> int:
+    """Return the number of ranks that have joined; 1 without torchrun."""
+    return torch.distributed.get_world_size() if _joined() else 1
+
+
+def join(device: str) -> None:
+    """Meet the other processes that torchrun started; nothing without it, or once they have met.
+
+    On CUDA each rank of a machine takes the device of its number there.
+
+    Raises:
+        DeviceUnavailable: the machine has fewer devices than ranks.
+        RankLost: another rank didn't come.
+    """
+    if launched()[1] == 1 or _joined():
+        return
+    if torch.device(device).type == "cuda":
+        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= there:
+            raise DeviceUnavailable(
+                f"rank {local} of this machine has no CUDA device of its own, there are {there}; "
+                f"start as many: --nproc-per-node {there}"
+            )
+        torch.cuda.set_device(local)
+        backend = "cpu:gloo,cuda:nccl"
+    else:
+        backend = "gloo"
+    _collective(
+        lambda: torch.distributed.init_process_group(backend, timeout=timedelta(seconds=LOST_S))
+    )
+    atexit.register(_leave)
+
+
+def cores_each(cores: int) -> int:
+    """Return a rank's share of a machine's cores."""
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if size() > 1 else cores
+
+
+def check(agent: Any, name: str, meta_batch: int | None) -> None:
+    """Look whether an agent's meta-batch can be spread over the ranks there are.
+
+    Args:
+        agent: has `SHARDED = True` where its `update` computes `mine` and adds up by `summed`.
+        name: its id, for the message.
+        meta_batch: tasks of a meta-batch; None where it has none.
+
+    Raises:
+        UsageError: it can't.
+    """
+    if size() == 1:
+        return
+    if meta_batch is None or not getattr(agent, "SHARDED", False):
+        raise UsageError(
+            f"agent '{name}' has no meta-batch that could be spread over {size()} processes; run "
+            "it without torchrun (many runs side by side: lazybench sweep --jobs)"
+        )
+    if meta_batch < size():
+        raise UsageError(
+            f"a meta-batch of {meta_batch} tasks can't be spread over {size()} processes; start "
+            f"at most {meta_batch} of them, or give more tasks with --set meta_batch={size()}"
+        )
+
+
+def mine(tasks: int) -> range:
+    """Return the indices of the tasks that this rank computes."""
+    return range(rank(), tasks, size())
+
+
+def summed(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the sums over all ranks of tensors by name, by one all-reduce; one rank's as given.
+
+    They travel as one float32 vector, and come back with the type and memory format they had.
+
+    Raises:
+        RankLost: another rank ended.
+    """
+    if size() == 1:
+        return parts
+    own_s = time.process_time() - _beside.begin_s
+    device = next(iter(parts.values())).device
+    pieces = [part.detach().reshape(-1).to(device, torch.float32) for part in parts.values()]
+    beside = torch.tensor([float(_beside.stop), own_s], device=device)
+    vector = torch.cat([*pieces, beside])
+    _collective(lambda: torch.distributed.all_reduce(vector))
+    _beside.stop, _beside.own_s = int(vector[-2]), own_s
+    _beside.all_s = float(vector[-1])
+    found, at = {}, 0
+    for name, part in parts.items():
+        piece = vector[at : at + part.numel()].view(part.shape)
+        found[name] = torch.empty_like(part).copy_(piece)
+        at += part.numel()
+    return found
+
+
+def begin_update(stop: int) -> None:
+    """Note what the next sum tells the others: whether this rank was asked to stop."""
+    _beside.stop, _beside.begin_s = stop, time.process_time()
+    _beside.own_s = _beside.all_s = 0.0
+
+
+def stop_of(stop: int) -> int:
+    """Return the signal that stops all ranks after this update; 0 where none was asked to.
+
+    All ranks learn of it by the same sum, so that none waits for one that has stopped.
+    """
+    if size() == 1:
+        return stop
+    return (stop or _SIGTERM) if _beside.stop else 0
+
+
+def cpu_s_of(own_s: float) -> float:
+    """Return the processor seconds of all ranks, where this one's update took `own_s`.
+
+    What comes after the sum is the same work on each.
+    """
+    return own_s if size() == 1 else _beside.all_s + (own_s - _beside.own_s) * size()
+
+
+def gathered(item: A) -> list[A]:
+    """Return the item of each rank, in their order, on every rank.
+
+    Raises:
+        RankLost: another rank ended.
+    """
+    if size() == 1:
+        return [item]
+    found: list[Any] = [None] * size()
+    _collective(lambda: torch.distributed.all_gather_object(found, item))
+    return found
+
+
+def of_first(make: Callable[[], A]) -> A:
+    """Return on every rank what `make` gives on rank 0, which alone calls it.
+
+    Raises:
+        RankLost: another rank ended.
+    """
+    if size() == 1:
+        return make()
+    held: list[Any] = [make() if rank() == 0 else None]
+    _collective(lambda: torch.distributed.broadcast_object_list(held))
+    return held[0]  # type: ignore[no-any-return]
+
+
+def longest_side_by_side(walls_s: Sequence[float]) -> float:
+    """Return the wall seconds of blocks that the ranks judged in turn, by those of each block."""
+    each = size()
+    return sum(max(walls_s[at : at + each]) for at in range(0, len(walls_s), each))
+
+
+_SIGTERM = 15
+
+
+def _joined() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _collective(do: Callable[[], Any]) -> None:
+    try:
+        do()
+    except RuntimeError as error:
+        raise RankLost(
+            f"rank {launched()[0]} lost the others of its run ({str(error).splitlines()[0]}); one "
+            "of them has ended, see its message above; the same command continues"
+        ) from error
+
+
+def _leave() -> None:
+    if _joined():
+        torch.distributed.destroy_process_group()
