@@ -89,6 +89,14 @@ class Row:
     keys: tuple[str, ...]
 
 
+_TUNING = (
+    ("tuning", "trials", "trials"),
+    ("tuning_image_gradients", "images", "image_gradients"),
+    ("tuning_cpu_s", "s", "cpu_s"),
+)
+"""Columns of what a search of settings cost: name, unit, and its name in the record."""
+
+
 def _marks(group: Group, mixed_devices: bool) -> tuple[str, ...]:
     first, records = group.records[0], group.records
     lost = Counter(_loss(record) for record in records if score_of(record) is None)
@@ -226,4 +234,14 @@ def _measures(records: Sequence[Record]) -> tuple[tuple[str, str, float], ...]:
             fraction = told[0].unit == "fraction"
             mean = sum(values) / len(values) * (100.0 if fraction else 1.0)
             found.append((name, "%" if fraction else told[0].unit, mean))
+    # Columns that are there only where a row has them, as those of further metrics.
+    for name, unit, attribute in _TUNING:
+        costs = [
+            value
+            for record in records
+            if record.tuning is not None
+            and (value := getattr(record.tuning, attribute)) is not None
+        ]
+        if costs:
+            found.append((name, unit, sum(costs) / len(costs)))
     return tuple(found)

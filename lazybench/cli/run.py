@@ -16,6 +16,7 @@ from lazybench.cli import options, out
 if TYPE_CHECKING:
     from lazybench.harness.request import RunRequest
     from lazybench.harness.track import Tracker
+    from lazybench.harness.tune import Found
     from lazybench.records import Record
 
 HELP = "Train an agent on an environment, judge it and record it."
@@ -25,6 +26,7 @@ EXAMPLES = (
     "lazybench run -a lazy_maml -e glyphs-20way-5shot --seeds 0-2",
     "lazybench run -a reptile -e glyphs-5way-5shot --set inner_lr=0.01 --set inner_steps=5",
     "lazybench run -a protonet -e glyphs-5way-1shot --set batch_norm=inductive",
+    "lazybench run -a maml -e glyphs-20way-5shot --tuned runs/tune-maml-glyphs-20way-5shot-s0-…",
     "lazybench run -a reptile -e glyphs-20way-5shot --init 3f9c01d2",
     "lazybench run -a lazy_meta_attack -e glyphs-net4-untargeted --query-budget 1000",
     "lazybench run -a my_agent.py:MyAgent -e glyphs-5way-1shot --limit 50",
@@ -70,6 +72,12 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     query_budget: Annotated[
         int | None,
         typer.Option("--query-budget", help="Queries an attacker has for an image."),
+    ] = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option(
+            "--tuned", metavar="DIR", help="Take the settings that lazybench tune found there."
+        ),
     ] = None,
     init: Annotated[
         str | None,
@@ -119,6 +127,10 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     from lazybench import ranks
     from lazybench.harness.request import RunRequest
 
+    tuning = None
+    if tuned is not None:
+        settled = _tuned(tuned, agent, env, budget, given=settings or ())
+        overrides, tuning = settled.settings, settled.tuning
     # Of the processes that torchrun started, the first alone shows and writes.
     number, many = ranks.launched()
     requests = [
@@ -137,6 +149,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
             out=out_dir,
             runs=runs,
             force=force,
+            tuning=tuning,
         )
         for number in chosen
     ]
@@ -162,6 +175,32 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         out.note(out.one_line(f"{who}seed {record.seed}: {record.status}: {why}"))
     if bad:
         raise typer.Exit(BAD_RUN)
+
+
+def _tuned(folder: Path, agent: str, env: str, budget: str, given: Sequence[str]) -> Found:
+    """What a search found, once it was one for this agent, environment and budget.
+
+    Raises:
+        UsageError: it wasn't, or settings are given beside it.
+    """
+    from lazybench.errors import UsageError
+    from lazybench.harness.environment import resolve_env
+    from lazybench.harness.tune import read_found
+
+    if given:
+        raise UsageError(
+            "give either --tuned or --set: what was tuned is all settings together "
+            "(lazybench tune takes --set, too)"
+        )
+    found = read_found(folder)
+    asked = {"agent": agent, "env": resolve_env(env)[0].id, "budget": budget}
+    for name, value in asked.items():
+        if value != (told := getattr(found, name)):
+            raise UsageError(
+                f"{folder} holds a search for {name} '{told}', got '{value}'; settings are tuned "
+                f"for what they run on: give --{name} {told}, or tune anew"
+            )
+    return found
 
 
 def _run(request: RunRequest, tracker: Tracker, *, quiet: bool, first: bool) -> Record:

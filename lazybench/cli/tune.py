@@ -63,7 +63,7 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
     options.need_folder(runs, "--runs")
     from lazybench.cli.progress import watching
     from lazybench.harness.request import RunRequest
-    from lazybench.harness.tune import read_axis, tune
+    from lazybench.harness.tune import best, read_axis, tune
 
     axes = dict(read_axis(text) for text in search) if search else None
     request = RunRequest(
@@ -78,16 +78,14 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
     )
     with watching(quiet=quiet or json) as watch:
         folder, found = tune(request, trials, axes, watch)
-    ordered = sorted(found, key=lambda tried: (tried.val is None, -(tried.val or 0.0)))
+    ordered = best(found)
     if json:
         out.as_json([asdict(tried) for tried in ordered])
         return
     out.line(_table(ordered))
-    best = ordered[0]
-    if best.val is not None:
+    if ordered[0].val is not None:
         words = ["lazybench", "run", "--agent", agent, "--env", env, "--budget", budget]
-        for name, value in {**overrides, **best.settings}.items():
-            words += ["--set", f"{name}={value}"]
+        words += ["--tuned", str(folder)]
         out.note(f"the best of {len(found)}: {shlex.join(words)}")
     out.note(f"kept in {folder}; higher validation scores are better")
 

@@ -88,6 +88,7 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
         network=cell.network,
         fit=None if cell.fit_key == cell.key else cell.fit_key,
         track=cell.track,
+        tuning=request.tuning,
         started=outcome.started,
     )
 

@@ -17,6 +17,7 @@ from lazybench.errors import (
     nearest,
 )
 from lazybench.harness.environment import read_setting
+from lazybench.records import Tuning
 from lazybench.registry import OWN, agent_spec, defining_sha256, load
 from lazybench.specs import AgentSpec, EnvSpec
 
@@ -43,6 +44,7 @@ class RunRequest:
         out: the store of records.
         runs: folder of working state (checkpoints).
         force: run again even where a record stands.
+        tuning: what the search for the settings cost; a fact of the record, not of its key.
     """
 
     agent: str
@@ -59,6 +61,7 @@ class RunRequest:
     out: Path = Path("leaderboards")
     runs: Path = Path("runs")
     force: bool = False
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from lazybench.harness.request import RunRequest
 from lazybench.harness.signals import Signals
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
-from lazybench.records import append_line, read_lines, remove_leftovers
+from lazybench.records import Tuning, append_line, read_lines, remove_leftovers, write_json
 
 WIDE = 10.0
 """A step size is searched from so many times less than its preset to so many times more."""
 
 _RANGE = re.compile(r"(?P<lo>[^.,]*\.?[^.,]*)\.\.(?P<hi>.*)")
 _DIGITS = 3
+_FOUND = "found.json"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Tried:
         val: best validation score, higher is better; None where training diverged.
         step: updates behind it.
         cpu_s: processor seconds of training.
+        image_gradients: images that a gradient was taken of in it.
         reason: why there is no score.
     """
 
@@ -68,6 +70,26 @@ class Tried:
     step: int
     cpu_s: float
     reason: str = ""
+    image_gradients: float = 0.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        agent: the agent as it was named.
+        env: the environment's id.
+        budget: the compute budget.
+        settings: the best configuration, what was fixed in it included.
+        tuning: what the search cost.
+    """
+
+    agent: str
+    env: str
+    budget: str
+    settings: dict[str, Any]
+    tuning: Tuning
 
 
 def read_axis(text: str) -> tuple[str, Axis]:
@@ -173,7 +195,51 @@ def tune(
     with locked(folder), Signals(watch.note) as signals, using_threads(request.threads):
         remove_leftovers(folder)
         found = list(_all(folder, points, cells, watch, signals))
+        _keep(folder, request, first.spec.id, found)
     return folder, found
+
+
+def best(found: Sequence[Tried]) -> list[Tried]:
+    """Return what was tried, best first; what has no score comes last."""
+    return sorted(found, key=lambda tried: (tried.val is None, -(tried.val or 0.0)))
+
+
+def read_found(folder: Path) -> Found:
+    """Return what the search in a folder came to.
+
+    Raises:
+        UsageError: no finished search is there.
+    """
+    path = folder / _FOUND
+    try:
+        told = json.loads(path.read_bytes())
+        return Found(**{**told, "tuning": Tuning(**told["tuning"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{folder} holds no finished search ({type(error).__name__} at {path.name}); give the "
+            "folder that lazybench tune names at its end"
+        ) from error
+
+
+def _keep(folder: Path, request: RunRequest, env: str, found: Sequence[Tried]) -> None:
+    """Write what a search came to, unless no configuration has a score."""
+    first = best(found)[0]
+    if first.val is None:
+        (folder / _FOUND).unlink(missing_ok=True)
+        return
+    tuning = Tuning(
+        trials=len(found),
+        cpu_s=sum(tried.cpu_s for tried in found),
+        image_gradients=round(sum(tried.image_gradients for tried in found)),
+    )
+    told = {
+        "agent": request.agent,
+        "env": env,
+        "budget": request.budget,
+        "settings": {**request.overrides, **first.settings},
+        "tuning": tuning.model_dump(mode="json"),
+    }
+    write_json(folder / _FOUND, told)
 
 
 def _all(
@@ -213,4 +279,5 @@ def _one(
     score = progress.best_score
     told = score if math.isfinite(score) else None
     why = "" if told is not None else "it was never validated"
-    return Tried(number, settings, told, progress.best_step, progress.train_cpu_s, why)
+    images = progress.totals.get("image_gradients", 0.0)
+    return Tried(number, settings, told, progress.best_step, progress.train_cpu_s, why, images)

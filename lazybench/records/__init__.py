@@ -20,6 +20,7 @@ from lazybench.records.parts import (
     Machine,
     Metric,
     NetworkFacts,
+    Tuning,
 )
 from lazybench.records.reported import Reported
 from lazybench.records.schema import KEY_FIELDS, Record, make_key
@@ -44,6 +45,7 @@ __all__ = [
     "Skipped",
     "Store",
     "Trials",
+    "Tuning",
     "append_line",
     "canonical_json",
     "make_key",

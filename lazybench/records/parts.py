@@ -99,6 +99,20 @@ class Cost(Facts):
     gradient_equivalents: Real = None
 
 
+class Tuning(Facts):
+    """What the search for a run's settings cost, on validation tasks alone.
+
+    Attributes:
+        trials: configurations tried, the preset among them.
+        cpu_s: processor seconds of their training.
+        image_gradients: images that a gradient was taken of in them.
+    """
+
+    trials: int = Field(ge=1)
+    cpu_s: Seconds = None
+    image_gradients: Count = None
+
+
 class Code(Facts):
     """The package that ran: version, commit, and whether the checkout had other changes."""
 

@@ -24,6 +24,7 @@ from lazybench.records.parts import (
     NetworkFacts,
     Sha256,
     Status,
+    Tuning,
 )
 from lazybench.records.trials import Trials
 
@@ -53,7 +54,8 @@ class Record(Facts):
 
     `fit` is the key of the run that trained what was judged, None where this run did; `trained_on`
     tells the environment, run and step where the agent was trained on other tasks than these;
-    `track` tells what data the training used, where an environment offers more than one kind.
+    `track` tells what data the training used, where an environment offers more than one kind;
+    `tuning` what the search for the settings cost, where `lazybench tune` found them.
 
     Raises:
         pydantic.ValidationError: a field is missing, unknown or of a wrong type or range.
@@ -89,6 +91,7 @@ class Record(Facts):
     fit: Sha256 | None = None
     trained_on: str | None = None
     track: str | None = None
+    tuning: Tuning | None = None
     started: str
 
     @property
@@ -152,10 +155,11 @@ class Record(Facts):
     def comparable(self) -> dict[str, Any]:
         """The record without what may differ between two equal runs.
 
-        Left out are times, memory, machine, code and start; arrays appear by their sha256.
+        Left out are times, memory, machine, code, start and how the settings were found; arrays
+        appear by their sha256.
         """
         content: dict[str, Any] = _timeless(self.model_dump(mode="json", by_alias=True))
-        for name in ("machine", "code", "started"):
+        for name in ("machine", "code", "started", "tuning"):
             del content[name]
         return content | {"trials": self.trials.digests()}
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from lazybench.boards import build
 from lazybench.errors import UsageError
 from lazybench.harness import tune as tuning
 from lazybench.harness.request import RunRequest
-from lazybench.harness.tune import Axis, drawn, read_axis, step_sizes, tune
+from lazybench.harness.run import run
+from lazybench.harness.tune import Axis, best, drawn, read_axis, read_found, step_sizes, tune
 
 ENV = "glyphs-5way-1shot"
 
@@ -107,3 +109,28 @@ def test_what_cant_be_searched_is_told_before_any_training(
     with pytest.raises(UsageError, match=message):
         tune(request(tmp_path, **changes), trials, axes)
     assert not list(tmp_path.rglob("trials.jsonl"))
+
+
+def test_a_run_with_what_a_search_found_tells_what_that_cost(tmp_path: Path) -> None:
+    asked = request(tmp_path, overrides={"iterations": 2})
+    with pytest.raises(UsageError, match="holds no finished search"):
+        read_found(tmp_path)
+    folder, tried = tune(asked, 2, None)
+    found = read_found(folder)
+    assert (found.agent, found.env, found.budget) == ("protonet", ENV, "smoke")
+    assert found.settings == {"iterations": 2, **best(tried)[0].settings}
+    assert found.tuning.trials == 2
+    assert found.tuning.image_gradients == sum(each.image_gradients for each in tried) > 0
+
+    folders = {"out": tmp_path / "store", "runs": tmp_path / "runs", "limit": 4}
+    tuned = request(tmp_path, overrides=found.settings, tuning=found.tuning, **folders)
+    plain = request(tmp_path, overrides={"iterations": 3}, **folders)
+    record = run(tuned)
+    assert record.tuning == found.tuning
+    boards = build([record, run(plain)])
+    (rows,) = (board.unranked for board in boards)
+    told = {row.keys[0]: {name: value for name, _, value in row.measures} for row in rows}
+    assert told.pop(record.key12)["tuning"] == 2
+    assert "tuning" not in next(iter(told.values()))
+    # How settings were found is no part of what came out.
+    assert run(request(tmp_path, overrides=found.settings, **folders)).key == record.key
