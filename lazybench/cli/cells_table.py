@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lazybench.cli import out
 from lazybench.cli.cells import BAD
-from lazybench.cli.progress import Stage, on_terminal
+from lazybench.cli.progress import Stage, drawable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -133,7 +133,7 @@ def watching_cells(total: int, *, quiet: bool) -> Iterator[CellWatch]:
     """A watch that fits stderr, closed at the end even if the sweep is interrupted."""
     if quiet or not total:
         yield SilentCells()
-    elif not on_terminal():
+    elif not drawable():
         yield CellLines(total)
     else:
         from rich.console import Console

@@ -83,7 +83,7 @@ def _run(request: RunRequest, watch: Watch, tracker: Tracker) -> Record:
     if ranks.rank():
         # Rank 0 keeps the folder and the record; this one computes its part.
         with Signals(watch.note) as signals:
-            return _make_record(cell, watch, signals)
+            return _make_record(cell, watch, signals, tracker)
     writable(request.out)
     writable(cell.folder)
     with locked(cell.folder), Signals(watch.note) as signals:
