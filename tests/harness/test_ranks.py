@@ -32,8 +32,9 @@ AGENTS: dict[str, dict[str, Any]] = {
     "taml": SMALL | {"inner_steps": 3, "fairness": "theil"},
     "protonet": SMALL,
 }
-RTOL, ATOL = 1e-4, 1e-6
-"""Sums of float32 gradients in another order, over four meta-iterations."""
+ONE_STEP = {"iterations": 1, "validate_every": 1}
+RTOL, ATOL = 0.0, 1e-6
+"""Sums of float32 gradients in another order."""
 
 
 def torchrun(*words: str, cwd: Path, **surroundings: str) -> subprocess.CompletedProcess[str]:
@@ -64,10 +65,13 @@ def learned(folder: Path, agent: str) -> tuple[dict[str, torch.Tensor], Record]:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    both = [asked(tmp_path / "two", agent, settings) for agent, settings in AGENTS.items()]
+    # One meta-iteration: rounding of 1e-8 in it may turn the sign of a gradient near 0 in the next,
+    # where Adam takes a whole step of it.
+    agents = {agent: {**settings, **ONE_STEP} for agent, settings in AGENTS.items()}
+    both = [asked(tmp_path / "two", agent, settings) for agent, settings in agents.items()]
     done = torchrun(str(SCRIPT), json.dumps(both), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    for agent, settings in AGENTS.items():
+    for agent, settings in agents.items():
         fields = asked(tmp_path / "one", agent, settings)
         places = {name: Path(fields.pop(name)) for name in ("out", "runs")}
         run(RunRequest(**fields, **places))
