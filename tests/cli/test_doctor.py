@@ -284,7 +284,8 @@ def test_other_packages_in_a_process_of_their_own(tmp_path: Path, places: Places
     )
     assert done.returncode == 3, done.stderr
     found = {each["subject"]: each for each in json.loads(done.stdout)["findings"]}
-    assert "no_such_library" in found["mine (broken_agent:AGENT)"]["detail"]
+    (broken,) = (each for name, each in found.items() if "broken_agent:AGENT" in name)
+    assert "no_such_library" in broken["detail"]
     assert found["numpy"]["state"] == "ok"
     assert found["rich"]["state"] == "bad"
     assert "pip install 'rich>=99'" in found["rich"]["advice"]

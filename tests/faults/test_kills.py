@@ -244,6 +244,8 @@ def test_03_ctrl_c_while_a_record_is_written_stops_the_seeds_after_it(here: Any)
 def test_03_ctrl_c_while_python_still_imports() -> None:
     code = (
         "import os, signal, sys\n"
+        # What a shell begins in its background inherits that SIGINT is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def hook(event, args):\n"
         "    if event == 'import' and args[0] == 'typer':\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"

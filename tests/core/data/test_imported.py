@@ -19,7 +19,7 @@ from lazybench.data.importing import Imported, forget
 from lazybench.errors import (
     DataUnavailable,
     DuplicateName,
-    OutputUnavailable,
+    StoreError,
     UnknownName,
 )
 from lazybench.registry import DATASETS, ENVS, open_data
@@ -107,7 +107,7 @@ def test_a_full_disk_is_told(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lazybench.data.write_imported.sync", full)
-    with pytest.raises(OutputUnavailable, match=r"mine can't be written \(No space left"):
+    with pytest.raises(StoreError, match=r"mine can't be written \(No space left"):
         bring(own.save(tmp_path / "f.npz"))
     assert [each.name for each in imported_root().iterdir()] == [".mine.lock"]
 
