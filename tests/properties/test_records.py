@@ -140,6 +140,7 @@ STAYS: dict[str, Any] = {
     "data__name": "another name",
     "track": "none",
     "untuned": True,
+    "tuning": {"trials": 9, "cpu_s": 1.0},
     "kind": "submitted",
     "fit": "ab" * 32,
 }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lazybench.errors import UsageError
 from lazybench.harness.suite import Suite, expand, read_suite
-from lazybench.harness.sweep import SweepRequest, words
+from lazybench.harness.sweep import SweepRequest, arguments
 
 LIKE_CI = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -72,7 +72,7 @@ def test_every_combination_once_in_order(suite: dict[str, Any]) -> None:
     cells = [vars(cell) for cell in expand(Suite(**suite))]
     assert json.dumps(cells, sort_keys=True) == json.dumps(by_hand(suite), sort_keys=True)
     for cell in expand(Suite(**suite)):
-        command = words(cell, SweepRequest())
+        command = arguments(cell, SweepRequest())
         assert all(isinstance(word, str) and "\0" not in word for word in command)
 
 
