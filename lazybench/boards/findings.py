@@ -9,7 +9,7 @@ from typing import Literal
 
 from lazybench.boards.build import FEWEST_SEEDS, tables
 from lazybench.boards.claims import Claim, Contrast, Expected, Side
-from lazybench.boards.groups import Group, factor, groups, newest
+from lazybench.boards.groups import Group, factor, groups, newest, whole_runs
 from lazybench.records.schema import Record
 from lazybench.stats import Difference
 
@@ -47,16 +47,7 @@ class Finding:
 
 def findings(claim: Claim, records: Sequence[Record]) -> list[Finding]:
     """Return what the records say of a claim's contrasts, one by one and board by board."""
-    boards = [
-        (table[0], groups(table))
-        for table in tables(
-            [
-                record
-                for record in records
-                if record.budget != "smoke" and not record.limited and record.trained_on is None
-            ]
-        )
-    ]
+    boards = [(table[0], groups(table)) for table in tables(whole_runs(records))]
     boards.sort(key=lambda board: (board[0].env.id, board[0].budget))
     found: list[Finding] = []
     for contrast in claim.contrasts:

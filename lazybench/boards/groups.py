@@ -108,6 +108,15 @@ def batch_norm(record: Record) -> str | None:
     return None if value is None else str(value)
 
 
+def whole_runs(records: Iterable[Record]) -> list[Record]:
+    """The records of a real budget, judged on all official trials of what they were trained on."""
+    return [
+        record
+        for record in records
+        if record.budget != "smoke" and not record.limited and record.trained_on is None
+    ]
+
+
 def newest(
     found: Iterable[Group], agent: str | None, settings: Mapping[str, Any], norm: str
 ) -> Group | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau, norm
 
 from lazybench.boards.build import tables
-from lazybench.boards.groups import Group, factor, groups, score_of
+from lazybench.boards.groups import Group, factor, groups, score_of, whole_runs
 from lazybench.records.atomic import canonical_json
 from lazybench.records.schema import Record
 from lazybench.stats import over_seeds
@@ -87,12 +87,7 @@ def agreements(records: Sequence[Record]) -> list[Agreement]:
     Choice: pairs of boards with other ways and shots are compared as well, under their names: what
     a user asks is whether the board that needs no download tells how the others will fall.
     """
-    whole = [
-        record
-        for record in records
-        if record.budget != "smoke" and not record.limited and record.trained_on is None
-    ]
-    boards = [_board(table) for table in tables(whole)]
+    boards = [_board(table) for table in tables(whole_runs(records))]
     boards.sort(key=lambda board: board.name)
     found = [
         _agreement(*_embedded_first(pair)) for pair in combinations(boards, 2) if _asked(*pair)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from lazybench.boards.build import Board, build
 from lazybench.boards.csv_table import to_csv
 from lazybench.boards.render import COMMAND, comment, markdown_text, to_json, to_markdown
-from lazybench.errors import Busy, OutputUnavailable, StoreError
+from lazybench.errors import StoreError
+from lazybench.locks import alone
 from lazybench.records import Skipped, Store, remove_leftovers, slug, write_bytes
 
 LOCK = ".boards.lock"
@@ -58,33 +57,20 @@ def write(store: Store) -> list[Path]:
         OutputUnavailable: the folder can't be made or written to.
         Busy: other processes write boards without end.
     """
-    with _alone(store.root):
+    root = store.root
+    busy = (
+        f"another process writes the boards in {root} for {WAIT_S:g} s already; wait for it "
+        f"and run '{COMMAND}'"
+    )
+    with alone(root / LOCK, busy, partial(_closed, root), WAIT_S):
         remove_leftovers(store.root / "boards")
         remove_leftovers(store.root, older_than_s=LEFTOVER_S)
         return _written(store)
 
 
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Hold the boards of a store inside a block."""
-    lock = FileLock(root / LOCK)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=WAIT_S)
-    except Timeout:
-        raise Busy(
-            f"another process writes the boards in {root} for {WAIT_S:g} s already; wait for it "
-            f"and run '{COMMAND}'"
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise OutputUnavailable(
-            f"can't write to {root} ({why}); choose a folder that can be written to with --out"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _closed(root: Path, error: Exception) -> str:
+    why = getattr(error, "strerror", None) or error
+    return f"can't write to {root} ({why}); choose a folder that can be written to with --out"
 
 
 def _written(store: Store) -> list[Path]:

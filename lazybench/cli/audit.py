@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,7 +50,7 @@ def audit_command(  # noqa: PLR0913 - one parameter for each option
 
     source = StateSource(checkpoint, retrain, init, out_dir, runs)
     path = find_record(record, out_dir)
-    with redirect_stdout(sys.stderr) if json else nullcontext(), watching(quiet=quiet) as watch:
+    with out.answer_alone(json), watching(quiet=quiet) as watch:
         found = audit(
             path,
             trials=trials,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,15 +29,8 @@ DEFAULT_ENVS = {
 """The quickest environment of a family, which agents are checked on unless another is named."""
 
 
-class Checked(enum.StrEnum):
-    """What can be checked."""
-
-    agent = "agent"
-    env = "env"
-
-
 def check_command(
-    kind: Annotated[Checked, typer.Argument(help="What ID names.")],
+    kind: Annotated[options.Kind, typer.Argument(help="What ID names.")],
     name: Annotated[
         str, typer.Argument(metavar="ID", help="Its id, or FILE.py:CLASS of an agent.")
     ],
@@ -59,14 +51,14 @@ def check_command(
         UsageError: an unknown id, or `--env` beside an environment.
         typer.Exit: a check failed.
     """
-    if kind is Checked.env and env is not None:
+    if kind is options.Kind.env and env is not None:
         raise UsageError(
             f"--env goes with agents; to check an environment: lazybench check env {name}"
         )
     from lazybench.registry import ENVS, agent_spec
 
     chosen = None
-    if kind is Checked.agent:
+    if kind is options.Kind.agent:
         chosen = env or default_env(agent_spec(name))
     else:
         ENVS.resolve(name)

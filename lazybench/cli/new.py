@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,15 +18,8 @@ EXAMPLES = (
 )
 
 
-class Made(enum.StrEnum):
-    """What can be made."""
-
-    agent = "agent"
-    env = "env"
-
-
 def new_command(
-    kind: Annotated[Made, typer.Argument(help="What to write.")],
+    kind: Annotated[options.Kind, typer.Argument(help="What to write.")],
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Its name: small letters, digits, - and _.")
     ],

@@ -24,6 +24,13 @@ class Family(enum.StrEnum):
     attack = "attack"
 
 
+class Kind(enum.StrEnum):
+    """What a user can write."""
+
+    agent = "agent"
+    env = "env"
+
+
 def _starting(names: Iterable[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 

@@ -55,6 +55,11 @@ def on_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
+def answer_alone(json: bool) -> contextlib.AbstractContextManager[object]:
+    """Return a block in which stdout is kept for JSON: a user's agent or network may print."""
+    return contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext()
+
+
 def table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, columns: int | None = None
 ) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
-import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,8 +158,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     for request in requests:
         if len(requests) > 1 and not quiet:
             out.note(f"seed {request.seed}")
-        # A user's agent or network may print; stdout is for the record.
-        with redirect_stdout(sys.stderr) if json else nullcontext():
+        with out.answer_alone(json):
             record = _run(request, tracker, quiet=quiet, first=number == 0)
         records.append(record)
         if json and number == 0:

@@ -10,16 +10,17 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pooch
 import requests
-from filelock import FileLock, Timeout
 
 from lazybench.data.folders import DATA_VARIABLE, data_root
 from lazybench.data.sources import SOURCES, Remote
-from lazybench.errors import Busy, DataUnavailable, OutputUnavailable, UnknownName, nearest
+from lazybench.errors import DataUnavailable, OutputUnavailable, UnknownName, nearest
+from lazybench.locks import alone
 
 TRIES = 4
 TIMEOUT_S = 30.0
@@ -85,7 +86,8 @@ def fetch(
             f"fetched: {', '.join(sorted(SOURCES))}"
         )
     root = data_root()
-    with _alone(root):
+    busy = f"another process is fetching data into {root}; wait for it to end"
+    with alone(root / _LOCK, busy, partial(_closed, root)):
         return [
             (None if replace else _there(name, root, remote))
             or _fetched(name, root, remote, mirror, progress or (lambda *_: None))
@@ -93,22 +95,8 @@ def fetch(
         ]
 
 
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    lock = FileLock(root / _LOCK, timeout=0)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise Busy(f"another process is fetching data into {root}; wait for it to end") from error
-    except (OSError, NotImplementedError) as error:
-        raise OutputUnavailable(
-            f"can't write to {root} ({error}); set {DATA_VARIABLE} to a folder that can be written"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _closed(root: Path, error: Exception) -> str:
+    return f"can't write to {root} ({error}); set {DATA_VARIABLE} to a folder that can be written"
 
 
 def _there(name: str, root: Path, remote: Remote) -> Fetched | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lazybench.data.cache import MANIFEST, damage
 from lazybench.data.folders import CACHE_VARIABLE, cache_root
-from lazybench.doctor.findings import Finding, Repair, is_held, leftovers
+from lazybench.doctor.findings import Finding, Repair, leftovers, may_be_held
 
 AREA = "cache"
 
@@ -34,7 +34,7 @@ def examine_cache(*, deep: bool) -> Iterator[Finding]:
         why = damage(entry, whole=deep)
         if not why:
             sound += 1
-        elif not is_held(entry.with_name(f"{entry.name}.lock")):
+        elif not may_be_held(entry.with_name(f"{entry.name}.lock")):
             yield Finding(
                 AREA,
                 str(entry),

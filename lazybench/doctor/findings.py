@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
+from lazybench import locks
 
 State = Literal["ok", "warn", "bad"]
 
@@ -89,14 +89,9 @@ def leftovers(area: str, root: Path, found: Iterator[Path]) -> Iterator[Finding]
             )
 
 
-def is_held(lock: Path) -> bool:
-    """Whether some process holds a lock file now."""
-    if not lock.exists():
-        return False
-    held = FileLock(lock)
+def may_be_held(lock: Path) -> bool:
+    """Whether some process holds a lock file now; one that can't be opened is left alone, too."""
     try:
-        held.acquire(timeout=0)
-    except (Timeout, OSError):
+        return locks.is_held(lock)
+    except OSError:
         return True
-    held.release()
-    return False

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lazybench.doctor.findings import Finding, Repair, is_held, leftovers
+from lazybench.doctor.findings import Finding, Repair, leftovers, may_be_held
 from lazybench.errors import StoreError
 from lazybench.records.atomic import sound_bytes
 
@@ -22,7 +22,7 @@ def examine_runs(runs: Path) -> Iterator[Finding]:
         yield Finding(AREA, str(runs), "ok", "nothing was run yet")
         return
     folders = [path for path in sorted(runs.iterdir()) if _is_run(path)]
-    at_work = [path for path in folders if is_held(path / "lock")]
+    at_work = [path for path in folders if may_be_held(path / "lock")]
     sound = 0
     for folder in folders:
         if folder in at_work:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from lazybench.locks import is_held
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,8 @@ def _info(config: Path) -> RunInfo | None:
 
 
 def _status(folder: Path) -> str:
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    if is_held(folder / "lock"):
         return "running"
-    lock.release()
     # The fit's own judgement first: `done.json` comes before `done-<key12>.json`.
     done = sorted(folder.glob("done*.json"), key=lambda path: (len(path.name), path.name))
     return str(json.loads(done[0].read_bytes())["status"]) if done else "interrupted"

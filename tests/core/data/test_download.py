@@ -15,6 +15,7 @@ from lazybench.data import download
 from lazybench.data.download import fetch
 from lazybench.data.sources import SOURCES, Remote
 from lazybench.errors import Busy, DataUnavailable, OutputUnavailable, UnknownName
+from lazybench.locks import alone
 
 CONTENT = bytes(range(256)) * 5000
 MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
@@ -225,7 +226,7 @@ def test_one_at_a_time_and_leftovers_go(root: Path, server: Server, remotes: obj
     left = root / "toy" / "raw" / ".get-killed"
     left.mkdir(parents=True)
     (left / "tmp").write_bytes(b"half")
-    with download._alone(root), pytest.raises(Busy, match="another process"):
+    with alone(root / download._LOCK, "busy", str), pytest.raises(Busy, match="another process"):
         fetch("toy")
     assert left.exists()
     fetch("toy")
