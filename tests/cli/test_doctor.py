@@ -277,7 +277,8 @@ def test_other_packages_in_a_process_of_their_own(tmp_path: Path, places: Places
     done = subprocess.run(
         [sys.executable, "-m", "lazybench", "doctor", "--json"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{site}"},
+        # What was made here comes before the facts that an install of the checkout leaves in it.
+        env={**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{root}"},
         capture_output=True,
         text=True,
         check=False,

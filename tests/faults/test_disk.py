@@ -160,9 +160,8 @@ def test_06_output_that_cannot_be_written(here: Any, option: str, why: str) -> N
     if why == "read-only":
         place = here.folder / "shut"
         place.mkdir()
-        here.folder.chmod(0o777)
         place.chmod(0o555)
-        prepare = faultkit.nobody
+        prepare = faultkit.powerless
     elif why == "below-a-file":
         place = here.folder / "file" / "below"
         place.parent.write_text("")
