@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import os
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ A = TypeVar("A")
 
 LOST_S = 1800.0
 """Seconds that a rank waits for the others: a checkpoint or a slower machine may hold them up."""
+_MEETING_PAUSE_S = 0.05
 
 
 class _Beside:
@@ -78,9 +80,7 @@ def join(device: str) -> None:
         backend = "cpu:gloo,cuda:nccl"
     else:
         backend = "gloo"
-    _collective(
-        lambda: torch.distributed.init_process_group(backend, timeout=timedelta(seconds=LOST_S))
-    )
+    _collective(lambda: _meet(backend))
     atexit.register(_leave)
 
 
@@ -202,6 +202,42 @@ def longest_side_by_side(walls_s: Sequence[float]) -> float:
 
 
 _SIGTERM = 15
+
+
+def _meet(backend: str) -> None:
+    limit = timedelta(seconds=LOST_S)
+    store, number, ranks = next(torch.distributed.rendezvous("env://", timeout=limit))
+    torch.distributed.init_process_group(
+        backend, store=_unused(store, number, ranks), rank=number, world_size=ranks, timeout=limit
+    )
+
+
+def _unused(store: Any, number: int, ranks: int) -> Any:
+    """Return a part of the ranks' store that nothing was written to before they started.
+
+    torchrun keeps its store when it starts the ranks again, and a rank would look for the others at
+    the addresses of those that are gone. Its count of restarts is each machine's own. So rank 0
+    draws a name, and gives it to whoever asks, until each of the others says that it has it: one
+    that is gone may have asked before.
+    """
+    own = uuid.uuid4().hex
+    if number > 0:
+        store.set(f"lazybench/asks/{number}", own)
+        name = store.get(f"lazybench/answer/{own}").decode()
+        store.set(f"{name}/{number}", "met")
+        return torch.distributed.PrefixStore(name, store)
+    name, missing = f"lazybench/{own}", set(range(1, ranks))
+    until_s = time.monotonic() + LOST_S
+    while missing:
+        if time.monotonic() > until_s:
+            raise RuntimeError(f"rank {min(missing)} didn't come within {LOST_S:g} s")
+        for other in missing:
+            if store.check([f"lazybench/asks/{other}"]):
+                asks = store.get(f"lazybench/asks/{other}").decode()
+                store.set(f"lazybench/answer/{asks}", name)
+        missing = {other for other in missing if not store.check([f"{name}/{other}"])}
+        time.sleep(_MEETING_PAUSE_S)
+    return torch.distributed.PrefixStore(name, store)
 
 
 def _joined() -> bool:

@@ -33,11 +33,6 @@ def whole_run(folder: Path, *flags: str, **surroundings: str) -> tuple[Record, s
     return record, done.stderr
 
 
-@pytest.mark.xfail(
-    reason="the restarted ranks don't meet again (gloo: connection refused); the same command "
-    "without torchrun's restart does continue",
-    strict=True,
-)
 def test_a_killed_rank_is_restarted_and_the_record_is_the_uninterrupted_one(tmp_path: Path) -> None:
     cut, told = whole_run(tmp_path / "cut", "--max-restarts", "1", LAZYBENCH_TEST_KILL_RANK="1")
     assert "continuing from the checkpoint at meta-iteration 4" in told
