@@ -50,6 +50,12 @@ class Interrupted(LazybenchError):
         self.exit_code = 128 + number
 
 
+class TooSlow(LazybenchError):
+    """An agent took longer for an episode than it was given."""
+
+    exit_code = 3
+
+
 class Diverged(LazybenchError):
     """Training produced a loss or parameter that isn't finite."""
 

@@ -205,8 +205,10 @@ _SIGTERM = 15
 
 
 def _meet(backend: str) -> None:
+    from torch.distributed.rendezvous import rendezvous
+
     limit = timedelta(seconds=LOST_S)
-    store, number, ranks = next(torch.distributed.rendezvous("env://", timeout=limit))
+    store, number, ranks = next(rendezvous("env://", timeout=limit))
     torch.distributed.init_process_group(
         backend, store=_unused(store, number, ranks), rank=number, world_size=ranks, timeout=limit
     )
@@ -220,12 +222,14 @@ def _unused(store: Any, number: int, ranks: int) -> Any:
     draws a name, and gives it to whoever asks, until each of the others says that it has it: one
     that is gone may have asked before.
     """
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
     own = uuid.uuid4().hex
     if number > 0:
         store.set(f"lazybench/asks/{number}", own)
         name = store.get(f"lazybench/answer/{own}").decode()
         store.set(f"{name}/{number}", "met")
-        return torch.distributed.PrefixStore(name, store)
+        return PrefixStore(name, store)
     name, missing = f"lazybench/{own}", set(range(1, ranks))
     until_s = time.monotonic() + LOST_S
     while missing:
@@ -237,7 +241,7 @@ def _unused(store: Any, number: int, ranks: int) -> Any:
                 store.set(f"lazybench/answer/{asks}", name)
         missing = {other for other in missing if not store.check([f"{name}/{other}"])}
         time.sleep(_MEETING_PAUSE_S)
-    return torch.distributed.PrefixStore(name, store)
+    return PrefixStore(name, store)
 
 
 def _joined() -> bool:

@@ -70,8 +70,11 @@ def test_own_attack_wins_some_image_within_its_budget(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_own_sweep_finishes_its_cells(tmp_path: Path) -> None:
-    run(tmp_path, str(EXAMPLES / "own_sweep.py"))
+@pytest.mark.parametrize("engine", [(), ("--jobs", "2")], ids=["dask", "processes"])
+def test_own_sweep_finishes_its_cells(tmp_path: Path, engine: tuple[str, ...]) -> None:
+    if not engine:
+        pytest.importorskip("distributed", reason="needs the extra lazybench[cluster]")
+    run(tmp_path, str(EXAMPLES / "own_sweep.py"), *engine)
     records = list((tmp_path / "runs/own-sweep/store/records").rglob("*.json"))
     assert len(records) == 4
 

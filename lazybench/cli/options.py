@@ -81,6 +81,14 @@ Env = Annotated[
     typer.Option("--env", "-e", help="Environment id or alias.", autocompletion=complete_env),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+TimeoutPerEpisode = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout-per-episode",
+        metavar="S",
+        help="Seconds an agent may take for an update, and for each trial of a block.",
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="Judge on so many trials only; unranked.")
 ]

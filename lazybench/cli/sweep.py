@@ -40,6 +40,7 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="Seconds that a cell may take.")
     ] = None,
+    timeout_per_episode: options.TimeoutPerEpisode = None,
     memory_gib: Annotated[
         float | None, typer.Option("--memory-gib", help="Memory that a cell may hold.")
     ] = None,
@@ -110,6 +111,7 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
         runs,
         pinned,
         elsewhere=emit_commands or scheduler is not None,
+        episode_timeout_s=timeout_per_episode,
     )
     missing, known = split(cells, request)
     if emit_commands:

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from lazybench.data.pickle_parts import PUTS, Tuples
 from lazybench.errors import DataUnavailable
 
 MOST_BYTES = 16 << 30
@@ -27,7 +28,7 @@ MOST_BYTES = 16 << 30
 _BUFFER = 1 << 20
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|[SU][1-9]\d{0,5}|O8?)")
 _MOST_AXES = 32
-_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+_MOST_PARTS, _MOST_DEEP = 1 << 26, 200
 
 
 def load_pickle(source: Path | bytes, where: str = "", *, most_bytes: int = MOST_BYTES) -> Any:
@@ -231,10 +232,17 @@ class _Reader(pickle.Unpickler):
 
 
 def _scan(file: BinaryIO) -> None:
-    """Refuse a pickle that numbers its objects past their count: a table is made up to there."""
-    for count, (code, number, _) in enumerate(pickletools.genops(file)):
-        if code.name in _PUTS and isinstance(number, int) and number > count:
-            raise _Refused(f"it numbers an object {number} that can be at most the {count}th")
+    """Refuse a pickle that a table or a hash would take without end, before anything is built.
+
+    A table is made up to the highest number of an object.
+    """
+    tuples = Tuples()
+    for count, (code, argument, _) in enumerate(pickletools.genops(file)):
+        if code.name in PUTS and isinstance(argument, int) and argument > count:
+            raise _Refused(f"it numbers an object {argument} that can be at most the {count}th")
+        tuples.follow(code, argument)
+        if tuples.parts > _MOST_PARTS or tuples.depth > _MOST_DEEP:
+            raise _Refused("it nests tuples so that they couldn't be keys")
     file.seek(0)
 
 

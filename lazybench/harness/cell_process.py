@@ -57,6 +57,7 @@ class Ended:
         errors: what it wrote to stderr.
         wall_s: seconds that it took.
         timed_out: whether it was stopped for its time.
+        tries: how often it was begun.
     """
 
     code: int
@@ -64,6 +65,13 @@ class Ended:
     errors: str
     wall_s: float
     timed_out: bool = False
+    tries: int = 1
+
+    @property
+    def crashed(self) -> bool:
+        """Whether a signal ended it that nobody sends who wants a process to stop."""
+        asked = (-signal.SIGINT, -signal.SIGTERM)
+        return self.code < 0 and self.code not in asked and not self.timed_out
 
     @property
     def record(self) -> str | None:
@@ -105,6 +113,19 @@ class Processes:
                 self._live.discard(process)
         wall_s = time.perf_counter() - begin_s
         return Ended(process.returncode, out, errors, wall_s, timed_out)
+
+    def run_again_if_crashed(self, call: Call) -> Ended | None:
+        """Return how the process ended; where it crashed it is begun once more, and goes on.
+
+        A machine short of memory kills what it finds largest; the second time it may be alone.
+        """
+        first = self.run(call)
+        if first is None or not first.crashed:
+            return first
+        second = self.run(call)
+        if second is None:
+            return first
+        return replace(second, wall_s=first.wall_s + second.wall_s, tries=2)
 
     def stop(self) -> None:
         """Begin no further process, and ask those under way to end."""

@@ -195,7 +195,7 @@ def _run(fields: Mapping[str, Any], sweep: str) -> dict[str, Any] | None:
     processes = _PROCESSES.setdefault(sweep, Processes())
     begin_s = time.monotonic()
     while True:
-        ended = processes.run(asked)
+        ended = processes.run_again_if_crashed(asked)
         if ended is None or ended.code != BUSY or time.monotonic() - begin_s > BUSY_S:
             return None if ended is None else asdict(ended)
         time.sleep(_PAUSE_S)

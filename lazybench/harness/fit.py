@@ -161,7 +161,10 @@ def fit(
         due = _due(progress, plan)
         if due:
             try:
-                _validate(training, progress, judged, plan, signals.at_once(where))
+                with signals.in_time(
+                    spec.val_trials[training.budget], f"validation at step {progress.step}"
+                ):
+                    _validate(training, progress, judged, plan, signals.at_once(where))
             except Interrupted:
                 _save(training, progress)
                 raise
@@ -227,7 +230,9 @@ def _update(training: Training, progress: Progress, train: Any, rng: Rng, signal
     ranks.begin_update(signals.number)
     step, rows = progress.step, train.num_envs
     batch, _ = train.reset(options={"trials": np.arange(step * rows, (step + 1) * rows)})
-    state, logs = _updated(training.agent.update(progress.state, batch, rng.at("update", step)))
+    with signals.in_time(1, f"the update of meta-iteration {step + 1}"):
+        answer = training.agent.update(progress.state, batch, rng.at("update", step))
+    state, logs = _updated(answer)
     loss = logs.get("loss")
     if loss is not None and not math.isfinite(loss):
         last = "none" if progress.last_loss is None else f"{progress.last_loss:.4g}"

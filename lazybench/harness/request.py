@@ -45,6 +45,8 @@ class RunRequest:
         runs: folder of working state (checkpoints).
         force: run again even where a record stands.
         tuning: what the search for the settings cost; a fact of the record, not of its key.
+        episode_timeout_s: seconds that the agent may take for an update, and for each trial of a
+            block; None sets no limit. No part of the key.
     """
 
     agent: str
@@ -62,6 +64,19 @@ class RunRequest:
     runs: Path = Path("runs")
     force: bool = False
     tuning: Tuning | None = None
+    episode_timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Look at the limit.
+
+        Raises:
+            UsageError: it isn't positive.
+        """
+        limit = self.episode_timeout_s
+        if limit is not None and not limit > 0:
+            raise UsageError(
+                f"timeout-per-episode must be positive, got {limit:g}; leave it out for none"
+            )
 
 
 @dataclass(frozen=True)

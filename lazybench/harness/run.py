@@ -20,6 +20,7 @@ from lazybench.errors import (
     OutputUnavailable,
     RankLost,
     StoreError,
+    TooSlow,
     UsageError,
 )
 from lazybench.harness import checkpoint, facts
@@ -82,11 +83,11 @@ def _run(request: RunRequest, watch: Watch, tracker: Tracker) -> Record:
         return standing
     if ranks.rank():
         # Rank 0 keeps the folder and the record; this one computes its part.
-        with Signals(watch.note) as signals:
+        with Signals(watch.note, request.episode_timeout_s) as signals:
             return _make_record(cell, watch, signals, tracker)
     writable(request.out)
     writable(cell.folder)
-    with locked(cell.folder), Signals(watch.note) as signals:
+    with locked(cell.folder), Signals(watch.note, request.episode_timeout_s) as signals:
         remove_leftovers(cell.folder)
         if request.force:
             shutil.rmtree(cell.folder / "ckpt", ignore_errors=True)
@@ -195,7 +196,11 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
     judged = judge(env, policy, metric, cell.trials, start=start, seed=seed, columns=names)
     while True:
         # A block may take minutes, and is judged as a whole the next time.
-        with signals.at_once(f"interrupted at test trial {start}"):
+        doing = f"the block of test trials from {start}"
+        with (
+            signals.at_once(f"interrupted at test trial {start}"),
+            signals.in_time(min(rows, cell.trials - start), doing),
+        ):
             block = next(judged, None)
         if block is None:
             break
@@ -245,6 +250,8 @@ _NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc", "Cannot alloc
 
 def _failure(error: BaseException) -> tuple[str, str]:
     """Status and one-line reason of an error inside an agent."""
+    if isinstance(error, TooSlow):
+        return "timeout", str(error)
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     if (
         isinstance(error, MemoryError)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
-from lazybench.errors import Interrupted
+from lazybench.errors import Interrupted, TooSlow
 
 
 class Signals:
@@ -20,11 +20,18 @@ class Signals:
     A second signal ends the process at once: checkpoints are written so that this loses only what
     came after the last one. Outside the main thread, where Python delivers no signals, nothing is
     caught.
+
+    It also limits what an agent may take for an episode, by the system's timer.
     """
 
-    def __init__(self, tell: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        tell: Callable[[str], None] = lambda text: None,
+        episode_timeout_s: float | None = None,
+    ) -> None:
         """Catch nothing yet; `tell` will hear that a step is being finished first."""
         self.number = 0
+        self._episode_timeout_s = episode_timeout_s
         self._tell = tell
         self._before: dict[int, object] = {}
         self._at_once: str | None = None
@@ -63,6 +70,36 @@ class Signals:
             yield
         finally:
             self._at_once = None
+
+    @contextmanager
+    def in_time(self, episodes: int, doing: str) -> Iterator[None]:
+        """Let a block raise `TooSlow` that takes longer than its episodes may.
+
+        Python code and the system's waits are interrupted where they are, a native computation once
+        it returns; one that never does is for whoever watches the process (`lazybench sweep
+        --timeout`).
+
+        Raises:
+            TooSlow: it took longer.
+        """
+        if self._episode_timeout_s is None or not self._before:
+            yield
+            return
+        limit_s = self._episode_timeout_s * episodes
+
+        def late(number: int, frame: FrameType | None) -> None:
+            raise TooSlow(
+                f"{doing} took longer than {limit_s:g} s, {self._episode_timeout_s:g} s an "
+                "episode; give more with --timeout-per-episode"
+            )
+
+        before = signal.signal(signal.SIGALRM, late)
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.number:

@@ -31,6 +31,7 @@ class SweepRequest:
     Attributes:
         jobs: cells side by side; they share the usable cores.
         timeout_s: seconds after which a cell is stopped; None lets it take what it takes.
+        episode_timeout_s: as for a run.
         memory_bytes: what a cell's process may hold; None sets no limit.
         device: as for a run.
         out: the store of records.
@@ -47,6 +48,7 @@ class SweepRequest:
     runs: Path = Path("runs")
     slots: tuple[Slot, ...] = ()
     elsewhere: bool = False
+    episode_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         """Look at the limits.
@@ -56,7 +58,12 @@ class SweepRequest:
         """
         if self.jobs < 1:
             raise UsageError(f"jobs must be at least 1, got {self.jobs}")
-        for name, value in (("timeout", self.timeout_s), ("memory", self.memory_bytes)):
+        limits = {
+            "timeout": self.timeout_s,
+            "timeout-per-episode": self.episode_timeout_s,
+            "memory": self.memory_bytes,
+        }
+        for name, value in limits.items():
             if value is not None and value <= 0:
                 raise UsageError(f"{name} must be positive, got {value:g}; leave it out for none")
 
@@ -134,7 +141,8 @@ class Sweep:
             if not self._processes.stopped:
                 begun(cell)
             asked = call(cell, self.request).sharing(self._side_by_side)
-            return outcome(cell, self._processes.run(replace(asked, environment=slot.environment)))
+            asked = replace(asked, environment=slot.environment)
+            return outcome(cell, self._processes.run_again_if_crashed(asked))
         finally:
             free.put(slot)
 
@@ -153,6 +161,8 @@ def arguments(cell: SuiteCell, request: SweepRequest) -> tuple[str, ...]:
         for name, value in pairs.items():
             text = value if isinstance(value, str) else json.dumps(value)
             words += [option, f"{name}={text}"]
+    if request.episode_timeout_s is not None:
+        words += ["--timeout-per-episode", f"{request.episode_timeout_s:g}"]
     return (*words, "--out", str(request.out), "--runs", str(request.runs))
 
 
@@ -227,7 +237,8 @@ def outcome(cell: SuiteCell, ended: Ended | None) -> CellOutcome:
     # Asked to end at a checkpoint, or before it could listen.
     if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
         return CellOutcome(cell, "stopped", None, wall_s, last)
-    if code < 0:
-        return CellOutcome(cell, "crashed", None, wall_s, f"ended by {signal.Signals(-code).name}")
+    if ended.crashed:
+        told = f"ended by {signal.Signals(-code).name}" + ", twice" * (ended.tries - 1)
+        return CellOutcome(cell, "crashed", None, wall_s, told)
     status = {2: "refused", 69: "refused", BUSY: "busy"}.get(code, "failed")
     return CellOutcome(cell, status, None, wall_s, last)

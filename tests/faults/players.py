@@ -111,6 +111,31 @@ class Hangs(Learner):
         return super().update(state, batch, rng)
 
 
+class Dozes(Learner):
+    """Takes an hour for an update, or for an answer once it is trained, as the test says."""
+
+    def update(self, state, batch, rng):
+        if state["n"] == 3 and os.environ["LAZYBENCH_TEST_DOZES"] == "update":
+            time.sleep(3600)
+        return super().update(state, batch, rng)
+
+    def policy(self, state):
+        answer = super().policy(state)
+        begins = {"answer": Path("validated"), "validation": Path()}
+        dozes = begins.get(os.environ["LAZYBENCH_TEST_DOZES"])
+
+        def slow(observation, memory=None):
+            if dozes is not None and dozes.exists():
+                time.sleep(3600)
+            return answer(observation, memory)
+
+        return slow
+
+    def diagnostics(self, state):
+        Path("validated").touch()
+        return {}
+
+
 class Killed(Learner):
     """Is killed at its third update, as by the system when memory runs out."""
 
@@ -120,6 +145,16 @@ class Killed(Learner):
         if state["n"] == 3:
             os.kill(os.getpid(), self.number)
         return super().update(state, batch, rng)
+
+
+class KilledOnce(Killed):
+    """Is killed at its third update the first time only."""
+
+    def update(self, state, batch, rng):
+        if state["n"] == 3 and not Path("killed").exists():
+            Path("killed").touch()
+            return super().update(state, batch, rng)
+        return Learner.update(self, state, batch, rng)
 
 
 class Segfault(Killed):

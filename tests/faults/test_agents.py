@@ -129,6 +129,28 @@ def test_19_an_agent_that_hangs(here: Any) -> None:
     assert running_below(here.folder) == [], "neither it nor its child is left"
 
 
+@pytest.mark.parametrize(
+    ("where", "doing"),
+    [
+        ("update", "the update of meta-iteration 4"),
+        pytest.param("validation", "validation at step 2", marks=pytest.mark.slow),
+        pytest.param("answer", "the block of test trials from 0", marks=pytest.mark.slow),
+    ],
+)
+def test_19_a_limit_for_each_episode(here: Any, where: str, doing: str) -> None:
+    begin_s = time.monotonic()
+    limits = ("--timeout-per-episode", "0.5", "--limit", "6")
+    done = here.play("Dozes", *limits, LAZYBENCH_TEST_DOZES=where).wait()
+    assert time.monotonic() - begin_s < 100
+    assert done.code == 3, done.err
+    assert here.record.status == "timeout"
+    assert here.record.reason.startswith(f"{doing} took longer than")
+    assert "--timeout-per-episode" in here.record.reason
+    again = here.play("Dozes", "--limit", "6", LAZYBENCH_TEST_DOZES="never").wait()
+    assert again.code == 0, again.err
+    assert here.record.status == "ok", "a result replaces it"
+
+
 def running_below(folder: Path) -> list[str]:
     """Commands of the processes that work in a folder."""
     found = []
@@ -248,6 +270,15 @@ def test_24_killed_and_segfaulted_cells(here: Any) -> None:
     assert "SIGKILL" in rows["Killed"]["reason"]
     assert "SIGSEGV" in rows["Segfault"]["reason"]
     assert rows["Steady"]["status"] == "ok"
+
+
+@pytest.mark.slow
+def test_24_a_cell_that_is_killed_once_goes_on(here: Any) -> None:
+    rows = suite(here, f"{PLAYERS}:KilledOnce")
+    assert (here.folder / "killed").exists()
+    assert rows["code"] == 0
+    assert rows["KilledOnce"]["status"] == "ok"
+    assert len(list(here.folder.glob("store/records/**/*.json"))) == 1
 
 
 def test_24_a_killed_run_leaves_no_record(here: Any) -> None:

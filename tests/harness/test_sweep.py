@@ -89,7 +89,10 @@ def test_the_command_of_a_cell_is_a_run(tmp_path: Path) -> None:
     assert command[command.index("--protocol") + 1] == "eps=1.5"
 
 
-@pytest.mark.parametrize("limits", [{"jobs": 0}, {"timeout_s": 0.0}, {"memory_bytes": -1}])
+@pytest.mark.parametrize(
+    "limits",
+    [{"jobs": 0}, {"timeout_s": 0.0}, {"memory_bytes": -1}, {"episode_timeout_s": 0.0}],
+)
 def test_limits_must_be_positive(tmp_path: Path, limits: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="must be"):
         asked(tmp_path, **limits)
@@ -99,7 +102,7 @@ def test_a_cell_that_a_signal_ends_has_crashed_and_the_next_one_runs(tmp_path: P
     request = asked(tmp_path)
     ended = list(Sweep(request).run([cell(f"{PLAYERS}:Segfaults"), cell("chance")], lambda _: None))
     assert [outcome.status for outcome in ended] == ["crashed", "ok"]
-    assert ended[0].reason == "ended by SIGSEGV"
+    assert ended[0].reason == "ended by SIGSEGV, twice"
 
 
 def test_a_cell_ends_with_the_sweep_that_began_it(tmp_path: Path) -> None:

@@ -120,6 +120,12 @@ def array_of(shape: tuple[int, ...], dtype: bytes = b"u1", content: bytes = b"U\
         # Room for two thousand million objects, of which there is one.
         b"\x80\x02Nr\xff\xff\xff\x7f.",
         b"Np2000000000\n.",
+        # Keys whose hash would take longer than anyone waits, or more stack than Python has.
+        b"\x80\x02})" + b"2\x86" * 64 + b"Ns.",
+        b"\x80\x02})"
+        + b"q\x010]q\x000h\x00(h\x01h\x01e0c__builtin__\ntuple\nh\x00\x85R" * 64
+        + b"Ns.",
+        b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns.",
         # Setting attributes on a function of the reader itself.
         b"\x80\x02c_codecs\nencode\n}U\x05_make}sb.",
         b"\x80\x02c_codecs\nencode\nN}U\x05_makeK\x01s\x86b.",
