@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lazybench.boards.build import FEW_SEEDS_NOTE, FEWEST_SEEDS
-from lazybench.boards.groups import Group, factor, groups
+from lazybench.boards.groups import Group, end_of, factor, groups
 from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.records.schema import Record
 from lazybench.stats import Difference, Summary, over_seeds
@@ -83,7 +83,7 @@ def compare(records: Sequence[Record], left: str, right: str) -> Comparison:
                 f"{group.name} has no score of each trial that its own score is the mean of; only "
                 "rows judged trial by trial can be compared"
             )
-        scores.append([array * factor(group.records[0]) for array in trials])
+        scores.append(trials)
     first = sides[0].records[0]
     few = min(len(side.scored) for side in sides) < FEWEST_SEEDS
     return Comparison(
@@ -114,7 +114,16 @@ def _side(group: Group, scores: list[NDArray[Any]]) -> Side:
     import numpy as np
 
     keys = tuple(record.key12 for record in group.scored)
-    return Side(group.name, over_seeds(scores), np.mean(scores, axis=0), keys)
+    # In the trials' own unit, where hits are told from other scores.
+    found, first = over_seeds(scores), group.records[0]
+    scale = factor(first)
+    summary = found._replace(
+        mean=found.mean * scale,
+        lo=end_of(found.lo, first),
+        hi=end_of(found.hi, first),
+        seed_std=found.seed_std * scale,
+    )
+    return Side(group.name, summary, np.mean(scores, axis=0) * scale, keys)
 
 
 def _found(rows: Sequence[Group], name: str) -> Group:

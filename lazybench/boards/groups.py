@@ -100,6 +100,11 @@ def factor(record: Record) -> float:
     return 100.0 if record.env.unit == "fraction" else 1.0
 
 
+def end_of(value: float, record: Record) -> float:
+    """Return the end of an interval on the board; that of a fraction stays within 0 and 100 %."""
+    return 100 * min(max(value, 0.0), 1.0) if record.env.unit == "fraction" else value
+
+
 def batch_norm(record: Record) -> str | None:
     """Whose batch statistics judged the run, from its config or protocol; None without any."""
     if record.network is not None and not record.network.batch_norm:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lazybench.boards.groups import Group, batch_norm, factor, rank_group, score_of
+from lazybench.boards.groups import Group, batch_norm, end_of, factor, rank_group, score_of
 from lazybench.records.parts import Cost
 from lazybench.records.schema import Record
 from lazybench.stats import Difference, over_seeds
@@ -144,7 +144,7 @@ def row_of(group: Group, *, mixed_devices: bool) -> Row:
         ends = (summary.lo, summary.hi)
     elif (metric := scored[0].metrics.get(first.env.metric)) is not None:
         ends = metric.ci95 or ends
-    lo, hi = (_end(x, first.env.unit) for x in ends)
+    lo, hi = (None if x is None or not math.isfinite(x) else end_of(x, first) for x in ends)
     metrics = [record.metrics.get(first.env.metric) for record in scored]
     counts = [record.trials.n for record in scored if record.trials.n]
     counts = counts or [metric.n for metric in metrics if metric is not None]
@@ -163,13 +163,6 @@ def row_of(group: Group, *, mixed_devices: bool) -> Row:
         reason=None,
         **_facts(scored),
     )
-
-
-def _end(value: float | None, unit: str) -> float | None:
-    """The end of an interval on the board; that of a fraction stays within 0 and 100 %."""
-    if value is None or not math.isfinite(value):
-        return None
-    return 100 * min(1.0, max(0.0, value)) if unit == "fraction" else value
 
 
 def failed_row(record: Record, name: str, *, mixed_devices: bool) -> Row:

@@ -7,7 +7,8 @@ import pytest
 
 from lazybench.boards import compare
 from lazybench.errors import UnknownName, UsageError
-from lazybench.stats import paired_difference
+from lazybench.records import Packed
+from lazybench.stats import paired_difference, wilson
 
 
 def test_the_difference_is_paired_over_trials_and_in_the_boards_unit(make_run: Any) -> None:
@@ -61,3 +62,30 @@ def test_rows_are_found_by_name_agent_or_key_and_never_guessed(make_run: Any) ->
 def test_sides_that_faced_other_trials_are_refused(make_run: Any) -> None:
     with pytest.raises(UsageError, match="same trials on both sides"):
         compare([make_run("a", n=20), make_run("b")], "a", "b")
+
+
+def test_sides_have_the_boards_interval(make_run: Any) -> None:
+    """Shares of hits have Wilson's interval, which isn't empty at 100 % and doesn't pass it."""
+    records = [make_run(name) for name in ("a", "b")]
+    hits = {"a": np.ones(40), "b": np.r_[np.ones(39), 0]}
+    records = [
+        record.model_copy(
+            update={
+                "trials": record.trials.model_copy(
+                    update={"scores": Packed.of(hits[record.agent.id].astype(np.float32))}
+                ),
+                "metrics": {
+                    metric: told.model_copy(update={"value": float(hits[record.agent.id].mean())})
+                    for metric, told in record.metrics.items()
+                },
+            }
+        )
+        for record in records
+    ]
+    found = compare(records, "a", "b")
+    for side in (found.left, found.right):
+        share = hits[side.name].mean()
+        low, high = wilson(40 * share, 40)
+        assert side.summary.mean == pytest.approx(100 * share)
+        assert (side.summary.lo, side.summary.hi) == pytest.approx((100 * low, 100 * high))
+        assert side.summary.lo < side.summary.hi <= 100
