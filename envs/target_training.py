@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -74,6 +74,27 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
 with. `Choice:` `small` is a few epochs at five times the rate, which falls to 0."""
 
 
+RATES: Mapping[str, float] = {"cifar10-lenet5": 0.01}
+"""Learning rates of single networks at the `small` budget. `Choice:` LeNet5 on CIFAR-10 dies at
+.05: its loss stays at that of a guess."""
+
+_BETTER_THAN_A_GUESS = 1.5
+"""What a trained network's accuracy must be, over that of a guess."""
+
+
+def recipe_of(name: str, budget: str) -> Recipe:
+    """Return how a named network is trained at a budget.
+
+    Raises:
+        UsageError: no such network or budget.
+    """
+    data = parted(name)[0]
+    if budget not in BUDGETS:
+        raise UsageError(f"budget must be one of {', '.join(BUDGETS)}, got '{budget}'")
+    recipe = RECIPES[data][budget]
+    return replace(recipe, lr=RATES[name]) if budget == "small" and name in RATES else recipe
+
+
 def train_net(
     name: str,
     *,
@@ -96,20 +117,24 @@ def train_net(
     Raises:
         UsageError: no such network or budget.
         DataUnavailable: its data aren't installed.
-        Diverged: the loss or a weight isn't finite.
+        Diverged: the loss or a weight isn't finite, or nothing was learned.
     """
     data, architecture = parted(name)
-    if budget not in BUDGETS:
-        raise UsageError(f"budget must be one of {', '.join(BUDGETS)}, got '{budget}'")
-    recipe = recipe or RECIPES[data][budget]
+    recipe = recipe or recipe_of(name, budget)
     opened = target_data(data)
     net = classifier(architecture, opened.instance, opened.classes)
     rng = Rng(seed, ("target", name))
     params = fit(net, opened.images("train"), recipe, rng, watch=watch, name=name)
+    right = accuracy(net, params, opened.images("test"))
+    if budget != "smoke" and right * opened.classes < _BETTER_THAN_A_GUESS:
+        raise Diverged(
+            f"{name} is right on {100 * right:.1f} % of the test images, as a guess would be; "
+            "attacks on it and gradients of it would mean nothing: train it with another --seed"
+        )
     return Trained(
         name=name,
         params=params,
-        accuracy=accuracy(net, params, opened.images("test")),
+        accuracy=right,
         fingerprint=opened.fingerprint,
         budget=budget,
         seed=seed,
@@ -140,7 +165,7 @@ def keep_net(
     Raises:
         UsageError: no such network or budget, or one that comes with the package.
         DataUnavailable: its data aren't installed.
-        Diverged: the loss or a weight isn't finite.
+        Diverged: the loss or a weight isn't finite, or nothing was learned.
         StoreError: the disk is full.
         OutputUnavailable: the cache folder can't be written.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,18 @@ import torch
 import torch.nn.functional as F
 
 from lazybench.envs import target_training
-from lazybench.envs.target_training import Recipe, augmented, correct, fit, keep_net, train_net
+from lazybench.envs.target_training import (
+    RATES,
+    RECIPES,
+    Recipe,
+    augmented,
+    correct,
+    fit,
+    keep_net,
+    recipe_of,
+    train_net,
+)
+from lazybench.envs.targets import names
 from lazybench.errors import Diverged, UsageError
 from lazybench.harness.watch import Silent
 from lazybench.nets.whitebox import classifier
@@ -102,6 +114,20 @@ def test_batch_norms_are_frozen_after_training() -> None:
     with torch.no_grad():
         one = net(params, pixels[:1])
         torch.testing.assert_close(one, net(params, pixels)[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_learned_nothing_is_told(root: Path, write_mnist: Any) -> None:
+    """The white box of CIFAR-10's validation tasks once answered at random, and nobody noticed."""
+    write_mnist()
+    with pytest.raises(Diverged, match=r"mnist-lenet5 is right on .* as a guess would be"):
+        train_net("mnist-lenet5", recipe=Recipe(4, 1e-12, batch=20))
+
+
+def test_single_networks_have_rates_of_their_own() -> None:
+    assert recipe_of("cifar10-lenet5", "small") == replace(RECIPES["cifar10"]["small"], lr=0.01)
+    assert recipe_of("cifar10-lenet5", "paper") == RECIPES["cifar10"]["paper"]
+    assert recipe_of("mnist-lenet5", "small") == RECIPES["mnist"]["small"]
+    assert all(name in names() for name in RATES)
 
 
 def test_divergence_is_told() -> None:
