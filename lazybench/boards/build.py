@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lazybench.boards.groups import SHOWN, Group, factor, groups, is_superseded, score_of
+from lazybench.boards.groups import SHOWN, Group, difference, groups, is_superseded, score_of
 from lazybench.boards.reported import rows_for
 from lazybench.boards.rows import Row, failed_row, row_of
 from lazybench.records.atomic import canonical_json
@@ -205,14 +205,10 @@ def _row_order(row: Row, higher: bool) -> tuple[Any, ...]:
 
 
 def _difference(group: Group, other: Group) -> Difference | None:
-    """The paired difference in the board's unit, or None where the trials aren't the same."""
-    found = group.less(other)
-    if found is None or math.isnan(found.lo):
-        # A single trial has no spread to tell an interval from.
-        return None
-    mean, lo, hi, p = found
-    scale = factor(group.records[0])
-    return Difference(mean * scale, lo * scale, hi * scale, p)
+    """The paired difference, or None where there is no telling it."""
+    found = difference(group, other)
+    # A single trial has no spread to tell an interval from.
+    return None if found is None or math.isnan(found.lo) else found
 
 
 def _ranked(pairs: Sequence[tuple[Group, Row]]) -> list[Row]:

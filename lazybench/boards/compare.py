@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lazybench.boards.build import FEW_SEEDS_NOTE, FEWEST_SEEDS
-from lazybench.boards.groups import Group, end_of, factor, groups
+from lazybench.boards.groups import Group, difference, end_of, factor, groups
 from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.records.schema import Record
 from lazybench.stats import Difference, Summary, over_seeds
@@ -99,15 +99,13 @@ def compare(records: Sequence[Record], left: str, right: str) -> Comparison:
 
 
 def _difference(left: Group, right: Group) -> Difference:
-    """The paired difference in the board's unit."""
-    found = left.less(right)
+    found = difference(left, right)
     if found is None:
         raise UsageError(
             f"a paired difference needs the same trials on both sides; {left.name} was judged on "
             f"{left.scored[0].trials.n}, {right.name} on {right.scored[0].trials.n}"
         )
-    scale = factor(left.records[0])
-    return Difference(found.mean * scale, found.lo * scale, found.hi * scale, found.p)
+    return found
 
 
 def _side(group: Group, scores: list[NDArray[Any]]) -> Side:

@@ -105,6 +105,21 @@ def end_of(value: float, record: Record) -> float:
     return 100 * min(max(value, 0.0), 1.0) if record.env.unit == "fraction" else value
 
 
+def difference(group: Group, other: Group) -> Difference | None:
+    """Return the paired difference in the board's unit, or None where the trials aren't the same.
+
+    That of fractions stays within -100 and 100 %, where intervals of few seeds pass them.
+    """
+    found = group.less(other)
+    if found is None:
+        return None
+    scale = factor(group.records[0])
+    lo, hi = found.lo * scale, found.hi * scale
+    if group.records[0].env.unit == "fraction" and not math.isnan(lo):
+        lo, hi = max(lo, -100.0), min(hi, 100.0)
+    return Difference(found.mean * scale, lo, hi, found.p)
+
+
 def batch_norm(record: Record) -> str | None:
     """Whose batch statistics judged the run, from its config or protocol; None without any."""
     if record.network is not None and not record.network.batch_norm:

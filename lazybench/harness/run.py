@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import traceback
@@ -13,6 +14,7 @@ import numpy as np
 
 from lazybench import ranks
 from lazybench.errors import (
+    Busy,
     DataUnavailable,
     Diverged,
     Interrupted,
@@ -79,6 +81,8 @@ def _run(request: RunRequest, watch: Watch, tracker: Tracker) -> Record:
     store = Store(request.out)
     standing = ranks.of_first(lambda: store.find(cell.key))
     if standing is not None and not request.force and standing.status in ("ok", "diverged"):
+        if not ranks.rank():
+            _finish(cell, store, standing)
         watch.note("done already: this record stands (run again with --force)")
         return standing
     if ranks.rank():
@@ -110,13 +114,27 @@ def _run(request: RunRequest, watch: Watch, tracker: Tracker) -> Record:
             _compare(standing, made)
             return made
         path = store.publish(made)
-        write_json(
-            cell.file("done", "json"), {"status": made.status, "record": str(path.resolve())}
-        )
+        _mark_done(cell, made, path)
         if signals.number:
             # Nothing of this run is left to do, but whoever asked for it wants to do no more.
             raise Interrupted(signals.number, f"interrupted once {path} was written")
     return made
+
+
+def _mark_done(cell: Cell, made: Record, path: Path) -> None:
+    """Write into a run's folder that its record is in the store."""
+    write_json(cell.file("done", "json"), {"status": made.status, "record": str(path.resolve())})
+
+
+def _finish(cell: Cell, store: Store, standing: Record) -> None:
+    """Mark a folder as done whose run was killed once its record stood, before it was marked."""
+    done = cell.file("done", "json")
+    if done.exists() or not (cell.folder / "config.json").exists():
+        return
+    # The record stands whatever becomes of the folder, and who holds it marks it.
+    with contextlib.suppress(Busy, OutputUnavailable, StoreError), locked(cell.folder):
+        remove_leftovers(cell.folder)
+        _mark_done(cell, standing, store.path(standing))
 
 
 def _told(cell: Cell) -> dict[str, Any]:

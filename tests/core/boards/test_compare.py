@@ -89,3 +89,21 @@ def test_sides_have_the_boards_interval(make_run: Any) -> None:
         assert side.summary.mean == pytest.approx(100 * share)
         assert (side.summary.lo, side.summary.hi) == pytest.approx((100 * low, 100 * high))
         assert side.summary.lo < side.summary.hi <= 100
+
+
+def test_the_interval_of_a_difference_of_shares_stays_within_them(make_run: Any) -> None:
+    """Two seeds a side that disagree widely have a t interval of more than 100 points each way."""
+    levels = {("a", 0): 0.0, ("a", 1): 1.0, ("b", 0): 1.0, ("b", 1): 0.0}
+    records = []
+    for (name, seed), level in levels.items():
+        record = make_run(name, seed=seed)
+        scores = Packed.of(np.full(record.trials.n, level, np.float32))
+        told = {
+            metric: value.model_copy(update={"value": level})
+            for metric, value in record.metrics.items()
+        }
+        trials = record.trials.model_copy(update={"scores": scores})
+        records.append(record.model_copy(update={"trials": trials, "metrics": told}))
+    found = compare(records, "a", "b").difference
+    assert (found.lo, found.hi) == (-100.0, 100.0)
+    assert found.mean == pytest.approx(0.0)
