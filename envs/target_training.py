@@ -75,8 +75,9 @@ with. `Choice:` `small` is a few epochs at five times the rate, which falls to 0
 
 
 RATES: Mapping[str, float] = {"cifar10-lenet5": 0.01}
-"""Learning rates of single networks at the `small` budget. `Choice:` LeNet5 on CIFAR-10 dies at
-.05: its loss stays at that of a guess."""
+"""Learning rates of single networks at the `small` budget.
+
+`Choice:` LeNet5 on CIFAR-10 dies at .05: its loss stays at that of a guess."""
 
 _BETTER_THAN_A_GUESS = 1.5
 """What a trained network's accuracy must be, over that of a guess."""

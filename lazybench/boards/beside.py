@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lazybench.boards.groups import Group, batch_norm, factor, groups, newest
+from lazybench.boards.groups import Group, batch_norm, end_of, groups, newest
 from lazybench.records.reported import Reported
 from lazybench.records.schema import Record
 from lazybench.stats import over_seeds
@@ -110,9 +110,8 @@ def _measured(row: Reported, group: Group) -> Measured | None:
     lo = hi = None
     trials = group.trial_scores() if row.metric == held[0].env.metric else None
     if trials is not None:
-        scale = factor(held[0])
         summary = over_seeds(trials)
-        lo, hi = summary.lo * scale, summary.hi * scale
+        lo, hi = (end_of(end, held[0]) for end in (summary.lo, summary.hi))
     elif len(values) > 1:
         summary = over_seeds([[value] for value in values])
         lo, hi = summary.lo, summary.hi

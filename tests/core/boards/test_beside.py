@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lazybench.boards.beside import beside
+from lazybench.records import Packed
 from lazybench.records.reported import Reported
 from lazybench.stats import over_seeds
 
@@ -44,6 +46,19 @@ def test_seeds_are_averaged_with_the_boards_interval(make_run: Any) -> None:
     assert line.difference == pytest.approx(100 * summary.mean - 60)
     assert line.same_protocol is False
     assert "budget small" in line.note
+
+
+def test_the_interval_of_shares_stays_within_them(make_run: Any) -> None:
+    """Seeds that disagree widely have a t interval that passes 0 and 100 %."""
+    told = []
+    for seed, level in enumerate((0.0, 1.0)):
+        run = make_run("a", seed=seed, metrics=metrics(level))
+        scores = Packed.of(np.full(run.trials.n, level, np.float32))
+        trials = run.trials.model_copy(update={"scores": scores})
+        told.append(run.model_copy(update={"trials": trials}))
+    (line,) = beside([paper()], told, "small")
+    assert line.measured is not None
+    assert (line.measured.lo, line.measured.hi) == (0.0, 100.0)
 
 
 def test_what_fills_a_cell_and_what_never_does(make_run: Any) -> None:
