@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -23,6 +24,25 @@ IMAGES = torch.rand(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
 Serve = Callable[[socket.socket], None]
 
 
+def read_request(client: socket.socket) -> None:
+    """Take a request in whole: closing a socket that holds unread bytes takes the answer back."""
+    told = b""
+    while b"\r\n\r\n" not in told:
+        told += received(client)
+    head, _, body = told.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    while length and len(body) < int(length[1]):
+        body += received(client)
+
+
+def received(client: socket.socket) -> bytes:
+    """The next bytes of a request that isn't whole yet."""
+    part = client.recv(1 << 16)
+    if not part:
+        raise OSError("the client left before its request was whole")
+    return part
+
+
 @contextmanager
 def raw(serve: Serve) -> Iterator[str]:
     """The address of a server that answers each connection by `serve`, bytes as they are."""
@@ -31,7 +51,7 @@ def raw(serve: Serve) -> Iterator[str]:
     def one(client: socket.socket) -> None:
         with client:
             try:
-                client.recv(1 << 16)
+                read_request(client)
                 serve(client)
             except OSError:
                 return
