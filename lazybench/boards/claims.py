@@ -71,7 +71,8 @@ class Claim:
 
 
 _FIVE_WAY = ("-5way-1shot", "-5way-5shot")
-_MANY_WAY = ("-20way-5shot", "-30way-5shot", "-50way-5shot")
+# The paper's figures have 5 shots. `Choice:` 20-way 1-shot counts as many-way too.
+_MANY_WAY = ("-20way-1shot", "-20way-5shot", "-30way-5shot", "-50way-5shot")
 _LAZY_MAML, _LAZY_REPTILE = Side("lazy_maml"), Side("lazy_reptile")
 _MAML, _REPTILE = Side("maml"), Side("reptile")
 _LONG_TAIL = ("cifar100-lt-200", "cifar100-lt-100", "cifar100-lt-50", "cifar100-lt-20")
