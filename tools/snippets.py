@@ -281,7 +281,10 @@ def main(args: Sequence[str] | None = None) -> None:
             if each.kind == "command" and each.words[0] == "lazybench":
                 parse(each.words)
             if not asked.list and each.how in kinds and not each.why.startswith("by tests"):
-                execute(each, Path(folder))
+                # A reader of one page hasn't run what stands on another.
+                page = Path(folder) / each.file.replace("/", "-")
+                page.mkdir(exist_ok=True)
+                execute(each, page)
                 sys.stderr.write(f"ran {each.file}:{each.line}\n")
     sys.stdout.write(table(found) + "\n")
 
