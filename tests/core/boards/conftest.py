@@ -18,12 +18,16 @@ N = 40
 
 @pytest.fixture
 def make_run(record_fields: Callable[..., dict[str, Any]]) -> MakeRun:
-    """A function `(agent, shift, seed, **changes)` to a record whose trials share a difficulty."""
+    """A function `(agent, shift, seed, **changes)` to a record whose trials share a difficulty.
+
+    `scores` are the trials' own instead, and `n` their number.
+    """
 
     def make(agent: str, shift: float = 0.0, seed: int = 0, **changes: Any) -> Record:
         difficulty = np.random.default_rng(0).uniform(0.3, 0.7, changes.pop("n", N))
         noise = np.random.default_rng([zlib.crc32(agent.encode()), seed])
         scores = np.clip(difficulty + shift + noise.normal(0, 0.01, len(difficulty)), 0, 1)
+        scores = changes.pop("scores", scores)
         sound = changes.get("status", "ok") == "ok"
         given = {
             "seed": seed,

@@ -7,7 +7,6 @@ import pytest
 
 from lazybench.boards import compare
 from lazybench.errors import UnknownName, UsageError
-from lazybench.records import Packed
 from lazybench.stats import paired_difference, wilson
 
 
@@ -66,22 +65,8 @@ def test_sides_that_faced_other_trials_are_refused(make_run: Any) -> None:
 
 def test_sides_have_the_boards_interval(make_run: Any) -> None:
     """Shares of hits have Wilson's interval, which isn't empty at 100 % and doesn't pass it."""
-    records = [make_run(name) for name in ("a", "b")]
     hits = {"a": np.ones(40), "b": np.r_[np.ones(39), 0]}
-    records = [
-        record.model_copy(
-            update={
-                "trials": record.trials.model_copy(
-                    update={"scores": Packed.of(hits[record.agent.id].astype(np.float32))}
-                ),
-                "metrics": {
-                    metric: told.model_copy(update={"value": float(hits[record.agent.id].mean())})
-                    for metric, told in record.metrics.items()
-                },
-            }
-        )
-        for record in records
-    ]
+    records = [make_run(name, scores=scores) for name, scores in hits.items()]
     found = compare(records, "a", "b")
     for side in (found.left, found.right):
         share = hits[side.name].mean()
@@ -94,16 +79,10 @@ def test_sides_have_the_boards_interval(make_run: Any) -> None:
 def test_the_interval_of_a_difference_of_shares_stays_within_them(make_run: Any) -> None:
     """Two seeds a side that disagree widely have a t interval of more than 100 points each way."""
     levels = {("a", 0): 0.0, ("a", 1): 1.0, ("b", 0): 1.0, ("b", 1): 0.0}
-    records = []
-    for (name, seed), level in levels.items():
-        record = make_run(name, seed=seed)
-        scores = Packed.of(np.full(record.trials.n, level, np.float32))
-        told = {
-            metric: value.model_copy(update={"value": level})
-            for metric, value in record.metrics.items()
-        }
-        trials = record.trials.model_copy(update={"scores": scores})
-        records.append(record.model_copy(update={"trials": trials, "metrics": told}))
+    records = [
+        make_run(name, seed=seed, scores=np.full(40, level))
+        for (name, seed), level in levels.items()
+    ]
     found = compare(records, "a", "b").difference
     assert (found.lo, found.hi) == (-100.0, 100.0)
     assert found.mean == pytest.approx(0.0)
