@@ -75,6 +75,8 @@ class Loopback:
             with self._lock:
                 if status == 200:
                     self.answered += [json.dumps(each) for each in instances]
+                # Before the client can have its answer, and so before it can send the next request.
+                self._under_way -= 1
             handler.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 handler.send_header(name, value)
@@ -83,9 +85,6 @@ class Loopback:
         except OSError:
             # The client went away.
             return
-        finally:
-            with self._lock:
-                self._under_way -= 1
 
     def _answers(self, instances: Any) -> bytes:
         told: list[Any] = []
