@@ -21,7 +21,7 @@ from torch import Tensor
 from lazybench.data.folders import cache_root
 from lazybench.envs.target_data import Part, TargetData, target_data
 from lazybench.envs.target_files import Trained, read_nets
-from lazybench.errors import DataUnavailable, UsageError, nearest
+from lazybench.errors import DataUnavailable, NotTrained, UsageError, nearest
 from lazybench.nets.whitebox import Classifier, classifier
 from lazybench.params import Params, detached
 
@@ -219,10 +219,10 @@ def place(name: str, fingerprint: str) -> Path:
     return cache_root() / "targets" / f"{name}-{fingerprint[:16]}.safetensors"
 
 
-def untrained(missing: list[str]) -> DataUnavailable:
+def untrained(missing: list[str]) -> NotTrained:
     """Return the error that names the one command that trains what is missing."""
     what = " and ".join(missing)
-    return DataUnavailable(
+    return NotTrained(
         f"{what} {'is' if len(missing) == 1 else 'are'} not trained on this machine; run "
         f"'{_command(missing)}'"
     )

@@ -68,6 +68,10 @@ class DataUnavailable(LazybenchError):
     exit_code = 69
 
 
+class NotTrained(DataUnavailable):
+    """A network to attack, or its white boxes, hasn't been trained on this machine."""
+
+
 class ClusterUnavailable(LazybenchError):
     """No scheduler answers at an address."""
 

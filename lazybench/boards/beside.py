@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lazybench.boards.groups import Group, batch_norm, end_of, groups, newest
@@ -52,7 +52,12 @@ class Beside:
     note: str
 
 
-def beside(reported: Iterable[Reported], records: Sequence[Record], budget: str) -> list[Beside]:
+def beside(
+    reported: Iterable[Reported],
+    records: Sequence[Record],
+    budget: str,
+    whys: Mapping[tuple[str, str], str] | None = None,
+) -> list[Beside]:
     """Return each reported number with what the records of a budget have of it.
 
     A row's cell is its agent on its environment with its settings and batch norm (transductive
@@ -62,6 +67,7 @@ def beside(reported: Iterable[Reported], records: Sequence[Record], budget: str)
         reported: rows of papers.
         records: any records.
         budget: of the records.
+        whys: why cells can't be run or have no score, by agent and environment.
     """
     whole = [
         record
@@ -70,7 +76,8 @@ def beside(reported: Iterable[Reported], records: Sequence[Record], budget: str)
         and record.agent.trained_by != "external"
     ]
     rows = groups(whole)
-    return [_one(row, _cell(row, rows)) for row in reported]
+    whys = whys or {}
+    return [_one(row, _cell(row, rows), whys.get((row.agent or "", row.env))) for row in reported]
 
 
 def _cell(row: Reported, found: Sequence[Group]) -> Group | None:
@@ -84,16 +91,29 @@ def _cell(row: Reported, found: Sequence[Group]) -> Group | None:
     return newest(ours, row.agent, row.settings, wanted)
 
 
-def _one(row: Reported, group: Group | None) -> Beside:
-    if row.agent is None:
-        return Beside(row, None, None, None, "not measured: lazybench has no such agent")
+def _one(row: Reported, group: Group | None, why: str | None) -> Beside:
     measured = None if group is None else _measured(row, group)
     if group is None or measured is None:
-        return Beside(row, None, None, None, "not measured yet")
+        return Beside(row, None, None, None, _noted([_unmeasured(row, group, why)], row))
     differs = _differences(row, group)
-    note = "; ".join([*differs, *([row.note] if row.note else [])])
     difference = None if row.value is None else measured.value - row.value
-    return Beside(row, measured, difference, not differs, note)
+    return Beside(row, measured, difference, not differs, _noted(differs, row))
+
+
+def _noted(notes: Sequence[str], row: Reported) -> str:
+    """Our notes, and the one that the reported number has itself."""
+    return "; ".join([*notes, *([row.note] if row.note else [])])
+
+
+def _unmeasured(row: Reported, group: Group | None, why: str | None) -> str:
+    """Why a cell has no number."""
+    if row.agent is None:
+        return "not measured: lazybench has no such agent"
+    held = [] if group is None else [r for r in group.scored if row.metric in r.metrics]
+    if held:
+        # Such as the distance of successes where nothing succeeded.
+        return "measured, but no value: none of its trials has one"
+    return "not measured yet" if why is None else f"not measured: {why}"
 
 
 def _measured(row: Reported, group: Group) -> Measured | None:

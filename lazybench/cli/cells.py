@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lazybench.harness.suite import SuiteCell
     from lazybench.harness.sweep import CellOutcome, Engine, SweepRequest
 
-BAD = ("failed", "crashed", "oom", "timeout", "busy", "refused", "diverged")
+BAD = ("failed", "crashed", "oom", "timeout", "busy", "absent", "untrained", "refused", "diverged")
 """What a cell may come to that leaves it without a score."""
 
 

@@ -93,7 +93,7 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
     if not dry_run:
         outcomes += run_cells(missing, request, quiet=quiet)
     whys = _whys(outcomes)
-    lines = [_explained(line, whys) for line in beside(reported, store.records(), budget)]
+    lines = beside(reported, store.records(), budget, whys)
     if json:
         rows = [line.reported.model_dump(mode="json") for line in lines]
         out.as_json([{**asdict(x), "reported": r} for x, r in zip(lines, rows, strict=True)])
@@ -109,21 +109,14 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
 def _whys(outcomes: Sequence[CellOutcome]) -> Mapping[tuple[str, str], str]:
     """Why cells have no score, by agent and environment."""
     return {
-        (each.cell.agent, each.cell.env): " ".join(each.reason.split())
+        (each.cell.agent, each.cell.env): _why(each.status, " ".join(each.reason.split()))
         for each in outcomes
         if each.reason
     }
 
 
-def _explained(line: Beside, whys: Mapping[tuple[str, str], str]) -> Beside:
-    """A line that nothing was measured of, with the reason where it is known."""
-    from dataclasses import replace
-
-    row = line.reported
-    why = whys.get((row.agent or "", row.env))
-    if line.measured is not None or why is None:
-        return line
-    return replace(line, note=f"not measured: {why}")
+def _why(status: str, reason: str) -> str:
+    return f"images absent: {reason}" if status == "absent" else reason
 
 
 def _told(name: str, lines: Sequence[Beside]) -> None:

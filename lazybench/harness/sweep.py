@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from lazybench.errors import LazybenchError, UsageError
+from lazybench.errors import DataUnavailable, LazybenchError, NotTrained, UsageError
 from lazybench.harness.cell import resolve
 from lazybench.harness.cell_process import Call, Ended, Processes
 from lazybench.harness.devices import Slot
@@ -75,8 +75,9 @@ class CellOutcome:
     Attributes:
         cell: which.
         status: `ok`, `done` (the record stood already), `diverged`, `failed`, `oom`, `timeout`,
-            `stopped`, `crashed` (a signal ended it), `busy` (another process is at it), or
-            `refused` (a name, a setting or data that isn't there).
+            `stopped`, `crashed` (a signal ended it), `busy` (another process is at it), `absent`
+            (data that isn't there), `untrained` (a network to attack that isn't there), or
+            `refused` (a name or a setting).
         score: the headline metric where there is one.
         wall_s: seconds that the process took.
         reason: why there is no score.
@@ -207,13 +208,20 @@ def split(
         try:
             record = standing(cell, request)
         except LazybenchError as error:
-            known.append(CellOutcome(cell, "refused", reason=str(error)))
+            known.append(CellOutcome(cell, _status(error), reason=str(error)))
             continue
         if record is None or record.status in ("failed", "oom", "timeout"):
             missing.append(cell)
         else:
             known.append(_told(cell, record.model_dump(mode="json"), "done", 0.0))
     return missing, known
+
+
+def _status(error: LazybenchError) -> str:
+    """What a cell that can't be begun here is called."""
+    if isinstance(error, NotTrained):
+        return "untrained"
+    return "absent" if isinstance(error, DataUnavailable) else "refused"
 
 
 def _told(cell: SuiteCell, record: dict[str, Any], status: str, wall_s: float) -> CellOutcome:
@@ -240,5 +248,5 @@ def outcome(cell: SuiteCell, ended: Ended | None) -> CellOutcome:
     if ended.crashed:
         told = f"ended by {signal.Signals(-code).name}" + ", twice" * (ended.tries - 1)
         return CellOutcome(cell, "crashed", None, wall_s, told)
-    status = {2: "refused", 69: "refused", BUSY: "busy"}.get(code, "failed")
+    status = {2: "refused", DataUnavailable.exit_code: "absent", BUSY: "busy"}.get(code, "failed")
     return CellOutcome(cell, status, None, wall_s, last)

@@ -52,6 +52,13 @@ def test_one_cell_that_fails_harms_no_other_and_nothing_is_run_twice(tmp_path: P
     assert done["chance"].score == ended["chance"].score
 
 
+def test_what_isnt_here_is_told_from_what_isnt_allowed(tmp_path: Path) -> None:
+    cells = [SuiteCell("chance", "tieredimagenet-5way-1shot", 0, "smoke", {}), cell("square")]
+    missing, known = split(cells, asked(tmp_path))
+    assert missing == []
+    assert [outcome.status for outcome in known] == ["absent", "refused"]
+
+
 def test_a_cell_past_its_time_is_stopped_and_can_go_on(tmp_path: Path) -> None:
     request = asked(tmp_path, timeout_s=8.0)
     slow = cell("reptile", iterations=100_000)

@@ -137,3 +137,27 @@ def test_metrics_beside_the_headline(make_run: Any) -> None:
 def test_an_agent_that_isnt_ours(make_run: Any) -> None:
     (line,) = beside([paper(None)], [make_run("a")], "small")
     assert line.note == "not measured: lazybench has no such agent"
+
+
+def test_why_nothing_was_measured_and_what_the_figure_prints_all_the_same(make_run: Any) -> None:
+    drawn = paper(value=None, note="the figure prints 34.28 and 29.15, unassigned")
+    why = {("a", ENV): "images absent: not found", ("b", ENV): "another's"}
+    (line,) = beside([drawn], [], "small", why)
+    assert line.note == "not measured: images absent: not found; " + drawn.note
+    (line,) = beside([drawn], [], "small")
+    assert line.note == "not measured yet; " + drawn.note
+    # What stands was measured elsewhere, whatever keeps the cell from running here.
+    mean = float(make_run("a").trials.scores_array().mean())
+    (line,) = beside([drawn], [make_run("a", metrics=metrics(mean))], "small", why)
+    assert line.measured is not None
+    assert "not measured" not in line.note
+
+
+def test_a_measure_of_successes_where_nothing_succeeded(make_run: Any) -> None:
+    none = metrics(0.0, success_l2=0.0)
+    none["success_l2"]["value"] = None
+    run = make_run("a", metrics=none, scores=np.zeros(40))
+    why = {("a", ENV): "not trained on this machine"}
+    (line,) = beside([paper(metric="success_l2")], [run], "small", why)
+    assert line.measured is None
+    assert line.note == "measured, but no value: none of its trials has one"

@@ -27,6 +27,8 @@ from lazybench.envs.targets import (
     whiteboxes,
 )
 from lazybench.errors import DataUnavailable, UsageError
+from lazybench.harness.suite import SuiteCell
+from lazybench.harness.sweep import SweepRequest, split
 from lazybench.nets.whitebox import CLASSIFIERS, classifier
 from lazybench.specs import BUDGETS
 
@@ -60,6 +62,16 @@ def test_what_is_not_trained_names_the_command(root: Path, write_mnist: Any) -> 
     assert not is_trained("mnist-net4")
     with pytest.raises(DataUnavailable, match="run 'lazybench targets train mnist-net4'"):
         load_target("mnist-net4")
+
+
+def test_a_sweep_tells_a_network_that_isnt_trained_from_data_that_arent_there(
+    root: Path, write_mnist: Any
+) -> None:
+    cells = [SuiteCell("square", "mnist-net4-untargeted", 0, "smoke", {})]
+    request = SweepRequest(out=root / "store", runs=root / "runs")
+    assert [outcome.status for outcome in split(cells, request)[1]] == ["absent"]
+    write_mnist()
+    assert [outcome.status for outcome in split(cells, request)[1]] == ["untrained"]
 
 
 def test_trained_once_and_loaded_ever_after(root: Path, write_mnist: Any) -> None:
