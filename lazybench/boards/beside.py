@@ -109,10 +109,9 @@ def _unmeasured(row: Reported, group: Group | None, why: str | None) -> str:
     """Why a cell has no number."""
     if row.agent is None:
         return "not measured: lazybench has no such agent"
-    held = [] if group is None else [r for r in group.scored if row.metric in r.metrics]
-    if held:
+    if group is not None and group.scored:
         # Such as the distance of successes where nothing succeeded.
-        return "measured, but no value: none of its trials has one"
+        return "its runs have no value of this: no trial that it is told of"
     return "not measured yet" if why is None else f"not measured: {why}"
 
 

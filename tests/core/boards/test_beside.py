@@ -154,10 +154,8 @@ def test_why_nothing_was_measured_and_what_the_figure_prints_all_the_same(make_r
 
 
 def test_a_measure_of_successes_where_nothing_succeeded(make_run: Any) -> None:
-    none = metrics(0.0, success_l2=0.0)
-    none["success_l2"]["value"] = None
-    run = make_run("a", metrics=none, scores=np.zeros(40))
+    run = make_run("a", metrics=metrics(0.0), scores=np.zeros(40))
     why = {("a", ENV): "not trained on this machine"}
     (line,) = beside([paper(metric="success_l2")], [run], "small", why)
     assert line.measured is None
-    assert line.note == "measured, but no value: none of its trials has one"
+    assert line.note == "its runs have no value of this: no trial that it is told of"
