@@ -111,7 +111,7 @@ def _unmeasured(row: Reported, group: Group | None, why: str | None) -> str:
         return "not measured: lazybench has no such agent"
     if group is not None and group.scored:
         # Such as the distance of successes where nothing succeeded.
-        return "its runs have no value of this: no trial that it is told of"
+        return "its runs have no value of this, as where nothing succeeded"
     return "not measured yet" if why is None else f"not measured: {why}"
 
 

@@ -158,4 +158,4 @@ def test_a_measure_of_successes_where_nothing_succeeded(make_run: Any) -> None:
     why = {("a", ENV): "not trained on this machine"}
     (line,) = beside([paper(metric="success_l2")], [run], "small", why)
     assert line.measured is None
-    assert line.note == "its runs have no value of this: no trial that it is told of"
+    assert line.note == "its runs have no value of this, as where nothing succeeded"
