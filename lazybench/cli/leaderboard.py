@@ -72,11 +72,12 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
         PlotFormat, typer.Option("--plot-format", help="How pictures are kept.")
     ] = PlotFormat.png,
     into: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             "--into",
             metavar="FILE",
-            help="Fill the marked blocks of a Markdown file; with --check, look at them.",
+            help="Fill the marked blocks of a Markdown file; with --check, look at them. Several "
+            "times for several files.",
         ),
     ] = None,
     write: Annotated[
@@ -100,12 +101,12 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
         raise UsageError("--write and --check take all records; leave out --env and --budget")
     if (write or check) and (html is not None or plots is not None):
         raise UsageError("--html and --plots go without --write and --check; run it twice")
-    if into is not None and (write or html is not None or plots is not None or env or budget):
+    if into and (write or html is not None or plots is not None or env or budget):
         raise UsageError("--into goes with --check alone; its blocks say which boards they show")
     store = Store(options.need_folder(out_dir, "--out"))
     if check:
-        _check(store, into)
-    elif into is not None:
+        _check(store, into or [])
+    elif into:
         _fill(store, into)
     elif write:
         _write(store)
@@ -119,16 +120,15 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
         _print(_boards(store, env, budget)[1], form, f"{store.root}{_wanted(env, budget)}")
 
 
-def _check(store: Store, into: Path | None) -> None:
+def _check(store: Store, into: Sequence[Path]) -> None:
     from lazybench import boards
 
     differences = boards.check(store)
-    if into is not None:
-        before, after = _blocks(store, into)
-        if before != after:
-            differences.append(
-                f"{into}: not what the records make; run 'lazybench leaderboard --into {into}'"
-            )
+    differences += [
+        f"{path}: not what the records make; run 'lazybench leaderboard --into {path}'"
+        for path, before, after in _blocks(store, into)
+        if before != after
+    ]
     for difference in differences:
         out.line(difference)
     if differences:
@@ -136,32 +136,37 @@ def _check(store: Store, into: Path | None) -> None:
     out.line(f"{store.root}: every board file is what the records make")
 
 
-def _fill(store: Store, path: Path) -> None:
-    """Fill a file's blocks; one that holds them already isn't touched."""
+def _fill(store: Store, paths: Sequence[Path]) -> None:
+    """Fill the blocks of files; one that holds them already isn't touched."""
     from lazybench.records import write_bytes
 
-    before, after = _blocks(store, path)
-    if before == after:
-        out.line(f"{path}: its blocks hold what the records make, or it has none")
-        return
-    write_bytes(path, after.encode("utf-8"))
-    out.line(str(path))
+    for path, before, after in _blocks(store, paths):
+        if before == after:
+            out.line(f"{path}: its blocks hold what the records make, or it has none")
+        else:
+            write_bytes(path, after.encode("utf-8"))
+            out.line(str(path))
 
 
-def _blocks(store: Store, path: Path) -> tuple[str, str]:
-    """The text of a file, and what it should be.
+def _blocks(store: Store, paths: Sequence[Path]) -> list[tuple[Path, str, str]]:
+    """Files, each with its text and with what it should be.
 
     Raises:
-        DataUnavailable: it can't be read.
+        DataUnavailable: one can't be read.
         UsageError: a block asks for what isn't there.
     """
     from lazybench.boards.blocks import filled
 
+    texts = [(path, _text_of(path)) for path in paths]
+    found = _boards(store, None, None)[1] if texts else []
+    return [(path, text, filled(text, found)) for path, text in texts]
+
+
+def _text_of(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataUnavailable(f"can't read --into {path}: {error}; check the path") from error
-    return text, filled(text, _boards(store, None, None)[1])
 
 
 def _write(store: Store) -> None:

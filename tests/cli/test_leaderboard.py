@@ -123,6 +123,14 @@ def test_blocks_of_a_file_are_filled_and_checked(lazybench: Any, store: Store) -
     assert "| reptile" in mine.read_text()
     assert lazybench("leaderboard", "--check", "--into", "mine.md").code == 0
     assert "hold what the records make" in lazybench("leaderboard", "--into", "mine.md").out
+    other = Path("other.md")
+    other.write_text(f"<!-- lazybench board: glyphs-5way-1shot small 1 -->\n{end}")
+    both = ("--into", "mine.md", "--into", "other.md")
+    stale = lazybench("leaderboard", "--check", *both)
+    assert stale.code == 1
+    assert "mine.md" not in stale.out
+    assert lazybench("leaderboard", *both).out.endswith("\nother.md\n")
+    assert lazybench("leaderboard", "--check", *both).code == 0
 
 
 def test_what_cant_be_filled_ends_with_its_code(lazybench: Any, store: Store) -> None:
