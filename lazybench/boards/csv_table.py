@@ -16,7 +16,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 _CSV_BOARD = ("env", "version", "data", "fingerprint", "prep", "budget", "protocol", "metric")
 _CSV_ROW = (
-    *("rank", "ranks", "agent", "score", "lo", "hi", "unit"),
+    *("rank", "ranks", "agent", "score", "lo", "hi", "seed_std", "unit"),
     *("diff", "diff_lo", "diff_hi", "diff_p"),
     *("seeds", "trials", "batch_norm", "backbone", "parameters", "weights"),
     *("train_wall_s", "eval_wall_s", "train_cpu_s", "peak_memory_mb"),

@@ -24,7 +24,17 @@ _SCRIPTS = ("shape.js", "plots.js", "table.js")
 # What most readers look at first; the rest appears on request.
 _FIRST = frozenset(
     {
-        *("rank", "agent", "score", "to best", "why no score", "seeds", "trials", "batch norm"),
+        *(
+            "rank",
+            "agent",
+            "score",
+            "std over seeds",
+            "to best",
+            "why no score",
+            "seeds",
+            "trials",
+            "batch norm",
+        ),
         *("backbone", "train CPU s", "peak MB", "inner steps", "outer steps", "queries"),
         *("gradient-equivalents (F)", "track", "tuned", "marks"),
     }
@@ -33,6 +43,7 @@ _SORT: dict[str, Callable[[Row], float | None]] = {
     "rank": lambda row: row.rank,
     "ranks": lambda row: None if row.ranks is None else row.ranks[0],
     "score": lambda row: row.score,
+    "std over seeds": lambda row: row.seed_std,
     "to best": lambda row: None if row.diff is None else row.diff.mean,
     "seeds": lambda row: len(row.seeds),
     "trials": lambda row: row.trials,

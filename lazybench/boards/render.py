@@ -82,6 +82,7 @@ _COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("ranks", lambda row, unit: "" if row.ranks is None else "{} to {}".format(*row.ranks)),
     ("agent", lambda row, unit: row.agent),
     ("score", _score),
+    ("std over seeds", lambda row, unit: number_text(row.seed_std, unit)),
     ("to best", _difference),
     (_MEASURES, lambda row, unit: ""),
     ("track", lambda row, unit: row.track or ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Row:
         score: mean score in the board's unit; None where there is none.
         lo: lower end of the 95 % interval; None where it can't be told.
         hi: upper end of the 95 % interval.
+        seed_std: standard deviation of the seeds' means in the board's unit; None for one seed.
         diff: paired difference to the best row in the board's unit; None for the best row itself
             and where the trials aren't the same.
         seeds: the seeds.
@@ -63,6 +65,7 @@ class Row:
     score: float | None
     lo: float | None
     hi: float | None
+    seed_std: float | None
     diff: Difference | None
     seeds: tuple[int, ...]
     trials: int
@@ -145,6 +148,7 @@ def row_of(group: Group, *, mixed_devices: bool) -> Row:
     elif (metric := scored[0].metrics.get(first.env.metric)) is not None:
         ends = metric.ci95 or ends
     lo, hi = (None if x is None or not math.isfinite(x) else end_of(x, first) for x in ends)
+    spread = statistics.stdev(values) * scale if len(values) > 1 else None
     metrics = [record.metrics.get(first.env.metric) for record in scored]
     counts = [record.trials.n for record in scored if record.trials.n]
     counts = counts or [metric.n for metric in metrics if metric is not None]
@@ -156,6 +160,7 @@ def row_of(group: Group, *, mixed_devices: bool) -> Row:
         score=mean * scale,
         lo=lo,
         hi=hi,
+        seed_std=spread,
         diff=None,
         seeds=tuple(record.seed for record in scored),
         trials=min(counts, default=0),
@@ -177,6 +182,7 @@ def failed_row(record: Record, name: str, *, mixed_devices: bool) -> Row:
         score=None,
         lo=None,
         hi=None,
+        seed_std=None,
         diff=None,
         seeds=(record.seed,),
         trials=record.trials.n,

@@ -86,13 +86,22 @@ def _text(found: Comparison) -> str:
             side.name,
             f"{side.summary.mean:.2f}",
             f"{side.summary.lo:.2f} to {side.summary.hi:.2f}",
+            f"{side.summary.seed_std:.2f}" if side.summary.n_seeds > 1 else "",
             str(side.summary.n_seeds),
             str(side.summary.n_trials),
             " ".join(side.keys),
         )
         for side in (found.left, found.right)
     ]
-    head = ("row", f"{found.metric}{sign}", "95 % interval", "seeds", "trials", "keys")
+    head = (
+        "row",
+        f"{found.metric}{sign}",
+        "95 % interval",
+        "std over seeds",
+        "seeds",
+        "trials",
+        "keys",
+    )
     mean, lo, hi, p = found.difference
     told = (
         f"{found.left.name} - {found.right.name}: {mean:+.2f}{sign} "

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lazybench.boards import Board, Row
+from lazybench.boards.render import number_text
 from lazybench.cli import out
 
 _HEADER = (
@@ -14,6 +15,7 @@ _HEADER = (
     "agent",
     "score",
     "95 % interval",
+    "seed std",
     "to best",
     "seeds",
     "trials",
@@ -91,9 +93,10 @@ def _cells(row: Row, board: Board, new: Collection[str]) -> tuple[str, ...]:
         ">" if set(row.keys) & set(new) else "",
         "" if row.rank is None else str(row.rank),
         row.agent,
-        _number(row.score, board.unit),
+        number_text(row.score, board.unit),
         _interval(row.lo, row.hi, board.unit),
-        "" if row.diff is None else _number(row.diff.mean, board.unit),
+        number_text(row.seed_std, board.unit),
+        "" if row.diff is None else number_text(row.diff.mean, board.unit),
         str(len(row.seeds)),
         str(row.trials or ""),
         "" if row.train_wall_s is None else f"{row.train_wall_s:.1f}",
@@ -117,11 +120,7 @@ def _notes(row: Row) -> Iterator[str]:
         yield "untuned"
 
 
-def _number(value: float | None, unit: str) -> str:
-    if value is None:
-        return ""
-    return f"{value:.2f}" if unit == "%" else f"{value:.4g}"
-
-
 def _interval(low: float | None, high: float | None, unit: str) -> str:
-    return "" if low is None or high is None else f"{_number(low, unit)} to {_number(high, unit)}"
+    if low is None or high is None:
+        return ""
+    return f"{number_text(low, unit)} to {number_text(high, unit)}"

@@ -3,9 +3,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
-from lazybench.boards import build
+from lazybench.boards import build, to_csv, to_json, to_latex, to_markdown
 from lazybench.boards.build import FEW_SEEDS_NOTE, GROUPS_NOTE, SMOKE_NOTE, TIES_NOTE
 from lazybench.records import Reported, Trials
 
@@ -28,6 +29,21 @@ def test_a_board_is_ranked_by_score_and_pairs_its_trials(make_run: Any) -> None:
     assert board.unit == "%"
     assert first.queries == 12
     assert board.notes == (FEW_SEEDS_NOTE,)
+
+
+def test_the_spread_over_seeds_stands_beside_the_score_in_every_form(make_run: Any) -> None:
+    levels = (0.5, 0.6, 0.8)
+    runs = [make_run("a", seed=s, scores=np.full(40, v)) for s, v in enumerate(levels)]
+    (board,) = build([*runs, make_run("alone", seed=0)])
+    spread = {row.agent: row.seed_std for row in board.ranked}
+    assert spread["alone"] is None
+    assert spread["a"] == pytest.approx(100 * np.std(levels, ddof=1))
+    assert "| std over seeds" in to_markdown(board)
+    assert "15.28" in to_markdown(board)
+    assert ",seed_std," in to_csv(board)
+    assert ",15.2753," in to_csv(board)
+    assert r"\shortstack[l]{std over\\seeds}" in to_latex(board)
+    assert '"seed_std": 15.2753' in to_json(board)
 
 
 def test_lower_is_better_turns_the_order(make_run: Any) -> None:
