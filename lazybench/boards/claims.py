@@ -118,7 +118,7 @@ CLAIMS: tuple[Claim, ...] = (
         elsewhere="docs/cost.md",
     ),
     Claim(
-        "Batch statistics of the test set are worth about two points",
+        "Batch statistics of the test set help (by about two points)",
         "Table 5",
         tuple(
             Contrast(Side(name), Side(name, norm="inductive"), "above", _FIVE_WAY)

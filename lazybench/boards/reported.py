@@ -17,6 +17,12 @@ def rows_for(reported: Iterable[Reported], env_id: str) -> tuple[Reported, ...]:
     return tuple(row for row in reported if row.env == env_id)
 
 
+def row_name(row: Reported) -> str | None:
+    """What a board calls a run of its agent with its settings; None without an agent of ours."""
+    told = ", ".join(f"{name}={value}" for name, value in sorted(row.settings.items()))
+    return f"{row.agent} ({told})" if row.agent is not None and told else row.agent
+
+
 def value_text(row: Reported) -> str:
     """`48.70 ± 1.84` in the row's unit, or that the paper only draws the number."""
     if row.value is None:

@@ -135,7 +135,8 @@ def row_of(group: Group, *, mixed_devices: bool) -> Row:
     scored, first = group.scored, group.records[0]
     scale = factor(first)
     values = [value for record in scored if (value := score_of(record)) is not None]
-    mean = sum(values) / len(values)
+    # Exact, so that a mean over equal scores is that score and shares its rank.
+    mean = statistics.mean(values)
     ends: tuple[float | None, float | None] = (None, None)
     trials = group.trial_scores()
     if trials is not None:

@@ -46,6 +46,17 @@ def test_the_spread_over_seeds_stands_beside_the_score_in_every_form(make_run: A
     assert '"seed_std": 15.2753' in to_json(board)
 
 
+def test_a_mean_over_equal_scores_shares_the_rank_of_that_score(make_run: Any) -> None:
+    """Three times .99 add up to less than 2.97 unless they are added exactly."""
+    scores = np.r_[np.ones(99), 0.0]
+    runs = [make_run("a", seed=s, scores=scores, n=100) for s in range(3)]
+    (board,) = build([*runs, make_run("b", scores=scores, n=100)])
+    assert [(row.agent, row.rank, row.score) for row in board.ranked] == [
+        ("a", 1, 99.0),
+        ("b", 1, 99.0),
+    ]
+
+
 def test_lower_is_better_turns_the_order(make_run: Any) -> None:
     runs = [make_run("more", 0.1, env__better="lower"), make_run("less", env__better="lower")]
     (board,) = build(runs)
