@@ -19,7 +19,9 @@ trials, with its 95 % interval. A claim is **confirmed** or **refuted** where th
 one side of 0 with at least {FEWEST_SEEDS} seeds a side, and "alike" is confirmed within
 {ALIKE:g} point either way; it is **undecided** where it doesn't, where seeds are fewer (then two
 trained models are compared, not two algorithms), or where findings disagree. All of it holds at the
-budget that is named, and says nothing about longer training.
+budget that is named, and says nothing about longer training. Where the paper prints both numbers of
+a difference for the environment, it stands beside ours as *reported*, and (out) says that our
+interval doesn't hold it (the paper's queries are of successes alone).
 """
 
 
@@ -58,11 +60,18 @@ def _section(number: int, claim: Claim, told: Sequence[Finding]) -> Iterator[str
         sides = {f"{c.left.name} and {c.right.name}" for c in claim.contrasts}
         yield f"No records of both {' or '.join(sorted(sides))} where this would show."
         return
-    yield "| better by | 95 % interval | sides | where | seeds | alone | records |"
-    yield "|---:|---|---|---|---:|---|---|"
+    yield "| better by | 95 % interval | reported | sides | where | seeds | alone | records |"
+    yield "|---:|---|---:|---|---|---:|---|---|"
     for each in told:
         mean, lo, hi, _ = each.difference
         yield (
-            f"| {mean:+.2f} | {lo:+.2f} to {hi:+.2f} | {each.left} less {each.right} "
-            f"| {each.place} | {each.seeds} | {each.verdict} | {', '.join(each.keys)} |"
+            f"| {mean:+.2f} | {lo:+.2f} to {hi:+.2f} | {_reported(each)} "
+            f"| {each.left} less {each.right} | {each.place} | {each.seeds} | {each.verdict} "
+            f"| {', '.join(each.keys)} |"
         )
+
+
+def _reported(each: Finding) -> str:
+    if each.reported is None:
+        return ""
+    return f"{each.reported:+.2f}{'' if each.holds_reported else ' (out)'}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from lazybench.boards.build import FEWEST_SEEDS, tables
 from lazybench.boards.claims import Claim, Contrast, Expected, Side
 from lazybench.boards.groups import Group, factor, groups, newest, whole_runs
+from lazybench.records.reported import Reported
 from lazybench.records.schema import Record
 from lazybench.stats import Difference
 
@@ -34,6 +35,8 @@ class Finding:
         seeds: of the side that has fewer.
         verdict: on this contrast alone.
         keys: the first 12 digits of the records' keys.
+        reported: the same difference of the numbers that the paper prints for this environment,
+            likewise positive where left is better; None where it prints none.
     """
 
     left: str
@@ -43,10 +46,26 @@ class Finding:
     seeds: int
     verdict: Verdict
     keys: tuple[str, ...]
+    reported: float | None = None
+
+    @property
+    def holds_reported(self) -> bool:
+        """Whether the interval holds the paper's difference; False where that isn't printed."""
+        _, lo, hi, _ = self.difference
+        return self.reported is not None and lo <= self.reported <= hi
 
 
-def findings(claim: Claim, records: Sequence[Record]) -> list[Finding]:
-    """Return what the records say of a claim's contrasts, one by one and board by board."""
+def findings(
+    claim: Claim, records: Sequence[Record], reported: Iterable[Reported] = ()
+) -> list[Finding]:
+    """Return what the records say of a claim's contrasts, one by one and board by board.
+
+    Args:
+        claim: what the paper says.
+        records: any records.
+        reported: numbers of the paper, put beside the findings.
+    """
+    papers = list(reported)
     boards = [(table[0], groups(table)) for table in tables(whole_runs(records))]
     boards.sort(key=lambda board: (board[0].env.id, board[0].budget))
     found: list[Finding] = []
@@ -55,7 +74,7 @@ def findings(claim: Claim, records: Sequence[Record]) -> list[Finding]:
             (first, gain)
             for first, rows in boards
             if _ends(first.env.id, contrast.envs + contrast.against)
-            and (gain := _gain(contrast, first, rows)) is not None
+            and (gain := _gain(contrast, first, rows, papers)) is not None
         ]
         if not contrast.against:
             found += [gain for _, gain in gains]
@@ -81,7 +100,9 @@ def _ends(env: str, endings: Sequence[str]) -> bool:
     return any(env == ending or env.endswith(ending) for ending in endings)
 
 
-def _gain(contrast: Contrast, first: Record, rows: Sequence[Group]) -> Finding | None:
+def _gain(
+    contrast: Contrast, first: Record, rows: Sequence[Group], papers: Sequence[Reported]
+) -> Finding | None:
     left, right = _row(contrast.left, rows), _row(contrast.right, rows)
     if left is None or right is None:
         return None
@@ -93,16 +114,46 @@ def _gain(contrast: Contrast, first: Record, rows: Sequence[Group]) -> Finding |
     mean, lo, hi, p = found
     ends = sorted((sign * lo, sign * hi))
     difference = Difference(sign * mean, ends[0], ends[1], p)
-    return _finding(contrast, f"{first.env.id}, {first.budget}", difference, (left, right))
+    seeds = min(len(side.scored) for side in (left, right))
+    return Finding(
+        contrast.left.name,
+        contrast.right.name,
+        f"{first.env.id}, {first.budget}",
+        difference,
+        seeds,
+        _decided(contrast.expected, difference) if seeds >= FEWEST_SEEDS else "undecided",
+        tuple(record.key12 for side in (left, right) for record in side.scored),
+        _reported(contrast, first, papers),
+    )
 
 
-def _finding(
-    contrast: Contrast, place: str, difference: Difference, sides: tuple[Group, Group]
-) -> Finding:
-    seeds = min(len(side.scored) for side in sides)
-    keys = tuple(record.key12 for side in sides for record in side.scored)
-    told = _decided(contrast.expected, difference) if seeds >= FEWEST_SEEDS else "undecided"
-    return Finding(contrast.left.name, contrast.right.name, place, difference, seeds, told, keys)
+def _reported(contrast: Contrast, first: Record, papers: Sequence[Reported]) -> float | None:
+    """The paper's difference on an environment, where it prints both sides in one measure."""
+    ours = (first.env.metric, 1.0 if first.env.better == "higher" else -1.0)
+    for metric, sign in (_PRINTED.get(contrast.column, ours), _ERROR):
+        left, right = (
+            _printed(side, first.env.id, metric, papers) for side in (contrast.left, contrast.right)
+        )
+        if left is not None and right is not None:
+            return sign * (left - right)
+    return None
+
+
+_PRINTED = {"queries": ("success_queries", -1.0)}
+"""What papers print in place of a column of the trials, and its sign."""
+
+_ERROR = ("top1_error_pct", -1.0)
+"""What they print of long tails; over a balanced test set, balanced accuracy less 100."""
+
+
+def _printed(side: Side, env: str, metric: str, papers: Sequence[Reported]) -> float | None:
+    """What the paper prints of a side; where it doesn't tell the batch norm, that is the side's."""
+    wanted = (env, metric, side.agent, dict(side.settings))
+    for row in papers:
+        told = (row.env, row.metric, row.agent, row.settings)
+        if told == wanted and row.batch_norm in (None, side.norm) and row.value is not None:
+            return row.value
+    return None
 
 
 def _apart(contrast: Contrast, more: Finding, less: Finding) -> Finding:
@@ -113,7 +164,11 @@ def _apart(contrast: Contrast, more: Finding, less: Finding) -> Finding:
     seeds = min(more.seeds, less.seeds)
     told = _decided(contrast.expected, difference) if seeds >= FEWEST_SEEDS else "undecided"
     place = f"{more.place} less {less.place}"
-    return Finding(more.left, more.right, place, difference, seeds, told, more.keys + less.keys)
+    keys = more.keys + less.keys
+    printed = None
+    if more.reported is not None and less.reported is not None:
+        printed = more.reported - less.reported
+    return Finding(more.left, more.right, place, difference, seeds, told, keys, printed)
 
 
 def _decided(expected: Expected, difference: Difference) -> Verdict:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from lazybench.cli import out
 
 if TYPE_CHECKING:
-    from lazybench.records import Record
+    from lazybench.records import Record, Reported
 
 
-def claims(records: Sequence[Record], *, json: bool) -> str:
+def claims(records: Sequence[Record], reported: Sequence[Reported], *, json: bool) -> str:
     """Print what the records say of the paper's claims, and return the page."""
     from lazybench.boards.claims import CLAIMS
     from lazybench.boards.claims_page import claims_page
     from lazybench.boards.findings import findings, verdict
 
-    found = [(claim, findings(claim, records)) for claim in CLAIMS]
+    found = [(claim, findings(claim, records, reported)) for claim in CLAIMS]
     if json:
         out.as_json(
             [

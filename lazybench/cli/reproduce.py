@@ -82,8 +82,11 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
     check_budget(budget)
     store = Store(out_dir)
     if name in (CLAIMS, VALIDITY):
-        show = pages.claims if name == CLAIMS else pages.validity
-        text = show(store.records(), json=json)
+        records = store.records()
+        if name == CLAIMS:
+            text = pages.claims(records, store.reported(), json=json)
+        else:
+            text = pages.validity(records, json=json)
         if not dry_run:
             pages.write(page or Path(f"docs/{name}.md"), text)
         return

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lazybench.boards.claims import CLAIMS, Claim, Contrast, Side
 from lazybench.boards.claims_page import claims_page
 from lazybench.boards.findings import findings, verdict
+from lazybench.records import Packed, Reported
 
 ENV = "glyphs-5way-1shot"
 HELPS = Claim("b is above a", "nowhere", (Contrast(Side("b"), Side("a"), "above", ("-1shot",)),))
@@ -78,6 +80,62 @@ def test_a_difference_of_differences(make_run: Any) -> None:
     assert len(found.keys) == 12
     other = runs(make_run, 0.15, env__id="omniglot-5way-5shot", data__name="omniglot")
     assert findings(claim, runs(make_run, 0.05) + other) == [], "gains of two data sets"
+
+
+def _printed(agent: str, value: float | None, **changes: Any) -> Reported:
+    given = {"env": ENV, "metric": "accuracy", "unit": "%", **changes}
+    return Reported(source="S", table="T", row="R", agent=agent, value=value, **given)
+
+
+def test_the_papers_difference_stands_beside_ours_where_it_prints_both(make_run: Any) -> None:
+    ours = runs(make_run, 0.1)
+    papers = [_printed("a", 60.0), _printed("b", 70.0)]
+    (found,) = findings(HELPS, ours, papers)
+    assert found.reported == pytest.approx(10)
+    assert found.holds_reported
+    page = claims_page([(HELPS, [found])])
+    assert "| +10.00 |" in page
+    (found,) = findings(HELPS, ours, [_printed("a", 60.0), _printed("b", 90.0)])
+    assert not found.holds_reported
+    assert "| +30.00 (out) |" in claims_page([(HELPS, [found])])
+    for other in (
+        _printed("b", None),
+        _printed("b", 70.0, env="omniglot-5way-1shot"),
+        _printed("b", 70.0, metric="success"),
+        _printed("b", 70.0, settings={"hull": 3}),
+        _printed("b", 70.0, batch_norm="inductive"),
+    ):
+        (found,) = findings(HELPS, ours, [papers[0], other])
+        assert found.reported is None
+
+
+def test_errors_and_queries_that_papers_print_are_better_where_they_are_less(
+    make_run: Any,
+) -> None:
+    papers = [_printed(name, v, metric="top1_error_pct") for name, v in (("a", 60.0), ("b", 57.0))]
+    (found,) = findings(HELPS, runs(make_run, 0.1), papers)
+    assert found.reported == pytest.approx(3)
+    contrast = Contrast(Side("b"), Side("a"), "above", ("-1shot",), column="queries")
+    ours = runs(make_run, 0.0)
+    asked = {"a": 30.0, "b": 20.0}
+    for record in ours:
+        record.trials.columns["queries"] = Packed.of(np.full(40, asked[record.agent.id]))
+    papers = [
+        _printed(name, value, metric="success_queries", unit="queries")
+        for name, value in (("a", 749.0), ("b", 566.0))
+    ]
+    (found,) = findings(Claim("fewer", "nowhere", (contrast,)), ours, papers)
+    assert found.difference.mean == pytest.approx(10)
+    assert found.reported == pytest.approx(183)
+
+
+def test_a_printed_difference_of_differences(make_run: Any) -> None:
+    contrast = Contrast(Side("b"), Side("a"), "above", ("-5way-5shot",), ("-5way-1shot",))
+    records = runs(make_run, 0.05) + runs(make_run, 0.15, env__id="glyphs-5way-5shot")
+    papers = [_printed("a", 60.0), _printed("b", 61.0)]
+    papers += [_printed(n, v, env="glyphs-5way-5shot") for n, v in (("a", 70.0), ("b", 74.0))]
+    (found,) = findings(Claim("more", "nowhere", (contrast,)), records, papers)
+    assert found.reported == pytest.approx(3)
 
 
 def _told(records: list[Any]) -> list[Any]:
