@@ -4,8 +4,9 @@ Boards are made up: a trial has a difficulty that all agents share and one of ea
 seed shifts all scores of its model, and chance does the rest. For each spread of the seeds it
 prints the share of agents whose interval holds their true mean (95 % is right), the share of
 intervals of paired differences that hold the true difference, and the shares of equal pairs, and of
-boards with any, that are told apart. Run from the root of a checkout: `python
-benchmarks/intervals.py`.
+boards with any, that are told apart. On half of the boards all agents are equal, so that every
+board with a pair told apart is a false one. `--bootstrap` prints what a bootstrap of seeds, then
+trials, would have held instead. Run from the root of a checkout: `python benchmarks/intervals.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +24,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lazybench.stats import LEVEL, adjusted, over_seeds, paired_difference
+from lazybench.stats import FEWEST_PAIRS, LEVEL, adjusted, over_seeds, paired_difference
 
 TRIALS, AGENTS = 300, 6
 SHARED, OWN, CHANCE = 0.10, 0.05, 0.08
@@ -56,7 +58,13 @@ def board(
 
 
 def simulate(
-    boards: int, seeds: int, spread: float, *, paired: bool = True, seed: int = 0
+    boards: int,
+    seeds: int,
+    spread: float,
+    *,
+    paired: bool = True,
+    better: float = BETTER,
+    seed: int = 0,
 ) -> Found:
     """Make up boards whose agents are equal within each half, and count.
 
@@ -66,10 +74,11 @@ def simulate(
         spread: standard deviation of its models.
         paired: whether seeds are paired (from three on), as on boards whose rows have the same
             ones. Here models have nothing in common, the worst case for it.
+        better: by how much one half is better than the other; 0 makes all agents equal.
         seed: of the simulation.
     """
     rng = np.random.default_rng(seed)
-    means = np.repeat([0.7, 0.7 + BETTER], AGENTS // 2)
+    means = np.repeat([0.7, 0.7 + better], AGENTS // 2)
     pairs = list(itertools.combinations(range(AGENTS), 2))
     equal = np.array([means[i] == means[j] for i, j in pairs])
     held, near, broken, spoilt = 0, 0, 0, 0
@@ -90,24 +99,61 @@ def simulate(
     return Found(*shares)
 
 
+def bootstrap(boards: int, seeds: int, spread: float, *, draws: int = 400, seed: int = 0) -> float:
+    """Return the share, in per cent, of two-level bootstrap intervals that hold the true mean.
+
+    Seeds are drawn first, then trials, the same ones for all drawn seeds; the interval is between
+    the 2.5 % and 97.5 % quantiles of the draws' means.
+    """
+    rng = np.random.default_rng(seed)
+    held = 0
+    for _ in range(boards):
+        scores = board(rng, seeds, spread, np.array([0.7]))[0]
+        rows = rng.integers(seeds, size=(draws, seeds))
+        weights = rng.multinomial(TRIALS, np.full(TRIALS, 1 / TRIALS), size=draws) / TRIALS
+        means = (scores[rows].mean(1) * weights).sum(1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        held += low <= 0.7 <= high
+    return 100 * held / boards
+
+
 def main() -> None:
     """Write a table, a line for each number of seeds and spread."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--boards", type=int, default=1000)
+    parser.add_argument("--bootstrap", action="store_true", help="the bootstrap's intervals alone")
     args = parser.parse_args()
+    if args.bootstrap:
+        shares = [
+            (seeds, spread, bootstrap(args.boards, seeds, spread))
+            for seeds in SEEDS
+            for spread in SPREADS
+        ]
+        _show(shares, ("seeds", "their sd", "means, %"))
+        return
     rows = [
         (
             seeds,
             spread,
             "yes" if paired else "no",
-            *simulate(args.boards, seeds, spread, paired=paired),
+            "all" if better == 0 else "halves",
+            *simulate(args.boards, seeds, spread, paired=paired, better=better),
         )
         for paired in (True, False)
+        for better in (0.0, BETTER)
         for seeds in SEEDS
         for spread in SPREADS
+        # Two seeds are never paired, and never form groups.
+        if not (paired and seeds < FEWEST_PAIRS)
     ]
-    headers = ("seeds", "their sd", "paired", *(f"{name}, %" for name in Found._fields))
-    sys.stdout.write(tabulate(rows, headers, floatfmt=("", "g", "", *(4 * (".1f",)))) + "\n")
+    _show(rows, ("seeds", "their sd", "paired", "equal", *(f"{name}, %" for name in Found._fields)))
+
+
+def _show(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> None:
+    texts = [
+        [f"{x:.1f}" if i > 1 and isinstance(x, float) else x for i, x in enumerate(r)] for r in rows
+    ]
+    sys.stdout.write(tabulate(texts, headers, disable_numparse=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -67,16 +67,18 @@ def _scores(values: ArrayLike) -> NDArray[Any]:
     return array
 
 
-def wilson(hits: float, n: int) -> tuple[float, float]:
+def wilson(hits: float, n: float) -> tuple[float, float]:
     """The ends of Wilson's 95 % score interval for `hits` of `n`, in [0, 1]; never of width 0.
+
+    `n` may be an effective number of trials, which needn't be whole.
 
     Reference: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927), 209-212.
 
     Raises:
         UsageError: `n` isn't positive or `hits` isn't in [0, n].
     """
-    if n < 1 or not 0 <= hits <= n:
-        raise UsageError(f"hits must be in [0, n] and n at least 1, got {hits} of {n}")
+    if n <= 0 or not 0 <= hits <= n:
+        raise UsageError(f"hits must be in [0, n] and n positive, got {hits} of {n}")
     from scipy.special import ndtri
 
     z = float(ndtri(0.5 + LEVEL / 2))
@@ -132,12 +134,17 @@ def over_seeds(seeds: Sequence[ArrayLike]) -> Summary:
     One seed: the interval over its trials (`mean_interval`). Several: the half-width is the root of
     `t(S - 1)^2 * seeds + t(n - 1)^2 * trials`, Student's quantiles times the variance of the mean
     that comes from the seeds and from the trials. Where all seeds have equally many trials these
-    are the same ones, and the two are told apart as in a two-way table.
+    are the same ones, and the two are told apart as in a two-way table. Scores that are all 0 or 1
+    have Wilson's interval of as many trials as would have that half-width, so that it leans away
+    from 0 % and 100 % and stays within.
 
     Choice: this and not a bootstrap of seeds, then trials. Draws from S seeds vary too little where
-    S is small: in a simulation with 3 seeds 84 % of its intervals held the true mean. Widened by
-    t it held it in 97 to 100 %, at up to four times the length. This formula holds it in 94 to
-    97 % from 3 seeds on, however much seeds differ (93 to 97 % with 2; `benchmarks/intervals.py`).
+    S is small: the more seeds differ, the less of its intervals hold the true mean, down to three
+    quarters with 3 seeds. This formula holds it in 93 to 97 % from 3 seeds on, however much they
+    differ, and in 92 to 96 % with 2 (`benchmarks/intervals.py` has both).
+
+    Reference: E. L. Korn, B. I. Graubard, Survey Methodology 24 (1998), 193-201, on proportions by
+    an effective number of trials.
 
     Args:
         seeds: one [n] array of scores a seed.
@@ -160,7 +167,19 @@ def over_seeds(seeds: Sequence[ArrayLike]) -> Summary:
         return Summary(*mean_interval(arrays[0]), n_trials, len(arrays), spread)
     parts = Parts.of_mean(arrays)
     mean, half = float(means.mean()), parts.half(LEVEL)
-    return Summary(mean, mean - half, mean + half, n_trials, len(arrays), spread)
+    lo, hi = mean - half, mean + half
+    if np.isin(everything, (0.0, 1.0)).all():
+        lo, hi = _wilson_as_wide(mean, half, everything.size)
+    return Summary(mean, lo, hi, n_trials, len(arrays), spread)
+
+
+def _wilson_as_wide(share: float, half: float, most: int) -> tuple[float, float]:
+    """Wilson's interval of the number of trials, at most so many, that give a half-width."""
+    from scipy.special import ndtri
+
+    z = float(ndtri(0.5 + LEVEL / 2))
+    n = min(most, share * (1 - share) * (z / half) ** 2)
+    return wilson(share * n, n)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -> Difference:
@@ -172,11 +191,16 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -
     apart (Welch's degrees of freedom). p belongs to the interval: it is below .05 where 0 lies
     outside.
 
+    Choice: paired seeds keep what chance is left in their means (`Parts.of_paired`), so that
+    intervals hold the true difference in 95 to 97.5 % and equal agents are told apart on at most
+    6 % of boards, even from 3 seeds. With that chance taken off, as in `over_seeds`, three seeds
+    often look alike and p comes from the trials alone: one board in five told equal agents apart.
+
     Choice: seeds are paired where they can be. A seed draws the same first weights, batches and
     held-out images for every agent, so that sides that differ in little differ by about as much
     with every seed (two meta-weighting agents: an interval of .06 points, in place of 4). Two
     seeds are kept apart all the same, since one difference of theirs says too little: in the
-    simulation 90 % of such intervals held the truth, from three seeds on 93 to 97 %.
+    simulation 90 % of such intervals held the truth.
 
     Args:
         a: [n] scores, or a list with one such array a seed.
@@ -202,7 +226,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -
         return _paired_t(sides[0][0] - sides[1][0])
     if same_seeds and len(sides[0]) >= FEWEST_PAIRS:
         found = [left - right for left, right in zip(*sides, strict=True)]
-        parts, differences = Parts.of_mean(found), sum(found) / len(found)
+        parts, differences = Parts.of_paired(found), sum(found) / len(found)
     else:
         parts, differences = Parts.of_difference(*sides)
     mean = float(differences.mean())

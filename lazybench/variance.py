@@ -38,6 +38,23 @@ class Parts(NamedTuple):
         return cls(seeds, len(arrays) - 1, noise, max(1, n - 1))
 
     @classmethod
+    def of_paired(cls, arrays: list[NDArray[Any]]) -> Parts:
+        """The parts of the mean over at least two seeds' differences on the same trials.
+
+        What is left of chance in the seeds' means stays with the seeds and isn't counted again
+        among the trials. Taken off the seeds it would leave nothing there in many a draw of three,
+        and p, which has heavy tails for three seeds, would have those of hundreds of trials.
+        """
+        import numpy as np
+
+        seeds = float(np.var([array.mean() for array in arrays], ddof=1)) / len(arrays)
+        n = arrays[0].size
+        if n == 1:
+            return cls(seeds, len(arrays) - 1, 0.0, 1)
+        trials = float(np.stack(arrays).mean(axis=0).var(ddof=1)) / n
+        return cls(seeds, len(arrays) - 1, max(0.0, trials - _seed_part(arrays)[1]), n - 1)
+
+    @classmethod
     def of_difference(
         cls, left: list[NDArray[Any]], right: list[NDArray[Any]]
     ) -> tuple[Parts, NDArray[Any]]:

@@ -200,8 +200,13 @@ def _rank_groups(pairs: Sequence[tuple[Group, Row]]) -> list[list[tuple[Group, R
 
 
 def _row_order(row: Row, higher: bool) -> tuple[Any, ...]:
-    score = 0.0 if row.score is None else row.score
+    score = _level(row)
     return (-score if higher else score, row.agent, row.batch_norm or "", row.keys)
+
+
+def _level(row: Row) -> float:
+    """The row's score without the last bits, in which means over equal scores may differ."""
+    return 0.0 if row.score is None else float(f"{row.score:.9g}")
 
 
 def _difference(group: Group, other: Group) -> Difference | None:
@@ -214,16 +219,23 @@ def _difference(group: Group, other: Group) -> Difference | None:
 def _ranked(pairs: Sequence[tuple[Group, Row]]) -> list[Row]:
     """The rows with ranks and differences, given by score, best first.
 
-    A row joins the group that its leader opened where both have `FEWEST_SEEDS` seeds and aren't
-    told apart; below that, only equal scores share a rank.
+    A row of `FEWEST_SEEDS` seeds joins the group that another such row opened above it where they
+    aren't told apart, whatever rows of fewer seeds stand between; of those only equal scores share
+    a rank.
     """
     firm, apart = _told_apart([group for group, _ in pairs])
     rows: list[Row] = []
-    leader, rank = 0, 1
+    given: list[int] = []
+    leader: int | None = None
     for place, (group, row) in enumerate(pairs):
-        tied = {leader, place} <= firm and (leader, place) not in apart
-        if place != leader and row.score != pairs[leader][1].score and not tied:
-            leader, rank = place, place + 1
+        rank = place + 1
+        if leader is not None and place in firm and (leader, place) not in apart:
+            rank = given[leader]
+        elif place and _level(row) == _level(rows[-1]):
+            rank = given[-1]
+        if place in firm and (leader is None or rank != given[leader]):
+            leader = place
+        given.append(rank)
         ranks = None
         if place in firm and len(firm) > 1:
             above = sum((other, place) in apart for other in firm)

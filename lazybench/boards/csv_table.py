@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,8 +21,8 @@ _CSV_ROW = (
     *("seeds", "trials", "batch_norm", "backbone", "parameters", "weights"),
     *("train_wall_s", "eval_wall_s", "train_cpu_s", "peak_memory_mb"),
     *("inner_steps", "outer_steps", "image_gradients", "gradient_equivalents", "queries", "track"),
-    *("tuned", "versions", "marks"),
-    *("reason", "source"),
+    *("tuned", "tuning_trials", "versions", "marks"),
+    *("reason", "source", "note"),
 )
 
 
@@ -51,6 +51,7 @@ def _csv_rows(board: Board) -> Iterator[dict[str, Any]]:
         ends = (None, None) if half is None or value is None else (value - half, value + half)
         yield {
             "block": "reported",
+            "metric": paper.metric,
             "agent": paper.row,
             "score": value,
             "lo": ends[0],
@@ -58,6 +59,7 @@ def _csv_rows(board: Board) -> Iterator[dict[str, Any]]:
             "unit": paper.unit,
             "batch_norm": paper.batch_norm,
             "source": place_text(paper),
+            "note": paper.note,
         }
 
 
@@ -77,9 +79,10 @@ def to_csv(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
     writer.writerow((*_CSV_BOARD, *names))
     for board in several:
         protocol = "; ".join(f"{name} {value}" for name, value in board.protocol)
-        head = [protocol if name == "protocol" else getattr(board, name) for name in _CSV_BOARD]
-        rows: Iterable[dict[str, Any]] = _csv_rows(board)
-        for row in rows:
-            cells = [*head, *(row.get(name) for name in names)]
-            writer.writerow([csv_cell(cell) for cell in cells])
+        head = {name: getattr(board, name) for name in _CSV_BOARD} | {"protocol": protocol}
+        for row in _csv_rows(board):
+            # What papers report may be of another metric than the board's.
+            metric = row["metric"] if row["block"] == "reported" else board.metric
+            told = [*(head | {"metric": metric}).values(), *(row.get(name) for name in names)]
+            writer.writerow([csv_cell(cell) for cell in told])
     return text.getvalue()

@@ -36,7 +36,7 @@ _FIRST = frozenset(
             "batch norm",
         ),
         *("backbone", "train CPU s", "peak MB", "inner steps", "outer steps", "queries"),
-        *("gradient-equivalents (F)", "track", "tuned", "marks"),
+        *("gradient-equivalents (F)", "track", "tuning trials", "marks"),
     }
 )
 _SORT: dict[str, Callable[[Row], float | None]] = {

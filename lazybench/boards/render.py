@@ -74,6 +74,13 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
+def _tuning(row: Row) -> str:
+    """How many configurations were searched, or whose choice the settings are."""
+    if row.tuning_trials is not None:
+        return _count(row.tuning_trials)
+    return "preset" if row.tuned else "none"
+
+
 _MEASURES = "measures"
 """Stands where a board's further metrics come, a column each."""
 
@@ -105,7 +112,7 @@ _COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("image-gradients", lambda row, unit: _count(row.image_gradients)),
     ("gradient-equivalents (F)", lambda row, unit: _count(row.gradient_equivalents)),
     ("queries", lambda row, unit: _count(row.queries)),
-    ("tuned", lambda row, unit: "yes" if row.tuned else "no"),
+    ("tuning trials", lambda row, unit: _tuning(row)),
     ("version", lambda row, unit: ", ".join(row.versions)),
     ("marks", lambda row, unit: ", ".join(row.marks)),
 )

@@ -51,6 +51,8 @@ class Row:
         track: what data the training used, where the environment offers more than one kind.
         measures: further metrics by name with their unit, mean over seeds; `fraction` as `%`.
         tuned: whether the preset was tuned with the same effort as the others.
+        tuning_trials: configurations that a search tried for the row's settings, mean over seeds;
+            None where they are the preset's or the caller's.
         versions: package versions that ran it.
         marks: what a reader must know (dirty, limited, external, diverged 1 of 3, …), and what
             any run's diagnostics say of it.
@@ -86,6 +88,7 @@ class Row:
     track: str | None
     measures: tuple[tuple[str, str, float], ...]
     tuned: bool
+    tuning_trials: float | None
     versions: tuple[str, ...]
     marks: tuple[str, ...]
     reason: str | None
@@ -93,7 +96,6 @@ class Row:
 
 
 _TUNING = (
-    ("tuning", "trials", "trials"),
     ("tuning_image_gradients", "images", "image_gradients"),
     ("tuning_cpu_s", "s", "cpu_s"),
 )
@@ -217,6 +219,7 @@ def _facts(records: Sequence[Record]) -> dict[str, Any]:
         "rank_group": rank_group(records[0]),
         "peak_memory_mb": max(peaks) / 1e6 if peaks else None,
         "tuned": not any(record.untuned for record in records),
+        "tuning_trials": _tuning(records, "trials"),
         "versions": tuple(sorted({record.code.version for record in records})),
         "keys": tuple(record.key12 for record in records),
     }
@@ -236,12 +239,17 @@ def _measures(records: Sequence[Record]) -> tuple[tuple[str, str, float], ...]:
             found.append((name, "%" if fraction else told[0].unit, mean))
     # Columns that are there only where a row has them, as those of further metrics.
     for name, unit, attribute in _TUNING:
-        costs = [
-            value
-            for record in records
-            if record.tuning is not None
-            and (value := getattr(record.tuning, attribute)) is not None
-        ]
-        if costs:
-            found.append((name, unit, sum(costs) / len(costs)))
+        cost = _tuning(records, attribute)
+        if cost is not None:
+            found.append((name, unit, cost))
     return tuple(found)
+
+
+def _tuning(records: Sequence[Record], name: str) -> float | None:
+    """The mean of what a search of settings cost, over the records that tell it."""
+    costs = [
+        value
+        for record in records
+        if record.tuning is not None and (value := getattr(record.tuning, name)) is not None
+    ]
+    return sum(costs) / len(costs) if costs else None

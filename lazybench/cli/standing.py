@@ -64,9 +64,17 @@ def reported_text(board: Board, *, columns: int | None = None) -> str:
 
     if not board.reported:
         return ""
-    header = ("as printed", "reported", "unit", "batch norm", "where", "note")
+    header = ("as printed", "metric", "reported", "unit", "batch norm", "where", "note")
     rows = [
-        (r.row, value_text(r), r.unit, r.batch_norm or "", place_text(r), r.note or "")
+        (
+            r.row,
+            r.metric.replace("_", " "),
+            value_text(r),
+            r.unit,
+            r.batch_norm or "",
+            place_text(r),
+            r.note or "",
+        )
         for r in board.reported
     ]
     head = f"Reported for {board.env}: not measured here, unranked"

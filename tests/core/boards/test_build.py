@@ -155,6 +155,16 @@ def test_ties_need_three_seeds_a_side(make_run: Any) -> None:
     assert told == {"a": (1, 2), "bb": (1, 2), "ccc": (3, 3), "one": None}
 
 
+def test_a_row_of_few_seeds_between_tied_ones_doesnt_part_them(make_run: Any) -> None:
+    firm = [make_run(agent, seed=seed) for agent in ("a", "bb") for seed in range(3)]
+    scores = [run.trials.scores_array() for run in firm]
+    (between,) = build([make_run("mid", scores=sum(scores) / len(scores)), *firm])
+    told = [(row.agent, row.rank, row.ranks) for row in between.ranked]
+    assert {agent: rank for agent, rank, _ in told} == {"a": 1, "bb": 1, "mid": 2}
+    assert [agent for agent, _, _ in told][1] == "mid"
+    assert {ranks for agent, _, ranks in told if agent != "mid"} == {(1, 2)}
+
+
 def test_marks_say_what_a_reader_must_know(make_run: Any) -> None:
     run = make_run(
         "a",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lazybench.boards import build, to_csv, to_json, to_markdown
+from lazybench.cli.standing import reported_text
 from lazybench.records import Reported
 
 HOSTILE = ["../x", "<script>alert(1)</script>", "a|b", "_%&", "=1+1", "@x", "-1", "🙂", "x" * 300]
@@ -85,6 +86,34 @@ def test_csv_and_json_hold_numbers(make_run: Any) -> None:
     facts = json.loads(to_json(boards))["boards"][0]
     assert facts["ranked"][1]["diff"]["mean"] == float(rows[1]["diff"])
     assert facts["protocol"] == {"trials": 40}
+
+
+def test_reported_numbers_of_another_metric_stand_under_its_name(make_run: Any) -> None:
+    given = {"source": "S", "table": "T", "row": "R", "agent": "a", "env": "glyphs-5way-1shot"}
+    error = Reported(**given, metric="top1_error_pct", value=61.7, unit="%", note="one run")
+    boards = build([make_run("a")], [error])
+    measured, printed = csv.DictReader(io.StringIO(to_csv(boards).split("\n", 1)[1]))
+    assert (measured["metric"], printed["metric"]) == ("accuracy", "top1_error_pct")
+    assert (printed["score"], printed["note"]) == ("61.7", "one run")
+    assert "top1 error pct" in reported_text(boards[0])
+
+
+def test_tuning_trials_are_told_or_whose_choice_the_settings_are(make_run: Any) -> None:
+    searched = make_run("a", 0.2, tuning={"trials": 9, "cpu_s": 60.0})
+    boards = build([searched, make_run("b", 0.1), make_run("c", untuned=True)])
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")]
+        for line in to_markdown(boards).splitlines()
+        if line.startswith("|")
+    ]
+    place = head.index("tuning trials")
+    assert [row[place] for row in rows] == ["9", "preset", "none"]
+    told = csv.DictReader(io.StringIO(to_csv(boards).split("\n", 1)[1]))
+    assert [(r["tuned"], r["tuning_trials"]) for r in told] == [
+        ("yes", "9.0"),
+        ("yes", ""),
+        ("no", ""),
+    ]
 
 
 def test_rendering_hides_the_last_bits(make_run: Any) -> None:
