@@ -139,9 +139,9 @@ def over_seeds(seeds: Sequence[ArrayLike]) -> Summary:
     from 0 % and 100 % and stays within.
 
     Choice: this and not a bootstrap of seeds, then trials. Draws from S seeds vary too little where
-    S is small: the more seeds differ, the less of its intervals hold the true mean, down to three
-    quarters with 3 seeds. This formula holds it in 93 to 97 % from 3 seeds on, however much they
-    differ, and in 92 to 96 % with 2 (`benchmarks/intervals.py` has both).
+    S is small: of 3 seeds that differ by three points 84 % of its intervals hold the true mean.
+    This formula holds it in 95 to 97 % from 3 seeds on, however much they differ, and in 92 to 96 %
+    with 2 (`benchmarks/intervals.py` has both).
 
     Reference: E. L. Korn, B. I. Graubard, Survey Methodology 24 (1998), 193-201, on proportions by
     an effective number of trials.

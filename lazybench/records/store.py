@@ -112,10 +112,14 @@ class Store:
         if difference is None:
             return path
         name, old, new = difference
+        advice = (
+            "other answers need another name, seed or setting"
+            if record.agent.trained_by == "external"
+            else "a change that can move a score needs a new revision of the env or agent"
+        )
         raise RecordConflict(
             f"{path} holds the same key with other content: {name} is {_short(old)} there and "
-            f"{_short(new)} here; records are never overwritten: a change that can move a score "
-            "needs a new revision of the env or agent"
+            f"{_short(new)} here; records are never overwritten: {advice}"
         )
 
     def find(self, key: str) -> Record | None:

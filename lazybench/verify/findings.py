@@ -12,7 +12,7 @@ class Finding:
 
     Attributes:
         check: what was looked at: file, key, environment, trials, settings, answers, numbers,
-            checkpoint, scores.
+            network, checkpoint, scores.
         ok: whether it holds; None where nothing could be said.
         detail: one line on what was found; where it doesn't hold, on what differs.
     """

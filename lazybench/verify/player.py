@@ -66,11 +66,15 @@ def remade(record: Record) -> tuple[Made, EnvSpec]:
     return made, home
 
 
-def check_settings(record: Record, made: Made) -> Finding:
+def check_settings(record: Record, made: Made, home: EnvSpec) -> Finding:
     """Return whether an agent made with a record's settings has these settings.
 
-    Settings that came into the package after the run are named.
+    So must one made as the run was asked for, with its budget and the settings that its row is
+    named by. Settings that came into the package after the run are named.
     """
+    if record.preset != record.budget:
+        detail = f"preset is {record.preset} in the record, whose budget is {record.budget}"
+        return Finding("settings", False, detail)
     told = {name: made.config.get(name) for name in record.config}
     difference = first_difference(record.config, told)
     if difference is not None:
@@ -78,9 +82,39 @@ def check_settings(record: Record, made: Made) -> Finding:
         return Finding(
             "settings", False, f"{name} is {old} in the record; the agent makes it {new}"
         )
+    anew = make(asked(record), home, record.preset, record.overrides).config
+    difference = first_difference(record.config, {name: anew.get(name) for name in record.config})
+    if difference is not None:
+        name, old, new = difference
+        given = ", ".join(f"{k}={v}" for k, v in sorted(record.overrides.items())) or "no setting"
+        detail = f"{name} is {old} in the record; {record.preset} with {given} makes it {new}"
+        return Finding("settings", False, detail)
     added = sorted(set(made.config) - set(record.config))
     more = f"; settings added since, at their defaults: {', '.join(added)}" if added else ""
     return Finding("settings", True, f"{record.agent.id} takes them as they are{more}")
+
+
+def check_network(record: Record, made: Made, task: Any) -> Finding | None:
+    """Return whether an agent's network on its task is the recorded one; None where none is told.
+
+    Args:
+        record: the record.
+        made: its agent.
+        task: of the environment that it was trained on.
+    """
+    tell = getattr(made.agent, "network", None)
+    here = None if tell is None else tell(task)
+    if record.network is None or here is None:
+        return None
+    names = ("name", "parameters", "batch_norm")
+    found = first_difference(
+        {name: getattr(record.network, name) for name in names},
+        {name: getattr(here, name) for name in names},
+    )
+    if found is None:
+        return Finding("network", True, f"{here.name}, {here.parameters:,} parameters")
+    name, old, new = found
+    return Finding("network", False, f"{name} is {old} in the record; the agent has {new}")
 
 
 def trained_policy(

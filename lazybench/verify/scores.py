@@ -22,6 +22,12 @@ TRIAL_SHARE = 0.1
 MEAN_SHARE = 0.01
 """How far the mean over the sampled trials may be off there, likewise."""
 
+RETRAINED_SHARE = 0.1
+"""How far that mean may be off for a state that other arithmetic trained: another model.
+
+`Choice:` ten points of accuracy; no two seeds of our own rows lie six apart.
+"""
+
 
 @dataclass(frozen=True)
 class Again:
@@ -157,11 +163,8 @@ def _equal(what: str, told: NDArray[Any], now: NDArray[Any], trials: NDArray[np.
 
 def _within(record: Record, told: NDArray[np.float32], again: Again) -> Finding:
     """Whether scores are within what other arithmetic explains."""
-    everything = record.trials.scores_array()
-    fraction = record.env.unit == "fraction"
-    scale = 1.0 if fraction else float(everything.max() - everything.min())
+    scale, mean = _scale(record), _mean_off(told, again)
     apart = np.abs(told.astype(np.float64) - again.scores)
-    mean = abs(float(told.mean(dtype=np.float64) - again.scores.mean(dtype=np.float64)))
     worst = int(apart.argmax())
     within = mean <= MEAN_SHARE * scale and apart[worst] <= TRIAL_SHARE * scale
     detail = (
@@ -170,3 +173,32 @@ def _within(record: Record, told: NDArray[np.float32], again: Again) -> Finding:
         f"{TRIAL_SHARE * scale:.4g})"
     )
     return Finding("scores", bool(within), detail)
+
+
+def compare_trained(record: Record, again: Again) -> list[Finding]:
+    """Return whether a model that was trained again elsewhere scores as the recorded one does.
+
+    Rounding that differs grows over a training, so that its trials say nothing about the recorded
+    ones: the mean alone is compared. Nothing is shown either way where it is off by more than
+    other arithmetic on one state explains, and by less than `RETRAINED_SHARE`.
+    """
+    scale = _scale(record)
+    mean = _mean_off(record.trials.scores_array()[again.trials], again)
+    detail = (
+        f"{len(again.trials)} trials of a model trained by other arithmetic: mean off by "
+        f"{mean:.4g} (up to {MEAN_SHARE * scale:.4g} agrees, more than "
+        f"{RETRAINED_SHARE * scale:.4g} refutes)"
+    )
+    if mean <= MEAN_SHARE * scale:
+        return [Finding("scores", True, detail)]
+    return [Finding("scores", None if mean <= RETRAINED_SHARE * scale else False, detail)]
+
+
+def _scale(record: Record) -> float:
+    """The range of the scores: 1 for fractions."""
+    everything = record.trials.scores_array()
+    return 1.0 if record.env.unit == "fraction" else float(everything.max() - everything.min())
+
+
+def _mean_off(told: NDArray[np.float32], again: Again) -> float:
+    return abs(float(told.mean(dtype=np.float64) - again.scores.mean(dtype=np.float64)))

@@ -41,6 +41,15 @@ def learned(tmp_path_factory) -> tuple[Record, StateSource]:
     return made, StateSource(out=out, runs=runs)
 
 
+@pytest.fixture(scope="module")
+def learner(tmp_path_factory) -> Record:
+    """A record of a gradient-based agent after two meta-iterations, on sixteen trials."""
+    folder = tmp_path_factory.mktemp("learner")
+    settings = {"iterations": 2, "inner_steps": 1, "meta_batch": 1, "test_steps": 1}
+    places = {"out": folder, "runs": folder / "runs"}
+    return lazybench.run("reptile", GLYPHS, budget="smoke", limit=N, settings=settings, **places)
+
+
 def saved(folder: Path, record: Record, *, keyed: bool = False, **changes: Any) -> Path:
     """Write a record with changed fields as a forger would; `keyed` with a key that fits them."""
     fields = json.loads(record.model_copy(update=changes).to_json())
@@ -262,6 +271,44 @@ def test_elsewhere_scores_may_differ_by_the_tolerance(tmp_path, floor, rise, ver
     assert "on another platform" in found.findings[-1].detail
 
 
+@pytest.mark.parametrize(("rise", "ok"), [(0.0, True), (0.005, True), (0.05, None), (0.3, False)])
+@pytest.mark.parametrize("why", ["processor", "processes"])
+def test_a_model_trained_again_elsewhere_is_compared_by_its_mean(
+    tmp_path, learner, why, rise, ok
+) -> None:
+    scores = np.clip(learner.trials.scores_array() + rise, 0, 1)
+    changes = scored(learner, scores, None)
+    state = learner.checkpoint.model_copy(update={"sha256": "ab" * 32})
+    if why == "processes":
+        changes["world_size"] = 2
+    else:
+        changes["machine"] = learner.machine.model_copy(update={"processor": "another"})
+    path = saved(tmp_path, learner, keyed=True, checkpoint=state, **changes)
+    found = verify(path, source=StateSource(retrain=True, runs=tmp_path / "runs"))
+    told = {each.check: each for each in found.findings}
+    assert told["checkpoint"].ok is None
+    assert told["scores"].ok is ok
+    assert "trained by other arithmetic" in told["scores"].detail
+    assert (found.verified, found.exact) == (ok is not False, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "words"),
+    [
+        ({"overrides": {"inner_lr": 3.0}}, "settings", r"smoke with inner_lr=3\.0 makes it 3\.0"),
+        ({"preset": "paper"}, "settings", "preset is paper in the record, whose budget is smoke"),
+        ({"parameters": 3}, "network", "parameters is 3 in the record; the agent has "),
+    ],
+)
+def test_what_boards_say_of_a_row_is_checked_too(tmp_path, learner, changes, check, words) -> None:
+    more = changes.pop("parameters", None)
+    if more is not None:
+        changes = {"network": learner.network.model_copy(update={"parameters": more})}
+    found = verify(saved(tmp_path, learner, **changes))
+    assert list(wrong(found)) == [check]
+    assert re.search(words, wrong(found)[check])
+
+
 def test_a_state_of_another_run_is_refuted(tmp_path, learned):
     record, _ = learned
     options = {"budget": "smoke", "out": tmp_path / "store", "runs": tmp_path / "runs"}
@@ -278,6 +325,8 @@ def test_a_changed_setting_with_a_fitting_key_is_caught_by_its_run(tmp_path, lea
     record, source = learned
     config = {**record.config, "shift": 1.0}
     path = saved(tmp_path, record, keyed=True, config=config)
+    assert "smoke with no setting makes it 0.0" in wrong(verify(path, source=source))["settings"]
+    path = saved(tmp_path, record, keyed=True, config=config, overrides={"shift": 1.0})
     found = verify(path, source=StateSource(checkpoint=next(source.runs.iterdir())))
     assert "config.shift is 1.0 in the record and 0.0 there" in wrong(found)["checkpoint"]
 
