@@ -17,6 +17,17 @@ BAD = ("failed", "crashed", "oom", "timeout", "busy", "absent", "untrained", "re
 """What a cell may come to that leaves it without a score."""
 
 
+def exit_code(outcomes: Sequence[CellOutcome]) -> int:
+    """Return 130 where cells were stopped, 3 where some have no score, 0 otherwise."""
+    statuses = {outcome.status for outcome in outcomes}
+    if "stopped" in statuses:
+        return 128 + signal.SIGINT
+    return _BAD_CELLS if statuses & set(BAD) else 0
+
+
+_BAD_CELLS = 3
+
+
 def run_cells(
     cells: Sequence[SuiteCell],
     request: SweepRequest,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lazybench.cli import options, out, pages
-from lazybench.cli.cells import run_cells
+from lazybench.cli.cells import exit_code, run_cells
 
 if TYPE_CHECKING:
     from lazybench.boards.beside import Beside
@@ -70,6 +70,7 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
     Raises:
         UnknownName: no such table or figure.
         UsageError: a budget or seeds that aren't allowed.
+        typer.Exit: some cells have no score, or it was interrupted.
     """
     options.need_folder(out_dir, "--out")
     options.need_folder(runs, "--runs")
@@ -107,6 +108,9 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
         counts["missing"] = len(missing)
     told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if n)
     out.note(f"cells: {told or 'none'}")
+    # What can't be measured here was told in the table; a dry run asked for no more.
+    if not dry_run and (code := exit_code(outcomes)):
+        raise typer.Exit(code)
 
 
 def _whys(outcomes: Sequence[CellOutcome]) -> Mapping[tuple[str, str], str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import shlex
-import signal
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lazybench.cli import options, out
-from lazybench.cli.cells import BAD, run_cells
+from lazybench.cli.cells import BAD, exit_code, run_cells
 from lazybench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ EXAMPLES = (
     "lazybench sweep table2 --scheduler tcp://10.0.0.1:8786",
     "lazybench sweep mine.toml --emit-commands > cells.txt",
 )
-_BAD_SWEEP = 3
 
 
 def sweep_command(  # noqa: PLR0913 - one parameter for each option
@@ -136,10 +134,8 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
         out.line(_table(rows))
     counts = Counter(row.status for row in rows)
     out.note(", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no cells")
-    if not dry_run and counts["stopped"]:
-        raise typer.Exit(128 + signal.SIGINT)
-    if any(counts[status] for status in BAD):
-        raise typer.Exit(_BAD_SWEEP)
+    if code := exit_code(rows):
+        raise typer.Exit(code)
 
 
 def _one_engine(jobs: int, devices: str | None, workers: int | None, scheduler: str | None) -> None:

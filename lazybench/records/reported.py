@@ -1,4 +1,4 @@
-"""Numbers that papers print, as rows of the store's `reported/` files."""
+"""Numbers that papers print, as rows of files that come with the package or stand in a store."""
 
 from __future__ import annotations
 

@@ -18,6 +18,9 @@ from lazybench.records.atomic import canonical_json, write_bytes
 from lazybench.records.reported import Reported
 from lazybench.records.schema import Record, make_key
 
+REPORTED = Path(__file__).parent.parent / "reported"
+"""Numbers of the lazy paper, which stand beside anybody's."""
+
 _SLUG_LENGTH = 40
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 # A run that ended so may end otherwise on another try, and must not bar the way to its result.
@@ -163,13 +166,20 @@ class Store:
         return RecordList(kept, skipped)
 
     def reported(self) -> list[Reported]:
-        """All rows of `reported/*.json`, by file and then in the file's order.
+        """All rows of the package's files and of `reported/*.json`, by file, in the file's order.
+
+        A file of the store stands in for the package's one of that name.
 
         Raises:
             StoreError: a file doesn't hold reported rows; the file is named.
         """
         rows: list[Reported] = []
-        for path in sorted((self.root / "reported").glob("*.json")):
+        files = {
+            path.name: path
+            for folder in (REPORTED, self.root / "reported")
+            for path in folder.glob("*.json")
+        }
+        for _, path in sorted(files.items()):
             try:
                 table = _ReportedFile.model_validate_json(path.read_bytes())
                 head = {"source": table.source, "table": table.table}
