@@ -27,6 +27,7 @@ _ESCAPED = {
     "*": "{*}",
     "±": r"$\pm$",
     "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
     "…": r"\ldots{}",
     "\N{EN DASH}": "--",
