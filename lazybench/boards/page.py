@@ -26,6 +26,7 @@ _FIRST = frozenset(
     {
         *(
             "rank",
+            "ranks",
             "agent",
             "score",
             "std over seeds",
@@ -237,9 +238,10 @@ def _facts(found: Pictures) -> dict[str, Any]:
             "metric": board.metric,
             "unit": board.unit,
             "better": board.better,
-            "costs": found.costs,
+            "costs": [(*cost, found.cost_note(cost[0])) for cost in found.costs],
             "learningX": found.learning_x,
             "learningY": found.learning_y,
+            "learningNote": found.learning_note,
             "series": [
                 {
                     "name": each.name,

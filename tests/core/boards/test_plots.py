@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,33 @@ def test_each_picture_is_drawn_once_and_alike(make_run: Any, tmp_path: Path) -> 
     again = draw(boards, runs, tmp_path / "two", "svg")
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     assert all(path.read_bytes().startswith(b"<?xml") for path in paths)
+
+
+def texts(path: Path) -> str:
+    """What stands in an SVG, which keeps each text in a comment beside its outline."""
+    return "\n".join(re.findall(r"<!-- (.*?) -->", path.read_text("utf-8"), re.DOTALL))
+
+
+def test_captions_and_the_logarithmic_axis(make_run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra 'plots'")
+    from lazybench.boards.plots import draw
+
+    more: dict[str, Any] = {"curve": [{"step": 5, "val": 0.2}], "track": "LT+dev"}
+    costs: dict[str, dict[str, Any]] = {
+        "floor": {"train_wall_s": 0.0},
+        "near": {"train_cpu_s": 110.0},
+        "far": {"train_cpu_s": 390.0},
+        "untold": {"train_wall_s": 3.0},
+    }
+    runs = [make_run(name, cost=cost, **more) for name, cost in costs.items()]
+    found = {
+        path.stem.rpartition("-")[2]: path for path in draw(build(runs), runs, tmp_path, "svg")
+    }
+    pareto = texts(found["pareto"]).splitlines()
+    assert "training, CPU seconds (logarithmic)" in pareto
+    assert {"0", "150", "200", "300"} <= set(pareto)
+    assert "Left out, since their records don't tell it: untold." in pareto
+    assert "Track LT+dev: training may have used" in texts(found["learning"])
 
 
 def test_png_and_only_what_there_is_to_show(make_run: Any, tmp_path: Path) -> None:
