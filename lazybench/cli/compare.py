@@ -134,15 +134,7 @@ def _draw(found: Comparison, path: Path) -> None:
     """
     if path.suffix.lower() not in (".png", ".svg"):
         raise UsageError(f"--plot takes a .png or .svg file, got '{path}'")
-    from lazybench.boards.plots import new_figure
+    from lazybench.boards.compare_picture import compare_picture
+    from lazybench.records import write_bytes
 
-    figure, axes = new_figure(5, 5)
-    x, y = found.right.by_trial, found.left.by_trial
-    low, high = min(x.min(), y.min()), max(x.max(), y.max())
-    axes.plot([low, high], [low, high], color="0.6", linewidth=1)
-    axes.scatter(x, y, s=12, alpha=0.5, edgecolors="none")
-    axes.set_xlabel(f"{found.right.name}, {found.metric} ({found.unit}) of a trial")
-    axes.set_ylabel(f"{found.left.name}, {found.metric} ({found.unit}) of a trial")
-    mean, lo, hi, _ = found.difference
-    axes.set_title(f"{found.env}: {mean:+.2f} ({lo:+.2f} to {hi:+.2f})")
-    figure.savefig(path, dpi=120)
+    write_bytes(path, compare_picture(found, path.suffix.lower()[1:]))

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from lazybench.boards import build
+from lazybench.boards import build, compare
 from lazybench.errors import LazybenchError
 from lazybench.records import Trials
 
@@ -82,3 +83,20 @@ def test_without_matplotlib_the_message_says_what_to_install(
     runs = [make_run("a")]
     with pytest.raises(LazybenchError, match=r"pip install 'lazybench\[plots\]'"):
         draw(build(runs), runs, tmp_path, "png")
+
+
+def test_trials_at_one_place_are_counted(make_run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra 'plots'")
+    from lazybench.boards.compare_picture import compare_picture
+
+    hits = {"a": [1.0] * 37 + [0.0] * 3, "b": [1.0] * 31 + [0.0] * 9}
+    runs = [make_run(name, scores=np.array(scores)) for name, scores in hits.items()]
+    path = tmp_path / "hits.svg"
+    path.write_bytes(compare_picture(compare(runs, "a", "b"), "svg"))
+    shown = texts(path).splitlines()
+    # Both hit, a alone, neither; a corner without a trial is told as well.
+    assert {"31", "6", "3"} <= set(shown)
+    assert shown.count("0") == 3
+    runs = [make_run("a", 0.1), make_run("b")]
+    path.write_bytes(compare_picture(compare(runs, "a", "b"), "svg"))
+    assert "1" not in texts(path).splitlines()
