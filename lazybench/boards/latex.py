@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from lazybench.boards.build import Board
 from lazybench.boards.render import COMMAND, columns_of, made_by, several_of
-from lazybench.boards.reported import place_text, value_text
+from lazybench.boards.reported import places, value_text
 from lazybench.boards.rows import Row
 from lazybench.records.reported import Reported
 
@@ -174,7 +174,7 @@ def _note(board: Board, shared: dict[str, str], elsewhere: Sequence[str]) -> str
 
 
 def _reported(rows: Sequence[Reported]) -> Iterator[str]:
-    sources = {row.source for row in rows}
+    source, where = places(rows)
     header = ("as printed", "agent", "metric", "reported", "unit", "batch norm", "where")
     cells = [
         [
@@ -186,14 +186,14 @@ def _reported(rows: Sequence[Reported]) -> Iterator[str]:
                 value_text(row),
                 row.unit,
                 row.batch_norm or "",
-                row.table if len(sources) == 1 else place_text(row),
+                place,
             )
         ]
-        for row in rows
+        for row, place in zip(rows, where, strict=True)
     ]
     yield tabular([latex_text(name) for name in header], [("", cells)], "lllrlll")
-    if len(sources) == 1:
-        yield footnote(f"Source: {sources.pop()}.")
+    if source:
+        yield footnote(f"Source: {source}.")
 
 
 def footnote(text: str) -> str:

@@ -184,19 +184,17 @@ def test_places_of_ranks_are_shown_and_the_table_of_a_paper_is_whole(make_run: A
     runs = [
         make_run(name, shift, seed) for name, shift in (("a", 0.1), ("b", 0)) for seed in range(3)
     ]
-    paper = Reported(
-        source="Paper " * 20,
-        table="Table 5",
-        row="Ours",
-        agent=None,
-        env="glyphs-5way-1shot",
-        metric="accuracy",
-        value=1,
-        unit="%",
-    )
-    text = to_html(build(runs, [paper]), runs)
+    facts: dict[str, Any] = {"agent": None, "metric": "accuracy", "value": 1, "unit": "%"}
+    facts |= {"env": "glyphs-5way-1shot", "row": "Ours"}
+    papers = [Reported(**facts, source="Long " * 20, table=f"Table {i}") for i in (5, 6)]
+    text = to_html(build(runs, papers), runs)
     assert re.search(r'<th scope="col" data-first="ascending"><button[^>]*>ranks<', text)
-    assert re.search(r'<td class="prose">[^<]*Table 5</td>', text)
+    assert '<td class="prose">Table 5</td>' in text
+    assert text.count("Long " * 20) == 1
+    papers.append(Reported(**facts, source="Other", table="Table 7"))
+    text = to_html(build(runs, papers), runs)
+    assert '<td class="prose">Other, Table 7</td>' in text
+    assert "Source:" not in text
 
 
 def test_boards_that_share_env_and_budget_have_names_of_their_own(make_run: Any) -> None:
