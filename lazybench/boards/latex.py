@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from lazybench.boards.build import Board
 from lazybench.boards.render import COMMAND, columns_of, made_by, several_of
-from lazybench.boards.reported import place_text, value_text
+from lazybench.boards.reported import places, value_text
 from lazybench.boards.rows import Row
 from lazybench.records.reported import Reported
 
@@ -27,6 +27,7 @@ _ESCAPED = {
     "*": "{*}",
     "±": r"$\pm$",
     "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
     "…": r"\ldots{}",
     "\N{EN DASH}": "--",
@@ -36,8 +37,15 @@ _ESCAPED = {
 _ESCAPED |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
 _MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 _NUMERIC = re.compile(r"-?[\d,.]*\d(?:e[+-]?\d+)?(?: \(.*\)| ± .*)?")
-# Left to the other formats: a page is narrow.
-_LEFT_OUT = frozenset({"eval wall s", "image-gradients"})
+# What a paper needs; a page is narrow, and the rest is left to the other formats.
+_SHOWN = frozenset(
+    {
+        *("rank", "ranks", "agent", "score", "std over seeds", "to best", "why no score", "seeds"),
+        *("mean queries (queries)", "batch norm", "track", "train wall s", "peak MB"),
+        *("inner steps", "outer steps", "gradient-equivalents (F)", "marks"),
+    }
+)
+_SHORT = {"gradient-equivalents (F)": "F", "mean queries (queries)": "mean queries"}
 _ALWAYS = frozenset({"rank", "agent", "score", "to best"})
 # Every TeX engine sets these without further packages.
 _LETTERS = frozenset(
@@ -96,8 +104,9 @@ def stacked(name: str) -> str:
     words = latex_text(name).split(" ")
     if len(words) == 1:
         return words[0]
-    half = (len(words) + 1) // 2
-    return rf"\shortstack[l]{{{' '.join(words[:half])}\\{' '.join(words[half:])}}}"
+    lines = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(1, len(words))]
+    upper, lower = min(lines, key=lambda pair: max(map(len, pair)))
+    return rf"\shortstack[l]{{{upper}\\{lower}}}"
 
 
 def _blocks(board: Board) -> list[tuple[str, tuple[Row, ...]]]:
@@ -117,18 +126,16 @@ def _blocks(board: Board) -> list[tuple[str, tuple[Row, ...]]]:
 
 def _table(board: Board) -> Iterator[str]:
     rows = board.rows
-    cells = {
-        name: [cell(row, board.unit) for row in rows]
-        for name, cell in columns_of(rows)
-        if name not in _LEFT_OUT
-    }
-    kept = {
+    cells = {name: [cell(row, board.unit) for row in rows] for name, cell in columns_of(rows)}
+    varying = {
         name: texts
         for name, texts in cells.items()
         if any(texts) and (name in _ALWAYS or len(rows) == 1 or len(set(texts)) > 1)
     }
+    kept = {name: texts for name, texts in varying.items() if name in _SHOWN}
     header = [
-        f"{board.metric} ({board.unit}), 95 % CI" if name == "score" else name for name in kept
+        f"{board.metric} ({board.unit}), 95 % CI" if name == "score" else _SHORT.get(name, name)
+        for name in kept
     ]
     places = {id(row): i for i, row in enumerate(rows)}
     blocks = [
@@ -144,12 +151,14 @@ def _table(board: Board) -> Iterator[str]:
     )
     yield tabular([stacked(name) for name in header], blocks, align)
     shared = {
-        name: texts[0] for name, texts in cells.items() if name not in kept and texts and texts[0]
+        name: texts[0]
+        for name, texts in cells.items()
+        if name not in varying and texts and texts[0]
     }
-    yield footnote(_note(board, shared))
+    yield footnote(_note(board, shared, [name for name in varying if name not in kept]))
 
 
-def _note(board: Board, shared: dict[str, str]) -> str:
+def _note(board: Board, shared: dict[str, str], elsewhere: Sequence[str]) -> str:
     protocol = "; ".join(f"{name} {value}" for name, value in board.protocol)
     parts = [
         f"Data {board.data} {board.fingerprint[:12]}, prep {board.prep}. "
@@ -159,12 +168,13 @@ def _note(board: Board, shared: dict[str, str]) -> str:
         if shared
         else "",
         *board.notes,
+        f"In the CSV: {', '.join(elsewhere)}." if elsewhere else "",
     ]
     return " ".join(filter(None, parts))
 
 
 def _reported(rows: Sequence[Reported]) -> Iterator[str]:
-    sources = {row.source for row in rows}
+    source, where = places(rows)
     header = ("as printed", "agent", "metric", "reported", "unit", "batch norm", "where")
     cells = [
         [
@@ -176,14 +186,14 @@ def _reported(rows: Sequence[Reported]) -> Iterator[str]:
                 value_text(row),
                 row.unit,
                 row.batch_norm or "",
-                row.table if len(sources) == 1 else place_text(row),
+                place,
             )
         ]
-        for row in rows
+        for row, place in zip(rows, where, strict=True)
     ]
     yield tabular([latex_text(name) for name in header], [("", cells)], "lllrlll")
-    if len(sources) == 1:
-        yield footnote(f"Source: {sources.pop()}.")
+    if source:
+        yield footnote(f"Source: {source}.")
 
 
 def footnote(text: str) -> str:
@@ -195,7 +205,7 @@ def _float(body: str, caption: str) -> str:
     return "\n".join(
         [
             r"\begin{table}[htbp]",
-            r"\centering\small",
+            r"\centering\small\setlength{\tabcolsep}{3pt}",
             rf"\caption{{{caption}}}",
             body,
             r"\end{table}",
@@ -206,7 +216,8 @@ def _float(body: str, caption: str) -> str:
 def to_latex(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
     r"""The boards as LaTeX, a floating booktabs table each; nothing in it is taken for a command.
 
-    A column in which all rows agree stands in the note under the table instead.
+    A column in which all rows agree stands in the note under the table instead, and the note names
+    the columns that only the other formats have.
 
     Args:
         boards: one board or several.

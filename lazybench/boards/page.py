@@ -14,7 +14,7 @@ from typing import Any
 from lazybench.boards.build import Board
 from lazybench.boards.pictures import Pictures, pictures
 from lazybench.boards.render import columns_of, made_by, rounded
-from lazybench.boards.reported import place_text, value_text
+from lazybench.boards.reported import places, value_text
 from lazybench.boards.rows import Row
 from lazybench.records.reported import Reported
 from lazybench.records.schema import Record
@@ -26,6 +26,7 @@ _FIRST = frozenset(
     {
         *(
             "rank",
+            "ranks",
             "agent",
             "score",
             "std over seeds",
@@ -237,9 +238,10 @@ def _facts(found: Pictures) -> dict[str, Any]:
             "metric": board.metric,
             "unit": board.unit,
             "better": board.better,
-            "costs": found.costs,
+            "costs": [(*cost, found.cost_note(cost[0])) for cost in found.costs],
             "learningX": found.learning_x,
             "learningY": found.learning_y,
+            "learningNote": found.learning_note,
             "series": [
                 {
                     "name": each.name,
@@ -263,11 +265,9 @@ def _reported(boards: Sequence[Board]) -> list[dict[str, Any]]:
     by_env: dict[str, tuple[Board, tuple[Reported, ...]]] = {
         board.env: (board, board.reported) for board in boards if board.reported
     }
-    return [
-        {
-            "env": env,
-            "family": board.family,
-            "rows": [(row, value_text(row), place_text(row)) for row in rows],
-        }
-        for env, (board, rows) in by_env.items()
-    ]
+    found = []
+    for env, (board, rows) in by_env.items():
+        source, where = places(rows)
+        shown = [(row, value_text(row), place) for row, place in zip(rows, where, strict=True)]
+        found.append({"env": env, "family": board.family, "source": source, "rows": shown})
+    return found

@@ -32,6 +32,9 @@ COSTS = (
 )
 """Costs that a score can stand against, with what an axis says."""
 
+_TRAINING = ("train_cpu_s", "train_wall_s", "image_gradients", "gradient_equivalents")
+_ON_VALIDATION = "LT+dev"
+"""The track of long-tailed streams whose training sees the images that validation counts."""
 _QUERY_STEPS = 160
 
 
@@ -70,6 +73,7 @@ class Pictures:
         series: one for each row with a score, in the board's order.
         learning_x: what the horizontal axis of learning curves counts.
         learning_y: what its vertical axis shows.
+        learning_note: what must be read beside the curves, or an empty string.
     """
 
     board: Board
@@ -77,6 +81,7 @@ class Pictures:
     series: tuple[Series, ...]
     learning_x: str
     learning_y: str
+    learning_note: str
 
     @property
     def costs(self) -> list[tuple[str, str]]:
@@ -84,6 +89,11 @@ class Pictures:
         known = [cost for cost in COSTS if any(each.costs.get(cost[0]) for each in self.series)]
         first = "mean_queries" if self.board.family == "attack" else "train_cpu_s"
         return sorted(known, key=lambda cost: cost[0] != first)
+
+    def cost_note(self, cost: str) -> str:
+        """Which rows a picture of one of the `COSTS` leaves out, or an empty string."""
+        names = [each.name for each in self.series if cost not in each.costs]
+        return f"Left out, since their records don't tell it: {', '.join(names)}." if names else ""
 
 
 def pictures(boards: Sequence[Board], records: Iterable[Record]) -> list[Pictures]:
@@ -136,12 +146,14 @@ def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> Pictures:
     found = {id(row): [by_key[key] for key in row.keys if key in by_key] for row in rows}
     curves = [record for row in rows for record in found[id(row)] if record.curve]
     by_images = all(record.cost.image_gradients for record in curves)
-    series = []
+    series, on_validation = [], []
     for row in rows:
         label = row.agent
         if names[label] > 1:
             label = ", ".join([label, row.batch_norm or "no batch norm", *row.marks])
         series.append(_series(label, row, found[id(row)], by_images=by_images))
+        if row.track == _ON_VALIDATION and series[-1].learning:
+            on_validation.append(label)
     return Pictures(
         board=board,
         id=ident,
@@ -150,6 +162,11 @@ def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> Pictures:
         learning_y="validation error (MSE)"
         if board.family == "attack"
         else f"validation {board.metric} ({board.unit})",
+        learning_note=f"Track {_ON_VALIDATION}: training may have used the images that validation "
+        "counts, so that these curves can stand far above the test score: "
+        f"{', '.join(on_validation)}."
+        if on_validation
+        else "",
     )
 
 
@@ -157,6 +174,8 @@ def _series(name: str, row: Row, records: Sequence[Record], *, by_images: bool) 
     costs = {
         cost: float(value) for cost, _ in COSTS if (value := getattr(row, cost, None)) is not None
     }
+    if row.train_wall_s == 0 and not row.outer_steps:
+        costs = dict.fromkeys(_TRAINING, 0.0) | costs
     costs |= {measure: value for measure, _, value in row.measures if measure == "mean_queries"}
     return Series(
         name=name,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lazybench.boards.build import Board, build
+from lazybench.boards.build import build
+from lazybench.boards.choose import one_table
 from lazybench.boards.pivot_cells import (
     NOT_MEASURED,
     Cell,
@@ -16,7 +16,7 @@ from lazybench.boards.pivot_cells import (
     measured,
     scored,
 )
-from lazybench.errors import UnknownName, UsageError
+from lazybench.errors import UnknownName
 from lazybench.records.schema import Record
 
 
@@ -147,9 +147,10 @@ def _column(
         if env in (record.env.id, f"{record.env.id}-v{record.env.version}")
         and record.budget == choice.budget
     ]
-    board = _one_board(build(kept), env, choice)
-    if board is None:
+    table = one_table(kept, choice.protocol)
+    if not table:
         return Column(env, choice.metric or "", "", "", "", (NOT_MEASURED,) * len(agents))
+    (board,) = build(table)
     rows = [chosen(board, wanted, choice.batch_norm) for wanted in agents]
     better, unit = board.better, board.unit
     if choice.metric not in (None, board.metric):
@@ -164,32 +165,4 @@ def _column(
         better=better,
         data=f"{board.data} {board.fingerprint[:8]}",
         cells=tuple(cells),
-    )
-
-
-def _one_board(boards: Sequence[Board], env: str, choice: Choice) -> Board | None:
-    fitting = [
-        board
-        for board in boards
-        if all(str(dict(board.protocol).get(name)) == v for name, v in choice.protocol.items())
-    ]
-    newest = max((board.version for board in fitting), default=0)
-    fitting = [board for board in fitting if board.version == newest]
-    if len(fitting) > 1:
-        raise UsageError(
-            f"{env} has {len(fitting)} boards at budget {choice.budget}, which differ in "
-            f"{_difference(fitting)}; choose with --protocol NAME=VALUE, or keep the data contents "
-            "in stores of their own"
-        )
-    return fitting[0] if fitting else None
-
-
-def _difference(boards: Sequence[Board]) -> str:
-    told: dict[str, dict[str, None]] = defaultdict(dict)
-    for board in boards:
-        told["data"][f"{board.data} {board.fingerprint[:12]} {board.prep}"] = None
-        for name, value in board.protocol:
-            told[name][str(value)] = None
-    return "; ".join(
-        f"{name} ({', '.join(values)})" for name, values in told.items() if len(values) > 1
     )

@@ -10,18 +10,19 @@ from lazybench.boards.csv_table import csv_cell
 from lazybench.boards.latex import NEEDS, footnote, latex_cell, latex_comment, latex_text, tabular
 from lazybench.boards.pivot import Column, Pivot
 from lazybench.boards.pivot_cells import Cell
-from lazybench.boards.pivot_notes import footnotes
+from lazybench.boards.pivot_notes import FEW, footnotes, is_few, some_are_few
 from lazybench.boards.render import markdown_text, number_text
 
 MISSING = "--"
 _AVERAGE = "average rank"
 
 
-def _text(cell: Cell | str, unit: str) -> str:
+def _text(cell: Cell | str, unit: str, *, few: bool) -> str:
     if isinstance(cell, str):
         return MISSING
     half = "" if cell.half is None else f" ± {number_text(cell.half, unit)}"
-    return f"{number_text(cell.score, unit)}{half}{' †' if cell.outside else ''}"
+    marks = ("†" if cell.outside else "") + (FEW if few and is_few(cell) else "")
+    return f"{number_text(cell.score, unit)}{half}{f' {marks}' if marks else ''}"
 
 
 def _heading(column: Column, *, shared: str = "") -> str:
@@ -59,8 +60,10 @@ def pivot_markdown(table: Pivot, *, command: str) -> str:
     """
     from tabulate import tabulate
 
+    few = some_are_few(table)
+
     def marked(cell: Cell | str, unit: str) -> str:
-        text = _text(cell, unit)
+        text = _text(cell, unit, few=few)
         if isinstance(cell, str):
             return text
         return f"**{text}**" if cell.best else f"<u>{text}</u>" if cell.tied else text
@@ -80,9 +83,10 @@ def pivot_latex(table: Pivot, *, command: str) -> str:
         table: what to show.
         command: the command that made it, named in the first line.
     """
+    few = some_are_few(table)
 
     def marked(cell: Cell | str, unit: str) -> str:
-        text = latex_cell(_text(cell, unit))
+        text = latex_cell(_text(cell, unit, few=few))
         if isinstance(cell, str):
             return text
         if cell.best:
@@ -106,7 +110,7 @@ def pivot_latex(table: Pivot, *, command: str) -> str:
 
 
 def pivot_csv(table: Pivot, *, command: str) -> str:
-    """The table as CSV: score, half interval and place of each environment; missing cells empty.
+    """The table as CSV: score, half interval, place and seeds of each environment; gaps empty.
 
     Args:
         table: what to show.
@@ -118,14 +122,15 @@ def pivot_csv(table: Pivot, *, command: str) -> str:
     header: list[str] = ["agent"]
     for column in table.columns:
         header += [_heading(column), f"{column.env} ±", f"{column.env} place"]
+        header.append(f"{column.env} seeds")
     writer.writerow([csv_cell(name) for name in [*header, _AVERAGE]])
     for label, average in zip(table.labels, table.average, strict=True):
         row: list[object] = [label]
         for cell in table.cells(label):
             if isinstance(cell, Cell):
-                row += [cell.score, cell.half, cell.place]
+                row += [cell.score, cell.half, cell.place, len(cell.row.seeds)]
             else:
-                row += [None, None, None]
+                row += [None] * 4
         writer.writerow([csv_cell(value) for value in [*row, average]])
     return text.getvalue()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,6 +24,10 @@ _COLOURS = ("#0b62a8", "#c4500a", "#00795a", "#a6417f", "#8a6100", "#5a55c9", "#
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "D", "^")
 _LONGEST_NAME = 40
+_CAPTION_WIDTH = 125
+_HEADS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8))
+"""Leading digits of the ticks of a logarithmic axis, from few to many."""
+_FEWEST_TICKS = 3
 
 
 def draw(boards: Sequence[Board], records: Iterable[Record], folder: Path, form: str) -> list[Path]:
@@ -102,15 +108,26 @@ def _style(place: int) -> dict[str, Any]:
     return {"color": colour, "linestyle": _DASHES[place // len(_COLOURS) % len(_DASHES)]}
 
 
+def _plain(text: str) -> str:
+    """`text` as one line that matplotlib doesn't take for a formula."""
+    return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
+
+
 def _name(text: str) -> str:
     """`text` as a label that matplotlib neither hides nor takes for a formula."""
-    line = "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
+    line = _plain(text)
     short = line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…"
     return f"\N{WORD JOINER}{short}" if short.startswith("_") else short
 
 
 def _titled(axes: Axes, shown: Pictures) -> None:
     axes.set_title(_name(f"{shown.board.name}, {shown.board.budget}"), fontsize=10, loc="left")
+
+
+def _captioned(figure: Figure, text: str) -> None:
+    if text:
+        lines = textwrap.fill(_plain(text), _CAPTION_WIDTH)
+        figure.supxlabel(lines, x=0.01, ha="left", fontsize=7, color="0.35")
 
 
 def _legend(axes: Axes) -> None:
@@ -165,10 +182,15 @@ def _learning(shown: Pictures) -> Figure | None:
     drawn = _lines(shown, lambda series: series.learning, step=False)
     if drawn is None:
         return None
+    from matplotlib.ticker import EngFormatter
+
     figure, axes = drawn
     axes.set_xlim(left=0)
+    # In full, hundreds of thousands of images run into each other.
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel(shown.learning_x)
     axes.set_ylabel(_name(shown.learning_y))
+    _captioned(figure, shown.learning_note)
     return figure
 
 
@@ -180,7 +202,7 @@ def _success(shown: Pictures) -> Figure | None:
     figure, axes = drawn
     axes.set_xscale("log")
     axes.set_ylim(0, 101)
-    axes.set_xlabel("queries an image")
+    axes.set_xlabel("queries an image (logarithmic)")
     axes.set_ylabel("images won (%)")
     return figure
 
@@ -209,16 +231,35 @@ def _pareto(shown: Pictures) -> Figure | None:
     line = [shown.series[i] for i in front(shown.series, cost, shown.board.better)]
     costs, scores = [each.costs[cost] for each in line], [each.score for each in line]
     axes.step(costs, scores, where="post", color="0.5", linestyle="--", linewidth=1, zorder=0)
-    positive = [each.costs[cost] for each in shown.series if each.costs.get(cost, 0) > 0]
-    axes.set_xscale("symlog", linthresh=min(positive), linscale=0.1, subs=[2, 5])
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="x", which="both", labelsize=8)
-    axes.set_xlabel(label)
+    _logarithmic(axes, [each.costs[cost] for each in shown.series if cost in each.costs])
+    axes.set_xlabel(f"{label} (logarithmic)")
     axes.set_ylabel(_name(f"{shown.board.metric} ({shown.board.unit})"))
     _legend(axes)
     _titled(axes, shown)
+    _captioned(figure, shown.cost_note(cost))
     return figure
+
+
+def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    """A horizontal axis for costs, of which some are above 0; zeros stand at its left edge."""
+    positive = [value for value in values if value > 0]
+    low, high = min(positive) / 1.15, max(positive) * 1.15
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    choices = [
+        [head * 10**power for power in powers for head in heads if low <= head * 10**power <= high]
+        for heads in _HEADS
+    ]
+    ticks = next((each for each in choices if len(each) >= _FEWEST_TICKS), choices[-1])
+    if len(positive) < len(values):
+        room = max(0.1, 0.15 * math.log10(high / low))
+        axes.set_xscale("symlog", linthresh=low, linscale=room)
+        axes.set_xlim(-low / 5, high)
+        ticks = [0, *ticks]
+    else:
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+    axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks], fontsize=8)
+    axes.set_xticks([], minor=True)
 
 
 _PAINTERS: dict[str, Callable[[Pictures], Figure | None]] = {

@@ -19,6 +19,7 @@ COMMAND = "lazybench leaderboard --write"
 _DIGITS = 6
 _PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._,:=+/()%-]*[A-Za-z0-9)%])?")
 _MARKUP = re.compile(r"([\\`*_{}\[\]#|~!^$])")
+_NUMBER = re.compile(r"([0-9]+)")
 BLOCKS = ("ranked", "unranked", "transferred", "failed")
 
 Cell = Callable[[Row, str], str]
@@ -150,8 +151,17 @@ def columns_of(rows: Sequence[Row]) -> Iterator[tuple[str, Cell]]:
 
 
 def measures_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return names and units of the further metrics of some rows, each once."""
-    return list(dict.fromkeys((name, unit) for row in rows for name, unit, _ in row.measures))
+    """Return names and units of the further metrics of some rows, each once, by name.
+
+    Numbers in names go by their value: `median_l2_at_300` comes before `median_l2_at_1000`.
+    """
+    found = {(name, unit) for row in rows for name, unit, _ in row.measures}
+    return sorted(found, key=lambda measure: (_natural(measure[0]), measure))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """What sorts names by their text, and by the value of the numbers in it."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in _NUMBER.split(name)]
 
 
 def _measure(wanted: str, row: Row, unit: str) -> str:

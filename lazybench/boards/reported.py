@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lazybench.records.reported import Reported
 
@@ -34,3 +34,11 @@ def value_text(row: Reported) -> str:
 def place_text(row: Reported) -> str:
     """Where the number stands: source and table."""
     return f"{row.source}, {row.table}"
+
+
+def places(rows: Sequence[Reported]) -> tuple[str, list[str]]:
+    """The source that all rows share, and the table of each; without one, full places."""
+    sources = {row.source for row in rows}
+    if len(sources) == 1:
+        return sources.pop(), [row.table for row in rows]
+    return "", [place_text(row) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,7 @@ HELP = "Tell how two agents differ on the trials that both faced, with interval 
 EXAMPLES = (
     "lazybench compare lazy_reptile reptile_matched --env glyphs-20way-5shot",
     "lazybench compare two_component drw --env cifar100-lt-100 --json",
+    "lazybench compare square bandits --env mnist-net4-untargeted --protocol query_budget=3000",
     "lazybench compare 3f9c01d2 a7715e90 --env glyphs-5way-1shot --plot scatter.png",
 )
 
@@ -28,6 +30,7 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     right: Annotated[str, typer.Argument(help="Likewise; the difference is LEFT - RIGHT.")],
     env: options.Env,
     budget: Annotated[str, typer.Option("--budget", "-b", help="smoke, small or paper.")] = "small",
+    protocol: options.Protocol = None,
     out_dir: options.Out = Path("leaderboards"),
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw both sides trial by trial (PNG or SVG).")
@@ -50,7 +53,8 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     check_budget(budget)
     store = Store(options.need_folder(out_dir, "--out"))
     whole = [r for r in store.records(env=spec.id) if r.budget == budget and not r.limited]
-    found = compare(_one_board(whole, spec.id, budget), left, right)
+    settings = options.parse_settings(protocol or [], "--protocol")
+    found = compare(_one_board(whole, f"{spec.id} at budget {budget}", settings), left, right)
     if plot is not None:
         _draw(found, plot)
     if json:
@@ -59,24 +63,20 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     out.line(_text(found))
 
 
-def _one_board(records: list[Record], env: str, budget: str) -> list[Record]:
-    """The records, which must be of one board.
+def _one_board(records: list[Record], told: str, protocol: Mapping[str, str]) -> list[Record]:
+    """The records, of the one board that has the settings.
 
     Raises:
         UnknownName: there are none.
-        UsageError: they are of several.
+        UsageError: several boards have them.
     """
-    from lazybench.boards.build import tables
+    from lazybench.boards.choose import one_table
 
-    if not records:
-        raise UnknownName(f"no records of {env} at budget {budget}; see: lazybench leaderboard")
-    several = tables(records)
-    if len(several) > 1:
-        raise UsageError(
-            f"{env} has {len(several)} boards at budget {budget} (of other data or protocols), and "
-            "rows of different boards can't be compared; keep one of them in a store of its own"
-        )
-    return several[0]
+    found = one_table(records, protocol)
+    if not found:
+        asked = "".join(f", {name}={value}" for name, value in protocol.items())
+        raise UnknownName(f"no records of {told}{asked}; see: lazybench leaderboard")
+    return found
 
 
 def _text(found: Comparison) -> str:
@@ -134,15 +134,7 @@ def _draw(found: Comparison, path: Path) -> None:
     """
     if path.suffix.lower() not in (".png", ".svg"):
         raise UsageError(f"--plot takes a .png or .svg file, got '{path}'")
-    from lazybench.boards.plots import new_figure
+    from lazybench.boards.compare_picture import compare_picture
+    from lazybench.records import write_bytes
 
-    figure, axes = new_figure(5, 5)
-    x, y = found.right.by_trial, found.left.by_trial
-    low, high = min(x.min(), y.min()), max(x.max(), y.max())
-    axes.plot([low, high], [low, high], color="0.6", linewidth=1)
-    axes.scatter(x, y, s=12, alpha=0.5, edgecolors="none")
-    axes.set_xlabel(f"{found.right.name}, {found.metric} ({found.unit}) of a trial")
-    axes.set_ylabel(f"{found.left.name}, {found.metric} ({found.unit}) of a trial")
-    mean, lo, hi, _ = found.difference
-    axes.set_title(f"{found.env}: {mean:+.2f} ({lo:+.2f} to {hi:+.2f})")
-    figure.savefig(path, dpi=120)
+    write_bytes(path, compare_picture(found, path.suffix.lower()[1:]))

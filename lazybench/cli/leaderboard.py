@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -113,11 +114,15 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
     elif html is not None or plots is not None:
         records, found = _boards(store, env, budget)
         if html is not None:
-            _page(found, records, html)
+            _page(found, records, html, _command("--html", html.name, env=env, budget=budget))
         if plots is not None:
             _draw(found, records, plots, plot_format)
     else:
-        _print(_boards(store, env, budget)[1], form, f"{store.root}{_wanted(env, budget)}")
+        found = _boards(store, env, budget)[1]
+        if form is Format.text:
+            _show(found, f"{store.root}{_wanted(env, budget)}")
+        else:
+            _print(found, form, _command("--format", form.value, env=env, budget=budget))
 
 
 def _check(store: Store, into: Sequence[Path]) -> None:
@@ -176,11 +181,17 @@ def _write(store: Store) -> None:
         out.line(str(path))
 
 
-def _page(found: Sequence[Board], records: Sequence[Record], path: Path) -> None:
+def _command(*asked: str, env: str | None, budget: str | None) -> str:
+    """The command that makes a text again; the store isn't named, which may lie anywhere."""
+    chosen = [*(["--env", env] if env else []), *(["--budget", budget] if budget else [])]
+    return shlex.join(["lazybench", "leaderboard", *chosen, *asked])
+
+
+def _page(found: Sequence[Board], records: Sequence[Record], path: Path, command: str) -> None:
     from lazybench import boards
     from lazybench.records import write_bytes
 
-    text = boards.to_html(found, records, command=f"lazybench leaderboard --html {path.name}")
+    text = boards.to_html(found, records, command=command)
     out.line(str(write_bytes(path, text.encode("utf-8", "backslashreplace"))))
 
 
@@ -242,19 +253,21 @@ def _wanted(env: str | None, budget: str | None) -> str:
     return f" for {' '.join(filter(None, asked))}" if any(asked) else ""
 
 
-def _print(found: Sequence[Board], form: Format, where: str) -> None:
+def _print(found: Sequence[Board], form: Format, command: str) -> None:
     from lazybench import boards
+
+    render = {
+        "md": boards.to_markdown,
+        "csv": boards.to_csv,
+        "json": boards.to_json,
+        "latex": boards.to_latex,
+    }[form]
+    out.text(render(found, command=command))
+
+
+def _show(found: Sequence[Board], where: str) -> None:
     from lazybench.cli import standing
 
-    if form is not Format.text:
-        render = {
-            "md": boards.to_markdown,
-            "csv": boards.to_csv,
-            "json": boards.to_json,
-            "latex": boards.to_latex,
-        }[form]
-        out.text(render(found))
-        return
     if not found:
         out.line(f"no records in {where}; make one with: lazybench run --agent AGENT --env ENV")
     width = out.width()

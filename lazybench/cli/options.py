@@ -92,6 +92,10 @@ TimeoutPerEpisode = Annotated[
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="Judge on so many trials only; unranked.")
 ]
+Protocol = Annotated[
+    list[str] | None,
+    typer.Option("--protocol", metavar="NAME=VALUE", help="Only boards of this setting."),
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 SomeFamily = Annotated[
     Family | None, typer.Option("--family", help="Only this family of environments.")

@@ -56,10 +56,7 @@ def table_command(  # noqa: PLR0913 - one parameter for each option
     metric: Annotated[
         str | None, typer.Option("--metric", help="A further metric instead of the score.")
     ] = None,
-    protocol: Annotated[
-        list[str] | None,
-        typer.Option("--protocol", metavar="NAME=VALUE", help="Only boards of this setting."),
-    ] = None,
+    protocol: options.Protocol = None,
     batch_norm: Annotated[
         str | None, typer.Option("--batch-norm", help="Only rows judged so: transductive, …")
     ] = None,

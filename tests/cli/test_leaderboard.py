@@ -34,7 +34,19 @@ def test_empty_store_says_what_to_do(lazybench: Any) -> None:
     [("md", to_markdown), ("csv", to_csv), ("json", to_json), ("latex", to_latex)],
 )
 def test_formats(lazybench: Any, store: Store, form: str, render: Any) -> None:
-    assert lazybench("leaderboard", "--format", form).out == render(build(store.records()))
+    command = f"lazybench leaderboard --format {form}"
+    text = render(build(store.records()), command=command)
+    assert lazybench("leaderboard", "--format", form).out == text
+
+
+def test_a_printed_board_names_the_command_that_made_it(lazybench: Any, store: Store) -> None:
+    asked = ("--env", "glyphs-5way-1shot", "--budget", "small")
+    done = lazybench("leaderboard", "--format", "md", *asked)
+    command = f"lazybench leaderboard {' '.join(asked)} --format md"
+    assert f"Made by `{command}` from 1 record." in done.out.splitlines()[0]
+    lazybench("leaderboard", "--html", "page.html", "--budget", "paper")
+    told = "lazybench leaderboard --budget paper --html page.html"
+    assert f"Made by `{told}` from 1 record." in Path("page.html").read_text()
 
 
 def test_budget_and_alias_filter(lazybench: Any, store: Store) -> None:

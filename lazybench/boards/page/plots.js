@@ -23,6 +23,11 @@ function figure(title, ...tools) {
   return html("figure", { class: "plot" }, html("header", {}, html("h3", {}, title), ...tools));
 }
 
+// What must be read under a picture; nothing where that is empty.
+function caption(text) {
+  return text ? [html("figcaption", { class: "note" }, text)] : [];
+}
+
 function learningPlot(board) {
   const all = board.series.flatMap((s) => s.learning.flat());
   if (!all.length) return null;
@@ -45,7 +50,7 @@ function learningPlot(board) {
     node.append(titled(group, `${s.name}: ${short(last[1])} at ${short(last[0])} ${board.learningX}`));
   });
   const out = figure("Learning curves");
-  out.append(node);
+  out.append(node, ...caption(board.learningNote));
   return out;
 }
 
@@ -127,9 +132,9 @@ function paretoPlot(board, relight) {
   for (const [name, label] of board.costs) choice.append(html("option", { value: name }, label));
   const out = figure("Cost against score", choice);
   const draw = () => {
-    const [cost, label] = board.costs[choice.selectedIndex];
-    out.querySelector("svg")?.remove();
-    out.append(drawPareto(board, cost, label));
+    const [cost, label, note] = board.costs[choice.selectedIndex];
+    for (const node of out.querySelectorAll("svg, figcaption")) node.remove();
+    out.append(drawPareto(board, cost, label), ...caption(note));
     relight();
   };
   choice.addEventListener("change", draw);

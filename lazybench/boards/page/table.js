@@ -64,7 +64,8 @@ if (location.hash.startsWith("#?")) {
     if (KEPT.includes(name)) form.elements[name].value = value;
   }
 }
-form.addEventListener("input", applyFilters);
+// Some tell of a choice by `change` alone.
+for (const kind of ["input", "change"]) form.addEventListener(kind, applyFilters);
 form.addEventListener("submit", (event) => event.preventDefault());
 if (!location.hash || location.hash.startsWith("#?")) applyFilters();
 else document.getElementById("count").textContent = `${boards.length} boards`;

@@ -56,8 +56,25 @@ def test_columns_that_agree_stand_in_the_note(make_run: Any) -> None:
 
 
 def test_a_column_with_gaps_stays(make_run: Any) -> None:
-    text = to_latex(build([make_run("a", cost={"queries": 12}), make_run("b", cost={})]))
-    assert "queries" in text.split(r"\midrule")[0]
+    text = to_latex(build([make_run("a", cost={"outer_steps": 12}), make_run("b", cost={})]))
+    assert r"\shortstack[l]{outer\\steps}" in text.split(r"\midrule")[0]
+
+
+def test_what_a_paper_needs_is_shown_and_the_rest_is_named(make_run: Any) -> None:
+    def run(agent: str, queries: float) -> Any:
+        success = {"value": 0.5, "n": 40, "unit": "fraction", "better": "higher"}
+        asked = {"n": 40, "unit": "queries", "better": "lower"}
+        metrics = {"accuracy": success, "mean_queries": asked | {"value": queries}}
+        metrics["median_queries"] = asked | {"value": queries / 2}
+        return make_run(agent, metrics=metrics, cost={"train_cpu_s": queries, "queries": 12})
+
+    text = to_latex(build([run("a", 10), run("b", 20)]))
+    header = text.split(r"\midrule")[0]
+    assert r"\shortstack[l]{mean\\queries}" in header
+    assert "median" not in header
+    assert "CPU" not in header
+    assert "In the CSV: median queries (queries), train CPU s." in text
+    assert "queries 12" in text
 
 
 def test_every_row_has_as_many_cells_as_the_header(make_run: Any) -> None:

@@ -151,6 +151,52 @@ def test_the_front_is_what_no_other_row_beats(make_run: Any) -> None:
     assert kept == ["d"]
 
 
+def test_agents_that_dont_train_stand_at_0_and_untold_costs_are_named(make_run: Any) -> None:
+    floor: dict[str, Any] = {"train_wall_s": 0.0, "outer_steps": 0, "peak_memory_bytes": 10**6}
+    cost = {"train_cpu_s": 5.0, "image_gradients": 10, "outer_steps": 2}
+    runs = [
+        make_run("floor", cost=floor),
+        make_run("told", 0.1, cost=cost),
+        make_run("untold", 0.2, cost={"train_wall_s": 3.0}),
+    ]
+    (shown,) = pictures(build(runs), runs)
+    costs = {each.name: each.costs for each in shown.series}
+    assert (costs["floor"]["train_cpu_s"], costs["floor"]["image_gradients"]) == (0.0, 0.0)
+    assert costs["floor"]["peak_memory_mb"] == 1.0
+    assert "train_cpu_s" not in costs["untold"]
+    assert shown.cost_note("train_cpu_s") == "Left out, since their records don't tell it: untold."
+    assert "told" in shown.cost_note("train_wall_s")
+    text = to_html(build(runs), runs)
+    assert "records don't tell it: untold" in json.loads(Reader(text).scripts[0])[0]["costs"][0][2]
+
+
+def test_curves_on_images_that_training_saw_are_named(make_run: Any) -> None:
+    runs = [make_run(n, track=t, curve=curve(0.2)) for n, t in (("a", "LT"), ("b", "LT+dev"))]
+    (shown,) = pictures(build(runs), runs)
+    assert shown.learning_note.startswith("Track LT+dev: training may have used the images")
+    assert shown.learning_note.endswith(": b.")
+    assert pictures(build(runs[:1]), runs[:1])[0].learning_note == ""
+    facts = json.loads(Reader(to_html(build(runs), runs)).scripts[0])[0]
+    assert facts["learningNote"] == shown.learning_note
+
+
+def test_places_of_ranks_are_shown_and_the_table_of_a_paper_is_whole(make_run: Any) -> None:
+    runs = [
+        make_run(name, shift, seed) for name, shift in (("a", 0.1), ("b", 0)) for seed in range(3)
+    ]
+    facts: dict[str, Any] = {"agent": None, "metric": "accuracy", "value": 1, "unit": "%"}
+    facts |= {"env": "glyphs-5way-1shot", "row": "Ours"}
+    papers = [Reported(**facts, source="Long " * 20, table=f"Table {i}") for i in (5, 6)]
+    text = to_html(build(runs, papers), runs)
+    assert re.search(r'<th scope="col" data-first="ascending"><button[^>]*>ranks<', text)
+    assert '<td class="prose">Table 5</td>' in text
+    assert text.count("Long " * 20) == 1
+    papers.append(Reported(**facts, source="Other", table="Table 7"))
+    text = to_html(build(runs, papers), runs)
+    assert '<td class="prose">Other, Table 7</td>' in text
+    assert "Source:" not in text
+
+
 def test_boards_that_share_env_and_budget_have_names_of_their_own(make_run: Any) -> None:
     runs = [
         make_run("a"),

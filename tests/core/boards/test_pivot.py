@@ -75,7 +75,7 @@ def test_missing_cells_and_ranks_without_the_rows_that_have_gaps(make_run: Any) 
     assert [part.strip() for part in row.strip("|").split("|")] == ["none", "--", "--", "--"]
     rows = list(csv.reader(io.StringIO(pivot_csv(table, command="x").split("\n", 1)[1])))
     assert len({len(row) for row in rows}) == 1
-    assert rows[4] == ["none", *[""] * 7]
+    assert rows[4] == ["none", *[""] * 9]
     assert float(rows[1][1]) == pytest.approx(cell(table, "a").score, rel=1e-5)
 
 
@@ -131,6 +131,8 @@ def test_a_further_metric_has_its_own_direction_and_no_ranks(make_run: Any) -> N
     assert table.average == (None, None)
     assert "average rank" not in pivot_markdown(table, command="x")
     assert not any("Average" in note for note in footnotes(table))
+    told = "median_queries (queries): each run's value over its test trials, mean over seeds"
+    assert footnotes(table)[0] == f"{told}, budget small."
     with pytest.raises(UnknownName, match=r"metric 'no'.*accuracy, median_queries"):
         pivot(runs, want("a"), [E1], Choice(metric="no"))
 
@@ -145,8 +147,32 @@ def test_marks_and_few_seeds_stand_in_the_footnote(make_run: Any) -> None:
     notes = " ".join(footnotes(table))
     assert f"dirty: a on {E1}." in notes
     assert f"untuned: a on {E1}." in notes
-    assert "trained models, not of algorithms" in notes
+    assert "All cells have fewer than 3 seeds, which tell of a trained model" in notes
     assert "Seeds: 1." in notes
+
+
+def test_cells_of_few_seeds_are_marked_where_others_have_enough(make_run: Any) -> None:
+    runs = [make_run("firm", 0.1, seed) for seed in range(3)]
+    table = pivot([*runs, make_run("few")], want("firm", "few"), [E1], Choice())
+    firm, few = (
+        next(
+            line for line in pivot_markdown(table, command="x").splitlines() if f"| {name}" in line
+        )
+        for name in ("firm", "few")
+    )
+    assert ("‡" in firm, "‡" in few) == (False, True)
+    assert pivot_latex(table, command="x").count(r"$^\ddagger$") == 2
+    assert "‡: fewer than 3 seeds, which tell of a trained model" in " ".join(footnotes(table))
+    rows = list(csv.DictReader(pivot_csv(table, command="x").splitlines()[1:]))
+    assert [row[f"{E1} seeds"] for row in rows] == ["3", "1"]
+    assert "‡" not in pivot_markdown(pivot(runs, want("firm"), [E1], Choice()), command="x")
+
+
+def test_a_mark_of_all_cells_is_told_once(make_run: Any) -> None:
+    runs = [make_run(name, untuned=True, code__dirty=name == "a") for name in "ab"]
+    notes = footnotes(pivot(runs, want("a", "b"), [E1], Choice()))
+    assert "untuned: all cells." in notes
+    assert f"dirty: a on {E1}." in notes
 
 
 def test_hostile_labels_break_no_format(make_run: Any) -> None:

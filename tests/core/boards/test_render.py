@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lazybench.boards import build, to_csv, to_json, to_markdown
+from lazybench.boards.render import measures_of
 from lazybench.cli.standing import reported_text
 from lazybench.records import Reported
 
@@ -147,3 +148,20 @@ def test_further_metrics_track_and_cost_are_columns_of_their_own(make_run: Any) 
     (first, second) = csv.DictReader(io.StringIO(to_csv(boards).split("\n", 1)[1]))
     assert (float(first["few_accuracy"]), second["few_accuracy"]) == (25.0, "")
     assert json.loads(to_json(boards))["boards"][0]["ranked"][0]["track"] == "LT+dev"
+
+
+def test_further_metrics_stand_in_natural_order_whoever_has_them_first(make_run: Any) -> None:
+    def beside(*names: str) -> dict[str, Any]:
+        facts = {"value": 1.0, "n": 40, "unit": "L2", "better": "lower"}
+        accuracy = {"value": 0.5, "n": 40, "unit": "fraction", "better": "higher"}
+        return {"accuracy": accuracy} | dict.fromkeys(names, facts)
+
+    runs = [
+        make_run("a", metrics=beside("l2_at_3000", "l2_at_100", "l2_at_1000")),
+        make_run("b", metrics=beside("l2_at_300", "8bit", "l2", "queries")),
+    ]
+    want = ["8bit", "l2", "l2_at_100", "l2_at_300", "l2_at_1000", "l2_at_3000", "queries"]
+    (board,) = build(runs)
+    assert [name for name, _ in measures_of(board.rows)] == want
+    header = to_csv(board).splitlines()[1].split(",")
+    assert header[-len(want) :] == want

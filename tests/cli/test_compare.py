@@ -1,0 +1,35 @@
+"""`lazybench compare`: two rows of one board, on the trials that both faced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lazybench.records import Store, Trials
+
+ENV = "glyphs-net4-untargeted"
+
+
+@pytest.fixture
+def store(lazybench: Any, make_record: Any) -> Store:
+    store = Store("leaderboards")
+    facts = make_record().env.model_dump()
+    for agent, scores in (("square", [1.0, 1, 1, 0]), ("bandits", [1.0, 0, 0, 0])):
+        for budget in (500, 1000):
+            env = facts | {"id": ENV, "protocol": {"query_budget": budget}}
+            store.publish(make_record(agent, trials=Trials.of(scores), env=env))
+    return store
+
+
+def test_one_of_several_boards_is_chosen_by_its_protocol(lazybench: Any, store: Store) -> None:
+    argv = ("compare", "square", "bandits", "--env", ENV)
+    done = lazybench(*argv)
+    assert done.code == 2
+    assert "2 boards at budget small, which differ in query_budget (1000, 500)" in done.err
+    done = lazybench(*argv, "--protocol", "query_budget=500")
+    assert done.code == 0, done.err
+    assert "square - bandits: +50.00 %" in done.out
+    done = lazybench(*argv, "--protocol", "query_budget=7")
+    assert done.code == 2
+    assert "query_budget=7" in done.err
