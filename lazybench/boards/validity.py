@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -210,6 +212,18 @@ def _table(found: Sequence[Agreement]) -> Iterator[str]:
             f"| {spread} | {each.p:.2g} |"
         )
     yield ""
+    if len(found) > 1:
+        yield _medians(found)
+        yield ""
+
+
+def _medians(found: Sequence[Agreement]) -> str:
+    """The middle of the taus, over all pairs and with each board on the right."""
+    by_board: dict[str, list[float]] = defaultdict(list)
+    for each in found:
+        by_board[each.right].append(each.tau)
+    told = ", ".join(f"{median(taus):+.2f} with {board}" for board, taus in by_board.items())
+    return f"Median tau: {median(each.tau for each in found):+.2f} over all pairs; {told}."
 
 
 def _section(each: Agreement) -> Iterator[str]:

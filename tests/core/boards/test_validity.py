@@ -71,3 +71,9 @@ def test_the_page_has_the_numbers_and_says_where_there_are_none(make_run: Any) -
     page = validity_page(agreements(records))
     assert "| glyphs-5way-1shot, small | omniglot-5way-1shot, small | 6 | +1.00 |" in page
     assert "| f |" in page
+    assert "Median" not in page
+    turned = [0.2, 0.16, 0.12, 0.08, 0.04, 0.0]
+    other = {"env__id": "cifarfs-5way-1shot", "data__name": "cifarfs"}
+    page = validity_page(agreements(records + runs(make_run, turned, **other)))
+    told = "+0.00 over all pairs; -1.00 with cifarfs-5way-1shot, small, +1.00 with omniglot"
+    assert f"Median tau: {told}" in page
