@@ -24,9 +24,9 @@ FEW_SEEDS_NOTE = (
 )
 TIES_NOTE = (
     f"Rows of at least {FEWEST_SEEDS} seeds share a rank, also across rows of fewer, where their "
-    "paired difference to the first of them may be 0; `ranks` are the places among such rows that their comparisons allow. "
-    "Both hold after correction for the number of pairs (false discoveries at most 5 %); the "
-    "intervals beside differences aren't corrected."
+    "paired difference to the first of them may be 0; `ranks` are the places among such rows that "
+    "their comparisons allow. Both hold after correction for the number of pairs (false "
+    "discoveries at most 5 %); the intervals beside differences aren't corrected."
 )
 SMOKE_NOTE = "A smoke budget shows that a thing runs; its rows are never ranked."
 GROUPS_NOTE = (
