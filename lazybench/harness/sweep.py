@@ -99,8 +99,11 @@ class Engine(Protocol):
         """Yield the outcome of each cell as it ends; `begun` hears which are under way."""
         ...
 
-    def stop(self) -> None:
-        """Begin no further cell, and ask those under way to write their checkpoints and end."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Begin no further cell, and ask those under way to write their checkpoints and end.
+
+        They have `GRACE_S` for it, or are killed at once.
+        """
         ...
 
 
@@ -126,9 +129,9 @@ class Sweep:
                 ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in ended)
 
-    def stop(self) -> None:
-        """Begin no further cell, and ask those under way to end."""
-        self._processes.stop()
+    def stop(self, *, at_once: bool = False) -> None:
+        """Begin no further cell, and ask those under way to end, or kill them at once."""
+        self._processes.stop(at_once=at_once)
 
     @property
     def _side_by_side(self) -> int:
@@ -241,6 +244,9 @@ def outcome(cell: SuiteCell, ended: Ended | None) -> CellOutcome:
     if ended.record is not None:
         record = json.loads(ended.record)
         return _told(cell, record, record["status"], wall_s)
+    if ended.killed:
+        told = "killed, as it didn't end when asked; it goes on from its last checkpoint, if any"
+        return CellOutcome(cell, "stopped", None, wall_s, told)
     last = (ended.errors.strip().splitlines() or ["no message"])[-1]
     # Asked to end at a checkpoint, or before it could listen.
     if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +12,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from lazybench.cli.cells import run_cells
 from lazybench.errors import UsageError
+from lazybench.harness import cell_process
 from lazybench.harness.suite import SuiteCell
 from lazybench.harness.sweep import Sweep, SweepRequest, call, split
 from lazybench.records import Store
@@ -85,6 +89,64 @@ def test_stopping_ends_what_runs_and_begins_nothing_more(tmp_path: Path) -> None
 
     statuses = {out.cell.agent: out.status for out in sweep.run(cells, begun)}
     assert statuses == {"reptile": "stopped", "chance": "stopped"}
+
+
+HANGS = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen(["sleep", "600"])
+open(sys.argv[sys.argv.index("--runs") + 1], "w").close()
+time.sleep(600)
+"""
+"""A cell that hears no signal, as in native code, with a child that holds its output open."""
+
+
+@pytest.fixture
+def hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        cell_process, "command", lambda words: [sys.executable, "-c", HANGS, *words]
+    )
+
+
+@pytest.mark.usefixtures("hangs")
+def test_a_cell_that_hears_nothing_is_killed_once_it_had_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_process, "GRACE_S", 0.5)
+    request = asked(tmp_path)
+    sweep = Sweep(request)
+
+    def stop_once_under_way() -> None:
+        wait_for(request.runs.exists)
+        sweep.stop()
+        sweep.stop()
+
+    threading.Thread(target=stop_once_under_way).start()
+    begin_s = time.monotonic()
+    ended = list(sweep.run([cell("chance"), cell("nearest_pixel")], lambda _: None))
+    assert time.monotonic() - begin_s < 60
+    assert [outcome.status for outcome in ended] == ["stopped", "stopped"]
+    assert sorted(outcome.reason for outcome in ended)[0].startswith("killed, as it didn't end")
+
+
+@pytest.mark.usefixtures("hangs")
+def test_a_second_ctrl_c_kills_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    request = asked(tmp_path)
+
+    def press_twice() -> None:
+        wait_for(request.runs.exists)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+
+    threading.Thread(target=press_twice).start()
+    begin_s = time.monotonic()
+    (outcome,) = run_cells([cell("chance")], request, quiet=True)
+    assert time.monotonic() - begin_s < cell_process.GRACE_S
+    assert outcome.status == "stopped"
+    first, second = capsys.readouterr().err.splitlines()
+    assert "have 30 s to write their checkpoints; once more kills them now" in first
+    assert second == "killing the cells under way"
 
 
 def test_the_command_of_a_cell_is_a_run(tmp_path: Path) -> None:
