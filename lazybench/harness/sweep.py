@@ -74,7 +74,7 @@ class CellOutcome:
 
     Attributes:
         cell: which.
-        status: `ok`, `done` (the record stood already), `diverged`, `failed`, `oom`, `timeout`,
+        status: `ok`, `done` (its score stood already), `diverged`, `failed`, `oom`, `timeout`,
             `stopped`, `crashed` (a signal ended it), `busy` (another process is at it), `absent`
             (data that isn't there), `untrained` (a network to attack that isn't there), or
             `refused` (a name or a setting).
@@ -216,7 +216,9 @@ def split(
         if record is None or record.status in ("failed", "oom", "timeout"):
             missing.append(cell)
         else:
-            known.append(_told(cell, record.model_dump(mode="json"), "done", 0.0))
+            # What diverged would do so again, and still has no score.
+            status = "done" if record.status == "ok" else record.status
+            known.append(_told(cell, record.model_dump(mode="json"), status, 0.0))
     return missing, known
 
 

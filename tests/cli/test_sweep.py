@@ -1,0 +1,29 @@
+"""`lazybench sweep`: exit codes, and options that don't go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lazybench.harness.request import RunRequest
+from lazybench.harness.run import run
+
+PLAYERS = Path(__file__).parents[1] / "harness" / "players.py"
+
+
+def suite(*agents: str) -> str:
+    """A suite of smoke cells in this folder."""
+    Path("mine.toml").write_text(
+        f'name = "mine"\n[[cells]]\nagents = {list(agents)}\n'
+        'envs = ["sinusoid-5shot"]\nbudget = "smoke"\n'
+    )
+    return "mine.toml"
+
+
+def test_a_cell_that_diverged_has_no_score_the_next_time_either(lazybench: Any) -> None:
+    agent = f"{PLAYERS}:Diverges"
+    run(RunRequest(agent=agent, env="sinusoid-5shot", budget="smoke", threads=1))
+    done = lazybench("sweep", suite(agent), "--quiet")
+    assert done.code == 3
+    assert "the loss is nan" in done.out
+    assert done.err == "1 diverged\n"
