@@ -89,6 +89,17 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     options.need_folder(out_dir, "--out")
     options.need_folder(runs, "--runs")
     _one_engine(jobs, devices, workers, scheduler)
+    if emit_commands:
+        given = {
+            "--jobs": jobs != 1,
+            "--timeout": timeout is not None,
+            "--memory-gib": memory_gib is not None,
+            "--devices": devices is not None,
+            "--workers": workers is not None,
+            "--scheduler": scheduler is not None,
+            "--json": json,
+        }
+        _for_a_queue([option for option, is_given in given.items() if is_given])
     from lazybench.harness.devices import slots
     from lazybench.harness.suite import expand, read_suite
     from lazybench.harness.sweep import SweepRequest, arguments, split
@@ -155,6 +166,21 @@ def _one_engine(jobs: int, devices: str | None, workers: int | None, scheduler: 
         raise UsageError(
             f"give one of {', '.join(asked)}, got {' and '.join(given)}: each says how many cells "
             "run side by side (--devices: one for each device and --cells-per-device)"
+        )
+
+
+def _for_a_queue(given: Sequence[str]) -> None:
+    """Look whether options would be lost in commands for another scheduler.
+
+    Raises:
+        UsageError: one would.
+    """
+    if given:
+        raise UsageError(
+            f"--emit-commands doesn't go with {' and '.join(given)}: it writes commands, a line "
+            "each, and the queue that runs them sets how many there are side by side, on what "
+            "devices, and their limits (sbatch --time, --mem, --gpus); --device and "
+            "--timeout-per-episode are kept in each command"
         )
 
 

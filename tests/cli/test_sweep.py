@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lazybench.harness.request import RunRequest
 from lazybench.harness.run import run
 
@@ -27,3 +29,29 @@ def test_a_cell_that_diverged_has_no_score_the_next_time_either(lazybench: Any) 
     assert done.code == 3
     assert "the loss is nan" in done.out
     assert done.err == "1 diverged\n"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--timeout", "60"),
+        ("--memory-gib", "4"),
+        ("--jobs", "2"),
+        ("--workers", "2"),
+        ("--devices", "cuda"),
+        ("--scheduler", "tcp://127.0.0.1:8786"),
+        ("--json",),
+    ],
+)
+def test_commands_for_a_queue_lose_no_option(lazybench: Any, options: tuple[str, ...]) -> None:
+    done = lazybench("sweep", suite("chance"), "--emit-commands", *options)
+    assert (done.code, done.out) == (2, "")
+    assert f"--emit-commands doesn't go with {options[0]}" in done.err
+    assert "the queue" in done.err
+
+
+def test_commands_for_a_queue_keep_what_belongs_to_a_cell(lazybench: Any) -> None:
+    kept = ("--device", "cuda", "--timeout-per-episode", "5")
+    done = lazybench("sweep", suite("chance"), "--emit-commands", *kept)
+    assert done.code == 0
+    assert "--device cuda --timeout-per-episode 5 " in done.out
