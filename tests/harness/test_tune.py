@@ -14,8 +14,10 @@ from lazybench.harness import tune as tuning
 from lazybench.harness.request import RunRequest
 from lazybench.harness.run import run
 from lazybench.harness.tune import Axis, best, drawn, read_axis, read_found, step_sizes, tune
+from lazybench.records import Tuning
 
 ENV = "glyphs-5way-1shot"
+LEARNER = f"{Path(__file__).with_name('players.py')}:Learner"
 
 
 @pytest.mark.parametrize(
@@ -166,3 +168,13 @@ def test_a_run_with_what_a_search_found_tells_what_that_cost(tmp_path: Path) -> 
     assert list(told.values()) == [None]
     # How settings were found is no part of what came out.
     assert run(request(tmp_path, overrides=found.settings, **folders)).key == record.key
+
+
+def test_an_agent_that_nobody_tuned_is_tuned_once_it_was_searched(tmp_path: Path) -> None:
+    folders = {"out": tmp_path / "store", "runs": tmp_path / "runs"}
+    asked = {"agent": LEARNER, "env": "sinusoid-5shot", "overrides": {"updates": 2}, **folders}
+    found = Tuning(trials=3, cpu_s=1.0, image_gradients=0)
+    tuned = run(request(tmp_path, **asked, tuning=found))
+    assert not tuned.untuned
+    again = run(request(tmp_path, **asked, force=True))
+    assert again.untuned, "the same result, whoever chose the settings"
