@@ -36,7 +36,8 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     suite: Annotated[str, typer.Argument(help="SUITE.toml, or the name of a shipped suite.")],
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Cells side by side.")] = 1,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Seconds that a cell may take.")
+        float | None,
+        typer.Option("--timeout", help="Seconds a cell may take, before 30 s more to end in."),
     ] = None,
     timeout_per_episode: options.TimeoutPerEpisode = None,
     memory_gib: Annotated[

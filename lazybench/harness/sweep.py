@@ -241,20 +241,28 @@ def outcome(cell: SuiteCell, ended: Ended | None) -> CellOutcome:
         return CellOutcome(cell, "stopped", reason="not begun")
     code, wall_s = ended.code, ended.wall_s
     if ended.timed_out:
-        told = f"stopped after {wall_s:.0f} s; its checkpoint is kept"
+        told = f"stopped after {wall_s:.0f} s: {_last_words(ended)}"
         return CellOutcome(cell, "timeout", None, wall_s, told)
     if ended.record is not None:
         record = json.loads(ended.record)
         return _told(cell, record, record["status"], wall_s)
-    if ended.killed:
-        told = "killed, as it didn't end when asked; it goes on from its last checkpoint, if any"
-        return CellOutcome(cell, "stopped", None, wall_s, told)
-    last = (ended.errors.strip().splitlines() or ["no message"])[-1]
-    # Asked to end at a checkpoint, or before it could listen.
-    if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+    last = _last_words(ended)
+    # Asked to end at a checkpoint, before it could listen, or in vain.
+    if ended.killed or code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
         return CellOutcome(cell, "stopped", None, wall_s, last)
     if ended.crashed:
         told = f"ended by {signal.Signals(-code).name}" + ", twice" * (ended.tries - 1)
         return CellOutcome(cell, "crashed", None, wall_s, told)
     status = {2: "refused", DataUnavailable.exit_code: "absent", BUSY: "busy"}.get(code, "failed")
     return CellOutcome(cell, status, None, wall_s, last)
+
+
+def _last_words(ended: Ended) -> str:
+    """Why a process came to no record: its own last line, or what became of it without one."""
+    if ended.killed:
+        return "killed, as it didn't end when asked; it goes on from its last checkpoint, if any"
+    if ended.code in (-signal.SIGINT, -signal.SIGTERM):
+        return "ended at once, with nothing under way that it would keep"
+    last = (ended.errors.strip().splitlines() or ["no message"])[-1]
+    # What the status says already.
+    return last.removeprefix("error: ")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lazybench.harness.cell_process import GRACE_S
 from lazybench.harness.request import RunRequest
 from lazybench.harness.run import run
 
@@ -55,3 +56,7 @@ def test_commands_for_a_queue_keep_what_belongs_to_a_cell(lazybench: Any) -> Non
     done = lazybench("sweep", suite("chance"), "--emit-commands", *kept)
     assert done.code == 0
     assert "--device cuda --timeout-per-episode 5 " in done.out
+
+
+def test_the_help_tells_of_the_time_to_end_in(lazybench: Any) -> None:
+    assert f"{GRACE_S:g} s more to end in" in " ".join(lazybench("sweep", "--help").out.split())
