@@ -22,6 +22,9 @@ from lazybench.records import Record, Store
 
 BUSY = 75
 """Exit code of a run that another process is at."""
+_MOST_S = 2_000_000
+"""A process can't be waited for longer than 2 ** 31 ms, some 24 days."""
+_MOST_BYTES = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class SweepRequest:
 
     jobs: int = 1
     timeout_s: float | None = None
-    memory_bytes: int | None = None
+    memory_bytes: float | None = None
     device: str = "cpu"
     out: Path = Path("leaderboards")
     runs: Path = Path("runs")
@@ -54,18 +57,23 @@ class SweepRequest:
         """Look at the limits.
 
         Raises:
-            UsageError: fewer than one job, or a limit that isn't positive.
+            UsageError: fewer than one job, or a limit that isn't positive, or that the system
+                can't set.
         """
         if self.jobs < 1:
             raise UsageError(f"jobs must be at least 1, got {self.jobs}")
         limits = {
-            "timeout": self.timeout_s,
-            "timeout-per-episode": self.episode_timeout_s,
-            "memory": self.memory_bytes,
+            "timeout": (self.timeout_s, _MOST_S, "s"),
+            "timeout-per-episode": (self.episode_timeout_s, _MOST_S, "s"),
+            "memory": (self.memory_bytes, _MOST_BYTES, "bytes"),
         }
-        for name, value in limits.items():
-            if value is not None and value <= 0:
-                raise UsageError(f"{name} must be positive, got {value:g}; leave it out for none")
+        for name, (value, most, unit) in limits.items():
+            # Not a number is neither.
+            if value is not None and not 0 < value <= most:
+                raise UsageError(
+                    f"{name} must be positive and at most {most:g} {unit}, got {value:g}; leave it "
+                    "out for none"
+                )
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,8 @@ class Sweep:
 def call(cell: SuiteCell, request: SweepRequest) -> Call:
     """Return the call that runs a cell, with the request's limits."""
     words = (*arguments(cell, request), "--json", "--quiet")
-    return Call(words, request.timeout_s, request.memory_bytes)
+    memory = request.memory_bytes
+    return Call(words, request.timeout_s, None if memory is None else round(memory))
 
 
 def arguments(cell: SuiteCell, request: SweepRequest) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -193,9 +194,21 @@ def test_the_command_of_a_cell_is_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [{"jobs": 0}, {"timeout_s": 0.0}, {"memory_bytes": -1}, {"episode_timeout_s": 0.0}],
+    [
+        {"jobs": 0},
+        {"timeout_s": 0.0},
+        {"timeout_s": math.nan},
+        {"timeout_s": 2.5e6},
+        {"memory_bytes": -1},
+        {"memory_bytes": math.inf},
+        {"memory_bytes": math.nan},
+        {"episode_timeout_s": 0.0},
+        {"episode_timeout_s": math.inf},
+    ],
 )
-def test_limits_must_be_positive(tmp_path: Path, limits: dict[str, float]) -> None:
+def test_limits_must_be_positive_and_what_the_system_can_set(
+    tmp_path: Path, limits: dict[str, float]
+) -> None:
     with pytest.raises(UsageError, match="must be"):
         asked(tmp_path, **limits)
 
