@@ -72,7 +72,8 @@ def make_app() -> typer.Typer:
     def add(
         to: typer.Typer, name: str, command: Callable[..., None], about: str, lines: Sequence[str]
     ) -> None:
-        to.command(name, help=about, short_help=about, epilog=examples(lines))(guarded(command))
+        entry = guarded(command, shares=command is run.run_command)
+        to.command(name, help=about, short_help=about, epilog=examples(lines))(entry)
 
     add(app, "run", run.run_command, run.HELP, run.EXAMPLES)
     add(app, "sweep", sweep.sweep_command, sweep.HELP, sweep.EXAMPLES)

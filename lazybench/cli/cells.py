@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,12 +53,23 @@ def run_cells(
 
 @contextmanager
 def _stopping(engine: Engine) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop a sweep's cells, which write their checkpoints."""
+    """Ctrl-C and SIGTERM stop a sweep's cells, which write their checkpoints; a second kills."""
+    from lazybench.harness.cell_process import GRACE_S
+
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = 0
 
     def stop(number: int, frame: object) -> None:
-        out.note("stopping: cells under way write their checkpoints; the same command continues")
-        engine.stop()
+        nonlocal heard
+        heard += 1
+        engine.stop(at_once=heard > 1)
+        told = (
+            f"stopping: cells under way have {GRACE_S:g} s to write their checkpoints; once more "
+            "kills them now; the same command continues"
+        )
+        # The main program may be amidst writing to the same stream, which Python refuses.
+        with contextlib.suppress(RuntimeError):
+            out.note(told if heard == 1 else "killing the cells under way")
 
     for number in before:
         signal.signal(number, stop)

@@ -98,6 +98,7 @@ class CellTable:
 
     def __rich__(self) -> RenderableType:
         """Return the table as it stands now; called a few times a second."""
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
@@ -115,9 +116,10 @@ class CellTable:
             told = [f"{count} {status}" for status, count in sorted(self._counts.items())]
             done = f"{self._stage.done}/{self._stage.total}"
             parts = (done, ", ".join(told), self._stage.time_text)
-        table.caption = Text("  ".join(part for part in parts if part))
-        table.caption_justify = "left"
-        return table
+        # Not the table's caption, which would be as narrow as the table: without rows, its header.
+        line = "  ".join(part for part in parts if part)
+        last = Text(line, no_wrap=True, overflow="ellipsis")
+        return Group(table, last) if table.row_count else last
 
 
 def _told(outcome: CellOutcome) -> str:

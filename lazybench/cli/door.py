@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import traceback
 from collections.abc import Callable
 from typing import ParamSpec
@@ -11,7 +12,7 @@ from typing import ParamSpec
 import typer
 
 from lazybench.cli import INTERRUPTED, out
-from lazybench.errors import Interrupted, LazybenchError
+from lazybench.errors import Interrupted, LazybenchError, UsageError
 
 P = ParamSpec("P")
 
@@ -20,16 +21,22 @@ BUG = 1
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
-def guarded(command: Callable[P, None]) -> Callable[P, None]:
+def guarded(command: Callable[P, None], *, shares: bool = False) -> Callable[P, None]:
     """Return `command` such that it raises nothing but `typer.Exit`.
 
     What lazybench raises on purpose ends with its own exit code and one line; anything else is
     a bug and shows where.
+
+    Args:
+        command: does the work.
+        shares: processes that torchrun started share its work; another one would be done by each.
     """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            if not shares:
+                _need_one_process()
             command(*args, **kwargs)
         except typer.Exit:
             raise
@@ -51,3 +58,21 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(BUG) from error
 
     return run
+
+
+def _need_one_process() -> None:
+    """Look whether torchrun started several processes, each of which would do the same.
+
+    Raises:
+        UsageError: it did.
+    """
+    # Looked at first, as importing the ranks costs what importing torch does.
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    from lazybench.ranks import launched
+
+    if (many := launched()[1]) > 1:
+        raise UsageError(
+            f"torchrun started {many} processes, and each would do the same: only `lazybench run` "
+            "shares its work among them; run this command without torchrun"
+        )

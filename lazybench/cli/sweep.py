@@ -30,13 +30,15 @@ EXAMPLES = (
     "lazybench sweep table2 --scheduler tcp://10.0.0.1:8786",
     "lazybench sweep mine.toml --emit-commands > cells.txt",
 )
+_SHOWN = 3
 
 
 def sweep_command(  # noqa: PLR0913 - one parameter for each option
     suite: Annotated[str, typer.Argument(help="SUITE.toml, or the name of a shipped suite.")],
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Cells side by side.")] = 1,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Seconds that a cell may take.")
+        float | None,
+        typer.Option("--timeout", help="Seconds a cell may take, before 30 s more to end in."),
     ] = None,
     timeout_per_episode: options.TimeoutPerEpisode = None,
     memory_gib: Annotated[
@@ -82,13 +84,24 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     """Run what is missing of a suite and write the board files anew.
 
     Raises:
-        UsageError: a suite that can't be read, limits that aren't positive, or options that don't
-            go together.
+        UsageError: a suite that can't be read, limits that aren't positive, options that don't go
+            together, or a pattern that no cell matches.
         typer.Exit: some cells have no score, or it was interrupted.
     """
     options.need_folder(out_dir, "--out")
     options.need_folder(runs, "--runs")
     _one_engine(jobs, devices, workers, scheduler)
+    if emit_commands:
+        given = {
+            "--jobs": jobs != 1,
+            "--timeout": timeout is not None,
+            "--memory-gib": memory_gib is not None,
+            "--devices": devices is not None,
+            "--workers": workers is not None,
+            "--scheduler": scheduler is not None,
+            "--json": json,
+        }
+        _for_a_queue([option for option, is_given in given.items() if is_given])
     from lazybench.harness.devices import slots
     from lazybench.harness.suite import expand, read_suite
     from lazybench.harness.sweep import SweepRequest, arguments, split
@@ -98,8 +111,8 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     if devices is not None and device != "cpu":
         raise UsageError("give either --device or --devices, not both")
     pinned = () if devices is None else slots(devices, cells_per_device)
-    cells = [cell for cell in expand(read_suite(suite)) if fnmatch.fnmatch(cell.name, only)]
-    memory = None if memory_gib is None else round(memory_gib * 2**30)
+    cells = _matching(expand(read_suite(suite)), only)
+    memory = None if memory_gib is None else memory_gib * 2**30
     request = SweepRequest(
         jobs,
         timeout,
@@ -133,7 +146,7 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     else:
         out.line(_table(rows))
     counts = Counter(row.status for row in rows)
-    out.note(", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no cells")
+    out.note(", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
     if code := exit_code(rows):
         raise typer.Exit(code)
 
@@ -155,6 +168,37 @@ def _one_engine(jobs: int, devices: str | None, workers: int | None, scheduler: 
         raise UsageError(
             f"give one of {', '.join(asked)}, got {' and '.join(given)}: each says how many cells "
             "run side by side (--devices: one for each device and --cells-per-device)"
+        )
+
+
+def _matching(cells: Sequence[SuiteCell], pattern: str) -> list[SuiteCell]:
+    """The cells whose line matches.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = [cell for cell in cells if fnmatch.fnmatch(cell.name, pattern)]
+    if not found:
+        some = "; ".join(f"'{cell.name}'" for cell in cells[:_SHOWN])
+        raise UsageError(
+            f"--only '{pattern}' matches none of the suite's {len(cells)} cells, such as {some}; a "
+            "part of a line needs stars around it: --only '*PART*'"
+        )
+    return found
+
+
+def _for_a_queue(given: Sequence[str]) -> None:
+    """Look whether options would be lost in commands for another scheduler.
+
+    Raises:
+        UsageError: one would.
+    """
+    if given:
+        raise UsageError(
+            f"--emit-commands doesn't go with {' and '.join(given)}: it writes commands, a line "
+            "each, and the queue that runs them sets how many there are side by side, on what "
+            "devices, and their limits (sbatch --time, --mem, --gpus); --device and "
+            "--timeout-per-episode are kept in each command"
         )
 
 

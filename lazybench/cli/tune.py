@@ -78,6 +78,11 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
     )
     with watching(quiet=quiet or json) as watch:
         folder, found = tune(request, trials, axes, watch)
+    if len(found) < trials:
+        out.note(
+            f"{trials} trials were asked for, but what is searched has {len(found)} distinct "
+            "settings, the preset among them: each was tried once"
+        )
     ordered = best(found)
     if json:
         out.as_json([asdict(tried) for tried in ordered])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -58,6 +59,7 @@ class Ended:
         wall_s: seconds that it took.
         timed_out: whether it was stopped for its time.
         tries: how often it was begun.
+        killed: whether it was made to end, as it hadn't by itself once it was asked to.
     """
 
     code: int
@@ -66,18 +68,20 @@ class Ended:
     wall_s: float
     timed_out: bool = False
     tries: int = 1
+    killed: bool = False
 
     @property
     def crashed(self) -> bool:
         """Whether a signal ended it that nobody sends who wants a process to stop."""
         asked = (-signal.SIGINT, -signal.SIGTERM)
-        return self.code < 0 and self.code not in asked and not self.timed_out
+        by_us = self.timed_out or self.killed
+        return self.code < 0 and self.code not in asked and not by_us
 
     @property
     def record(self) -> str | None:
         """The record that it wrote, as JSON; None where it was stopped or came to none."""
         lines = self.out.strip().splitlines()
-        return lines[-1] if lines and not self.timed_out else None
+        return lines[-1] if lines and not (self.timed_out or self.killed) else None
 
 
 class Processes:
@@ -86,7 +90,9 @@ class Processes:
     def __init__(self) -> None:
         """Run none yet."""
         self._live: set[subprocess.Popen[str]] = set()
-        self._lock = threading.Lock()
+        self._killed: set[subprocess.Popen[str]] = set()
+        # A second Ctrl-C may call `stop` in the main thread while the first one's call is in it.
+        self._lock = threading.RLock()
         self._stopped = False
 
     @property
@@ -107,12 +113,13 @@ class Processes:
             out, errors = process.communicate(timeout=call.timeout_s)
         except subprocess.TimeoutExpired:
             timed_out = True
-            out, errors = _ended(process)
+            out, errors = self._ended(process)
         finally:
             with self._lock:
                 self._live.discard(process)
         wall_s = time.perf_counter() - begin_s
-        return Ended(process.returncode, out, errors, wall_s, timed_out)
+        killed = process in self._killed
+        return Ended(process.returncode, out, errors, wall_s, timed_out, killed=killed)
 
     def run_again_if_crashed(self, call: Call) -> Ended | None:
         """Return how the process ended; where it crashed it is begun once more, and goes on.
@@ -127,12 +134,43 @@ class Processes:
             return first
         return replace(second, wall_s=first.wall_s + second.wall_s, tries=2)
 
-    def stop(self) -> None:
-        """Begin no further process, and ask those under way to end."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Begin no further process, and ask those under way to end: once, however often called.
+
+        What hasn't ended `GRACE_S` later is killed, or now, where it is to be at once.
+        """
         with self._lock:
-            self._stopped = True
+            if not self._stopped:
+                self._stopped = True
+                for process in self._live:
+                    process.send_signal(signal.SIGTERM)
+                later = threading.Timer(GRACE_S, self._kill_all)
+                # It has nothing to do where all have ended, and mustn't keep this process alive.
+                later.daemon = True
+                later.start()
+            if at_once:
+                self._kill_all()
+
+    def _ended(self, process: subprocess.Popen[str]) -> tuple[str, str]:
+        """Ask a process to end, and make it end where it doesn't."""
+        process.send_signal(signal.SIGTERM)
+        try:
+            return process.communicate(timeout=GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._kill(process)
+            return process.communicate()
+
+    def _kill_all(self) -> None:
+        with self._lock:
             for process in self._live:
-                process.send_signal(signal.SIGTERM)
+                self._kill(process)
+
+    def _kill(self, process: subprocess.Popen[str]) -> None:
+        self._killed.add(process)
+        # With its children: one that lived on would hold the pipes open, and this would never end.
+        # It may have ended by itself in between.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def command(arguments: Sequence[str]) -> list[str]:
@@ -155,17 +193,6 @@ def _begun(call: Call) -> subprocess.Popen[str]:
         start_new_session=True,
         preexec_fn=partial(_prepare, libc, call.memory_bytes),
     )
-
-
-def _ended(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Ask a process to end, and make it end where it doesn't."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        return process.communicate(timeout=GRACE_S)
-    except subprocess.TimeoutExpired:
-        # With its children: one that lived on would hold the pipes open, and this would never end.
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.communicate()
 
 
 def _prepare(libc: ctypes.CDLL | None, memory_bytes: int | None) -> None:

@@ -108,7 +108,7 @@ class ClusterSweep:
         """Run none yet."""
         self._request, self._client = request, client
         self._name = uuid.uuid4().hex
-        self._stopped = False
+        self._stopped = self._at_once = False
 
     def run(
         self, cells: Sequence[SuiteCell], begun: Callable[[SuiteCell], None]
@@ -131,7 +131,7 @@ class ClusterSweep:
                 waiting[self._begun(cell, key)] = _Begun(cell, key, time.perf_counter())
             if self._stopped:
                 # Again each time: a worker may be new, and have a cell of one that died.
-                self._client.run(_stop, self._name, on_error="ignore")
+                self._client.run(_stop, self._name, self._at_once, on_error="ignore")
                 yield from (CellOutcome(cell, "stopped", reason="not begun") for cell in left)
                 left.clear()
             if not waiting:
@@ -144,9 +144,9 @@ class ClusterSweep:
             for future in ended:
                 yield self._outcome(waiting.pop(future), future)
 
-    def stop(self) -> None:
-        """Begin no further cell, and ask those under way to end."""
-        self._stopped = True
+    def stop(self, *, at_once: bool = False) -> None:
+        """Begin no further cell, and ask those under way to end, or kill them at once."""
+        self._stopped, self._at_once = True, at_once
 
     def _begun(self, cell: SuiteCell, key: str) -> Any:
         asked = replace(call(cell, self._request), folder=str(Path.cwd()))
@@ -201,6 +201,6 @@ def _run(fields: Mapping[str, Any], sweep: str) -> dict[str, Any] | None:
         time.sleep(_PAUSE_S)
 
 
-def _stop(sweep: str) -> None:
+def _stop(sweep: str, at_once: bool) -> None:
     """On a worker: end a sweep's processes, and let none begin that waits in a queue."""
-    _PROCESSES.setdefault(sweep, Processes()).stop()
+    _PROCESSES.setdefault(sweep, Processes()).stop(at_once=at_once)

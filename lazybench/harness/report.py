@@ -57,7 +57,7 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
         overrides=made.overrides,
         budget=request.budget,
         limited=bool(cell.identity["limited"]),
-        untuned=not made.spec.tuned,
+        untuned=not made.spec.tuned and request.tuning is None,
         seed=request.seed,
         precision=request.precision,
         device=cell.identity["device"],

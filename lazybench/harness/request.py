@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,9 +74,10 @@ class RunRequest:
             UsageError: it isn't positive.
         """
         limit = self.episode_timeout_s
-        if limit is not None and not limit > 0:
+        if limit is not None and not 0 < limit < math.inf:
             raise UsageError(
-                f"timeout-per-episode must be positive, got {limit:g}; leave it out for none"
+                f"timeout-per-episode must be a positive number, got {limit:g}; leave it out for "
+                "none"
             )
 
 

@@ -22,6 +22,9 @@ from lazybench.records import Record, Store
 
 BUSY = 75
 """Exit code of a run that another process is at."""
+_MOST_S = 2_000_000
+"""A process can't be waited for longer than 2 ** 31 ms, some 24 days."""
+_MOST_BYTES = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class SweepRequest:
 
     jobs: int = 1
     timeout_s: float | None = None
-    memory_bytes: int | None = None
+    memory_bytes: float | None = None
     device: str = "cpu"
     out: Path = Path("leaderboards")
     runs: Path = Path("runs")
@@ -54,18 +57,23 @@ class SweepRequest:
         """Look at the limits.
 
         Raises:
-            UsageError: fewer than one job, or a limit that isn't positive.
+            UsageError: fewer than one job, or a limit that isn't positive, or that the system
+                can't set.
         """
         if self.jobs < 1:
             raise UsageError(f"jobs must be at least 1, got {self.jobs}")
         limits = {
-            "timeout": self.timeout_s,
-            "timeout-per-episode": self.episode_timeout_s,
-            "memory": self.memory_bytes,
+            "timeout": (self.timeout_s, _MOST_S, "s"),
+            "timeout-per-episode": (self.episode_timeout_s, _MOST_S, "s"),
+            "memory": (self.memory_bytes, _MOST_BYTES, "bytes"),
         }
-        for name, value in limits.items():
-            if value is not None and value <= 0:
-                raise UsageError(f"{name} must be positive, got {value:g}; leave it out for none")
+        for name, (value, most, unit) in limits.items():
+            # Not a number is neither.
+            if value is not None and not 0 < value <= most:
+                raise UsageError(
+                    f"{name} must be positive and at most {most:g} {unit}, got {value:g}; leave it "
+                    "out for none"
+                )
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class CellOutcome:
 
     Attributes:
         cell: which.
-        status: `ok`, `done` (the record stood already), `diverged`, `failed`, `oom`, `timeout`,
+        status: `ok`, `done` (its score stood already), `diverged`, `failed`, `oom`, `timeout`,
             `stopped`, `crashed` (a signal ended it), `busy` (another process is at it), `absent`
             (data that isn't there), `untrained` (a network to attack that isn't there), or
             `refused` (a name or a setting).
@@ -99,8 +107,11 @@ class Engine(Protocol):
         """Yield the outcome of each cell as it ends; `begun` hears which are under way."""
         ...
 
-    def stop(self) -> None:
-        """Begin no further cell, and ask those under way to write their checkpoints and end."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Begin no further cell, and ask those under way to write their checkpoints and end.
+
+        They have `GRACE_S` for it, or are killed at once.
+        """
         ...
 
 
@@ -126,9 +137,9 @@ class Sweep:
                 ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in ended)
 
-    def stop(self) -> None:
-        """Begin no further cell, and ask those under way to end."""
-        self._processes.stop()
+    def stop(self, *, at_once: bool = False) -> None:
+        """Begin no further cell, and ask those under way to end, or kill them at once."""
+        self._processes.stop(at_once=at_once)
 
     @property
     def _side_by_side(self) -> int:
@@ -151,7 +162,8 @@ class Sweep:
 def call(cell: SuiteCell, request: SweepRequest) -> Call:
     """Return the call that runs a cell, with the request's limits."""
     words = (*arguments(cell, request), "--json", "--quiet")
-    return Call(words, request.timeout_s, request.memory_bytes)
+    memory = request.memory_bytes
+    return Call(words, request.timeout_s, None if memory is None else round(memory))
 
 
 def arguments(cell: SuiteCell, request: SweepRequest) -> tuple[str, ...]:
@@ -213,7 +225,9 @@ def split(
         if record is None or record.status in ("failed", "oom", "timeout"):
             missing.append(cell)
         else:
-            known.append(_told(cell, record.model_dump(mode="json"), "done", 0.0))
+            # What diverged would do so again, and still has no score.
+            status = "done" if record.status == "ok" else record.status
+            known.append(_told(cell, record.model_dump(mode="json"), status, 0.0))
     return missing, known
 
 
@@ -236,17 +250,28 @@ def outcome(cell: SuiteCell, ended: Ended | None) -> CellOutcome:
         return CellOutcome(cell, "stopped", reason="not begun")
     code, wall_s = ended.code, ended.wall_s
     if ended.timed_out:
-        told = f"stopped after {wall_s:.0f} s; its checkpoint is kept"
+        told = f"stopped after {wall_s:.0f} s: {_last_words(ended)}"
         return CellOutcome(cell, "timeout", None, wall_s, told)
     if ended.record is not None:
         record = json.loads(ended.record)
         return _told(cell, record, record["status"], wall_s)
-    last = (ended.errors.strip().splitlines() or ["no message"])[-1]
-    # Asked to end at a checkpoint, or before it could listen.
-    if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+    last = _last_words(ended)
+    # Asked to end at a checkpoint, before it could listen, or in vain.
+    if ended.killed or code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
         return CellOutcome(cell, "stopped", None, wall_s, last)
     if ended.crashed:
         told = f"ended by {signal.Signals(-code).name}" + ", twice" * (ended.tries - 1)
         return CellOutcome(cell, "crashed", None, wall_s, told)
     status = {2: "refused", DataUnavailable.exit_code: "absent", BUSY: "busy"}.get(code, "failed")
     return CellOutcome(cell, status, None, wall_s, last)
+
+
+def _last_words(ended: Ended) -> str:
+    """Why a process came to no record: its own last line, or what became of it without one."""
+    if ended.killed:
+        return "killed, as it didn't end when asked; it goes on from its last checkpoint, if any"
+    if ended.code in (-signal.SIGINT, -signal.SIGTERM):
+        return "ended at once, with nothing under way that it would keep"
+    last = (ended.errors.strip().splitlines() or ["no message"])[-1]
+    # What the status says already.
+    return last.removeprefix("error: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -25,6 +26,8 @@ WIDE = 10.0
 
 _RANGE = re.compile(r"(?P<lo>[^.,]*\.?[^.,]*)\.\.(?P<hi>.*)")
 _DIGITS = 3
+_LOG2_POINTS = 14
+"""Points of a search are at most so many, as a power of two: far more than anyone trains."""
 _FOUND = "found.json"
 
 
@@ -131,26 +134,31 @@ def step_sizes(config: Mapping[str, Any]) -> dict[str, Axis]:
     }
 
 
-def drawn(axes: Mapping[str, Axis], trials: int, seed: int) -> list[dict[str, Any]]:
-    """Return the settings of each trial: none, then points of a scrambled Sobol sequence.
+def drawn(axes: Mapping[str, Axis], seed: int) -> Iterator[dict[str, Any]]:
+    """Yield settings, each once: none, then points of a scrambled Sobol sequence.
 
-    The first n trials of a longer search are those of a shorter one.
+    Where every axis is a list of values, all their combinations come.
     """
+    yield {}
+    known: set[str] = set()
+    for values in itertools.chain(_sobol(axes, seed), _grid(axes)):
+        told = json.dumps(values)
+        if told not in known:
+            known.add(told)
+            yield dict(zip(axes, values, strict=True))
+
+
+def _sobol(axes: Mapping[str, Axis], seed: int) -> Iterator[tuple[Any, ...]]:
     from scipy.stats import qmc
 
-    points: list[dict[str, Any]] = [{}]
-    if trials > 1 and axes:
-        # A power of two, as the sequence is balanced there.
-        many = 1 << (trials - 2).bit_length()
-        shares = qmc.Sobol(len(axes), seed=seed).random(many)[: trials - 1]
-        points += [
-            {
-                name: axis.at(float(share))
-                for (name, axis), share in zip(axes.items(), row, strict=True)
-            }
-            for row in shares
-        ]
-    return points[:trials]
+    for row in qmc.Sobol(len(axes), seed=seed).random_base2(_LOG2_POINTS):
+        yield tuple(axis.at(float(share)) for axis, share in zip(axes.values(), row, strict=True))
+
+
+def _grid(axes: Mapping[str, Axis]) -> Iterator[tuple[Any, ...]]:
+    """All combinations of values, in case that the sequence missed some; none with a range."""
+    if all(axis.values for axis in axes.values()):
+        yield from itertools.product(*(axis.values for axis in axes.values()))
 
 
 def tune(
@@ -159,10 +167,11 @@ def tune(
     """Return the folder of a search and what was tried, in order; what was tried isn't repeated.
 
     Every trial has the same seed and budget. The best state of each on validation tasks counts.
+    The first n trials of a longer search are those of a shorter one.
 
     Args:
         request: the run that is tuned; its overrides hold in every trial.
-        trials: configurations, the preset included.
+        trials: configurations, the preset included; fewer are tried where the axes have no more.
         axes: what is searched; None for the agent's step sizes.
         watch: hears of progress.
 
@@ -189,14 +198,27 @@ def tune(
         )
     folder = first.folder.with_name(f"tune-{first.folder.name}")
     writable(folder)
-    points = drawn(axes, trials, request.seed)
-    # Told before any training, not after half of it.
-    cells = [resolve(replace(request, overrides={**request.overrides, **p})) for p in points]
+    # All resolved first: what isn't allowed is told before any training, not after half of it.
+    chosen = _distinct(request, drawn(axes, request.seed), trials)
     with locked(folder), Signals(watch.note) as signals, using_threads(request.threads):
         remove_leftovers(folder)
-        found = list(_all(folder, points, cells, watch, signals))
+        found = list(_all(folder, chosen, watch, signals))
         _keep(folder, request, first.spec.id, found)
     return folder, found
+
+
+def _distinct(
+    request: RunRequest, points: Iterator[dict[str, Any]], trials: int
+) -> list[tuple[dict[str, Any], Cell]]:
+    """The first settings that make so many runs, none of them twice, each with its cell."""
+    chosen: dict[str, tuple[dict[str, Any], Cell]] = {}
+    for settings in points:
+        cell = resolve(replace(request, overrides={**request.overrides, **settings}))
+        # What is written otherwise may come to the same, such as the preset's own value.
+        chosen.setdefault(cell.key, (settings, cell))
+        if len(chosen) == trials:
+            break
+    return list(chosen.values())
 
 
 def best(found: Sequence[Tried]) -> list[Tried]:
@@ -244,14 +266,13 @@ def _keep(folder: Path, request: RunRequest, env: str, found: Sequence[Tried]) -
 
 def _all(
     folder: Path,
-    points: Sequence[dict[str, Any]],
-    cells: Sequence[Cell],
+    chosen: Sequence[tuple[dict[str, Any], Cell]],
     watch: Watch,
     signals: Signals,
 ) -> Iterator[Tried]:
     path = folder / "trials.jsonl"
     known = {line["key"]: line["tried"] for line in read_lines(path)}
-    for number, (settings, cell) in enumerate(zip(points, cells, strict=True)):
+    for number, (settings, cell) in enumerate(chosen):
         if cell.key in known:
             yield replace(Tried(**known[cell.key]), number=number)
             continue

@@ -55,6 +55,7 @@ def test_seeds(lazybench: Any, requests: list[Any], text: str, seeds: list[int])
         (["--set", "a=1", "--set", "a=2"], "--set gives 'a' twice"),
         (["--limit", "0"], "--limit"),
         (["--threads", "0"], "--threads"),
+        (["--timeout-per-episode", "inf"], "must be a positive number, got inf"),
         (["--seed", "-1"], "--seed"),
         (["--sede", "1"], "No such option"),
     ],

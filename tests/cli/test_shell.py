@@ -39,6 +39,29 @@ def test_completion_is_printed_for_each_shell(tmp_path: Path, shell: str) -> Non
     assert "_LAZYBENCH_COMPLETE" in done.stdout
 
 
+@pytest.mark.parametrize("words", [("sweep", "table2", "--dry-run"), ("list", "agents")])
+def test_processes_of_torchrun_share_runs_alone(
+    lazybench: Any, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = lazybench(*words)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: torchrun started 2 processes")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert lazybench(*words).code != 2
+
+
+def test_runs_are_shared_among_processes_of_torchrun(
+    lazybench: Any, requests: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert lazybench("run", "-a", "reptile", "-e", "glyphs-5way-1shot").code == 0
+    assert len(requests) == 1
+
+
 def test_completion_knows_agents_and_environments(tmp_path: Path) -> None:
     asked = {"COMP_WORDS": "lazybench run --agent lazy_rep", "COMP_CWORD": "3"}
     done = start(tmp_path, _LAZYBENCH_COMPLETE="complete_bash", **asked)

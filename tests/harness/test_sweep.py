@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,9 +13,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from lazybench.cli.cells import run_cells
 from lazybench.errors import UsageError
+from lazybench.harness import cell_process
+from lazybench.harness.cell_process import Ended
 from lazybench.harness.suite import SuiteCell
-from lazybench.harness.sweep import Sweep, SweepRequest, call, split
+from lazybench.harness.sweep import Sweep, SweepRequest, call, outcome, split
 from lazybench.records import Store
 
 PLAYERS = Path(__file__).with_name("players.py")
@@ -33,7 +39,7 @@ def test_one_cell_that_fails_harms_no_other_and_nothing_is_run_twice(tmp_path: P
     cells = [cell("chance"), cell(f"{PLAYERS}:Raises"), cell("nearest_pixel"), cell("no_such")]
     missing, known = split(cells, request)
     assert missing == cells[:3]
-    assert [(outcome.cell, outcome.status) for outcome in known] == [(cells[3], "refused")]
+    assert [(each.cell, each.status) for each in known] == [(cells[3], "refused")]
     begun: list[str] = []
     ended = {
         out.cell.agent: out for out in Sweep(request).run(missing, lambda c: begun.append(c.agent))
@@ -56,15 +62,15 @@ def test_what_isnt_here_is_told_from_what_isnt_allowed(tmp_path: Path) -> None:
     cells = [SuiteCell("chance", "tieredimagenet-5way-1shot", 0, "smoke", {}), cell("square")]
     missing, known = split(cells, asked(tmp_path))
     assert missing == []
-    assert [outcome.status for outcome in known] == ["absent", "refused"]
+    assert [each.status for each in known] == ["absent", "refused"]
 
 
 def test_a_cell_past_its_time_is_stopped_and_can_go_on(tmp_path: Path) -> None:
     request = asked(tmp_path, timeout_s=8.0)
     slow = cell("reptile", iterations=100_000)
-    (outcome,) = Sweep(request).run([slow], lambda _: None)
-    assert outcome.status == "timeout"
-    assert outcome.wall_s < 30
+    (told,) = Sweep(request).run([slow], lambda _: None)
+    assert told.status == "timeout"
+    assert told.wall_s < 30
     begun = list((tmp_path / "runs").glob("*/config.json"))
     assert all(list(config.parent.glob("ckpt/*")) for config in begun), "no checkpoint was kept"
     assert Store(request.out).records() == []
@@ -87,6 +93,96 @@ def test_stopping_ends_what_runs_and_begins_nothing_more(tmp_path: Path) -> None
     assert statuses == {"reptile": "stopped", "chance": "stopped"}
 
 
+HANGS = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen(["sleep", "600"])
+open(sys.argv[sys.argv.index("--runs") + 1], "w").close()
+time.sleep(600)
+"""
+"""A cell that hears no signal, as in native code, with a child that holds its output open."""
+
+
+@pytest.fixture
+def hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        cell_process, "command", lambda words: [sys.executable, "-c", HANGS, *words]
+    )
+
+
+@pytest.mark.usefixtures("hangs")
+def test_a_cell_that_hears_nothing_is_killed_once_it_had_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_process, "GRACE_S", 0.5)
+    request = asked(tmp_path)
+    sweep = Sweep(request)
+
+    def stop_once_under_way() -> None:
+        wait_for(request.runs.exists)
+        sweep.stop()
+        sweep.stop()
+
+    threading.Thread(target=stop_once_under_way).start()
+    begin_s = time.monotonic()
+    ended = list(sweep.run([cell("chance"), cell("nearest_pixel")], lambda _: None))
+    assert time.monotonic() - begin_s < 60
+    assert [each.status for each in ended] == ["stopped", "stopped"]
+    reasons = sorted(each.reason for each in ended)
+    assert reasons[0].startswith("killed, as it didn't end when asked")
+
+
+@pytest.mark.usefixtures("hangs")
+def test_a_cell_past_its_time_that_is_killed_tells_of_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_process, "GRACE_S", 0.5)
+    (told,) = Sweep(asked(tmp_path, timeout_s=1.0)).run([cell("chance")], lambda _: None)
+    assert told.status == "timeout"
+    _, _, why = told.reason.partition(" s: ")
+    assert why == (
+        "killed, as it didn't end when asked; it goes on from its last checkpoint, if any"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "errors", "status", "reason"),
+    [
+        (143, "a\ninterrupted at meta-iteration 2 of 6\n", "stopped", "interrupted at meta-it"),
+        (-signal.SIGTERM, "", "stopped", "ended at once, with nothing under way"),
+        (2, "error: no agent 'x'\n", "refused", "no agent 'x'"),
+        (1, "", "failed", "no message"),
+    ],
+)
+def test_last_words_of_a_cell(code: int, errors: str, status: str, reason: str) -> None:
+    told = outcome(cell("chance"), Ended(code, "", errors, 1.0))
+    assert told.status == status
+    assert told.reason.startswith(reason)
+    late = outcome(cell("chance"), Ended(code, "", errors, 1.0, timed_out=True))
+    assert late.status == "timeout"
+    assert late.reason.startswith(f"stopped after 1 s: {reason}")
+
+
+@pytest.mark.usefixtures("hangs")
+def test_a_second_ctrl_c_kills_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    request = asked(tmp_path)
+
+    def press_twice() -> None:
+        wait_for(request.runs.exists)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+
+    threading.Thread(target=press_twice).start()
+    begin_s = time.monotonic()
+    (told,) = run_cells([cell("chance")], request, quiet=True)
+    assert time.monotonic() - begin_s < cell_process.GRACE_S
+    assert told.status == "stopped"
+    first, second = capsys.readouterr().err.splitlines()
+    assert "have 30 s to write their checkpoints; once more kills them now" in first
+    assert second == "killing the cells under way"
+
+
 def test_the_command_of_a_cell_is_a_run(tmp_path: Path) -> None:
     one = SuiteCell("a", "e", 3, "small", {"x": [1, 2], "y": "auto"}, {"eps": 1.5})
     command = call(one, asked(tmp_path)).arguments
@@ -98,9 +194,21 @@ def test_the_command_of_a_cell_is_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [{"jobs": 0}, {"timeout_s": 0.0}, {"memory_bytes": -1}, {"episode_timeout_s": 0.0}],
+    [
+        {"jobs": 0},
+        {"timeout_s": 0.0},
+        {"timeout_s": math.nan},
+        {"timeout_s": 2.5e6},
+        {"memory_bytes": -1},
+        {"memory_bytes": math.inf},
+        {"memory_bytes": math.nan},
+        {"episode_timeout_s": 0.0},
+        {"episode_timeout_s": math.inf},
+    ],
 )
-def test_limits_must_be_positive(tmp_path: Path, limits: dict[str, float]) -> None:
+def test_limits_must_be_positive_and_what_the_system_can_set(
+    tmp_path: Path, limits: dict[str, float]
+) -> None:
     with pytest.raises(UsageError, match="must be"):
         asked(tmp_path, **limits)
 
@@ -108,7 +216,7 @@ def test_limits_must_be_positive(tmp_path: Path, limits: dict[str, float]) -> No
 def test_a_cell_that_a_signal_ends_has_crashed_and_the_next_one_runs(tmp_path: Path) -> None:
     request = asked(tmp_path)
     ended = list(Sweep(request).run([cell(f"{PLAYERS}:Segfaults"), cell("chance")], lambda _: None))
-    assert [outcome.status for outcome in ended] == ["crashed", "ok"]
+    assert [each.status for each in ended] == ["crashed", "ok"]
     assert ended[0].reason == "ended by SIGSEGV, twice"
 
 

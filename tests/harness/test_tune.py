@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from lazybench.harness import tune as tuning
 from lazybench.harness.request import RunRequest
 from lazybench.harness.run import run
 from lazybench.harness.tune import Axis, best, drawn, read_axis, read_found, step_sizes, tune
+from lazybench.records import Tuning
 
 ENV = "glyphs-5way-1shot"
+LEARNER = f"{Path(__file__).with_name('players.py')}:Learner"
 
 
 @pytest.mark.parametrize(
@@ -37,17 +40,35 @@ def test_other_texts_are_refused(text: str) -> None:
         read_axis(text)
 
 
-def test_draws_lie_on_their_axes_begin_with_the_preset_and_are_extended() -> None:
+def first(many: int, axes: Any, seed: int) -> list[dict[str, Any]]:
+    return list(itertools.islice(drawn(axes, seed), many))
+
+
+def test_draws_lie_on_their_axes_begin_with_the_preset_and_are_repeated() -> None:
     axes = {"lr": Axis(lo=0.001, hi=0.1), "steps": Axis((1, 5, 10))}
-    found = drawn(axes, 33, seed=0)
+    found = first(33, axes, seed=0)
     assert found[0] == {}
     assert all(0.001 <= each["lr"] <= 0.1 for each in found[1:])
     assert {each["steps"] for each in found[1:]} == {1, 5, 10}
     # By its logarithm: as many below the geometric mean as above it.
     assert sum(each["lr"] < 0.01 for each in found[1:]) == 16
-    assert drawn(axes, 9, seed=0) == found[:9]
-    assert drawn(axes, 9, seed=1) != found[:9]
-    assert drawn(axes, 1, seed=0) == [{}]
+    assert first(9, axes, seed=0) == found[:9]
+    assert first(9, axes, seed=1) != found[:9]
+
+
+def test_lists_of_values_give_each_combination_once_in_an_order_of_the_seed() -> None:
+    axes = {"lr": Axis((0.1, 0.2, 0.1)), "steps": Axis((1, 5, 10))}
+    found = list(drawn(axes, seed=0))
+    assert found[0] == {}
+    pairs = [(each["lr"], each["steps"]) for each in found[1:]]
+    assert sorted(pairs) == sorted(itertools.product((0.1, 0.2), (1, 5, 10)))
+    assert list(drawn(axes, seed=0)) == found
+    assert any(list(drawn(axes, seed)) != found for seed in range(1, 4))
+
+
+def test_a_range_that_rounds_to_few_values_ends() -> None:
+    found = list(drawn({"lr": Axis(lo=0.1, hi=0.102)}, seed=0))
+    assert sorted(each["lr"] for each in found[1:]) == [0.1, 0.101, 0.102]
 
 
 def test_step_sizes_are_what_is_searched_unless_told() -> None:
@@ -81,6 +102,19 @@ def test_a_search_is_continued_and_never_opens_test_tasks(
     assert three[:2] == two
     assert len(opened) == 3, "what was tried isn't tried again"
     assert not (tmp_path / "records").exists()
+
+
+def test_fewer_distinct_settings_than_trials_are_tried_and_paid_for_once(tmp_path: Path) -> None:
+    asked = request(tmp_path, overrides={"iterations": 2})
+    # 2 is what it has already, and 3.0 is 3.
+    folder, tried = tune(asked, 9, {"iterations": Axis((2, 3, 3.0))})
+    assert [each.number for each in tried] == [0, 1]
+    assert tried[0].settings == {}
+    assert tried[1].settings["iterations"] == 3
+    assert len((folder / "trials.jsonl").read_text().splitlines()) == 2
+    tuning = read_found(folder).tuning
+    assert tuning.trials == 2
+    assert tuning.image_gradients == sum(each.image_gradients for each in tried)
 
 
 def test_a_training_that_diverges_has_no_score(tmp_path: Path) -> None:
@@ -134,3 +168,13 @@ def test_a_run_with_what_a_search_found_tells_what_that_cost(tmp_path: Path) -> 
     assert list(told.values()) == [None]
     # How settings were found is no part of what came out.
     assert run(request(tmp_path, overrides=found.settings, **folders)).key == record.key
+
+
+def test_an_agent_that_nobody_tuned_is_tuned_once_it_was_searched(tmp_path: Path) -> None:
+    folders = {"out": tmp_path / "store", "runs": tmp_path / "runs"}
+    asked = {"agent": LEARNER, "env": "sinusoid-5shot", "overrides": {"updates": 2}, **folders}
+    found = Tuning(trials=3, cpu_s=1.0, image_gradients=0)
+    tuned = run(request(tmp_path, **asked, tuning=found))
+    assert not tuned.untuned
+    again = run(request(tmp_path, **asked, force=True))
+    assert again.untuned, "the same result, whoever chose the settings"
