@@ -284,9 +284,7 @@ def _failure(error: BaseException) -> tuple[str, str]:
 
 def _compare(standing: Record, again: Record) -> None:
     """Check that a forced repetition gave what stands in the store."""
-    # Whether somebody searched the settings is no part of what came out.
-    same = again.model_copy(update={"untuned": standing.untuned})
-    if standing.comparable() != same.comparable():
+    if standing.comparable() != again.comparable():
         raise StoreError(
             f"run again, {again.agent.id} on {again.env.id} gave another result than the record "
             f"{standing.key12} that stands (see both with --json); the store was left as it is"

@@ -159,7 +159,7 @@ class Record(Facts):
         appear by their sha256.
         """
         content: dict[str, Any] = _timeless(self.model_dump(mode="json", by_alias=True))
-        for name in ("machine", "code", "started", "tuning"):
+        for name in ("machine", "code", "started", "tuning", "untuned"):
             del content[name]
         return content | {"trials": self.trials.digests()}
 
