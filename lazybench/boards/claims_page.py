@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from lazybench.boards.build import FEWEST_SEEDS
 from lazybench.boards.claims import Claim
-from lazybench.boards.findings import ALIKE, Finding, verdict
+from lazybench.boards.findings import ALIKE, Finding, verdict_text
 
 Found = Sequence[tuple[Claim, Sequence[Finding]]]
 
@@ -16,9 +16,10 @@ _HEAD = f"""\
 `lazybench reproduce claims` writes this page from the records. A difference is positive where the
 side that the claim speaks for is better, in points (in queries, where it says so), paired over the
 trials, with its 95 % interval. A claim is **confirmed** or **refuted** where the interval lies on
-one side of 0 with at least {FEWEST_SEEDS} seeds a side, and "alike" is confirmed within
-{ALIKE:g} point either way; it is **undecided** where it doesn't, where seeds are fewer (then two
-trained models are compared, not two algorithms), or where findings disagree. All of it holds at the
+one side of 0 with at least {FEWEST_SEEDS} seeds a side, also after correction for the number of
+findings, and "alike" is confirmed within {ALIKE:g} point either way; it is **undecided** where it
+doesn't, where seeds are fewer (then two trained models are compared, not two algorithms), or where
+findings disagree; (n of m) says that n findings decide and the others don't. All of it holds at the
 budget that is named, and says nothing about longer training. Where the paper prints both numbers of
 a difference for the environment, it stands beside ours as *reported*, and (out) says that our
 interval doesn't hold it (the paper's queries are of successes alone).
@@ -47,7 +48,7 @@ def _table(found: Found) -> Iterator[str]:
 def _verdict(claim: Claim, told: Sequence[Finding]) -> str:
     if claim.elsewhere:
         return f"see {claim.elsewhere}"
-    return verdict(told) if told else "undecided: no records"
+    return verdict_text(told) if told else "undecided: no records"
 
 
 def _section(number: int, claim: Claim, told: Sequence[Finding]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lazybench.boards.build import FEWEST_SEEDS, tables
@@ -12,7 +12,7 @@ from lazybench.boards.claims import Claim, Contrast, Expected, Side
 from lazybench.boards.groups import Group, factor, groups, newest, whole_runs
 from lazybench.records.reported import Reported
 from lazybench.records.schema import Record
-from lazybench.stats import Difference
+from lazybench.stats import LEVEL, Difference, adjusted
 
 Verdict = Literal["confirmed", "refuted", "undecided"]
 
@@ -60,6 +60,9 @@ def findings(
 ) -> list[Finding]:
     """Return what the records say of a claim's contrasts, one by one and board by board.
 
+    One that is above or below on some of many boards may be so by chance: findings of that kind
+    are decided after correction for their number.
+
     Args:
         claim: what the paper says.
         records: any records.
@@ -87,13 +90,31 @@ def findings(
             and _ends(other.env.id, contrast.against)
             and (one.data.name, one.budget) == (other.data.name, other.budget)
         ]
-    return found
+    above = all(contrast.expected == "above" for contrast in claim.contrasts)
+    return corrected(found) if above else found
+
+
+def corrected(found: Sequence[Finding]) -> list[Finding]:
+    """Return findings, undecided where p isn't below 5 % after correction for their number."""
+    told = [each for each in found if each.seeds >= FEWEST_SEEDS and each.difference.p >= 0]
+    chances = adjusted([each.difference.p for each in told])
+    weak = {id(each) for each, p in zip(told, chances, strict=True) if p >= 1 - LEVEL}
+    return [replace(each, verdict="undecided") if id(each) in weak else each for each in found]
 
 
 def verdict(found: Sequence[Finding]) -> Verdict:
     """Return what findings come to: all that are decided must agree."""
     decided = {finding.verdict for finding in found} - {"undecided"}
     return decided.pop() if len(decided) == 1 else "undecided"
+
+
+def verdict_text(found: Sequence[Finding]) -> str:
+    """Return the verdict, with how many of the findings it rests on where that isn't all."""
+    told = verdict(found)
+    count = sum(finding.verdict == told for finding in found)
+    return (
+        told if told == "undecided" or count == len(found) else f"{told} ({count} of {len(found)})"
+    )
 
 
 def _ends(env: str, endings: Sequence[str]) -> bool:

@@ -17,7 +17,7 @@ def claims(records: Sequence[Record], reported: Sequence[Reported], *, json: boo
     """Print what the records say of the paper's claims, and return the page."""
     from lazybench.boards.claims import CLAIMS
     from lazybench.boards.claims_page import claims_page
-    from lazybench.boards.findings import findings, verdict
+    from lazybench.boards.findings import findings, verdict, verdict_text
 
     found = [(claim, findings(claim, records, reported)) for claim in CLAIMS]
     if json:
@@ -35,7 +35,7 @@ def claims(records: Sequence[Record], reported: Sequence[Reported], *, json: boo
         )
     else:
         rows = [
-            (str(number), claim.text, claim.elsewhere or verdict(told), str(len(told)))
+            (str(number), claim.text, claim.elsewhere or verdict_text(told), str(len(told)))
             for number, (claim, told) in enumerate(found, 1)
         ]
         out.line(out.table(("", "claim", "verdict", "findings"), rows, columns=out.width()))

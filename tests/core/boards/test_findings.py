@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from lazybench.boards.claims import CLAIMS, Claim, Contrast, Side
 from lazybench.boards.claims_page import claims_page
-from lazybench.boards.findings import findings, verdict
+from lazybench.boards.findings import Finding, corrected, findings, verdict, verdict_text
 from lazybench.records import Packed, Reported
+from lazybench.stats import Difference
 
 ENV = "glyphs-5way-1shot"
 HELPS = Claim("b is above a", "nowhere", (Contrast(Side("b"), Side("a"), "above", ("-1shot",)),))
@@ -57,6 +59,26 @@ def test_findings_that_disagree_are_undecided(make_run: Any) -> None:
     assert verdict(found) == "undecided"
     assert verdict(found[:1]) == "confirmed"
     assert verdict([]) == "undecided"
+
+
+def _found(p: float, told: str = "confirmed", seeds: int = 3) -> Finding:
+    return Finding("b", "a", "there", Difference(1.0, 0.1, 1.9, p), seeds, told, ())  # type: ignore[arg-type]
+
+
+def test_one_board_of_many_may_be_above_by_chance() -> None:
+    others = [_found(0.5, "undecided") for _ in range(3)]
+    told = corrected([_found(0.03), *others])
+    assert {each.verdict for each in told} == {"undecided"}
+    assert verdict_text(told) == "undecided"
+    told = corrected([_found(0.005), *others])
+    assert verdict(told) == "confirmed"
+    assert verdict_text(told) == "confirmed (1 of 4)"
+    assert verdict_text(told[:1]) == "confirmed"
+    # Two trained models are no finding, and a difference of differences has no p.
+    few = [_found(0.9, "undecided", seeds=1), _found(math.nan)]
+    assert [each.verdict for each in corrected([_found(0.03), *few])] == [
+        *("confirmed", "undecided", "confirmed")
+    ]
 
 
 def test_what_doesnt_count(make_run: Any) -> None:
