@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 HELP = "Print agents against environments: best bold, ties underlined, average rank."
 EXAMPLES = (
-    "lazybench table --agents maml,reptile,lazy_reptile --envs omniglot-5way-1shot,"
+    "lazybench table --batch-norm transductive --agents maml,reptile,lazy_reptile "
+    "--envs omniglot-5way-1shot,"
     "omniglot-20way-1shot",
     "lazybench table --agents 'Ours=lazy_reptile,Reptile=reptile' --envs cifarfs-5way-5shot "
     "--format latex > table.tex",
