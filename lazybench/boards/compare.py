@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lazybench.boards.build import FEW_SEEDS_NOTE, FEWEST_SEEDS
-from lazybench.boards.groups import Group, difference, end_of, factor, groups
+from lazybench.boards.groups import Group, batch_norm, difference, end_of, factor, groups
 from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.records.schema import Record
 from lazybench.stats import Difference, Summary, over_seeds
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _KEY_DIGITS = 6
+_TRANSDUCTIVE = "transductive"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class Comparison:
     note: str
 
 
-def compare(records: Sequence[Record], left: str, right: str) -> Comparison:
+def compare(
+    records: Sequence[Record], left: str, right: str, *, norm: str | None = None
+) -> Comparison:
     """Return how two rows of one board differ.
 
     Args:
@@ -68,13 +71,15 @@ def compare(records: Sequence[Record], left: str, right: str) -> Comparison:
         left: a row's name as boards show it, an agent id that stands in one row, or the first
             digits of a record's key.
         right: likewise.
+        norm: batch norm of the rows; None takes the transductive one where a name stands in
+            several.
 
     Raises:
         UnknownName: no such row.
         UsageError: a name that several rows share, or sides that faced different trials.
     """
     rows = groups(records)
-    sides = [_found(rows, name) for name in (left, right)]
+    sides = [_found(rows, name, norm) for name in (left, right)]
     scores = []
     for group in sides:
         trials = group.trial_scores()
@@ -91,8 +96,8 @@ def compare(records: Sequence[Record], left: str, right: str) -> Comparison:
         metric=first.env.metric,
         unit="%" if first.env.unit == "fraction" else first.env.unit,
         better=first.env.better,
-        left=_side(sides[0], scores[0]),
-        right=_side(sides[1], scores[1]),
+        left=_side(sides[0], scores[0], rows),
+        right=_side(sides[1], scores[1], rows),
         difference=_difference(*sides),
         note=FEW_SEEDS_NOTE.replace("this table", "this") if few else "",
     )
@@ -108,7 +113,7 @@ def _difference(left: Group, right: Group) -> Difference:
     return found
 
 
-def _side(group: Group, scores: list[NDArray[Any]]) -> Side:
+def _side(group: Group, scores: list[NDArray[Any]], rows: Sequence[Group]) -> Side:
     import numpy as np
 
     keys = tuple(record.key12 for record in group.scored)
@@ -121,10 +126,15 @@ def _side(group: Group, scores: list[NDArray[Any]]) -> Side:
         hi=end_of(found.hi, first),
         seed_std=found.seed_std * scale,
     )
-    return Side(group.name, summary, np.mean(scores, axis=0) * scale, keys)
+    # Two rows of a name differ in their batch norm.
+    several = sum(other.name == group.name for other in rows) > 1
+    name = f"{group.name}, {batch_norm(first)}" if several else group.name
+    return Side(name, summary, np.mean(scores, axis=0) * scale, keys)
 
 
-def _found(rows: Sequence[Group], name: str) -> Group:
+def _found(rows: Sequence[Group], name: str, norm: str | None) -> Group:
+    if norm is not None:
+        rows = [group for group in rows if batch_norm(group.records[0]) in (None, norm)]
     named = [group for group in rows if group.scored and group.name == name]
     named = named or [
         group
@@ -142,6 +152,8 @@ def _found(rows: Sequence[Group], name: str) -> Group:
     if not named:
         listed = ", ".join(names) or "none"
         raise UnknownName(f"no row '{name}' with a score.{nearest(name, names)} Rows: {listed}")
+    if len(named) > 1 and norm is None:
+        named = [g for g in named if batch_norm(g.records[0]) == _TRANSDUCTIVE] or named
     if len(named) > 1:
         listed = "; ".join(f"{group.name} ({group.scored[0].key12})" for group in named)
         raise UsageError(f"'{name}' names {len(named)} rows; give a row's name or key: {listed}")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 HELP = "Tell how two agents differ on the trials that both faced, with interval and p."
 EXAMPLES = (
     "lazybench compare lazy_reptile reptile_matched --env glyphs-20way-5shot",
+    "lazybench compare maml reptile --env omniglot-5way-1shot --batch-norm inductive",
     "lazybench compare two_component drw --env cifar100-lt-100 --json",
     "lazybench compare square bandits --env mnist-net4-untargeted --protocol query_budget=3000",
     "lazybench compare 3f9c01d2 a7715e90 --env glyphs-5way-1shot --plot scatter.png",
@@ -31,6 +32,13 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     env: options.Env,
     budget: Annotated[str, typer.Option("--budget", "-b", help="smoke, small or paper.")] = "small",
     protocol: options.Protocol = None,
+    batch_norm: Annotated[
+        str | None,
+        typer.Option(
+            "--batch-norm",
+            help="Only rows judged so. [default: transductive where a name has several]",
+        ),
+    ] = None,
     out_dir: options.Out = Path("leaderboards"),
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw both sides trial by trial (PNG or SVG).")
@@ -54,7 +62,9 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     store = Store(options.need_folder(out_dir, "--out"))
     whole = [r for r in store.records(env=spec.id) if r.budget == budget and not r.limited]
     settings = options.parse_settings(protocol or [], "--protocol")
-    found = compare(_one_board(whole, f"{spec.id} at budget {budget}", settings), left, right)
+    found = compare(
+        _one_board(whole, f"{spec.id} at budget {budget}", settings), left, right, norm=batch_norm
+    )
     if plot is not None:
         _draw(found, plot)
     if json:

@@ -86,3 +86,20 @@ def test_the_interval_of_a_difference_of_shares_stays_within_them(make_run: Any)
     found = compare(records, "a", "b").difference
     assert (found.lo, found.hi) == (-100.0, 100.0)
     assert found.mean == pytest.approx(0.0)
+
+
+def test_rows_of_one_name_that_are_judged_in_two_ways(make_run: Any) -> None:
+    def judged(agent: str, norm: str, shift: float) -> Any:
+        given = {} if norm == "transductive" else {"batch_norm": norm}
+        return make_run(agent, shift, config={"batch_norm": norm}, overrides=given)
+
+    both = [judged("a", norm, by) for norm, by in (("transductive", 0.1), ("inductive", 0.0))]
+    rows = [*both, make_run("b")]
+    found = compare(rows, "a", "b")
+    assert (found.left.name, found.left.keys) == ("a, transductive", (both[0].key12,))
+    found = compare(rows, "a", "b", norm="inductive")
+    assert (found.left.name, found.right.name) == ("a, inductive", "b")
+    found = compare(rows, "a", both[1].key12)
+    assert found.difference.mean == pytest.approx(10, abs=1)
+    with pytest.raises(UnknownName, match="no row 'a' with a score"):
+        compare(rows, "a", "b", norm="nothing")
