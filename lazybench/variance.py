@@ -32,7 +32,8 @@ class Parts(NamedTuple):
         import numpy as np
 
         n = min(array.size for array in arrays)
-        seeds, noise = _seed_part(arrays)
+        between, noise = _between_and_noise(arrays)
+        seeds = max(0.0, between - noise)
         if n > 1 and len({array.size for array in arrays}) == 1:
             noise = float(np.stack(arrays).mean(axis=0).var(ddof=1)) / n
         return cls(seeds, len(arrays) - 1, noise, max(1, n - 1))
@@ -47,12 +48,12 @@ class Parts(NamedTuple):
         """
         import numpy as np
 
-        seeds = float(np.var([array.mean() for array in arrays], ddof=1)) / len(arrays)
+        seeds, noise = _between_and_noise(arrays)
         n = arrays[0].size
         if n == 1:
             return cls(seeds, len(arrays) - 1, 0.0, 1)
         trials = float(np.stack(arrays).mean(axis=0).var(ddof=1)) / n
-        return cls(seeds, len(arrays) - 1, max(0.0, trials - _seed_part(arrays)[1]), n - 1)
+        return cls(seeds, len(arrays) - 1, max(0.0, trials - noise), n - 1)
 
     @classmethod
     def of_difference(
@@ -61,7 +62,12 @@ class Parts(NamedTuple):
         """The parts of the difference of two sides' means, and that difference trial by trial."""
         import numpy as np
 
-        found = [(_seed_part(side)[0], len(side) - 1) for side in (left, right) if len(side) > 1]
+        found = [
+            (max(0.0, between - noise), len(side) - 1)
+            for side in (left, right)
+            if len(side) > 1
+            for between, noise in [_between_and_noise(side)]
+        ]
         seeds = sum(part for part, _ in found)
         welch = sum(part**2 / df for part, df in found)
         df = seeds**2 / welch if welch else sum(df for _, df in found)
@@ -87,8 +93,8 @@ class Parts(NamedTuple):
         return float(brentq(lambda p: self.half(1 - p) - abs(mean), _LEAST_P, 1.0, xtol=1e-13))
 
 
-def _seed_part(arrays: list[NDArray[Any]]) -> tuple[float, float]:
-    """The variance of the mean over seeds that comes from the seeds, and from what is left."""
+def _between_and_noise(arrays: list[NDArray[Any]]) -> tuple[float, float]:
+    """The variance of the mean over seeds as their means tell it, and how much of it is chance."""
     import numpy as np
 
     count = len(arrays)
@@ -103,4 +109,4 @@ def _seed_part(arrays: list[NDArray[Any]]) -> tuple[float, float]:
         noise = float((left**2).sum()) / freedom / table.size
     else:
         noise = sum(float(array.var(ddof=1)) / array.size for array in arrays) / count**2
-    return max(0.0, between - noise), noise
+    return between, noise

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lazybench.boards.groups import Group, batch_norm, end_of, groups, newest
+from lazybench.boards.groups import TRANSDUCTIVE, Group, batch_norm, end_of, groups, newest
 from lazybench.records.reported import Reported
 from lazybench.records.schema import Record
 from lazybench.stats import over_seeds
-
-_TRANSDUCTIVE = "transductive"
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def beside(
 
 def _cell(row: Reported, found: Sequence[Group]) -> Group | None:
     """The group of a row's cell, of the newest version of its agent."""
-    wanted = row.batch_norm or _TRANSDUCTIVE
+    wanted = row.batch_norm or TRANSDUCTIVE
     ours = [
         group
         for group in found

@@ -9,7 +9,14 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from lazybench.boards.build import Board
-from lazybench.boards.render import markdown_text, measures_of, number_text
+from lazybench.boards.groups import TRANSDUCTIVE
+from lazybench.boards.render import (
+    count_text,
+    markdown_text,
+    measure_text,
+    measures_of,
+    metric_words,
+)
 from lazybench.boards.reported import row_name, value_text
 from lazybench.boards.rows import Row
 from lazybench.errors import UnknownName, UsageError, nearest
@@ -105,8 +112,8 @@ def _table(board: Board, asked: _Asked) -> str:
 _TEXTS = ("agent", "track")
 _FACTS: Mapping[str, Column] = {
     "track": ("track", lambda row: row.track or ""),
-    "F": ("F", lambda row: _count(row.gradient_equivalents)),
-    "peak_mb": ("peak MB", lambda row: _count(row.peak_memory_mb)),
+    "F": ("F", lambda row: count_text(row.gradient_equivalents)),
+    "peak_mb": ("peak MB", lambda row: count_text(row.peak_memory_mb)),
 }
 
 
@@ -124,7 +131,7 @@ def _always(board: Board) -> tuple[Column, ...]:
             ),
         ),
         ("seeds", lambda row: str(len(row.seeds))),
-        ("training, s", lambda row: _count(row.train_wall_s)),
+        ("training, s", lambda row: count_text(row.train_wall_s)),
     )
 
 
@@ -141,7 +148,7 @@ def _further(name: str, board: Board) -> Column:
         return _of_papers(papers[name], board)
     units = dict(measures_of(board.ranked))
     if name in units:
-        return _headed(name, units[name]), lambda row: _measure(row, name)
+        return _headed(name, units[name]), lambda row: measure_text(row, name)
     known = (*_FACTS, *units, *papers)
     raise UsageError(
         f"{board.name} has no column '{name}' for a block.{nearest(name, known)} Columns: "
@@ -162,7 +169,7 @@ def _of_papers(metric: str, board: Board) -> Column:
     def cell(row: Row) -> str:
         # What a paper doesn't tell the batch norm of stands beside our default.
         found = told.get((row.agent, row.batch_norm))
-        if found is None and row.batch_norm in (None, "transductive"):
+        if found is None and row.batch_norm in (None, TRANSDUCTIVE):
             found = told.get((row.agent, None))
         return "" if found is None else value_text(found)
 
@@ -173,7 +180,7 @@ def _of_papers(metric: str, board: Board) -> Column:
 
 def _headed(metric: str, unit: str) -> str:
     """A metric's name with its unit, where that isn't its last word already."""
-    words = metric.removesuffix("_pct").replace("_", " ")
+    words = metric_words(metric)
     return words if words.lower().endswith(unit.lower()) else f"{words}, {unit}"
 
 
@@ -182,14 +189,5 @@ def _name(row: Row) -> str:
     return f"{name} ({', '.join(row.marks)})" if row.marks else name
 
 
-def _measure(row: Row, name: str) -> str:
-    found = {measure: (value, unit) for measure, unit, value in row.measures}
-    return number_text(*found[name]) if name in found else ""
-
-
 def _rounded(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _count(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}"

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lazybench.boards.build import FEW_SEEDS_NOTE, FEWEST_SEEDS
-from lazybench.boards.groups import Group, batch_norm, difference, end_of, factor, groups
+from lazybench.boards.groups import (
+    TRANSDUCTIVE,
+    Group,
+    batch_norm,
+    difference,
+    end_of,
+    factor,
+    groups,
+)
 from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.records.schema import Record
 from lazybench.stats import Difference, Summary, over_seeds
@@ -16,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _KEY_DIGITS = 6
-_TRANSDUCTIVE = "transductive"
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ def _found(rows: Sequence[Group], name: str, norm: str | None) -> Group:
         listed = ", ".join(names) or "none"
         raise UnknownName(f"no row '{name}' with a score.{nearest(name, names)} Rows: {listed}")
     if len(named) > 1 and norm is None:
-        named = [g for g in named if batch_norm(g.records[0]) == _TRANSDUCTIVE] or named
+        named = [g for g in named if batch_norm(g.records[0]) == TRANSDUCTIVE] or named
     if len(named) > 1:
         listed = "; ".join(f"{group.name} ({group.scored[0].key12})" for group in named)
         raise UsageError(f"'{name}' names {len(named)} rows; give a row's name or key: {listed}")

@@ -112,9 +112,8 @@ def verdict_text(found: Sequence[Finding]) -> str:
     """Return the verdict, with how many of the findings it rests on where that isn't all."""
     told = verdict(found)
     count = sum(finding.verdict == told for finding in found)
-    return (
-        told if told == "undecided" or count == len(found) else f"{told} ({count} of {len(found)})"
-    )
+    whole = told == "undecided" or count == len(found)
+    return told if whole else f"{told} ({count} of {len(found)})"
 
 
 def _ends(env: str, endings: Sequence[str]) -> bool:

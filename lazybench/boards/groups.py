@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Settings that a column shows, so that neither the row's name nor the board's head needn't.
 SHOWN = frozenset({"batch_norm"})
+TRANSDUCTIVE = "transductive"
+"""The batch norm that stands for an agent's row where none is named."""
 _LONGEST_OVERRIDES = 80
 _AGREE = 1e-4
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from lazybench.boards.build import Board
 from lazybench.boards.pictures import Pictures, pictures
-from lazybench.boards.render import columns_of, made_by, rounded
+from lazybench.boards.render import columns_of, made_by, metric_words, rounded
 from lazybench.boards.reported import places, value_text
 from lazybench.boards.rows import Row
 from lazybench.records.reported import Reported
@@ -211,7 +211,7 @@ def _shown(name: str, text: str, row: Row, span: tuple[float, float] | None) -> 
 def _leading_number(name: str, row: Row) -> float | None:
     """The value of a further metric's column."""
     for measure, unit, value in row.measures:
-        if name == f"{measure.removesuffix('_pct').replace('_', ' ')} ({unit})":
+        if name == f"{metric_words(measure)} ({unit})":
             return value
     return None
 

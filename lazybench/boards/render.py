@@ -67,7 +67,8 @@ def _difference(row: Row, unit: str) -> str:
     return f"{number_text(mean, unit)} ({number_text(lo, unit)} to {number_text(hi, unit)})"
 
 
-def _count(value: float | None) -> str:
+def count_text(value: float | None) -> str:
+    """A count as boards show it, thousands apart; empty for None."""
     return "" if value is None else f"{value:,.0f}"
 
 
@@ -78,7 +79,7 @@ def _seconds(value: float | None) -> str:
 def _tuning(row: Row) -> str:
     """How many configurations were searched, or whose choice the settings are."""
     if row.tuning_trials is not None:
-        return _count(row.tuning_trials)
+        return count_text(row.tuning_trials)
     return "preset" if row.tuned else "none"
 
 
@@ -102,17 +103,17 @@ _COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("trials", lambda row, unit: str(row.trials) if row.trials else ""),
     ("batch norm", lambda row, unit: row.batch_norm or ""),
     ("backbone", lambda row, unit: row.backbone or ""),
-    ("parameters", lambda row, unit: _count(row.parameters)),
+    ("parameters", lambda row, unit: count_text(row.parameters)),
     ("weights", lambda row, unit: row.weights or ""),
     ("train wall s", lambda row, unit: _seconds(row.train_wall_s)),
     ("eval wall s", lambda row, unit: _seconds(row.eval_wall_s)),
     ("train CPU s", lambda row, unit: _seconds(row.train_cpu_s)),
-    ("peak MB", lambda row, unit: _count(row.peak_memory_mb)),
-    ("inner steps", lambda row, unit: _count(row.inner_steps)),
-    ("outer steps", lambda row, unit: _count(row.outer_steps)),
-    ("image-gradients", lambda row, unit: _count(row.image_gradients)),
-    ("gradient-equivalents (F)", lambda row, unit: _count(row.gradient_equivalents)),
-    ("queries", lambda row, unit: _count(row.queries)),
+    ("peak MB", lambda row, unit: count_text(row.peak_memory_mb)),
+    ("inner steps", lambda row, unit: count_text(row.inner_steps)),
+    ("outer steps", lambda row, unit: count_text(row.outer_steps)),
+    ("image-gradients", lambda row, unit: count_text(row.image_gradients)),
+    ("gradient-equivalents (F)", lambda row, unit: count_text(row.gradient_equivalents)),
+    ("queries", lambda row, unit: count_text(row.queries)),
     ("tuning trials", lambda row, unit: _tuning(row)),
     ("version", lambda row, unit: ", ".join(row.versions)),
     ("marks", lambda row, unit: ", ".join(row.marks)),
@@ -146,8 +147,7 @@ def columns_of(rows: Sequence[Row]) -> Iterator[tuple[str, Cell]]:
             yield name, cell
             continue
         for measure, unit in measures_of(rows):
-            shown = measure.removesuffix("_pct").replace("_", " ")
-            yield f"{shown} ({unit})", partial(_measure, measure)
+            yield f"{metric_words(measure)} ({unit})", partial(_measure, measure)
 
 
 def measures_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -164,11 +164,21 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in _NUMBER.split(name)]
 
 
-def _measure(wanted: str, row: Row, unit: str) -> str:
+def metric_words(name: str) -> str:
+    """What a further metric is called, without its unit."""
+    return name.removesuffix("_pct").replace("_", " ")
+
+
+def measure_text(row: Row, wanted: str) -> str:
+    """A further metric of a row in its own unit; empty where the row has none."""
     for name, own_unit, value in row.measures:
         if name == wanted:
             return number_text(value, own_unit)
     return ""
+
+
+def _measure(wanted: str, row: Row, unit: str) -> str:
+    return measure_text(row, wanted)
 
 
 def _reported_table(rows: Sequence[Reported]) -> str:

@@ -113,13 +113,14 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     """What was found so far, and what the record's agent does on a sample of its trials."""
     made, home = remade(record)
     findings = [*told.findings, check_settings(record, made, home)]
-    network = check_network(record, made, open_env(home, 1, "test").task)
+    wanted = min(trials, record.trials.n)
+    env: Any = open_env(spec, spec.rows(wanted), "test", device)
+    home_task = env.task if record.trained_on is None else open_env(home, 1, "test").task
+    network = check_network(record, made, home_task)
     findings += [] if network is None else [network]
     if refuted(findings):
         return replace(told, findings=tuple(findings))
     exact = same_platform(record, device)
-    wanted = min(trials, record.trials.n)
-    env: Any = open_env(spec, spec.rows(wanted), "test", device)
     policy, about = trained_policy(record, made, env, source, device, watch)
     other = False
     # Several processes sum gradients in another order than one does.
