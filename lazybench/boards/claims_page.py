@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from lazybench.boards.build import FEWEST_SEEDS
 from lazybench.boards.claims import Claim
 from lazybench.boards.findings import ALIKE, Finding, verdict_text
+from lazybench.boards.render import page_mark
 
 Found = Sequence[tuple[Claim, Sequence[Finding]]]
 
 _HEAD = f"""\
 # The lazy paper's claims, and what our records say
+
+{page_mark("claims")}
 
 `lazybench reproduce claims` writes this page from the records. A difference is positive where the
 side that the claim speaks for is better, in points (in queries, where it says so), paired over the

@@ -36,6 +36,11 @@ def comment(boards: Sequence[Board], command: str = COMMAND) -> str:
     return f"<!-- {made_by(boards, command).replace('>', ' ').replace(chr(10), ' ')} -->"
 
 
+def page_mark(name: str) -> str:
+    """The comment by which a page that `lazybench reproduce` wrote is known."""
+    return f"<!-- Made by `lazybench reproduce {name}`. Don't edit. -->"
+
+
 def markdown_text(text: str) -> str:
     """`text` as one line that Markdown and HTML show as it stands, also inside a table."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -16,6 +16,7 @@ from scipy.stats import kendalltau, norm
 
 from lazybench.boards.build import tables
 from lazybench.boards.groups import Group, factor, groups, score_of, whole_runs
+from lazybench.boards.render import page_mark
 from lazybench.records.atomic import canonical_json
 from lazybench.records.schema import Record
 from lazybench.stats import over_seeds
@@ -181,6 +182,8 @@ def _range(scores: Sequence[NDArray[Any]], halves: Sequence[NDArray[Any]]) -> tu
 
 _HEAD = f"""\
 # Do the boards agree?
+
+{page_mark("validity")}
 
 `lazybench reproduce validity` writes this page from the records. The glyphs are embedded, so their
 boards are what everybody can run; the question is whether they order agents as real data does, and

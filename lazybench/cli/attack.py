@@ -157,6 +157,7 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
         out=out_dir,
         fresh=fresh,
     )
+    attack_report.need_own_folder(out_dir)
     with watching(quiet=quiet or json) as watch:
         outcome = attack(request, watch)
     files = attack_report.write(outcome, out_dir)

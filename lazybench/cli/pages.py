@@ -55,9 +55,16 @@ def validity(records: Sequence[Record], *, json: bool) -> str:
     return validity_page(found)
 
 
-def write(page: Path, text: str) -> None:
-    """Write a page and say where."""
-    from lazybench.records.atomic import write_bytes
+def write(page: Path, name: str, text: str) -> None:
+    """Write a page and say where.
 
-    write_bytes(page, text.encode("utf-8"))
+    Raises:
+        OutputUnavailable: a file that isn't such a page stands there, or it can't be written.
+    """
+    from lazybench.boards.render import page_mark
+    from lazybench.records.atomic import replace_ours
+
+    instead = "name another file with --page, or move that one away"
+    mark = page_mark(name).encode()
+    replace_ours(page, text.encode("utf-8"), mark=mark, instead=instead)
     out.note(f"written: {page}")

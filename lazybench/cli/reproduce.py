@@ -12,6 +12,7 @@ import typer
 
 from lazybench.cli import options, out, pages
 from lazybench.cli.cells import exit_code, run_cells
+from lazybench.errors import UsageError
 
 if TYPE_CHECKING:
     from lazybench.boards.beside import Beside
@@ -24,7 +25,7 @@ EXAMPLES = (
     "lazybench reproduce fig2-right --seeds 0-2",
     "lazybench reproduce all --dry-run --json",
     "lazybench reproduce claims --page docs/claims.md",
-    "lazybench reproduce validity",
+    "lazybench reproduce validity --page validity.md",
 )
 
 
@@ -59,7 +60,7 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
         typer.Option(
             "--page",
             metavar="FILE",
-            help="Where claims or validity are written. [default: docs/NAME.md]",
+            help="Write claims or validity as a page, too; never over a file of another making.",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Lines on stdout as JSON.")] = False,
@@ -69,7 +70,8 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
 
     Raises:
         UnknownName: no such table or figure.
-        UsageError: a budget or seeds that aren't allowed.
+        UsageError: a budget or seeds that aren't allowed, or a page of what has none.
+        OutputUnavailable: the page's file is of another making, or can't be written.
         typer.Exit: some cells have no score, or it was interrupted.
     """
     options.need_folder(out_dir, "--out")
@@ -88,9 +90,14 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
             text = pages.claims(records, store.reported(), json=json)
         else:
             text = pages.validity(records, json=json)
-        if not dry_run:
-            pages.write(page or Path(f"docs/{name}.md"), text)
+        if page is not None and not dry_run:
+            pages.write(page, name, text)
         return
+    if page is not None:
+        raise UsageError(
+            f"--page goes with {CLAIMS} and {VALIDITY}, got '{name}'; leave it out, or send the "
+            "output to a file"
+        )
     reported = rows_of(name, store.reported())
     request = SweepRequest(jobs, None, None, device, out_dir, runs)
     missing, outcomes = split(cells(reported, budget, options.parse_seeds(None, seeds)), request)

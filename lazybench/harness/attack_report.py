@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench._version import __version__
+from lazybench.errors import OutputUnavailable
 from lazybench.harness.attack import Attacked, AttackOutcome
 from lazybench.records.atomic import write_bytes, write_json
 from lazybench.registry import load
@@ -21,7 +23,32 @@ from lazybench.stats import wilson
 REPORT, FACTS, TABLE = "report.md", "report.json", "images.csv"
 ADVERSARIALS, SHEET = "adversarials.npz", "sheet.png"
 
+_TITLE = "# Robustness of "
 _SHOWN = 20
+
+
+def need_own_folder(folder: Path) -> None:
+    """Look whether a report may be written into a folder: it replaces an earlier report alone.
+
+    Raises:
+        OutputUnavailable: the folder holds a file of a report's name that isn't a report's.
+    """
+    names = (REPORT, FACTS, TABLE, ADVERSARIALS, SHEET)
+    theirs = [name for name in names if os.path.lexists(folder / name)]
+    if theirs and not _holds_report(folder):
+        raise OutputUnavailable(
+            f"{folder / theirs[0]} is there already and isn't of lazybench's making, so that no "
+            "report is written over it; choose another folder with --out"
+        )
+
+
+def _holds_report(folder: Path) -> bool:
+    """Whether an earlier report lies in a folder, by its first line."""
+    try:
+        with (folder / REPORT).open("rb") as file:
+            return file.read(len(_TITLE)) == _TITLE.encode()
+    except OSError:
+        return False
 
 
 def facts(outcome: AttackOutcome) -> dict[str, Any]:
@@ -71,7 +98,7 @@ def markdown(told: Mapping[str, Any]) -> str:
     protocol = told["protocol"]
     shown = "top class" if protocol["access"] == "label" else "scores"
     lines = [
-        f"# Robustness of {told['target']}",
+        f"{_TITLE}{told['target']}",
         "",
         f"{told['images']} images, {protocol['norm']} distance at most {_eps(protocol['eps'])}, "
         f"{protocol['query_budget']:,} queries an image, "

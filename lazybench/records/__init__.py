@@ -7,6 +7,7 @@ from lazybench.records.atomic import (
     canonical_json,
     read_lines,
     remove_leftovers,
+    replace_ours,
     write_bytes,
     write_json,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "read_lines",
     "remove_leftovers",
     "slug",
+    "replace_ours",
     "write_bytes",
     "write_json",
 ]

@@ -23,6 +23,7 @@ from lazybench.errors import OutputUnavailable, StoreError, UsageError
 FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
 """What systems call a disk, a quota or a file that is full."""
 _TAIL_BYTES = 1 << 16
+_HEAD_BYTES = 1 << 10
 _TEMPORARY = ".tmp-"
 
 
@@ -148,6 +149,43 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, replace: bool = Tr
             temporary.unlink()
     _sync_folder(target.parent)
     return target
+
+
+def replace_ours(
+    path: str | os.PathLike[str], data: bytes, *, mark: bytes, instead: str
+) -> Path:
+    """The path, once it holds exactly `data`; a file that lazybench didn't make is left as it is.
+
+    Args:
+        path: the file to write.
+        data: its whole content; `mark` stands near its begin.
+        mark: what tells such a file from a user's own: it is in the first bytes of both.
+        instead: what to do where another file has the path, for the message.
+
+    Raises:
+        OutputUnavailable: something else stands there, or the folder can't be made or written to.
+        StoreError: the disk is full or a size limit is met; the path is named.
+    """
+    target = Path(path)
+    theirs = OutputUnavailable(
+        f"{target} is there already and isn't of lazybench's making, so it is left as it is; "
+        f"{instead}"
+    )
+    if not os.path.lexists(target):
+        try:
+            return write_bytes(target, data, replace=False)
+        except FileExistsError:
+            raise theirs from None
+    if target.is_symlink() or not target.is_file():
+        raise theirs
+    try:
+        with target.open("rb") as file:
+            ours = mark in file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise _store_error(target, error, len(data)) from error
+    if not ours:
+        raise theirs
+    return write_bytes(target, data)
 
 
 def remove_leftovers(folder: Path, *, older_than_s: float = 0.0) -> None:

@@ -17,11 +17,12 @@ from lazybench.errors import UsageError
 from lazybench.harness.environment import chosen_trials, resolve_env
 from lazybench.harness.judge import env_facts, open_env
 from lazybench.harness.watch import SILENT, Watch
-from lazybench.records import write_bytes
+from lazybench.records import replace_ours
 from lazybench.specs import EnvSpec
 from lazybench.verify.replay import part_hashes, test_images
 
-ENDINGS = (".npz", ".jsonl")
+ENDINGS = {".npz": b"about.npy", ".jsonl": b'"protocol": {'}
+"""Endings of files of trials, each with what their first bytes hold."""
 _MOST_BYTES = 1 << 32
 
 Rows = dict[str, NDArray[Any]]
@@ -84,7 +85,7 @@ def export_trials(
         UsageError: an unknown environment, budget or ending, trials that answers can't be judged
             on, or more bytes than a file should hold.
         DataUnavailable: the data isn't installed or is damaged.
-        OutputUnavailable: the file can't be written.
+        OutputUnavailable: the file can't be written, or another file, not of trials, is there.
     """
     if path.suffix not in ENDINGS:
         raise UsageError(f"trials are written to {' or '.join(ENDINGS)}, got '{path}'")
@@ -119,7 +120,9 @@ def export_trials(
         "predictions": shape,
     }
     data = _npz(about, parts) if path.suffix == ".npz" else _lines(about, parts)
-    return Exported(write_bytes(path, data), about, len(data))
+    instead = "name another file with --to, or move that one away"
+    written = replace_ours(path, data, mark=ENDINGS[path.suffix], instead=instead)
+    return Exported(written, about, len(data))
 
 
 def _check_size(task: Any, trials: int) -> None:

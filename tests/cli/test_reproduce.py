@@ -61,10 +61,44 @@ def test_pages_are_written_where_asked_and_not_on_a_dry_run(lazybench: Any) -> N
     for name, head in (("claims", "# The lazy paper's claims"), ("validity", "# Do the boards")):
         assert lazybench("reproduce", name, "--dry-run").code == 0
         assert not Path(f"docs/{name}.md").exists()
+        assert lazybench("reproduce", name).code == 0
+        assert not Path("docs").exists()
         done = lazybench("reproduce", name, "--page", f"{name}-page.md", "--json")
         assert done.code == 0, done.err
         assert isinstance(json.loads(done.out), list)
         assert Path(f"{name}-page.md").read_text("utf-8").startswith(head)
+
+
+def test_a_page_replaces_its_like_and_no_other_file(lazybench: Any) -> None:
+    Path("docs").mkdir()
+    for name, other in (("claims", "validity"), ("validity", "claims")):
+        mine = Path(f"docs/{name}.md")
+        mine.write_text(f"# Mine\n\nAs `lazybench reproduce {name}` has it.\n", "utf-8")
+        before = mine.read_bytes()
+        assert lazybench("reproduce", name).code == 0
+        done = lazybench("reproduce", name, "--page", str(mine))
+        assert (done.code, "isn't of lazybench's making" in done.err) == (73, True)
+        assert mine.read_bytes() == before
+        made = f"made-{name}.md"
+        assert lazybench("reproduce", name, "--page", made).code == 0
+        text = Path(made).read_text("utf-8")
+        Path(made).write_text(text + "an older end\n", "utf-8")
+        assert lazybench("reproduce", other, "--page", made).code == 73
+        assert lazybench("reproduce", name, "--page", made).code == 0
+        assert Path(made).read_text("utf-8") == text
+
+
+def test_what_isnt_a_file_is_no_page(lazybench: Any) -> None:
+    made = Path("made.md")
+    assert lazybench("reproduce", "claims", "--page", str(made)).code == 0
+    Path("link.md").symlink_to(made)
+    Path("folder.md").mkdir()
+    Path("gone.md").symlink_to("nowhere")
+    for path in ("link.md", "folder.md", "gone.md"):
+        done = lazybench("reproduce", "claims", "--page", path)
+        assert (done.code, path in done.err) == (73, True)
+    done = lazybench("reproduce", "table6", "--page", "page.md", "--dry-run")
+    assert (done.code, "--page goes with claims and validity" in done.err) == (2, True)
 
 
 def test_missing_cells_run_and_stand_beside(lazybench: Any, reported: Path) -> None:

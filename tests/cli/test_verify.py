@@ -83,6 +83,19 @@ def test_trials_go_out_and_answers_come_back(lazybench: Any) -> None:
     assert "nothing speaks against it; no trial was evaluated again" in done.out
 
 
+@pytest.mark.parametrize("name", ["t.npz", "t.jsonl"])
+def test_trials_replace_trials_and_no_other_file(lazybench: Any, name: str) -> None:
+    asked = ("trials", ENV, "-b", "smoke", "--limit", "1", "--quiet", "--to", name)
+    np.savez("mine.npz", x=np.zeros(3))
+    mine = Path("mine.npz").read_bytes()
+    Path(name).write_bytes(mine)
+    done = lazybench(*asked)
+    assert (done.code, "isn't of lazybench's making" in done.err) == (73, True)
+    assert Path(name).read_bytes() == mine
+    Path(name).unlink()
+    assert [lazybench(*asked).code for _ in range(2)] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [

@@ -136,6 +136,17 @@ def test_a_report_adds_up(own: Own, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_target_that_nothing_turns(own: Own) -> None:
     argv = words(own, "--attacks", "square", "--fail-under", "1", "--json", target="stubborn")
+    # A folder of somebody's own isn't written to; an earlier report's is.
+    own.out.mkdir()
+    for name in ("sheet.png", "report.md", "images.csv"):
+        mine = own.out / name
+        mine.write_text("my own")
+        assert main(argv) == 73
+        assert mine.read_text() == "my own"
+        assert list(own.out.iterdir()) == [mine]
+        mine.unlink()
+    assert main(argv) == 0
+    (own.out / "sheet.png").write_text("of an earlier report")
     assert main(argv) == 0
     facts = told(own)
     assert facts["worst_case"]["accuracy"] == 1
