@@ -1,0 +1,67 @@
+"""The published records keep their keys, and the tool that says so sees a key that changes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from lazybench.records import Record, Store, make_key
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("check_keys", ROOT / "tools" / "check_keys.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def published() -> list[Record]:
+    return list(Store(ROOT / "leaderboards").records())
+
+
+def test_keys_of_published_records_are_what_they_were(
+    tool: ModuleType, published: list[Record]
+) -> None:
+    found = tool.check(published)
+    assert not found.faults
+    assert found.counts.total() == len(published)
+    resolved = found.counts["resolved"] + found.counts["resolved; data absent"]
+    assert resolved > len(published) // 2
+    assert set(found.counts) <= {
+        "resolved",
+        "resolved; data absent",
+        "of an older version",
+        "of imported data",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ({"config": {"iterations": 451}}, "config.iterations: 451 is now"),
+        ({"network": {"source_sha256": "ab" * 32}}, "network_source: abab"),
+    ],
+)
+def test_a_key_that_changes_is_seen(
+    tool: ModuleType, published: list[Record], change: dict[str, Any], seen: str
+) -> None:
+    record = next(r for r in published if (r.agent.id, r.env.id) == ("maml", "glyphs-5way-1shot"))
+    told = record.model_dump(mode="json", by_alias=True)
+    for name, value in change.items():
+        told[name] = told[name] | value if isinstance(value, dict) else value
+    other = Record.model_validate(told)
+    keyed = other.model_copy(update={"key": make_key(other.identity())})
+    assert seen in tool.check([keyed]).faults[0]
+    assert "its own fields make another key" in tool.check([other]).faults[0]
