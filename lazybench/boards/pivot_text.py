@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 
-from lazybench.boards.csv_table import csv_cell
+from lazybench.boards.csv_table import MADE_BY, csv_text
 from lazybench.boards.latex import NEEDS, footnote, latex_cell, latex_comment, latex_text, tabular
 from lazybench.boards.pivot import Column, Pivot
 from lazybench.boards.pivot_cells import Cell
@@ -114,16 +112,13 @@ def pivot_csv(table: Pivot, *, command: str) -> str:
 
     Args:
         table: what to show.
-        command: the command that made it, named in the first line.
+        command: the command that made it, which each row names.
     """
-    text = io.StringIO()
-    text.write(f"# {' '.join(_made(command).split())}\n")
-    writer = csv.writer(text, lineterminator="\n")
     header: list[str] = ["agent"]
     for column in table.columns:
         header += [_heading(column), f"{column.env} ±", f"{column.env} place"]
         header.append(f"{column.env} seeds")
-    writer.writerow([csv_cell(name) for name in [*header, _AVERAGE]])
+    rows = []
     for label, average in zip(table.labels, table.average, strict=True):
         row: list[object] = [label]
         for cell in table.cells(label):
@@ -131,8 +126,8 @@ def pivot_csv(table: Pivot, *, command: str) -> str:
                 row += [cell.score, cell.half, cell.place, len(cell.row.seeds)]
             else:
                 row += [None] * 4
-        writer.writerow([csv_cell(value) for value in [*row, average]])
-    return text.getvalue()
+        rows.append([*row, average, command])
+    return csv_text([*header, _AVERAGE, MADE_BY], rows)
 
 
 def _made(command: str) -> str:

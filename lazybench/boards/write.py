@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from lazybench.boards.build import Board, build
-from lazybench.boards.csv_table import to_csv
+from lazybench.boards.csv_table import is_made_by, to_csv
 from lazybench.boards.render import COMMAND, comment, markdown_text, to_json, to_markdown
 from lazybench.errors import StoreError
 from lazybench.locks import alone
@@ -124,7 +124,13 @@ def _stale(store: Store, files: dict[Path, str]) -> list[Path]:
     others = [
         path for path in found if path not in files and path.suffix in {".md", ".csv", ".json"}
     ]
-    return [path for path in others if COMMAND.encode() in path.read_bytes()[:200]]
+    return [path for path in others if _is_ours(path)]
+
+
+def _is_ours(path: Path) -> bool:
+    data = path.read_bytes()
+    # Older CSV files began with a comment.
+    return COMMAND.encode() in data[:200] or (path.suffix == ".csv" and is_made_by(data, COMMAND))
 
 
 def _read(path: Path) -> str:

@@ -179,7 +179,7 @@ def test_31_hostile_names(here: Any, name: str) -> None:
     widths = {line.count("|") - line.count("\\|") for line in text.splitlines() if line[:1] == "|"}
     assert len(widths) == 1
     rows = list(csv.reader(io.StringIO((boards / "glyphs-5way-1shot-v1.csv").read_text())))
-    cells = [cell for row in rows if not row[0].startswith("#") for cell in row]
+    cells = [cell for row in rows for cell in row]
     assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for cell in cells)
     json.loads((boards / "glyphs-5way-1shot-v1.json").read_text())
     page = here("leaderboard", "--out", "store", "--html", "page.html")

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lazybench.boards import build, to_csv, to_json, to_markdown
+from lazybench.boards import build, to_csv, to_html, to_json, to_latex, to_markdown
+from lazybench.boards.csv_table import csv_cell
 from lazybench.boards.render import measures_of
 from lazybench.cli.standing import reported_text
 from lazybench.records import Reported
@@ -29,9 +30,12 @@ def papers() -> list[Reported]:
 
 def test_every_file_opens_with_its_command_and_count(make_run: Any) -> None:
     boards = build([make_run("a"), make_run("b"), make_run("a", budget="smoke")])
-    for render in (to_markdown, to_csv, to_json):
+    for render in (to_markdown, to_json):
         head = "".join(render(boards, command="lazybench x").splitlines()[:2])
         assert "Made by `lazybench x` from 3 records" in head
+    # A line above its header would be taken for the header.
+    rows = list(csv.DictReader(io.StringIO(to_csv(boards, command="lazybench x"))))
+    assert [row["made_by"] for row in rows] == ["lazybench x"] * 3
     assert "from 2 records" in to_markdown(boards[0])
 
 
@@ -66,8 +70,7 @@ def test_hostile_names_break_no_format(make_run: Any, name: str) -> None:
         assert line.replace("\\|", "").count("|") in {
             row.count("|") for row in tables if "--" in row
         }
-    sheet = to_csv(boards).split("\n", 1)[1]
-    rows = list(csv.reader(io.StringIO(sheet)))
+    rows = list(csv.reader(io.StringIO(to_csv(boards))))
     assert len({len(row) for row in rows}) == 1
     assert len(rows) == 4
     for row in rows[1:]:
@@ -77,9 +80,53 @@ def test_hostile_names_break_no_format(make_run: Any, name: str) -> None:
     assert json.loads(to_json(boards))["boards"][0]["failed"][0]["agent_id"] == name
 
 
+NAMES = [*HOSTILE, "+1", "\r=1", "\n=1", " =1", "a;=1", "a; @x", "\N{FULLWIDTH EQUALS SIGN}1"]
+NAMES += ["rank", '=HYPERLINK("http://e.invalid","x")', "\\input{x}", "a & b", "score", "score 2"]
+
+
+def test_hostile_metrics_break_no_format(make_run: Any) -> None:
+    """Names of metrics become names of columns."""
+    fact = {"value": 0.5, "n": 40, "unit": "=1|x", "better": "higher"}
+    metrics = {"accuracy": fact | {"value": 0.9}} | dict.fromkeys(NAMES, fact)
+    runs = [make_run("a", metrics=metrics), make_run("b", -0.2)]
+    boards = build(runs)
+    header, first, second = csv.reader(io.StringIO(to_csv(boards)))
+    assert len(header) == len(set(header)) == len(first) == len(second)
+    told = dict(zip(header, first, strict=True))
+    names = ("rank 2", "score 2", "score 2 2")
+    assert [told[name] for name in ("rank", *names)] == ["1", *["0.5"] * 3]
+    for name in header:
+        for part in name.split(";"):
+            assert not part.lstrip().startswith(("=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}"))
+    lines = [line for line in to_markdown(boards).splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    assert "<script>alert" not in to_markdown(boards) + to_html(boards, runs)
+    latex = to_latex(boards)
+    assert "\\input{x}" not in latex
+    assert r"\textbackslash{}input\{x\}" in latex
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("=1", "'=1"),
+        (" @x", "' @x"),
+        ("\t=1", "' =1"),
+        ("\tx", "' x"),
+        ("a;-1; +2", "a;'-1;' +2"),
+        ("a-1; b=2", "a-1; b=2"),
+        (-1.5, -1.5),
+        (None, ""),
+        (("-1", "=2"), "'-1 =2"),
+    ],
+)
+def test_cells_that_spreadsheets_take_for_text(value: Any, shown: Any) -> None:
+    assert csv_cell(value) == shown
+
+
 def test_csv_and_json_hold_numbers(make_run: Any) -> None:
     boards = build([make_run("a", 0.1), make_run("b")], papers())
-    rows = list(csv.DictReader(io.StringIO(to_csv(boards).split("\n", 1)[1])))
+    rows = list(csv.DictReader(io.StringIO(to_csv(boards))))
     assert [row["block"] for row in rows] == ["ranked", "ranked", "reported", "reported"]
     assert float(rows[0]["lo"]) < float(rows[0]["score"]) < float(rows[0]["hi"])
     assert float(rows[1]["diff_lo"]) < float(rows[1]["diff"]) < float(rows[1]["diff_hi"])
@@ -93,7 +140,7 @@ def test_reported_numbers_of_another_metric_stand_under_its_name(make_run: Any) 
     given = {"source": "S", "table": "T", "row": "R", "agent": "a", "env": "glyphs-5way-1shot"}
     error = Reported(**given, metric="top1_error_pct", value=61.7, unit="%", note="one run")
     boards = build([make_run("a")], [error])
-    measured, printed = csv.DictReader(io.StringIO(to_csv(boards).split("\n", 1)[1]))
+    measured, printed = csv.DictReader(io.StringIO(to_csv(boards)))
     assert (measured["metric"], printed["metric"]) == ("accuracy", "top1_error_pct")
     assert (printed["score"], printed["note"]) == ("61.7", "one run")
     assert "top1 error pct" in reported_text(boards[0])
@@ -109,7 +156,7 @@ def test_tuning_trials_are_told_or_whose_choice_the_settings_are(make_run: Any) 
     ]
     place = head.index("tuning trials")
     assert [row[place] for row in rows] == ["9", "preset", "none"]
-    told = csv.DictReader(io.StringIO(to_csv(boards).split("\n", 1)[1]))
+    told = csv.DictReader(io.StringIO(to_csv(boards)))
     assert [(r["tuned"], r["tuning_trials"]) for r in told] == [
         ("yes", "9.0"),
         ("yes", ""),
@@ -145,7 +192,7 @@ def test_further_metrics_track_and_cost_are_columns_of_their_own(make_run: Any) 
     assert told["nll (nats)"] == "1.5"
     assert (told["track"], told["gradient-equivalents (F)"]) == ("LT+dev", "1,234")
     assert dict(zip(head, other, strict=True))["few accuracy (%)"] == ""
-    (first, second) = csv.DictReader(io.StringIO(to_csv(boards).split("\n", 1)[1]))
+    (first, second) = csv.DictReader(io.StringIO(to_csv(boards)))
     assert (float(first["few_accuracy"]), second["few_accuracy"]) == (25.0, "")
     assert json.loads(to_json(boards))["boards"][0]["ranked"][0]["track"] == "LT+dev"
 
@@ -163,5 +210,6 @@ def test_further_metrics_stand_in_natural_order_whoever_has_them_first(make_run:
     want = ["8bit", "l2", "l2_at_100", "l2_at_300", "l2_at_1000", "l2_at_3000", "queries"]
     (board,) = build(runs)
     assert [name for name, _ in measures_of(board.rows)] == want
-    header = to_csv(board).splitlines()[1].split(",")
-    assert header[-len(want) :] == want
+    header = to_csv(board).splitlines()[0].split(",")
+    # A cost has this name already.
+    assert header[-len(want) :] == [*want[:-1], "queries 2"]

@@ -43,13 +43,19 @@ def test_boards_without_records_are_removed_and_other_files_stay(store: Store) -
     paths = write(store)
     stray = store.root / "boards" / "notes.md"
     stray.write_text("mine")
+    sheet = store.root / "boards" / "sheet.csv"
+    sheet.write_text("env,version,made_by\nx,1,me\n")
+    old = store.root / "boards" / "old-v1.csv"
+    old.write_text("# Made by `lazybench leaderboard --write` from 1 record. Don't edit.\nenv\n")
     for path in (store.root / "records").rglob("*.json"):
         path.unlink()
-    assert sum("no record makes it" in line for line in check(store)) == 3
+    assert sum("no record makes it" in line for line in check(store)) == 4
     write(store)
     assert check(store) == []
     assert [path.exists() for path in paths] == [False, False, False, True]
     assert stray.read_text() == "mine"
+    assert sheet.exists()
+    assert not old.exists()
     assert "No records yet." in (store.root / "README.md").read_text()
 
 
