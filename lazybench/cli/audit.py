@@ -90,12 +90,12 @@ def _text(found: Audit) -> str:
     gap = (
         f"{shown(found.difference.mean, '+')} {unit} (99 % interval {ends(found.difference, '+')})"
     )
-    verdict = "consistent" if found.consistent else "NOT consistent"
+    verdict = f"p {found.p:.2g}: {'consistent' if found.consistent else 'NOT consistent'}"
     return "\n".join(
         [
             f"{found.agent} on {found.env}, {found.key[:12]}",
             f"{found.trials} fresh trials from {found.first} on{again}",
             out.table(("", f"{found.metric} {unit}", "95 % interval"), rows),
-            f"fresh less stored: {gap}: {verdict}",
+            f"fresh less stored: {gap}, {verdict}",
         ]
     )

@@ -52,8 +52,8 @@ __all__ = [
     "make_key",
     "read_lines",
     "remove_leftovers",
-    "slug",
     "replace_ours",
+    "slug",
     "write_bytes",
     "write_json",
 ]

@@ -29,7 +29,10 @@ TRIALS = 200
 """Fresh trials unless another number is asked for."""
 
 LEVEL = 0.99
-"""Share of honest records that an audit finds consistent."""
+"""Share of honest records that an audit finds consistent, at least."""
+
+SPLITS = 9_999
+"""Ways to split the trials that p is counted over."""
 
 _MOST_TRIAL = 1 << 31
 
@@ -46,11 +49,14 @@ class Audit:
         metric: name of the score, and its `unit`.
         stored: mean and 95 % interval over the record's trials.
         fresh: mean and 95 % interval over the fresh ones.
-        difference: fresh minus stored, with its 99 % interval.
+        difference: fresh minus stored, with its 99 % interval (Welch); of width 0 where neither
+            side's trials vary.
+        p: share of the ways to split all trials in two such parts whose means differ as much
+            (a permutation test).
         first: index of the first fresh trial.
         trials: number of fresh trials.
         seed: what the first one was drawn with; None where it wasn't drawn.
-        consistent: whether the interval of the difference holds 0.
+        consistent: whether p is above 1 %.
     """
 
     path: Path
@@ -62,6 +68,7 @@ class Audit:
     stored: Interval
     fresh: Interval
     difference: Interval
+    p: float
     first: int
     trials: int
     seed: int | None
@@ -137,7 +144,9 @@ def _audit(  # noqa: PLR0913 - all that an audit depends on
     first, drawn = _first_fresh(spec, env.num_envs, record, seed)
     scores = _scores(env, policy, spec, first, trials, record.seed, watch)
     stored = record.trials.scores_array().astype(np.float64)
-    difference = _difference(scores, stored)
+    # Records keep float32: the same score must be the same number on both sides.
+    scores = scores.astype(np.float32).astype(np.float64)
+    p = split_p(scores, stored)
     return Audit(
         path=path,
         key=record.key,
@@ -147,11 +156,12 @@ def _audit(  # noqa: PLR0913 - all that an audit depends on
         unit=record.env.unit,
         stored=mean_interval(stored),
         fresh=mean_interval(scores),
-        difference=difference,
+        difference=_difference(scores, stored),
+        p=p,
         first=first,
         trials=trials,
         seed=drawn,
-        consistent=difference.lo <= 0 <= difference.hi,
+        consistent=p > 1 - LEVEL,
     )
 
 
@@ -185,14 +195,51 @@ def _scores(  # noqa: PLR0913 - who plays which trials of what, and who hears
     return np.concatenate(found)
 
 
+def split_p(a: NDArray[np.float64], b: NDArray[np.float64], splits: int = SPLITS) -> float:
+    """Return the share of splits of all scores whose parts' means differ as much as these do.
+
+    Where both sides are draws of one distribution, whatever it is, p is at most x with a chance of
+    at most x: also where scores hardly vary, where hits are rare, and for a single score.
+
+    Choice: this and not Welch's t, whose interval is empty or too narrow where a side happens to
+    have no spread: no hit among 200 trials is likely where one in a thousand hits.
+
+    Args:
+        a: `[n]` scores.
+        b: `[m]` scores.
+        splits: how many are drawn, the same ones in every call.
+    """
+    everything = np.concatenate([a, b])
+    few = min(len(a), len(b))
+    total, mean = float(everything.sum()), float(everything.mean())
+    # The smaller part tells the other. Equal sums may differ by rounding.
+    told = a if len(a) == few else b
+    least = abs(float(told.sum()) - few * mean) - 1e-9 * max(1.0, abs(total))
+    rng = np.random.Generator(np.random.Philox(0))
+    sums = np.array(
+        [
+            everything[rng.choice(len(everything), few, replace=False, shuffle=False)].sum()
+            for _ in range(splits)
+        ]
+    )
+    return float((1 + (np.abs(sums - few * mean) >= least).sum()) / (1 + splits))
+
+
 def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Interval:
     """Mean of `a` less that of `b`, with its 99 % interval (Welch): other trials on each side."""
     from scipy.special import stdtrit
 
     mean = float(a.mean() - b.mean())
-    parts = [float(x.var(ddof=1)) / len(x) if len(x) > 1 else 0.0 for x in (a, b)]
+    several = [x for x in (a, b) if len(x) > 1]
+    # A single score has no spread of its own and takes the other side's.
+    spreads = [float((x if len(x) > 1 else several[0]).var(ddof=1)) for x in (a, b)]
+    parts = [spread / len(x) for spread, x in zip(spreads, (a, b), strict=True)]
     if not sum(parts):
         return Interval(mean, mean, mean)
-    weights = [part**2 / max(1, len(x) - 1) for part, x in zip(parts, (a, b), strict=True)]
-    half = float(stdtrit(sum(parts) ** 2 / sum(weights), 0.5 + LEVEL / 2)) * math.sqrt(sum(parts))
+    freedom = float(len(several[0]) - 1)
+    if len(several) == 2:
+        freedom = sum(parts) ** 2 / sum(
+            part**2 / (len(x) - 1) for part, x in zip(parts, (a, b), strict=True)
+        )
+    half = float(stdtrit(freedom, 0.5 + LEVEL / 2)) * math.sqrt(sum(parts))
     return Interval(mean, mean - half, mean + half)

@@ -11,8 +11,8 @@ import lazybench
 from lazybench.errors import UsageError
 from lazybench.harness.evaluate import evaluate
 from lazybench.records import Trials
-from lazybench.verify import audit
-from lazybench.verify.audit import _difference
+from lazybench.verify import StateSource, audit
+from lazybench.verify.audit import _difference, split_p
 
 GLYPHS = "glyphs-5way-1shot"
 
@@ -65,6 +65,74 @@ def test_honest_scores_disagree_in_one_audit_of_a_hundred():
         found = _difference(rng.random(30), rng.random(60))
         hits += not found.lo <= 0 <= found.hi
     assert 0.003 < hits / 2000 < 0.02
+
+
+@pytest.mark.parametrize(
+    ("fresh", "stored"),
+    [
+        ([0.2] * 40, [0.2] * 40),
+        ([0.0] * 200, [0.0] * 9_990 + [1.0] * 10),
+        ([1.0] * 200, [1.0] * 9_990 + [0.0] * 10),
+        ([0.2] * 39 + [0.4], [0.2] * 1_000),
+        ([0.2] * 2, [0.2] * 39 + [0.0]),
+        (list(np.linspace(0, 1, 200)), [0.02]),
+        ([0.0, 1.0], [0.5]),
+    ],
+    ids=["constant", "rare", "nearly all", "one differs", "two", "single", "three"],
+)
+def test_scores_that_hardly_vary_are_consistent_where_chance_gives_them(fresh, stored):
+    assert split_p(np.array(fresh), np.array(stored)) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("fresh", "stored"),
+    [
+        ([0.2] * 40, [0.21] * 40),
+        ([0.0] * 200, [0.0] * 950 + [1.0] * 50),
+        (list(np.linspace(0, 0.5, 200)), [1.0]),
+        ([0.0] * 10, [1.0] * 10),
+    ],
+    ids=["constants", "rare", "single", "hits"],
+)
+def test_scores_that_chance_does_not_give_are_not(fresh, stored):
+    assert split_p(np.array(fresh), np.array(stored)) <= 0.01
+
+
+def test_p_is_the_share_of_splits_that_differ_as_much():
+    # Of the 6 ways to choose two of (0, 1, 2, 3), two have the sums 1 or 5.
+    assert split_p(np.array([0.0, 1.0]), np.array([2.0, 3.0])) == pytest.approx(1 / 3, abs=0.02)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
+def test_honest_hits_fail_in_at_most_one_audit_of_a_hundred(share):
+    rng = np.random.default_rng(0)
+    failed = sum(
+        split_p(*(rng.binomial(1, share, n).astype(float) for n in (20, 60)), splits=299) <= 0.01
+        for _ in range(400)
+    )
+    assert failed <= 10
+
+
+def test_a_constant_agent_is_consistent_and_its_score_as_stored(tmp_path):
+    source = "class Zero:\n    def init(self, env, rng):\n        return {}\n"
+    source += "    def policy(self, state):\n"
+    source += "        return lambda seen, memory=None: (seen['query_y'] * 0, memory)\n"
+    (tmp_path / "zero.py").write_text(source)
+    zero = f"{tmp_path / 'zero.py'}:Zero"
+    record = lazybench.run(
+        zero, GLYPHS, budget="smoke", limit=8, out=tmp_path, runs=tmp_path / "runs"
+    )
+    found = audit(
+        saved(tmp_path, record), trials=8, source=StateSource(runs=tmp_path / "runs"), seed=1
+    )
+    assert (found.consistent, found.p, found.difference) == (True, 1.0, (0, 0, 0))
+
+
+def test_a_single_score_takes_the_spread_of_the_others():
+    many = np.linspace(0, 1, 101)
+    found = _difference(np.array([0.9]), many)
+    half = 2.6258905 * many.std(ddof=1) * np.sqrt(1 + 1 / 101)
+    assert (found.lo, found.hi) == pytest.approx((0.4 - half, 0.4 + half))
 
 
 def test_scores_without_spread_are_compared_as_they_are():
