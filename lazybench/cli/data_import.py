@@ -53,7 +53,7 @@ def import_command(  # noqa: PLR0913 - each is a flag of the command line
         bool, typer.Option("--standardise", help="Features to mean 0 and deviation 1 over train.")
     ] = False,
     skip_small: Annotated[
-        bool, typer.Option("--skip-small", help="Leave out classes of too few instances.")
+        bool, typer.Option("--skip-small", help="Leave out classes of too few or no instances.")
     ] = False,
     licence: Annotated[str, typer.Option("--licence", help="Licence, as it is shown.")] = "",
     replace: Annotated[

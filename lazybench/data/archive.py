@@ -100,7 +100,7 @@ class ZipTree:
                 seen.add(name)
                 if not member.is_dir() and name.startswith(prefix):
                     short = name[len(prefix) :]
-                    if not _hidden(short):
+                    if not is_hidden(short):
                         self._members[short] = member
         except BaseException:
             self._zip.close()
@@ -186,7 +186,7 @@ class FolderTree:
         for folder, _, files in _walk(self.path):
             head = folder.relative_to(self.path).as_posix()
             found += [name if head == "." else f"{head}/{name}" for name in files]
-        return tuple(sorted(name for name in found if not _hidden(name)))
+        return tuple(sorted(name for name in found if not is_hidden(name)))
 
     def read(self, name: str) -> bytes:
         """Content of the file `name`.
@@ -273,20 +273,15 @@ def decoded(data: bytes, where: str, kind: str = "PNG") -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=(kind,))
         image.load()
         return image
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
+    # What Pillow's readers raise on a damaged file is no fixed list.
+    except Exception as error:
         raise DataUnavailable(
             f"{where} isn't a whole {kind} image ({error}); fetch the data again"
         ) from error
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """True where a part of a name begins with a dot, or is what macOS puts into zip files."""
     return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
 

@@ -208,7 +208,7 @@ def _open(request: ImportRequest) -> Rows:
     if not is_folder and path.suffix.lower() != ".npz":
         raise UsageError(f"{path} is no folder and no .npz file; give one of these")
     if is_folder and not is_split_folder(path):
-        rows = read_image_folder(path, preparation)
+        rows = read_image_folder(path, preparation, skip_empty=request.skip_small)
     else:
         rows = read_npz(path, preparation)
     if request.standardise and rows.kind == "images":

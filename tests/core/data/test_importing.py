@@ -195,4 +195,4 @@ def test_other_files_are_left_out_and_told(tmp_path: Path, own: Any, bring: Brin
     path = own.folder(tmp_path / "p")
     (path / "c00" / ".DS_Store").write_text("")
     (path / "readme.txt").write_text("")
-    assert bring(path).notes == ("left out 1 files that are no images",)
+    assert bring(path).notes == ("left out 1 files that are no images, such as readme.txt",)
