@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from lazybench.errors import ContractError
+from lazybench.errors import ContractError, OutputUnavailable, StoreError
 
 CHUNK = 512
 """Rows that are sent to a target together, at most."""
@@ -79,9 +79,17 @@ class Oracle:
         if isinstance(got, Failure):
             if got.interrupt is not None:
                 raise got.interrupt
+            if got.own is not None:
+                raise got.own(got.why)
             raise ContractError(f"the target failed on {len(rows)} rows: {got.why}")
         logits = torch.as_tensor(got)
         if self.classes is None and logits.ndim == 2:
+            if logits.shape[1] < 2:
+                raise ContractError(
+                    f"the target answers with {list(logits.shape)}, and a single class can't be "
+                    "left: it needs a score for each of at least 2 classes; of one logit z they "
+                    "are [0, z]"
+                )
             self.classes = logits.shape[1]
         if tuple(logits.shape) != (len(rows), self.classes) or not logits.is_floating_point():
             raise ContractError(
@@ -97,13 +105,15 @@ class Failure:
     Attributes:
         why: the error and the line that raised it.
         interrupt: its type, where it isn't for targets to raise (`KeyboardInterrupt`); else None.
+        own: its type, where it is no failure of the target: its answers couldn't be kept.
     """
 
     def __init__(self, error: BaseException) -> None:
         """Note what is to be told of an error."""
         frames = traceback.extract_tb(error.__traceback__)
         where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-        told = isinstance(error, ContractError)
+        self.own = type(error) if isinstance(error, StoreError | OutputUnavailable) else None
+        told = isinstance(error, ContractError) or self.own is not None
         self.why = str(error) if told else f"{type(error).__name__}: {error}{where}"
         self.interrupt = None if isinstance(error, Exception) else type(error)
 

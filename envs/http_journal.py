@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import secrets
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from lazybench.errors import StoreError, UsageError
 from lazybench.records.atomic import append_line, read_lines
 
 Answer = list[float] | int
-_FORMAT = "lazybench queries 1"
+FORMAT = "lazybench queries 2"
+_COST = {"n": 1 << 14, "r": 8, "p": 1}
+"""Of scrypt: some 50 ms a guess, for whoever has the file and looks for a short secret."""
 
 
 def digest(image: NDArray[np.uint8]) -> str:
@@ -37,13 +41,19 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path | None, about: Mapping[str, Any], *, repeats: bool = False
+        self,
+        path: Path | None,
+        about: Mapping[str, Any],
+        hidden: Mapping[str, str] | None = None,
+        *,
+        repeats: bool = False,
     ) -> None:
         """Read what was answered before.
 
         Args:
             path: the file; None keeps answers in memory alone.
             about: the target and how it is asked; answers to something else aren't taken.
+            hidden: what else tells targets apart, but may be secret: the file holds salted hashes.
             repeats: whether the same image is asked again.
 
         Raises:
@@ -55,12 +65,16 @@ class Journal:
         self._lock = threading.Lock()
         self._answers: dict[str, list[Answer]] = defaultdict(list)
         self._used: Counter[str] = Counter()
-        head = {"format": _FORMAT, **about, "repeats": repeats}
         lines = [] if path is None else read_lines(path)
+        first = lines[0] if lines else {}
+        salt = str(first.get("salt", "")) or secrets.token_hex(16)
+        head = {"format": FORMAT, **about, "repeats": repeats, "salt": salt}
+        if path is not None:
+            head |= {name: _hashed(value, salt) for name, value in (hidden or {}).items()}
         if path is not None and not lines:
             append_line(path, head)
-        if lines and lines[0] != head:
-            differs = [name for name in head if lines[0].get(name) != head[name]]
+        if lines and first != head:
+            differs = [name for name in head if name != "salt" and first.get(name) != head[name]]
             raise UsageError(
                 f"{path} holds answers of another target, or asked in another way "
                 f"({', '.join(differs) or 'format'}); choose another --out, or begin anew with "
@@ -77,6 +91,10 @@ class Journal:
     def __len__(self) -> int:
         """Return how many answers there are."""
         return sum(map(len, self._answers.values()))
+
+    def answers(self) -> Iterator[Answer]:
+        """Return all answers."""
+        return itertools.chain.from_iterable(self._answers.values())
 
     def claim(self, images: Sequence[str]) -> list[tuple[str, int]]:
         """Return for each image of a call, in order, which of the answers to it is its own.
@@ -110,3 +128,9 @@ class Journal:
             if self._path is not None:
                 append_line(self._path, {"image": image, "answer": answer})
             self._answers[image].append(answer)
+
+
+def _hashed(value: str, salt: str) -> str:
+    """Return 64 hex digits of a text that may be a secret, different in each journal."""
+    text = value.encode(errors="backslashreplace")
+    return hashlib.scrypt(text, salt=salt.encode(errors="replace"), dklen=32, **_COST).hex()

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -14,26 +14,28 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import requests
 from numpy.typing import NDArray
 from torch import Tensor
-from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from lazybench.envs.checks import check_one_of, check_whole
-from lazybench.envs.http_journal import Journal, digest
-from lazybench.envs.http_wire import Encoding, read_answers, request_body, shown, stacked
+from lazybench.envs.http_exchange import NoReply, Poster, Reply, checked_headers
+from lazybench.envs.http_journal import Answer, Journal, digest
+from lazybench.envs.http_wire import (
+    Encoding,
+    check_answer,
+    read_answers,
+    request_body,
+    shown,
+    stacked,
+)
 from lazybench.envs.target_form import TargetForm
-from lazybench.errors import ContractError, UsageError
+from lazybench.errors import ContractError, StoreError, UsageError
 
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
-_BROKEN = (
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-)
 _LONGEST_PAUSE_S = 60.0
+_WHOLE = (("batch", 1, 1 << 20), ("concurrency", 1, 1024), ("retries", 0, 1 << 20))
+_RANGES = (("timeout_s", 1e-3, 86_400.0), ("pause_s", 1e-3, 86_400.0), ("rate", 1e-4, 1e9))
 _TOLD = 200
-_CHUNK_BYTES = 1 << 16
 
 MOST_REPLY_BYTES = 64 << 20
 """A reply to a batch of images: some thousand classes in decimals are a megabyte."""
@@ -72,12 +74,16 @@ class HttpSettings:
             UsageError: one that isn't allowed.
         """
         check_one_of("encoding", self.encoding, get_args(Encoding))
-        for name, least in (("batch", 1), ("concurrency", 1), ("retries", 0)):
-            check_whole(name, getattr(self, name), least=least)
-        for name in ("timeout_s", "pause_s", "rate"):
+        for name, least, most in _WHOLE:
+            check_whole(name, getattr(self, name), least=least, most=most)
+        for name, least_s, most_s in _RANGES:
             value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise UsageError(f"{name} must be a number above 0, got {value!r}")
+            if value is not None and not least_s <= value <= most_s:
+                raise UsageError(
+                    f"{name} must be a number above 0, from {least_s:g} to {most_s:g}, got "
+                    f"{value!r}"
+                )
+        checked_headers(self.headers)
 
 
 class HttpTarget:
@@ -121,14 +127,24 @@ class HttpTarget:
             "answers": form.answers,
             "encoding": self._settings.encoding,
         }
-        self.journal = Journal(journal, about, repeats=self._settings.repeats)
+        headers = sorted((name.lower(), value) for name, value in self._settings.headers.items())
+        secrets = {"address": url, "headers": json.dumps(headers) if headers else ""}
+        self._poster = Poster(url, self._settings.headers, timeout_s=self._settings.timeout_s)
+        self.journal = Journal(journal, about, secrets, repeats=self._settings.repeats)
+        self._classes = form.classes
+        try:
+            for answer in self.journal.answers():
+                check_answer(answer, form, str(journal))
+                self._fits(answer, f"{journal} holds an answer", "it can't be gone on from")
+        except ContractError as error:
+            raise StoreError(
+                f"{error}; begin again with --fresh, or choose another --out"
+            ) from error
         self.asked = 0
         self.gone: str | None = None
         self._closing = threading.Event()
         self._pace = Pace(self._settings.rate, self._closing)
         self._pool = ThreadPoolExecutor(self._settings.concurrency)
-        self._own = threading.local()
-        self._sessions: list[requests.Session] = []
         self._lock = threading.Lock()
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -156,8 +172,7 @@ class HttpTarget:
         """End the connections; requests under way are still answered and kept."""
         self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        for session in self._sessions:
-            session.close()
+        self._poster.close()
 
     def _fetch(self, images: NDArray[np.uint8], missing: dict[tuple[str, int], int]) -> None:
         places, names = list(missing.values()), [image for image, _ in missing]
@@ -186,11 +201,31 @@ class HttpTarget:
             body = request_body(images, self._form, self._settings.encoding)
             reply = self._posted(body, len(images))
             answers = read_answers(reply, len(images), self._form, self.name)
+            with self._lock:
+                # Before any of them is kept: the same command could never go on from a mix.
+                for answer in answers:
+                    self._fits(answer, f"{self.name} answered", "what was answered before is kept")
             for name, answer in zip(names, answers, strict=True):
                 self.journal.keep(name, answer)
         except BaseException:
             failed.set()
             raise
+
+    def _fits(self, answer: Answer, what: str, then: str) -> None:
+        """Look whether an answer has as many classes as those before it, or as were declared.
+
+        Raises:
+            ContractError: it has another number of them.
+        """
+        if not isinstance(answer, list) or self._form.single:
+            return
+        if self._classes is None:
+            self._classes = len(answer)
+        if len(answer) != self._classes:
+            declared = "declared with --classes" if self._form.classes else "in the first answer"
+            raise ContractError(
+                f"{what} with {len(answer)} classes, but {self._classes} are {declared}; {then}"
+            )
 
     def _posted(self, body: bytes, images: int) -> bytes:
         """The answer to a request, which is sent again where it fails for now."""
@@ -199,23 +234,23 @@ class HttpTarget:
         for turn in range(settings.retries + 1):
             self._pace.wait(images)
             try:
-                reply, content = self._asked(body)
-            except _BROKEN as error:
-                why, asked_s = _reason(error, settings.timeout_s), None
-            except requests.RequestException as error:
-                raise ContractError(f"{self.name} can't be asked: {error}") from None
+                reply = self._poster.post(body, MOST_REPLY_BYTES)
+            except NoReply as error:
+                why, asked_s = str(error), None
+                if not error.again:
+                    break
             else:
-                if reply.status_code == 200:
-                    return content
-                why = _one_line(f"HTTP {reply.status_code} {reply.reason}")
-                if reply.is_redirect:
-                    there = _one_line(reply.headers["Location"])
+                if reply.status == 200:
+                    return reply.content
+                why = _one_line(f"HTTP {reply.status} {reply.reason}")
+                if reply.moved is not None:
                     raise ContractError(
-                        f"{self.name} sends requests elsewhere ({why}), to '{there}', which isn't "
-                        "followed: headers may be secrets; give that address as the target"
+                        f"{self.name} sends requests elsewhere ({why}), to "
+                        f"'{_one_line(reply.moved)}', which isn't followed: headers may be "
+                        "secrets; give that address as --target"
                     )
-                if reply.status_code not in _AGAIN:
-                    told = _one_line(content.decode("utf-8", "replace")) or "no text"
+                if reply.status not in _AGAIN:
+                    told = _one_line(reply.content.decode("utf-8", "replace")) or "no text"
                     raise ContractError(f"{self.name} refused a request: {why}: {told}")
                 asked_s = _retry_after(reply)
             if turn < settings.retries and self._closing.wait(
@@ -224,53 +259,10 @@ class HttpTarget:
                 break
             pause_s *= 2
         self.gone = (
-            f"{self.name} gave no answer in {settings.retries + 1} tries, last: {why}; "
+            f"{self.name} gave no answer in {turn + 1} tries, last: {why}; "
             "what was answered is kept, the same command goes on"
         )
         raise ContractError(self.gone)
-
-    def _asked(self, body: bytes) -> tuple[requests.Response, bytes]:
-        """The reply to a request, and what it holds, read within the time and size allowed.
-
-        Raises:
-            ContractError: a reply of too many bytes.
-            requests.RequestException: no whole reply in time.
-        """
-        limit_s = self._settings.timeout_s
-        end_s = time.monotonic() + limit_s
-        with self._session().post(
-            self._url, data=body, timeout=limit_s, allow_redirects=False, stream=True
-        ) as reply:
-            # `timeout` is from byte to byte; a reply that drips would take as long as it likes.
-            held = bytearray()
-            try:
-                while chunk := reply.raw.read1(_CHUNK_BYTES, decode_content=False):
-                    held += chunk
-                    if len(held) > MOST_REPLY_BYTES:
-                        raise ContractError(
-                            f"{self.name} answered more than {MOST_REPLY_BYTES >> 20} MiB; ask "
-                            "about fewer images at once with --batch"
-                        )
-                    if time.monotonic() > end_s:
-                        raise requests.Timeout
-            except ReadTimeoutError as error:
-                raise requests.Timeout from error
-            except HTTPError as error:
-                raise requests.ConnectionError(str(error)) from error
-            return reply, bytes(held)
-
-    def _session(self) -> requests.Session:
-        """This thread's connections."""
-        if not hasattr(self._own, "session"):
-            session = requests.Session()
-            # Not packed: a packed reply could unpack to any size.
-            plain = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-            session.headers.update(plain | self._settings.headers)
-            self._own.session = session
-            with self._lock:
-                self._sessions.append(session)
-        found: requests.Session = self._own.session
-        return found
 
 
 class Pace:
@@ -304,18 +296,12 @@ class Pace:
             raise ContractError("the target was closed; open another")
 
 
-def _reason(error: Exception, timeout_s: float) -> str:
-    if isinstance(error, requests.Timeout):
-        return f"no answer within {timeout_s:g} s"
-    return f"no connection ({type(error).__name__})"
-
-
 def _one_line(text: str) -> str:
     """What a server says, without signs that steer a terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_TOLD]
 
 
-def _retry_after(reply: requests.Response) -> float | None:
+def _retry_after(reply: Reply) -> float | None:
     """Seconds that a target asks to wait; dates aren't read."""
     told = reply.headers.get("Retry-After", "")
     return float(told[:9]) if told.isascii() and told.isdigit() else None

@@ -3,7 +3,7 @@
 They are those of the usual servers of models (TensorFlow Serving, KServe and their likes): POST
 `{"instances": [image, …]}`, answered by `{"predictions": [answer, …]}`, or by the list alone. An
 image is a nested list in the declared layout and bounds, or `{"b64": "…"}` with a PNG file; an
-answer is a list of scores or probabilities, or a label.
+answer is a list of scores or probabilities, a label, or one number where the model has two classes.
 """
 
 from __future__ import annotations
@@ -69,31 +69,44 @@ def read_answers(content: bytes, images: int, form: TargetForm, name: str) -> li
             f'{name} must answer {images} instances with {{"predictions": [{images} answers]}}, '
             f"got {got}"
         )
-    label = form.answers == "label"
     for answer in told:
-        if label:
-            fine = _is_number(answer) and isinstance(answer, int) and abs(answer) < 1 << 63
-        else:
-            fine = isinstance(answer, list) and bool(answer) and all(map(_is_number, answer))
-        if not fine:
-            wanted = "an integer" if label else "a list of finite numbers"
-            raise ContractError(
-                f"{name}: an answer of kind '{form.answers}' is {wanted}, got "
-                f"{json.dumps(answer)[:_TOLD]}"
-            )
+        check_answer(answer, form, name)
     # What doesn't fit the form isn't kept either, so that a mended target is asked again.
     form.scores(stacked(told, form), images)
     return told
 
 
+def check_answer(answer: Any, form: TargetForm, name: str) -> None:
+    """Look whether what stands in a reply or journal is an answer of the declared kind.
+
+    Raises:
+        ContractError: it is something else.
+    """
+    if form.answers == "label":
+        wanted, fine = "an integer", isinstance(answer, int) and abs(answer) < 1 << 63
+        fine = fine and _is_number(answer)
+    elif form.single:
+        wanted, fine = "a finite number", _is_number(_only(answer))
+    else:
+        wanted = "a list of finite numbers"
+        fine = isinstance(answer, list) and bool(answer) and all(map(_is_number, answer))
+    if not fine:
+        raise ContractError(
+            f"{name}: an answer of kind '{form.answers}' is {wanted}, got "
+            f"{json.dumps(answer)[:_TOLD]}"
+        )
+
+
 def stacked(answers: list[Any], form: TargetForm) -> NDArray[Any]:
-    """Return answers as one array, `[R]` labels or `[R, classes]`.
+    """Return answers as one array, `[R]` labels or single numbers, or `[R, classes]`.
 
     Raises:
         ContractError: lists of several lengths.
     """
     if form.answers == "label":
         return np.asarray(answers, dtype=np.int64)
+    if form.single:
+        return np.asarray([_only(answer) for answer in answers], dtype=np.float64)
     lengths = sorted({len(answer) for answer in answers})
     if len(lengths) > 1:
         raise ContractError(f"the target's answers must have one length, got {lengths}")
@@ -116,6 +129,11 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
 
 
+def _only(answer: Any) -> Any:
+    """The number itself, where it stands alone in a list."""
+    return answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
@@ -125,7 +143,7 @@ def _is_number(value: Any) -> bool:
 
 def _png(image: NDArray[np.uint8]) -> bytes:
     if len(image) not in (1, 3):
-        raise UsageError(f"a PNG has 1 or 3 channels, got {len(image)}; take encoding array")
+        raise UsageError(f"a PNG has 1 or 3 channels, got {len(image)}; give --encoding array")
     pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
     held = io.BytesIO()
     Image.fromarray(pixels).save(held, "PNG")

@@ -76,7 +76,12 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
         str, typer.Option("--bounds", metavar="LOW,HIGH", help="Its black and its full pixel.")
     ] = "0,1",
     answers: Annotated[
-        str, typer.Option("--answers", help="What it answers: scores, probs or label.")
+        str,
+        typer.Option(
+            "--answers",
+            help="What it answers: scores, probs or label; or one number of two classes: binary "
+            "(probability of class 1) or binary_logits.",
+        ),
     ] = "scores",
     classes: Annotated[
         int | None, typer.Option("--classes", help="Number of its classes; needed for label.")
@@ -96,7 +101,9 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     ] = "array",
     batch: Annotated[int, typer.Option("--batch", help="Images of a request.")] = 16,
     concurrency: Annotated[int, typer.Option("--concurrency", help="Requests side by side.")] = 4,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for a request.")] = 30.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds for a request and its whole reply.")
+    ] = 30.0,
     rate: Annotated[
         float | None, typer.Option("--rate", help="Images a second over http, at most.")
     ] = None,
@@ -105,7 +112,11 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     ] = 5,
     header: Annotated[
         list[str] | None,
-        typer.Option("--header", metavar="NAME:VALUE", help="Sent along; repeatable; never kept."),
+        typer.Option(
+            "--header",
+            metavar="NAME:VALUE",
+            help="HTTP header to send; repeatable; never written to disk.",
+        ),
     ] = None,
     repeats: Annotated[
         bool,
@@ -182,12 +193,14 @@ def _bounds(text: str) -> tuple[float, float]:
 
 
 def _headers(pairs: list[str]) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for pair in pairs:
         name, colon, value = pair.partition(":")
         if not colon or not name.strip():
             # Not the text itself, which may be a secret.
             raise UsageError("--header takes NAME:VALUE, such as --header 'X-Key: abc'")
+        if name.strip() in found:
+            raise UsageError(f"--header gives '{name.strip()}' twice; give it once")
         found[name.strip()] = value.strip()
     return found
 

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from lazybench.cli import main
+from lazybench.envs.attack_oracle import Oracle
 from lazybench.envs.attack_settings import read_protocol
 from lazybench.envs.target_form import TargetForm, in_form
 from lazybench.envs.user_attack import EightBit, inner_eps
@@ -39,6 +40,14 @@ def bytes_last(images):
     mean = images.mean(axis=(1, 2, 3)) / 255
     high = 1 / (1 + np.exp(-50 * (mean - 0.6)))
     return np.stack([1 - high, high, 0 * high], 1)
+
+
+def one_logit(rows):
+    return 50 * (rows.flatten(1).mean(1) - 0.6)
+
+
+def one(rows):
+    return torch.sigmoid(one_logit(rows))[:, None]
 
 
 def decides(rows):
@@ -249,6 +258,40 @@ def test_probabilities_and_labels_become_scores() -> None:
     for answer in ([3], [-1], [0.0], [[0]], [0, 1]):
         with pytest.raises(ContractError):
             labels.scores(answer, 1)
+
+
+def test_one_number_is_two_classes_where_it_is_declared(
+    own: Own, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probability = TargetForm(answers="binary")
+    told = probability.scores(torch.tensor([[0.25], [1.0]]), 2)
+    assert told[0].exp().tolist() == pytest.approx([0.75, 0.25])
+    assert told[1].argmax() == 1
+    logit = TargetForm(answers="binary_logits").scores(np.array([-2.0, 30.0]), 2)
+    expected = torch.sigmoid(torch.tensor([-2.0, 30.0]))
+    torch.testing.assert_close(logit.softmax(1)[:, 1], expected)
+    for answer, match in (([[0.5, 0.5]], "one number each"), ([1.5], "binary_logits"), ([], "one")):
+        with pytest.raises(ContractError, match=match):
+            probability.scores(answer, 1)
+    with pytest.raises(UsageError, match="has 2 classes"):
+        TargetForm(answers="binary", classes=3)
+    # Found, not declared: a single class can't be left, so nothing would be attacked.
+    for form in (TargetForm(), TargetForm(answers="probs")):
+        for found in ([[0.5]], [0.5], np.zeros((1, 0))):
+            with pytest.raises(ContractError, match="at least 2 classes"):
+                form.scores(found, 1)
+    with pytest.raises(ContractError, match="at least 2 classes"):
+        Oracle(lambda rows: torch.zeros(len(rows), 1), None)(torch.zeros(2, 1, 1, 1))
+
+    assert main(words(own, target="one")) == 3
+    assert "declare --answers binary" in capsys.readouterr().err
+    assert not (own.out / "report.json").exists()
+    for target, answers in (("one", "binary"), ("one_logit", "binary_logits")):
+        argv = words(own, "--answers", answers, "--attacks", "square", "--eps", "1", target=target)
+        assert main([*argv, "--out", str(own.out / target)]) == 0
+        facts = json.loads((own.out / target / "report.json").read_text())
+        assert facts["clean_accuracy"]["accuracy"] == pytest.approx(5 / 6)
+        assert facts["worst_case"]["accuracy"] < 5 / 6
 
 
 def test_an_address_that_stays_away_is_unavailable(

@@ -133,6 +133,58 @@ def test_a_reply_that_drips_is_given_up_in_time() -> None:
 
 
 @pytest.mark.parametrize(
+    ("head", "again"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 2", b"0"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"y"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b" "),
+        (b"HTTP/1.1 503 busy\r\nContent-Length: 999\r\n\r\n", b" "),
+    ],
+)
+def test_no_part_of_a_reply_can_outlast_the_deadline(head: bytes, again: bytes) -> None:
+    ended = threading.Event()
+
+    def drip(client: socket.socket) -> None:
+        try:
+            client.sendall(head)
+            while True:
+                client.sendall(again)
+                time.sleep(0.02)
+        except OSError:
+            ended.set()
+
+    with raw(drip) as url:
+        begin_s = time.monotonic()
+        assert "no answer within 0.3 s" in refusal(url, timeout_s=0.3, retries=0)
+        assert time.monotonic() - begin_s < 5
+        # The connection is shut down as well, so that nothing goes on behind.
+        assert ended.wait(5)
+
+
+def test_a_server_that_takes_no_request_or_no_handshake_is_left_in_time() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
+    big = torch.zeros(1, 3, 1024, 1024)
+    try:
+        # Nobody accepts: the system takes the connection, and then nothing moves.
+        for url, images in (
+            (f"http://127.0.0.1:{port}/", big),
+            (f"https://127.0.0.1:{port}/", IMAGES),
+        ):
+            begin_s = time.monotonic()
+            target = HttpTarget(url, TargetForm(), HttpSettings(retries=0, timeout_s=0.3))
+            with closing(target), pytest.raises(ContractError, match=r"no answer within 0.3 s"):
+                target(images)
+            assert time.monotonic() - begin_s < 20
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
     ("reply", "message"),
     [
         (b"", "no connection"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import time
@@ -17,10 +18,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lazybench.envs.attack_oracle import Oracle
+from lazybench.envs.http_journal import Journal
 from lazybench.envs.http_target import HttpSettings, HttpTarget
 from lazybench.envs.http_wire import shown
 from lazybench.envs.target_form import TargetForm
-from lazybench.errors import ContractError, UsageError
+from lazybench.errors import ContractError, StoreError, UsageError
+from lazybench.records.atomic import append_line
 
 FORM = TargetForm()
 
@@ -197,6 +201,146 @@ def test_labels(loopback: Any) -> None:
         with pytest.raises(ContractError, match=r"lie in \[0, 3\)"):
             target(rows(1))
         assert len(target.journal) == 2
+
+
+def test_a_journal_belongs_to_one_address_and_its_headers(loopback: Any, tmp_path: Path) -> None:
+    journal = tmp_path / "queries.jsonl"
+    url, headers = f"{loopback.url}?model=good&key=hidden", {"X-Model": "quiet"}
+    with opened(url, journal=journal, headers=headers) as target:
+        target(rows(2))
+    kept = journal.read_bytes()
+    with opened(url, journal=journal, headers={"x-model": "quiet"}) as target:
+        target(rows(2))
+        assert (target.asked, target.journal.replayed) == (0, 2)
+    for other, more, differs in (
+        (f"{loopback.url}?model=half&key=hidden", headers, "address"),
+        (loopback.url, headers, "address"),
+        (
+            loopback.url.replace("http://", "http://me:pass@") + "?model=good&key=hidden",
+            headers,
+            "add",
+        ),
+        (url, {"X-Model": "loud"}, "headers"),
+        (url, {"X-Other": "quiet"}, "headers"),
+        (url, {}, "headers"),
+    ):
+        with pytest.raises(UsageError, match=rf"another target.*{differs}.*--fresh"):
+            HttpTarget(other, FORM, HttpSettings(headers=more), journal=journal)
+    assert journal.read_bytes() == kept
+    for secret in (b"hidden", b"quiet", b"good", hashlib.sha256(b"quiet").hexdigest().encode()):
+        assert secret not in kept
+    # Salted: the same address and headers have other hashes in another journal.
+    with opened(url, journal=tmp_path / "other.jsonl", headers=headers):
+        heads = [
+            json.loads(path.read_text().splitlines()[0])
+            for path in (journal, tmp_path / "other.jsonl")
+        ]
+    assert heads[0]["address"] != heads[1]["address"]
+    assert heads[0]["headers"] != heads[1]["headers"]
+
+
+def test_another_number_of_classes_isnt_kept(loopback: Any, tmp_path: Path) -> None:
+    journal = tmp_path / "queries.jsonl"
+    more = {1: (200, {}, b'{"predictions": [[0, 1, 2]]}')}
+    loopback.before = more.get
+    with opened(loopback.url, journal=journal, batch=1) as target:
+        target(rows(1))
+        with pytest.raises(ContractError, match=r"3 classes, but 2 are in the first answer"):
+            target(rows(1, seed=1))
+    loopback.before = lambda number: None
+    with opened(loopback.url, journal=journal) as target:
+        target(rows(1))
+        assert target(rows(1, seed=1)).shape == (1, 2)
+        assert (target.asked, len(target.journal)) == (1, 2)
+    loopback.before = lambda number: (200, {}, b'{"predictions": [[0, 1, 2]]}')
+    # Also the first answer of a process comes after those in the file.
+    with opened(loopback.url, journal=journal) as target, pytest.raises(ContractError, match="3"):
+        target(rows(1, seed=2))
+    with pytest.raises(StoreError, match=r"2 classes, but 3 are declared.*--fresh"):
+        HttpTarget(loopback.url, TargetForm(classes=3), journal=journal)
+
+
+@pytest.mark.parametrize("answer", ['"cat"', "[]", "7", "null", "[null]", "[1, 1e999]"])
+def test_a_journal_of_other_answers_says_how_to_go_on(
+    loopback: Any, tmp_path: Path, answer: str
+) -> None:
+    journal = tmp_path / "queries.jsonl"
+    with opened(loopback.url, journal=journal):
+        append_line(journal, {"image": "0" * 32, "answer": json.loads(answer)})
+    with pytest.raises(StoreError, match="--fresh"):
+        HttpTarget(loopback.url, FORM, journal=journal)
+
+
+def test_a_full_disk_is_no_fault_of_the_target(loopback: Any, monkeypatch: Any) -> None:
+    def full(self: Any, image: str, answer: Any) -> None:
+        raise StoreError("can't write 9 bytes to queries.jsonl: No space left on device")
+
+    monkeypatch.setattr(Journal, "keep", full)
+    with opened(loopback.url) as target, pytest.raises(StoreError, match="No space left"):
+        Oracle(target, None)(rows(1))
+
+
+def test_only_what_is_given_is_sent(
+    loopback: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1\nlogin alice\npassword other-site\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    for name, value in {
+        "HOME": str(tmp_path),
+        "NETRC": str(tmp_path / ".netrc"),
+        "NO_PROXY": "",
+        "no_proxy": "",
+        "http_proxy": "http://127.0.0.1:9",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "ALL_PROXY": "http://127.0.0.1:9",
+    }.items():
+        monkeypatch.setenv(name, value)
+    told = {"Set-Cookie": "session=1; Path=/", "Content-Type": "application/json"}
+    loopback.before = lambda number: (200, told, b'{"predictions": [[0, 1]]}')
+    with opened(loopback.url) as target:
+        for seed in range(2):
+            target(rows(1, seed))
+            assert not {"Authorization", "Cookie"} & set(loopback.headers)
+    with opened(loopback.url, headers={"authorization": "Bearer mine"}) as target:
+        target(rows(1))
+    assert loopback.headers["authorization"] == "Bearer mine"
+    with opened(loopback.url.replace("http://", "http://me:p%40ss@")) as target:
+        target(rows(1))
+    assert loopback.headers["Authorization"] == "Basic " + base64.b64encode(b"me:p@ss").decode()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Key": "hush\r\nX-More: 1"},
+        {"X-Key": "hush \u2026"},
+        {"X Key": "hush"},
+        {"": "hush"},
+        {"Content-Length": "3"},
+        {"X-Key": "hush", "x-key": "hush"},
+    ],
+)
+def test_headers_that_http_cant_carry(headers: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="header") as raised:
+        HttpSettings(headers=headers)
+    assert "hush" not in str(raised.value)
+
+
+def test_one_number_for_two_classes(loopback: Any, tmp_path: Path) -> None:
+    loopback.before = lambda number: (200, {}, b'{"predictions": [0.25, [0.75]]}')
+    journal = tmp_path / "queries.jsonl"
+    for _ in range(2):
+        with opened(loopback.url, TargetForm(answers="binary"), journal=journal) as target:
+            told = target(rows(2)).softmax(1)
+        torch.testing.assert_close(told, torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
+    assert len(loopback.requests) == 1
+    with opened(loopback.url, TargetForm(answers="binary_logits")) as target:
+        torch.testing.assert_close(target(rows(2)), torch.tensor([[0.0, 0.25], [0.0, 0.75]]))
+    with opened(loopback.url) as target, pytest.raises(ContractError, match="list of finite"):
+        target(rows(2))
+    loopback.before = lambda number: (200, {}, b'{"predictions": [[0.25], [0.75]]}')
+    with opened(loopback.url) as target, pytest.raises(ContractError, match="--answers binary"):
+        target(rows(2))
 
 
 def test_headers_are_sent_and_secrets_are_shown_nowhere(loopback: Any, tmp_path: Path) -> None:
