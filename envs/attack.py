@@ -30,6 +30,9 @@ from lazybench.envs.blackbox import BlackBox
 from lazybench.envs.checks import check_one_of, check_whole
 from lazybench.envs.gradient_maps import GradientMaps, maps_shape
 from lazybench.errors import UsageError
+from lazybench.parallel import one_thread_after_fork
+
+one_thread_after_fork()
 
 
 class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):

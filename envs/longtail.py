@@ -31,6 +31,9 @@ from lazybench.envs.longtail_stream import Stream, stream_spaces
 from lazybench.envs.picture import grid
 from lazybench.errors import UsageError
 from lazybench.longtail_task import LongTailTask
+from lazybench.parallel import one_thread_after_fork
+
+one_thread_after_fork()
 
 TRAIN, EVAL = 0, 1
 

@@ -20,7 +20,10 @@ from lazybench.envs.episodes import Block
 from lazybench.envs.picture import contact_sheet
 from lazybench.envs.trial_rows import TrialRows
 from lazybench.errors import UsageError
+from lazybench.parallel import one_thread_after_fork
 from lazybench.task import TaskShape
+
+one_thread_after_fork()
 
 Observation = dict[str, Any]
 Backend = Literal["numpy", "torch"]

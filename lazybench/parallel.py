@@ -88,7 +88,26 @@ def map_tasks(task: Callable[[A], B], items: Iterable[A]) -> list[B]:
 
 
 @cache
+def one_thread_after_fork() -> None:
+    """Make every process that is forked from now on compute on one thread.
+
+    A child has none of its parent's threads, but torch and the pool of `map_tasks` would wait for
+    them for ever. Environments call this when they are imported, for `AsyncVectorEnv`, fork pools
+    and loaders with workers; whoever wants more threads in a child calls `set_threads` there.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_begin_child)
+
+
+def _begin_child() -> None:
+    _pool.cache_clear()
+    _chosen[:] = [1]
+    torch.set_num_threads(1)
+
+
+@cache
 def _pool(workers: int) -> ThreadPoolExecutor:
+    one_thread_after_fork()
     return ThreadPoolExecutor(
         workers,
         thread_name_prefix="lazybench-task",
