@@ -37,10 +37,14 @@ def _fewshot(
 
 
 _gradient = partial(_fewshot, _GRADIENT, version=2)
+# 3: adapts to the whole support set at meta-test.
+_whole_support = partial(_fewshot, _GRADIENT, version=3)
 _embedding = partial(_fewshot, _EMBEDDING)
 
 
-def _classifier(name: str, about: str, reference: str = "", target: str = _CLASSIFIER) -> AgentSpec:
+def _classifier(
+    name: str, about: str, reference: str = "", target: str = _CLASSIFIER, version: int = 1
+) -> AgentSpec:
     return AgentSpec(
         name,
         ("longtail",),
@@ -49,6 +53,7 @@ def _classifier(name: str, about: str, reference: str = "", target: str = _CLASS
         tuned=False,
         about=about,
         reference=reference,
+        version=version,
     )
 
 
@@ -70,26 +75,26 @@ _ROWS: tuple[AgentSpec, ...] = (
     _gradient(
         "finetune", "floor: trains the network from scratch on each support set", "", trains=False
     ),
-    _gradient("maml", "second-order MAML", "Finn et al. 2017"),
-    _gradient("fomaml", "first-order MAML, without a graph", "Finn et al. 2017, section 5.2"),
-    _gradient("anil", "MAML that adapts the last layer alone", "Raghu et al. 2020"),
-    _gradient("meta_sgd", "MAML with learned step sizes, one an entry", "Li et al. 2017"),
-    _gradient(
+    _whole_support("maml", "second-order MAML", "Finn et al. 2017"),
+    _whole_support("fomaml", "first-order MAML, without a graph", "Finn et al. 2017, section 5.2"),
+    _whole_support("anil", "MAML that adapts the last layer alone", "Raghu et al. 2020"),
+    _whole_support("meta_sgd", "MAML with learned step sizes, one an entry", "Li et al. 2017"),
+    _whole_support(
         "meta_curvature",
         "MAML with learned curvature along each axis of the weights",
         "Park & Oliva 2019, MC2",
     ),
-    _gradient(
+    _whole_support(
         "imaml",
         "implicit meta-gradient of a proximal inner loop, by conjugate gradient",
         "Rajeswaran et al. 2019",
     ),
-    _gradient(
+    _whole_support(
         "taml",
         "MAML kept unbiased between tasks, by entropy or an inequality of losses",
         "Jamal & Qi 2019",
     ),
-    _gradient(
+    _whole_support(
         "mr_maml",
         "MAML on the last layer above a noisy body that pays for what it remembers",
         "Yin et al. 2020, meta-regularisation on weights",
@@ -101,11 +106,13 @@ _ROWS: tuple[AgentSpec, ...] = (
         "README: honesty is a feature",
     ),
     _gradient("minibatch_prox", "Reptile with a proximal inner loop", "Zhou et al. 2019"),
-    _gradient(
+    _whole_support(
         "lazy_maml", "lazy teacher on MAML: one leap carries the meta-gradient", "Algorithm 1"
     ),
-    _gradient("lazy_anil", "lazy teacher on ANIL: the leap is the last layer's", "Algorithm 1"),
-    _gradient(
+    _whole_support(
+        "lazy_anil", "lazy teacher on ANIL: the leap is the last layer's", "Algorithm 1"
+    ),
+    _whole_support(
         "lazy_meta_sgd",
         "lazy teacher on Meta-SGD: the leap carries the step sizes' gradient, too",
         "Algorithm 1",
@@ -129,6 +136,7 @@ _ROWS: tuple[AgentSpec, ...] = (
         "class_balanced",
         "classes weighted by the inverse of their effective number",
         "Cui et al. 2019",
+        version=2,
     ),
     _classifier(
         "class_balanced_finetune",

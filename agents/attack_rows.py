@@ -6,7 +6,13 @@ from lazybench.specs import AgentSpec
 
 
 def _attacker(
-    name: str, target: str, about: str, reference: str = "", *, trains: bool = False
+    name: str,
+    target: str,
+    about: str,
+    reference: str = "",
+    *,
+    trains: bool = False,
+    version: int = 1,
 ) -> AgentSpec:
     """Return the row of an attacker that `lazybench.agents.attack.<target>` defines."""
     return AgentSpec(
@@ -18,6 +24,7 @@ def _attacker(
         tuned=False,
         about=about,
         reference=reference,
+        version=version,
     )
 
 
@@ -125,6 +132,7 @@ CATALOGUE: tuple[AgentSpec, ...] = (
         "scores; lazy teacher on meta-attack's training",
         "Algorithms 3 and 4",
         trains=True,
+        version=2,
     ),
     _attacker(
         "meta_attack_matched",
@@ -132,6 +140,7 @@ CATALOGUE: tuple[AgentSpec, ...] = (
         "control: meta-attack with the mean step of the lazy one, without its search",
         "README: honesty is a feature",
         trains=True,
+        version=2,
     ),
     _attacker(
         "meta_attack_untrained",

@@ -30,12 +30,12 @@ WAYS = (5, 20, 30, 50)
 SHOTS = (1, 5)
 
 _TRIALS = {
-    5: {"smoke": 40, "small": 600, "paper": 1000},
-    20: {"smoke": 12, "small": 200, "paper": 1000},
+    5: {"smoke": 40, "small": 600, "medium": 600, "paper": 1000},
+    20: {"smoke": 12, "small": 200, "medium": 200, "paper": 1000},
 }
 _VAL_TRIALS = {
-    5: {"smoke": 10, "small": 60, "paper": 300},
-    20: {"smoke": 4, "small": 20, "paper": 100},
+    5: {"smoke": 10, "small": 60, "medium": 150, "paper": 300},
+    20: {"smoke": 4, "small": 20, "medium": 40, "paper": 100},
 }
 # The ways that are listed: what the test classes allow.
 _CLASSIFICATION = {

@@ -23,7 +23,6 @@ from lazybench.harness.watch import SILENT, Watch
 from lazybench.nets.whitebox import MOMENTS, Classifier, classifier
 from lazybench.params import Params, detached, finite
 from lazybench.rng import Rng
-from lazybench.specs import BUDGETS
 
 _BATCH = 500
 """Images of a forward pass without gradients."""
@@ -90,9 +89,10 @@ def recipe_of(name: str, budget: str) -> Recipe:
         UsageError: no such network or budget.
     """
     data = parted(name)[0]
-    if budget not in BUDGETS:
-        raise UsageError(f"budget must be one of {', '.join(BUDGETS)}, got '{budget}'")
-    recipe = RECIPES[data][budget]
+    recipes = RECIPES[data]
+    if budget not in recipes:
+        raise UsageError(f"budget must be one of {', '.join(recipes)}, got '{budget}'")
+    recipe = recipes[budget]
     return replace(recipe, lr=RATES[name]) if budget == "small" and name in RATES else recipe
 
 

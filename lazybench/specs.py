@@ -16,8 +16,9 @@ Better = Literal["higher", "lower"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 """Families of environments."""
 
-BUDGETS: tuple[str, ...] = ("smoke", "small", "paper")
-"""Compute budgets: seconds, unranked; minutes on two cores; the full protocol."""
+BUDGETS: tuple[str, ...] = ("smoke", "small", "medium", "paper")
+"""Compute budgets: seconds, unranked; minutes, a quarter of an hour on two cores; the full
+protocol."""
 
 
 class Measure(NamedTuple):

@@ -125,7 +125,7 @@ class Descending:
 
     def images(self, task: TaskShape) -> int:
         """Return the image-gradients of one task: each image passes forward and backward once."""
-        return task.way * (self.config.shots(task) + self.config.train_queries)
+        return self.config.ways(task) * (self.config.shots(task) + self.config.train_queries)
 
     def start(self, theta: Params, task: TaskShape) -> dict[str, Any]:
         """Return the state before any update."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,8 @@ class EmbeddingConfig(EpisodicConfig):
             the support set).
     """
 
+    FREE_WAYS: ClassVar[bool] = True
+
     head: Literal["prototypes", "matching", "relation", "ridge"] = "prototypes"
     metric: Literal["auto", "euclidean", "cosine"] = "auto"
     temperature: float = Field(1.0, gt=0)
@@ -82,8 +84,10 @@ class EmbeddingConfig(EpisodicConfig):
 class EmbeddingAgent(Descending):
     """Embeds instances so that a head which learns in closed form answers the queries.
 
-    Reference: the heads' own papers. `Choice:` training tasks have the test's way, not a higher
-    one.
+    `Choice:` training tasks have `train_ways` classes, more than a test task, as the authors of
+    Prototypical Networks and of R2-D2 train; 0 takes the environment's ways.
+
+    Reference: the heads' own papers.
     """
 
     Config = EmbeddingConfig
@@ -133,6 +137,7 @@ class EmbeddingAgent(Descending):
         """
         config, task = self.config, TaskShape(**state["task"])
         net = backbone(config.backbone, task)
+        task = replace(task, way=config.ways(task))
 
         def loss(theta: Params, row: Row) -> Tensor:
             x, query = net.prepare(row["support_x"]), net.prepare(row["query_x"])

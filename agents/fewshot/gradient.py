@@ -62,7 +62,7 @@ class GradientAgent:
 
     families = ("fewshot",)
     Config = GradientConfig
-    JUDGED = ("batch_norm",)
+    JUDGED = ("batch_norm", "test_steps", "test_batch", "test_prox", "test_leap")
     SHARDED = True
 
     def __init__(self, config: GradientConfig) -> None:
@@ -107,7 +107,7 @@ class GradientAgent:
                 f"matched_to needs the key of a lazy Reptile's record, and '{key}' {why}; see: "
                 "lazybench list runs"
             )
-        search = ("teacher", "gammas", "hull", "hull_step", "leap_on", *GradientAgent.JUDGED)
+        search = ("teacher", "gammas", "hull", "hull_step", "leap_on", "batch_norm")
         matched = {name: value for name, value in record.config.items() if name not in search}
         matched["matched_leap"] = record.diagnostics["mean_leap"]
         return matched | {name: value for name, value in given.items() if name != "matched_to"}

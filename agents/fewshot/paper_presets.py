@@ -31,8 +31,10 @@ def _reptile(algorithm: str, data: str, way: int, image28: bool) -> dict[str, An
     """Table 4 for the lazy agent and its control; Nichol et al. for Reptile; Zhou et al.'s prox.
 
     `Choice:` Table 4's beta is taken as 1.0 throughout (our copy prints 10/10/1.0/10, possibly with
-    a lost point); set outer_lr=10 for the other reading. Omniglot's iteration count is unreadable
-    there: 100,000, Reptile's own.
+    a lost point), and so gamma weighs the student's end: with gamma on theta a step of beta 1 would
+    go a twentieth to a quarter of Reptile's way, though section 4.3 gives both the same beta. The
+    other reading, eq. (4)'s wording, is `leap_on=theta outer_lr=10`. Omniglot's iteration count is
+    unreadable there: 100,000, Reptile's own.
     """
     settings = {
         "inner_lr": 1e-3,
@@ -51,7 +53,10 @@ def _reptile(algorithm: str, data: str, way: int, image28: bool) -> dict[str, An
         settings |= {"meta_batch": 5, "iterations": 100_000}
         settings |= many if image28 and way >= 20 else {}
     elif algorithm == "reptile_matched":
-        settings |= {"matched_leap": 0.25}
+        # The longest leap of the lazy grid, which its search takes nearly always.
+        settings |= {"leap_on": "phi", "matched_leap": 0.95}
+    elif algorithm == "lazy_reptile":
+        settings |= {"leap_on": "phi"}
     elif algorithm == "minibatch_prox":
         # The authors' code is Reptile's with a prox; 20 ways take twice the steps.
         settings |= {"meta_batch": 5, "iterations": 100_000, "prox": 0.1}
@@ -128,12 +133,16 @@ def _imaml(way: int, shot: int, image28: bool) -> dict[str, Any]:
 def _lazy(way: int) -> dict[str, Any]:
     """A.2 and A.3 of the lazy paper.
 
+    `Choice:` its inner rates are taken as MAML's are, for a loss that is summed over classes, and
+    multiplied by the ways; and gamma weighs the student's end, so that the leap goes as far as
+    MAML's own inner loop. Both as printed would adapt by a fiftieth of that on 20 ways of 84 px.
     `Choice:` A.2's k=10 and A.3's 15/15/18 are the training horizons; section 4.1.1's 10/15/20/20
     are read as test-time steps. ANIL and Meta-SGD, our extension, take the same.
     """
     steps = {20: (15, 15), 30: (15, 20), 50: (18, 20)}.get(way, (10, 10))
     return {
-        "inner_lr": 0.005 if way >= 20 else 0.01,
+        "inner_lr": (0.005 if way >= 20 else 0.01) * way,
+        "leap_on": "phi",
         "inner_steps": steps[0],
         "test_steps": steps[1],
         "test_batch": 0,

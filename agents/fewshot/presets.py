@@ -1,9 +1,9 @@
 """Presets of the gradient-based few-shot agents.
 
-`small` gives every agent of an environment the same number of training image-gradients (an image
-passed forward and backward once for the training of the meta-model); docs/presets.md says how each
-was chosen. `smoke` is `small` for seconds, never ranked. `paper` follows the lazy paper (Table 4,
-A.2, A.3) and the agents' own papers.
+`small` and `medium` give every agent of an environment the same number of training image-gradients
+(an image passed forward and backward once for the training of the meta-model); docs/presets.md says
+how each was chosen. `smoke` is `small` for seconds, never ranked. `paper` follows the lazy paper
+(Table 4, A.2, A.3) and the agents' own papers.
 """
 
 from __future__ import annotations
@@ -100,26 +100,45 @@ def preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any]:
     way, shot = int(env.kwargs.get("way", 1)), int(env.kwargs.get("shot", 1))
     settings: dict[str, Any] = dict(ALGORITHMS[algorithm])
     settings |= (
-        paper(algorithm, env.data, way, shot) if budget == "paper" else _small(algorithm, way, shot)
+        paper(algorithm, env.data, way, shot)
+        if budget == "paper"
+        else _budgeted(algorithm, way, shot)
     )
     if way == 1:
         settings |= _waves(algorithm, budget)
-    # A floor learns nothing before the test, so there is nothing to spend.
+    # A baseline learns nothing before the test, so there is nothing to spend.
     return settings if algorithm == "finetune" else settings | spending(env, budget)
 
 
-def _small(algorithm: str, way: int, shot: int) -> dict[str, Any]:
-    settings: dict[str, Any] = {"test_steps": 20, "test_batch": max(10, way)}
+def _budgeted(algorithm: str, way: int, shot: int) -> dict[str, Any]:
+    """The settings at `smoke`, `small` and `medium` for tasks of so many ways and shots.
+
+    MAML and its kin adapt to the whole support set at meta-test, as in training and as published;
+    only Reptile and its kin keep Reptile's mini-batches.
+    """
+    settings: dict[str, Any] = {"test_steps": 20, "test_batch": 0}
     if algorithm == "finetune":
-        # The floor takes whole support sets and the rate that validates best (docs/presets.md), so
-        # that it is no straw man.
+        # The rate that validates best (docs/presets.md), so that the baseline is no straw man.
         rule = {"inner_rule": "sgd", "inner_lr": 0.5} if shot > 1 and way > 1 else {}
-        settings |= {"test_batch": 0, **rule}
+        return settings | rule
     if algorithm == "taml":
         # It validates better than the entropy, which takes the query rows twice.
-        settings |= {"fairness": "theil"}
+        return settings | {"fairness": "theil"}
     if ALGORITHMS[algorithm].get("train_shots"):
-        settings |= {"inner_steps": 5, "inner_batch": 10 if way < 20 else 20, "meta_batch": 4}
+        rows = max(10, way)
+        return settings | {
+            "test_batch": rows,
+            "inner_steps": 5,
+            "inner_batch": 10 if way < 20 else 20,
+            "meta_batch": 4,
+        }
+    many = way >= 20 and shot > 1
+    if algorithm == "lazy_maml" and many:
+        return settings | {"inner_batch": 20}
+    if algorithm == "imaml":
+        # With the damping of 1 that it had, conjugate gradients meet negative curvature.
+        settings |= {"damping": 20.0, "test_prox": 0.0}
+        return settings | ({"inner_lr": 0.4, "inner_batch": 20, "meta_batch": 2} if many else {})
     return settings
 
 

@@ -71,6 +71,7 @@ class PretrainedAgent(Descending):
     """
 
     Config = PretrainConfig
+    JUDGED = ("batch_norm", "start", "test_lr", "test_steps", "test_batch", "adapts")
     config: PretrainConfig
 
     def __init__(self, config: PretrainConfig) -> None:

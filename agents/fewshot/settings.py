@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from lazybench.agent import Plan
 from lazybench.errors import UsageError
@@ -21,6 +28,8 @@ class EpisodicConfig(BaseModel):
         meta_batch: tasks in a meta-iteration.
         train_shots: support instances of a class in training; 0 takes the environment's.
         train_queries: query instances of a class in training.
+        train_ways: classes in a training task; 0 takes the environment's. Only for agents that
+            answer by comparison, whose network has no last layer of a fixed size.
         iterations: meta-iterations; 0 takes as many as `image_gradients` pays for.
         image_gradients: the training budget where `iterations` is 0: images passed forward and
             backward once. So settings that change the work of a meta-iteration keep the budget.
@@ -30,15 +39,43 @@ class EpisodicConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    FREE_WAYS: ClassVar[bool] = False
+    """Whether `train_ways` may differ from the environment's ways."""
+    LATER: ClassVar[tuple[str, ...]] = ("train_ways",)
+    """Settings that older records don't have: at their defaults they are left out of the dump, so
+    that those records keep their keys."""
+
     backbone: str = "auto"
     anneal: Literal["none", "linear"] = "linear"
     meta_batch: int = Field(4, ge=1)
     train_shots: int = Field(0, ge=0)
     train_queries: int = Field(1, ge=1)
+    train_ways: int = Field(0, ge=0)
     iterations: int = Field(0, ge=0)
     image_gradients: int = Field(0, ge=0)
     validations: int = Field(1, ge=1)
     validate_every: int = Field(0, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        kept: dict[str, Any] = dump(self)
+        for name in self.LATER:
+            if name in kept and getattr(self, name) == fields[name].default:
+                del kept[name]
+        return kept
+
+    @model_validator(mode="after")
+    def _check_ways(self) -> EpisodicConfig:
+        if self.train_ways and not self.FREE_WAYS:
+            raise ValueError(
+                "train_ways is for agents that answer by comparison (protonet, matching_net, "
+                f"relation_net, r2d2): this network's last layer has a fixed size; got "
+                f"train_ways={self.train_ways}, leave it out"
+            )
+        if self.train_ways == 1:
+            raise ValueError("train_ways must be 0 (the environment's ways) or at least 2, got 1")
+        return self
 
     def updates(self, images: int) -> int:
         """Return the number of meta-iterations when each task costs `images` image-gradients."""
@@ -58,6 +95,8 @@ class EpisodicConfig(BaseModel):
             UsageError: a single meta-iteration costs more than the whole budget.
         """
         updates = self.updates(images)
+        if self.train_ways:
+            env = {"way": self.train_ways, **env}
         spent = self.meta_batch * images
         if not self.iterations and self.image_gradients and spent > self.image_gradients:
             raise UsageError(
@@ -77,6 +116,10 @@ class EpisodicConfig(BaseModel):
         """Return the support instances of a class in training."""
         return self.train_shots or task.shot
 
+    def ways(self, task: TaskShape) -> int:
+        """Return the classes in a training task."""
+        return self.train_ways or task.way
+
 
 class _Size(NamedTuple):
     """Budget of a group of environments."""
@@ -87,6 +130,8 @@ class _Size(NamedTuple):
 
 _SMALL = {5: _Size(200_000, 3), 20: _Size(180_000, 2)}
 _SMALL_84_PX = _Size(100_000, 2)
+_MEDIUM = _Size(3_000_000, 10)
+_MEDIUM_84_PX = _Size(1_000_000, 10)
 _SMOKE = _Size(3_000, 1)
 _OF_84_PX = ("miniimagenet", "tieredimagenet")
 
@@ -99,6 +144,11 @@ def spending(env: EnvSpec, budget: str) -> dict[str, int]:
     if budget == "paper":
         return {}
     way = int(env.kwargs.get("way", 1))
-    size = _SMALL_84_PX if env.data in _OF_84_PX else _SMALL[5 if way < 20 else 20]
-    size = _SMOKE if budget == "smoke" else size
+    large = env.data in _OF_84_PX
+    if budget == "smoke":
+        size = _SMOKE
+    elif budget == "medium":
+        size = _MEDIUM_84_PX if large else _MEDIUM
+    else:
+        size = _SMALL_84_PX if large else _SMALL[5 if way < 20 else 20]
     return {"image_gradients": size.image_gradients, "validations": size.validations}

@@ -3,7 +3,10 @@
 They share the schedule of every agent on a stream (`presets.py`), and in `small` all begin their
 meta-steps with the last fifth. `Choice:` in their papers `l2rw` and `meta_weight_net` weigh from
 the first mini-batch on, as `paper` has it; a late start costs less than half of that, and for l2rw
-it validates far better (glyphs-lt-100, one seed: .85, against .58 from half on).
+it validates far better (glyphs-lt-100, one seed: .85, against .58 from half on). `Choice:` the
+virtual step has the step size of its stage, on the sum of the losses: at `small` and `medium` that
+is ten times the released one, whose step size has dropped further by then; `scaled` fixes the
+length of eps instead.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ GROUPS_NOTE = (
     "weights; networks of different kinds are never ranked against each other."
 )
 SUPERSEDED = "superseded"
-_BUDGETS = ("small", "paper", "smoke")
+_BUDGETS = ("medium", "small", "paper", "smoke")
 # A limited run differs in the number of trials, and is to stand under the whole ones.
 _TRIAL_COUNTS = frozenset({"trials", "n_trials", "test_trials"})
 

@@ -30,7 +30,7 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     left: Annotated[str, typer.Argument(help="Agent, row of the board, or digits of a key.")],
     right: Annotated[str, typer.Argument(help="Likewise; the difference is LEFT - RIGHT.")],
     env: options.Env,
-    budget: Annotated[str, typer.Option("--budget", "-b", help="smoke, small or paper.")] = "small",
+    budget: options.Budget = "small",
     protocol: options.Protocol = None,
     batch_norm: Annotated[
         str | None,

@@ -57,7 +57,7 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
         ),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option("--budget", "-b", help="Only this budget: smoke, small or paper.")
+        str | None, typer.Option("--budget", "-b", help="Only this compute budget.")
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.text,
     out_dir: options.Out = Path("leaderboards"),

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from lazybench.errors import OutputUnavailable, UsageError
+from lazybench.specs import BUDGETS
 
 _SEEDS = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?")
 _MOST_SEEDS = 1000
@@ -75,6 +76,10 @@ Device = Annotated[str, typer.Option("--device", "-d", help="cpu, cuda, mps or a
 Threads = Annotated[
     int | None,
     typer.Option("--threads", "-t", min=1, help="Tasks side by side. [default: all cores]"),
+]
+Budget = Annotated[
+    str,
+    typer.Option("--budget", "-b", help=f"Compute budget: {', '.join(BUDGETS)}."),
 ]
 Env = Annotated[
     str,

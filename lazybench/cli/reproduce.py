@@ -46,7 +46,7 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
             autocompletion=_complete,
         ),
     ],
-    budget: Annotated[str, typer.Option("--budget", "-b", help="smoke, small or paper.")] = "small",
+    budget: options.Budget = "small",
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds of each cell, such as 0-2.")] = "0",
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Cells side by side.")] = 1,
     device: options.Device = "cpu",

@@ -46,9 +46,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         ),
     ],
     env: options.Env,
-    budget: Annotated[
-        str, typer.Option("--budget", "-b", help="Compute: smoke, small or paper.")
-    ] = "small",
+    budget: options.Budget = "small",
     seed: Annotated[
         int | None, typer.Option("--seed", "-s", min=0, help="Seed of training. [default: 0]")
     ] = None,

@@ -52,7 +52,7 @@ def table_command(  # noqa: PLR0913 - one parameter for each option
     envs: Annotated[
         str, typer.Option("--envs", "-e", help="Columns: environments, separated by commas.")
     ],
-    budget: Annotated[str, typer.Option("--budget", "-b", help="small or paper.")] = "small",
+    budget: options.Budget = "small",
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.md,
     metric: Annotated[
         str | None, typer.Option("--metric", help="A further metric instead of the score.")
@@ -79,7 +79,7 @@ def table_command(  # noqa: PLR0913 - one parameter for each option
     if budget == "smoke":
         raise UsageError(
             "a table is made of ranked rows and smoke runs are never ranked; got "
-            "--budget smoke; take small or paper"
+            "--budget smoke; take small, medium or paper"
         )
     records = Store(options.need_folder(out_dir, "--out")).records()
     for skipped in records.skipped:

@@ -46,7 +46,7 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Fix a setting; repeatable."),
     ] = None,
-    budget: Annotated[str, typer.Option("--budget", "-b", help="smoke, small or paper.")] = "small",
+    budget: options.Budget = "small",
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Of draws and trainings.")] = 0,
     device: options.Device = "cpu",
     threads: options.Threads = None,

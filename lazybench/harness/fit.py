@@ -49,7 +49,8 @@ class Progress:
         best: the state that validated best so far (None before the first validation).
         best_step: updates behind that state.
         best_score: its validation score, higher is better.
-        curve: `{step, val, loss}` of each validation.
+        curve: `{step, val, loss, train_cpu_s, image_gradients}` of each validation, the costs
+            those of training so far.
         totals: sums of the counted logs.
         train_wall_s: seconds of updates so far, over all sittings.
         val_wall_s: seconds of validation so far, over all sittings.
@@ -289,7 +290,13 @@ def _validate(
     value = blocks[0].score(metric)
     if len(blocks) > 1:
         value = float(np.concatenate([block.scores for block in blocks]).mean())
-    point = {"step": float(progress.step), "val": value}
+    point = {
+        "step": float(progress.step),
+        "val": value,
+        "train_cpu_s": round(progress.train_cpu_s, 3),
+    }
+    if "image_gradients" in progress.totals:
+        point["image_gradients"] = progress.totals["image_gradients"]
     if progress.last_loss is not None:
         point["loss"] = progress.last_loss
     progress.curve.append(point)

@@ -151,6 +151,7 @@ def make(
     overrides: Mapping[str, Any],
     *,
     find: Callable[[str], Any] = lambda key: None,
+    whole: bool = False,
 ) -> Made:
     """Return an agent of that name, made for an environment and budget.
 
@@ -161,6 +162,8 @@ def make(
         overrides: settings that replace the preset's.
         find: from the first digits of a key to the record, or None; for agents whose `settle`
             reads a setting off another run.
+        whole: `overrides` are all settings of a run, maybe of an older version: those in the
+            configuration's `LATER` that it lacks take their defaults, not the preset's values.
 
     Raises:
         UnknownName: no such agent.
@@ -183,6 +186,8 @@ def make(
         algorithm = str(spec.kwargs.get("algorithm", spec.id))
         base = dict(preset(algorithm, env, budget)) if preset else {}
         base |= {key: value for key, value in spec.kwargs.items() if key != "algorithm"}
+        for name in getattr(config_type, "LATER", ()) if whole else ():
+            base.pop(name, None)
         config = _validated(spec.id, config_type, base, read)
         agent, resolved = factory(config), config.model_dump(mode="json")
     else:
@@ -214,7 +219,8 @@ def make(
             f"agent '{spec.id}' is a floor that learns nothing before the test: iterations must "
             f"stay 0, got {resolved['iterations']}; choose a learner (lazybench list agents)"
         )
-    given = {key: resolved.get(key) for key in read}
+    # A later setting at its default is left out of the whole, but was asked for.
+    given = {key: resolved.get(key, value) for key, value in read.items()}
     return Made(spec, agent, resolved, given, _source(spec, factory))
 
 

@@ -221,7 +221,7 @@ def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> 
             since the run.
     """
     config = dict(run.identity["config"])
-    made = make(run.asked, home, str(run.identity["budget"]), config)
+    made = make(run.asked, home, str(run.identity["budget"]), config, whole=True)
     check_code(made, run.identity["agent_version"], run.identity["agent_source"])
     for name in overrides:
         if name in config and name not in made.judged and not name.startswith("test_"):
@@ -229,8 +229,10 @@ def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> 
                 f"'{name}' is a setting of training and can't be changed in judging; settings of "
                 f"judging: {', '.join(n for n in config if n in made.judged or 'test_' in n)}"
             )
-    again = make(run.asked, home, str(run.identity["budget"]), {**config, **overrides})
-    given = {name: again.config.get(name) for name in (*run.overrides, *overrides)}
+    asked = {**config, **overrides}
+    again = make(run.asked, home, str(run.identity["budget"]), asked, whole=True)
+    both = {**run.overrides, **overrides}
+    given = {name: again.config.get(name, value) for name, value in both.items()}
     return replace(again, overrides=given)
 
 

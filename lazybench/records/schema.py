@@ -156,9 +156,12 @@ class Record(Facts):
         """The record without what may differ between two equal runs.
 
         Left out are times, memory, machine, code, start and how the settings were found; arrays
-        appear by their sha256.
+        appear by their sha256. So are the image-gradients of a curve's points, which older records
+        don't have; their sum is among the costs.
         """
         content: dict[str, Any] = _timeless(self.model_dump(mode="json", by_alias=True))
+        for point in content["curve"]:
+            point.pop("image_gradients", None)
         for name in ("machine", "code", "started", "tuning", "untuned"):
             del content[name]
         return content | {"trials": self.trials.digests()}

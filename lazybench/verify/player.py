@@ -60,7 +60,7 @@ def remade(record: Record) -> tuple[Made, EnvSpec]:
     home = spec_of(record)
     if record.trained_on is not None:
         home = resolve_env(record.trained_on.split()[0])[0]
-    made = make(asked(record), home, record.preset, record.config)
+    made = make(asked(record), home, record.preset, record.config, whole=True)
     check_code(made, record.agent.version, record.agent.source_sha256)
     check_backbone(record.network)
     return made, home
@@ -173,7 +173,7 @@ def _trained(
                 f"isn't in {source.out}, so that it can't be trained again; give --checkpoint"
             )
         fitted = found
-        made = make(asked(fitted), spec_of(fitted), fitted.preset, fitted.config)
+        made = make(asked(fitted), spec_of(fitted), fitted.preset, fitted.config, whole=True)
     training = Training(
         made.agent,
         spec_of(fitted),

@@ -43,6 +43,20 @@ def test_a_run_gives_a_record_of_what_happened(tmp_path):
     assert lazybench.load_records(ENV, out=tmp_path / "store")[0].key == record.key
 
 
+def test_each_validation_knows_what_training_had_cost(tmp_path):
+    stores = {"out": tmp_path / "store", "runs": tmp_path / "runs"}
+    record = lazybench.run("maml", ENV, budget="smoke", settings={"validations": 3}, **stores)
+    steps = [point["step"] for point in record.curve]
+    spent = [point["image_gradients"] for point in record.curve]
+    each = record.cost.image_gradients / record.cost.outer_steps
+    assert spent == [each * step for step in steps]
+    assert spent[-1] == record.cost.image_gradients
+    seconds = [point["train_cpu_s"] for point in record.curve]
+    assert 0 < seconds[0] <= seconds[1] <= seconds[2] <= record.cost.train_cpu_s + 1e-3
+    points = record.comparable()["curve"]
+    assert not any({"image_gradients", "train_cpu_s"} & set(point) for point in points)
+
+
 def test_a_finished_run_is_not_repeated(tmp_path):
     first = play(tmp_path)
     files = sorted((tmp_path / "store").rglob("*.json"))
@@ -153,7 +167,7 @@ def test_two_processes_cannot_be_at_one_run(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"budget": "smal"}, UsageError, "budget must be one of smoke, small, paper, got 'smal'"),
+        ({"budget": "smal"}, UsageError, "one of smoke, small, medium, paper, got 'smal'"),
         ({"limit": 0}, UsageError, "limit must be at least 1 trial, got 0"),
         ({"threads": 0}, UsageError, "threads must be at least 1, got 0"),
         ({"device": "cuda"}, DeviceUnavailable, "device cuda was asked for"),

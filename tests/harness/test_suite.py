@@ -54,7 +54,7 @@ def test_shipped_suites_name_only_what_there_is(name: str) -> None:
         ('name = "x"\ncells = []', "cells"),
         (GOOD.replace("envs", "env"), "env"),
         (GOOD.replace("seeds = [0, 1]", 'seeds = ["no"]'), r"cells\.0\.seeds\.0"),
-        (GOOD.replace("seeds = [0, 1]", 'budget = "tiny"'), "smoke, small, paper, got 'tiny'"),
+        (GOOD.replace("seeds = [0, 1]", 'budget = "tiny"'), "medium, paper, got 'tiny'"),
     ],
 )
 def test_a_suite_that_cant_be_read_is_told_in_one_line(

@@ -88,7 +88,7 @@ def test_outer_step_by_hand(algorithm: str, task: Any) -> None:
     net = EncoderDecoder(task.maps)
     expected = dict(theta)
     gammas = [0.75, 0.8, 0.85, 0.9, 0.95] if algorithm == "lazy_meta_attack" else [0.0]
-    beta = 0.5 * (0.15 if algorithm == "meta_attack_matched" else 1.0)
+    beta = 0.5 * (0.105 if algorithm == "meta_attack_matched" else 1.0)
     chosen = []
     for x, y, query_x, query_y in zip(*batch.values(), strict=True):
         phi = adapted(net, theta, x, y, 2)

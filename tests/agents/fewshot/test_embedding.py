@@ -12,7 +12,9 @@ from torch import Tensor
 
 from lazybench.agents.fewshot.embedding import EmbeddingAgent, EmbeddingConfig
 from lazybench.agents.fewshot.embedding_presets import embedding_preset
+from lazybench.api import make_agent, make_env
 from lazybench.errors import UsageError
+from lazybench.harness.request import make
 from lazybench.nets import backbone
 from lazybench.params import Params
 from lazybench.registry import ENVS
@@ -245,7 +247,12 @@ def test_paper_has_the_papers_own_settings() -> None:
     ridge = paper("r2d2", "omniglot-20way-5shot")
     assert (ridge.lr, ridge.ridge_lambda, ridge.ridge_scale) == (5e-3, 5000.0, 10.0)
     assert paper("matching_net", "omniglot-5way-1shot").temperature == 1.0
-    assert paper("protonet", "omniglot-5way-1shot").train_queries == 15
+    proto = paper("protonet", "omniglot-5way-1shot")
+    assert (proto.train_queries, proto.train_ways) == (5, 60)
+    assert paper("protonet", "miniimagenet-5way-1shot").train_ways == 30
+    proto = paper("protonet", "miniimagenet-5way-5shot")
+    assert (proto.train_queries, proto.train_ways) == (15, 20)
+    assert paper("r2d2", "omniglot-20way-5shot").train_ways == 60
 
 
 def test_settings_are_checked() -> None:
@@ -274,3 +281,45 @@ def test_parameters_that_a_module_does_not_use_stay(
     changed = {n for n, v in state["theta"].items() if not torch.equal(v, after["theta"][n])}
     assert "body.used.weight" in changed
     assert not {"body.idle.weight", "body.idle.bias"} & changed
+
+
+def test_training_tasks_have_train_ways_and_cost_what_they_hold() -> None:
+    given = {"train_ways": 7, "train_queries": 3, "image_gradients": 10_000, "meta_batch": 1}
+    made = make_agent("protonet", "glyphs-5way-1shot", **given)
+    env = make_env("glyphs-5way-1shot", split="val", num_envs=1, backend="torch")
+    plan = made.plan(env.task)
+    assert plan.env["way"] == 7
+    assert plan.updates == 10_000 // (7 * (1 + 3))
+    train = make_env(
+        "glyphs-5way-1shot", split="train", num_envs=1, backend="torch", **dict(plan.env)
+    )
+    batch, _ = train.reset(seed=0)
+    assert batch["support_y"].unique().numel() == 7
+    state, logs = made.update(made.init(env, Rng(0)), batch, Rng(1))
+    assert logs["image_gradients"] == 7 * (1 + 3)
+    # The state is that of the environment's tasks: validation has five ways.
+    answers, _ = made.policy(state)(env.reset(seed=0)[0])
+    assert set(answers.unique().tolist()) <= set(range(5))
+
+
+def test_train_ways_at_their_default_leave_older_keys_alone() -> None:
+    plain = make_agent("protonet", "glyphs-5way-1shot", budget="small").config
+    assert plain.train_ways == 0
+    assert "train_ways" not in plain.model_dump(mode="json")
+    assert plain.model_copy(update={"train_ways": 9}).model_dump(mode="json")["train_ways"] == 9
+    spec = ENVS.resolve("omniglot-5way-1shot").spec
+    medium = make("protonet", spec, "medium", {})
+    assert medium.config["train_ways"] == 60
+    # All settings of a run from before there was this one, at a budget whose preset has it now.
+    old = {name: value for name, value in medium.config.items() if name != "train_ways"}
+    again = make("protonet", spec, "medium", old, whole=True)
+    assert again.agent.config.train_ways == 0
+    assert again.config == old
+
+
+@pytest.mark.parametrize("agent", ["maml", "baseline_finetune"])
+def test_a_head_of_fixed_size_refuses_train_ways(agent: str) -> None:
+    with pytest.raises(UsageError, match="last layer has a fixed size; got train_ways=20"):
+        make_agent(agent, "glyphs-5way-1shot", train_ways=20)
+    with pytest.raises(UsageError, match="at least 2, got 1"):
+        make_agent("protonet", "glyphs-5way-1shot", train_ways=1)

@@ -181,7 +181,7 @@ def test_hooks_of_the_contract(
 ) -> None:
     agent = make_agent(algorithm, tasks.blobs, backbone="mlp")
     state = start(agent, tasks.blobs)
-    assert agent.JUDGED == ("batch_norm",)
+    assert agent.JUDGED == ("batch_norm", "test_steps", "test_batch", "test_prox", "test_leap")
     trained = agent.network(tasks.blobs)
     assert trained.name == "mlp-40-40"
     assert trained.parameters == 256 * 40 + 40 + 40 * 40 + 40 + 40 * 3 + 3

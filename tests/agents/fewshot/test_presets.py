@@ -9,8 +9,9 @@ import pytest
 from lazybench.agents.fewshot.gradient import GradientAgent
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.agents.fewshot.presets import ALGORITHMS, preset
+from lazybench.learning import GAMMAS
 from lazybench.registry import ENVS
-from lazybench.specs import EnvSpec
+from lazybench.specs import BUDGETS, EnvSpec
 from lazybench.task import TaskShape
 
 LEARNERS = tuple(name for name in ALGORITHMS if name != "finetune")
@@ -57,7 +58,7 @@ def test_small_spends_the_same_on_every_agent(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("budget", ["smoke", "small", "paper"])
+@pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize(
     ("data", "way", "shot"),
     [("omniglot", 5, 1), ("omniglot", 20, 1), ("miniimagenet", 5, 5), ("sinusoid", 1, 10)],
@@ -82,7 +83,38 @@ def test_paper_has_table_4_for_lazy_reptile_and_reptiles_own_for_reptile() -> No
     matched = settings("reptile_matched", "omniglot-5way-1shot", "paper")
     differs = {key for key in {**lazy, **matched} if matched.get(key) != lazy.get(key)}
     assert differs == {"teacher", "matched_leap"}
-    assert matched["matched_leap"] == 0.25
+    assert lazy["leap_on"] == "phi"
+    assert matched["matched_leap"] == max(GAMMAS)
+
+
+@pytest.mark.parametrize(
+    "env", ["omniglot-5way-1shot", "glyphs-20way-5shot", "cifarfs-5way-5shot", "glyphs-50way-5shot"]
+)
+@pytest.mark.parametrize("budget", ["small", "medium", "paper"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_only_reptile_and_its_kin_test_in_mini_batches(
+    algorithm: str, budget: str, env: str
+) -> None:
+    in_batches = ("reptile", "reptile_matched", "minibatch_prox", "lazy_reptile")
+    if algorithm == "finetune" and budget == "paper":
+        return
+    assert (settings(algorithm, env, budget)["test_batch"] > 0) == (algorithm in in_batches)
+
+
+def test_the_lazy_leap_of_paper_goes_as_far_as_mamls_inner_loop() -> None:
+    for env in ("tieredimagenet-20way-5shot", "miniimagenet-5way-1shot"):
+        lazy, maml = settings("lazy_maml", env, "paper"), settings("maml", env, "paper")
+        assert lazy["leap_on"] == "phi"
+        reach = max(GAMMAS) * lazy["inner_lr"] * lazy["inner_steps"]
+        assert 0.5 < reach / (maml["inner_lr"] * maml["inner_steps"]) < 3
+
+
+def test_medium_pays_three_million_image_gradients_and_sees_a_plateau() -> None:
+    budgets = {"omniglot-20way-1shot": 3_000_000, "miniimagenet-5way-1shot": 1_000_000}
+    for env, images in budgets.items():
+        given = settings("maml", env, "medium")
+        assert given["image_gradients"] == images
+        assert given["validations"] >= 9
 
 
 def test_numbers_without_an_end_are_refused() -> None:

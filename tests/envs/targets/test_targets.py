@@ -30,13 +30,12 @@ from lazybench.errors import DataUnavailable, UsageError
 from lazybench.harness.suite import SuiteCell
 from lazybench.harness.sweep import SweepRequest, split
 from lazybench.nets.whitebox import CLASSIFIERS, classifier
-from lazybench.specs import BUDGETS
 
 
 def test_names_are_data_and_architecture() -> None:
     assert {net for nets in NETS.values() for net in nets} <= set(CLASSIFIERS)
     assert parted("glyphs-net1-small") == ("glyphs", "net1-small")
-    assert all(set(RECIPES[data]) == set(BUDGETS) for data in NETS)
+    assert all(set(RECIPES[data]) == {"smoke", "small", "paper"} for data in NETS)
     for wrong in ("mnist", "mnist-net5", "cifar10-net4", "module:function", ""):
         with pytest.raises(UsageError, match="no target '"):
             parted(wrong)
