@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -103,7 +103,7 @@ class Descending:
     """
 
     families = ("fewshot",)
-    JUDGED = ("batch_norm",)
+    JUDGED: ClassVar[tuple[str, ...]] = ("batch_norm",)
     config: EpisodicConfig
     outer: Outer
 

@@ -34,7 +34,8 @@ def embedding_preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any
     settings: dict[str, Any] = dict(_HEADS[algorithm])
     if budget == "paper":
         return settings | _paper(algorithm, env.data, way, shot)
-    settings |= _SMALL[algorithm] | {"train_queries": 5, "meta_batch": 2} | spending(env, budget)
+    settings |= {**_SMALL[algorithm], "train_queries": 5, "meta_batch": 2}
+    settings |= spending(env, budget)
     if budget == "medium" and way > 1:
         settings |= {"lr": 1e-3, "meta_batch": 1, "train_ways": _train_ways(env.data, way, shot)}
     return settings

@@ -36,7 +36,7 @@ def _reptile(algorithm: str, data: str, way: int, image28: bool) -> dict[str, An
     other reading, eq. (4)'s wording, is `leap_on=theta outer_lr=10`. Omniglot's iteration count is
     unreadable there: 100,000, Reptile's own.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "inner_lr": 1e-3,
         "inner_steps": 5 if image28 else 8,
         "inner_batch": 10 if way < 20 else 20,

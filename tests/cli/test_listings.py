@@ -94,7 +94,7 @@ def test_settings_that_budgets_share_stand_once(lazybench: Any) -> None:
     found = json.loads(lazybench("show", "protonet", "-e", "glyphs-5way-1shot", "--json").out)
     settings = found["settings"]
     assert settings["every budget"]["backbone"] == "auto"
-    assert set(settings) == {"every budget", "smoke", "small", "paper"}
+    assert set(settings) == {"every budget", "smoke", "small", "medium", "paper"}
     assert settings["small"]["iterations"] < settings["paper"]["iterations"]
     assert "backbone" not in settings["small"]
 
