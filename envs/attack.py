@@ -20,6 +20,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from lazybench.attack_task import Access, Mode, Norm
+from lazybench.checks import check_one_of, check_whole
 from lazybench.data.pool import SPLITS, Split
 from lazybench.envs.attack_block import AttackBlock, Observation, Stepped
 from lazybench.envs.attack_opened import OpenTarget
@@ -27,7 +28,6 @@ from lazybench.envs.attack_settings import TargetRule, read_protocol
 from lazybench.envs.attack_summary import summary
 from lazybench.envs.attack_target import load_pictures, whiteboxes
 from lazybench.envs.blackbox import BlackBox
-from lazybench.envs.checks import check_one_of, check_whole
 from lazybench.envs.gradient_maps import GradientMaps, maps_shape
 from lazybench.errors import UsageError
 from lazybench.parallel import one_thread_after_fork

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import Tensor
 
 from lazybench.attack_task import Access, AttackTask, Mode, Norm
+from lazybench.checks import check_one_of, check_whole
 from lazybench.envs.attack_oracle import Oracle
 from lazybench.envs.blackbox import BlackBox
-from lazybench.envs.checks import check_one_of, check_whole
 from lazybench.errors import UsageError
 from lazybench.task import TaskShape
 

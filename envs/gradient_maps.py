@@ -20,9 +20,9 @@ from torch import Tensor
 
 from lazybench import counter
 from lazybench.attack_task import margin
+from lazybench.checks import check_one_of, check_whole
 from lazybench.data.cache import prepared
 from lazybench.data.pool import Split
-from lazybench.envs.checks import check_one_of, check_whole
 from lazybench.envs.episodes import Block, choose
 from lazybench.envs.one_step import Backend, OneStepVectorEnv
 from lazybench.envs.target_data import target_data

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lazybench.envs.checks import check_one_of, check_whole
+from lazybench.checks import check_one_of, check_whole
 from lazybench.envs.http_exchange import NoReply, Poster, Reply, checked_headers
 from lazybench.envs.http_journal import Answer, Journal, digest
 from lazybench.envs.http_wire import (

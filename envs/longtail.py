@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from lazybench import counter
+from lazybench.checks import check_one_of, check_whole
 from lazybench.data.labelled import open_labelled
 from lazybench.data.pool import SPLITS, Split
-from lazybench.envs.checks import check_one_of, check_whole
 from lazybench.envs.longtail_oracle import HiddenPass, as_answer
 from lazybench.envs.longtail_samplers import Schedule, stages
 from lazybench.envs.longtail_split import class_counts, images_at, largest_head

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lazybench.batches import CountedBatches
+from lazybench.checks import check_whole
 from lazybench.envs.longtail import LongTailEnv
 from lazybench.errors import UsageError
 
@@ -38,7 +39,7 @@ class LongTailDataset(CountedBatches):
                 f"'{env.split}' and backend '{env.backend}'"
             )
         steps = env.task.steps
-        if batches is not None and batches > steps:
+        if batches is not None and check_whole("batches", batches, least=None) > steps:
             raise UsageError(f"the stream has {steps} batches, got batches={batches}; set epochs=…")
         super().__init__(env, seed=seed, batches=steps if batches is None else batches)
 

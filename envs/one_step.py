@@ -14,8 +14,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from lazybench.checks import check_one_of
 from lazybench.data.pool import Split
-from lazybench.envs.checks import check_one_of
 from lazybench.envs.episodes import Block
 from lazybench.envs.picture import contact_sheet
 from lazybench.envs.trial_rows import TrialRows

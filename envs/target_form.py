@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lazybench.attack_task import Access
+from lazybench.checks import check_one_of, check_whole
 from lazybench.envs.attack_oracle import Predict
-from lazybench.envs.checks import check_one_of, check_whole
 from lazybench.errors import ContractError, UsageError
 
 Layout = Literal["nchw", "nhwc"]

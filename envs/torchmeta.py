@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lazybench.batches import TrainingBatches
+from lazybench.checks import check_one_of, check_whole
 from lazybench.data.pool import SPLITS, Split
-from lazybench.envs.checks import check_one_of
 from lazybench.envs.episodes import Block
 from lazybench.envs.one_step import Backend, OneStepVectorEnv
 from lazybench.envs.trials import Trials
@@ -93,7 +93,11 @@ class TakenTrials(Trials):
             UsageError: batches of another form, no task, tasks of different shapes, or too many.
         """
         check_one_of("split", split, SPLITS)
-        if tasks is not None and tasks < 1:
+        if not isinstance(batches, Iterable):
+            raise UsageError(
+                f"batches must be an iterable of torchmeta's batches, got {type(batches).__name__}"
+            )
+        if tasks is not None and check_whole("tasks", tasks, least=None) < 1:
             raise UsageError(f"tasks must be at least 1, got {tasks}")
         block = _taken(batches, tasks)
         self.split = split

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lazybench import gymnasium_ids
+from lazybench.agent import Agent
+from lazybench.checks import check_path, check_settings, check_text, need_folder
 from lazybench.errors import UsageError
 from lazybench.harness.environment import check_budget, resolve_env
-from lazybench.harness.request import RunRequest, make
+from lazybench.harness.request import RunRequest, check_device, make
 from lazybench.harness.run import run as run_request
-from lazybench.harness.track import UNTRACKED, Tracker
+from lazybench.harness.track import UNTRACKED, Tracker, check_tracker
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.records import Record, RecordList, Store
 from lazybench.registry import AGENTS, DATASETS, ENVS, load
@@ -41,6 +43,8 @@ def make_env(
     """
     spec, _ = resolve_env(env)
     arguments = {**spec.kwargs, "split": split, **settings}
+    if "device" in settings:
+        arguments["device"] = check_device(check_text("device", settings["device"]))
     try:
         if num_envs is None:
             return load(spec.target)(**arguments)
@@ -51,8 +55,16 @@ def make_env(
         raise UsageError(f"{spec.id} can't be made with these settings: {error}") from error
 
 
-def make_agent(agent: str, env: str, *, budget: str = "small", **settings: Any) -> Any:
+def make_agent(
+    agent: str | type | Agent, env: str, *, budget: str = "small", **settings: Any
+) -> Any:
     """Return an agent with its preset for an environment and budget, and `settings` on top.
+
+    Args:
+        agent: as for `run`.
+        env: environment id or alias.
+        budget: names the preset.
+        **settings: settings that replace the preset's.
 
     Raises:
         UnknownName: no such agent or environment.
@@ -63,13 +75,13 @@ def make_agent(agent: str, env: str, *, budget: str = "small", **settings: Any) 
 
 
 def run(  # noqa: PLR0913 - each is a flag of the command line
-    agent: str,
+    agent: str | type | Agent,
     env: str,
     *,
     budget: str = "small",
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
-    init: str | None = None,
+    init: str | Path | None = None,
     precision: str = "fp32",
     device: str = "cpu",
     threads: int | None = None,
@@ -83,11 +95,31 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
     """Return the record of a run: train, judge on the official trials, publish to the store `out`.
 
     The same call continues a run that was cut off, and returns the record of one that is done.
-    Runs that differ only in settings of judging (`batch_norm`) share one fit. `init` names weights
-    to start from: `FILE.safetensors`, a run's folder or the first digits of its key. `tracker`
-    hears of the run while it goes on; see `lazybench.Tracker`.
+    Runs that differ only in settings of judging (`batch_norm`) share one fit.
+
+    Args:
+        agent: an id, `FILE.py:CLASS`, `MODULE:CLASS`, a class of yours, or an instance of one. The
+            key of a class holds its settings and the hash of its file. Where no file defines it (a
+            notebook, a prompt), the hash is of the source of its methods alone, not of what they
+            call elsewhere, and the record is marked `code_not_in_a_file`. An instance's attributes
+            are its settings; a copy of it is trained.
+        env: environment id or alias.
+        budget: compute budget, which names the preset.
+        seed: seed of training, at least 0.
+        settings: settings of the agent that replace the preset's, by name.
+        init: weights to start from: `FILE.safetensors`, a run's folder or the digits of its key.
+        precision: `fp32`, `tf32` (CUDA) or `bf16`.
+        device: `cpu`, `cuda`, `mps` or `auto`.
+        threads: tasks side by side; None takes all usable cores.
+        limit: evaluate on the first so many trials only; marked, never ranked.
+        out: the store of records.
+        runs: folder of checkpoints and unfinished runs.
+        force: run again even where a record stands.
+        watch: hears of the progress.
+        tracker: hears of the run while it goes on; see `lazybench.Tracker`.
 
     Raises:
+        UsageError: a name or value that isn't allowed; nothing was made or trained.
         LazybenchError: as `lazybench.harness.run.run` says.
     """
     request = RunRequest(
@@ -95,25 +127,34 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         env=env,
         budget=budget,
         seed=seed,
-        overrides=dict(settings or {}),
-        init=init,
+        overrides=check_settings("settings", settings),
+        init=None if init is None else str(check_path("init", init)),
         precision=precision,
         device=device,
         threads=threads,
         limit=limit,
-        out=Path(out),
-        runs=Path(runs),
+        out=check_path("out", out),
+        runs=check_path("runs", runs),
         force=force,
     )
+    check_tracker(tracker)
     return run_request(request, watch=watch, tracker=tracker)
 
 
 def load_records(
     env: str | None = None, agent: str | None = None, *, out: str | Path = "leaderboards"
 ) -> RecordList:
-    """Return the records of a store, of one environment or agent where named."""
+    """Return the records of a store, of one environment or agent where named.
+
+    Raises:
+        UnknownName: no such environment.
+        UsageError: an argument of another type.
+        OutputUnavailable: `out` is a file.
+    """
     wanted = resolve_env(env)[0].id if env is not None else None
-    return Store(out).records(wanted, agent)
+    if agent is not None:
+        check_text("agent", agent)
+    return Store(need_folder(check_path("out", out), "out")).records(wanted, agent)
 
 
 def register_env(spec: EnvSpec) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from lazybench.checks import check_whole
 from lazybench.errors import UsageError
 
 
@@ -41,7 +42,8 @@ class TrainingBatches(IterableDataset[dict[str, Tensor]]):
                 f"training batches come from split='train', got split '{split}'; the answers of "
                 "the others are hidden: judge with lazybench.evaluate"
             )
-        if batches is not None and batches < 1:
+        seed = check_whole("seed", seed)
+        if batches is not None and check_whole("batches", batches, least=None) < 1:
             raise UsageError(f"batches must be at least 1, or None for no end; got {batches}")
         self._env, self._seed, self._batches = env, seed, batches
 

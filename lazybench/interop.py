@@ -30,7 +30,7 @@ def as_dataset(env: Any, *, seed: int = 0, batches: int | None = None) -> Traini
         UsageError: an environment of another split or without rows, or a number of batches that
             isn't there.
     """
-    if hasattr(env.task, "steps"):
+    if hasattr(getattr(env, "task", None), "steps"):
         streamed: TrainingBatches = load("lazybench.envs.longtail_dataset:LongTailDataset")(
             env, seed=seed, batches=batches
         )

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import torch
 
+from lazybench.checks import check_whole
 from lazybench.errors import UsageError
 
 A = TypeVar("A")
@@ -49,7 +50,7 @@ def set_threads(threads: int | None) -> int:
     Raises:
         UsageError: fewer than one thread.
     """
-    wanted = usable_cores() if threads is None else threads
+    wanted = usable_cores() if threads is None else check_whole("threads", threads, least=None)
     if wanted < 1:
         raise UsageError(f"threads must be at least 1, got {wanted}")
     _chosen[:] = [wanted]

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lazybench.checks import need_folder
 from lazybench.cli import options, out
 from lazybench.errors import UsageError
 
@@ -143,7 +144,7 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     """
     if fail_under is not None and not 0 <= fail_under <= 1:
         raise UsageError(f"--fail-under takes a share in [0, 1], such as 0.60, got {fail_under:g}")
-    options.need_folder(out_dir, "--out")
+    need_folder(out_dir, "--out")
     form = {"layout": layout, "bounds": _bounds(bounds), "answers": answers}
     http = {"encoding": encoding, "batch": batch, "concurrency": concurrency, "rate": rate}
     http |= {"timeout_s": timeout, "retries": retries, "repeats": repeats}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lazybench.checks import need_folder
 from lazybench.cli import options, out
 from lazybench.errors import UnknownName, UsageError
 
@@ -59,7 +60,7 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     if note and not json:
         out.note(note)
     check_budget(budget)
-    store = Store(options.need_folder(out_dir, "--out"))
+    store = Store(need_folder(out_dir, "--out"))
     whole = [r for r in store.records(env=spec.id) if r.budget == budget and not r.limited]
     settings = options.parse_settings(protocol or [], "--protocol")
     found = compare(

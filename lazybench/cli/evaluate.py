@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lazybench.checks import need_folder
 from lazybench.cli import options, out
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def evaluate_command(  # noqa: PLR0913 - one parameter for each option
         LazybenchError: as the harness has it.
     """
     overrides = options.parse_settings(settings or ())
-    options.need_folder(out_dir, "--out")
+    need_folder(out_dir, "--out")
     from lazybench.cli.progress import watching
     from lazybench.cli.run import publish
     from lazybench.harness.transfer import TransferRequest, transfer

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lazybench.checks import need_folder
 from lazybench.cli import options, out
 from lazybench.errors import DataUnavailable, UnknownName, UsageError
 
@@ -104,7 +105,7 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
         raise UsageError("--html and --plots go without --write and --check; run it twice")
     if into and (write or html is not None or plots is not None or env or budget):
         raise UsageError("--into goes with --check alone; its blocks say which boards they show")
-    store = Store(options.need_folder(out_dir, "--out"))
+    store = Store(need_folder(out_dir, "--out"))
     if check:
         _check(store, into or [])
     elif into:
@@ -200,7 +201,7 @@ def _draw(
 ) -> None:
     from lazybench.boards import plots
 
-    for path in plots.draw(found, records, options.need_folder(folder, "--plots"), form.value):
+    for path in plots.draw(found, records, need_folder(folder, "--plots"), form.value):
         out.line(str(path))
 
 

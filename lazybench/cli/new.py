@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lazybench.checks import need_folder
 from lazybench.cli import options, out
 
 HELP = "Write a small working package: an agent or an environment of your own."
@@ -37,7 +38,7 @@ def new_command(
         UsageError: a name that can't be a package's or that is taken, or a folder that exists.
         OutputUnavailable: the folder can't be written.
     """
-    options.need_folder(parent, "--dir")
+    need_folder(parent, "--dir")
     from lazybench.scaffold import new_package
 
     made = new_package(kind.value, name, family.value, parent)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lazybench.errors import OutputUnavailable, UsageError
+from lazybench.errors import UsageError
 from lazybench.specs import BUDGETS
 
 _SEEDS = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?")
@@ -175,25 +175,3 @@ def one_source(checkpoint: Path | None, retrain: bool, init: str | None) -> None
         raise UsageError(
             f"no --checkpoint {checkpoint}; give a run's folder, or one of its ckpt/step-N"
         )
-
-
-def need_folder(path: Path, option: str) -> Path:
-    """Return `path`, once it is a folder or could be made one.
-
-    Raises:
-        OutputUnavailable: something on the way to it is a file.
-    """
-    for place in (path, *path.parents):
-        try:
-            if place.is_dir():
-                return path
-            blocked = place.exists() or place.is_symlink()
-        except OSError as error:
-            raise OutputUnavailable(
-                f"{option} {path} can't be used: {error.strerror}; choose another folder"
-            ) from error
-        if blocked:
-            raise OutputUnavailable(
-                f"{option} {path} can't be a folder: {place} is a file; choose another folder"
-            )
-    return path

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lazybench.checks import need_folder
 from lazybench.cli import options, out, pages
 from lazybench.cli.cells import exit_code, run_cells
 from lazybench.errors import UsageError
@@ -74,8 +75,8 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
         OutputUnavailable: the page's file is of another making, or can't be written.
         typer.Exit: some cells have no score, or it was interrupted.
     """
-    options.need_folder(out_dir, "--out")
-    options.need_folder(runs, "--runs")
+    need_folder(out_dir, "--out")
+    need_folder(runs, "--runs")
     from lazybench.boards.beside import beside
     from lazybench.harness.environment import check_budget
     from lazybench.harness.reproduce import CLAIMS, VALIDITY, cells, rows_of

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lazybench.checks import need_folder
 from lazybench.cli import options, out
 
 if TYPE_CHECKING:
@@ -119,8 +120,8 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     asked: dict[str, Any] = dict(options.parse_settings(protocol or (), "--protocol"))
     if query_budget is not None:
         asked = {**asked, "query_budget": query_budget}
-    options.need_folder(out_dir, "--out")
-    options.need_folder(runs, "--runs")
+    need_folder(out_dir, "--out")
+    need_folder(runs, "--runs")
     from lazybench import ranks
     from lazybench.harness.request import RunRequest
 

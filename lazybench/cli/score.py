@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lazybench.checks import need_folder
 from lazybench.cli import options, out
 from lazybench.cli.evaluate import metric_text
 
@@ -48,7 +49,7 @@ def score_command(  # noqa: PLR0913 - one parameter for each option
     """
     overrides = options.parse_settings(settings or ())
     if store:
-        options.need_folder(out_dir, "--out")
+        need_folder(out_dir, "--out")
     from lazybench.cli.progress import watching
     from lazybench.cli.run import publish
     from lazybench.harness.environment import read_setting

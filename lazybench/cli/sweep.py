@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lazybench.checks import need_folder
 from lazybench.cli import options, out
 from lazybench.cli.cells import BAD, exit_code, run_cells
 from lazybench.errors import UsageError
@@ -88,8 +89,8 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
             together, or a pattern that no cell matches.
         typer.Exit: some cells have no score, or it was interrupted.
     """
-    options.need_folder(out_dir, "--out")
-    options.need_folder(runs, "--runs")
+    need_folder(out_dir, "--out")
+    need_folder(runs, "--runs")
     _one_engine(jobs, devices, workers, scheduler)
     if emit_commands:
         given = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lazybench.checks import need_folder
 from lazybench.cli import options, out
 from lazybench.errors import UnknownName, UsageError
 
@@ -81,7 +82,7 @@ def table_command(  # noqa: PLR0913 - one parameter for each option
             "a table is made of ranked rows and smoke runs are never ranked; got "
             "--budget smoke; take small, medium or paper"
         )
-    records = Store(options.need_folder(out_dir, "--out")).records()
+    records = Store(need_folder(out_dir, "--out")).records()
     for skipped in records.skipped:
         out.note(out.one_line(str(skipped)))
     known = {record.env.id for record in records}

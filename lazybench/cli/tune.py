@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lazybench.checks import need_folder
 from lazybench.cli import options, out
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
         LazybenchError: as the harness has it.
     """
     overrides = options.parse_settings(settings or ())
-    options.need_folder(runs, "--runs")
+    need_folder(runs, "--runs")
     from lazybench.cli.progress import watching
     from lazybench.harness.request import RunRequest
     from lazybench.harness.tune import best, read_axis, tune

@@ -47,11 +47,11 @@ _STATE = "state holds all that was learned"
 _POLICY = "policy(state) returns p, and p(observation, memory) returns (action, memory)"
 
 
-def check_agent(agent: str, env: str, watch: Watch = SILENT) -> list[Finding]:
+def check_agent(agent: Any, env: str, watch: Watch = SILENT) -> list[Finding]:
     """Return what holds of an agent: contract, determinism, shapes, learning, resuming, tidiness.
 
     Args:
-        agent: id, `file.py:Class` or `module:Class`.
+        agent: id, `file.py:Class`, `module:Class`, a class, or an instance of one.
         env: id of the environment to check it on.
         watch: hears of the training at smoke budget.
     """
@@ -80,7 +80,7 @@ def check_agent(agent: str, env: str, watch: Watch = SILENT) -> list[Finding]:
 class _AgentCheck:
     """One agent under check, with what earlier looks have made."""
 
-    def __init__(self, agent: str, spec: EnvSpec, watch: Watch) -> None:
+    def __init__(self, agent: Any, spec: EnvSpec, watch: Watch) -> None:
         self._name, self._spec, self._watch = agent, spec, watch
         self._policy: Any = None
         self._state: Any = None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from lazybench.checks import check_text, check_whole
 from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.registry import DATASETS, ENVS
 from lazybench.specs import BUDGETS, EnvSpec
@@ -53,6 +54,7 @@ def check_budget(budget: str) -> str:
     Raises:
         UsageError: no such budget.
     """
+    check_text("budget", budget)
     if budget not in BUDGETS:
         raise UsageError(
             f"budget must be one of {', '.join(BUDGETS)}, got '{budget}'.{nearest(budget, BUDGETS)}"
@@ -81,7 +83,7 @@ def chosen_trials(env: EnvSpec, budget: str, limit: int | None) -> tuple[int, bo
     Raises:
         UsageError: no such budget, a limit below 1, or one where the test is one whole pass.
     """
-    if limit is not None and limit < 1:
+    if limit is not None and check_whole("limit", limit, least=None) < 1:
         raise UsageError(f"limit must be at least 1 trial, got {limit}")
     official = official_trials(env, budget)
     if limit is None or limit >= official:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lazybench.checks import check_path, check_settings, check_whole
 from lazybench.errors import ContractError, UsageError
 from lazybench.harness import facts, report
 from lazybench.harness.environment import chosen_trials, resolve_env
@@ -15,6 +16,7 @@ from lazybench.harness.outputs import writable
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import using_threads
 from lazybench.records import AgentFacts, Record, Store
+from lazybench.records.atomic import plain
 
 
 def evaluate(  # noqa: PLR0913 - a public door
@@ -57,14 +59,16 @@ def evaluate(  # noqa: PLR0913 - a public door
     """
     if not callable(policy):
         raise ContractError(f"a policy is called with an observation, got {type(policy).__name__}")
-    if not name.strip():
-        raise UsageError("name must say who is judged, got an empty one")
+    if not isinstance(name, str) or not name.strip():
+        raise UsageError(f"name must say who is judged, got {name!r}")
+    seed, config = check_whole("seed", seed), check_settings("config", config)
+    out = None if out is None else check_path("out", out)
     spec, note = resolve_env(env)
     if note:
         watch.note(note)
     trials, limited = chosen_trials(spec, budget, limit)
     if out is not None:
-        writable(Path(out))
+        writable(out)
     facts.reset_peak_memory()
     started, clock = facts.now(), Clock()
     judged = open_env(spec, spec.rows(trials), "test")
@@ -74,7 +78,7 @@ def evaluate(  # noqa: PLR0913 - a public door
         status="ok",
         **env_facts(spec, judged, trials),
         agent=AgentFacts(id=name, origin="external", trained_by="external", resumable=False),
-        config=dict(config or {}),
+        config=dict(plain(config)),
         preset="external",
         budget=budget,
         limited=limited,

@@ -138,7 +138,7 @@ def _block(
     memory: Any = None
     answers: NDArray[Any] | None = None
     while not done.all():
-        action, memory = _answer(policy, observation, memory, rows)
+        action, memory = _answer(policy, observation, memory, env)
         observation, _, terminated, truncated, info = env.step(action)
         done |= terminated | truncated
         answers = _array(action, rows)
@@ -206,8 +206,9 @@ def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Judged:
     return Judged(0, scores, np.asarray(info["predictions"]), *clock.seconds(), metrics=plain(told))
 
 
-def _answer(policy: Any, observation: Any, memory: Any, rows: int) -> tuple[Any, Any]:
+def _answer(policy: Any, observation: Any, memory: Any, env: Any) -> tuple[Any, Any]:
     """One action for each row; a policy that isn't vectorised is asked row by row."""
+    rows = env.num_envs
     if getattr(policy, "vectorized", False):
         return _pair(policy(observation, memory))
     memories = memory if memory is not None else [None] * rows
@@ -222,7 +223,14 @@ def _answer(policy: Any, observation: Any, memory: Any, rows: int) -> tuple[Any,
             f"a policy's action must be a tensor, array or number, got "
             f"{type(pairs[0][0]).__name__}; give what the action space holds"
         ) from error
+    wanted = env.single_action_space.shape
     shapes = {tuple(action.shape) for action in actions}
+    # Looked at here, where an action is still that of one trial.
+    if wrong := shapes - {wanted} if wanted is not None else set():
+        raise ContractError(
+            f"a policy's action must have shape {list(wanted)} for a trial (one answer for each "
+            f"query row), got {list(min(wrong))}"
+        )
     if len(shapes) > 1:
         raise ContractError(f"a policy's actions must all have one shape, got {sorted(shapes)}")
     return torch.stack(actions), [kept for _, kept in pairs]

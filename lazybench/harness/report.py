@@ -12,6 +12,7 @@ from lazybench.harness import checkpoint, facts
 from lazybench.harness.cell import Cell
 from lazybench.harness.fit import Progress
 from lazybench.harness.judge import Scored
+from lazybench.harness.request import Made
 from lazybench.records import AgentFacts, Record, Trials
 from lazybench.specs import EnvSpec
 from lazybench.stats import mean_interval
@@ -64,7 +65,7 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
         world_size=cell.identity["world_size"],
         metrics={} if scored is None else metrics(spec, scored),
         trials=Trials() if scored is None else trials(scored),
-        diagnostics=outcome.diagnostics | _beside(spec, scored),
+        diagnostics=outcome.diagnostics | _beside(spec, scored) | _loose(made),
         curve=progress.curve,
         cost={
             "train_wall_s": progress.train_wall_s,
@@ -98,6 +99,11 @@ def _beside(spec: EnvSpec, scored: Scored | None) -> dict[str, Any]:
     shown = {spec.metric, *(measure.name for measure in spec.measures)}
     told = {} if scored is None else {k: v for k, v in scored.metrics.items() if k not in shown}
     return {"metrics": told} if told else {}
+
+
+def _loose(made: Made) -> dict[str, Any]:
+    """The mark of an agent that no file defines, whose hash is of its class's source alone."""
+    return {} if made.in_file else {"code_not_in_a_file": True}
 
 
 def judged_alone(spec: EnvSpec, scored: Scored) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from lazybench.checks import check_flag, check_path, check_settings, check_text, check_whole
 from lazybench.errors import (
     ContractError,
     DeviceUnavailable,
@@ -19,7 +22,15 @@ from lazybench.errors import (
 )
 from lazybench.harness.environment import read_setting
 from lazybench.records import Tuning
-from lazybench.registry import OWN, agent_spec, defining_sha256, load
+from lazybench.records.atomic import plain
+from lazybench.registry import (
+    OWN,
+    agent_spec,
+    class_spec,
+    defining_sha256,
+    load,
+    loose_sha256,
+)
 from lazybench.specs import AgentSpec, EnvSpec
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -30,7 +41,7 @@ class RunRequest:
     """One run as asked for.
 
     Attributes:
-        agent: id, or `path/to/file.py:Class`.
+        agent: id, `path/to/file.py:Class`, `module:Class`, or in Python a class or an instance.
         env: id or alias.
         budget: compute budget, which names the agent's preset.
         seed: seed of training; trials don't depend on it.
@@ -50,7 +61,7 @@ class RunRequest:
             block; None sets no limit. No part of the key.
     """
 
-    agent: str
+    agent: Any
     env: str
     budget: str = "small"
     seed: int = 0
@@ -68,15 +79,32 @@ class RunRequest:
     episode_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
-        """Look at the limit.
+        """Look at what was given, before anything is made.
 
         Raises:
-            UsageError: it isn't positive.
+            UsageError: a value of another type, or out of range.
         """
-        limit = self.episode_timeout_s
-        if limit is not None and not 0 < limit < math.inf:
+        checked: dict[str, Any] = {
+            name: check_text(name, getattr(self, name))
+            for name in ("env", "budget", "device", "precision")
+        }
+        checked["seed"] = check_whole("seed", self.seed)
+        for name in ("threads", "limit"):
+            value = getattr(self, name)
+            checked[name] = None if value is None else check_whole(name, value, least=None)
+        checked["overrides"] = check_settings("settings", self.overrides)
+        checked["protocol"] = check_settings("protocol", self.protocol)
+        checked["init"] = None if self.init is None else str(check_path("init", self.init))
+        checked["out"], checked["runs"] = check_path("out", self.out), check_path("runs", self.runs)
+        check_flag("force", self.force)
+        check_agent_given(self.agent)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        limit: Any = self.episode_timeout_s
+        number = isinstance(limit, numbers.Real) and not isinstance(limit, bool)
+        if limit is not None and not (number and 0 < limit < math.inf):
             raise UsageError(
-                f"timeout-per-episode must be a positive number, got {limit:g}; leave it out for "
+                f"timeout-per-episode must be a positive number, got {limit!r}; leave it out for "
                 "none"
             )
 
@@ -91,6 +119,9 @@ class Made:
         config: all of its settings.
         overrides: those that were asked for.
         source: sha256 of the user's file that defines it; None for the package's own.
+        asked: what names it again: an id, `file.py:Class` or `module:Class`.
+        in_file: whether a file defines it; a class of a notebook or a prompt is hashed by its own
+            source alone, and its record says so.
     """
 
     spec: AgentSpec
@@ -98,6 +129,8 @@ class Made:
     config: dict[str, Any]
     overrides: dict[str, Any]
     source: str | None
+    asked: str = ""
+    in_file: bool = True
 
     @property
     def judged(self) -> tuple[str, ...]:
@@ -144,8 +177,23 @@ def check_device(device: str, *, here: bool = True) -> str:
     return device
 
 
+def check_agent_given(given: Any) -> None:
+    """Look whether an agent is named, or is a class or an instance of one.
+
+    Raises:
+        UsageError: it is something else, such as a number, a function or a module.
+    """
+    if isinstance(given, str):
+        check_text("agent", given)
+    elif not inspect.isclass(given) and type(given).__module__ == "builtins":
+        raise UsageError(
+            "agent must be an id, 'FILE.py:CLASS', a class, or an instance of one; got "
+            f"{type(given).__name__}: {given!r}"
+        )
+
+
 def make(
-    name: str,
+    name: Any,
     env: EnvSpec,
     budget: str,
     overrides: Mapping[str, Any],
@@ -156,7 +204,8 @@ def make(
     """Return an agent of that name, made for an environment and budget.
 
     Args:
-        name: id, `file.py:Class` or `module:Class`.
+        name: id, `file.py:Class`, `module:Class`, a class, or an instance, whose attributes are its
+            settings; a copy of it plays.
         env: what it is to play.
         budget: names the preset.
         overrides: settings that replace the preset's.
@@ -167,21 +216,30 @@ def make(
 
     Raises:
         UnknownName: no such agent.
-        UsageError: it can't play this family, or a setting is unknown or out of range.
+        UsageError: it can't play this family, a setting is unknown or out of range, or an
+            instance's attributes can't be told as settings.
         ContractError: a class that lacks what every agent has.
     """
-    spec = agent_spec(name)
+    check_agent_given(name)
+    given_class = inspect.isclass(name)
+    if isinstance(name, str):
+        spec = agent_spec(name)
+        factory = load(spec.target)
+    else:
+        factory = name if given_class else type(name)
+        spec = class_spec(factory)
     if env.family not in spec.families:
         raise UsageError(
             f"agent '{spec.id}' plays {', '.join(spec.families)}, but {env.id} is {env.family}; "
             f"see: lazybench list agents --family {env.family}"
         )
-    factory = load(spec.target)
     # As typed: digits of a key may look like a number.
     settled = factory.settle(overrides, find) if hasattr(factory, "settle") else overrides
     read = {key: read_setting(value) for key, value in settled.items()}
     config_type = getattr(factory, "Config", None)
-    if config_type is not None:
+    if not isinstance(name, str) and not given_class:
+        agent, resolved = copy.deepcopy(name), _attributes(name, spec, read)
+    elif config_type is not None:
         preset = getattr(factory, "preset", None)
         algorithm = str(spec.kwargs.get("algorithm", spec.id))
         base = dict(preset(algorithm, env, budget)) if preset else {}
@@ -221,14 +279,48 @@ def make(
         )
     # A later setting at its default is left out of the whole, but was asked for.
     given = {key: resolved.get(key, value) for key, value in read.items()}
-    return Made(spec, agent, resolved, given, _source(spec, factory))
+    source, in_file = _source(spec, factory)
+    asked = name if isinstance(name, str) else spec.target if spec.origin != OWN else spec.id
+    return Made(spec, agent, resolved, given, source, asked, in_file)
 
 
-def _source(spec: AgentSpec, factory: Any) -> str | None:
-    """The sha256 of the file that defines an agent from elsewhere; built-in ones have a version."""
+def _attributes(given: Any, spec: AgentSpec, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an instance: its attributes, or those of its `config`.
+
+    Raises:
+        UsageError: it has others than plain values, or settings are given beside it.
+    """
+    if overrides:
+        raise UsageError(
+            f"settings go with an agent's id or class; this '{spec.id}' is made already: make it "
+            f"with {', '.join(overrides)}, or give its class"
+        )
+    told = vars(given) if hasattr(given, "__dict__") else None
+    config = None if told is None else told.get("config", told.get("_config"))
+    if isinstance(config, BaseModel):
+        return config.model_dump(mode="json")
+    try:
+        if told is None:
+            raise UsageError("it has no attributes")
+        return dict(plain(told))
+    except UsageError as error:
+        raise UsageError(
+            f"the settings of this '{spec.id}' can't be told from its attributes ({error}), so "
+            "that two runs of it couldn't be told apart; give its class, and settings={…}"
+        ) from error
+
+
+def _source(spec: AgentSpec, factory: Any) -> tuple[str | None, bool]:
+    """The sha256 of what defines an agent from elsewhere, and whether a file does.
+
+    Built-in agents have a version instead.
+    """
     if spec.origin == OWN:
-        return None
-    return defining_sha256(factory)
+        return None, True
+    source = defining_sha256(factory)
+    if source is None and inspect.isclass(factory):
+        return loose_sha256(factory), False
+    return source, True
 
 
 def _validated(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lazybench import ranks
+from lazybench.checks import need_folder
 from lazybench.errors import (
     Busy,
     DataUnavailable,
@@ -67,6 +68,7 @@ def run(request: RunRequest, *, watch: Watch = SILENT, tracker: Tracker = UNTRAC
         Interrupted: a signal stopped it at a checkpoint; the same request continues.
         RankLost: torchrun started several processes, and another one ended.
     """
+    need_folder(request.runs, "--runs")
     device = check_device(request.device)
     ranks.join(device)
     threads = ranks.cores_each(usable_cores()) if request.threads is None else request.threads
@@ -98,7 +100,7 @@ def _run(request: RunRequest, watch: Watch, tracker: Tracker) -> Record:
             cell.file("episodes", "jsonl").unlink(missing_ok=True)
         beside = {
             "key": cell.fit_key,
-            "asked": request.agent,
+            "asked": cell.trainer.asked,
             "overrides": cell.trainer.overrides,
             "network_facts": None if cell.network is None else cell.network.model_dump(),
         }

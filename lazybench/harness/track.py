@@ -167,10 +167,18 @@ def make_tracker(text: str, runs: Path) -> Tracker:
         tracker: Tracker = factory()
     except Exception as error:
         raise UsageError(f"{text}() failed: {type(error).__name__}: {error}") from error
+    check_tracker(tracker, f"what {text}() gives")
+    return tracker
+
+
+def check_tracker(tracker: Any, what: str = "what was given") -> None:
+    """Look whether a tracker has what every one has.
+
+    Raises:
+        UsageError: it lacks methods.
+    """
     missing = [method for method in METHODS if not callable(getattr(tracker, method, None))]
     if missing:
         raise UsageError(
-            f"a tracker has the methods {', '.join(METHODS)}; what {text}() gives lacks "
-            f"{', '.join(missing)}"
+            f"a tracker has the methods {', '.join(METHODS)}; {what} lacks {', '.join(missing)}"
         )
-    return tracker

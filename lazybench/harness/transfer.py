@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lazybench.checks import check_path, check_settings, check_text, check_whole, need_folder
 from lazybench.errors import UsageError
 from lazybench.harness import facts, report
 from lazybench.harness.checkpoint import digest, to_device
@@ -53,6 +54,22 @@ class TransferRequest:
     threads: int | None = None
     out: Path | None = Path("leaderboards")
     runs: Path = Path("runs")
+
+    def __post_init__(self) -> None:
+        """Look at what was given, before anything is made.
+
+        Raises:
+            UsageError: a value of another type.
+        """
+        for name in ("run", "step", "split", "device"):
+            check_text(name, getattr(self, name))
+        check_settings("settings", self.overrides)
+        for name in ("threads", "limit"):
+            if (value := getattr(self, name)) is not None:
+                check_whole(name, value, least=None)
+        check_path("runs", self.runs)
+        if self.out is not None:
+            need_folder(check_path("out", self.out), "--out")
 
 
 @dataclass(frozen=True)
@@ -161,7 +178,7 @@ def load_policy(
     run: str | Path | Record,
     *,
     env: str | None = None,
-    step: str = "best",
+    step: str | int = "best",
     settings: Mapping[str, Any] | None = None,
     device: str = "cpu",
     runs: str | Path = "runs",
@@ -183,10 +200,13 @@ def load_policy(
         UsageError: a run without a trained state, a step that isn't kept, a setting of training, or
             tasks that the agent can't answer.
     """
-    name = (run.fit or run.key)[:12] if isinstance(run, Record) else str(run)
-    found = find_run(name, Path(runs))
+    name = (run.fit or run.key)[:12] if isinstance(run, Record) else str(check_path("run", run))
+    overrides = check_settings("settings", settings)
+    step = check_text("step", str(step) if isinstance(step, int) else step)
+    check_text("device", device)
+    found = find_run(name, check_path("runs", runs))
     home = resolve_env(found.identity["env"])[0]
-    made = _judged_agent(found, home, dict(settings or {}))
+    made = _judged_agent(found, home, overrides)
     state, _ = found.state(step)
     check_backbone(found.network)
     if env is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lazybench.checks import check_whole
 from lazybench.errors import Diverged, Interrupted, UsageError
 from lazybench.harness.cell import Cell, resolve
 from lazybench.harness.fit import Training, fit
@@ -182,7 +183,7 @@ def tune(
         Busy: another process is at the same search.
         Interrupted: a signal stopped it; the same request continues.
     """
-    if trials < 1:
+    if check_whole("trials", trials, least=None) < 1:
         raise UsageError(f"trials must be at least 1, got {trials}")
     first = resolve(request, watch)
     if not hasattr(first.made.agent, "update"):
@@ -203,7 +204,7 @@ def tune(
     with locked(folder), Signals(watch.note) as signals, using_threads(request.threads):
         remove_leftovers(folder)
         found = list(_all(folder, chosen, watch, signals))
-        _keep(folder, request, first.spec.id, found)
+        _keep(folder, request, first, found)
     return folder, found
 
 
@@ -243,7 +244,7 @@ def read_found(folder: Path) -> Found:
         ) from error
 
 
-def _keep(folder: Path, request: RunRequest, env: str, found: Sequence[Tried]) -> None:
+def _keep(folder: Path, request: RunRequest, cell: Cell, found: Sequence[Tried]) -> None:
     """Write what a search came to, unless no configuration has a score."""
     first = best(found)[0]
     if first.val is None:
@@ -255,8 +256,8 @@ def _keep(folder: Path, request: RunRequest, env: str, found: Sequence[Tried]) -
         image_gradients=round(sum(tried.image_gradients for tried in found)),
     )
     told = {
-        "agent": request.agent,
-        "env": env,
+        "agent": cell.made.asked,
+        "env": cell.spec.id,
         "budget": request.budget,
         "settings": {**request.overrides, **first.settings},
         "tuning": tuning.model_dump(mode="json"),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lazybench.checks import check_path, check_settings, check_whole
 from lazybench.data.plain_arrays import read_arrays
 from lazybench.errors import ContractError, DataUnavailable, UsageError
 from lazybench.harness.environment import chosen_trials, official_trials, resolve_env
@@ -27,14 +28,14 @@ _FORM = "save it with numpy.savez(FILE, predictions=array), array [trials, queri
 
 
 def score(  # noqa: PLR0913 - a public door
-    path: Path,
+    path: str | Path,
     env: str,
     *,
     name: str,
     config: Mapping[str, Any] | None = None,
     seed: int = 0,
     budget: str = "small",
-    out: Path | None = None,
+    out: str | Path | None = None,
     watch: Watch = SILENT,
 ) -> Record:
     """Return the `submitted` record of answers to an environment's official trials.
@@ -59,6 +60,9 @@ def score(  # noqa: PLR0913 - a public door
         OutputUnavailable: the store can't be written; found out before judging.
         RecordConflict: the store holds the same name, config and seed with other answers.
     """
+    path, out = check_path("path", path), None if out is None else check_path("out", out)
+    check_whole("seed", seed)
+    check_settings("config", config)
     spec, note = resolve_env(env)
     if note:
         watch.note(note)

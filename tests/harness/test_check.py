@@ -174,7 +174,7 @@ AGENT_FAULTS = {
     "no logs": ("update", "update returns (state, logs) with logs a dict"),
     "hidden": ("resumes", "keep all that updates depend on in state, nothing on the agent"),
     "nothing": ("learns", "nothing is learned at smoke budget: accuracy on 64 validation trials"),
-    "shape": ("policy", "got [8, 74]"),
+    "shape": ("policy", "got [74]"),
     "range": ("policy", "labels must lie in [0, 5)"),
     "type": ("policy", "labels must be integers"),
     "no pair": ("policy", "a policy returns (action, memory), got Tensor"),

@@ -1,0 +1,114 @@
+"""Checks of arguments where they enter, shared by environments and everything called in Python."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lazybench.errors import OutputUnavailable, UsageError, nearest
+
+
+def check_one_of(name: str, value: Any, allowed: tuple[str | None, ...]) -> None:
+    """Check a setting that takes one of a few names.
+
+    Raises:
+        UsageError: another value.
+    """
+    if value not in allowed:
+        names = [str(each) for each in allowed]
+        hint = nearest(str(value), names)
+        raise UsageError(f"{name} must be one of {', '.join(names)}, got {value!r}.{hint}")
+
+
+def check_whole(name: str, value: Any, *, least: int | None = 0, most: int | None = None) -> int:
+    """Return a whole number as an `int`; NumPy's integers are taken, True and False aren't.
+
+    Args:
+        name: of the setting.
+        value: what was given.
+        least: smallest number allowed; None where whoever takes it looks at the range.
+        most: largest number allowed.
+
+    Raises:
+        UsageError: no whole number, or one outside [least, most].
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    low, high = least is not None, most is not None
+    if not whole or (low and value < least) or (high and value > most):
+        limits = [f"at least {least}"] * low + [f"at most {most}"] * high
+        of = f" of {' and '.join(limits)}" if limits else ""
+        raise UsageError(f"{name} must be a whole number{of}, got {value!r}")
+    return int(value)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Check an argument that is True or False.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} must be True or False, got {value!r}")
+
+
+def check_text(name: str, value: Any) -> str:
+    """Return an argument that is a text.
+
+    Raises:
+        UsageError: anything else, or an empty text.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError(f"{name} must be a text that isn't empty, got {value!r}")
+    return value
+
+
+def check_path(name: str, value: Any) -> Path:
+    """Return a path given as text or as a `Path`.
+
+    Raises:
+        UsageError: anything else, or a text that no path can be.
+    """
+    if not isinstance(value, str | os.PathLike) or "\0" in (text := os.fsdecode(value)):
+        raise UsageError(f"{name} must be a path, as text or pathlib.Path, got {value!r}")
+    return Path(text)
+
+
+def check_settings(name: str, value: Any) -> dict[str, Any]:
+    """Return a mapping from names to values as a dict; None is an empty one.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise UsageError(
+            f"{name} must be a dict from names to values, such as {{'inner_lr': 0.01}}, got "
+            f"{value!r}"
+        )
+    return dict(value)
+
+
+def need_folder(path: Path, option: str) -> Path:
+    """Return `path`, once it is a folder or could be made one.
+
+    Raises:
+        OutputUnavailable: something on the way to it is a file.
+    """
+    for place in (path, *path.parents):
+        try:
+            if place.is_dir():
+                return path
+            blocked = place.exists() or place.is_symlink()
+        except OSError as error:
+            raise OutputUnavailable(
+                f"{option} {path} can't be used: {error.strerror}; choose another folder"
+            ) from error
+        if blocked:
+            raise OutputUnavailable(
+                f"{option} {path} can't be a folder: {place} is a file; choose another folder"
+            )
+    return path
