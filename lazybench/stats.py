@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lazybench.errors import UsageError
-from lazybench.variance import Parts
+from lazybench.variance import Estimate, Parts
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -173,6 +173,38 @@ def over_seeds(seeds: Sequence[ArrayLike]) -> Summary:
     return Summary(mean, lo, hi, n_trials, len(arrays), spread)
 
 
+def standard_error(seeds: Sequence[ArrayLike]) -> float:
+    """The standard error of the mean over seeds that `over_seeds` has an interval of.
+
+    For one seed of scores that are all 0 or 1, Wilson's half-width by the normal quantile it is
+    made with, so that it isn't 0 at 0 and 100 %. NaN for a single trial that is neither.
+
+    Args:
+        seeds: one [n] array of scores a seed.
+
+    Raises:
+        UsageError: no seed is given, or a seed's scores are empty or not finite.
+    """
+    import numpy as np
+    from scipy.special import ndtri
+
+    arrays = [_scores(scores) for scores in seeds]
+    if not arrays:
+        raise UsageError("scores of at least one seed are needed, got none")
+    everything = np.concatenate(arrays)
+    if len(arrays) > 1 and (everything != everything[0]).any():
+        return Parts.of_mean(arrays).error
+    values = arrays[0]
+    if np.isin(values, (0.0, 1.0)).all():
+        lo, hi = wilson(float(values.sum()), values.size)
+        return (hi - lo) / 2 / float(ndtri(0.5 + LEVEL / 2))
+    if values.size == 1:
+        return math.nan
+    if (values == values[0]).all():
+        return 0.0
+    return float(values.std(ddof=1)) / math.sqrt(values.size)
+
+
 def _wilson_as_wide(share: float, half: float, most: int) -> tuple[float, float]:
     """Wilson's interval of the number of trials, at most so many, that give a half-width."""
     from scipy.special import ndtri
@@ -211,6 +243,37 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -
         UsageError: the sides differ in the number of trials (or of the same seeds), or scores are
             empty or not finite.
     """
+    parts, differences = _paired(a, b, same_seeds)
+    mean = float(differences.mean())
+    if parts is None:
+        return _paired_t(differences)
+    half = parts.half(LEVEL)
+    return Difference(mean, mean - half, mean + half, parts.p(mean))
+
+
+def paired_estimate(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -> Estimate:
+    """The mean of `paired_difference` with the parts of its variance.
+
+    Args:
+        a: as there.
+        b: as there.
+        same_seeds: as there.
+
+    Raises:
+        UsageError: as there.
+    """
+    parts, differences = _paired(a, b, same_seeds)
+    if parts is None:
+        n = differences.size
+        trials = float(differences.var(ddof=1)) / n if n > 1 else math.nan
+        parts = Parts(0.0, 1.0, trials, max(1, n - 1))
+        if n > 1 and (differences == differences[0]).all():
+            parts = Parts(0.0, 1.0, 0.0, n - 1)
+    return Estimate(float(differences.mean()), parts)
+
+
+def _paired(a: Any, b: Any, same_seeds: bool) -> tuple[Parts | None, NDArray[Any]]:
+    """The parts of a paired difference, None where trials alone tell, and it trial by trial."""
     sides = [_by_seed(a), _by_seed(b)]
     sizes = sorted({array.size for side in sides for array in side})
     if len(sizes) > 1:
@@ -223,17 +286,13 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -
             f"the same seeds are as many on both sides, got {len(sides[0])} and {len(sides[1])}"
         )
     if len(sides[0]) == len(sides[1]) == 1:
-        return _paired_t(sides[0][0] - sides[1][0])
+        return None, sides[0][0] - sides[1][0]
     if same_seeds and len(sides[0]) >= FEWEST_PAIRS:
         found = [left - right for left, right in zip(*sides, strict=True)]
         parts, differences = Parts.of_paired(found), sum(found) / len(found)
     else:
         parts, differences = Parts.of_difference(*sides)
-    mean = float(differences.mean())
-    if parts.seeds == parts.trials == 0:
-        return _paired_t(differences)
-    half = parts.half(LEVEL)
-    return Difference(mean, mean - half, mean + half, parts.p(mean))
+    return (None if parts.seeds == parts.trials == 0 else parts), differences
 
 
 def adjusted(p: Sequence[float]) -> list[float]:

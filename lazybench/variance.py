@@ -76,6 +76,25 @@ class Parts(NamedTuple):
         trials = float(differences.var(ddof=1)) / n if n > 1 else 0.0
         return cls(seeds, max(1.0, df), trials, max(1, n - 1)), differences
 
+    def scaled(self, factor: float) -> Parts:
+        """The parts of the mean times a factor."""
+        by = factor**2
+        return Parts(by * self.seeds, self.seeds_df, by * self.trials, self.trials_df)
+
+    def plus(self, other: Parts) -> Parts:
+        """The parts of the sum or difference of two means that have nothing to do with each other.
+
+        Degrees of freedom are Welch's.
+        """
+        seeds, seeds_df = _welch((self.seeds, self.seeds_df), (other.seeds, other.seeds_df))
+        trials, trials_df = _welch((self.trials, self.trials_df), (other.trials, other.trials_df))
+        return Parts(seeds, seeds_df, trials, trials_df)
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean."""
+        return math.sqrt(self.seeds + self.trials)
+
     def half(self, level: float) -> float:
         """Return half the width of the interval of a level."""
         from scipy.special import stdtrit
@@ -91,6 +110,48 @@ class Parts(NamedTuple):
         if self.half(1 - _LEAST_P) <= abs(mean):
             return _LEAST_P
         return float(brentq(lambda p: self.half(1 - p) - abs(mean), _LEAST_P, 1.0, xtol=1e-13))
+
+
+def _welch(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """The sum of two variances and its degrees of freedom, the least of both where it is 0."""
+    total = one[0] + other[0]
+    told = sum(part**2 / df for part, df in (one, other) if part)
+    return total, total**2 / told if told else min(one[1], other[1])
+
+
+class Estimate(NamedTuple):
+    """A mean and what its variance comes from.
+
+    Attributes:
+        mean: in the scores' unit.
+        parts: of its variance; NaN among the trials where there is a single one.
+    """
+
+    mean: float
+    parts: Parts
+
+    def scaled(self, factor: float) -> Estimate:
+        """This in another unit, or with the other sign."""
+        return Estimate(factor * self.mean, self.parts.scaled(factor))
+
+    def less(self, other: Estimate) -> Estimate:
+        """The difference from another that has nothing to do with it."""
+        return Estimate(self.mean - other.mean, self.parts.plus(other.parts))
+
+    def p(self, value: float = 0.0) -> float:
+        """Return the two-sided p of the true mean being `value`; NaN for a single trial.
+
+        It is below .05 where the 95 % interval doesn't hold `value`. Without any spread it is the
+        sign test's, the chance of as many equal signs as there are trials.
+        """
+        off = self.mean - value
+        if math.isnan(self.parts.trials):
+            return math.nan
+        if off == 0:
+            return 1.0
+        if not self.parts.seeds + self.parts.trials:
+            return float(min(1.0, 2.0 * 0.5 ** (self.parts.trials_df + 1)))
+        return self.parts.p(off)
 
 
 def _between_and_noise(arrays: list[NDArray[Any]]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from lazybench.boards.build import Board
+from lazybench.boards.claims import NOTE
 from lazybench.boards.groups import TRANSDUCTIVE
 from lazybench.boards.render import (
     count_text,
@@ -23,7 +24,8 @@ from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.records.reported import Reported
 
 END = "<!-- lazybench board: end -->"
-_BEGIN = re.compile(r"<!-- lazybench board: (?!end )(?P<asked>[^\n]*?) -->")
+_BEGIN = re.compile(r"<!-- lazybench (?P<kind>board|note): (?!end )(?P<asked>[^\n]*?) -->")
+_NOTES: Mapping[str, str] = {"verdicts": NOTE}
 _FORM = "<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->, such as glyphs-20way-5shot small 5"
 _MOST_ROWS = 1_000
 _PAPER = "paper"
@@ -44,26 +46,39 @@ def filled(text: str, boards: Sequence[Board]) -> str:
     A block begins with `<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->` and ends with
     `<!-- lazybench board: end -->`; what stands between is replaced. Only ranked rows are shown.
     Further columns are `track`, `F` (gradient-equivalents), `peak_mb`, the name of any further
-    metric, and `paper` or `paper:METRIC`, what papers report of the row.
+    further metric, and `paper` or `paper:METRIC`, what papers report of the row. A note from
+    `<!-- lazybench note: verdicts -->` to `<!-- lazybench note: end -->` is filled likewise.
 
     Args:
         text: any Markdown; without marks it comes back as it is.
         boards: of the store.
 
     Raises:
-        UnknownName: no board of that environment and budget.
+        UnknownName: no board of that environment and budget, or no such note.
         UsageError: a mark isn't of that form, isn't closed, or names several boards.
     """
     parts, place = [], 0
     while (begin := _BEGIN.search(text, place)) is not None:
-        end = text.find(END, begin.end())
+        closing = END.replace("board", begin["kind"])
+        end = text.find(closing, begin.end())
         following = _BEGIN.search(text, begin.end())
         if end < 0 or (following is not None and following.start() < end):
-            raise UsageError(f"'{begin[0]}' isn't closed; put {END} below it")
-        asked = _asked(begin)
-        parts += [text[place : begin.end()], "\n", _table(_board(asked, boards), asked), "\n"]
+            raise UsageError(f"'{begin[0]}' isn't closed; put {closing} below it")
+        parts += [text[place : begin.end()], "\n", _content(begin, boards), "\n"]
         place = end
     return "".join([*parts, text[place:]])
+
+
+def _content(begin: re.Match[str], boards: Sequence[Board]) -> str:
+    if begin["kind"] == "board":
+        asked = _asked(begin)
+        return _table(_board(asked, boards), asked)
+    if begin["asked"] not in _NOTES:
+        raise UnknownName(
+            f"'{begin[0]}' names no note.{nearest(begin['asked'], _NOTES)} Notes: "
+            f"{', '.join(_NOTES)}"
+        )
+    return f"\n{_NOTES[begin['asked']]}"
 
 
 def _asked(begin: re.Match[str]) -> _Asked:

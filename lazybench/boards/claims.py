@@ -8,6 +8,19 @@ from typing import Any, Literal
 
 Expected = Literal["above", "alike"]
 
+WITHDRAWN = frozenset({"small"})
+"""Budgets at which no verdict stands."""
+
+NOTE = """\
+**No verdict on the paper's claims stands at present.** `small` is far from the paper's training,
+which is hundreds of times as long; some presets were wrong on tasks of 20 ways; and nothing shows
+yet that the agents that are compared had learned enough for a verdict: that each beats its
+baselines, that its curve has levelled off, that both sides were tuned alike. Until there is a rule
+of competence that asks for this, verdicts at `small` are withdrawn, and "refuted" is withdrawn at
+every budget. What is left are the differences that were measured at this budget.
+"""
+"""What pages say of verdicts, at their begin."""
+
 
 @dataclass(frozen=True)
 class Side:

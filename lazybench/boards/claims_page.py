@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lazybench.boards.build import FEWEST_SEEDS
-from lazybench.boards.claims import Claim
-from lazybench.boards.findings import ALIKE, Finding, verdict_text
+from lazybench.boards.claims import NOTE, Claim
+from lazybench.boards.findings import ALIKE, INTERVALS, Finding, intervals_text, verdict_text
 from lazybench.boards.render import page_mark
 
 Found = Sequence[tuple[Claim, Sequence[Finding]]]
@@ -16,16 +16,18 @@ _HEAD = f"""\
 
 {page_mark("claims")}
 
-`lazybench reproduce claims` writes this page from the records. A difference is positive where the
-side that the claim speaks for is better, in points (in queries, where it says so), paired over the
-trials, with its 95 % interval. A claim is **confirmed** or **refuted** where the interval lies on
-one side of 0 with at least {FEWEST_SEEDS} seeds a side, also after correction for the number of
-findings, and "alike" is confirmed within {ALIKE:g} point either way; it is **undecided** where it
-doesn't, where seeds are fewer (then two trained models are compared, not two algorithms), or where
-findings disagree; (n of m) says that n findings decide and the others don't. All of it holds at the
-budget that is named, and says nothing about longer training. Where the paper prints both numbers of
-a difference for the environment, it stands beside ours as *reported*, and (out) says that our
-interval doesn't hold it (the paper's queries are of successes alone).
+{NOTE}
+`lazybench reproduce claims --page FILE` writes this page from the records. A difference is positive
+where the side that the claim speaks for is better, in points (in queries, where it says so), paired
+over the trials, with its 95 % interval. An interval is **as claimed** or **against it** where it
+lies on one side of 0 with at least {FEWEST_SEEDS} seeds a side, also after correction for the
+number of findings; where the claim says "alike", it must lie within {ALIKE:g} point either way (two
+one-sided tests, corrected as well), or wholly beyond. It is **undecided** where it doesn't, where
+seeds are fewer (then two trained models are compared, not two algorithms), or where findings
+disagree; (n of m) says that n findings decide and the others don't. All of it holds at the budget
+that is named, and says nothing about longer training. Where the paper prints both numbers of a
+difference for the environment, it is in the column *reported*, and (out) says that our interval
+doesn't hold it (the paper's queries are of successes alone).
 """
 
 
@@ -42,16 +44,18 @@ def claims_page(found: Found) -> str:
 
 
 def _table(found: Found) -> Iterator[str]:
-    yield "| | claim | in the paper | verdict |"
-    yield "|---:|---|---|---|"
+    yield "| | claim | in the paper | verdict | intervals |"
+    yield "|---:|---|---|---|---|"
     for number, (claim, told) in enumerate(found, 1):
         yield f"| {number} | {claim.text} | {claim.where} | {_verdict(claim, told)} |"
 
 
 def _verdict(claim: Claim, told: Sequence[Finding]) -> str:
     if claim.elsewhere:
-        return f"see {claim.elsewhere}"
-    return verdict_text(told) if told else "undecided: no records"
+        return f"see {claim.elsewhere} | "
+    if not told:
+        return "undecided: no records | "
+    return f"{verdict_text(told)} | {intervals_text(told)}"
 
 
 def _section(number: int, claim: Claim, told: Sequence[Finding]) -> Iterator[str]:
@@ -70,8 +74,8 @@ def _section(number: int, claim: Claim, told: Sequence[Finding]) -> Iterator[str
         mean, lo, hi, _ = each.difference
         yield (
             f"| {mean:+.2f} | {lo:+.2f} to {hi:+.2f} | {_reported(each)} "
-            f"| {each.left} less {each.right} | {each.place} | {each.seeds} | {each.verdict} "
-            f"| {', '.join(each.keys)} |"
+            f"| {each.left} less {each.right} | {each.place} | {each.seeds} "
+            f"| {INTERVALS[each.verdict]} | {', '.join(each.keys)} |"
         )
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lazybench.records.atomic import canonical_json
 from lazybench.records.schema import Record
-from lazybench.stats import Difference, paired_difference
+from lazybench.stats import Difference, paired_difference, paired_estimate
+from lazybench.variance import Estimate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,6 +56,16 @@ class Group:
             arrays.append(scores)
         return arrays or None
 
+    def estimate(self, other: Group, column: str = "") -> Estimate | None:
+        """Return the mean of `less` with the parts of its variance; None where it has none.
+
+        Args:
+            other: runs on the same environment.
+            column: a number of each trial that is taken in place of the score.
+        """
+        sides = self._sides(other, column)
+        return None if sides is None else paired_estimate(*sides[:2], same_seeds=sides[2])
+
     def less(self, other: Group, column: str = "") -> Difference | None:
         """Return how much higher these runs score than another group's on the same trials.
 
@@ -65,11 +76,18 @@ class Group:
             other: runs on the same environment.
             column: a number of each trial that is taken in place of the score.
         """
+        sides = self._sides(other, column)
+        return None if sides is None else paired_difference(*sides[:2], same_seeds=sides[2])
+
+    def _sides(
+        self, other: Group, column: str
+    ) -> tuple[list[NDArray[Any]], list[NDArray[Any]], bool] | None:
+        """What a paired difference takes, and whether both sides have the same seeds."""
         left, right = self._values(column), other._values(column)
         if not left or not right or len({array.size for array in left + right}) != 1:
             return None
         seeds = [[record.seed for record in side.scored] for side in (self, other)]
-        return paired_difference(left, right, same_seeds=seeds[0] == seeds[1])
+        return left, right, seeds[0] == seeds[1]
 
     def _values(self, column: str) -> list[NDArray[Any]]:
         if not column:

@@ -12,20 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau, norm
+from scipy.stats import kendalltau
 
 from lazybench.boards.build import tables
 from lazybench.boards.groups import Group, factor, groups, score_of, whole_runs
 from lazybench.boards.render import page_mark
 from lazybench.records.atomic import canonical_json
 from lazybench.records.schema import Record
-from lazybench.stats import over_seeds
+from lazybench.stats import standard_error
 
 FEWEST = 5
 """Agents in common below which no order is compared: with four, p can't fall below .05."""
 _EMBEDDED = ("glyphs", "glyphshard")
 _DRAWS = 2_000
-_QUANTILE = float(norm.ppf(0.975))
 
 
 class Common(NamedTuple):
@@ -55,8 +54,8 @@ class Agreement:
         right: the other's.
         rows: what stands on both, best on the left board first.
         tau: Kendall's tau-b; 1 where the orders are the same, -1 where one is the other reversed.
-        lo: lower end of the range that 95 % of the taus lie in if each score is drawn anew from
-            its own interval; NaN where a score has none.
+        lo: lower end of the range that 95 % of the taus lie in if each score is drawn again with
+            its own standard error; NaN where a score has none.
         hi: upper end.
         p: two-sided, of independent orders; exact without ties.
     """
@@ -130,21 +129,22 @@ def _agreement(left: _Board, right: _Board) -> Agreement | None:
     both = [key for key in left.rows if key in right.rows]
     if len(both) < FEWEST:
         return None
-    scores, halves = [], []
+    scores, errors, signs = [], [], []
     for board in (left, right):
         told = [_score(board.rows[key]) for key in both]
         better = 1 if board.first.env.better == "higher" else -1
         scores.append(better * np.asarray([score for score, _ in told]))
-        halves.append(np.asarray([half for _, half in told]))
+        errors.append(np.asarray([error for _, error in told]))
+        signs.append(better)
     tau, p = kendalltau(*scores)
-    lo, hi = _range(scores, halves)
+    lo, hi = _range(scores, errors)
     one, other = scores
     rows = tuple(
         Common(
             left.rows[both[i]].name,
-            abs(float(one[i])),
+            signs[0] * float(one[i]),
             1 + int((one > one[i]).sum()),
-            abs(float(other[i])),
+            signs[1] * float(other[i]),
             1 + int((other > other[i]).sum()),
         )
         for i in np.argsort(-one, kind="stable")
@@ -153,26 +153,26 @@ def _agreement(left: _Board, right: _Board) -> Agreement | None:
 
 
 def _score(group: Group) -> tuple[float, float]:
-    """A row's score on the board and its interval's half-width; NaN without one."""
+    """A row's score on the board and its standard error; NaN without one."""
     scale = factor(group.records[0])
     trials = group.trial_scores()
     if trials is None:
         held = [score for record in group.scored if (score := score_of(record)) is not None]
         return scale * sum(held) / len(held), math.nan
-    summary = over_seeds(trials)
-    return scale * summary.mean, scale * (summary.hi - summary.lo) / 2
+    mean = float(np.mean([each.mean(dtype=np.float64) for each in trials]))
+    return scale * mean, scale * standard_error(trials)
 
 
-def _range(scores: Sequence[NDArray[Any]], halves: Sequence[NDArray[Any]]) -> tuple[float, float]:
-    if any(np.isnan(half).any() for half in halves):
+def _range(scores: Sequence[NDArray[Any]], errors: Sequence[NDArray[Any]]) -> tuple[float, float]:
+    if any(np.isnan(error).any() for error in errors):
         return math.nan, math.nan
     rng = np.random.default_rng(0)
     shape = (_DRAWS, len(scores[0]))
     drawn = [
-        score + half / _QUANTILE * rng.standard_normal(shape)
-        for score, half in zip(scores, halves, strict=True)
+        score + error * rng.standard_normal(shape)
+        for score, error in zip(scores, errors, strict=True)
     ]
-    # Drawn scores have no ties but where an interval is empty, so this is tau-b but there.
+    # Drawn scores have no ties but where an error is 0, so this is tau-b but there.
     signs = [np.sign(side[:, :, None] - side[:, None, :]) for side in drawn]
     pairs = shape[1] * (shape[1] - 1)
     taus = (signs[0] * signs[1]).sum((1, 2)) / pairs
@@ -185,14 +185,14 @@ _HEAD = f"""\
 
 {page_mark("validity")}
 
-`lazybench reproduce validity` writes this page from the records. The glyphs are embedded, so their
-boards are what everybody can run; the question is whether they order agents as real data does, and
-whether a small budget orders them as a larger one. Kendall's tau is 1 where two boards have the
-same order, 0 where they have nothing to do with each other, -1 where one is the other reversed; p
-is the chance of a tau as far from 0 if they had nothing to do with each other. The range is where
-95 % of the taus lie if each score is drawn anew from its own interval: how much of the disagreement
-could be noise. Rows are compared that stand on both boards with the same settings; fewer than
-{FEWEST} aren't.
+`lazybench reproduce validity --page FILE` writes this page from the records. The glyphs are
+embedded, so their boards are what everybody can run; the question is whether they order agents as
+real data does, and whether a small budget orders them as a larger one. Kendall's tau is 1 where two
+boards have the same order, 0 where they have nothing to do with each other, -1 where one is the
+other reversed; p is the chance of a tau as far from 0 if they had nothing to do with each other.
+The range is where 95 % of the taus lie if each score is drawn again with its own standard error
+(over seeds and trials): how much of the disagreement could be noise. Rows are compared that stand
+on both boards with the same settings; fewer than {FEWEST} aren't.
 """
 
 

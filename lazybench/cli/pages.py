@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lazybench.cli import out
 
@@ -15,9 +15,21 @@ if TYPE_CHECKING:
 
 def claims(records: Sequence[Record], reported: Sequence[Reported], *, json: bool) -> str:
     """Print what the records say of the paper's claims, and return the page."""
-    from lazybench.boards.claims import CLAIMS
+    from lazybench.boards.claims import CLAIMS, NOTE
     from lazybench.boards.claims_page import claims_page
-    from lazybench.boards.findings import findings, verdict, verdict_text
+    from lazybench.boards.findings import (
+        INTERVALS,
+        Finding,
+        findings,
+        intervals_text,
+        stated,
+        verdict,
+        verdict_text,
+    )
+
+    def facts(each: Finding) -> dict[str, Any]:
+        told = asdict(each) | {"interval": INTERVALS[each.verdict], "p": each.p}
+        return {name: value for name, value in told.items() if name not in ("verdict", "alike_p")}
 
     found = [(claim, findings(claim, records, reported)) for claim in CLAIMS]
     if json:
@@ -27,18 +39,27 @@ def claims(records: Sequence[Record], reported: Sequence[Reported], *, json: boo
                     "claim": claim.text,
                     "where": claim.where,
                     "elsewhere": claim.elsewhere,
-                    "verdict": verdict(told),
-                    "findings": [asdict(each) for each in told],
+                    "verdict": stated(told),
+                    "intervals": INTERVALS[verdict(told)],
+                    "findings": [facts(each) for each in told],
                 }
                 for claim, told in found
             ]
         )
     else:
         rows = [
-            (str(number), claim.text, claim.elsewhere or verdict_text(told), str(len(told)))
+            (
+                str(number),
+                claim.text,
+                claim.elsewhere or verdict_text(told),
+                "" if claim.elsewhere else intervals_text(told),
+                str(len(told)),
+            )
             for number, (claim, told) in enumerate(found, 1)
         ]
-        out.line(out.table(("", "claim", "verdict", "findings"), rows, columns=out.width()))
+        head = ("", "claim", "verdict", "intervals", "findings")
+        out.line(out.table(head, rows, columns=out.width()))
+        out.line(f"\n{NOTE}")
     return claims_page(found)
 
 

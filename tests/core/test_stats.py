@@ -10,7 +10,15 @@ import pytest
 from scipy import stats as scipy_stats
 
 from lazybench.errors import UsageError
-from lazybench.stats import adjusted, mean_interval, over_seeds, paired_difference, wilson
+from lazybench.stats import (
+    adjusted,
+    mean_interval,
+    over_seeds,
+    paired_difference,
+    paired_estimate,
+    standard_error,
+    wilson,
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,64 @@ def test_over_seeds_is_deterministic_and_takes_other_lengths() -> None:
     ones = over_seeds([np.ones(50)] * 3)
     assert (ones.mean, ones.hi) == (1.0, 1.0)
     assert ones.lo < 1
+
+
+def test_the_standard_error_is_the_half_width_by_the_quantile_it_was_made_with() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.random(50)
+    assert standard_error([one]) == pytest.approx(one.std(ddof=1) / np.sqrt(50))
+    # Seeds that differ and trials that don't: t of two degrees of freedom, not 1.96.
+    seeds = [np.full(50, value) for value in (0.2, 0.3, 0.5)]
+    _, lo, hi, *_ = over_seeds(seeds)
+    assert standard_error(seeds) == pytest.approx(np.std([0.2, 0.3, 0.5], ddof=1) / np.sqrt(3))
+    t = float(scipy_stats.t.ppf(0.975, 2))
+    assert standard_error(seeds) == pytest.approx((hi - lo) / 2 / t)
+    # Trials that differ and seeds that don't: t of their degrees of freedom.
+    same = [one, one, one]
+    _, lo, hi, *_ = over_seeds(same)
+    assert standard_error(same) == pytest.approx((hi - lo) / 2 / scipy_stats.t.ppf(0.975, 49))
+    hits = np.repeat([1.0, 0.0], [9, 1])
+    _, lo, hi = mean_interval(hits)
+    assert standard_error([hits]) == pytest.approx((hi - lo) / 2 / scipy_stats.norm.ppf(0.975))
+    assert standard_error([np.ones(10)] * 3) > 0
+    assert standard_error([np.full(10, 0.2)] * 3) == 0
+    assert math.isnan(standard_error([[0.3]]))
+    with pytest.raises(UsageError, match="at least one seed"):
+        standard_error([])
+
+
+def test_an_estimate_has_the_p_of_the_paired_difference() -> None:
+    rng = np.random.default_rng(1)
+    for seeds in (1, 2, 3, 5):
+        a, b = (list(rng.normal(shift, 1, (seeds, 40))) for shift in (0.2, 0.0))
+        for same in (False, True):
+            mean, _, _, p = paired_difference(a, b, same_seeds=same)
+            found = paired_estimate(a, b, same_seeds=same)
+            assert (found.mean, found.p()) == pytest.approx((mean, p))
+            shifted = paired_difference([x - 0.3 for x in a], b, same_seeds=same)
+            assert found.p(0.3) == pytest.approx(shifted.p)
+            assert found.scaled(-2).p(-0.6) == pytest.approx(shifted.p)
+    ones = paired_estimate(np.ones(5), np.zeros(5))
+    assert (ones.p(), ones.p(1.0)) == (2 * 0.5**5, 1.0)
+    assert math.isnan(paired_estimate([1.0], [0.5]).p())
+
+
+def test_a_difference_of_differences_has_welchs_p() -> None:
+    rng = np.random.default_rng(2)
+    one, other = rng.normal(0.5, 1, 30), rng.normal(0, 3, 90)
+    found = paired_estimate(one, np.zeros(30)).less(paired_estimate(other, np.zeros(90)))
+    want = scipy_stats.ttest_ind(one, other, equal_var=False)
+    assert found.p() == pytest.approx(want.pvalue)
+    low, high = want.confidence_interval(0.95)
+    assert found.parts.half(0.95) == pytest.approx((high - low) / 2)
+    seeds = [np.full(20, value) for value in (0.1, 0.4, 0.6)]
+    more = [np.full(20, value) for value in (0.3, 0.2, 0.1, 0.35)]
+    zeros = [[np.zeros(20)] * n for n in (3, 4)]
+    found = paired_estimate(seeds, zeros[0], same_seeds=True).less(
+        paired_estimate(more, zeros[1], same_seeds=True)
+    )
+    want = scipy_stats.ttest_ind([0.1, 0.4, 0.6], [0.3, 0.2, 0.1, 0.35], equal_var=False)
+    assert found.p() == pytest.approx(want.pvalue)
 
 
 def test_hits_over_seeds_lean_away_from_the_ends_and_stay_within() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from lazybench.boards import build
 from lazybench.boards.blocks import END, filled
+from lazybench.boards.claims import NOTE
 from lazybench.errors import UnknownName, UsageError
 from lazybench.records import Reported
 
@@ -90,3 +91,16 @@ def test_an_environment_of_two_boards_is_refused(make_run: Any) -> None:
     two = build([make_run("a"), make_run("b", data__fingerprint="f" * 64)])
     with pytest.raises(UsageError, match="2 boards"):
         filled(f"{BEGIN}\n{END}", two)
+
+
+def test_a_note_is_filled_from_the_package(boards: list[Any]) -> None:
+    mark, end = "<!-- lazybench note: verdicts -->", "<!-- lazybench note: end -->"
+    text = filled(f"# Mine\n\n{mark}\nold\n{end}\n\n{BEGIN}\n{END}\n", boards)
+    assert NOTE in text
+    assert "old" not in text
+    assert "| best" in text
+    assert filled(text, boards) == text
+    with pytest.raises(UnknownName, match=r"names no note.+Did you mean: verdicts"):
+        filled(f"<!-- lazybench note: verdict -->\n{end}", boards)
+    with pytest.raises(UsageError, match=f"isn't closed; put {end}"):
+        filled(f"{mark}\n{END}", boards)

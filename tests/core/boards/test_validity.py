@@ -5,9 +5,12 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 from lazybench.boards.validity import FEWEST, agreements, validity_page
+from lazybench.stats import standard_error
 
 AGENTS = "abcdef"
 REAL = {"env__id": "omniglot-5way-1shot", "data__name": "omniglot"}
@@ -51,6 +54,54 @@ def test_scores_that_noise_could_turn_widen_the_range(make_run: Any) -> None:
         return found.hi - found.lo
 
     assert spread(0.04) < spread(0.002)
+
+
+def test_the_range_draws_scores_with_their_standard_errors(make_run: Any) -> None:
+    def over(shifts: list[float], **changes: Any) -> list[Any]:
+        # Seeds that differ: their interval is 4.3 standard errors to a side.
+        return [
+            make_run(agent, by + 0.01 * seed * (1 + i % 3), seed, **changes)
+            for i, (agent, by) in enumerate(zip(AGENTS, shifts, strict=True))
+            for seed in range(3)
+        ]
+
+    shifts = [0.01 * i for i in range(6)]
+    records = over(shifts, data__name="glyphs"), over(shifts, **REAL)
+    (found,) = agreements(records[0] + records[1])
+    means, errors = [], []
+    for side in records:
+        by_agent = [[r.trials.scores_array() for r in side if r.agent.id == a] for a in AGENTS]
+        means.append([100 * np.mean([x.mean(dtype=float) for x in each]) for each in by_agent])
+        errors.append([100 * standard_error(each) for each in by_agent])
+    rng = np.random.default_rng(0)
+    draws = [
+        np.array(m) + np.array(e) * rng.standard_normal((2000, 6))
+        for m, e in zip(means, errors, strict=True)
+    ]
+    taus = [kendalltau(a, b)[0] for a, b in zip(*draws, strict=True)]
+    assert (found.lo, found.hi) == pytest.approx(tuple(np.quantile(taus, (0.025, 0.975))))
+
+
+def test_scores_keep_their_signs(make_run: Any) -> None:
+    def side(better: str, **changes: Any) -> list[Any]:
+        return [
+            make_run(
+                agent,
+                scores=np.linspace(-1, -0.5, 40) - 0.1 * i,
+                env__better=better,
+                env__unit="nats",
+                **changes,
+            )
+            for i, agent in enumerate(AGENTS)
+        ]
+
+    for better in ("lower", "higher"):
+        records = side(better, data__name="glyphs") + side(better, **REAL)
+        (found,) = agreements(records)
+        assert all(row.left < 0 and row.right < 0 for row in found.rows)
+        assert {row.name: row.left_place for row in found.rows}["a"] == (
+            6 if better == "lower" else 1
+        )
 
 
 def test_few_rows_other_budgets_of_other_data_and_real_pairs_are_left_out(make_run: Any) -> None:
