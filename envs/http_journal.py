@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import secrets
 import threading
 from collections import Counter, defaultdict
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench.errors import StoreError, UsageError
+from lazybench.errors import OutputUnavailable, StoreError, UsageError
 from lazybench.records.atomic import append_line, read_lines
 
 Answer = list[float] | int
@@ -27,6 +28,48 @@ def digest(image: NDArray[np.uint8]) -> str:
     """Return 32 hex digits over an image's shape and bytes."""
     head = f"{image.shape}\n".encode()
     return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).hexdigest()[:32]
+
+
+def forget(path: Path) -> None:
+    """Remove a journal where there is one.
+
+    Raises:
+        OutputUnavailable: a file of that name is no journal, or can't be removed.
+    """
+    _need_own(path)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputUnavailable(
+            f"{path} can't be removed ({error.strerror}); choose another --out"
+        ) from error
+
+
+def _need_own(path: Path) -> None:
+    """Look whether a file is a journal, or not there: nothing else is cut, appended to or removed.
+
+    Raises:
+        OutputUnavailable: it is something else.
+    """
+    if not os.path.lexists(path):
+        return
+    begin = b""
+    if path.is_file() and not path.is_symlink():
+        try:
+            with path.open("rb") as file:
+                begin = file.read(1 << 16)
+        except OSError as error:
+            raise OutputUnavailable(
+                f"{path} can't be read ({error.strerror}); choose another --out"
+            ) from error
+        line, whole, _ = begin.partition(b"\n")
+        # A first line that was torn by a kill tells no format yet.
+        torn = not whole and b'{"a'.startswith(line[:3])
+        if torn or b'"format":"lazybench queries' in line:
+            return
+    raise OutputUnavailable(
+        f"{path} is there already and is no journal of lazybench; choose another folder with --out"
+    )
 
 
 class Journal:
@@ -58,6 +101,7 @@ class Journal:
 
         Raises:
             UsageError: the file's answers are of another target.
+            OutputUnavailable: a file of that name is no journal.
             StoreError: the file is damaged or can't be read.
         """
         self.replayed = 0
@@ -65,6 +109,8 @@ class Journal:
         self._lock = threading.Lock()
         self._answers: dict[str, list[Answer]] = defaultdict(list)
         self._used: Counter[str] = Counter()
+        if path is not None:
+            _need_own(path)
         lines = [] if path is None else read_lines(path)
         first = lines[0] if lines else {}
         salt = str(first.get("salt", "")) or secrets.token_hex(16)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +26,14 @@ from lazybench.task import TaskShape
 
 LEVELS = 256
 """Brightnesses of a pixel in an 8-bit image."""
+
+Probe = Callable[[int, Tensor], Tensor]
+"""Which probe it is, and images `[R, C, H, W]` in [0, 1], to scores `[R, classes]`."""
+
+_PROBED = 4
+_ALIKE = 1e-3
+"""Log-probabilities may differ by so much, and a ten-thousandth of themselves: a network's float32
+sums are added in another order in another batch."""
 
 _MOST_IMAGES, _MOST_PIXELS = 100, 1 << 21
 _ROUNDING = 1 / (LEVELS - 1) / math.sqrt(12)
@@ -108,6 +118,39 @@ class UserTarget(OpenTarget):
         """Do nothing: who opened the target closes it."""
 
 
+class Probes(NamedTuple):
+    """What asking again about some images showed.
+
+    Attributes:
+        images: how many images were asked again, each alone and twice.
+        queries: rows that this took; they are charged to no image.
+        random: how many of them were answered differently the two times.
+        batch: how many of the others were answered differently alone and among others.
+    """
+
+    images: int
+    queries: int
+    random: int
+    batch: int
+
+    def notes(self, *, over_http: bool) -> tuple[str, ...]:
+        """Return what a reader of the report must know, a line each."""
+        found = []
+        if self.random:
+            more = "; ask with --repeats, else its first answer is taken each time"
+            found.append(
+                f"the target's answers are random: {self.random} of {self.images} images were "
+                f"answered differently when asked again{more if over_http else ''}"
+            )
+        if self.batch:
+            found.append(
+                f"the target's answers depend on the batch: {self.batch} of {self.images} images "
+                "were answered differently alone and among others, so an attack is judged by "
+                "answers that its image alone wouldn't get; put a network into evaluation mode"
+            )
+        return tuple(found)
+
+
 class UserAttack:
     """A target of one's own, asked about its clean images once, then attacked in blocks.
 
@@ -116,18 +159,29 @@ class UserAttack:
         top: `[N]` int64 top class of each clean image.
         right: places of the images that the target gets right, which are attacked.
         classes: of the target.
+        probes: what asking some images again showed; None where the target is known to be random.
+        notes: what a reader of the results must know, a line each.
     """
 
     def __init__(
-        self, predict: Predict, images: UserImages, settings: dict[str, Any], *, eight_bit: bool
+        self,
+        predict: Predict,
+        images: UserImages,
+        settings: dict[str, Any],
+        *,
+        eight_bit: bool,
+        probe: Probe | None,
+        over_http: bool = False,
     ) -> None:
-        """Ask the target about the clean images.
+        """Ask the target about the clean images, and about some of them again.
 
         Args:
             predict: images `[R, C, H, W]` in [0, 1] to scores; see `target_form.in_form`.
             images: to attack.
             settings: of `read_protocol`, without its target rule and channels.
             eight_bit: whether images are rounded to 8 bits before they are sent.
+            probe: asks again about images, whatever was answered before; None for no probes.
+            over_http: whether the target is behind an address.
 
         Raises:
             UsageError: a setting that isn't allowed, or labels that the target doesn't have.
@@ -140,12 +194,20 @@ class UserAttack:
         protocol = read_protocol(instance[0], target_rule="next", **settings)
         self.protocol = EightBit(**vars(protocol)) if eight_bit else protocol
         oracle = Oracle(predict, None)
-        self.top = oracle(self.x).argmax(1).cpu().numpy()
+        scores = oracle(self.x)
+        self.top = scores.argmax(1).cpu().numpy()
         self.classes = oracle.classes or 0
         if int(images.y.max()) >= self.classes:
             raise UsageError(
                 f"labels must lie in [0, {self.classes}), the target's classes, got "
                 f"{int(images.y.max())}"
+            )
+        self.notes = images.notes
+        if images.folders not in (None, self.classes):
+            self.notes += (
+                f"the target has {self.classes} classes and there are {images.folders} class "
+                "folders, numbered in the order of their names; call folders by numbers, or give "
+                "--labels FILE, where that isn't the target's order",
             )
         self.right = np.flatnonzero(self.top == images.y)
         if not len(self.right):
@@ -154,8 +216,38 @@ class UserAttack:
                 "attack; check --layout, --bounds, --answers and the labels"
             )
         self.task = self.protocol.task(self.classes, instance, (), maps_shape(instance))
+        self.probes = None if probe is None else _probed(probe, oracle, self.x, scores)
+        if self.probes is not None:
+            self.notes += self.probes.notes(over_http=over_http)
+        self.examples_at = self._examples_at() if self.task.targeted else None
         at = torch.from_numpy(self.right)
         self._target = UserTarget(oracle, self.x[at], torch.from_numpy(images.y)[at])
+
+    def examples(self) -> Tensor:
+        """Return an image of each class to start from, `[classes, C, H, W]`.
+
+        The first image that the target takes for the class, rather one that is of it. `Choice:` a
+        class without any has the mean of all images; attackers blend it with noise until the
+        target takes it for the class, a query each.
+        """
+        assert self.examples_at is not None
+        mean = self.x.mean(0)
+        return torch.stack([mean if at is None else self.x[at] for at in self.examples_at])
+
+    def _examples_at(self) -> list[int | None]:
+        found: dict[int, int] = {}
+        right = np.zeros(len(self.top), np.bool_)
+        right[self.right] = True
+        for place in np.argsort(~right, kind="stable"):
+            found.setdefault(int(self.top[place]), int(place))
+        wanted = set(((self.top[self.right] + 1) % self.classes).tolist())
+        if missing := sorted(wanted - set(found)):
+            self.notes += (
+                f"no image is taken for class {missing[0]} ({len(missing)} of {len(wanted)} "
+                "classes to reach have none): attackers that start from one look for it by "
+                "queries of blends with noise, and often fail; add such images to --images",
+            )
+        return [found.get(label) for label in range(self.classes)]
 
     def blocks(self) -> list[NDArray[np.int64]]:
         """Return numbers among the right images, in blocks that are attacked side by side."""
@@ -178,3 +270,35 @@ class UserAttack:
             device=torch.device("cpu"),
         )
         return block, block.reset(options={"trials": trials})[0]
+
+
+def _probed(probe: Probe, oracle: Oracle, x: Tensor, scores: Tensor) -> Probes:
+    """Ask again about the images that are nearest to a decision, each alone and twice.
+
+    Args:
+        probe: asks.
+        oracle: asked before about all of them.
+        x: `[N, C, H, W]` images.
+        scores: `[N, classes]` what was answered to them together.
+    """
+    two = scores.topk(2, 1).values
+    places = (two[:, 0] - two[:, 1]).argsort(stable=True)[:_PROBED]
+    asked = [
+        torch.cat(
+            [
+                Oracle(partial(probe, number), oracle.classes)(x[place : place + 1])
+                for place in places.tolist()
+            ]
+        )
+        for number in (1, 2)
+    ]
+    changed = ~_alike(asked[0], asked[1])
+    moved = ~_alike(asked[0], scores[places]) & ~changed
+    return Probes(len(places), 2 * len(places), int(changed.sum()), int(moved.sum()))
+
+
+def _alike(one: Tensor, other: Tensor) -> Tensor:
+    """Whether rows of log-probabilities `[R, classes]` are the same but for rounding, `[R]`."""
+    # Below, a class isn't in question, and the logarithm of nearly nothing moves a lot.
+    one, other = one.clamp_min(-50), other.clamp_min(-50)
+    return torch.isclose(one, other, rtol=1e-4, atol=_ALIKE).all(1)

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from lazybench.data.archive import FolderTree
-from lazybench.data.image_folder import FORMATS, MOST_PIXELS, SUFFIXES
+from lazybench.data.image_folder import ImageFolder, list_images
 from lazybench.data.plain_arrays import read_arrays
-from lazybench.data.rows import GREY_MODES, MODES, channels_first
 from lazybench.errors import DataUnavailable, UsageError
 
+MOST_LABEL = (1 << 31) - 1
+MOST_LABEL_BYTES = 256 << 20
+
 _CHANNELS = (1, 3)
+_WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Marks at the beginning of text, by which editors and spreadsheets name its encoding."""
 
 
 class UserImages(NamedTuple):
@@ -29,31 +39,35 @@ class UserImages(NamedTuple):
         x: `[N, channels, height, width]`, uint8 or float32 in [0, 1].
         y: `[N]` int64 labels.
         names: file names, or positions in the npz file.
+        notes: what was left out or is worth a look, a line each.
+        folders: number of folders whose names were taken for classes in their order; else None.
     """
 
     x: NDArray[Any]
     y: NDArray[np.int64]
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    folders: int | None = None
 
 
 def read_user_images(
     images: Path, labels: Path | None = None, limit: int | None = None
 ) -> UserImages:
-    """Return the first images of a folder or npz file.
+    """Return the images of a folder or npz file, in the order of their names.
 
-    A folder's images are taken in the order of their names. Without a file of labels, the folder
-    that an image lies in names its class: classes are numbered in the order of their names, or are
-    the numbers that the folders are called. An npz file has images `x` (`[N, C, H, W]`,
-    `[N, H, W, C]` or `[N, H, W]`) and labels `y`.
+    Without a file of labels, the folder that an image lies in names its class: classes are numbered
+    in the order of their names, or are the numbers that the folders are called. An npz file has
+    images `x` (`[N, C, H, W]`, `[N, H, W, C]` or `[N, H, W]`) and labels `y`.
 
     Args:
         images: folder or npz file.
         labels: file of labels, integers: lines or JSON `{name: label}`, lines `name,label`, one
             label a line in the order of the images, a JSON list, or `.npy`.
-        limit: how many to read; None for all.
+        limit: how many to read, drawn evenly over the classes; None for all.
 
     Raises:
-        UsageError: images of several sizes, or labels that don't fit them.
+        UsageError: images of several sizes, labels that don't fit them, or a class folder without
+            images.
         DataUnavailable: something that can't be read.
     """
     given = None if labels is None else _read_labels(labels)
@@ -63,9 +77,32 @@ def read_user_images(
         found = _npz(images, given, labels, limit)
     if not len(found.x):
         raise UsageError(f"{images} holds no images; give a folder or npz file with some")
-    if int(found.y.min()) < 0:
-        raise UsageError(f"labels must be 0 or more, got {int(found.y.min())}")
+    if not found.x[0].size:
+        raise UsageError(f"images in {images} have no pixels, got shape {list(found.x.shape)}")
     return found
+
+
+def drawn(y: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
+    """Return the places of at most `limit` images, ascending, drawn evenly over the classes.
+
+    No class has two more than another one that has images left. The draw is always the same one.
+
+    Args:
+        y: `[N]` labels.
+        limit: how many; None for all.
+    """
+    if limit is None or limit >= len(y):
+        return np.arange(len(y))
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(y))
+    classes, index = np.unique(y[order], return_inverse=True)
+    index = rng.permutation(len(classes))[index]
+    # The how-manieth of its class an image is: first all first ones are taken, then all second.
+    by_class = np.argsort(index, kind="stable")
+    sizes = np.bincount(index)
+    rank = np.empty(len(y), np.int64)
+    rank[by_class] = np.arange(len(y)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(order[np.lexsort((index, rank))[:limit]])
 
 
 def _npz(path: Path, given: Any, labels: Path | None, limit: int | None) -> UserImages:
@@ -87,90 +124,153 @@ def _npz(path: Path, given: Any, labels: Path | None, limit: int | None) -> User
         )
     if x.shape[1] not in _CHANNELS and x.shape[3] in _CHANNELS:
         x = x.transpose(0, 3, 1, 2)
+    if x.shape[1] not in _CHANNELS and x.shape[3] < min(x.shape[1:3]):
+        raise UsageError(
+            f"x in {path} has shape {list(x.shape)}, which is [N, H, W, C] with {x.shape[3]} "
+            "channels, or [N, C, H, W] of an odd kind; give images [N, C, H, W], channels first"
+        )
     if x.dtype != np.uint8:
         if x.dtype.kind != "f" or (x.size and not 0 <= float(x.min()) <= float(x.max()) <= 1):
             raise UsageError(f"x in {path} must be uint8, or floats in [0, 1], got {x.dtype}")
         x = x.astype(np.float32)
+    notes: tuple[str, ...] = ()
+    if x.size and x.dtype == np.uint8 and x.max() <= 1:
+        notes = (f"x in {path} is uint8 and at most 1, of 255: all images are next to black",)
     names = tuple(map(str, range(len(x))))
-    y = _labelled(names, held["y"] if given is None else given, labels or path)
-    kept = slice(limit)
-    return UserImages(np.ascontiguousarray(x[kept]), y[kept], names[kept])
+    y, more = _labelled(names, held["y"] if given is None else given, labels or path)
+    at = drawn(y, limit)
+    return UserImages(
+        np.ascontiguousarray(x[at]), y[at], tuple(names[place] for place in at), notes + more
+    )
 
 
 def _folder(path: Path, given: Any, labels: Path | None, limit: int | None) -> UserImages:
-    tree = FolderTree(path)
-    names = tuple(name for name in tree.names() if name.lower().endswith(SUFFIXES))
-    y = _by_folder(path, names) if given is None else _labelled(names, given, labels or path)
-    names, y = names[:limit], y[:limit]
-    pictures = [_decoded(tree.read(name), path / name) for name in names]
-    grey = all(picture.mode in GREY_MODES for picture in pictures)
-    pixels = [
-        channels_first(np.asarray(picture.convert("L" if grey else "RGB"))) for picture in pictures
-    ]
-    sizes = {each.shape: name for each, name in zip(pixels, names, strict=True)}
-    if len(sizes) > 1:
-        odd = [f"{name} {shape[1]}x{shape[2]}" for shape, name in list(sizes.items())[:2]]
-        raise UsageError(f"images in {path} must have one size, got {' and '.join(odd)}")
-    return UserImages(np.stack(pixels) if pixels else np.zeros((0, 1, 1, 1), np.uint8), y, names)
+    folder = list_images(path)
+    folders, notes = None, folder.notes
+    if given is None:
+        y, folders = _by_folder(folder)
+    else:
+        y, more = _labelled(folder.names, given, labels or path)
+        notes += more
+    at = drawn(y, limit)
+    names = tuple(folder.names[place] for place in at)
+    return UserImages(folder.pixels(names), y[at], names, notes, folders)
 
 
-def _decoded(data: bytes, path: Path) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.mode not in MODES or image.width * image.height > MOST_PIXELS:
-                raise UsageError(
-                    f"{path} is {image.width}x{image.height} in Pillow's mode {image.mode}; "
-                    f"allowed are 8 bits a channel and {MOST_PIXELS} pixels"
-                )
-            image.load()
-            return image.copy()
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise DataUnavailable(
-            f"{path} isn't an image that can be read ({error}); replace or remove it"
-        ) from error
-
-
-def _by_folder(path: Path, names: tuple[str, ...]) -> NDArray[np.int64]:
-    flat = [name for name in names if "/" not in name]
+def _by_folder(folder: ImageFolder) -> tuple[NDArray[np.int64], int | None]:
+    """Label of each image by its folder, and how many folders were numbered by their order."""
+    flat = [name for name in folder.names if "/" not in name]
     if flat:
         raise UsageError(
-            f"{path / flat[0]} lies in no folder that names its class; lay images out as "
+            f"{folder.path / flat[0]} lies in no folder that names its class; lay images out as "
             "class/image, or give --labels FILE"
         )
-    folders = [name.rpartition("/")[0] for name in names]
+    folder.check_classes()
+    folders = folder.classes()
     classes = sorted(set(folders))
-    numbers = {name: place for place, name in enumerate(classes)}
-    if all(name.isdecimal() for name in classes):
-        numbers = {name: int(name) for name in classes}
-    return np.array([numbers[folder] for folder in folders], np.int64)
+    numbered = [name for name in classes if name.isdecimal()]
+    if not numbered:
+        places = {name: place for place, name in enumerate(classes)}
+        return np.array([places[name] for name in folders], np.int64), len(classes)
+    if len(numbered) < len(classes):
+        other = next(name for name in classes if not name.isdecimal())
+        raise UsageError(
+            f"{folder.path} has folders called by numbers, such as {numbered[0]}, and others, such "
+            f"as {other}, so their classes can't be told; rename them, or give --labels FILE"
+        )
+    numbers = {name: _label(name, str(folder.path / name)) for name in classes}
+    for one, number in numbers.items():
+        if twice := [name for name in classes if name != one and numbers[name] == number]:
+            raise UsageError(
+                f"{folder.path / one} and {folder.path / twice[0]} both name class {number}; "
+                "put their images into one folder"
+            )
+    return np.array([numbers[name] for name in folders], np.int64), None
 
 
 def _read_labels(path: Path) -> Any:
-    """A mapping from names, or labels in order."""
+    """A mapping from names, or labels in order; of text, the cells of its lines.
+
+    Raises:
+        UsageError: a name is given twice.
+        DataUnavailable: it can't be read.
+    """
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             (found,) = read_arrays(path, single=True).values()
             return found
-        text = path.read_text("utf-8")
-        if path.suffix == ".json":
-            return json.loads(text)
-        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
+        if not path.is_file():
+            raise DataUnavailable("it is no file")
+        if path.stat().st_size > MOST_LABEL_BYTES:
+            raise DataUnavailable(f"it has more than {MOST_LABEL_BYTES >> 20} MiB")
+        data = path.read_bytes()
+        mark = next((mark for mark in _MARKS if data.startswith(mark)), None)
+        text = data.decode("utf-8" if mark is None else _MARKS[mark])
+        if path.suffix.lower() == ".json":
+            return json.loads(text, object_pairs_hook=lambda pairs: _by_name(pairs, path))
+        comma = next((sign for sign in ",;\t" if sign in text), ",")
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=comma)
+        rows = [[cell.strip() for cell in row] for row in lines]
+    except UsageError:
+        raise
     except (OSError, ValueError, RecursionError, csv.Error, DataUnavailable) as error:
         raise DataUnavailable(f"{path} can't be read as labels: {error}") from error
-    if rows and not rows[0][-1].lstrip("-").isdecimal():
-        # A head such as name,label.
-        del rows[0]
+    return _Lines([row for row in rows if any(row)])
+
+
+class _Lines(list[list[str]]):
+    """The cells of the lines of a file of labels."""
+
+
+def _by_name(pairs: Sequence[tuple[str, Any]], source: Path) -> dict[str, Any]:
+    """A mapping of pairs in which no name is twice.
+
+    Raises:
+        UsageError: a name is.
+    """
+    often = Counter(name for name, _ in pairs)
+    twice = [name for name, count in often.items() if count > 1]
+    if twice:
+        raise UsageError(
+            f"{source} gives {len(twice)} names twice, such as {twice[0]}; give each one label"
+        )
+    return dict(pairs)
+
+
+def _of_lines(rows: _Lines, names: Sequence[str], source: Path) -> Any:
+    """A mapping from names, or labels in order, without a first line that names the columns.
+
+    The first line is a heading where its label is no number, it names none of the images, and all
+    other lines have numbers; else it is data.
+
+    Raises:
+        UsageError: lines of another form, or a name that is given twice.
+    """
     if any(len(row) != len(rows[0]) or len(row) > 2 for row in rows):
-        raise UsageError(f"{path}: each line must be a label, or name,label")
+        raise UsageError(f"{source}: each line must be a label, or name,label")
+    if rows and _is_heading(rows, names):
+        rows = _Lines(rows[1:])
     if rows and len(rows[0]) == 2:
-        return {row[0]: row[1] for row in rows}
+        return _by_name([(name, label) for name, label in rows], source)
     return [row[0] for row in rows]
 
 
-def _labelled(names: tuple[str, ...], given: Any, source: Path) -> NDArray[np.int64]:
-    """Labels in the order of the images."""
+def _is_heading(rows: _Lines, names: Sequence[str]) -> bool:
+    first, *rest = rows
+    if _WHOLE.fullmatch(first[-1]) or (len(first) == 2 and first[0] in names):
+        return False
+    if len(first) == 1 and len(rows) == len(names):
+        return False
+    return all(_WHOLE.fullmatch(row[-1]) for row in rest)
+
+
+def _labelled(
+    names: Sequence[str], given: Any, source: Path
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels in the order of the images, and what is worth a note."""
+    if isinstance(given, _Lines):
+        given = _of_lines(given, names, source)
+    notes: tuple[str, ...] = ()
     if isinstance(given, Mapping):
         missing = [name for name in names if name not in given]
         if missing:
@@ -178,16 +278,49 @@ def _labelled(names: tuple[str, ...], given: Any, source: Path) -> NDArray[np.in
                 f"{source} has no label for {len(missing)} of {len(names)} images, such as "
                 f"{missing[0]}"
             )
+        known = set(names)
+        if spare := [name for name in given if name not in known]:
+            notes = (f"{source} has {len(spare)} labels of no image here, such as {spare[0]}",)
         given = [given[name] for name in names]
-    try:
-        told = np.asarray(given)
-        y = told.astype(np.int64)
-        whole = bool((y == told.astype(np.float64)).all())
-    except (TypeError, ValueError):
-        raise UsageError(f"{source}: labels must be integers") from None
-    if y.shape != (len(names),) or not whole:
+    if isinstance(given, np.ndarray):
+        if given.shape != (len(names),) or given.dtype.kind not in "iuf":
+            raise UsageError(
+                f"{source}: {len(names)} images need as many integers, got {given.dtype} "
+                f"{list(given.shape)}"
+            )
+        given = given.tolist()
+    if not isinstance(given, list):
+        raise UsageError(f"{source}: labels must be integers, in a list or by the names of images")
+    y = np.array([_label(label, str(source)) for label in given], np.int64)
+    if len(y) != len(names):
+        raise UsageError(f"{source}: {len(names)} images need as many integers, got {len(y)}")
+    return y, notes
+
+
+def _label(value: Any, source: str) -> int:
+    """A label as it is written: 3, "3", 3.0 or "3.0".
+
+    Raises:
+        UsageError: it is no integer in [0, 2^31).
+    """
+    whole: int | None = None
+    if isinstance(value, str):
+        found = value.strip()
+        if _WHOLE.fullmatch(found) or found.isdecimal():
+            digits = found.lstrip("+-").partition(".")[0].lstrip("0") or "0"
+            # Not all of them: Python refuses to read thousands.
+            whole = int(digits[:16]) * (-1 if found.startswith("-") else 1)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        whole = value
+    elif isinstance(value, float) and value.is_integer():
+        whole = int(value)
+    if whole is None:
         raise UsageError(
-            f"{source}: {len(names)} images need as many integers, got {told.dtype} "
-            f"{list(told.shape)}"
+            f"{source}: labels must be integers; images need as many integers as there are, got "
+            f"{value!r:.40}"
         )
-    return y
+    if whole < 0:
+        raise UsageError(f"{source}: labels must be 0 or more, got {whole}"[:300])
+    if whole > MOST_LABEL:
+        raise UsageError(f"{source}: labels must be at most {MOST_LABEL}, got {str(whole)[:20]}")
+    return whole

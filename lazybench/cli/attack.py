@@ -94,7 +94,7 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
         bool, typer.Option("--eight-bit", help="Round to 8 bits; always so over http.")
     ] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Take only so many images.")
+        int | None, typer.Option("--limit", min=1, help="Take so many images, evenly over classes.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Of the attackers.")] = 0,
     encoding: Annotated[
@@ -172,6 +172,7 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     attack_report.need_own_folder(out_dir)
     with watching(quiet=quiet or json) as watch:
         outcome = attack(request, watch)
+    aside = attack_report.set_aside(outcome, out_dir)
     files = attack_report.write(outcome, out_dir)
     told = attack_report.facts(outcome)
     if json:
@@ -179,6 +180,8 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     else:
         out.line(_table(told))
         out.note("written: " + ", ".join(map(str, files)))
+    if aside is not None:
+        out.note(f"the earlier report there has other results; it is now in {aside}")
     worst = told["worst_case"]["accuracy"]
     if fail_under is not None and worst < fail_under:
         out.note(f"robust accuracy {worst:.4f} is below --fail-under {fail_under:g}")

@@ -44,7 +44,7 @@ class AttackRequest:
         protocol: norm, eps, query_budget, mode and targeted, as `AttackVectorEnv` has them.
         http: how an address is asked, as `HttpSettings` has it.
         eight_bit: whether images are rounded to 8 bits before they are sent; always so over http.
-        limit: how many images to take; None for all.
+        limit: how many images to take, drawn evenly over the classes; None for all.
         seed: of the attackers.
         out: folder of the report, and of the journal of answers.
         fresh: whether what an address answered before is forgotten.
@@ -108,6 +108,9 @@ class AttackOutcome:
         top: `[N]` the target's classes of the clean images.
         right: `[n]` places of those that the target gets right.
         attacked: what each attacker came to on them.
+        probes: how many images were asked again, by how many queries, and how many of them were
+            answered at random or depending on the batch; None where answers are declared random.
+        notes: what a reader must know, a line each.
         asked: images that the address answered in this run; None without an address.
         replayed: answers taken from those before; None without an address.
     """
@@ -122,6 +125,8 @@ class AttackOutcome:
     top: NDArray[np.int64]
     right: NDArray[np.int64]
     attacked: tuple[Attacked, ...]
+    probes: Mapping[str, int] | None
+    notes: tuple[str, ...]
     asked: int | None
     replayed: int | None
 
@@ -160,8 +165,15 @@ def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
             )
         try:
             target = load("lazybench.envs.user_attack:UserAttack")(
-                predict, images, {**request.protocol, "access": form.access}, eight_bit=eight_bit
+                predict,
+                images,
+                {**request.protocol, "access": form.access},
+                eight_bit=eight_bit,
+                probe=_probe(request, predict, http),
+                over_http=http is not None,
             )
+            for note in target.notes:
+                watch.note(note)
             attackers = [
                 _attacker(each, target) for each in request.attacks or ATTACKS[form.access]
             ]
@@ -186,9 +198,18 @@ def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
             top=target.top,
             right=target.right,
             attacked=attacked,
+            probes=None if target.probes is None else target.probes._asdict(),
+            notes=target.notes,
             asked=None if http is None else http.asked,
             replayed=None if http is None else http.journal.replayed,
         )
+
+
+def _probe(request: AttackRequest, predict: Any, http: Any) -> Any:
+    """What asks about an image again; None where its answers are declared to be random."""
+    if http is not None:
+        return None if request.http.get("repeats") else http.probe
+    return lambda _, rows: predict(rows)
 
 
 @contextmanager
@@ -201,7 +222,7 @@ def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any]]
     settings = load("lazybench.envs.http_target:HttpSettings")(**request.http)
     journal = request.out / JOURNAL
     if request.fresh:
-        journal.unlink(missing_ok=True)
+        load("lazybench.envs.http_journal:forget")(journal)
     target = load("lazybench.envs.http_target:HttpTarget")(
         request.target, form, settings, journal=journal
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -14,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench._version import __version__
+from lazybench.boards.csv_table import csv_cell
 from lazybench.errors import OutputUnavailable
 from lazybench.harness.attack import Attacked, AttackOutcome
-from lazybench.records.atomic import write_bytes, write_json
+from lazybench.records.atomic import plain, write_bytes, write_json
 from lazybench.registry import load
 from lazybench.stats import wilson
 
 REPORT, FACTS, TABLE = "report.md", "report.json", "images.csv"
 ADVERSARIALS, SHEET = "adversarials.npz", "sheet.png"
+NAMES = (REPORT, FACTS, TABLE, ADVERSARIALS, SHEET)
 
 _TITLE = "# Robustness of "
 _SHOWN = 20
@@ -33,8 +36,7 @@ def need_own_folder(folder: Path) -> None:
     Raises:
         OutputUnavailable: the folder holds a file of a report's name that isn't a report's.
     """
-    names = (REPORT, FACTS, TABLE, ADVERSARIALS, SHEET)
-    theirs = [name for name in names if os.path.lexists(folder / name)]
+    theirs = [name for name in NAMES if os.path.lexists(folder / name)]
     if theirs and not _holds_report(folder):
         raise OutputUnavailable(
             f"{folder / theirs[0]} is there already and isn't of lazybench's making, so that no "
@@ -49,6 +51,54 @@ def _holds_report(folder: Path) -> bool:
             return file.read(len(_TITLE)) == _TITLE.encode()
     except OSError:
         return False
+
+
+def set_aside(outcome: AttackOutcome, folder: Path) -> Path | None:
+    """Move an earlier report of other results into a folder of its own; return it, or None.
+
+    What differs from one run to the next doesn't count: the time taken, and which answers came from
+    the journal.
+
+    Raises:
+        OutputUnavailable: the files can't be moved.
+    """
+    held = [name for name in NAMES if os.path.lexists(folder / name)]
+    if not held or _results(_earlier(folder)) == _results(plain(facts(outcome))):
+        return None
+    number = 1
+    while os.path.lexists(aside := folder / f"earlier-{number}"):
+        number += 1
+    try:
+        aside.mkdir()
+        for name in held:
+            (folder / name).rename(aside / name)
+    except OSError as error:
+        raise OutputUnavailable(
+            f"the earlier report can't be moved to {aside} ({error.strerror}); choose another "
+            "folder with --out"
+        ) from error
+    return aside
+
+
+def _earlier(folder: Path) -> Any:
+    try:
+        return json.loads((folder / FACTS).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _results(told: Any) -> Any:
+    if not isinstance(told, dict):
+        return None
+    kept = {name: value for name, value in told.items() if name not in ("asked", "replayed")}
+    attacks = told.get("attacks")
+    if isinstance(attacks, list):
+        kept["attacks"] = [
+            {name: value for name, value in each.items() if name != "wall_s"}
+            for each in attacks
+            if isinstance(each, dict)
+        ]
+    return kept
 
 
 def facts(outcome: AttackOutcome) -> dict[str, Any]:
@@ -67,13 +117,17 @@ def facts(outcome: AttackOutcome) -> dict[str, Any]:
         "clean_accuracy": _share(right, images),
         "attacks": [_told(outcome, each) for each in outcome.attacked],
         "worst_case": _share(int(outcome.robust().sum()), images),
+        "probes": None if outcome.probes is None else dict(outcome.probes),
+        "notes": list(outcome.notes),
         "asked": outcome.asked,
         "replayed": outcome.replayed,
     }
 
 
 def write(outcome: AttackOutcome, folder: Path) -> tuple[Path, ...]:
-    """Return the files of a report, written into a folder; earlier ones are replaced.
+    """Return the files of a report, written into a folder.
+
+    An earlier report of the same results is replaced; for one of other results see `set_aside`.
 
     Raises:
         StoreError: the disk is full.
@@ -127,6 +181,15 @@ def markdown(told: Mapping[str, Any]) -> str:
         "",
         "An attack that fails proves nothing: these numbers are upper bounds of robustness.",
     ]
+    if (probes := told["probes"]) is not None:
+        lines += [
+            "",
+            f"{probes['images']} images were asked again alone, twice, by {probes['queries']} "
+            f"queries that no attack is charged for: {probes['random']} were answered differently "
+            f"the second time, {probes['batch']} others differently than among other images.",
+        ]
+    if told["notes"]:
+        lines += ["", "Please note:", "", *(f"- {note}" for note in told["notes"])]
     if told["asked"] is not None:
         lines += [
             "",
@@ -137,19 +200,27 @@ def markdown(told: Mapping[str, Any]) -> str:
 
 
 def table(outcome: AttackOutcome) -> str:
-    """Return one CSV line for each image: labels, whether it withstands, what each attack took."""
+    """Return one CSV line for each image: labels, whether it withstands, what each attack took.
+
+    No spreadsheet takes a name for a formula.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ["image", "label", "top", "right", "robust"]
     kinds = ("success", "queries", "success_query", "distance", "best_l2", "success_8bit")
-    writer.writerow(
-        [*head, *(f"{each.name}_{kind}" for each in outcome.attacked for kind in kinds)]
-    )
+    columns = [f"{each.name}_{kind}" for each in outcome.attacked for kind in kinds]
+    writer.writerow([*head, *map(csv_cell, columns)])
     robust = outcome.robust()
     places = {int(place): number for number, place in enumerate(outcome.right)}
     for index, name in enumerate(outcome.names):
         number = places.get(index)
-        row = [name, outcome.label[index], outcome.top[index], number is not None, robust[index]]
+        row = [
+            csv_cell(name),
+            outcome.label[index],
+            outcome.top[index],
+            number is not None,
+            robust[index],
+        ]
         cells = [*row[:3], *map(int, row[3:])]
         for each in outcome.attacked:
             values = [None if number is None else each.columns[kind][number] for kind in kinds]

@@ -50,6 +50,14 @@ def one(rows):
     return torch.sigmoid(one_logit(rows))[:, None]
 
 
+def noisy(rows):
+    return bright(rows) + torch.rand(len(rows), 3)
+
+
+def batchy(rows):
+    return bright(rows) + rows.shape[0] * torch.tensor([0.0, 0.1, 0.0])
+
+
 def decides(rows):
     return (rows.flatten(1).mean(1) > 0.6).long()
 
@@ -294,6 +302,127 @@ def test_one_number_is_two_classes_where_it_is_declared(
         assert facts["worst_case"]["accuracy"] < 5 / 6
 
 
+def test_targeted_attacks_work_as_they_are(own: Own) -> None:
+    x = np.repeat(np.array([40, 60, 220, 240, 128], np.uint8), 4).reshape(5, 1, 2, 2)
+    np.savez(own.images, x=x, y=np.array([0, 0, 1, 1, 0]))
+    two = ("--targeted", "--eps", "2", "--norm", "l2")
+    for target, more in (("one", ("--answers", "binary")), ("decides", ("--answers", "label"))):
+        classes = ("--classes", "2") if target == "decides" else ()
+        out = own._replace(out=own.out / target)
+        assert main(words(out, *two, *more, *classes, target=target)) == 0
+        facts = told(out)
+        assert facts["protocol"]["targeted"] is True
+        assert {each["attack"] for each in facts["attacks"]} >= {"hopskipjump"}
+        # An image of the class is the first query of an attacker that starts from one.
+        by_label = next(each for each in facts["attacks"] if each["attack"] == "hopskipjump")
+        assert by_label["success"] == 1
+        assert facts["notes"] == []
+    with np.load(own.out / "decides" / "adversarials.npz") as held:
+        mean = held["x"].mean((1, 2, 3))
+        assert ((mean > 0.6) == (held["label"] == 0)).all()
+
+
+def test_a_targeted_attack_says_which_class_it_has_no_image_of(
+    own: Own, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = words(own, "--targeted", "--eps", "inf", "--attacks", "hopskipjump,boundary", budget=200)
+    argv.remove("--quiet")
+    assert main(argv) == 0
+    err = capsys.readouterr().err
+    assert "no image is taken for class 1 (1 of 1 classes to reach have none)" not in err
+    np.savez(own.images, x=np.full((2, 1, 2, 2), 100, np.uint8), y=np.zeros(2, np.int64))
+    assert main([*argv, "--out", str(own.out / "two")]) == 0
+    assert "no image is taken for class 1 (1 of 1 classes to reach have none)" in (
+        capsys.readouterr().err
+    )
+    # Found by search all the same, and every query of it is charged.
+    facts = json.loads((own.out / "two" / "report.json").read_text())
+    for each in facts["attacks"]:
+        assert each["success"] == 1
+        assert each["mean_queries"] > 1
+
+
+def test_random_answers_and_those_that_depend_on_the_batch_are_said(
+    own: Own, loopback: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for target, random, batch in (("bright", 0, 0), ("noisy", 4, 0), ("batchy", 0, 4)):
+        out = own._replace(out=own.out / target)
+        argv = words(out, "--attacks", "square", target=target, budget=2)
+        argv.remove("--quiet")
+        assert main(argv) == 0
+        facts, err = told(out), capsys.readouterr().err
+        assert facts["probes"] == {"images": 4, "queries": 8, "random": random, "batch": batch}
+        assert ("answers are random: 4 of 4" in err) == (target == "noisy")
+        assert ("depend on the batch: 4 of 4" in err) == (target == "batchy")
+        assert len(facts["notes"]) == (target != "bright")
+        page = (out.out / "report.md").read_text()
+        assert "by 8 queries that no attack is charged for" in page
+        assert all(note in page for note in facts["notes"])
+    loopback.before = lambda number: (
+        (200, {}, json.dumps({"predictions": [[0.5 + number, 0]]}).encode()) if number else None
+    )
+    argv = words(own, "--limit", "1", "--attacks", "square", target=loopback.url, budget=1)
+    assert main(argv) == 0
+    (note,) = told(own)["notes"]
+    assert "--repeats" in note
+    asked = len(loopback.requests)
+    assert main(argv) == 0
+    # Probes are in the journal too; whoever declares random answers isn't probed.
+    assert len(loopback.requests) == asked
+    assert main([*argv, "--fresh", "--repeats"]) == 0
+    assert told(own)["probes"] is None
+
+
+def test_an_earlier_report_of_other_results_is_kept(
+    own: Own, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = words(own, "--attacks", "square", budget=5)
+    assert main(argv) == 0
+    first = (own.out / "report.json").read_bytes()
+    assert main(argv) == 0
+    assert "the earlier report" not in capsys.readouterr().err
+    assert not (own.out / "earlier-1").exists()
+    before = (own.out / "report.json").read_bytes()
+    assert main([*argv, "--seed", "1"]) == 0
+    assert f"it is now in {own.out / 'earlier-1'}" in capsys.readouterr().err
+    assert (own.out / "earlier-1" / "report.json").read_bytes() == before
+    assert json.loads(first)["protocol"]["seed"] == 0
+    assert told(own)["protocol"]["seed"] == 1
+    assert main(argv) == 0
+    assert sorted(path.name for path in own.out.glob("earlier-*")) == ["earlier-1", "earlier-2"]
+
+
+def test_no_name_of_an_image_is_a_formula(own: Own) -> None:
+    folder = own.file.parent / "pictures" / "0"
+    folder.mkdir(parents=True)
+    for name in ("=1+1.png", "-2.png", "@x.png", "+3.png", "a\tb.png"):
+        Image.new("L", (2, 2), 100).save(folder / name)
+    argv = words(own, "--labels", str(own.file.parent / "labels.txt"), budget=2)
+    (own.file.parent / "labels.txt").write_text("0\n" * 5)
+    argv[argv.index("--images") + 1] = str(folder)
+    assert main([*argv, "--attacks", "square"]) == 0
+    cells = [
+        cell
+        for row in csv.reader((own.out / "images.csv").read_text().splitlines())
+        for cell in row
+        # No nearest image has a distance of -1.
+        if cell != "-1"
+    ]
+    assert "'=1+1.png" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "-", "+", "@", "\t", "\r"))]
+
+
+def test_folders_that_are_fewer_than_the_targets_classes_are_said(own: Own) -> None:
+    for name, level in (("dark", 90), ("light", 200)):
+        (own.file.parent / "pictures" / name).mkdir(parents=True)
+        Image.new("L", (2, 2), level).save(own.file.parent / "pictures" / name / "a.png")
+    argv = words(own, "--attacks", "square", budget=2)
+    argv[argv.index("--images") + 1] = str(own.file.parent / "pictures")
+    assert main(argv) == 0
+    (note,) = told(own)["notes"]
+    assert "the target has 3 classes and there are 2 class folders" in note
+
+
 def test_an_address_that_stays_away_is_unavailable(
     own: Own, loopback: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -323,7 +452,8 @@ def test_killed_midway_and_resumed_no_image_is_paid_twice(own: Own, loopback: An
     whole = Own(own.file, own.images, own.out.with_name("whole"))
     assert main(words(whole, "--eps", "0.3", "--batch", "64", target=loopback.url)) == 0
     paid = len(loopback.answered)
-    assert paid == len(set(loopback.answered)) == told(whole)["asked"]
+    # Four images are asked again twice, as probes.
+    assert paid == len(set(loopback.answered)) + 8 == told(whole)["asked"]
 
     del loopback.requests[:], loopback.answered[:]
     held, release = threading.Event(), threading.Event()
@@ -348,7 +478,7 @@ def test_killed_midway_and_resumed_no_image_is_paid_twice(own: Own, loopback: An
     assert 0 < before < paid
     loopback.before = lambda number: None
     assert main(argv) == 0
-    assert len(loopback.answered) == len(set(loopback.answered)) == paid
+    assert len(loopback.answered) == len(set(loopback.answered)) + 8 == paid
     resumed, once = told(own), told(whole)
     assert resumed["asked"] == paid - before
     for facts in (resumed, once):

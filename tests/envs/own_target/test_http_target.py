@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from lazybench.envs.attack_oracle import Oracle
-from lazybench.envs.http_journal import Journal
+from lazybench.envs.http_journal import Journal, forget
 from lazybench.envs.http_target import HttpSettings, HttpTarget
 from lazybench.envs.http_wire import shown
 from lazybench.envs.target_form import TargetForm
-from lazybench.errors import ContractError, StoreError, UsageError
+from lazybench.errors import ContractError, OutputUnavailable, StoreError, UsageError
 from lazybench.records.atomic import append_line
 
 FORM = TargetForm()
@@ -258,6 +258,32 @@ def test_another_number_of_classes_isnt_kept(loopback: Any, tmp_path: Path) -> N
         target(rows(1, seed=2))
     with pytest.raises(StoreError, match=r"2 classes, but 3 are declared.*--fresh"):
         HttpTarget(loopback.url, TargetForm(classes=3), journal=journal)
+
+
+@pytest.mark.parametrize("text", ["my own queries\n", "{}", '{"a": 1}\n{"b": 2}\n', "x"])
+def test_a_file_that_is_no_journal_is_left_alone(loopback: Any, tmp_path: Path, text: str) -> None:
+    journal = tmp_path / "queries.jsonl"
+    journal.write_text(text)
+    with pytest.raises(OutputUnavailable, match="no journal"):
+        HttpTarget(loopback.url, FORM, journal=journal)
+    with pytest.raises(OutputUnavailable, match="no journal"):
+        forget(journal)
+    assert journal.read_text() == text
+    journal.unlink()
+    journal.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputUnavailable, match="no journal"):
+        HttpTarget(loopback.url, FORM, journal=journal)
+    assert not (tmp_path / "elsewhere").exists()
+    journal.unlink()
+    # A journal whose first line was torn by a kill is begun again.
+    with opened(loopback.url, journal=journal):
+        head = journal.read_bytes()
+    journal.write_bytes(head[:20])
+    with opened(loopback.url, journal=journal) as target:
+        target(rows(1))
+    assert len(journal.read_bytes().splitlines()) == 2
+    forget(journal)
+    assert not journal.exists()
 
 
 @pytest.mark.parametrize("answer", ['"cat"', "[]", "7", "null", "[null]", "[1, 1e999]"])
