@@ -53,7 +53,8 @@ class Bandits(ScoreAgent):
     """Bandits with a time and a tiling prior.
 
     Queries of an image: for each step, two for the prior, and one that checks where the step has
-    led. The authors don't count the check.
+    led. The authors don't count the check. `Choice:` slopes are of the margin, where the authors
+    take the cross-entropy.
 
     Reference: Ilyas, Engstrom & Madry, "Prior convictions", ICLR 2019, Algorithms 1 to 3.
     """

@@ -135,7 +135,8 @@ class MetaAttackAgent(ScoreAgent):
         """Return the meta-learner's, and how the trained attacker does beside the untrained one.
 
         `held_out_mse` and `untrained_mse` are squared errors, in units of the maps' own variance,
-        on validation images after the same few steps on others.
+        on validation images after the same few steps on others. `under_trained` is True where the
+        trained attacker does no better than the untrained one, or than a map of zeros.
         """
         learner = state["learner"]
         told = self.learner.diagnostics(learner)
@@ -143,7 +144,9 @@ class MetaAttackAgent(ScoreAgent):
             return told
         trained = self._mse(learner, state["held_out"])
         told |= {"held_out_mse": trained, "untrained_mse": state["untrained_mse"]}
-        return told | {"under_trained": not trained < state["untrained_mse"]}
+        zeros = float(state["held_out"]["query_y"].square().mean())
+        baseline = min(state["untrained_mse"], zeros)
+        return told | {"under_trained": not trained < baseline}
 
     def attack(self, start: Start, state: State) -> Attack:
         """Yield iterates and probes; the attacker of each image follows that image's probes.

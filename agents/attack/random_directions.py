@@ -112,7 +112,8 @@ class Nes(RandomDirections):
 
     Queries of an image: for each step, two for each of the q directions, and one that checks where
     the step has led. The paper moves by signs in linf; `Choice:` in L2 by the estimate at a fixed
-    length. `Choice:` 10 directions (the paper has 25 to 50 of ImageNet's size).
+    length. `Choice:` 10 directions (the paper has 25 to 50 of ImageNet's size). `Choice:` slopes
+    are of the margin, where the authors take the cross-entropy.
 
     Reference: Ilyas et al., "Black-box adversarial attacks with limited queries and information",
     ICML 2018, Algorithm 1.
@@ -151,7 +152,8 @@ class TiledRgf(RandomDirections):
     """Random gradient-free descent along tiled directions of length 1, by forward differences.
 
     Queries of an image: one for the clean image; then for each step q, and one that checks where
-    the step has led, which is the other end of the next differences.
+    the step has led, which is the other end of the next differences. `Choice:` slopes are of the
+    margin, where the authors take the cross-entropy.
 
     Reference: Nesterov & Spokoiny 2017, equation 26; Cheng et al., "Improving black-box adversarial
     attacks with a transfer-based prior", NeurIPS 2019 (its RGF baseline, and the width); Ilyas et

@@ -46,7 +46,8 @@ class Square(ScoreAgent):
     budget. All candidates lie on the ball's edge, up to what the box cuts off.
 
     `Choice:` squares may touch every edge of the image; released, they miss the last row and
-    column.
+    column. `Choice:` the bumps of the first candidate aren't transposed; released, each is with
+    probability one half.
 
     Reference: Andriushchenko et al., "Square attack", ECCV 2020, Algorithms 1 to 3 and section 4.
     """

@@ -30,7 +30,9 @@ class GradientConfig(EpisodicConfig):
             constants, which would leave rates without any gradient; this keeps their first-order
             one at flat memory.
         rate_range: elementwise rates start from a uniform draw in it instead, as in their paper.
-        prox: lambda; the inner loss has lambda / 2 * |phi - theta|^2 on top.
+        prox: lambda; the inner loss has lambda / 2 * |phi - theta|^2 on top. `Choice:` in every
+            inner step, as iMAML's equation (3) has it; its authors' code pulls back to theta once,
+            after the inner loop.
         cg_steps: steps of conjugate gradient in the implicit meta-gradient.
         damping: added to lambda there.
         fairness: how a meta-batch's tasks are kept from being favoured (TAML): `entropy` of the

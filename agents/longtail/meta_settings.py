@@ -46,7 +46,8 @@ class MetaConfig(LongTailConfig):
         products: how the examples' slopes are computed (see `lazybench.learning.Examples`).
         net_hidden: hidden units of the weights' network.
         net_rule: `adam` or `sgd` on its parameters. `Choice:` adam at 1e-3, as in the authors'
-            code for noisy labels; theirs for imbalance takes sgd at 1e-5, which hardly moves it.
+            code for noisy labels, but without its weight decay of 1e-4; theirs for imbalance takes
+            sgd at 1e-5, which hardly moves it.
         net_lr: step size of either.
     """
 

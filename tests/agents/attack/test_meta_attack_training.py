@@ -158,10 +158,10 @@ def test_settings_of_few_shot_learners_that_make_no_sense_are_refused() -> None:
 
 
 def test_learns_and_tells_that_it_did(task: Any) -> None:
-    learner = agent(inner_steps=5, iterations=12, train_shots=8)
+    learner = agent(inner_steps=5, iterations=30, train_shots=8)
     state = learner.init(Validation(task), Rng(0))
     assert "under_trained" not in learner.diagnostics(state)
-    for step in range(12):
+    for step in range(30):
         state, _ = learner.update(state, block(2, 8, 1, seed=100 + step), Rng(0).at(step))
     told = learner.diagnostics(state)
     assert told["under_trained"] is False
@@ -175,6 +175,16 @@ def test_one_that_learned_nothing_is_marked(task: Any) -> None:
     told = learner.diagnostics(state)
     assert told["under_trained"] is True
     assert told["held_out_mse"] == told["untrained_mse"]
+
+
+def test_one_that_does_no_better_than_a_map_of_zeros_is_marked(task: Any) -> None:
+    learner = agent(iterations=1)
+    state = learner.init(Validation(task), Rng(0))
+    state["learner"]["step"] = 1
+    zeros = float(state["held_out"]["query_y"].square().mean())
+    told = learner.diagnostics({**state, "untrained_mse": 100.0})
+    assert zeros < told["held_out_mse"] < 100.0
+    assert told["under_trained"] is True
 
 
 def test_validation_tasks_are_answered_with_maps(task: Any) -> None:
