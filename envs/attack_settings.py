@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, Literal, get_args
@@ -17,6 +18,7 @@ from lazybench.errors import UsageError
 from lazybench.task import TaskShape
 
 TargetRule = Literal["next", "random"]
+_FRACTION = re.compile(r"\d{1,18}/\d{1,18}")
 
 
 @dataclass(frozen=True)
@@ -136,11 +138,13 @@ def read_eps(eps: float | str) -> float:
     Raises:
         UsageError: not a number above 0.
     """
+    text = str(eps).strip()
     try:
-        value = float(eps) if str(eps) == "inf" else float(Fraction(str(eps)))
+        # A decimal isn't read as a fraction, which would compute the million digits of 1e999999.
+        value = float(Fraction(text)) if _FRACTION.fullmatch(text) else float(text)
     except (ValueError, ZeroDivisionError):
         value = math.nan
-    if not value > 0:
+    if not value > 0 or (math.isinf(value) and text != "inf"):
         raise UsageError(
             f"eps must be a number above 0, a fraction such as 8/255, or inf; got {eps!r}"
         )

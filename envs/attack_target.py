@@ -17,6 +17,7 @@ from lazybench.data.plain_arrays import read_arrays
 from lazybench.envs import targets
 from lazybench.envs.attack_oracle import Oracle, Predict
 from lazybench.errors import DataUnavailable, UsageError
+from lazybench.plugins import contained, describe
 
 _SCAN = 256
 """Images that are classified together while right ones are looked for."""
@@ -62,9 +63,10 @@ def load_named(target: str, device: str = "cpu") -> Named:
         return Named(found.predict, found.classes, found.sha256, found.accuracy, found.data)
     factory = registry.load(target)
     try:
-        predict = factory()
+        with contained():
+            predict = factory()
     except Exception as error:
-        raise UsageError(f"{target}() failed: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{target}() failed: {describe(error)}") from error
     if not callable(predict):
         raise UsageError(
             f"{target}() must return a callable from images to scores, got {type(predict).__name__}"

@@ -10,6 +10,9 @@ from typing import Any
 
 from lazybench.errors import OutputUnavailable, UsageError, nearest
 
+LARGEST = 2**63 - 1
+"""Largest whole number that a setting takes; arrays hold no larger one."""
+
 
 def check_one_of(name: str, value: Any, allowed: tuple[str | None, ...]) -> None:
     """Check a setting that takes one of a few names.
@@ -30,12 +33,15 @@ def check_whole(name: str, value: Any, *, least: int | None = 0, most: int | Non
         name: of the setting.
         value: what was given.
         least: smallest number allowed; None where whoever takes it looks at the range.
-        most: largest number allowed.
+        most: largest number allowed; None for what 64 bits hold.
 
     Raises:
         UsageError: no whole number, or one outside [least, most].
     """
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if whole and abs(value) > LARGEST:
+        most = LARGEST if most is None else most
+        whole = False
     low, high = least is not None, most is not None
     if not whole or (low and value < least) or (high and value > most):
         limits = [f"at least {least}"] * low + [f"at most {most}"] * high

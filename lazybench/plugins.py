@@ -1,15 +1,162 @@
-"""What other packages bring along: their entry points, and what an entry must be like."""
+"""Code from elsewhere: entry points of other packages, what an entry must be like, and containment.
+
+A plug-in or a user's file is code that may print, exit or raise whatever it likes while it is
+imported; `contained` turns that into an ordinary error and keeps standard output clean.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, distributions, entry_points
-from typing import Any
+from types import FrameType
+from typing import Any, TextIO
 
 from lazybench.errors import UsageError
 from lazybench.specs import FAMILIES
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TEXTS = ("about", "origin", "target", "reference", "licence", "metric", "unit", "data")
+
+
+class Escaped(Exception):
+    """What code from elsewhere raised that isn't an `Exception`, such as SystemExit."""
+
+
+def describe(error: BaseException) -> str:
+    """Return `Type: message` of an error, also where its own message can't be made."""
+    error = error.__cause__ if isinstance(error, Escaped) and error.__cause__ else error
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__}: (its message can't be shown)"
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Run code from elsewhere in a block: it prints to stderr and raises only `Exception`.
+
+    A user's Ctrl-C still interrupts: a signal that arrives in the block raises what its handler
+    raises, also where the code catches that; a KeyboardInterrupt that no signal raised doesn't.
+
+    Raises:
+        Escaped: the code raised SystemExit, GeneratorExit or another error that is no `Exception`.
+    """
+    stopped: list[BaseException] = []
+    with to_stderr(), _handled(stopped):
+        try:
+            yield
+        except Exception:
+            if not stopped:
+                raise
+        except BaseException as error:
+            if not stopped:
+                raise Escaped(describe(error)) from error
+    if stopped:
+        raise stopped[0]
+
+
+@contextmanager
+def _handled(stopped: list[BaseException]) -> Iterator[None]:
+    """Note in `stopped` what the handler of SIGINT raises, and restore that handler after."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        # Signals are delivered to the main thread alone; elsewhere no Ctrl-C can be caught.
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        try:
+            before(number, frame)
+        except BaseException as error:
+            stopped.append(error)
+            raise
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Diverted:
+    """Standard output while it is sent to stderr: how many blocks ask for it, and what to restore.
+
+    Counted, since several threads may import at a time: the first sends it there, the last restores
+    it.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.blocks = 0
+        self.stream: TextIO | None = None
+        self.descriptor: int | None = None
+
+    def begin(self) -> None:
+        with self.lock:
+            self.blocks += 1
+            if self.blocks > 1:
+                return
+            self.stream, sys.stdout = sys.stdout, sys.stderr
+            _flush(self.stream)
+            with contextlib.suppress(OSError):  # closed before the program began, as by `>&-`
+                self.descriptor = os.dup(1)
+                _point_at_stderr()
+
+    def end(self) -> None:
+        with self.lock:
+            self.blocks -= 1
+            if self.blocks:
+                return
+            _flush(sys.stdout)
+            if self.descriptor is not None:
+                _flush_c()
+                os.dup2(self.descriptor, 1)
+                os.close(self.descriptor)
+                self.descriptor = None
+            sys.stdout, self.stream = self.stream, None
+
+
+_diverted = _Diverted()
+
+
+@contextmanager
+def to_stderr() -> Iterator[None]:
+    """Send to stderr what a block prints, also by the file descriptor or from C code."""
+    _diverted.begin()
+    try:
+        yield
+    finally:
+        _diverted.end()
+
+
+def _point_at_stderr() -> None:
+    try:
+        os.dup2(2, 1)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+
+
+def _flush(stream: TextIO | None) -> None:
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+
+
+def _flush_c() -> None:
+    """Write out what C code printed, which a pipe would get at the end of the process."""
+    with contextlib.suppress(ImportError, OSError, TypeError, AttributeError):
+        import ctypes
+
+        ctypes.CDLL(None).fflush(None)
 
 
 def points(group: str, broken: dict[str, str]) -> list[EntryPoint]:
@@ -32,7 +179,10 @@ def points(group: str, broken: dict[str, str]) -> list[EntryPoint]:
 
 def package(point: EntryPoint) -> str:
     """Return the name of the package that an entry point comes from."""
-    name = None if point.dist is None else point.dist.metadata["Name"]
+    name = None
+    # Its METADATA may be damaged, which must cost nobody else's.
+    with contextlib.suppress(Exception):
+        name = None if point.dist is None else point.dist.metadata["Name"]
     return str(name or point.value.partition(":")[0])
 
 
@@ -55,3 +205,9 @@ def check_spec(kind: str, spec: Any) -> None:
             f"{kind} '{spec.id}' must be of family {', '.join(FAMILIES)} (agents: a tuple of "
             f"them), got {families!r}"
         )
+    for name in _TEXTS:
+        value = getattr(spec, name, "")
+        if not isinstance(value, str):
+            raise UsageError(
+                f"{name} of {kind} '{spec.id}' must be text, got {type(value).__name__}"
+            )

@@ -12,10 +12,11 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import redirect_stdout
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -23,7 +24,7 @@ from types import CodeType, FunctionType
 from typing import Any, Generic, Protocol, TypeVar
 
 from lazybench.errors import DuplicateName, LazybenchError, UnknownName, UsageError, nearest
-from lazybench.plugins import check_spec, package, points
+from lazybench.plugins import check_spec, contained, describe, package, points
 from lazybench.specs import AgentSpec, DataSpec, EnvSpec, Resolved
 
 _USER_MODULE = "lazybench_user_"
@@ -31,6 +32,9 @@ _USER_MODULE = "lazybench_user_"
 
 OWN = "lazybench"
 """Origin of what comes with the package; nothing from elsewhere keeps it."""
+
+MOST_SPECS = 10_000
+"""Specs that one entry point may give."""
 
 
 class _Spec(Protocol):
@@ -161,19 +165,24 @@ class Registry(Generic[S]):
         origin = package(point)
         label = f"{origin}: {point.name} ({point.value})"
         try:
-            # What a plug-in prints mustn't get into what a command prints.
-            with redirect_stdout(sys.stderr):
+            with contained():
                 got = point.load()
-                found = list(got) if isinstance(got, Iterable) else [got]
-        except (Exception, SystemExit) as error:
-            self.broken[label] = f"{type(error).__name__}: {error}"
+                # An iterator may have no end.
+                many = isinstance(got, Iterable)
+                found = list(itertools.islice(got, MOST_SPECS + 1)) if many else [got]
+            if len(found) > MOST_SPECS:
+                raise UsageError(f"an entry point gives at most {MOST_SPECS} specs")
+        except Exception as error:
+            self.broken[label] = describe(error)
             return
-        for spec in found:
+        for number, spec in enumerate(found):
             try:
-                self._add(specs, self._from(spec, origin))
-            except UsageError as error:
-                more = f" [{getattr(spec, 'id', '')}]" if len(found) > 1 else ""
-                self.broken[label + more] = f"{type(error).__name__}: {error}"
+                with contained():
+                    self._add(specs, self._from(spec, origin))
+            except Exception as error:
+                name = getattr(spec, "id", "") if isinstance(error, UsageError) else number
+                more = f" [{name}]" if len(found) > 1 else ""
+                self.broken[label + more] = describe(error)
 
     def _from(self, spec: S, origin: str) -> S:
         """A spec that doesn't pass for the package's own when it comes from elsewhere."""
@@ -201,6 +210,8 @@ class Registry(Generic[S]):
 def load(target: str) -> Any:
     """Return what `module:name` or `path/to/file.py:name` points to.
 
+    What a module from elsewhere prints while it is imported goes to stderr.
+
     Raises:
         UsageError: the target isn't of that form, or the module, file or name isn't there; an error
             inside the user's file is reported with its own message.
@@ -210,14 +221,16 @@ def load(target: str) -> Any:
     where, _, name = target.rpartition(":")
     if not where or not name:
         raise UsageError(f"a target is 'module:name' or 'file.py:name', got '{target}'")
+    own = where.partition(".")[0] == OWN
     try:
-        module = (
-            _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-        )
+        with nullcontext() if own else contained():
+            module = (
+                _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+            )
     except LazybenchError:
         raise
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"can't import '{where}': {type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise UsageError(f"can't import '{where}': {describe(error)}") from error
     try:
         return getattr(module, name)
     except AttributeError:
@@ -246,7 +259,7 @@ def _load_file(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise
     return module
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,7 +86,8 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
         ),
     ] = "scores",
     classes: Annotated[
-        int | None, typer.Option("--classes", help="Number of its classes; needed for label.")
+        int | None,
+        typer.Option("--classes", min=2, help="Number of its classes; needed for label."),
     ] = None,
     arrays: Annotated[
         str, typer.Option("--arrays", help="What a function takes: torch or numpy.")
@@ -100,16 +102,18 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     encoding: Annotated[
         str, typer.Option("--encoding", help="Images over http: array or png.")
     ] = "array",
-    batch: Annotated[int, typer.Option("--batch", help="Images of a request.")] = 16,
-    concurrency: Annotated[int, typer.Option("--concurrency", help="Requests side by side.")] = 4,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images of a request.")] = 16,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, help="Requests side by side.")
+    ] = 4,
     timeout: Annotated[
-        float, typer.Option("--timeout", help="Seconds for a request and its whole reply.")
+        float, typer.Option("--timeout", min=0, help="Seconds for a request and its whole reply.")
     ] = 30.0,
     rate: Annotated[
-        float | None, typer.Option("--rate", help="Images a second over http, at most.")
+        float | None, typer.Option("--rate", min=0, help="Images a second over http, at most.")
     ] = None,
     retries: Annotated[
-        int, typer.Option("--retries", help="How often a failed request is sent again.")
+        int, typer.Option("--retries", min=0, help="How often a failed request is sent again.")
     ] = 5,
     header: Annotated[
         list[str] | None,
@@ -144,6 +148,11 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     """
     if fail_under is not None and not 0 <= fail_under <= 1:
         raise UsageError(f"--fail-under takes a share in [0, 1], such as 0.60, got {fail_under:g}")
+    if query_budget < 1:
+        raise UsageError(f"--query-budget: query_budget must be at least 1, got {query_budget}")
+    for option, value in (("--timeout", timeout), ("--rate", rate)):
+        if value is not None and not math.isfinite(value):
+            raise UsageError(f"{option} takes a finite number, got {value}")
     need_folder(out_dir, "--out")
     form = {"layout": layout, "bounds": _bounds(bounds), "answers": answers}
     http = {"encoding": encoding, "batch": batch, "concurrency": concurrency, "rate": rate}

@@ -50,7 +50,7 @@ def audit_command(  # noqa: PLR0913 - one parameter for each option
 
     source = StateSource(checkpoint, retrain, init, out_dir, runs)
     path = find_record(record, out_dir)
-    with out.answer_alone(json), watching(quiet=quiet) as watch:
+    with watching(quiet=quiet) as watch:
         found = audit(
             path,
             trials=trials,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ParamSpec
 
 import typer
@@ -18,6 +19,8 @@ P = ParamSpec("P")
 
 IO_ERROR = 74
 BUG = 1
+MOST = 2**31 - 1
+"""Largest whole number that an option takes, but for seeds, which may have 63 bits."""
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
@@ -37,7 +40,10 @@ def guarded(command: Callable[P, None], *, shares: bool = False) -> Callable[P, 
         try:
             if not shares:
                 _need_one_process()
-            command(*args, **kwargs)
+            _check_numbers(kwargs)
+            # Beside JSON nothing else may be on stdout: agents, networks and plug-ins may print.
+            with out.answer_alone() if kwargs.get("json") else contextlib.nullcontext():
+                command(*args, **kwargs)
         except typer.Exit:
             raise
         except Interrupted as stop:
@@ -58,6 +64,19 @@ def guarded(command: Callable[P, None], *, shares: bool = False) -> Callable[P, 
             raise typer.Exit(BUG) from error
 
     return run
+
+
+def _check_numbers(values: Mapping[str, object]) -> None:
+    """Look whether the whole numbers among a command's options are of a usable size.
+
+    Raises:
+        UsageError: one isn't; the option is named.
+    """
+    for name, value in values.items():
+        option = "--" + name.replace("_", "-")
+        most = 2**63 - 1 if name.endswith("seed") else MOST
+        if isinstance(value, int) and not -most <= value <= most:
+            raise UsageError(f"{option} takes whole numbers up to {most}, got {value}")
 
 
 def _need_one_process() -> None:

@@ -13,8 +13,9 @@ import typer
 from lazybench.errors import UsageError
 from lazybench.specs import BUDGETS
 
-_SEEDS = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?")
+_SEEDS = re.compile(r"(?P<first>\d{1,19})(?:-(?P<last>\d{1,19}))?")
 _MOST_SEEDS = 1000
+_LARGEST_SEED = 2**63 - 1
 
 
 class Family(enum.StrEnum):
@@ -129,10 +130,10 @@ def parse_seeds(seed: int | None, seeds: str | None) -> list[int]:
         first, last = (
             (int(match["first"]), int(match["last"] or match["first"])) if match else (1, 0)
         )
-        if last < first or last - first >= _MOST_SEEDS:
+        if last < first or last - first >= _MOST_SEEDS or last > _LARGEST_SEED:
             raise UsageError(
-                f"--seeds takes numbers and ranges of at most {_MOST_SEEDS}, such as 0-2 or 0,3,5; "
-                f"got '{seeds}'"
+                f"--seeds takes numbers and ranges of at most {_MOST_SEEDS}, such as 0-2 or 0,3,5, "
+                f"none above {_LARGEST_SEED}; got '{seeds[:80]}'"
             )
         found.extend(range(first, last + 1))
     return list(dict.fromkeys(found))

@@ -7,21 +7,27 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
+
+from lazybench.plugins import to_stderr
 
 _GAP = "  "
 _LEAST = 16
 
 
+_answers: list[TextIO | None] = []
+"""Where lines of output go while a command keeps stdout for its JSON; else empty."""
+
+
 def line(text: str = "") -> None:
     """Write one line to stdout."""
-    _write(sys.stdout, f"{text}\n")
+    _write(_answers[-1] if _answers else sys.stdout, f"{text}\n")
 
 
 def text(content: str) -> None:
     """Write text to stdout as it stands."""
-    _write(sys.stdout, content)
+    _write(_answers[-1] if _answers else sys.stdout, content)
 
 
 def note(content: str) -> None:
@@ -55,9 +61,26 @@ def on_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def answer_alone(json: bool) -> contextlib.AbstractContextManager[object]:
-    """Return a block in which stdout is kept for JSON: a user's agent or network may print."""
-    return contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext()
+@contextlib.contextmanager
+def answer_alone() -> Iterator[None]:
+    """Keep stdout for `line` and `text` in a block: what a user's code prints goes to stderr.
+
+    That holds for its prints and for what it writes to the file descriptor.
+    """
+    stream = sys.stdout
+    own: TextIO | None = None
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        if stream.fileno() == 1:
+            own = os.fdopen(os.dup(1), "w", encoding=stream.encoding)
+    _answers.append(stream if own is None else own)
+    try:
+        with to_stderr():
+            yield
+    finally:
+        _answers.pop()
+        if own is not None:
+            with contextlib.suppress(OSError):
+                own.close()
 
 
 def table(

@@ -49,7 +49,7 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
     ],
     budget: options.Budget = "small",
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds of each cell, such as 0-2.")] = "0",
-    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Cells side by side.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Cells side by side.")] = 1,
     device: options.Device = "cpu",
     out_dir: options.Out = Path("leaderboards"),
     runs: options.Runs = Path("runs"),

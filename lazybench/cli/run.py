@@ -68,7 +68,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     ] = None,
     query_budget: Annotated[
         int | None,
-        typer.Option("--query-budget", help="Queries an attacker has for an image."),
+        typer.Option("--query-budget", min=1, help="Queries an attacker has for an image."),
     ] = None,
     tuned: Annotated[
         Path | None,
@@ -159,8 +159,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     for request in requests:
         if len(requests) > 1 and not quiet:
             out.note(f"seed {request.seed}")
-        with out.answer_alone(json):
-            record = _run(request, tracker, quiet=quiet, first=number == 0)
+        record = _run(request, tracker, quiet=quiet, first=number == 0)
         records.append(record)
         if json and number == 0:
             out.line(json_text.dumps(json_text.loads(record.to_json())))

@@ -36,7 +36,7 @@ _SHOWN = 3
 
 def sweep_command(  # noqa: PLR0913 - one parameter for each option
     suite: Annotated[str, typer.Argument(help="SUITE.toml, or the name of a shipped suite.")],
-    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Cells side by side.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Cells side by side.")] = 1,
     timeout: Annotated[
         float | None,
         typer.Option("--timeout", help="Seconds a cell may take, before 30 s more to end in."),
@@ -52,7 +52,8 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
         ),
     ] = None,
     cells_per_device: Annotated[
-        int, typer.Option("--cells-per-device", help="Cells side by side on each of --devices.")
+        int,
+        typer.Option("--cells-per-device", min=1, help="Cells side by side on each of --devices."),
     ] = 1,
     workers: Annotated[
         int | None,

@@ -41,7 +41,7 @@ Names = Annotated[
     ),
 ]
 Budget = Annotated[str, typer.Option("--budget", "-b", help="smoke, small or paper.")]
-Seed = Annotated[int, typer.Option("--seed", "-s", help="Of first weights and order.")]
+Seed = Annotated[int, typer.Option("--seed", "-s", min=0, help="Of first weights and order.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Train what is trained already too.")]
 Only = Annotated[bool, typer.Option("--only", help="Leave the white boxes of a target out.")]
 Into = Annotated[

@@ -82,7 +82,7 @@ def verify_command(  # noqa: PLR0913 - one parameter for each option
 
     source = StateSource(checkpoint, retrain, init, out_dir, runs)
     path = find_record(record, out_dir)
-    with out.answer_alone(json), watching(quiet=quiet) as watch:
+    with watching(quiet=quiet) as watch:
         found = verify(
             path,
             trials=trials,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lazybench.errors import ContractError, StoreError
 from lazybench.records import write_bytes, write_json
 
 _KEPT = 2
+_STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 _MANIFEST, _TENSORS, _TREE = "manifest.json", "tensors.safetensors", "state.json"
 _TENSOR = "$tensor"
 _TUPLE = "$tuple"
@@ -97,7 +99,7 @@ def digest(state: Any) -> tuple[str, int]:
 def steps(folder: Path) -> list[int]:
     """Return the steps that have a checkpoint below `folder`, ascending, sound or not."""
     names = (path.name.removeprefix("step-") for path in folder.glob("step-*"))
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
 
 def read(folder: Path) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from lazybench.errors import DeviceUnavailable, UsageError
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-_RANGE = re.compile(r"(?:cuda:)?(\d+)(?:-(\d+))?")
+_RANGE = re.compile(r"(?:cuda:)?(\d{1,9})(?:-(\d{1,9}))?")
 _FORM = "cpu, cuda (all there are), cuda:0, cuda:0-7 or cuda:0,2,4-6"
 _MOST = 1024
 
@@ -38,8 +38,10 @@ def slots(devices: str, cells_per_device: int = 1) -> tuple[Slot, ...]:
         UsageError: names of another form, one named twice, or fewer than one cell a device.
         DeviceUnavailable: a device that this machine doesn't have.
     """
-    if cells_per_device < 1:
-        raise UsageError(f"cells per device must be at least 1, got {cells_per_device}")
+    if not 1 <= cells_per_device <= _MOST:
+        raise UsageError(
+            f"cells per device must be at least 1 and at most {_MOST}, got {cells_per_device}"
+        )
     if devices.strip() == "cpu":
         return (Slot(),) * cells_per_device
     import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,8 @@ from lazybench.checks import check_text, check_whole
 from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.registry import DATASETS, ENVS
 from lazybench.specs import BUDGETS, EnvSpec
+
+_TOLD = 40
 
 
 def resolve_env(name: str) -> tuple[EnvSpec, str]:
@@ -94,10 +97,44 @@ def chosen_trials(env: EnvSpec, budget: str, limit: int | None) -> tuple[int, bo
 
 
 def read_setting(value: Any) -> Any:
-    """A setting typed as text: JSON where it is (numbers, lists, true, null), else the text."""
+    """A setting typed as text: JSON where it is (numbers, lists, true, null), else the text.
+
+    Raises:
+        UsageError: a number that isn't finite, or a whole one beyond 64 bits; an infinite float
+            that a caller gives as such is left to whoever takes the setting.
+    """
     if not isinstance(value, str):
-        return value
+        return in_range(value, value)
     try:
-        return json.loads(value)
+        return in_range(json.loads(value), value, finite=True)
     except json.JSONDecodeError:
         return value
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"a setting can't be read ({error}), got '{value[:40]}...'") from error
+
+
+def in_range(value: Any, told: Any, *, finite: bool = False) -> Any:
+    """The value of a setting, once all its numbers can be computed with.
+
+    Args:
+        value: as JSON holds it.
+        told: what to show where it is refused.
+        finite: whether floats must be finite.
+
+    Raises:
+        UsageError: a number that isn't finite, or a whole one beyond 64 bits.
+    """
+    items = value.values() if isinstance(value, dict) else value
+    if isinstance(value, dict | list | tuple):
+        for item in items:
+            in_range(item, told, finite=finite)
+    whole = isinstance(value, int) and not -(2**63) <= value < 2**63
+    if whole or (finite and isinstance(value, float) and not math.isfinite(value)):
+        shown = str(told)
+        raise UsageError(
+            "a setting's numbers must be finite, whole ones of at most 64 bits, got "
+            f"'{shown if len(shown) <= _TOLD else shown[:_TOLD] + '...'}'"
+        )
+    return value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from lazybench.errors import (
     nearest,
 )
 from lazybench.harness.environment import read_setting
+from lazybench.plugins import Escaped, contained, describe
 from lazybench.records import Tuning
 from lazybench.records.atomic import plain
 from lazybench.registry import (
@@ -34,6 +34,8 @@ from lazybench.registry import (
 from lazybench.specs import AgentSpec, EnvSpec
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+MOST_S = 2_000_000
+"""The system can't wait longer than 2 ** 31 ms, some 24 days."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,10 @@ class RunRequest:
             object.__setattr__(self, name, value)
         limit: Any = self.episode_timeout_s
         number = isinstance(limit, numbers.Real) and not isinstance(limit, bool)
-        if limit is not None and not (number and 0 < limit < math.inf):
+        if limit is not None and not (number and 0 < limit <= MOST_S):
             raise UsageError(
-                f"timeout-per-episode must be a positive number, got {limit!r}; leave it out for "
-                "none"
+                f"timeout-per-episode must be a positive number, got {limit!r}; give at most "
+                f"{MOST_S:g} s, or leave it out for none"
             )
 
 
@@ -247,16 +249,22 @@ def make(
         for name in getattr(config_type, "LATER", ()) if whole else ():
             base.pop(name, None)
         config = _validated(spec.id, config_type, base, read)
-        agent, resolved = factory(config), config.model_dump(mode="json")
+        resolved = config.model_dump(mode="json")
+        try:
+            with contained():
+                agent = factory(config)
+        except Escaped as error:
+            raise UsageError(f"agent '{spec.id}' can't be made: {describe(error)}") from error
     else:
         base = {key: value for key, value in spec.kwargs.items() if key != "algorithm"} | read
         _check_arguments(spec.id, factory, read)
         try:
-            agent, resolved = factory(**base), base
-        except (TypeError, ValueError) as error:
+            with contained():
+                agent, resolved = factory(**base), base
+        except (TypeError, ValueError, Escaped) as error:
             raise UsageError(
                 f"agent '{spec.id}' can't be made with the settings {base}: "
-                f"{type(error).__name__}: {error}; change them with --set"
+                f"{describe(error)}; change them with --set"
             ) from error
     whole = callable(getattr(agent, "fit", None))
     for method in () if whole else ("init", "policy"):

@@ -37,6 +37,7 @@ from lazybench.harness.signals import Signals
 from lazybench.harness.track import UNTRACKED, Harmless, Tracker
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import usable_cores, using_threads
+from lazybench.plugins import describe
 from lazybench.precision import using_precision
 from lazybench.records import (
     Packed,
@@ -177,8 +178,9 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals, tracker: Tracker) -
         progress = _last(cell)
     except (UsageError, DataUnavailable, StoreError, OutputUnavailable, RankLost):
         raise
-    # An agent that calls `exit` mustn't end the run as if all were well.
-    except (Exception, SystemExit) as error:
+    # An agent that calls `exit` mustn't end the run as if all were well, nor one that raises
+    # KeyboardInterrupt pass for its user: `Signals` turns a real Ctrl-C into `Interrupted`.
+    except BaseException as error:
         status, reason = _failure(error)
         told = traceback.format_exc().encode("utf-8", "backslashreplace")
         path = write_bytes(cell.file("error", "txt"), told)
@@ -272,7 +274,7 @@ def _failure(error: BaseException) -> tuple[str, str]:
     """Status and one-line reason of an error inside an agent."""
     if isinstance(error, TooSlow):
         return "timeout", str(error)
-    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    text = describe(error).splitlines()[0]
     if (
         isinstance(error, MemoryError)
         or "OutOfMemory" in type(error).__name__

@@ -26,6 +26,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lazybench.errors import UsageError, nearest
+from lazybench.harness.environment import in_range
 from lazybench.specs import BUDGETS
 
 _TOLD = 200
@@ -39,7 +40,7 @@ class Block(BaseModel):
 
     agents: list[str] = Field(min_length=1)
     envs: list[str] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default=[0], min_length=1)
     budget: str = "small"
     set: dict[str, Any] = Field(default_factory=dict)
     protocol: dict[str, Any] = Field(default_factory=dict)
@@ -55,6 +56,7 @@ class Block(BaseModel):
                 raise ValueError(
                     f"{name} must hold numbers, text, true, false, lists or tables ({error})"
                 ) from error
+            in_range(value, value, finite=True)
         return self
 
 

@@ -16,15 +16,15 @@ from lazybench.errors import DataUnavailable, LazybenchError, NotTrained, UsageE
 from lazybench.harness.cell import resolve
 from lazybench.harness.cell_process import Call, Ended, Processes
 from lazybench.harness.devices import Slot
-from lazybench.harness.request import RunRequest
+from lazybench.harness.request import MOST_S, RunRequest
 from lazybench.harness.suite import SuiteCell
 from lazybench.records import Record, Store
 
 BUSY = 75
 """Exit code of a run that another process is at."""
-_MOST_S = 2_000_000
-"""A process can't be waited for longer than 2 ** 31 ms, some 24 days."""
 _MOST_BYTES = 1 << 62
+MOST_JOBS = 4096
+"""Cells side by side: more than any machine starts processes for."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class SweepRequest:
             UsageError: fewer than one job, or a limit that isn't positive, or that the system
                 can't set.
         """
-        if self.jobs < 1:
-            raise UsageError(f"jobs must be at least 1, got {self.jobs}")
+        if not 1 <= self.jobs <= MOST_JOBS:
+            raise UsageError(f"jobs must be at least 1 and at most {MOST_JOBS}, got {self.jobs}")
         limits = {
-            "timeout": (self.timeout_s, _MOST_S, "s"),
-            "timeout-per-episode": (self.episode_timeout_s, _MOST_S, "s"),
+            "timeout": (self.timeout_s, MOST_S, "s"),
+            "timeout-per-episode": (self.episode_timeout_s, MOST_S, "s"),
             "memory": (self.memory_bytes, _MOST_BYTES, "bytes"),
         }
         for name, (value, most, unit) in limits.items():

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from lazybench.errors import UsageError
 from lazybench.harness.watch import Watch
+from lazybench.plugins import contained, describe
 from lazybench.registry import load
 
 TENSORBOARD = "tensorboard"
@@ -91,10 +92,11 @@ class Harmless:
             return
         try:
             what(self._tracker)
-        except Exception as error:
+        # Any error: within a run a Ctrl-C is noted by `Signals` and raises nothing here.
+        except BaseException as error:
             self._tracker = None
             self._watch.note(
-                f"the tracker failed and isn't asked any more ({type(error).__name__}: {error}); "
+                f"the tracker failed and isn't asked any more ({describe(error)}); "
                 "the run goes on, and its record is whole"
             )
 
@@ -164,9 +166,10 @@ def make_tracker(text: str, runs: Path) -> Tracker:
         )
     factory = load(text)
     try:
-        tracker: Tracker = factory()
+        with contained():
+            tracker: Tracker = factory()
     except Exception as error:
-        raise UsageError(f"{text}() failed: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{text}() failed: {describe(error)}") from error
     check_tracker(tracker, f"what {text}() gives")
     return tracker
 

@@ -64,8 +64,8 @@ class TrainedRun:
                 )
             return progress.best, progress.best_step
         kept = checkpoint.steps(self.folder / "ckpt")
-        if step.isdigit() and int(step) in kept:
-            tree = checkpoint.read(self.folder / "ckpt" / f"step-{int(step)}")
+        if step in map(str, kept):
+            tree = checkpoint.read(self.folder / "ckpt" / f"step-{step}")
             return Progress.of(tree).state, int(step)
         raise UsageError(
             f"step must be best, last or one of the kept checkpoints "

@@ -112,7 +112,7 @@ def read_axis(text: str) -> tuple[str, Axis]:
         lo, hi = float(match["lo"]), float(match["hi"])
     except ValueError:
         lo = hi = math.nan
-    if not 0 < lo < hi < math.inf:
+    if not 0 < lo < hi < math.inf or not math.isfinite(hi / lo):
         raise UsageError(
             f"a range is two numbers above 0, ascending, such as inner_lr=0.01..1; got '{text}'"
         )

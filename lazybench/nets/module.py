@@ -16,6 +16,7 @@ from lazybench.errors import LazybenchError, UsageError
 from lazybench.nets.net import Moments, Net, Pick, Stats, head, head_outputs, measured, own, scaled
 from lazybench.nets.norms import BatchStatistics, paths, with_batch_statistics
 from lazybench.params import Params
+from lazybench.plugins import contained, describe
 from lazybench.precision import at_precision
 from lazybench.task import TaskShape
 
@@ -244,11 +245,12 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _called(name: str, factory: Factory, task: TaskShape) -> Any:
     try:
-        return factory(task)
+        with contained():
+            return factory(task)
     except LazybenchError:
         raise
     except Exception as error:
         raise UsageError(
             f"backbone '{name}' failed on tasks with instances {list(task.instance)}: "
-            f"{type(error).__name__}: {error}"
+            f"{describe(error)}"
         ) from error

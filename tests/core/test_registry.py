@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lazybench.errors import DuplicateName, UnknownName, UsageError
+from lazybench.plugins import to_stderr
 from lazybench.registry import AGENTS, Registry, agent_spec, load, source_sha256
 from lazybench.specs import AgentSpec, EnvSpec
 
@@ -157,6 +159,35 @@ def test_entry_points_give_one_spec_or_many(make_registry: MakeRegistry, plug_in
             "and by x-plugin (p:A)",
         ),
         ("import sys\nsys.exit(3)\n", "SystemExit: 3"),
+        ("raise KeyboardInterrupt\n", "KeyboardInterrupt: "),
+        ("raise GeneratorExit('no')\n", "GeneratorExit: no"),
+        ("raise type('Own', (BaseException,), {})('mine')\n", "Own: mine"),
+        ("class E(Exception):\n    __str__ = None\nraise E\n", "E: (its message can't be shown)"),
+        (
+            "import itertools\nBAD = itertools.count()\n",
+            "UsageError: an entry point gives at most 10000 specs",
+        ),
+        (
+            "def specs():\n    raise KeyboardInterrupt\n    yield\nBAD = specs()\n",
+            "KeyboardInterrupt: ",
+        ),
+        (
+            "from lazybench.specs import AgentSpec\n"
+            "BAD = AgentSpec('a', ('fewshot',), 'p:A', about=3)\n",
+            "UsageError: about of agent 'a' must be text, got int",
+        ),
+        (
+            "from lazybench.specs import AgentSpec\n"
+            "class Own(AgentSpec):\n"
+            "    @property\n"
+            "    def reference(self): raise KeyboardInterrupt\n"
+            "    @reference.setter\n"
+            "    def reference(self, value): pass\n"
+            "Own.__setattr__ = object.__setattr__\n"
+            "BAD = object.__new__(Own)\n"
+            "BAD.__dict__.update(vars(AgentSpec('a', ('fewshot',), 'p:A')))\n",
+            "KeyboardInterrupt: ",
+        ),
         (
             "from lazybench.specs import AgentSpec\nBAD = AgentSpec(3, ('fewshot',), 'p:A')\n",
             "UsageError: an id of the agent registry has",
@@ -187,6 +218,83 @@ def test_a_broken_plug_in_is_kept_apart(
     listed = re.escape("(broken plug-ins: x-plugin: bad (lazybench_test_")
     with pytest.raises(UnknownName, match=listed):
         registry.resolve("zzz")
+
+
+def test_a_ctrl_c_while_a_plug_in_is_imported_is_the_users(
+    make_registry: MakeRegistry, plug_in: PlugIn
+) -> None:
+    """A real signal interrupts, also where the plug-in catches it or raises something else."""
+    for ending in ("", "    pass\n", "    raise RuntimeError\n"):
+        body = "import os, signal\n{0}os.kill(os.getpid(), signal.SIGINT)\n"
+        caught = body.format("try:\n    ") + "except BaseException:\n" + ending
+        source = caught if ending else body.format("")
+        if not ending:
+            plug_in("bad = lazybench_test_plugin:BAD", source)
+        sys.modules.pop("lazybench_test_plugin", None)
+        path = next(Path(each) for each in sys.path if Path(each).name == "site")
+        (path / "lazybench_test_plugin.py").write_text(source + "#" * len(ending))
+        before = signal.getsignal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            make_registry().specs()
+        assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_plug_in_cannot_keep_a_handler_of_ctrl_c(
+    make_registry: MakeRegistry, plug_in: PlugIn
+) -> None:
+    plug_in(
+        "bad = lazybench_test_plugin:BAD",
+        "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n",
+    )
+    before = signal.getsignal(signal.SIGINT)
+    make_registry().specs()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_damaged_metadata_of_a_package_costs_nobody_elses(
+    make_registry: MakeRegistry, plug_in: PlugIn, tmp_path: Path
+) -> None:
+    plug_in("one = lazybench_test_plugin:ONE", SPECS)
+    plug_in("one = no_such_module:ONE", SPECS, name="y-plugin")
+    (tmp_path / "site" / "y_plugin-1.0.dist-info" / "METADATA").write_bytes(b"\xff\xfe\x00")
+    registry = make_registry()
+    assert registry.resolve("same").spec.origin == "x-plugin"
+    (why,) = registry.broken.values()
+    assert "no_such_module" in why
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["raise KeyboardInterrupt", "raise GeneratorExit", "raise type('O', (BaseException,), {})"],
+)
+def test_a_users_file_that_raises_anything_is_a_usage_error(tmp_path: Path, source: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(source)
+    with pytest.raises(UsageError, match="can't import '"):
+        load(f"{path}:Mine")
+    path.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    with pytest.raises(KeyboardInterrupt):
+        load(f"{path}:Mine")
+
+
+def test_what_threads_print_while_they_import_comes_back_to_stdout(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The block that ends last restores stdout, whichever began first."""
+    first, second = to_stderr(), to_stderr()
+    before = sys.stdout
+    first.__enter__()
+    second.__enter__()
+    os.write(1, b"quiet")
+    print("also quiet")
+    first.__exit__(None, None, None)
+    os.write(1, b"still quiet")
+    second.__exit__(None, None, None)
+    assert sys.stdout is before
+    os.write(1, b"heard")
+    shown = capfd.readouterr()
+    assert shown.out == "heard"
+    assert shown.err == "quietalso quiet\nstill quiet"
 
 
 SPECS = """

@@ -170,6 +170,23 @@ class Exits(Learner):
         raise SystemExit
 
 
+class Interrupts(Learner):
+    """Raises what a Ctrl-C raises, though nobody pressed it."""
+
+    def update(self, state, batch, rng):
+        raise KeyboardInterrupt
+
+
+class LeavesGenerators(Learner):
+    """Raises what closes a generator at its first answer."""
+
+    def policy(self, state):
+        def answer(observation, memory=None):
+            raise GeneratorExit
+
+        return answer
+
+
 class Explodes(Learner):
     """Its loss grows without end, and then is infinite."""
 

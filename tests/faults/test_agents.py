@@ -99,6 +99,8 @@ def test_18_an_agent_that_raises(here: Any) -> None:
     [
         ("RaisesInPolicy", "ValueError: no answer (players.py:"),
         ("Exits", "SystemExit"),
+        ("Interrupts", "KeyboardInterrupt"),
+        ("LeavesGenerators", "GeneratorExit"),
     ],
 )
 def test_18_wherever_it_fails(tmp_path: Path, agent: str, reason: str) -> None:

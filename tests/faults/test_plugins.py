@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -68,3 +69,33 @@ def test_26_plug_ins_that_fail_stand_in_nobodys_way(tmp_path: Path) -> None:
     assert "broken plug-ins" in unknown.stderr
     ran = lazybench("run", "-a", "plugged", "-e", "glyphs-5way-1shot", "-b", "smoke", "-q")
     assert ran.returncode == 0, ran.stderr
+
+
+def test_26_beside_json_nothing_else_is_on_stdout(tmp_path: Path) -> None:
+    """Plug-ins and users' agents may print, write to the descriptor, and print from C."""
+    site = tmp_path / "site"
+    site.mkdir()
+    noise = (
+        "import ctypes, os\nprint('python')\nos.write(1, b'descriptor')\n"
+        "ctypes.CDLL(None).printf(b'c')\n"
+    )
+    install(site, "noisy", noise + "raise KeyboardInterrupt\n")
+    loud = AGENT.replace("return {}", "os.write(1, b'init'); print('init'); return {}")
+    (tmp_path / "mine.py").write_text(noise + loud)
+    environment = os.environ | {"PYTHONPATH": f"{site}:{ROOT}"}
+
+    def shown(*argv: str) -> object:
+        done = subprocess.run(
+            [sys.executable, "-m", "lazybench", *argv, "--json"],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "descriptor" in done.stderr
+        return json.loads(done.stdout)
+
+    assert "KeyboardInterrupt" in str(shown("list", "agents"))
+    mine = ("mine.py:Agent", "--env", "glyphs-5way-1shot")
+    ran = shown("run", "-a", *mine, "-b", "smoke", "--limit", "2", "-q")
+    assert isinstance(ran, dict)
+    assert ran["status"] == "ok"
+    assert shown("check", "agent", *mine)
