@@ -9,19 +9,28 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 from lazybench.parallel import usable_cores
+from lazybench.patience import Patience
 
 GRACE_S = 30.0
 """Seconds that a process has to write its checkpoint once it was told to stop."""
 
+REPORT = "LAZYBENCH_REPORT"
+"""Variable that tells a run the file that it hands its record over in, to whoever began it."""
+
 _PR_SET_PDEATHSIG = 1
+_PIPE_S = 2.0
+_TAIL_BYTES = 1 << 16
+_REPORT_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,8 @@ class Ended:
 
     Attributes:
         code: its exit code, negative for a signal.
-        out: what it wrote to stdout.
-        errors: what it wrote to stderr.
+        report: the record that it handed over, as JSON; empty where it came to none.
+        errors: the end of what it wrote to stderr.
         wall_s: seconds that it took.
         timed_out: whether it was stopped for its time.
         tries: how often it was begun.
@@ -63,7 +72,7 @@ class Ended:
     """
 
     code: int
-    out: str
+    report: str
     errors: str
     wall_s: float
     timed_out: bool = False
@@ -79,9 +88,8 @@ class Ended:
 
     @property
     def record(self) -> str | None:
-        """The record that it wrote, as JSON; None where it was stopped or came to none."""
-        lines = self.out.strip().splitlines()
-        return lines[-1] if lines and not (self.timed_out or self.killed) else None
+        """The record that it handed over; None where it was stopped or came to none."""
+        return self.report if self.report and not (self.timed_out or self.killed) else None
 
 
 class Processes:
@@ -89,8 +97,8 @@ class Processes:
 
     def __init__(self) -> None:
         """Run none yet."""
-        self._live: set[subprocess.Popen[str]] = set()
-        self._killed: set[subprocess.Popen[str]] = set()
+        self._live: set[subprocess.Popen[bytes]] = set()
+        self._killed: set[subprocess.Popen[bytes]] = set()
         # A second Ctrl-C may call `stop` in the main thread while the first one's call is in it.
         self._lock = threading.RLock()
         self._stopped = False
@@ -103,23 +111,29 @@ class Processes:
     def run(self, call: Call) -> Ended | None:
         """Return how the process ended; None where `stop` was called before it began."""
         begin_s = time.perf_counter()
-        with self._lock:
-            if self._stopped:
-                return None
-            process = _begun(call)
-            self._live.add(process)
-        timed_out = False
-        try:
-            out, errors = process.communicate(timeout=call.timeout_s)
-        except subprocess.TimeoutExpired:
-            timed_out = True
-            out, errors = self._ended(process)
-        finally:
+        with tempfile.TemporaryDirectory(prefix="lazybench-") as place:
+            report = Path(place) / "record.json"
             with self._lock:
-                self._live.discard(process)
-        wall_s = time.perf_counter() - begin_s
-        killed = process in self._killed
-        return Ended(process.returncode, out, errors, wall_s, timed_out, killed=killed)
+                if self._stopped:
+                    return None
+                process = _begun(call, report)
+                self._live.add(process)
+            errors = _Tail(process.stderr)
+            try:
+                timed_out = call.timeout_s is not None and not _ends(process, call.timeout_s)
+                if timed_out:
+                    self._end(process)
+                process.wait()
+                if not errors.whole():
+                    # What it began lives on and holds its output open.
+                    self._kill(process)
+            finally:
+                with self._lock:
+                    self._live.discard(process)
+            wall_s = time.perf_counter() - begin_s
+            killed = process in self._killed
+            told = _read_report(report)
+        return Ended(process.returncode, told, errors.text(), wall_s, timed_out, killed=killed)
 
     def run_again_if_crashed(self, call: Call) -> Ended | None:
         """Return how the process ended; where it crashed it is begun once more, and goes on.
@@ -151,26 +165,69 @@ class Processes:
             if at_once:
                 self._kill_all()
 
-    def _ended(self, process: subprocess.Popen[str]) -> tuple[str, str]:
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
         """Ask a process to end, and make it end where it doesn't."""
         process.send_signal(signal.SIGTERM)
-        try:
-            return process.communicate(timeout=GRACE_S)
-        except subprocess.TimeoutExpired:
+        if not _ends(process, GRACE_S):
             self._kill(process)
-            return process.communicate()
 
     def _kill_all(self) -> None:
         with self._lock:
             for process in self._live:
                 self._kill(process)
 
-    def _kill(self, process: subprocess.Popen[str]) -> None:
-        self._killed.add(process)
-        # With its children: one that lived on would hold the pipes open, and this would never end.
-        # It may have ended by itself in between.
-        with contextlib.suppress(ProcessLookupError):
+    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is None:
+            self._killed.add(process)
+        # With its children, which nobody else ends. It may have ended by itself in between.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+class _Tail:
+    """Reads a pipe to its end, and keeps the last of it."""
+
+    def __init__(self, pipe: IO[bytes] | None) -> None:
+        self._pipe, self._kept = pipe, b""
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def whole(self) -> bool:
+        """Whether the pipe has ended, or does so in a moment."""
+        self._thread.join(_PIPE_S)
+        return not self._thread.is_alive()
+
+    def text(self) -> str:
+        """The end of what came, as text."""
+        self.whole()
+        return self._kept.decode("utf-8", "replace")
+
+    def _read(self) -> None:
+        if self._pipe is None:
+            return
+        with self._pipe as pipe:
+            while part := os.read(pipe.fileno(), _TAIL_BYTES):
+                self._kept = (self._kept + part)[-_TAIL_BYTES:]
+
+
+def _ends(process: subprocess.Popen[bytes], limit_s: float) -> bool:
+    """Whether a process ends in so many seconds; those of a suspended machine don't count."""
+    patience = Patience(limit_s)
+    while True:
+        try:
+            process.wait(timeout=patience.tick_s)
+            return True
+        except subprocess.TimeoutExpired:
+            if patience.tick():
+                return False
+
+
+def _read_report(path: Path) -> str:
+    """The record that a process handed over; empty where there is none, or no text."""
+    try:
+        return path.read_bytes().decode("utf-8") if path.stat().st_size <= _REPORT_BYTES else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def command(arguments: Sequence[str]) -> list[str]:
@@ -178,18 +235,18 @@ def command(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "lazybench", *arguments]
 
 
-def _begun(call: Call) -> subprocess.Popen[str]:
+def _begun(call: Call, report: Path) -> subprocess.Popen[bytes]:
     folder = call.folder if call.folder is not None and Path(call.folder).is_dir() else None
     # Looked up here: between fork and exec as little as possible may happen.
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     return subprocess.Popen(
         command(call.arguments),
-        stdout=subprocess.PIPE,
+        # Agents may write there whatever they like: what counts comes as a file.
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
-        text=True,
         cwd=folder,
-        env={**os.environ, **call.environment},
+        env={**os.environ, **call.environment, REPORT: str(report)},
         start_new_session=True,
         preexec_fn=partial(_prepare, libc, call.memory_bytes),
     )

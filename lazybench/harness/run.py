@@ -34,6 +34,7 @@ from lazybench.harness.outputs import locked, writable
 from lazybench.harness.report import Outcome, record
 from lazybench.harness.request import RunRequest, check_device
 from lazybench.harness.signals import Signals
+from lazybench.harness.signals import __file__ as signals_file
 from lazybench.harness.track import UNTRACKED, Harmless, Tracker
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import usable_cores, using_threads
@@ -281,7 +282,11 @@ def _failure(error: BaseException) -> tuple[str, str]:
         or any(words in text for words in _NO_MEMORY)
     ):
         return "oom", f"{text}; peak memory {facts.peak_memory_bytes() >> 20} MiB"
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != signals_file
+    ]
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return "failed", text + ("" if isinstance(error, LazybenchError) else where)
 

@@ -9,9 +9,38 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, NoReturn, Self
 
 from lazybench.errors import Interrupted, TooSlow
+from lazybench.patience import Patience
+
+_EXIT = os._exit
+_WAYS_OUT = ("_exit", "execv", "execve")
+
+
+@contextmanager
+def _no_way_out() -> Iterator[None]:
+    """Let what ends or replaces this process raise `SystemExit` inside a block.
+
+    Children that were forked in it end as they always do.
+    """
+    whose, before = os.getpid(), {name: getattr(os, name) for name in _WAYS_OUT}
+
+    def instead(name: str) -> Callable[..., NoReturn]:
+        def refuse(*given: Any, **named: Any) -> NoReturn:
+            if os.getpid() != whose:
+                before[name](*given, **named)
+            raise SystemExit(f"os.{name} was called inside a run, with {given!r}")
+
+        return refuse
+
+    for name in _WAYS_OUT:
+        setattr(os, name, instead(name))
+    try:
+        yield
+    finally:
+        for name, way in before.items():
+            setattr(os, name, way)
 
 
 class Signals:
@@ -21,7 +50,8 @@ class Signals:
     came after the last one. Outside the main thread, where Python delivers no signals, nothing is
     caught.
 
-    It also limits what an agent may take for an episode, by the system's timer.
+    It also limits what an agent may take for an episode, by the system's timer, and makes an error
+    of `os._exit` and `os.exec…`, with which an agent would end the run as if all were well.
     """
 
     def __init__(
@@ -35,12 +65,14 @@ class Signals:
         self._tell = tell
         self._before: dict[int, object] = {}
         self._at_once: str | None = None
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         """Start catching."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._heard)
+        self._held.enter_context(_no_way_out())
         return self
 
     def __exit__(
@@ -50,6 +82,7 @@ class Signals:
         trace: TracebackType | None,
     ) -> None:
         """Restore what stood before."""
+        self._held.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -77,7 +110,7 @@ class Signals:
 
         Python code and the system's waits are interrupted where they are, a native computation once
         it returns; one that never does is for whoever watches the process (`lazybench sweep
-        --timeout`).
+        --timeout`). Time that the machine or the process was suspended for doesn't count.
 
         Raises:
             TooSlow: it took longer.
@@ -86,15 +119,19 @@ class Signals:
             yield
             return
         limit_s = self._episode_timeout_s * episodes
+        patience = Patience(limit_s)
 
-        def late(number: int, frame: FrameType | None) -> None:
+        def ticks(number: int, frame: FrameType | None) -> None:
+            if not patience.tick():
+                return
+            signal.setitimer(signal.ITIMER_REAL, 0)
             raise TooSlow(
                 f"{doing} took longer than {limit_s:g} s, {self._episode_timeout_s:g} s an "
                 "episode; give more with --timeout-per-episode"
             )
 
-        before = signal.signal(signal.SIGALRM, late)
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        before = signal.signal(signal.SIGALRM, ticks)
+        signal.setitimer(signal.ITIMER_REAL, patience.tick_s, patience.tick_s)
         try:
             yield
         finally:
@@ -103,7 +140,7 @@ class Signals:
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.number:
-            os._exit(128 + number)
+            _EXIT(128 + number)
         self.number = number
         if self._at_once is not None:
             raise Interrupted(number, self._at_once)

@@ -12,7 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from lazybench.errors import DataUnavailable, LazybenchError, NotTrained, UsageError
+from lazybench.errors import (
+    DataUnavailable,
+    LazybenchError,
+    NotTrained,
+    StoreError,
+    UsageError,
+)
 from lazybench.harness.cell import resolve
 from lazybench.harness.cell_process import Call, Ended, Processes
 from lazybench.harness.devices import Slot
@@ -253,8 +259,11 @@ def outcome(cell: SuiteCell, ended: Ended | None) -> CellOutcome:
         told = f"stopped after {wall_s:.0f} s: {_last_words(ended)}"
         return CellOutcome(cell, "timeout", None, wall_s, told)
     if ended.record is not None:
-        record = json.loads(ended.record)
-        return _told(cell, record, record["status"], wall_s)
+        try:
+            made = Record.from_json(ended.record)
+        except StoreError as error:
+            return CellOutcome(cell, "failed", None, wall_s, f"its record can't be read: {error}")
+        return _told(cell, made.model_dump(mode="json"), made.status, wall_s)
     last = _last_words(ended)
     # Asked to end at a checkpoint, before it could listen, or in vain.
     if ended.killed or code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
@@ -272,6 +281,9 @@ def _last_words(ended: Ended) -> str:
         return "killed, as it didn't end when asked; it goes on from its last checkpoint, if any"
     if ended.code in (-signal.SIGINT, -signal.SIGTERM):
         return "ended at once, with nothing under way that it would keep"
-    last = (ended.errors.strip().splitlines() or ["no message"])[-1]
+    last = (ended.errors.strip().splitlines() or [""])[-1]
+    if ended.code == 0:
+        return f"ended itself without a record (os._exit or the like) {last}".rstrip()
+    last = last or "no message"
     # What the status says already.
     return last.removeprefix("error: ")

@@ -187,3 +187,13 @@ class KillsWorker(Learner):
     def update(self, state, batch, rng):
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
+
+
+class Leaves(Learner):
+    """Ends its process as if all were well, once a child of it has done so."""
+
+    def update(self, state, batch, rng):
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        os._exit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,14 @@ def test_running_out_of_memory_is_a_result(tmp_path):
     record = play(tmp_path, "Hungry")
     assert record.status == "oom"
     assert "peak memory" in record.reason
+
+
+def test_an_agent_that_ends_its_process_has_failed(tmp_path):
+    before = os._exit
+    record = play(tmp_path, "Leaves")
+    assert record.status == "failed"
+    assert "os._exit was called inside a run, with (0,) (players.py:" in record.reason
+    assert os._exit is before
 
 
 def test_a_wrong_answer_names_both_shapes(tmp_path):

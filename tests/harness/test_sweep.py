@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from lazybench import patience
 from lazybench.cli.cells import run_cells
 from lazybench.errors import UsageError
 from lazybench.harness import cell_process
@@ -245,3 +246,97 @@ def wait_for(true: Callable[[], object], seconds: float = 240) -> None:
     while not true():
         assert time.monotonic() < until, "it never came"
         time.sleep(0.1)
+
+
+ENDS = {
+    "crash": (
+        "os.write(1, b'begun'); os.kill(os.getpid(), 11)",
+        "crashed",
+        "ended by SIGSEGV, twice",
+    ),
+    "bytes": (r"os.write(2, b'\xff\xfe broken\n'); sys.exit(1)", "failed", "\ufffd\ufffd broken"),
+    "exit": ("os.write(1, b'{}'); os._exit(0)", "failed", "ended itself without a record"),
+    "no record": (
+        "open(os.environ['LAZYBENCH_REPORT'], 'w').write('{}'); sys.exit(0)",
+        "failed",
+        "its record can't be read",
+    ),
+    "no text": (
+        r"open(os.environ['LAZYBENCH_REPORT'], 'wb').write(b'\xff'); sys.exit(3)",
+        "failed",
+        "no message",
+    ),
+    "flood": (
+        r"[os.write(2, b'x' * 65536) for _ in range(800)]; os.write(2, b'\nlast\n'); sys.exit(1)",
+        "failed",
+        "last",
+    ),
+    "orphan": (
+        r"subprocess.Popen(['sleep', '600']); os.write(2, b'gone\n'); os._exit(1)",
+        "failed",
+        "gone",
+    ),
+}
+"""What an agent does to its process: a line of Python, the status and the reason it comes to."""
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_whatever_a_process_writes_or_ends_with_is_an_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    does, status, reason = ENDS[name]
+    text = f"import os, subprocess, sys; {does}"
+    monkeypatch.setattr(cell_process, "command", lambda words: [sys.executable, "-c", text])
+    begin_s = time.monotonic()
+    (told,) = Sweep(asked(tmp_path)).run([cell("chance")], lambda _: None)
+    assert (told.status, told.reason[: len(reason)]) == (status, reason)
+    assert time.monotonic() - begin_s < 30
+
+
+def test_a_machine_that_was_suspended_has_used_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = {"wall": 0.0, "busy": 0.0}
+    monkeypatch.setattr(patience.time, "perf_counter", lambda: now_s["wall"])
+    monkeypatch.setattr(patience.time, "process_time", lambda: now_s["busy"])
+    limit = patience.Patience(60.0)
+    now_s["wall"] += 3600
+    assert not limit.tick()
+    assert limit.spent_s == 2 * limit.tick_s
+    # Native code that lets nothing else run isn't a suspended machine.
+    now_s["wall"], now_s["busy"] = 3630.0, 30.0
+    assert not limit.tick()
+    assert limit.spent_s == pytest.approx(32.0)
+    for _ in range(27):
+        now_s["wall"] += 1
+        assert not limit.tick()
+    now_s["wall"] += 1
+    assert limit.tick()
+
+
+STOPPED = """
+import sys, time
+from lazybench.errors import TooSlow
+from lazybench.harness.signals import Signals
+with Signals(episode_timeout_s=1.0) as signals:
+    try:
+        with signals.in_time(1, "a nap"):
+            print("begun", flush=True)
+            for _ in range(int(sys.argv[1])):
+                time.sleep(0.05)
+    except TooSlow:
+        print("late")
+    else:
+        print("in time")
+"""
+
+
+@pytest.mark.parametrize(("naps", "told"), [(8, "in time"), (60, "late")])
+def test_a_stopped_process_is_no_slow_agent(naps: int, told: str) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(naps)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    child.send_signal(signal.SIGSTOP)
+    time.sleep(1.5)
+    child.send_signal(signal.SIGCONT)
+    assert child.communicate(timeout=30)[0] == f"{told}\n"
