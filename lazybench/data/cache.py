@@ -14,12 +14,13 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from lazybench.data.checked_arrays import Damaged, frozen, mapped
 from lazybench.data.folders import CACHE_VARIABLE, cache_root
 from lazybench.data.swap import replaced_folder, sync
 from lazybench.errors import UsageError
@@ -28,11 +29,6 @@ Arrays = dict[str, NDArray[Any]]
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-SAMPLED_FROM = 64 << 20
-"""Bytes from which on a file that nobody has touched is looked at in samples."""
-
-_BLOCKS, _BLOCK_BYTES = 64, 16 << 10
-
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
@@ -41,20 +37,14 @@ _held: dict[tuple[Path, str], Arrays] = {}
 
 
 class _File(NamedTuple):
-    """What the manifest says of one file; `touched_ns` and `sample` of large ones alone."""
+    """What the manifest says of one file."""
 
     bytes: int
     sha256: str
-    touched_ns: int = 0
-    sample: str = ""
 
 
 class _Missing(Exception):
     """No entry stands there, or one of another key."""
-
-
-class _Damaged(Exception):
-    """An entry stands there and doesn't verify; the text says where."""
 
 
 def prepared(
@@ -67,11 +57,10 @@ def prepared(
 ) -> Arrays:
     """Arrays that `build` made, now or earlier: read-only, memory-mapped where the cache allows.
 
-    Every file's size and sha256 are verified at each opening; of a file of 64 MiB or more that
-    nobody has touched since, only a sample of a megabyte, so that opening takes milliseconds. A
-    damaged entry is rebuilt with one logged warning. Processes that want the same entry wait for
-    the one that builds it. Where the folder can't be written, the arrays stay in memory, with one
-    logged warning a process.
+    Every file's size and sha256 are verified as `checked_arrays` does: of a file of 64 MiB or more
+    once per change, so that opening takes milliseconds. A damaged entry is rebuilt with one logged
+    warning. Processes that want the same entry wait for the one that builds it. Where the folder
+    can't be written, the arrays stay in memory, with one logged warning a process.
 
     Args:
         name: data set, as in `omniglot`; letters, digits, `.`, `_`, `+`, `-`.
@@ -79,7 +68,7 @@ def prepared(
         build: makes the arrays, by name; called at most once, only when they aren't there.
             Strings are fine (`<U` arrays), objects aren't.
         key: cheap key of the sources (sizes, times); an entry of another key is replaced.
-        whole: verify all of every file, whatever its size.
+        whole: hash all of every file, whatever is remembered of it.
 
     Returns:
         The arrays by the names that `build` gave them.
@@ -93,7 +82,7 @@ def prepared(
     # Without the lock first: an entry that verifies is whole, and a shared cache may be read-only.
     try:
         return _open(folder, key, whole=whole)
-    except (_Missing, _Damaged):
+    except (_Missing, Damaged):
         pass
     if (folder, key) in _held:
         return dict(_held[folder, key])
@@ -108,13 +97,13 @@ def prepared(
             return _open(folder, key, whole=whole)
         except _Missing:
             pass
-        except _Damaged as damage:
+        except Damaged as damage:
             _log.warning("prepared data in %s is damaged (%s): building it again", folder, damage)
         arrays = _checked(build())
         try:
             _write(folder, key, arrays)
             return _open(folder, key)
-        except (OSError, _Missing, _Damaged) as error:
+        except (OSError, _Missing, Damaged) as error:
             return _in_memory(folder, key, arrays, error)
     finally:
         lock.release()
@@ -132,10 +121,10 @@ def damage(folder: Path, *, whole: bool = False) -> str:
         for name, told in files.items():
             path = folder / f"{name}.npy"
             if whole:
-                _mapped(path, told, whole)
+                _array(folder, name, told, whole=True)
             elif path.stat().st_size != told.bytes:
                 return f"{path.name} has {path.stat().st_size} bytes, not {told.bytes}"
-    except (_Missing, _Damaged) as error:
+    except (_Missing, Damaged) as error:
         return str(error) or f"{MANIFEST} is of another version"
     except OSError as error:
         return f"{error.strerror}: {error.filename}"
@@ -167,21 +156,22 @@ def _in_memory(folder: Path, key: str, arrays: Arrays, error: Exception) -> Arra
         error,
         CACHE_VARIABLE,
     )
-    _held[folder, key] = {name: _frozen(array) for name, array in arrays.items()}
+    _held[folder, key] = {name: frozen(array) for name, array in arrays.items()}
     return dict(_held[folder, key])
-
-
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 def _open(folder: Path, key: str, *, whole: bool = False) -> Arrays:
     found, files = _manifest(folder)
     if found != key:
         raise _Missing
-    return {name: _mapped(folder / f"{name}.npy", told, whole) for name, told in files.items()}
+    return {name: _array(folder, name, told, whole=whole) for name, told in files.items()}
+
+
+def _array(folder: Path, name: str, told: _File, *, whole: bool) -> NDArray[Any]:
+    try:
+        return mapped(folder / f"{name}.npy", told.bytes, told.sha256, whole=whole)
+    except Damaged as error:
+        raise Damaged(f"{name}.npy: {error}") from error
 
 
 def _manifest(folder: Path) -> tuple[str, dict[str, _File]]:
@@ -190,65 +180,27 @@ def _manifest(folder: Path) -> tuple[str, dict[str, _File]]:
         text = (folder / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         if folder.is_dir():
-            raise _Damaged(f"{MANIFEST} is missing") from error
+            raise Damaged(f"{MANIFEST} is missing") from error
         raise _Missing from error
     except OSError as error:
-        raise _Damaged(str(error)) from error
+        raise Damaged(str(error)) from error
     try:
         manifest = json.loads(text)
         if manifest["schema"] != SCHEMA:
             raise _Missing
-        files = {str(name): _File(**facts) for name, facts in manifest["files"].items()}
+        files = {
+            str(name): _File(int(facts["bytes"]), str(facts["sha256"]))
+            for name, facts in manifest["files"].items()
+        }
         return str(manifest["key"]), files
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _Damaged(f"{MANIFEST} can't be read") from error
-
-
-def _mapped(path: Path, told: _File, whole: bool) -> NDArray[Any]:
-    try:
-        # One handle for hash and map: a file replaced in between can't slip through.
-        with path.open("rb") as file:
-            state = os.fstat(file.fileno())
-            if state.st_size != told.bytes:
-                raise _Damaged(f"{path.name} has {state.st_size} bytes, not {told.bytes}")
-            if told.sample and state.st_mtime_ns == told.touched_ns and not whole:
-                if _sample(file, told.bytes) != told.sample:
-                    raise _Damaged(f"{path.name} doesn't match its sample")
-            elif hashlib.file_digest(file, "sha256").hexdigest() != told.sha256:
-                raise _Damaged(f"{path.name} doesn't match its sha256")
-            file.seek(0)
-            major, _ = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0
-            if major > 1:
-                header = np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = header(file)
-            if not shape or 0 in shape:
-                # An empty file section can't be mapped, and a scalar isn't worth a map.
-                file.seek(0)
-                return _frozen(np.load(file, allow_pickle=False))
-            order: Literal["F", "C"] = "F" if fortran else "C"
-            return np.memmap(file, dtype, "r", file.tell(), shape, order)
-    except (OSError, ValueError) as error:
-        raise _Damaged(f"{path.name}: {error}") from error
-
-
-def _sample(file: BinaryIO, size: int) -> str:
-    """Hash of blocks at equal distances, the first and the last of the file among them."""
-    digest = hashlib.sha256()
-    for block in range(_BLOCKS):
-        file.seek((size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
-        digest.update(file.read(_BLOCK_BYTES))
-    return digest.hexdigest()
+        raise Damaged(f"{MANIFEST} can't be read") from error
 
 
 def _facts(path: Path) -> dict[str, str | int]:
     with path.open("rb") as file:
-        state = os.fstat(file.fileno())
-        told = _File(state.st_size, hashlib.file_digest(file, "sha256").hexdigest())
-        if told.bytes < SAMPLED_FROM:
-            return {"bytes": told.bytes, "sha256": told.sha256}
-        sample = _sample(file, told.bytes)
-        return told._replace(touched_ns=state.st_mtime_ns, sample=sample)._asdict()
+        size = os.fstat(file.fileno()).st_size
+        return {"bytes": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _write(folder: Path, key: str, arrays: Arrays) -> None:

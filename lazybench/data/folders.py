@@ -24,7 +24,12 @@ def cache_root() -> Path:
 
     `LAZYBENCH_CACHE` where it is set and not empty, else the platform's cache folder for lazybench.
     """
-    return _chosen(CACHE_VARIABLE) or user_cache_path("lazybench", appauthor=False)
+    return _chosen(CACHE_VARIABLE) or own_cache_root()
+
+
+def own_cache_root() -> Path:
+    """Absolute cache folder of the user on this platform, whatever `LAZYBENCH_CACHE` says."""
+    return user_cache_path("lazybench", appauthor=False)
 
 
 def _chosen(variable: str) -> Path | None:

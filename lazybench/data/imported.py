@@ -6,17 +6,20 @@ here each time, so nothing heavy is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from lazybench.data.folders import data_root
 from lazybench.data.splits import SPLITS, Split
+from lazybench.data.swap import TEMPORARY, put_back
 from lazybench.errors import DataUnavailable
 from lazybench.specs import DataSpec
 
@@ -95,12 +98,18 @@ class Meta:
 
     def text(self) -> dict[str, Any]:
         """The content of `meta.json`; `read_meta` gives it back."""
-        return {"schema": SCHEMA} | asdict(self)
+        facts = {"schema": SCHEMA} | asdict(self)
+        return facts | {_CHECK: _checksum(facts)}
 
 
 def imported_root() -> Path:
     """Folder that imported data sets lie in; it need not exist."""
     return data_root() / FOLDER
+
+
+def lock_path(folder: Path) -> Path:
+    """File that whoever writes the imported data set in `folder` holds a lock on."""
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def read_meta(folder: Path) -> Meta:
@@ -112,7 +121,7 @@ def read_meta(folder: Path) -> Meta:
     path = folder / META
     try:
         state = path.stat()
-        return _read(path, state.st_mtime_ns, state.st_size)
+        return _read(path, state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino)
     except OSError as error:
         raise DataUnavailable(
             f"{path} can't be read ({error.strerror}); {_again(folder.name)}"
@@ -125,7 +134,11 @@ def metas() -> tuple[list[Meta], dict[str, str]]:
     broken: dict[str, str] = {}
     root = imported_root()
     try:
-        names = sorted(entry.name for entry in os.scandir(root) if NAME.fullmatch(entry.name))
+        entries = {entry.name for entry in os.scandir(root)}
+        for lost in {entry.partition(TEMPORARY)[0] for entry in entries if TEMPORARY in entry}:
+            if lost not in entries and _put_back(root / lost):
+                entries.add(lost)
+        names = sorted(entry for entry in entries if NAME.fullmatch(entry))
     except FileNotFoundError:
         names = []
     except OSError as error:
@@ -156,16 +169,39 @@ def data_specs() -> tuple[list[DataSpec], dict[str, str]]:
     return specs, broken
 
 
+def _put_back(folder: Path) -> bool:
+    """Whether a set is there again that a killed import had moved aside."""
+    from filelock import FileLock
+
+    # Whoever holds the lock is replacing the set and hasn't been killed.
+    with contextlib.suppress(OSError, NotImplementedError), FileLock(lock_path(folder), 0):
+        put_back(folder)
+    return folder.is_dir()
+
+
 def _again(name: str) -> str:
     return f"import it again with: lazybench data import PATH --name {name} --replace"
 
 
+_CHECK = "check"
+_KEYS = {"schema", *(each.name for each in fields(Meta))}
+
+
+def _checksum(facts: Mapping[str, Any]) -> str:
+    """64 hex digits over all that `meta.json` holds but these digits."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 @functools.lru_cache(maxsize=256)
-def _read(path: Path, mtime_ns: int, size: int) -> Meta:
-    """The parsed file; its time and size make the next reading of the same one free."""
-    del mtime_ns, size
+def _read(path: Path, *state: int) -> Meta:
+    """The parsed file; its times, size and inode make the next reading of the same one free."""
+    del state
     try:
         found = json.loads(path.read_text("utf-8"))
+        # Sets that were imported before there was a checksum have none.
+        checksum = found.pop(_CHECK, None)
+        if checksum not in (None, _checksum(found)) or not found.keys() <= _KEYS:
+            raise ValueError("its content doesn't match its checksum")
         if found["schema"] != SCHEMA or found["name"] != path.parent.name:
             raise ValueError("of another schema or name")
         splits: dict[Split, SplitMeta] = {split: _split(found["splits"][split]) for split in SPLITS}

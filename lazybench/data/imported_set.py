@@ -1,18 +1,23 @@
-"""An imported data set, opened: memory-mapped splits, their sizes verified, hashes on demand."""
+"""An imported data set, opened: memory-mapped splits of which size and content are verified."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench.data.imported import Meta, imported_root, read_meta
+from lazybench.data.checked_arrays import Damaged, mapped
+from lazybench.data.imported import Meta, imported_root, lock_path, read_meta
 from lazybench.data.pool import SPLITS, Pool, Split
 from lazybench.errors import DataUnavailable, UsageError
+
+_SWAP_S = 1.0
+"""Seconds to wait for an import that may be replacing the folder."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,7 @@ class ImportedSet:
             DataUnavailable: a file has other content.
         """
         for split in SPLITS:
-            path = array_path(self.folder, split)
-            try:
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise _damaged(path, str(error.strerror)) from error
-            if digest != self.meta.splits[split].sha256:
-                raise _damaged(path, "its content doesn't match its sha256")
+            _array(self.folder, self.meta, split, whole=True)
         return self.fingerprint
 
 
@@ -71,16 +69,32 @@ def array_path(folder: Path, split: Split) -> Path:
 
 
 def open_imported(name: str) -> ImportedSet:
-    """The data set imported as `name`.
-
-    Choice: an opening looks at sizes, shapes and types; hashing gigabytes would cost seconds, and
-        `lazybench data verify` does it.
+    """The data set imported as `name`, its files verified as `checked_arrays` does.
 
     Raises:
-        DataUnavailable: it isn't there, or a file is missing, cut or of another shape.
+        DataUnavailable: it isn't there, or a file isn't the one that was imported.
     """
     folder = imported_root() / name
+    try:
+        return _open(folder)
+    except DataUnavailable:
+        # An import may have replaced the folder amid the opening; while it does, it holds the lock.
+        lock = lock_path(folder)
+        if not lock.exists():
+            raise
+        # Imported here: it costs more than all the rest of an opening.
+        from filelock import FileLock
+
+        # What filelock raises where it has to wait too long is an OSError.
+        with contextlib.suppress(OSError, NotImplementedError), FileLock(lock, _SWAP_S):
+            return _open(folder)
+        raise
+
+
+def _open(folder: Path) -> ImportedSet:
     meta = read_meta(folder)
+    with ThreadPoolExecutor(len(SPLITS)) as threads:
+        pools = list(threads.map(lambda split: _pool(folder, meta, split), SPLITS))
     return ImportedSet(
         name=meta.name,
         fingerprint=meta.fingerprint,
@@ -88,7 +102,7 @@ def open_imported(name: str) -> ImportedSet:
         source=meta.source,
         folder=folder,
         meta=meta,
-        pools={split: _pool(folder, meta, split) for split in SPLITS},
+        pools=dict(zip(SPLITS, pools, strict=True)),
     )
 
 
@@ -120,14 +134,19 @@ def _check_size(path: Path, expected: int) -> None:
         raise _damaged(path, f"{size} bytes, not {expected}")
 
 
-def _pool(folder: Path, meta: Meta, split: Split) -> Pool:
+def _array(folder: Path, meta: Meta, split: Split, *, whole: bool = False) -> NDArray[np.generic]:
     facts, path = meta.splits[split], array_path(folder, split)
+    # A pipe would be waited for; its size is never the right one.
     _check_size(path, facts.bytes)
     try:
-        x: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
-    # Numpy parses a header as Python; what it raises on a damaged one is no fixed list.
-    except Exception as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+        return mapped(path, facts.bytes, facts.sha256, whole=whole)
+    except Damaged as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _pool(folder: Path, meta: Meta, split: Split) -> Pool:
+    facts, path = meta.splits[split], array_path(folder, split)
+    x = _array(folder, meta, split)
     dtype = np.uint8 if meta.kind == "images" else np.float32
     if x.shape != (sum(facts.counts), *meta.shape) or x.dtype != dtype:
         raise _damaged(path, f"{x.dtype} {list(x.shape)}, which its meta.json doesn't say")

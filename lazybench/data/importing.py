@@ -14,11 +14,11 @@ from filelock import FileLock
 
 from lazybench import gymnasium_ids
 from lazybench.data.image_folder import read_image_folder
-from lazybench.data.imported import NAME, ORIGIN, Meta, imported_root
+from lazybench.data.imported import NAME, ORIGIN, Meta, imported_root, lock_path
 from lazybench.data.npz_arrays import is_split_folder, read_npz
 from lazybench.data.rows import Preparation, Rows
 from lazybench.data.split_choice import choose_split
-from lazybench.data.swap import replaced_folder
+from lazybench.data.swap import remove_leftovers, replaced_folder
 from lazybench.data.write_imported import write_imported
 from lazybench.errors import (
     DuplicateName,
@@ -151,7 +151,9 @@ def forget(name: str) -> None:
     folder = imported_folder(name)
     try:
         with _alone(folder):
-            shutil.rmtree(folder)
+            # A set that lies elsewhere by a link is the user's own: the link alone is ours.
+            folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+            remove_leftovers(folder)
     except OSError as error:
         raise OutputUnavailable(
             f"{folder} can't be removed ({error.strerror or error}); make it writable"
@@ -193,7 +195,7 @@ def _check_free(folder: Path, replace: bool) -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the lock of an imported data set; two importers of one name take turns."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with FileLock(lock_path(folder)):
         yield
 
 

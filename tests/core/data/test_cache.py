@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazybench.data import cache
+from lazybench.data import checked_arrays
 from lazybench.data.cache import prepared
 from lazybench.errors import UsageError
 
@@ -107,43 +108,95 @@ def test_damage_is_rebuilt_with_one_warning(
     assert build.calls == 2
 
 
-def test_large_files_are_sampled_until_someone_touches_them(
+def aged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let files count as settled at once, and as large whatever their size."""
+    monkeypatch.setattr(checked_arrays, "REMEMBERED_FROM", 1)
+    monkeypatch.setattr(checked_arrays, "_SETTLED_NS", 0)
+    monkeypatch.setattr(checked_arrays, "_known", {})
+
+
+def test_large_files_are_hashed_once_per_change(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Blocks of 16 KiB stand 32 KiB apart.
-    monkeypatch.setattr(cache, "SAMPLED_FROM", 1 << 20)
-    x = np.arange(1 << 19, dtype=np.uint32)
+    aged(monkeypatch)
+    hashed: list[str] = []
+    digest = hashlib.file_digest
+
+    def counted(file: Any, name: str) -> Any:
+        hashed.append(file.name)
+        return digest(file, name)
+
+    x = np.arange(1 << 16, dtype=np.uint32)
     build = Builder({"x": x})
     prepared("set", "1", build)
     file = root / "set-1" / "x.npy"
-
-    def overwritten(at: int, *, untouched: bool) -> None:
-        before = file.stat()
-        with file.open("r+b") as opened:
-            opened.seek(at)
-            opened.write(b"damaged")
-        if untouched:
-            os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-    between, last = 24 << 10, file.stat().st_size - 7
-    overwritten(between, untouched=True)
-    prepared("set", "1", build)
-    assert build.calls == 1, "the sample is of the whole file"
-    for at, untouched, whole in (
-        (between, True, True),
-        (last, True, False),
-        (between, False, False),
-    ):
-        overwritten(at, untouched=untouched)
-        calls = build.calls
-        np.testing.assert_array_equal(prepared("set", "1", build, whole=whole)["x"], x)
-        assert build.calls == calls + 1
-        assert "doesn't match its" in caplog.text
-        caplog.clear()
-    calls = build.calls
+    size = file.stat().st_size
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    for _ in range(2):
+        monkeypatch.setattr(checked_arrays, "_known", {})  # As in another process.
+        prepared("set", "1", build)
+        assert (build.calls, hashed) == (1, [])
+    for at in (0, 7, 60, 128, size // 2, size - 1):
+        for untouched in (False, True):
+            before = file.stat()
+            with file.open("r+b") as opened:
+                opened.seek(at)
+                (byte,) = opened.read(1)
+                opened.seek(at)
+                opened.write(bytes([byte ^ 1]))
+            if untouched:
+                os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+            calls = build.calls
+            np.testing.assert_array_equal(prepared("set", "1", build)["x"], x)
+            assert build.calls == calls + 1
+            assert "doesn't match its sha256" in caplog.text
+            caplog.clear()
     os.utime(file)
+    hashed.clear()
+    calls = build.calls
+    for _ in range(2):
+        prepared("set", "1", build)
+    assert (build.calls, hashed) == (calls, [str(file)]), "a file that was touched is hashed once"
+    prepared("set", "1", build, whole=True)
+    assert hashed == [str(file)] * 2
+
+
+def test_a_file_that_was_just_written_is_not_remembered(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A second write within a step of the clock would leave all times as they are.
+    aged(monkeypatch)
+    monkeypatch.setattr(checked_arrays, "_SETTLED_NS", 3_600_000_000_000)
+    for _ in range(2):
+        prepared("set", "1", Builder())
+    assert not (root / "verified").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"state": 1}', '{"sha256": "0"}'])
+def test_what_is_remembered_may_be_damaged(
+    root: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    aged(monkeypatch)
+    build = Builder()
     prepared("set", "1", build)
-    assert build.calls == calls, "a sound file that was touched was built again"
+    for note in (root / "verified").iterdir():
+        note.write_text(text)
+    flip(root / "set-1" / "x.npy")
+    monkeypatch.setattr(checked_arrays, "_known", {})
+    assert_whole(prepared("set", "1", build))
+    assert build.calls == 2
+
+
+def test_an_entry_of_an_earlier_version_is_read(root: Path) -> None:
+    prepared("set", "1", Builder())
+    manifest = root / "set-1" / "manifest.json"
+    held = json.loads(manifest.read_text())
+    for facts in held["files"].values():
+        facts |= {"touched_ns": 1, "sample": "0" * 64}
+    manifest.write_text(json.dumps(held))
+    build = Builder()
+    assert_whole(prepared("set", "1", build))
+    assert build.calls == 0
 
 
 def test_unwritable_cache_falls_back_to_memory_once(

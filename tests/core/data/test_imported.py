@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import time
@@ -13,9 +15,11 @@ import numpy as np
 import pytest
 
 import lazybench
-from lazybench.data import catalogue, importing
-from lazybench.data.imported import imported_root
+from lazybench.data import catalogue, checked_arrays, imported_set, importing
+from lazybench.data.imported import imported_root, read_meta
+from lazybench.data.imported_set import open_imported
 from lazybench.data.importing import Imported, forget
+from lazybench.data.pool import SPLITS
 from lazybench.errors import (
     DataUnavailable,
     DuplicateName,
@@ -135,6 +139,137 @@ def test_damage_is_seen(tmp_path: Path, own: Any, bring: Bring) -> None:
         lazybench.make_env("mine-2way-1shot")
     (status,) = (each for each in catalogue.status() if each.name == "mine")
     assert not status.installed
+
+
+def rewritten(path: Path, at: int) -> None:
+    """Flip a bit of a file, and set its modification time back."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("remembered", [False, True])
+def test_any_flipped_byte_is_noticed_at_the_opening(
+    tmp_path: Path, own: Any, bring: Bring, monkeypatch: pytest.MonkeyPatch, remembered: bool
+) -> None:
+    if remembered:
+        monkeypatch.setenv("LAZYBENCH_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(checked_arrays, "REMEMBERED_FROM", 1)
+        monkeypatch.setattr(checked_arrays, "_SETTLED_NS", 0)
+    print_ = bring(own.save(tmp_path / "f.npz")).meta.fingerprint
+    for split in SPLITS:
+        path = imported_root() / "mine" / f"{split}.npy"
+        size = path.stat().st_size
+        for at in (*range(0, 128, 9), *range(128, size, size // 10), size - 1):
+            assert open_imported("mine").fingerprint == print_
+            rewritten(path, at)
+            with pytest.raises(DataUnavailable, match=rf"{split}\.npy is damaged .*--replace"):
+                open_imported("mine")
+            rewritten(path, at)
+    assert (tmp_path / "cache" / "verified").exists() == remembered
+
+
+def test_flipped_facts_are_noticed(tmp_path: Path, own: Any, bring: Bring) -> None:
+    meta = bring(own.save(tmp_path / "f.npz")).meta
+    path = imported_root() / "mine" / "meta.json"
+    text = path.read_bytes()
+    refused = 0
+    for at in range(0, len(text), 5):
+        path.write_bytes(text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :])
+        try:
+            assert read_meta(path.parent) == meta
+        except DataUnavailable:
+            refused += 1
+    # The others are spaces that turn into nothing else.
+    assert refused > len(text) // 5 * 0.7
+    held = json.loads(text)
+    del held["check"]
+    path.write_text(json.dumps(held))
+    assert read_meta(path.parent) == meta, "a set of an earlier version isn't read"
+
+
+def test_a_set_that_is_replaced_while_it_is_open_stays_as_it_was(
+    tmp_path: Path, own: Any, bring: Bring
+) -> None:
+    bring(own.save(tmp_path / "f.npz"))
+    opened = open_imported("mine")
+    before = np.array(opened.pool("train").x)
+    bring(own.save(tmp_path / "f.npz", -own.features), replace=True)
+    np.testing.assert_array_equal(opened.pool("train").x, before)
+    assert open_imported("mine").fingerprint != opened.fingerprint
+
+
+def test_a_set_that_is_replaced_amid_the_opening_is_one_or_the_other(
+    tmp_path: Path, own: Any, bring: Bring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(own.save(tmp_path / "f.npz"))
+    seen = []
+
+    def late(folder: Path) -> Any:
+        found = read_meta(folder)
+        if not seen:
+            seen.append(found)
+            bring(own.save(tmp_path / "g.npz", -own.features), replace=True, split_seed=1)
+        return found
+
+    monkeypatch.setattr(imported_set, "read_meta", late)
+    opened = open_imported("mine")
+    assert opened.fingerprint == read_meta(imported_root() / "mine").fingerprint
+    assert opened.fingerprint != seen[0].fingerprint
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from lazybench.data.importing import ImportRequest, import_data
+at, replace, calls = int(sys.argv[2]), os.replace, []
+def killed(*where):
+    calls.append(where)
+    if len(calls) == at:
+        os._exit(9)
+    replace(*where)
+os.replace = killed
+import_data(ImportRequest(Path(sys.argv[1]), "mine", split_seed=1, replace=True))
+"""
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_killed_import_leaves_the_old_set_or_the_new_one(
+    tmp_path: Path, own: Any, bring: Bring, at: int
+) -> None:
+    path = own.save(tmp_path / "f.npz")
+    old = bring(path).meta
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(at)], timeout=120)
+    assert done.returncode == 9
+    assert "mine" in {spec.id for spec in DATASETS.specs()}
+    assert open_imported("mine").fingerprint == old.fingerprint
+    new = bring(path, replace=True, split_seed=1).meta
+    assert open_imported("mine").fingerprint == new.fingerprint != old.fingerprint
+    assert sorted(each.name for each in imported_root().iterdir()) == [".mine.lock", "mine"]
+
+
+def test_what_was_forgotten_does_not_come_back(tmp_path: Path, own: Any, bring: Bring) -> None:
+    bring(own.save(tmp_path / "f.npz"))
+    left = imported_root() / "mine.tmp-1" / "old"
+    left.mkdir(parents=True)
+    forget("mine")
+    assert "mine" not in {spec.id for spec in DATASETS.specs()}
+    assert not left.exists()
+
+
+def test_a_set_that_lies_elsewhere_by_a_link(tmp_path: Path, own: Any, bring: Bring) -> None:
+    path = own.save(tmp_path / "f.npz")
+    print_ = bring(path).meta.fingerprint
+    (imported_root() / "mine").rename(tmp_path / "mine")
+    (imported_root() / "mine").symlink_to(tmp_path / "mine")
+    assert open_imported("mine").fingerprint == print_
+    forget("mine")
+    assert not (imported_root() / "mine").exists()
+    assert (tmp_path / "mine" / "meta.json").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2, "name": "mine"}', "{}", "null"])
