@@ -136,7 +136,7 @@ def _side(group: Group, scores: list[NDArray[Any]], rows: Sequence[Group]) -> Si
     # Two rows of a name differ in their batch norm.
     several = sum(other.name == group.name for other in rows) > 1
     name = f"{group.name}, {batch_norm(first)}" if several else group.name
-    return Side(name, summary, np.mean(scores, axis=0) * scale, keys)
+    return Side(name, summary, np.stack(scores).mean(axis=0, dtype=np.float64) * scale, keys)
 
 
 def _found(rows: Sequence[Group], name: str, norm: str | None) -> Group:

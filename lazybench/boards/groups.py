@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from lazybench.stats import Difference, paired_difference, paired_estimate
 from lazybench.variance import Estimate
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 # Settings that a column shows, so that neither the row's name nor the board's head needn't.
 SHOWN = frozenset({"batch_norm"})
@@ -23,6 +24,8 @@ TRANSDUCTIVE = "transductive"
 """The batch norm that stands for an agent's row where none is named."""
 _LONGEST_OVERRIDES = 80
 _AGREE = 1e-4
+_LARGEST_SCORE = 1e100
+"""Squares of larger ones leave the floats: they have neither an interval nor a difference."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,21 @@ class Group:
         return [packed.unpack() for packed in told if packed is not None]
 
 
+def bounded(value: float) -> float:
+    """`value` as the nearest finite float, also a whole number of any size; NaN stays."""
+    return float(min(max(value, -sys.float_info.max), sys.float_info.max))
+
+
+def is_usable(values: ArrayLike) -> bool:
+    """Return whether numbers are finite and small enough that their squares are finite too."""
+    import numpy as np
+
+    # A comparison with NaN is False.
+    return bool((np.abs(np.asarray(values, np.float64)) <= _LARGEST_SCORE).all())
+
+
 def _is_mean_of(score: float, scores: NDArray[Any]) -> bool:
-    if scores.size == 0:
+    if scores.size == 0 or not is_usable(scores):
         return False
     mean = float(scores.astype("<f8").mean())
     return math.isfinite(mean) and abs(mean - score) <= _AGREE * max(1.0, abs(score))
@@ -111,8 +127,7 @@ def score_of(record: Record) -> float | None:
     if metric is not None:
         return metric.value
     scores = record.trials.scores_array()
-    mean = float(scores.astype("<f8").mean()) if scores.size else math.nan
-    return mean if math.isfinite(mean) else None
+    return float(scores.astype("<f8").mean()) if scores.size and is_usable(scores) else None
 
 
 def factor(record: Record) -> float:
@@ -122,7 +137,7 @@ def factor(record: Record) -> float:
 
 def end_of(value: float, record: Record) -> float:
     """Return the end of an interval on the board; that of a fraction stays within 0 and 100 %."""
-    return 100 * min(max(value, 0.0), 1.0) if record.env.unit == "fraction" else value
+    return 100 * min(max(value, 0.0), 1.0) if record.env.unit == "fraction" else bounded(value)
 
 
 def difference(group: Group, other: Group) -> Difference | None:

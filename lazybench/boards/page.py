@@ -201,10 +201,11 @@ def _shown(name: str, text: str, row: Row, span: tuple[float, float] | None) -> 
     if name != "score" or row.score is None or span is None:
         return Shown(text, rounded(value))
     low, high = span
-    ends = (row.score if end is None else end for end in (row.lo, row.hi))
-    scale = 100 / (high - low)
-    left, right = (round((end - low) * scale, 2) for end in ends)
-    middle = round((row.score - low) * scale, 2)
+    ends = (row.score if end is None else end for end in (row.lo, row.score, row.hi))
+    # Halves, since the greatest numbers are further apart than any number is large.
+    left, middle, right = (
+        round(100 * ((end / 2 - low / 2) / (high / 2 - low / 2)), 2) for end in ends
+    )
     return Shown(text, rounded(value), (left, round(right - left, 2), middle))
 
 
@@ -225,7 +226,7 @@ def _span(board: Board) -> tuple[float, float] | None:
         for end in (row.score, row.lo, row.hi)
         if end is not None
     ]
-    return (min(ends), max(ends)) if ends and max(ends) > min(ends) else None
+    return (min(ends), max(ends)) if ends and max(ends) / 2 > min(ends) / 2 else None
 
 
 def _facts(found: Pictures) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from lazybench.boards.build import Board
-from lazybench.boards.groups import factor
+from lazybench.boards.groups import bounded, factor
 from lazybench.boards.rows import Row
 from lazybench.records.atomic import canonical_json
 from lazybench.records.schema import Record
@@ -36,6 +36,9 @@ _TRAINING = ("train_cpu_s", "train_wall_s", "image_gradients", "gradient_equival
 _ON_VALIDATION = "LT+dev"
 """The track of long-tailed streams whose training sees the images that validation counts."""
 _QUERY_STEPS = 160
+_MOST_QUERIES = 1 << 53
+_LARGEST = 1e100
+"""Greater numbers are drawn here: axes need room, and differences must stay within the floats."""
 
 
 @dataclass(frozen=True)
@@ -172,17 +175,19 @@ def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> Pictures:
 
 def _series(name: str, row: Row, records: Sequence[Record], *, by_images: bool) -> Series:
     costs = {
-        cost: float(value) for cost, _ in COSTS if (value := getattr(row, cost, None)) is not None
+        cost: _clipped(value)
+        for cost, _ in COSTS
+        if (value := getattr(row, cost, None)) is not None
     }
     if row.train_wall_s == 0 and not row.outer_steps:
         costs = dict.fromkeys(_TRAINING, 0.0) | costs
-    costs |= {measure: value for measure, _, value in row.measures if measure == "mean_queries"}
+    costs |= {name: _clipped(value) for name, _, value in row.measures if name == "mean_queries"}
     return Series(
         name=name,
         ranked=row.rank is not None,
-        score=float(row.score or 0.0),
-        lo=row.lo,
-        hi=row.hi,
+        score=_clipped(row.score or 0.0),
+        lo=None if row.lo is None else _clipped(row.lo),
+        hi=None if row.hi is None else _clipped(row.hi),
         costs=costs,
         learning=tuple(
             points for record in records if (points := _learning(record, by_images=by_images))
@@ -191,20 +196,35 @@ def _series(name: str, row: Row, records: Sequence[Record], *, by_images: bool) 
     )
 
 
+def _clipped(value: float) -> float:
+    return min(max(float(value), -_LARGEST), _LARGEST)
+
+
 def _learning(record: Record, *, by_images: bool) -> Points:
     """Validations of one run; a point without a step or a value is left out."""
     scale = 1.0 if record.env.family == "attack" else factor(record)
-    steps = record.cost.outer_steps or 0
-    per_step = (record.cost.image_gradients or 0) / steps if by_images and steps else 1.0
-    return tuple(
+    steps = bounded(record.cost.outer_steps or 0)
+    images = bounded(record.cost.image_gradients or 0)
+    per_step = images / steps if by_images and steps else 1.0
+    points = (
         (float(point["step"]) * per_step, float(point["val"]) * scale)
         for point in record.curve
-        if _is_number(point.get("step")) and _is_number(point.get("val"))
+        if is_drawable(point.get("step")) and is_drawable(point.get("val"))
     )
+    return tuple((x, y) for x, y in points if is_drawable(x) and is_drawable(y))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def is_drawable(value: Any) -> TypeGuard[float]:
+    """Return whether a value is a number that a picture can show; NaN isn't."""
+    return isinstance(value, int | float) and abs(value) <= _LARGEST
+
+
+def gamma_counts(diagnostics: Mapping[str, Any]) -> dict[str, float]:
+    """How often a lazy agent chose each gamma; empty for others, and where a count is none."""
+    told = diagnostics.get("gamma_histogram")
+    counts = told if isinstance(told, Mapping) else {}
+    sound = all(is_drawable(count) and count >= 0 for count in counts.values())
+    return dict(counts) if sound and 0 < sum(counts.values()) <= _LARGEST else {}
 
 
 def _success(records: Sequence[Record]) -> Points:
@@ -219,7 +239,7 @@ def _success(records: Sequence[Record]) -> Points:
             return ()
         firsts.append(np.where(column.unpack() > 0, column.unpack(), np.inf))
         told = record.env.protocol.get("query_budget")
-        budget = max(budget, told if isinstance(told, int) else 1)
+        budget = max(budget, min(told, _MOST_QUERIES) if isinstance(told, int) else 1)
     if not firsts:
         return ()
     counts = np.unique(np.geomspace(1, budget, _QUERY_STEPS).round().astype(int))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lazybench.boards.groups import factor
+from lazybench.boards.groups import bounded, factor
+from lazybench.boards.pictures import gamma_counts, is_drawable
 from lazybench.boards.plots import as_bytes, panels
 from lazybench.errors import UsageError
 from lazybench.records.schema import Record
@@ -27,11 +28,11 @@ def record_picture(record: Record) -> bytes:
         LazybenchError: matplotlib isn't installed.
     """
     painters: list[Callable[[Axes, Record], None]] = []
-    if any(isinstance(point.get("val"), int | float) for point in record.curve):
+    if _points(record):
         painters.append(_curve)
-    if record.diagnostics.get("gamma_histogram"):
+    if gamma_counts(record.diagnostics):
         painters.append(_gammas)
-    if record.trials.n:
+    if _trial_scores(record):
         painters.append(_scores)
     if not painters:
         raise UsageError(
@@ -52,9 +53,8 @@ def record_picture(record: Record) -> bytes:
 def _curve(axes: Axes, record: Record) -> None:
     attack = record.env.family == "attack"
     scale = 1.0 if attack else factor(record)
-    points = [(p["step"], p["val"]) for p in record.curve if isinstance(p.get("val"), int | float)]
-    steps, values = zip(*points, strict=True)
-    axes.plot(steps, [value * scale for value in values], "o-", color=_BLUE, markersize=4)
+    steps, values = zip(*_points(record), strict=True)
+    axes.plot(steps, [bounded(value * scale) for value in values], "o-", color=_BLUE, markersize=4)
     told = f"validation {record.env.metric} ({_unit(record)})"
     axes.set_ylabel("validation error (MSE)" if attack else told)
     axes.set_xlabel("meta-iterations" if record.env.family == "fewshot" else "updates")
@@ -63,8 +63,8 @@ def _curve(axes: Axes, record: Record) -> None:
 
 
 def _gammas(axes: Axes, record: Record) -> None:
-    counts = record.diagnostics["gamma_histogram"]
-    total = sum(counts.values()) or 1
+    counts = gamma_counts(record.diagnostics)
+    total = sum(counts.values())
     shares = [100 * count / total for count in counts.values()]
     axes.bar(range(len(shares)), shares, width=0.75, color=_ORANGE)
     axes.set_xticks(range(len(shares)), list(counts), fontsize=8)
@@ -75,8 +75,7 @@ def _gammas(axes: Axes, record: Record) -> None:
 
 def _scores(axes: Axes, record: Record) -> None:
     scale = factor(record)
-    packed = record.trials.scores
-    scores = [] if packed is None else [score * scale for score in packed.unpack().tolist()]
+    scores = _trial_scores(record)
     if set(scores) <= {0.0, scale}:
         won = sum(1 for score in scores if score)
         axes.bar((0, 1), (len(scores) - won, won), width=0.6, color=_BLUE)
@@ -86,6 +85,19 @@ def _scores(axes: Axes, record: Record) -> None:
     axes.set_xlabel(f"{record.env.metric} of a trial ({_unit(record)})")
     axes.set_ylabel("trials")
     axes.set_title(f"{len(scores):,} test trials", fontsize=9, loc="left")
+
+
+def _points(record: Record) -> list[tuple[float, float]]:
+    """Step and value of each validation that can be drawn."""
+    points = [(point.get("step"), point.get("val")) for point in record.curve]
+    return [(x, y) for x, y in points if is_drawable(x) and is_drawable(y)]
+
+
+def _trial_scores(record: Record) -> list[float]:
+    """The trials' scores in the board's unit; empty where one can't be drawn."""
+    packed, scale = record.trials.scores, factor(record)
+    scores = [] if packed is None else [score * scale for score in packed.unpack().tolist()]
+    return scores if all(map(is_drawable, scores)) else []
 
 
 def _unit(record: Record) -> str:

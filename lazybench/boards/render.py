@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from lazybench.boards.build import Board
+from lazybench.boards.groups import bounded
 from lazybench.boards.reported import place_text, value_text
 from lazybench.boards.rows import Row
 from lazybench.records.atomic import canonical_json
@@ -17,6 +18,8 @@ from lazybench.records.reported import Reported
 
 COMMAND = "lazybench leaderboard --write"
 _DIGITS = 6
+_LONG = 1e15
+"""From here on numbers are shown by their power of ten."""
 _PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._,:=+/()%-]*[A-Za-z0-9)%])?")
 _MARKUP = re.compile(r"([\\`*_{}\[\]#|~!^$])")
 _NUMBER = re.compile(r"([0-9]+)")
@@ -53,7 +56,7 @@ def number_text(value: float | None, unit: str) -> str:
     """A score as boards show it: two decimals of a percentage, else four digits."""
     if value is None:
         return ""
-    return f"{value:.2f}" if unit == "%" else f"{value:.4g}"
+    return f"{value:.2f}" if unit == "%" and abs(value) < _LONG else f"{value:.4g}"
 
 
 def _score(row: Row, unit: str) -> str:
@@ -74,11 +77,15 @@ def _difference(row: Row, unit: str) -> str:
 
 def count_text(value: float | None) -> str:
     """A count as boards show it, thousands apart; empty for None."""
-    return "" if value is None else f"{value:,.0f}"
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) < _LONG else f"{bounded(value):.4g}"
 
 
 def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+    if value is None:
+        return ""
+    return f"{value:.1f}" if value < _LONG else f"{value:.4g}"
 
 
 def _tuning(row: Row) -> str:

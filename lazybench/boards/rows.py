@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lazybench.boards.groups import Group, batch_norm, end_of, factor, rank_group, score_of
+from lazybench.boards.groups import (
+    Group,
+    batch_norm,
+    bounded,
+    end_of,
+    factor,
+    is_usable,
+    rank_group,
+    score_of,
+)
 from lazybench.records.parts import Cost
 from lazybench.records.schema import Record
 from lazybench.stats import Difference, over_seeds
@@ -128,8 +137,8 @@ def _loss(record: Record) -> str:
 
 
 def _mean(costs: Sequence[Cost], name: str) -> float | None:
-    values = [value for cost in costs if (value := getattr(cost, name)) is not None]
-    return sum(values) / len(values) if values else None
+    values = [bounded(value) for cost in costs if (value := getattr(cost, name)) is not None]
+    return bounded(sum(values) / len(values)) if values else None
 
 
 def row_of(group: Group, *, mixed_devices: bool) -> Row:
@@ -144,14 +153,14 @@ def row_of(group: Group, *, mixed_devices: bool) -> Row:
     if trials is not None:
         summary = over_seeds(trials)
         ends = (summary.lo, summary.hi)
-    elif len(values) > 1:
+    elif len(values) > 1 and is_usable(values):
         # No trials behind the score: the seeds are all that is random.
         summary = over_seeds([[value] for value in values])
         ends = (summary.lo, summary.hi)
     elif (metric := scored[0].metrics.get(first.env.metric)) is not None:
         ends = metric.ci95 or ends
     lo, hi = (None if x is None or not math.isfinite(x) else end_of(x, first) for x in ends)
-    spread = statistics.stdev(values) * scale if len(values) > 1 else None
+    spread = bounded(statistics.stdev(values) * scale) if len(values) > 1 else None
     metrics = [record.metrics.get(first.env.metric) for record in scored]
     counts = [record.trials.n for record in scored if record.trials.n]
     counts = counts or [metric.n for metric in metrics if metric is not None]
@@ -160,7 +169,7 @@ def row_of(group: Group, *, mixed_devices: bool) -> Row:
         ranks=None,
         agent=group.name,
         agent_id=first.agent.id,
-        score=mean * scale,
+        score=bounded(mean * scale),
         lo=lo,
         hi=hi,
         seed_std=spread,
@@ -217,7 +226,7 @@ def _facts(records: Sequence[Record]) -> dict[str, Any]:
         "parameters": None if network is None else network.parameters,
         "weights": None if network is None else network.weights,
         "rank_group": rank_group(records[0]),
-        "peak_memory_mb": max(peaks) / 1e6 if peaks else None,
+        "peak_memory_mb": bounded(max(peaks)) / 1e6 if peaks else None,
         "tuned": not any(record.untuned for record in records),
         "tuning_trials": _tuning(records, "trials"),
         "versions": tuple(sorted({record.code.version for record in records})),
@@ -236,7 +245,7 @@ def _measures(records: Sequence[Record]) -> tuple[tuple[str, str, float], ...]:
         if values:
             fraction = told[0].unit == "fraction"
             mean = sum(values) / len(values) * (100.0 if fraction else 1.0)
-            found.append((name, "%" if fraction else told[0].unit, mean))
+            found.append((name, "%" if fraction else told[0].unit, bounded(mean)))
     # Columns that are there only where a row has them, as those of further metrics.
     for name, unit, attribute in _TUNING:
         cost = _tuning(records, attribute)
@@ -248,8 +257,8 @@ def _measures(records: Sequence[Record]) -> tuple[tuple[str, str, float], ...]:
 def _tuning(records: Sequence[Record], name: str) -> float | None:
     """The mean of what a search of settings cost, over the records that tell it."""
     costs = [
-        value
+        bounded(value)
         for record in records
         if record.tuning is not None and (value := getattr(record.tuning, name)) is not None
     ]
-    return sum(costs) / len(costs) if costs else None
+    return bounded(sum(costs) / len(costs)) if costs else None

@@ -83,15 +83,17 @@ def reported_text(board: Board, *, columns: int | None = None) -> str:
 
 def gamma_text(diagnostics: Mapping[str, Any]) -> str:
     """Return one line on the gammas that a lazy agent chose, or an empty string for any other."""
-    histogram = diagnostics.get("gamma_histogram")
-    if not isinstance(histogram, Mapping) or not sum(histogram.values()):
+    from lazybench.boards.pictures import gamma_counts, is_drawable
+
+    histogram = gamma_counts(diagnostics)
+    if not histogram:
         return ""
     total = sum(histogram.values())
     shares = ", ".join(f"{gamma} {100 * n / total:.0f} %" for gamma, n in histogram.items())
     parts = [f"gammas chosen: {shares}"]
-    if (edge := diagnostics.get("gamma_edge_share")) is not None:
+    if is_drawable(edge := diagnostics.get("gamma_edge_share")):
         parts.append(f"{100 * edge:.0f} % at the grid's edge")
-    if (leap := diagnostics.get("mean_leap")) is not None:
+    if is_drawable(leap := diagnostics.get("mean_leap")):
         parts.append(f"mean leap {leap:.3g}")
     return "; ".join(parts)
 
