@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,10 @@ from lazybench.cli import options, out
 if TYPE_CHECKING:
     from lazybench.verify import Verification
 
-HELP = "Verify a record: its key, numbers and answers, and a sample of its trials, evaluated again."
+HELP = (
+    "Verify a record: its key, numbers and answers, and a sample of its trials, evaluated again. "
+    "Ends with 0 (reproduced, or consistent), 1 (refuted) or 3 (not reproducible here)."
+)
 EXAMPLES = (
     "lazybench verify 3f9c01d2",
     "lazybench verify leaderboards/records/glyphs-5way-1shot-v1/protonet/3f9c01d2aa17.json",
@@ -21,7 +25,13 @@ EXAMPLES = (
     "lazybench verify submitted.json --checkpoint their-run/ckpt/step-450",
     "lazybench verify 3f9c01d2 --retrain --json",
 )
-REFUTED = 1
+ENDS: Mapping[str, int] = {
+    "reproduced": 0,
+    "consistent": 0,
+    "refuted": 1,
+    "not reproducible here": 3,
+}
+"""Exit codes, by verdict."""
 
 RecordName = Annotated[
     str,
@@ -57,7 +67,7 @@ def verify_command(  # noqa: PLR0913 - one parameter for each option
     record: RecordName,
     trials: Annotated[
         int,
-        typer.Option("--trials", "-n", min=0, help="Evaluate so many again; 0: answers alone."),
+        typer.Option("--trials", "-n", min=0, help="Evaluate so many again; 0: judge answers."),
     ] = 50,
     checkpoint: Checkpoint = None,
     retrain: Retrain = False,
@@ -74,7 +84,7 @@ def verify_command(  # noqa: PLR0913 - one parameter for each option
 
     Raises:
         LazybenchError: as `lazybench.verify.verify` has it.
-        typer.Exit: the record is refuted.
+        typer.Exit: the record is refuted, or couldn't be reproduced.
     """
     options.one_source(checkpoint, retrain, init)
     from lazybench.cli.progress import watching
@@ -93,23 +103,42 @@ def verify_command(  # noqa: PLR0913 - one parameter for each option
             watch=watch,
         )
     if json:
-        out.as_json(asdict(found) | {"verified": found.verified})
+        told = {"verdict": found.verdict, "verified": found.verified}
+        out.as_json(asdict(found) | told)
     else:
         out.line(_text(found))
-    if not found.verified:
-        raise typer.Exit(REFUTED)
+    if code := ENDS[found.verdict]:
+        raise typer.Exit(code)
 
 
 def _text(found: Verification) -> str:
-    """The record's name, a line for each check, and the verdict."""
+    """The record's name, a line for each check, what wasn't checked, and the verdict."""
     marks = {True: "ok", False: "WRONG", None: "-"}
     rows = [(marks[each.ok], each.check, each.detail) for each in found.findings]
     head = f"{found.agent} on {found.env}, {found.key[:12]}" if found.key else str(found.path)
-    if not found.verified:
-        verdict = "refuted: " + "; ".join(f.detail for f in found.findings if f.ok is False)
-    elif found.trials:
-        again = "" if found.seed is None else f" (the same sample again: --seed {found.seed})"
-        verdict = f"verified, with {found.trials} trials evaluated again{again}"
+    left = [f"unchecked: {'; '.join(found.unchecked)}"] if found.unchecked else []
+    table = out.table(("", "check", "what was found"), rows)
+    return "\n".join([head, table, *left, f"{found.verdict}: {_why(found)}"])
+
+
+def _why(found: Verification) -> str:
+    """What a verdict rests on, in a sentence."""
+    if found.verdict == "refuted":
+        return "; ".join(f.detail for f in found.findings if f.ok is False)
+    if not found.trials:
+        return "nothing speaks against it; no trial was evaluated again"
+    again = "" if found.seed is None else f" (the same sample again: --seed {found.seed})"
+    trials = f"{found.trials} trials evaluated again"
+    if found.verdict == "not reproducible here":
+        return f"nothing speaks against it; {trials} tell neither way{again}"
+    if found.equal:
+        what = f"{trials} are equal to the last bit"
     else:
-        verdict = "nothing speaks against it; no trial was evaluated again"
-    return "\n".join([head, out.table(("", "check", "what was found"), rows), verdict])
+        what = f"{trials} differ by no more than other arithmetic explains"
+    if found.seed is None or found.finds is None:
+        return f"{what}{again}"
+    kind = "" if found.equal else " beyond that"
+    return (
+        f"{what}; had {100 * found.finds:.2g} % of its trials been forged{kind}, the sample would "
+        f"have found it with 95 %{again}"
+    )

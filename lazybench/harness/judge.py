@@ -122,17 +122,31 @@ def judge(  # noqa: PLR0913 - what is judged, by what, from where to where, and 
     rows = env.num_envs
     for turn in range(start, trials, rows * ranks.size()):
         first = turn + rows * ranks.rank()
-        block = _block(env, policy, metric, first, trials, columns) if first < trials else None
+        block = None
+        if first < trials:
+            whole = judge_block(env, policy, metric, np.arange(first, first + rows), columns)
+            block = _first_of(whole, min(rows, trials - first))
         yield from (found for found in ranks.gathered(block) if found is not None)
 
 
-def _block(
-    env: Any, policy: Any, metric: str, first: int, trials: int, columns: tuple[str, ...]
+def judge_block(
+    env: Any, policy: Any, metric: str, trials: NDArray[np.int64], columns: tuple[str, ...]
 ) -> Judged:
-    """One block of judged trials, from `first`."""
+    """Return one block of judged trials of a vector environment, in their order.
+
+    Args:
+        env: of as many rows as there are trials.
+        policy: what answers.
+        metric: the environment's.
+        trials: `[R]`, any ones.
+        columns: names of further numbers that the last info of each trial tells.
+
+    Raises:
+        ContractError: the policy's answers have a wrong shape, type or range.
+    """
     rows = env.num_envs
     clock = Clock()
-    observation, _ = env.reset(options={"trials": np.arange(first, first + rows)})
+    observation, _ = env.reset(options={"trials": trials})
     told = {name: np.zeros(rows) for name in (metric, *columns)}
     done = np.zeros(rows, dtype=np.bool_)
     memory: Any = None
@@ -145,13 +159,19 @@ def _block(
         for name in told.keys() & info.keys():
             fresh = np.asarray(info.get(f"_{name}", np.ones(rows, dtype=np.bool_)))
             told[name][fresh] = np.asarray(info[name])[fresh]
-    count = min(rows, trials - first)
     if answers is None:
         raise ContractError("an environment must take at least one action in each trial")
-    named = {name: told[name][:count] for name in columns}
-    scores = told[metric][:count]
+    named = {name: told[name] for name in columns}
     # A plain dict: ranks send blocks to each other.
-    return Judged(first, scores, answers[:count], *clock.seconds(), {}, named)
+    return Judged(int(trials[0]), told[metric], answers, *clock.seconds(), {}, named)
+
+
+def _first_of(block: Judged, count: int) -> Judged:
+    """The first trials of a block."""
+    named = {name: part[:count] for name, part in block.columns.items()}
+    return block._replace(
+        scores=block.scores[:count], answers=block.answers[:count], columns=named
+    )
 
 
 def judge_all(  # noqa: PLR0913 - what is judged, on what, who hears, and since when

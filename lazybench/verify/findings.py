@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Verdict = Literal["reproduced", "consistent", "not reproducible here", "refuted"]
 
 
 @dataclass(frozen=True)
@@ -12,7 +16,7 @@ class Finding:
 
     Attributes:
         check: what was looked at: file, key, environment, trials, settings, answers, numbers,
-            network, checkpoint, scores.
+            network, training, checkpoint, scores.
         ok: whether it holds; None where nothing could be said.
         detail: one line on what was found; where it doesn't hold, on what differs.
     """
@@ -34,7 +38,11 @@ class Verification:
         findings: all checks, in the order in which they were made.
         trials: trials that were evaluated again, 0 for none.
         exact: whether equal scores were asked for; False where they may differ by a tolerance.
+        equal: whether all that was evaluated again is equal to the last bit.
+        finds: the smallest share of forged trials of which a sample of this size holds one with a
+            chance of 95 %; None where no trial was evaluated again.
         seed: what the sample of trials was drawn with; None where none was drawn.
+        unchecked: what of the record nothing was said about.
     """
 
     path: Path
@@ -44,14 +52,32 @@ class Verification:
     findings: tuple[Finding, ...]
     trials: int = 0
     exact: bool = False
+    equal: bool = False
+    finds: float | None = None
     seed: int | None = None
+    unchecked: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it comes to.
+
+        `reproduced`: trials that were evaluated again are equal to the last bit. `consistent`: they
+        are within what another platform explains. `not reproducible here`: none could be evaluated
+        again, or they tell nothing. `refuted`: a check failed.
+        """
+        if refuted(self.findings):
+            return "refuted"
+        shown = any(each.check == "scores" and each.ok for each in self.findings)
+        if not (self.trials and shown):
+            return "not reproducible here"
+        return "reproduced" if self.equal else "consistent"
 
     @property
     def verified(self) -> bool:
-        """Whether nothing that was looked at speaks against the record."""
-        return all(finding.ok is not False for finding in self.findings)
+        """Whether the record was reproduced, or is consistent with what was evaluated here."""
+        return self.verdict in ("reproduced", "consistent")
 
 
-def refuted(findings: list[Finding]) -> bool:
+def refuted(findings: Iterable[Finding]) -> bool:
     """Return whether a check failed."""
     return any(finding.ok is False for finding in findings)

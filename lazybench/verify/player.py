@@ -19,6 +19,7 @@ from lazybench.harness.trained import find_run, read_weights
 from lazybench.harness.transfer import check_backbone, check_code, moved
 from lazybench.harness.watch import Watch
 from lazybench.records import Record, Store
+from lazybench.records.atomic import plain
 from lazybench.records.store import first_difference
 from lazybench.specs import EnvSpec
 from lazybench.verify.contents import spec_of
@@ -136,21 +137,24 @@ def trained_policy(
         Interrupted: a signal stopped a training at a checkpoint; the same call continues.
     """
     whole = hasattr(made.agent, "fit")
+    counters: list[Finding] = []
     if source.retrain or not made.spec.trains:
         progress, policy = _trained(record, made, source, device, watch)
         if whole:
             return policy, [Finding("checkpoint", None, "trained again; the agent keeps no state")]
         state = _state_at(progress, record)
+        counters += [_check_counters(record, progress)] if made.spec.trains else []
     elif whole:
         raise UsageError(
             f"'{record.agent.id}' trains in a loop of its own and keeps no state; train it again "
             f"with --retrain ({_how_long(record)})"
         )
     else:
-        state, finding = _kept_state(record, source)
-        if finding is not None:
-            return None, [finding]
-    findings = [_check_state(record, state)] if record.checkpoint is not None else []
+        state, found = _kept_state(record, source)
+        if isinstance(found, Finding):
+            return None, [found]
+        counters.append(_check_counters(record, found))
+    findings = [*counters, *([_check_state(record, state)] if made.spec.trains else [])]
     if record.trained_on is not None:
         state = moved(made, state, env.task)
     return made.agent.policy(checkpoint.to_device(state, device)), findings
@@ -236,8 +240,8 @@ def _state_at(progress: Progress, record: Record) -> Any:
     return progress.state if step == progress.step != progress.best_step else progress.best
 
 
-def _kept_state(record: Record, source: StateSource) -> tuple[Any, Finding | None]:
-    """The state that a run left behind; a finding where it is that of another run.
+def _kept_state(record: Record, source: StateSource) -> tuple[Any, Progress | Finding]:
+    """The state that a run left behind, and how far it came; a finding for that of another run.
 
     Raises:
         UnknownName: the run isn't there.
@@ -255,7 +259,7 @@ def _kept_state(record: Record, source: StateSource) -> tuple[Any, Finding | Non
                 f"--checkpoint {source.checkpoint} is neither a run's folder nor one of its "
                 f"ckpt/step-N: {error}"
             ) from error
-        return _state_at(progress, record), None
+        return _state_at(progress, record), progress
     fit = record.fit or record.key
     name = str(folder) if folder is not None else fit[:12]
     if folder is None and not any(run.key12 == fit[:12] for run in list_runs(source.runs)):
@@ -271,8 +275,69 @@ def _kept_state(record: Record, source: StateSource) -> tuple[Any, Finding | Non
         detail = f"{run.folder} is another run: {name} is {old} in the record and {new} there"
         return None, Finding("checkpoint", False, detail)
     if step is None or step == run.progress.best_step:
-        return run.progress.best, None
-    return run.state(str(step))[0], None
+        return run.progress.best, run.progress
+    return run.state(str(step))[0], run.progress
+
+
+def check_updates(record: Record, made: Made, task: Any) -> Finding | None:
+    """Return whether a record tells of as many updates as its settings plan.
+
+    None for agents without training, or with a loop of their own.
+
+    Args:
+        record: the record.
+        made: its agent.
+        task: of the environment that it was trained on.
+    """
+    if not made.spec.trains or hasattr(made.agent, "fit"):
+        return None
+    planned = made.agent.plan(task).updates
+    told, step = record.cost.outer_steps, 0 if record.checkpoint is None else record.checkpoint.step
+    last = max((int(point.get("step") or 0) for point in record.curve), default=0)
+    if told is not None and told != planned:
+        detail = f"the record tells of {told} updates; its settings plan {planned}"
+        return Finding("updates", False, detail)
+    if max(step, last) > planned:
+        where = "checkpoint" if step > planned else "curve"
+        detail = f"the {where} of the record is of {max(step, last)} updates, planned are {planned}"
+        return Finding("updates", False, detail)
+    return Finding("updates", True, f"{planned}, as its settings plan")
+
+
+_CURVE = ("step", "val", "loss")
+_COUNTS = ("inner_steps", "image_gradients", "gradient_equivalents")
+
+
+def _check_counters(record: Record, progress: Progress) -> Finding:
+    """Whether a training counted what the record says: updates, work and validation scores.
+
+    A checkpoint from the midst of a training has counted less, and the begin of the curve.
+    """
+    updates = record.cost.outer_steps
+    if updates is not None and updates < progress.step:
+        detail = f"updates are {updates} in the record, and {progress.step} in the training"
+        return Finding("counters", False, detail)
+    whole = updates in (None, progress.step)
+    told: dict[str, Any] = {}
+    here: dict[str, Any] = {}
+    for name in _COUNTS:
+        counted = progress.totals.get(name)
+        if whole and counted is not None and getattr(record.cost, name) is not None:
+            told[name] = float(getattr(record.cost, name))
+            # Records keep whole counts.
+            here[name] = counted if told[name] == counted else float(round(counted))
+    # A judgement of a transferred state has no curve, and the record of its fit isn't at hand.
+    if record.curve:
+        points = len(record.curve) if whole else len(progress.curve)
+        for where, curve in ((told, record.curve), (here, progress.curve)):
+            where["curve"] = [
+                [plain(point.get(name)) for name in _CURVE] for point in curve[:points]
+            ]
+    found = first_difference(told, here)
+    if found is None:
+        return Finding("counters", True, f"{progress.step} updates; work and curve as recorded")
+    name, old, new = found
+    return Finding("counters", False, f"{name} is {old} in the record, and {new} in the training")
 
 
 def _check_state(record: Record, state: Any) -> Finding:

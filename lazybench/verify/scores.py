@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench.harness import facts
-from lazybench.harness.judge import Judged, judge
+from lazybench.harness.judge import Judged, judge, judge_block
 from lazybench.harness.watch import Watch
 from lazybench.records import Record
 from lazybench.specs import EnvSpec
@@ -21,6 +22,15 @@ TRIAL_SHARE = 0.1
 
 MEAN_SHARE = 0.01
 """How far the mean over the sampled trials may be off there, likewise."""
+
+DRIFT = 1e-3
+"""Share of honest records that the tests of drift refute elsewhere, at most: one in a thousand."""
+
+FOUND = 0.95
+"""Chance with which a sample holds one of the forged trials that it is said to find."""
+
+_DRAWS, _SIGNS = 10, 10_000
+_MOST_SIGNS = 200
 
 RETRAINED_SHARE = 0.2
 """How far that mean may be off for a state that other arithmetic trained: another model.
@@ -68,48 +78,125 @@ def same_platform(record: Record, device: str) -> bool:
 def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it, and who hears
     record: Record, spec: EnvSpec, env: Any, policy: Any, wanted: int, seed: int, watch: Watch
 ) -> Again:
-    """Return about `wanted` of a record's trials, evaluated again.
+    """Return `wanted` of a record's trials, each drawn by itself by `seed`, evaluated again.
 
-    They come in the blocks in which the run computed them, since rounding may depend on what lies
-    beside a trial; which blocks is drawn by `seed`. Where the test is one pass, that is all of it.
+    Rounding may depend on a trial's row in its block and, rarely, on what lies in the other rows.
+    So each trial is evaluated in the row that it had in the run, beside others of the sample, and
+    one that doesn't give what is stored once more in the block that it had: that counts. Where the
+    test is one pass, that is all of it.
     """
     rows, n = env.num_envs, record.trials.n
-    firsts = _firsts(spec, rows, n, wanted, np.random.Generator(np.random.Philox(seed)))
-    watch.stage("verify", len(firsts) * rows)
-    judged: list[Judged] = []
-    for first in firsts.tolist():
-        judged += judge(
-            env,
-            policy,
-            spec.metric,
-            min(n, first + rows),
-            start=first,
-            seed=record.seed,
-            columns=spec.columns,
-        )
-        mean = float(np.concatenate([block.scores for block in judged]).mean())
-        watch.advance(rows, {spec.metric: mean})
+    if spec.vector_target is None:
+        watch.stage("verify", n)
+        found = [
+            (np.arange(len(block.scores)), block)
+            for block in judge(env, policy, spec.metric, n, seed=record.seed, columns=spec.columns)
+        ]
+        watch.advance(n, {spec.metric: float(found[0][1].scores.mean())})
+        watch.finished()
+        return _gathered(found, spec.columns)
+    rng = np.random.Generator(np.random.Philox(seed))
+    drawn = np.sort(rng.choice(n, min(n, wanted), replace=False)).astype(np.int64)
+    watch.stage("verify", len(drawn))
+    found = []
+    for block in _blocks(drawn, rows, n, apart=spec.apart):
+        judged = judge_block(env, policy, spec.metric, block, spec.columns)
+        found.append((block, judged))
+        watch.advance(rows, {spec.metric: float(judged.scores.mean())})
+    again = _of(_gathered(found, spec.columns), drawn)
+    odd = drawn[differing(record, again)]
+    if len(odd) and len(drawn) < n and not spec.apart:
+        found = []
+        for first in np.unique(odd // rows) * rows:
+            block = np.arange(first, first + rows)
+            found.append((block, judge_block(env, policy, spec.metric, block, spec.columns)))
+        again = _replaced(again, _of(_gathered(found, spec.columns), odd))
     watch.finished()
+    return again
+
+
+def _blocks(
+    drawn: NDArray[np.int64], rows: int, n: int, *, apart: bool
+) -> Iterator[NDArray[np.int64]]:
+    """Blocks `[rows]` that hold the drawn trials, each in the row that it had in the run.
+
+    A row without any repeats one of its own. Where trials are apart, any row will do.
+    """
+    if len(drawn) == n and not apart:
+        yield from np.arange(-(-n // rows) * rows).reshape(-1, rows)
+        return
+    if apart:
+        count = -(-len(drawn) // rows)
+        yield from np.resize(drawn, count * rows).reshape(-1, rows)
+        return
+    by_row = [drawn[drawn % rows == row] for row in range(rows)]
+    for turn in range(max(map(len, by_row))):
+        yield np.array([own[turn] if turn < len(own) else row for row, own in enumerate(by_row)])
+
+
+def _gathered(
+    found: Sequence[tuple[NDArray[np.int64], Judged]], columns: tuple[str, ...]
+) -> Again:
+    """Judged blocks as one, in their order."""
+    judged = [block for _, block in found]
     return Again(
-        np.concatenate([block.first + np.arange(len(block.scores)) for block in judged]),
+        np.concatenate([trials for trials, _ in found]),
         np.concatenate([block.scores for block in judged]).astype(np.float32),
         np.concatenate([block.answers for block in judged]),
-        {name: np.concatenate([block.columns[name] for block in judged]) for name in spec.columns},
+        {name: np.concatenate([block.columns[name] for block in judged]) for name in columns},
     )
 
 
-def _firsts(
-    spec: EnvSpec, rows: int, n: int, wanted: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """The first trial of each block to evaluate again, ascending."""
-    if spec.vector_target is None:
-        return np.zeros(1, np.int64)
-    if spec.apart:
-        # Any block will do, and there may be no trials past the last one to fill it up with.
-        return rng.integers(0, max(1, n - rows + 1), 1)
-    blocks = -(-n // rows)
-    count = min(blocks, -(-wanted // rows))
-    return np.sort(rng.choice(blocks, count, replace=False)) * rows
+def _of(again: Again, trials: NDArray[np.int64]) -> Again:
+    """Of trials evaluated again, these, in their order."""
+    _, firsts = np.unique(again.trials, return_index=True)
+    at = firsts[np.searchsorted(again.trials[firsts], trials)]
+    columns = {name: values[at] for name, values in again.columns.items()}
+    return Again(trials, again.scores[at], again.answers[at], columns)
+
+
+def _replaced(again: Again, newer: Again) -> Again:
+    """Trials evaluated again, some of them once more."""
+    at = np.searchsorted(again.trials, newer.trials)
+    scores, answers = again.scores.copy(), again.answers.copy()
+    scores[at], answers[at] = newer.scores, newer.answers
+    columns = {name: values.copy() for name, values in again.columns.items()}
+    for name, values in columns.items():
+        values[at] = newer.columns[name]
+    return Again(again.trials, scores, answers, columns)
+
+
+Pair = tuple[str, NDArray[Any], NDArray[Any]]
+
+
+def _pairs(record: Record, again: Again) -> list[Pair]:
+    """What is stored of some trials and what they gave now, `[m, …]` each, by name."""
+    pairs: list[Pair] = [("scores", record.trials.scores_array()[again.trials], again.scores)]
+    if record.trials.predictions is not None and again.answers.size:
+        told = record.trials.predictions.unpack()[again.trials]
+        pairs.append(("answers", told, again.answers.reshape(told.shape).astype(told.dtype)))
+    stored = dict(record.trials.columns)
+    for name, values in again.columns.items():
+        if name in stored:
+            told = stored[name].unpack()[again.trials]
+            pairs.append((name, told, values.astype(told.dtype)))
+    return pairs
+
+
+def differing(record: Record, again: Again) -> NDArray[np.bool_]:
+    """Return which trials, `[m]`, gave anything else than what is stored, to the last bit."""
+    odd: NDArray[np.bool_] = np.zeros(len(again.trials), np.bool_)
+    for _, told, now in _pairs(record, again):
+        odd |= ~_same(told, now)
+    return odd
+
+
+def _same(told: NDArray[Any], now: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows of `[m, …]` are equal; NaN is equal to NaN."""
+    kind = told.dtype.kind == "f"
+    same = np.isclose(told, now, rtol=0, atol=0, equal_nan=True) if kind else told == now
+    found: NDArray[np.bool_] = same.reshape(len(same), -1).all(axis=1)
+    return found
 
 
 def compare(record: Record, again: Again, *, exact: bool) -> list[Finding]:
@@ -118,42 +205,31 @@ def compare(record: Record, again: Again, *, exact: bool) -> list[Finding]:
     Args:
         record: the record.
         again: what its agent does now.
-        exact: whether they must be equal to the last bit; else scores may differ by a tolerance,
-            and answers and columns aren't compared.
+        exact: whether they must be equal to the last bit; else scores may differ as other
+            arithmetic explains.
     """
-    stored = record.trials.scores_array()[again.trials]
+    pairs = _pairs(record, again)
+    what = ", ".join(name for name, _, _ in pairs)
+    where = "" if exact else " on another platform"
+    if not differing(record, again).any():
+        detail = f"{len(again.trials)} trials evaluated again{where}: {what} equal to the last bit"
+        return [Finding("scores", True, detail)]
     if not exact:
-        return [_within(record, stored, again)]
-    findings = [_equal("scores", stored, again.scores, again.trials)]
-    named = dict(record.trials.columns)
-    if record.trials.predictions is not None and again.answers.size:
-        told = record.trials.predictions.unpack()[again.trials]
-        now = again.answers.reshape(told.shape).astype(told.dtype)
-        findings.append(_equal("answers", told, now, again.trials))
-    for name, values in again.columns.items():
-        if name in named:
-            told = named[name].unpack()[again.trials]
-            findings.append(_equal(name, told, values.astype(told.dtype), again.trials))
-    bad = [finding for finding in findings if finding.ok is False]
-    if bad:
-        return bad
-    what = ", ".join(finding.check for finding in findings)
-    detail = f"{len(again.trials)} trials evaluated again: {what} equal to the last bit"
-    return [Finding("scores", True, detail)]
+        return _elsewhere(record, again, pairs)
+    findings = [_equal(name, told, now, again.trials) for name, told, now in pairs]
+    return [finding for finding in findings if finding.ok is False]
 
 
 def _equal(what: str, told: NDArray[Any], now: NDArray[Any], trials: NDArray[np.int64]) -> Finding:
-    """Whether arrays `[m, …]` are equal; NaN is equal to NaN."""
-    kind = told.dtype.kind == "f"
-    same = np.isclose(told, now, rtol=0, atol=0, equal_nan=True) if kind else told == now
-    wrong = np.flatnonzero(~same.reshape(len(same), -1).all(axis=1))
+    """Whether arrays `[m, …]` are equal."""
+    wrong = np.flatnonzero(~_same(told, now))
     if not len(wrong):
         return Finding(what, True, "equal")
     at = int(wrong[0])
     if told.ndim == 1:
         values = f"{told[at]:.6g} stored, {now[at]:.6g} evaluated"
     else:
-        values = f"{int((~same[at]).sum())} of {same[at].size} differ"
+        values = f"{int((told[at] != now[at]).sum())} of {told[at].size} differ"
     return Finding(
         what,
         False,
@@ -162,16 +238,111 @@ def _equal(what: str, told: NDArray[Any], now: NDArray[Any], trials: NDArray[np.
     )
 
 
+def _elsewhere(record: Record, again: Again, pairs: Sequence[Pair]) -> list[Finding]:
+    """Whether other arithmetic explains how trials differ.
+
+    Where trials have numbers beside their score, they are paths of queries that part early, and say
+    nothing one by one; they are compared as distributions. Hits flip or don't, so that only their
+    mean has a tolerance.
+    """
+    named = [(name, told, now) for name, told, now in pairs if name != "answers"]
+    paths = bool(record.trials.columns)
+    findings = [] if paths else [_within(record, named[0][1], again)]
+    tests = [
+        (f"{name} {how}", p)
+        for name, told, now in named
+        for how, p in drifts(told, now, distribution=paths).items()
+    ]
+    level = DRIFT / len(tests)
+    if len(again.trials) < least_trials(level):
+        detail = (
+            f"{len(again.trials)} trials evaluated again on another platform differ, and are too "
+            f"few to tell whether by rounding: evaluate {least_trials(level)} or more (--trials)"
+        )
+        told = [each for each in findings if each.ok is False]
+        return told or [Finding("scores", None, detail)]
+    name, p = min(tests, key=lambda test: test[1])
+    detail = (
+        f"{len(again.trials)} trials evaluated again on another platform: {name}, p {p:.2g} "
+        f"(rounding gives less than {level:.2g} in one record of {1 / DRIFT:,.0f})"
+    )
+    if p < level:
+        return [*findings, Finding("drift", False, detail)]
+    if not findings:
+        findings = [Finding("scores", True, f"{detail}: no difference beyond chance")]
+    return [*findings, Finding("drift", True, detail)]
+
+
+def drifts(
+    told: NDArray[Any], now: NDArray[Any], *, distribution: bool = False
+) -> dict[str, float]:
+    """Return p-values of stored numbers `[m]` not being higher or lower than those of now.
+
+    Under rounding alone it is as likely that a trial's two numbers are the other way round. That
+    gives the chance of as many equal signs, and of a sum of differences as far from 0. With
+    `distribution`, Kolmogorov and Smirnov's p is there too, of both being draws of one distribution
+    (pairs that are alike make it larger, so that it accuses less). NaN is left out.
+    """
+    from scipy.stats import binomtest, ks_2samp
+
+    both = np.isfinite(told.astype(np.float64)) & np.isfinite(now.astype(np.float64))
+    left, right = (side[both].astype(np.float64) for side in (told, now))
+    apart = left - right
+    apart = apart[apart != 0]
+    found = {"of one sign": 1.0, "summed": 1.0}
+    if len(apart):
+        found["of one sign"] = float(binomtest(int((apart > 0).sum()), len(apart)).pvalue)
+        found["summed"] = _sum_p(apart)
+    if distribution:
+        found["as a distribution"] = float(ks_2samp(left, right).pvalue) if len(left) else 1.0
+    return found
+
+
+def _sum_p(apart: NDArray[np.float64]) -> float:
+    """The share of signs of differences that give a sum as far from 0."""
+    if len(apart) > _MOST_SIGNS:
+        from scipy.special import ndtr
+
+        # A sum of so many is normal, with the variance that the signs give it.
+        return float(2 * ndtr(-abs(apart.sum()) / np.sqrt((apart**2).sum())))
+    rng = np.random.Generator(np.random.Philox(0))
+    least, far = abs(apart.sum()) * (1 - 1e-9), 0
+    for _ in range(_DRAWS):
+        signs = 2.0 * rng.integers(0, 2, (_SIGNS, len(apart)), dtype=np.int8) - 1
+        far += int((np.abs(signs @ apart) >= least).sum())
+    return (1 + far) / (1 + _DRAWS * _SIGNS)
+
+
+def least_trials(level: float) -> int:
+    """Return how many trials it takes for equal signs of all to have a p below a level."""
+    return int(np.ceil(np.log2(2 / level)))
+
+
+def finds_share(n: int, m: int) -> float:
+    """Return the smallest share of forged trials of which a sample holds one with 95 %.
+
+    Args:
+        n: trials of the record.
+        m: of the sample, drawn one by one without putting back.
+    """
+    from scipy.stats import hypergeom
+
+    forged = np.arange(1, n + 1)
+    found = hypergeom.pmf(0, n, forged, m) <= 1 - FOUND
+    return float(forged[found][0] / n)
+
+
 def _within(record: Record, told: NDArray[np.float32], again: Again) -> Finding:
     """Whether scores are within what other arithmetic explains."""
-    scale, mean = _scale(record), _mean_off(told, again)
+    scale, mean = _scale(record), abs(_mean_off(told, again))
     apart = np.abs(told.astype(np.float64) - again.scores)
     worst = int(apart.argmax())
-    within = mean <= MEAN_SHARE * scale and apart[worst] <= TRIAL_SHARE * scale
+    hits = bool(np.isin(record.trials.scores_array(), (0, 1)).all())
+    within = mean <= MEAN_SHARE * scale and (hits or apart[worst] <= TRIAL_SHARE * scale)
+    most = "" if hits else f" (allowed {TRIAL_SHARE * scale:.4g})"
     detail = (
         f"{len(apart)} trials evaluated again on another platform: mean off by {mean:.4g} (allowed "
-        f"{MEAN_SHARE * scale:.4g}), trial {again.trials[worst]} by {apart[worst]:.4g} (allowed "
-        f"{TRIAL_SHARE * scale:.4g})"
+        f"{MEAN_SHARE * scale:.4g}), trial {again.trials[worst]} by {apart[worst]:.4g}{most}"
     )
     return Finding("scores", bool(within), detail)
 
@@ -184,7 +355,7 @@ def compare_trained(record: Record, again: Again) -> list[Finding]:
     other arithmetic on one state explains, and by less than `RETRAINED_SHARE`.
     """
     scale = _scale(record)
-    mean = _mean_off(record.trials.scores_array()[again.trials], again)
+    mean = abs(_mean_off(record.trials.scores_array()[again.trials], again))
     detail = (
         f"{len(again.trials)} trials of a model trained by other arithmetic: mean off by "
         f"{mean:.4g} (up to {MEAN_SHARE * scale:.4g} agrees, more than "
@@ -202,4 +373,5 @@ def _scale(record: Record) -> float:
 
 
 def _mean_off(told: NDArray[np.float32], again: Again) -> float:
-    return abs(float(told.mean(dtype=np.float64) - again.scores.mean(dtype=np.float64)))
+    """How far the stored mean is above that of now."""
+    return float(told.mean(dtype=np.float64) - again.scores.mean(dtype=np.float64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,17 @@ from lazybench.verify.player import (
     StateSource,
     check_network,
     check_settings,
+    check_updates,
     remade,
     trained_policy,
 )
 from lazybench.verify.scores import (
     compare,
     compare_trained,
+    differing,
     draw_seed,
     evaluate_sample,
+    finds_share,
     same_platform,
 )
 from lazybench.verify.stored import read_record
@@ -78,6 +82,7 @@ def verify(  # noqa: PLR0913 - a public door
     told = Verification(path, record.key, record.agent.id, record.env.id, tuple(findings))
     if refuted(findings):
         return told
+    told = replace(told, unchecked=tuple(unchecked(record, trials=0, retrained=False)))
     if record.status != "ok":
         raise UsageError(
             f"the record says that the run {record.status} and has no scores to verify; run it "
@@ -100,6 +105,29 @@ def verify(  # noqa: PLR0913 - a public door
         return _rerun(told, record, spec, trials, source or StateSource(), seed, on, watch)
 
 
+def unchecked(record: Record, *, trials: int, retrained: bool) -> Iterator[str]:
+    """Yield what of a record nothing is said about.
+
+    Args:
+        record: the record.
+        trials: how many were evaluated again.
+        retrained: whether its training gave the same again.
+    """
+    yield "times, memory and machine"
+    if record.tuning is not None:
+        yield "the search of its settings"
+    if record.agent.trained_by == "lazybench" and not retrained:
+        yield "the training: length, data, seed, counts of work, curve (--retrain does it again)"
+    if record.agent.trained_by == "external":
+        yield "the model, and that it gave these answers"
+    elif not trials:
+        yield "what its agent does: settings, network, state, answers (--trials evaluates some)"
+    elif trials < record.trials.n:
+        yield f"whether its agent does the same on the other {record.trials.n - trials} trials"
+    if record.trials.predictions is None and trials < record.trials.n:
+        yield "scores of trials that weren't evaluated again: no answers are stored to judge by"
+
+
 def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     told: Verification,
     record: Record,
@@ -118,6 +146,8 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     home_task = env.task if record.trained_on is None else open_env(home, 1, "test").task
     network = check_network(record, made, home_task)
     findings += [] if network is None else [network]
+    updates = check_updates(record, made, home_task)
+    findings += [] if updates is None else [updates]
     if refuted(findings):
         return replace(told, findings=tuple(findings))
     exact = same_platform(record, device)
@@ -126,7 +156,7 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     # Several processes sum gradients in another order than one does.
     if source.retrain and not (exact and record.world_size == 1):
         about = [replace(each, ok=each.ok or None) for each in about]
-        other = any(each.ok is None for each in about)
+        other = any(each.ok is None for each in about if each.check == "checkpoint")
     findings += about
     if refuted(findings):
         return replace(told, findings=tuple(findings))
@@ -134,11 +164,16 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     again = evaluate_sample(record, spec, env, policy, wanted, drawn, watch)
     exact = exact and not other
     findings += compare_trained(record, again) if other else compare(record, again, exact=exact)
-    whole = len(again.trials) == record.trials.n
+    count, n = len(again.trials), record.trials.n
+    state = [each for each in about if each.check == "checkpoint"]
+    retrained = source.retrain and not other and all(each.ok for each in state)
     return replace(
         told,
         findings=tuple(findings),
-        trials=len(again.trials),
+        trials=count,
         exact=exact,
-        seed=None if whole else drawn,
+        equal=not (other or differing(record, again).any()),
+        finds=None if other else finds_share(n, count),
+        seed=None if count == n else drawn,
+        unchecked=tuple(unchecked(record, trials=count, retrained=retrained)),
     )

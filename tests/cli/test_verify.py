@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lazybench.cli.verify import ENDS
 from lazybench.records import Store
 
 ENV = "sinusoid-5shot"
@@ -25,14 +26,19 @@ def test_a_record_is_verified_by_its_key(lazybench: Any, key: str) -> None:
     done = lazybench("verify", key, "--quiet")
     assert done.code == 0
     assert done.out.startswith(f"chance on {ENV}, {key}")
-    assert "verified, with 40 trials evaluated again" in done.out
+    assert done.out.rstrip().endswith(
+        "reproduced: 40 trials evaluated again are equal to the last bit"
+    )
+    assert "unchecked: times, memory and machine\n" in done.out
     done = lazybench("verify", key, "--quiet", "--json", "--trials", "8")
     told = json.loads(done.out)
-    assert (told["verified"], told["trials"], told["exact"]) == (True, 8, True)
-    assert (
-        f"--seed {told['seed']}"
-        in lazybench(*("verify", key, "--quiet", "-n", "8", "--seed", str(told["seed"]))).out
-    )
+    assert (told["verdict"], told["verified"]) == ("reproduced", True)
+    assert (told["trials"], told["exact"]) == (8, True)
+    # 12 of 40 are the fewest of which a sample of 8 holds one with 95 %.
+    assert told["finds"] == 12 / 40
+    done = lazybench("verify", key, "--quiet", "-n", "8", "--seed", str(told["seed"]))
+    assert f"--seed {told['seed']}" in done.out
+    assert "had 30 % of its trials been forged, the sample would have found it" in done.out
 
 
 def test_a_doctored_record_ends_with_1(lazybench: Any, key: str) -> None:
@@ -47,6 +53,21 @@ def test_a_doctored_record_ends_with_1(lazybench: Any, key: str) -> None:
     path.write_text(path.read_text()[:-40])
     done = lazybench("verify", str(path), "--quiet")
     assert (done.code, "refuted: not a record" in done.out) == (1, True)
+
+
+def test_each_verdict_has_its_exit_code(lazybench: Any, key: str) -> None:
+    (path,) = Path("leaderboards/records").rglob("*.json")
+    done = lazybench("verify", key, "--quiet", "--trials", "0")
+    assert done.code == 3
+    assert "not reproducible here: nothing speaks against it; no trial was" in done.out
+    assert "unchecked: times, memory and machine; what its agent does" in done.out
+    fields = json.loads(path.read_text())
+    fields["machine"]["processor"] = "another"
+    Path("there.json").write_text(json.dumps(fields))
+    done = lazybench("verify", "there.json", "--quiet")
+    assert done.code == 0
+    assert "reproduced: " in done.out, "equal to the last bit, whatever the platform"
+    assert ENDS == {"reproduced": 0, "consistent": 0, "refuted": 1, "not reproducible here": 3}
 
 
 def test_an_audit_tells_both_scores(lazybench: Any, key: str) -> None:
@@ -80,6 +101,8 @@ def test_trials_go_out_and_answers_come_back(lazybench: Any) -> None:
     told = json.loads(done.out)
     assert (told["kind"], told["config"]) == ("submitted", {"lr": 0.1})
     done = lazybench("verify", record.key12, "--quiet")
+    assert done.code == 3
+    assert "not reproducible here: " in done.out
     assert "nothing speaks against it; no trial was evaluated again" in done.out
 
 

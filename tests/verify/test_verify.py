@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ks_2samp, norm
 
 import lazybench
 from lazybench.errors import StoreError, UnknownName, UsageError
@@ -17,6 +19,7 @@ from lazybench.harness.transfer import TransferRequest, transfer
 from lazybench.records import Record, Trials, make_key
 from lazybench.stats import mean_interval
 from lazybench.verify import StateSource, audit, find_record, verify
+from lazybench.verify.scores import Again, _blocks, compare, drifts, finds_share
 
 PLAYERS = Path(__file__).parents[1] / "harness" / "players.py"
 GLYPHS, SINUS = "glyphs-5way-1shot", "sinusoid-5shot"
@@ -41,12 +44,17 @@ def learned(tmp_path_factory) -> tuple[Record, StateSource]:
     return made, StateSource(out=out, runs=runs)
 
 
+LEARNED: list[Path] = []
+"""Where the learner's run is."""
+
+
 @pytest.fixture(scope="module")
 def learner(tmp_path_factory) -> Record:
     """A record of a gradient-based agent after two meta-iterations, on sixteen trials."""
     folder = tmp_path_factory.mktemp("learner")
     settings = {"iterations": 2, "inner_steps": 1, "meta_batch": 1, "test_steps": 1}
     places = {"out": folder, "runs": folder / "runs"}
+    LEARNED[:] = [folder / "runs"]
     return lazybench.run("reptile", GLYPHS, budget="smoke", limit=N, settings=settings, **places)
 
 
@@ -79,6 +87,8 @@ def wrong(found: Any) -> dict[str, str]:
 def test_a_floor_is_verified_in_full(tmp_path, floor):
     found = verify(saved(tmp_path, floor))
     assert (found.verified, found.trials, found.exact, found.seed) == (True, N, True, None)
+    assert (found.verdict, found.equal, found.finds) == ("reproduced", True, 1 / N)
+    assert found.unchecked == ("times, memory and machine",)
     assert [each.check for each in found.findings] == [
         *("file", "key", "environment", "data", "trials", "answers", "numbers", "settings"),
         "scores",
@@ -86,13 +96,57 @@ def test_a_floor_is_verified_in_full(tmp_path, floor):
     assert {each.ok for each in found.findings} == {True}
 
 
-def test_a_sample_is_whole_blocks_and_can_be_repeated(tmp_path, floor):
+def test_a_sample_has_as_many_trials_as_asked_for_and_can_be_repeated(tmp_path, floor):
     path = saved(tmp_path, floor)
     found = verify(path, trials=3)
-    assert (found.trials, found.verified) == (8, True)
+    assert (found.trials, found.verdict) == (3, "reproduced")
     assert found.seed is not None
+    assert found.finds == finds_share(N, 3)
+    assert found.unchecked[-1] == "whether its agent does the same on the other 13 trials"
     assert verify(path, trials=3, seed=found.seed).seed == found.seed
-    assert verify(path, trials=0).trials == 0
+    found = verify(path, trials=0)
+    assert (found.trials, found.verdict) == (0, "not reproducible here")
+    assert "what its agent does" in found.unchecked[-1]
+
+
+def test_each_trial_is_drawn_by_itself_and_keeps_its_row():
+    rng = np.random.default_rng(0)
+    for n, wanted in ((600, 50), (16, 3), (40, 40), (13, 13), (9, 8)):
+        drawn = np.sort(rng.choice(n, wanted, replace=False))
+        blocks = list(_blocks(drawn, 8, n, apart=False))
+        assert set(drawn) <= set(np.concatenate(blocks))
+        assert all((block % 8 == np.arange(8)).all() for block in blocks)
+        held = np.concatenate(list(_blocks(drawn, 5, n, apart=True)))
+        assert set(held) == set(drawn)
+    # One block of 75 that was forged: drawn in whole blocks, a sample found it in 7 of 75 cases.
+    found = [
+        (rng.choice(600, 50, replace=False) // 8 == 40).any() for _ in range(400)
+    ]
+    assert np.mean(found) > 0.4
+
+
+def test_an_agent_whose_answers_depend_on_its_neighbours_is_reproduced(tmp_path):
+    (tmp_path / "odd.py").write_text(NEIGHBOURS)
+    record = lazybench.run(
+        f"{tmp_path / 'odd.py'}:Odd", GLYPHS, budget="smoke", out=tmp_path, runs=tmp_path / "runs"
+    )
+    found = verify(saved(tmp_path, record), trials=7, seed=1)
+    assert (found.verdict, found.trials) == ("reproduced", 7)
+
+
+NEIGHBOURS = '''
+class Odd:
+    def init(self, env, rng):
+        return {}
+
+    def policy(self, state):
+        def answer(seen, memory=None):
+            mark = int(seen["query_x"].long().sum()) % 5
+            return seen["query_y"] * 0 + mark, memory
+
+        answer.vectorized = True
+        return answer
+'''
 
 
 def test_an_agent_that_learned_is_verified_from_its_run_or_trained_again(tmp_path, learned):
@@ -107,7 +161,10 @@ def test_an_agent_that_learned_is_verified_from_its_run_or_trained_again(tmp_pat
     ):
         found = verify(path, source=way, trials=8)
         assert wrong(found) == {}
-        assert found.trials == 8
+        assert (found.trials, found.verdict) == (8, "reproduced")
+        training = [each for each in found.unchecked if each.startswith("the training: length")]
+        assert len(training) == (not way.retrain)
+        assert {"updates", "counters", "checkpoint"} <= {each.check for each in found.findings}
         assert "checkpoint" in [each.check for each in found.findings]
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -131,7 +188,7 @@ def test_a_missing_run_is_told_what_to_do(tmp_path, learned):
         verify(path, source=StateSource(runs=tmp_path))
     with pytest.raises(UsageError, match="neither a run's folder nor one of its ckpt/step-N"):
         verify(path, source=StateSource(checkpoint=tmp_path))
-    assert verify(path, source=StateSource(runs=tmp_path), trials=0).verified
+    assert wrong(verify(path, source=StateSource(runs=tmp_path), trials=0)) == {}
 
 
 def test_an_agent_with_a_loop_of_its_own_is_trained_again(tmp_path):
@@ -150,8 +207,9 @@ def test_what_was_trained_elsewhere_is_judged_by_its_answers_alone(tmp_path):
 
     record = evaluate(first, GLYPHS, name="first", budget="smoke", limit=8)
     found = verify(saved(tmp_path, record))
-    assert (found.verified, found.trials) == (True, 0)
+    assert (found.verdict, found.trials, wrong(found)) == ("not reproducible here", 0, {})
     assert found.findings[-1].ok is None
+    assert found.unchecked[-1] == "the model, and that it gave these answers"
 
 
 def raised_number(record):
@@ -245,7 +303,7 @@ def test_a_changed_answer_that_scores_the_same_is_caught_by_evaluating_again(tmp
     answers[2, at] = next(k for k in range(5) if k not in (answers[2, at], truth[at]))
     forged = scored(floor, floor.trials.scores_array(), answers)
     path = saved(tmp_path, floor, **forged)
-    assert verify(path, trials=0).verified
+    assert wrong(verify(path, trials=0)) == {}
     assert wrong(verify(path)) == {
         "answers": "answers of 1 of 16 trials evaluated again differ; first trial 2: 1 of 75 differ"
     }
@@ -269,6 +327,141 @@ def test_elsewhere_scores_may_differ_by_the_tolerance(tmp_path, floor, rise, ver
     found = verify(path)
     assert (found.verified, found.exact) == (verified, False)
     assert "on another platform" in found.findings[-1].detail
+    words = {0.0: "reproduced", 0.04: "consistent", 0.3: "refuted"}
+    assert found.verdict == words[rise]
+
+
+@pytest.mark.parametrize("by", [1 / 75, -1 / 75])
+def test_scores_that_all_lean_one_way_are_refuted_elsewhere(tmp_path, floor, by):
+    scores = floor.trials.scores_array() + by
+    other = floor.machine.model_copy(update={"processor": "another"})
+    path = saved(tmp_path, floor, machine=other, **scored(floor, scores * 1.0, None))
+    found = verify(path)
+    assert found.verdict == "refuted"
+    assert re.search("scores (of one sign|summed), p 3", wrong(found)["drift"])
+    few = verify(path, trials=8)
+    assert few.verdict in ("refuted", "not reproducible here")
+    assert list(wrong(few)) in (["scores"], [])
+    assert "scores of trials that weren't evaluated again" in few.unchecked[-1]
+    assert "scores of trials that weren't" in verify(path, trials=0).unchecked[-1]
+
+
+def test_scores_that_lean_both_ways_are_consistent_elsewhere(tmp_path, floor):
+    scores = floor.trials.scores_array() + np.tile([1, -1], N // 2) / 75
+    other = floor.machine.model_copy(update={"processor": "another"})
+    found = verify(saved(tmp_path, floor, machine=other, **scored(floor, scores, None)))
+    assert (found.verdict, found.equal) == ("consistent", False)
+    assert {each.check: each.ok for each in found.findings}["drift"]
+
+
+def elsewhere(record, stored, now):
+    """What is found of a record of hits and queries whose trials give others elsewhere."""
+    trials = Trials.of(stored[0], columns={"queries": stored[1]})
+    hits = now[0].astype(np.float32)
+    again = Again(np.arange(len(hits)), hits, np.empty((len(hits), 0)), {"queries": now[1]})
+    return compare(record.model_copy(update={"trials": trials}), again, exact=False)
+
+
+def test_queries_are_compared_as_distributions_elsewhere(floor):
+    rng = np.random.default_rng(0)
+    hits, queries = rng.integers(0, 2, 50).astype(float), rng.geometric(0.01, 50)
+    # Another path for every image, as another rounding gives it: no tolerance for one of them.
+    other, others = rng.permuted(hits), rng.geometric(0.01, 50)
+    told = elsewhere(floor, (hits, queries), (other, others))
+    assert {each.check: each.ok for each in told} == {"scores": True, "drift": True}
+    for forged in (np.maximum(2, queries // 10), queries + 300, np.full(50, 100)):
+        (bad,) = elsewhere(floor, (hits, forged), (other, others))
+        assert (bad.check, bad.ok) == ("drift", False)
+        assert bad.detail.partition("queries ")[2].startswith(("of one sign", "summed", "as a"))
+    (bad,) = elsewhere(floor, (np.ones(50), queries), (other, queries))
+    assert (bad.check, bad.ok) == ("drift", False)
+    (few,) = elsewhere(floor, (hits[:8], queries[:8] // 10), (hits[:8], queries[:8]))
+    assert few.ok is None
+    assert "too few to tell" in few.detail
+    same = elsewhere(floor, (hits, queries), (hits, queries))
+    assert [(each.check, each.ok) for each in same] == [("scores", True)]
+
+
+def test_a_hit_may_flip_elsewhere(floor):
+    hits = np.tile([1.0, 0.0], 500)
+    now = hits.copy()
+    now[[3, 8]] = 1 - now[[3, 8]]
+    record = floor.model_copy(update={"trials": Trials.of(hits)})
+    again = Again(np.arange(1000), now.astype(np.float32), np.empty((1000, 0)), {})
+    assert {each.ok for each in compare(record, again, exact=False)} == {True}
+    raised = np.maximum(hits, np.arange(1000) < 60)
+    record = floor.model_copy(update={"trials": Trials.of(raised)})
+    assert {each.check for each in compare(record, again, exact=False) if each.ok is False} == {
+        "scores",
+        "drift",
+    }
+
+
+def test_the_tests_of_drift_have_their_ps():
+    one, zero = np.ones(12), np.zeros(12)
+    found = drifts(one, zero)
+    assert found["of one sign"] == pytest.approx(2 * 0.5**12)
+    assert found["summed"] == pytest.approx(2 * 0.5**12, rel=0.5)
+    # Of the 8 ways to sign 3, 2 and 1, four sums are as far from 0 as 4.
+    assert drifts(np.array([3.0, 2.0, -1.0]), np.zeros(3))["summed"] == pytest.approx(0.5, abs=0.01)
+    assert drifts(np.array([np.nan, 1.0]), np.array([1.0, 1.0])) == {"of one sign": 1, "summed": 1}
+    many = np.random.default_rng(0).normal(0.1, 1, 500)
+    z = many.sum() / np.sqrt((many**2).sum())
+    assert drifts(many, np.zeros(500))["summed"] == pytest.approx(2 * norm.sf(abs(z)))
+    assert drifts(one, zero, distribution=True)["as a distribution"] == pytest.approx(
+        ks_2samp(one, zero).pvalue
+    )
+
+
+def test_rounding_is_seldom_called_drift():
+    rng = np.random.default_rng(0)
+    level = 0.05
+    refuted = {"of one sign": 0, "as a distribution": 0}
+    for _ in range(120):
+        paths = rng.geometric(rng.uniform(0.002, 0.05, 30), (2, 30))
+        found = drifts(*paths[:, :30], distribution=True)
+        for name in refuted:
+            refuted[name] += found[name] < level
+    assert max(refuted.values()) <= 12
+
+
+@pytest.mark.parametrize(("n", "m"), [(1000, 50), (600, 7), (40, 39), (40, 40), (8, 1)])
+def test_the_share_that_a_sample_finds(n, m):
+    forged = round(finds_share(n, m) * n)
+
+    def missed(count):
+        return math.comb(n - count, m) / math.comb(n, m)
+
+    assert missed(forged) <= 0.05
+    assert forged == 1 or missed(forged - 1) > 0.05
+
+
+def test_a_state_that_was_trained_for_longer_than_told_is_refuted(tmp_path, learner):
+    settings = {"iterations": 8, "inner_steps": 1, "meta_batch": 1, "test_steps": 1}
+    places = {"out": tmp_path / "store", "runs": tmp_path / "runs"}
+    longer = lazybench.run("reptile", GLYPHS, budget="smoke", limit=N, settings=settings, **places)
+    told = {name: getattr(learner, name) for name in ("config", "overrides", "curve")}
+    path = saved(tmp_path, longer, keyed=True, **told)
+    source = StateSource(checkpoint=next((tmp_path / "runs").glob("*/ckpt/step-8")))
+    found = verify(path, source=source)
+    assert wrong(found) == {"updates": "the record tells of 8 updates; its settings plan 2"}
+    cost = longer.cost.model_copy(update={"outer_steps": 2})
+    path = saved(tmp_path, longer, keyed=True, **told, cost=cost)
+    found = verify(path, source=source)
+    assert "the checkpoint of the record is of 8 updates" in wrong(found)["updates"]
+    state = longer.checkpoint.model_copy(update={"step": 2})
+    path = saved(tmp_path, longer, keyed=True, **told, cost=cost, checkpoint=state)
+    found = verify(path, source=source)
+    assert wrong(found) == {"counters": "updates are 2 in the record, and 8 in the training"}
+    work = learner.cost.model_copy(update={"image_gradients": 7})
+    source = StateSource(checkpoint=next(LEARNED[0].glob("*/ckpt/step-2")))
+    found = verify(saved(tmp_path, learner, cost=work), source=source)
+    assert "image_gradients is 7.0 in the record" in wrong(found)["counters"]
+    point = [{**learner.curve[-1], "val": 0.9}]
+    found = verify(saved(tmp_path, learner, curve=point), source=source)
+    assert "curve" in wrong(found)["counters"]
+    found = verify(saved(tmp_path, learner, checkpoint=None), source=source)
+    assert {each.check: each.ok for each in found.findings}["checkpoint"] is None
 
 
 @pytest.mark.parametrize(("rise", "ok"), [(0.0, True), (0.005, True), (0.05, None), (0.3, False)])
@@ -289,7 +482,8 @@ def test_a_model_trained_again_elsewhere_is_compared_by_its_mean(
     assert told["checkpoint"].ok is None
     assert told["scores"].ok is ok
     assert "trained by other arithmetic" in told["scores"].detail
-    assert (found.verified, found.exact) == (ok is not False, False)
+    words = {True: "consistent", None: "not reproducible here", False: "refuted"}
+    assert (found.verdict, found.exact, found.finds) == (words[ok], False, None)
 
 
 @pytest.mark.parametrize(
