@@ -65,7 +65,7 @@ class Oracle:
         if not parts:
             return rows.new_zeros(0, self.classes or 0)
         logits = parts[0] if len(parts) == 1 else torch.cat(parts)
-        # Outside of inference mode: attackers may put what they were told into a loss.
+        # Outside of it: attackers may put what they were told into a loss.
         scores = torch.log_softmax(logits.to(rows.device, torch.float32), 1)
         # An infinite logit gives NaN as well; none is above 0, so a sum shows each of them.
         if bool(scores.sum().isnan()):
@@ -123,8 +123,9 @@ def _serving(predict: Predict) -> Generator[Any, Tensor, None]:
     while True:
         rows = yield answer
         try:
-            # Not around the yield: the caller mustn't find itself in inference mode.
-            with torch.inference_mode():
+            # Not around the yield: the caller mustn't find itself without gradients. And no
+            # inference mode: a target may need gradients inside, as purifiers do.
+            with torch.no_grad():
                 answer = predict(rows)
         # Any error: a generator that raised is dead and would serve nobody again.
         except BaseException as error:

@@ -169,7 +169,7 @@ def _answer_all() -> None:
 
 def _reply(predict: Any, rows: Tensor) -> bytes:
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             scores = torch.as_tensor(predict(rows))
         if scores.ndim != 2 or not scores.is_floating_point():
             raise ContractError(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,19 +15,14 @@ from numpy.typing import NDArray
 
 from lazybench.data.image_folder import ImageFolder, list_images
 from lazybench.data.plain_arrays import read_arrays
+from lazybench.data.splits import SPLITS
+from lazybench.data.user_text import read_text, unique
 from lazybench.errors import DataUnavailable, UsageError
 
 MOST_LABEL = (1 << 31) - 1
-MOST_LABEL_BYTES = 256 << 20
 
 _CHANNELS = (1, 3)
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
-_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-"""Marks at the beginning of text, by which editors and spreadsheets name its encoding."""
 
 
 class UserImages(NamedTuple):
@@ -167,6 +160,13 @@ def _by_folder(folder: ImageFolder) -> tuple[NDArray[np.int64], int | None]:
         )
     folder.check_classes()
     folders = folder.classes()
+    tops = {name.partition("/")[0] for name in folders}
+    if (tops <= set(SPLITS) or tops >= {"train", "test"}) and any("/" in each for each in folders):
+        below = next(name for name in reversed(SPLITS) if name in tops)
+        raise UsageError(
+            f"{folder.path} holds images below {', '.join(sorted(tops))}, whose folders would each "
+            f"be a class of its own; give one of them: --images {folder.path / below}"
+        )
     classes = sorted(set(folders))
     numbered = [name for name in classes if name.isdecimal()]
     if not numbered:
@@ -199,42 +199,21 @@ def _read_labels(path: Path) -> Any:
         if path.suffix.lower() == ".npy":
             (found,) = read_arrays(path, single=True).values()
             return found
-        if not path.is_file():
-            raise DataUnavailable("it is no file")
-        if path.stat().st_size > MOST_LABEL_BYTES:
-            raise DataUnavailable(f"it has more than {MOST_LABEL_BYTES >> 20} MiB")
-        data = path.read_bytes()
-        mark = next((mark for mark in _MARKS if data.startswith(mark)), None)
-        text = data.decode("utf-8" if mark is None else _MARKS[mark])
+        text = read_text(path)
         if path.suffix.lower() == ".json":
-            return json.loads(text, object_pairs_hook=lambda pairs: _by_name(pairs, path))
+            return json.loads(text, object_pairs_hook=unique)
         comma = next((sign for sign in ",;\t" if sign in text), ",")
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=comma)
         rows = [[cell.strip() for cell in row] for row in lines]
-    except UsageError:
-        raise
-    except (OSError, ValueError, RecursionError, csv.Error, DataUnavailable) as error:
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    except (ValueError, RecursionError, csv.Error, DataUnavailable) as error:
         raise DataUnavailable(f"{path} can't be read as labels: {error}") from error
     return _Lines([row for row in rows if any(row)])
 
 
 class _Lines(list[list[str]]):
     """The cells of the lines of a file of labels."""
-
-
-def _by_name(pairs: Sequence[tuple[str, Any]], source: Path) -> dict[str, Any]:
-    """A mapping of pairs in which no name is twice.
-
-    Raises:
-        UsageError: a name is.
-    """
-    often = Counter(name for name, _ in pairs)
-    twice = [name for name, count in often.items() if count > 1]
-    if twice:
-        raise UsageError(
-            f"{source} gives {len(twice)} names twice, such as {twice[0]}; give each one label"
-        )
-    return dict(pairs)
 
 
 def _of_lines(rows: _Lines, names: Sequence[str], source: Path) -> Any:
@@ -251,7 +230,10 @@ def _of_lines(rows: _Lines, names: Sequence[str], source: Path) -> Any:
     if rows and _is_heading(rows, names):
         rows = _Lines(rows[1:])
     if rows and len(rows[0]) == 2:
-        return _by_name([(name, label) for name, label in rows], source)
+        try:
+            return unique([(name, label) for name, label in rows])
+        except UsageError as error:
+            raise UsageError(f"{source}: {error}") from error
     return [row[0] for row in rows]
 
 

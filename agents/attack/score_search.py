@@ -69,7 +69,8 @@ class ScoreAgent(LockstepAgent):
         if task.access != "scores":
             raise UsageError(
                 f"{name} needs scores, got a target that gives labels; take an attacker by "
-                "decisions (hopskipjump, sign_opt, opt_attack, boundary), or a task without -label"
+                "decisions (hopskipjump, sign_opt, opt_attack, boundary), or a target that shows "
+                "scores"
             )
         if self.ball_needed and math.isinf(self.radius(task)):
             raise UsageError(

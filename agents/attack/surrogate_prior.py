@@ -79,15 +79,16 @@ class SurrogatePrior(LockstepAgent):
         """
         if env.task.access != "scores":
             raise UsageError(
-                "surrogate_prior needs scores and this environment answers with labels: choose one "
-                "without -label, or an attacker such as hopskipjump"
+                "surrogate_prior needs scores, got a target that gives labels; take an attacker "
+                "such as hopskipjump, or a target that shows scores"
             )
         give = getattr(env, "whiteboxes", None)
         boxes = list(give()) if give is not None else []
         if not boxes:
             raise ContractError(
-                "surrogate_prior needs white-box networks and the environment gives none: give it "
-                "whiteboxes() that returns [(net, params), …], or choose an attacker such as square"
+                "surrogate_prior needs white-box networks and the environment gives none; take an "
+                "attacker such as square (environments give them by whiteboxes(), which returns "
+                "[(net, params), …])"
             )
         held = [{"name": net.name, "params": dict(params)} for net, params in boxes]
         return {**super().init(env, rng), "whiteboxes": held}

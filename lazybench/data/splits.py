@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lazybench.data.user_text import read_text, unique
 from lazybench.errors import DataUnavailable, UsageError, nearest
 
 Split = Literal["train", "val", "test"]
@@ -87,9 +88,11 @@ def listed_split(path: Path, groups: Mapping[str, str | None]) -> ClassSplit:
         UsageError: another form, an unknown name, or a class named twice.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise DataUnavailable(f"{path} can't be read ({error.strerror}); check --split") from error
+        found = json.loads(read_text(path), object_pairs_hook=unique)
+    except DataUnavailable as error:
+        raise DataUnavailable(f"{path} can't be read ({error}); check --split") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} isn't a JSON file ({error}); {_FORM}") from error
     if not isinstance(found, dict) or set(found) != set(SPLITS):

@@ -25,7 +25,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lazybench.errors import UsageError, nearest
+from lazybench.data.user_text import read_text
+from lazybench.errors import DataUnavailable, UsageError, nearest
 from lazybench.harness.environment import in_range
 from lazybench.specs import BUDGETS
 
@@ -106,14 +107,14 @@ def read_suite(name: str) -> Suite:
             f"{nearest(name, shipped())}"
         )
     try:
-        suite = Suite(**tomllib.loads(path.read_text(encoding="utf-8")))
+        suite = Suite(**tomllib.loads(read_text(path)))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         told = repr(first["input"])
         got = told if len(told) <= _TOLD else f"{told[:_TOLD]}..."
         raise UsageError(f"{path}: {where}: {first['msg']}, got {got}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (DataUnavailable, ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no TOML file that can be read: {error}") from error
     for block in suite.cells:
         if block.budget not in BUDGETS:

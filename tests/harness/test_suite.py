@@ -33,6 +33,9 @@ def test_a_suite_is_every_combination_once_in_the_order_of_its_file(tmp_path: Pa
         f"{agent} e s{seed} x=1 y={y}" for agent in "ab" for seed in (0, 1) for y in (2, 3)
     ]
     assert cells[0].settings == {"x": 1, "y": 2}
+    # As editors save it: behind a byte-order mark.
+    path.write_text(GOOD, encoding="utf-8-sig")
+    assert expand(read_suite(str(path))) == cells
 
 
 @pytest.mark.parametrize("name", shipped())

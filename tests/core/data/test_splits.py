@@ -91,6 +91,9 @@ def test_a_listed_split_takes_classes_and_super_categories(tmp_path: Path) -> No
     assert split.classes("train") == sorted([n for n in GROUPED if n[:2] == "g0"] + ["g1/c1"])
     assert len(split.of) < len(GROUPED)
     assert split.how == "split listed in s.json"
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_text(json.dumps(names), encoding=encoding)
+        assert listed_split(path, GROUPED).of == split.of
     path.write_text(json.dumps({"train": [1, 2], "val": [3], "test": [4]}))
     assert listed_split(path, {str(at): None for at in range(5)}).classes("train") == ["1", "2"]
 
@@ -104,6 +107,7 @@ def test_a_listed_split_takes_classes_and_super_categories(tmp_path: Path) -> No
         ('{"train": [], "val": [], "test": {"c0": 1}}', "no list for 'test'"),
         ('{"train": ["c0"], "val": ["c1"], "test": ["c00"]}', "names 'c00' in test.*Did you mean"),
         ('{"train": ["c0"], "val": ["c0"], "test": []}', "class 'c0' twice"),
+        ('{"train": ["c0"], "val": ["c1"], "test": [], "train": []}', "twice, such as train"),
     ],
 )
 def test_a_listed_split_that_is_wrong(tmp_path: Path, content: str, message: str) -> None:

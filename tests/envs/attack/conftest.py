@@ -45,7 +45,11 @@ def chatty():
 
     def predict(rows):
         print("asked", flush=True)
-        return brightness(rows)
+        # As a purifier does: gradients are the target's own business.
+        with torch.enable_grad():
+            cleaner = rows.detach().requires_grad_()
+            (slope,) = torch.autograd.grad((cleaner**2).sum(), cleaner)
+        return brightness(rows - 0 * slope)
 
     return predict
 

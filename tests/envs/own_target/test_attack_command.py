@@ -50,6 +50,13 @@ def one(rows):
     return torch.sigmoid(one_logit(rows))[:, None]
 
 
+def purifies(rows):
+    with torch.enable_grad():
+        wanted = rows.detach().requires_grad_()
+        (slope,) = torch.autograd.grad((wanted**2).sum(), wanted)
+    return bright(rows - 0 * slope)
+
+
 def noisy(rows):
     return bright(rows) + torch.rand(len(rows), 3)
 
@@ -178,6 +185,7 @@ def test_a_target_that_nothing_turns(own: Own) -> None:
         ("bytes_last", ("--layout", "nhwc", "--bounds", "0,255", "--answers", "probs")),
         ("decides", ("--answers", "label", "--classes", "3")),
         ("Net", ()),
+        ("purifies", ()),
     ],
 )
 def test_layouts_bounds_and_answers(own: Own, target: str, options: tuple[str, ...]) -> None:
@@ -196,6 +204,10 @@ def test_layouts_bounds_and_answers(own: Own, target: str, options: tuple[str, .
         (("--attacks", "meta_attack"), "bright", 2, "must be trained"),
         (("--attacks", "reptile"), "bright", 2, "attacks nothing"),
         (("--attacks", "surrogate_prior"), "bright", 3, "such as square"),
+        (
+            ("--answers", "label", "--classes", "3", "--attacks", "surrogate_prior"),
+            *("decides", 2, "a target that shows scores"),
+        ),
         (("--answers", "label"), "decides", 2, "needs classes"),
         (("--answers", "label", "--classes", "3", "--attacks", "square"), "decides", 2, "scores"),
         (("--answers", "probs"), "bright", 3, "declare answers 'scores'"),

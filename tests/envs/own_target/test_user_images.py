@@ -114,6 +114,7 @@ def test_labels_as_other_programs_write_them(tmp_path: Path, name: str, data: by
         ("labels.json", "[3, 99999999999999999999]", "at most 2147483647"),
         ("labels.json", "[3, 1e400]", "must be integers.*inf"),
         ("labels.json", "[3, NaN]", "must be integers.*nan"),
+        ("labels.json", '{"a.png": 3, "b.png": {"c": 1, "c": 2}}', "twice, such as c"),
         ("labels.json", "[3, true]", "must be integers.*True"),
         ("labels.json", "[3, [5]]", "must be integers"),
         ("labels.json", '"35"', "must be integers"),
@@ -162,6 +163,8 @@ def test_no_class_folder_vanishes(tmp_path: Path) -> None:
         (("0/a.png", "1/a.png", "cat/a.png"), "by numbers, such as 0, and others, such as cat"),
         (("1/a.png", "01/a.png"), "both name class 1"),
         (("99999999999999999999/a.png",), "at most 2147483647"),
+        (("train/cat/a.png", "test/cat/a.png"), r"a class of its own; give one.*test"),
+        (("val/cat/a.png", "val/dog/a.png"), r"a class of its own; give one.*val"),
     ],
 )
 def test_folders_whose_numbers_mislead(
