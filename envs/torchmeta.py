@@ -1,7 +1,8 @@
 """Tasks in torchmeta's form, both ways, by shape: torchmeta itself is never imported.
 
 A batch is `{"train": (x, y), "test": (x, y)}` with `x [tasks, rows, *instance]` and labels (or
-real-valued targets) `y [tasks, rows, …]`: `train` is the support set, `test` the query set.
+real-valued targets) `y [tasks, rows, …]`: `train` is the support set, `test` the query set. Labels
+are any integers from 0 on, or one-hot; in each task they become 0 to way - 1 in their order.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ class TakenTrials(Trials):
         """Take the tasks.
 
         Raises:
-            UsageError: batches of another form, no task, tasks of different shapes, or too many.
+            UsageError: batches of another form, no task, tasks of different shapes, labels that
+                don't name as many rows of each class, or too many tasks.
         """
         check_one_of("split", split, SPLITS)
         if not isinstance(batches, Iterable):
@@ -137,13 +139,8 @@ class _Taken:
     def __init__(self, block: Block) -> None:
         self.block = block
         labels = not block.support_y.is_floating_point()
+        way = int(block.support_y.max()) + 1 if labels else 1
         rows, queries = block.support_y.shape[1], block.query_y.shape[1]
-        way = int(max(block.support_y.max(), block.query_y.max())) + 1 if labels else 1
-        if rows % way or queries % way:
-            raise UsageError(
-                f"tasks of {way} ways need as many rows of each class, got {rows} support rows "
-                f"and {queries} query rows"
-            )
         self.task = TaskShape(
             way=way,
             shot=rows // way,
@@ -181,12 +178,140 @@ def _taken(batches: Iterable[Any], tasks: int | None) -> Block:
             )
     if not many:
         raise UsageError("the batches hold no task")
-    shapes = {tuple(tuple(part.shape[1:]) for part in block) for block in found}
+    shapes = {tuple((*part.shape[1:], part.dtype) for part in block): None for block in found}
     if len(shapes) > 1:
         first, other = islice(shapes, 2)
-        raise UsageError(f"tasks must all have one shape, got {first} and {other}")
+        raise UsageError(f"tasks must all have one shape and type, got {first} and {other}")
     whole = (torch.cat(parts)[:tasks] for parts in zip(*found, strict=True))
-    return Block(*whole)
+    block = Block(*whole)
+    for part in block:
+        if part.is_floating_point() and not bool(part.isfinite().all()):
+            raise UsageError("instances and targets must be finite; a task holds NaN or infinity")
+    return _relabelled(block)
+
+
+def _relabelled(block: Block) -> Block:
+    """The block with labels 0 to way - 1 in every task, where its targets are classes.
+
+    Any integers from 0 on may name the classes of a task, such as 1 to 5 or the classes' numbers in
+    a data set, and so may one-hot rows.
+
+    Raises:
+        UsageError: labels that don't name as many rows of each class, or targets that are labels
+            stored as floats.
+    """
+    support, query = block.support_y, block.query_y
+    if support.is_floating_point() != query.is_floating_point():
+        raise UsageError(
+            f"targets must be of one kind, got {support.dtype} in train and {query.dtype} in test"
+        )
+    if _one_hot(support) and _one_hot(query):
+        support, query = support.argmax(-1), query.argmax(-1)
+    elif support.ndim == query.ndim == 3 and support.shape[-1] == query.shape[-1] == 1:
+        support, query = support[..., 0], query[..., 0]
+    if support.is_floating_point():
+        if support.ndim == query.ndim == 2 and _are_labels(support, query):
+            raise UsageError(
+                f"targets are {block.support_y.dtype} and all of them name classes, as in "
+                f"{sorted(set(support[0].tolist()))[:5]}; give labels as integers: y.long()"
+            )
+        return block
+    if support.ndim != 2 or query.ndim != 2:
+        raise UsageError(
+            "labels must be one integer a row, or one-hot; got shapes "
+            f"{list(block.support_y.shape)} in train and {list(block.query_y.shape)} in test"
+        )
+    lowest = int(min(support.min(), query.min()))
+    if lowest < 0:
+        raise UsageError(f"labels must be 0 or more, got {lowest}; leave such rows out")
+    classes = _classes(support)
+    return block._replace(
+        support_y=torch.searchsorted(classes, support), query_y=_places(classes, query)
+    )
+
+
+def _one_hot(y: Tensor) -> bool:
+    """Whether each row holds a single 1 among zeros."""
+    return (
+        y.ndim == 3
+        and y.shape[-1] > 1
+        and bool(((y == 0) | (y == 1)).all())
+        and bool((y.sum(-1) == 1).all())
+    )
+
+
+def _are_labels(support: Tensor, query: Tensor) -> bool:
+    """Whether floats are whole numbers that name as many rows of each of several classes."""
+    if not all(bool((part == part.round()).all()) for part in (support, query)):
+        return False
+    try:
+        _places(_classes(support.long()), query.long())
+    except UsageError:
+        return False
+    return True
+
+
+def _classes(support: Tensor) -> Tensor:
+    """The labels of each task's classes, sorted, int64 `[tasks, way]`.
+
+    Raises:
+        UsageError: tasks of different ways or of one, or classes of unequal size.
+    """
+    ordered = support.sort(1).values
+    ways = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(1)
+    way, rows = int(ways[0]), support.shape[1]
+    odd = torch.nonzero(ways != way)
+    if len(odd):
+        task = int(odd[0])
+        raise UsageError(
+            f"tasks need as many rows of each class, and all of them as many classes; task 0 has "
+            f"{way} classes in train, task {task} has {int(ways[task])}"
+        )
+    if way < 2:
+        raise UsageError(
+            f"tasks need as many rows of each class, of at least 2; task 0 has {rows} rows of one "
+            "class in train"
+        )
+    if rows % way == 0:
+        shaped = ordered.reshape(len(ordered), way, rows // way)
+        uneven = torch.nonzero((shaped != shaped[:, :, :1]).any(2).any(1))
+        if not len(uneven):
+            return shaped[:, :, 0].contiguous()
+    task = int(uneven[0]) if rows % way == 0 else 0
+    raise UsageError(_counts("train", task, support[task]))
+
+
+def _places(classes: Tensor, query: Tensor) -> Tensor:
+    """Where the labels of query rows stand among the classes of their task.
+
+    Raises:
+        UsageError: a label that no support row has, or classes of unequal size.
+    """
+    way = classes.shape[1]
+    places = torch.searchsorted(classes, query).clamp(max=way - 1)
+    unknown = torch.nonzero(classes.gather(1, places) != query)
+    if len(unknown):
+        task, row = unknown[0].tolist()
+        raise UsageError(
+            f"test rows need labels that train rows have; in task {task} test has label "
+            f"{int(query[task, row])}, train has {classes[task].tolist()[:10]}"
+        )
+    counts = torch.zeros(classes.shape, dtype=torch.long)
+    counts.scatter_add_(1, places, torch.ones_like(places))
+    uneven = torch.nonzero((counts * way != query.shape[1]).any(1))
+    if len(uneven):
+        task = int(uneven[0])
+        raise UsageError(_counts("test", task, query[task]))
+    return places
+
+
+def _counts(part: str, task: int, labels: Tensor) -> str:
+    found, counts = labels.unique(return_counts=True)
+    held = ", ".join(
+        f"{count} of label {label}"
+        for label, count in zip(found.tolist()[:10], counts.tolist()[:10], strict=True)
+    )
+    return f"tasks need as many rows of each class; in task {task} {part} has {held}"
 
 
 def _read(batch: Any, number: int) -> Block:

@@ -75,7 +75,9 @@ def from_torchmeta(  # noqa: PLR0913 - what is taken, how much of it, and how it
     """Return a vector environment whose trials are the tasks of batches in torchmeta's form.
 
     The tasks are taken into memory once, so that trial i is the same task each time; what gives
-    the batches can be any iterable of `{"train": (x, y), "test": (x, y)}`.
+    the batches can be any iterable of `{"train": (x, y), "test": (x, y)}`. Labels are any integers
+    from 0 on, or one-hot: in each task they become 0 to way - 1 in their order. Floats are targets
+    of a regression.
 
     Args:
         loader: the batches.
@@ -87,7 +89,8 @@ def from_torchmeta(  # noqa: PLR0913 - what is taken, how much of it, and how it
         device: where torch observations live.
 
     Raises:
-        UsageError: batches of another form, no task, tasks of different shapes, or too many.
+        UsageError: batches of another form, no task, tasks of different shapes, labels that don't
+            name as many rows of each class, or too many tasks.
     """
     return load("lazybench.envs.torchmeta:TorchmetaVectorEnv")(
         loader,

@@ -129,6 +129,93 @@ def test_batches_of_another_form_are_refused(batches: Any, words: str) -> None:
         from_torchmeta(batches)
 
 
+LABELS = torch.tensor([[0, 0, 1, 1], [1, 0, 1, 0]])
+"""Two tasks of 2 ways and 2 shots."""
+
+
+def labelled(support: Any, query: Any = None) -> dict[str, Any]:
+    query = support if query is None else query
+    x = torch.arange(2 * support.shape[1] * 3.0).reshape(2, -1, 3)
+    z = torch.arange(2 * query.shape[1] * 3.0).reshape(2, -1, 3)
+    return {"train": (x, support), "test": (z, query)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: y + 1,
+        lambda y: 7 * y + 12,
+        lambda y: y + torch.tensor([[3], [90]]),
+        lambda y: y.bool(),
+        lambda y: y.to(torch.uint8),
+        lambda y: y[..., None],
+        lambda y: torch.nn.functional.one_hot(y, 2),
+        lambda y: torch.nn.functional.one_hot(y, 2).float(),
+        lambda y: torch.nn.functional.one_hot(y + 3, 8),
+        lambda y: y.numpy() + 1,
+    ],
+)
+def test_labels_of_any_numbers_are_the_classes_of_their_task(change: Any) -> None:
+    env = from_torchmeta([labelled(change(LABELS))], num_envs=2, backend="torch")
+    assert (env.task.way, env.task.shot, env.task.query) == (2, 2, 2)
+    assert env.task.target == "class"
+    observation, _ = env.reset(seed=0)
+    assert torch.equal(observation["support_y"], LABELS)
+    assert env.step(LABELS)[1].tolist() == [1.0, 1.0]
+
+
+def test_classes_numbered_from_1_are_never_six() -> None:
+    # 30 rows are 5 ways of 6 shots, and divide by 6 as well.
+    y = torch.arange(1, 6).repeat_interleave(6)[None].repeat(2, 1)
+    env = from_torchmeta([labelled(y)], num_envs=2)
+    assert (env.task.way, env.task.shot) == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("support", "query", "words"),
+    [
+        ([[-1, 0, -1, 0]], None, "labels must be 0 or more, got -1"),
+        ([[0, 0, 1, 1]], [[0, 1, -1, 1]], "labels must be 0 or more, got -1"),
+        ([[0, 0, 0, 1]], [[0, 0, 1, 1]], r"task 0 train has 3 of label 0, 1 of label 1"),
+        ([[0, 0, 1, 1]], [[0, 1, 1, 1]], r"task 0 test has 1 of label 0, 3 of label 1"),
+        ([[0, 0, 1, 1]], [[0, 0, 2, 2]], r"task 0 test has label 2, train has \[0, 1\]"),
+        ([[0, 0, 1, 1]], [[1, 1, 1, 1]], r"task 0 test has 4 of label 1"),
+        ([[0, 0, 2, 2]], [[0, 0, 1, 1]], r"task 0 test has label 1, train has \[0, 2\]"),
+        ([[3, 3, 3, 3]], None, "4 rows of one class"),
+        ([[0.0, 0.0, 1.0, 1.0]], None, "give labels as integers: y.long()"),
+        ([[1.0, 2.0, 3.0, 4.0]], [[4.0, 3.0, 2.0, 1.0]], "give labels as integers"),
+        ([[0, 0, 1, 1]], [[0.0, 0.0, 1.0, 1.0]], "targets must be of one kind"),
+        ([[[1, 1], [0, 1], [1, 0], [0, 1]]], None, "one integer a row, or one-hot"),
+        ([[[2, 0], [0, 2], [2, 0], [0, 2]]], None, "one integer a row, or one-hot"),
+        ([[float("nan"), 0.1, 0.2, 0.3]], None, "must be finite"),
+    ],
+)
+def test_labels_that_would_be_misread_are_refused(support: Any, query: Any, words: str) -> None:
+    y = torch.tensor(support).repeat_interleave(2, 0)
+    z = y if query is None else torch.tensor(query).repeat_interleave(2, 0)
+    with pytest.raises(UsageError, match=words) as caught:
+        from_torchmeta([labelled(y, z)])
+    assert "\n" not in str(caught.value)
+
+
+def test_tasks_of_other_ways_or_types_are_refused() -> None:
+    four = torch.arange(4).repeat(2, 1)
+    with pytest.raises(UsageError, match="task 0 has 2 classes in train, task 2 has 4"):
+        from_torchmeta([labelled(LABELS), labelled(four)])
+    with pytest.raises(UsageError, match="one shape and type"):
+        from_torchmeta([labelled(LABELS), labelled(LABELS.float() + 0.5)])
+    bytes_ = {name: (x.byte(), y) for name, (x, y) in labelled(LABELS).items()}
+    with pytest.raises(UsageError, match="one shape and type"):
+        from_torchmeta([labelled(LABELS), bytes_])
+
+
+def test_targets_of_a_regression_stay_as_they_are() -> None:
+    y = torch.tensor([[0.5, 1, 2, 3], [4, 4, 4, 4]])
+    env = from_torchmeta([labelled(y)], split="train", num_envs=2)
+    assert env.task.target == "array"
+    np.testing.assert_array_equal(env.reset(seed=0)[0]["query_y"], y)
+
+
 def test_the_policy_of_a_run_answers_as_it_was_judged(tmp_path: Any) -> None:
     out, runs = tmp_path / "boards", tmp_path / "runs"
     record = lazybench.run(
