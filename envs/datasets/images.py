@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from PIL import Image
 
 from lazybench.data.archive import decoded, source_key
 from lazybench.data.cache import Arrays, prepared
-from lazybench.data.fingerprint import content_fingerprint, instance_hash
+from lazybench.data.fingerprint import content_fingerprint, instance_hash, repeated_instances
 from lazybench.data.folders import DATA_VARIABLE
 from lazybench.data.labelled import Labelled, whole_part
 from lazybench.data.pool import SPLITS, Pool, Split
@@ -28,6 +29,8 @@ from lazybench.errors import DataUnavailable, UsageError
 
 _CHUNK = 512
 _MOST_THREADS = 8
+
+_log = logging.getLogger(__name__)
 
 ByClass = list[list[bytes]]
 
@@ -166,18 +169,22 @@ def _prepared(name: str, prep: str, sources: Sources, *, whole: bool) -> Arrays:
     digest = hashlib.sha256(repr(sources).encode())
     for path in sources.find():
         digest.update(source_key(path, flat=True).encode())
-    build = partial(_prepare, sources)
+    build = partial(_prepare, name, sources)
     return prepared(name, prep, build, key=digest.hexdigest(), whole=whole)
 
 
-def _prepare(sources: Sources) -> Arrays:
+def _prepare(name: str, sources: Sources) -> Arrays:
     arrays: Arrays = {}
     hashes: dict[str, ByClass] = {}
+    classes: dict[str, list[str]] = {}
     for split, images in sources.read():
         hashes[split] = _by_class(images)
+        classes[split] = [each.name for each in images.classes]
         arrays[split] = images.x
         arrays[f"{split}-count"] = images.counts
         arrays[f"{split}-classes"] = np.array(images.classes)
+    for note in repeated_instances(hashes, classes):
+        _log.warning("%s: %s", name, note)
     fingerprint = content_fingerprint(hashes)
     about = sources.about(fingerprint, _counts(arrays))
     return arrays | {"fingerprint": np.array(fingerprint), "source": np.array(about)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,45 @@ def content_fingerprint(splits: Mapping[str, Iterable[Iterable[bytes]]]) -> str:
         classes = sorted(_class_hash(instances) for instances in splits[split])
         digest.update(f"{split} {len(classes)}\n".encode() + b"".join(classes))
     return digest.hexdigest()
+
+
+def repeated_instances(
+    splits: Mapping[str, Sequence[Sequence[bytes]]], classes: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    """Lines on instances that are equal to the bit: in a class, in two classes, in two splits.
+
+    Args:
+        splits: for each split the classes, each as the hashes of its instances.
+        classes: for each split the names of its classes, in the same order.
+    """
+    notes: list[str] = []
+    shared: set[bytes] = set()
+    seen: set[bytes] = set()
+    for split, members in splits.items():
+        home: dict[bytes, str] = {}
+        doubled: list[str] = []
+        several: dict[bytes, tuple[str, str]] = {}
+        for name, instances in zip(classes[split], members, strict=True):
+            doubled += [name] * (len(instances) - len(set(instances)))
+            for digest in set(instances):
+                if home.setdefault(digest, name) != name:
+                    several.setdefault(digest, (home[digest], name))
+        if doubled:
+            notes.append(
+                f"{len(doubled)} instances of {split} repeat one of their class, equal to the bit, "
+                f"as in '{doubled[0]}': a query may be in the support"
+            )
+        if several:
+            one, other = min(several.values())
+            notes.append(
+                f"{len(several)} instances of {split} are in more than one class, equal to the "
+                f"bit, as in '{one}' and '{other}'"
+            )
+        shared |= seen & home.keys()
+        seen |= home.keys()
+    if shared:
+        notes.append(f"{len(shared)} instances are in more than one split, equal to the bit")
+    return tuple(notes)
 
 
 def _class_hash(instances: Iterable[bytes]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def read_arrays(path: Path, *, single: bool = False, most_bytes: int = MOST_BYTE
             if not isinstance(held, np.ndarray):
                 with held:
                     _check_size(held.zip, most_bytes)
+                    _check_names(held.files)
                     return {name: _array(name, held[name]) for name in held.files}
     except DataUnavailable:
         raise
@@ -61,6 +63,12 @@ def _check_size(file: zipfile.ZipFile, most_bytes: int) -> None:
     total = sum(member.file_size for member in file.infolist())
     if total > most_bytes:
         raise DataUnavailable(f"it unpacks to {total} bytes, at most {most_bytes} are allowed")
+
+
+def _check_names(names: list[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataUnavailable(f"it holds '{twice[0][:_TOLD]}' more than once")
 
 
 def _short(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,7 @@ def choose_split(
     members = {str(label): part for label, part in zip(labels, parts, strict=True)}
     groups = _groups(rows)
     _check_texts([*members, *(group for group in groups.values() if group is not None)])
+    _check_alike(members)
     small = {label: len(of) for label, of in members.items() if len(of) < LEAST_INSTANCES}
     if listed is not None:
         split = listed_split(listed, groups)
@@ -121,6 +123,22 @@ def _check_texts(names: Iterable[str]) -> None:
             raise UsageError(
                 f"a class is named {name[:40]!r}; names have 1 to {LONGEST_LABEL} printable "
                 "characters; rename it"
+            )
+
+
+def _check_alike(names: Iterable[str]) -> None:
+    """Check that no two classes have names that look the same.
+
+    Raises:
+        UsageError: two names differ in spaces around them, or in how an accent is stored, alone.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        plain = "/".join(part.strip() for part in unicodedata.normalize("NFC", name).split("/"))
+        if seen.setdefault(plain, name) != name:
+            raise UsageError(
+                f"classes {seen[plain]!a} and {name!a} look the same; give both one name, or "
+                "rename one"
             )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench.data.fingerprint import content_fingerprint
+from lazybench.data.fingerprint import content_fingerprint, repeated_instances
 from lazybench.data.imported import META, Meta, SplitMeta
 from lazybench.data.imported_set import array_path
 from lazybench.data.npz_arrays import MOST_FEATURE
@@ -84,7 +84,7 @@ def write_imported(
         licence=licence,
     )
     write_json(place / META, meta.text())
-    return meta, _shared(hashes)
+    return meta, repeated_instances(hashes, {split: splits[split].classes for split in splits})
 
 
 def _blocks(rows: Rows, chosen: ChosenSplit, split: Split) -> Iterator[Read]:
@@ -143,16 +143,3 @@ def _check_range(x: NDArray[Any], split: Split) -> None:
             f"feature {column} reaches {largest[column]:.3g} in {split}, at most "
             f"{MOST_FEATURE:.0e} is allowed; add --standardise, or scale it"
         )
-
-
-def _shared(hashes: Mapping[str, list[list[bytes]]]) -> tuple[str, ...]:
-    """A note where the same instance is in two splits."""
-    seen: set[bytes] = set()
-    twice: set[bytes] = set()
-    for split in SPLITS:
-        here = {digest for each in hashes[split] for digest in each}
-        twice |= seen & here
-        seen |= here
-    return (
-        (f"{len(twice)} instances are in more than one split, equal to the bit",) if twice else ()
-    )

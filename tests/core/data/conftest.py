@@ -33,13 +33,17 @@ class Own:
         return path
 
     def folder(
-        self, path: Path, where: Callable[[int], str] = labels.__getitem__, kind: str = "png"
+        self,
+        path: Path,
+        where: Callable[[int], str] = labels.__getitem__,
+        kind: str = "png",
+        images: Any = pixels,
     ) -> Path:
         """Save the images below `path`, those of class i in the folder `where(i)`."""
         for at in range(self.classes):
             place = path / where(at)
             place.mkdir(parents=True)
-            for number, pixels in enumerate(self.pixels[at]):
+            for number, pixels in enumerate(images[at]):
                 Image.fromarray(pixels).save(place / f"{number}.{kind}")
         return path
 

@@ -66,6 +66,11 @@ def test_names_that_are_fine() -> None:
         check_name(name)
 
 
+def as_names(y: Any, one: str, two: str) -> Any:
+    """Labels in which two classes have other names."""
+    return np.where(y == "c01", one, np.where(y == "c02", two, y))
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -85,6 +90,8 @@ def test_names_that_are_fine() -> None:
         (lambda own: {"group": np.arange(255)}, "class 'c00' is in two groups"),
         (lambda own: {"y": np.where(own.y == "c01", "a\nb", own.y)}, "printable characters"),
         (lambda own: {"y": np.where(own.y == "c01", "", own.y)}, "printable characters"),
+        (lambda own: {"y": np.where(own.y == "c01", " c02", own.y)}, "' c02' and 'c02' look the"),
+        (lambda own: {"y": as_names(own.y, "\u00e9", "e\u0301")}, "look the same"),
     ],
 )
 def test_arrays_that_are_refused(

@@ -186,8 +186,23 @@ def test_queries_are_those_of_the_environments() -> None:
 def test_twins_in_two_splits_are_told(tmp_path: Path, own: Any, bring: Bring) -> None:
     x = own.features.copy()
     x[:] = x[:1]
-    assert bring(own.save(tmp_path / "f.npz", x)).notes == (
-        "17 instances are in more than one split, equal to the bit",
+    notes = bring(own.save(tmp_path / "f.npz", x)).notes
+    assert notes[-1] == "17 instances are in more than one split, equal to the bit"
+    assert [note.partition(",")[0] for note in notes[:-1]] == [
+        f"17 instances of {split} are in more than one class" for split in SPLITS
+    ]
+
+
+def test_twins_in_one_split_are_said(tmp_path: Path, own: Any, bring: Bring) -> None:
+    listed = tmp_path / "l.json"
+    listed.write_text(json.dumps({s: own.labels[at::3] for at, s in enumerate(SPLITS)}))
+    x = own.pixels.copy()
+    x[3, 5] = x[3, 7] = x[3, 2]
+    x[4, 0] = x[7, 1]
+    assert bring(own.folder(tmp_path / "p", images=x), split_file=listed).notes == (
+        "2 instances of train repeat one of their class, equal to the bit, as in 'c03': a query "
+        "may be in the support",
+        "1 instances of val are in more than one class, equal to the bit, as in 'c04' and 'c07'",
     )
 
 

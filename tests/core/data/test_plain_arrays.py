@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +44,13 @@ def test_every_flipped_byte_gives_the_arrays_or_a_reason(tmp_path: Path) -> None
             # A flip in what zip doesn't guard: dates, attributes, the name of the member.
             assert all(value.tolist() == list(range(40)) for value in held.values())
     assert refused > len(whole) / 2
+
+
+def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.npz"
+    np.savez(path, x=np.zeros(2))
+    with zipfile.ZipFile(path, "a") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file.writestr("x.npy", file.read("x.npy"))
+    with pytest.raises(DataUnavailable, match="it holds 'x' more than once"):
+        read_arrays(path)
