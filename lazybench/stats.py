@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 FEWEST_PAIRS = 3
 """Seeds from which on those of two sides are paired."""
+
+_ROUNDING = 1e-20
+"""Variances below this share of the squared means are what rounding leaves."""
 
 
 class Interval(NamedTuple):
@@ -333,3 +337,137 @@ def _paired_t(differences: NDArray[Any]) -> Difference:
     t = mean / (float(differences.std(ddof=1)) / math.sqrt(differences.size))
     p = float(2 * stdtr(differences.size - 1, -abs(t)))
     return Difference(mean, mean - half, mean + half, p)
+
+
+class _Pairs:
+    """Paired differences of all pairs of some sides on the same trials, as arrays over the pairs.
+
+    The same numbers as `paired_difference` gives one by one, from tables that are made once a side.
+    """
+
+    def __init__(self, sides: Sequence[list[NDArray[Any]]], seeds: Sequence[Sequence[int]]) -> None:
+        """Take sides of at least two seeds each, all on as many trials."""
+        import numpy as np
+
+        self._sides, self._seeds = sides, [tuple(each) for each in seeds]
+        means = np.stack([np.mean(side, axis=0) for side in sides])
+        self._mean = means.mean(axis=1)
+        count, self._n = means.shape
+        one, other = np.triu_indices(count, 1)
+        self.pairs = np.stack([one, other], axis=1)
+        self.mean = self._mean[one] - self._mean[other]
+        self.trials = np.zeros(len(one))
+        if self._n > 1:
+            spread = means - self._mean[:, None]
+            self.trials = _apart(spread) / (self._n - 1) / self._n
+        self.trials_df = np.full(len(one), max(1.0, self._n - 1.0))
+        own = [Parts.of_mean(side) for side in sides]
+        variance, freedom = np.array([(part.seeds, part.seeds_df) for part in own]).T
+        self.seeds = variance[one] + variance[other]
+        welch = variance[one] ** 2 / freedom[one] + variance[other] ** 2 / freedom[other]
+        unknown = welch == 0
+        whole = self.seeds**2 / np.where(unknown, 1.0, welch)
+        self.seeds_df = np.maximum(1.0, np.where(unknown, freedom[one] + freedom[other], whole))
+        for each in set(self._seeds):
+            if len(each) >= FEWEST_PAIRS:
+                self._pair([i for i, seeds in enumerate(self._seeds) if seeds == each])
+        self.p = np.full(len(one), -1.0)
+        self._settle()
+
+    def _pair(self, places: list[int]) -> None:
+        """Pair the seeds of sides that have the same ones, as `Parts.of_paired` does."""
+        import numpy as np
+
+        table = np.stack([np.stack(self._sides[i]) for i in places])
+        _, seeds, n = table.shape
+        inner = np.zeros(len(self._sides), dtype=bool)
+        inner[places] = True
+        which = np.flatnonzero(inner[self.pairs].all(axis=1))
+        rows = table.mean(axis=2)
+        level = rows - rows.mean(axis=1, keepdims=True)
+        self.seeds[which] = _apart(level) / (seeds - 1) / seeds
+        self.seeds_df[which] = seeds - 1
+        if n > 1:
+            left = table - table.mean(axis=1, keepdims=True) - level[:, :, None]
+            noise = _apart(left.reshape(len(places), -1)) / ((seeds - 1) * (n - 1))
+            self.trials[which] = np.maximum(0.0, self.trials[which] - noise / (seeds * n))
+
+    def _settle(self) -> None:
+        """Set p where nothing varies, or so little that rounding decides; NaN for one trial."""
+        import numpy as np
+
+        size = self._mean[self.pairs] ** 2
+        for k in np.flatnonzero(self.seeds + self.trials <= _ROUNDING * size.sum(axis=1)):
+            i, j = self.pairs[k]
+            same = self._seeds[i] == self._seeds[j]
+            self.p[k] = paired_difference(self._sides[i], self._sides[j], same_seeds=same).p
+
+    def below(self, p: float, which: NDArray[Any]) -> NDArray[Any]:
+        """Return which of some pairs have a p below one."""
+        import numpy as np
+        from scipy.special import stdtrit
+
+        parts = ((self.seeds, self.seeds_df), (self.trials, self.trials_df))
+        width = np.zeros(len(which))
+        for variance, freedom in parts:
+            values, place = np.unique(freedom[which], return_inverse=True)
+            width += (stdtrit(values, 1 - p / 2) ** 2)[place] * variance[which]
+        told = self.p[which]
+        wide = np.sqrt(width) < np.abs(self.mean[which])
+        found: NDArray[Any] = which[np.where(told < 0, wide, told < p)]
+        return found
+
+
+def _apart(rows: NDArray[Any]) -> NDArray[Any]:
+    """The squared distance of each pair of rows, pair after pair in the order of combinations."""
+    import numpy as np
+
+    found = [np.zeros(0)]
+    for i in range(len(rows) - 1):
+        off = rows[i + 1 :] - rows[i]
+        found.append(np.einsum("ij,ij->i", off, off))
+    return np.concatenate(found)
+
+
+def told_apart(
+    sides: Sequence[list[NDArray[Any]]], seeds: Sequence[Sequence[int]]
+) -> set[tuple[int, int]]:
+    """Return the pairs of places whose sides differ, after correction for the number of pairs.
+
+    Those of `adjusted` p-values of `paired_difference` below 5 %. Pairs without the same trials
+    can't be compared and count as different.
+
+    Args:
+        sides: for each side one [n] array of scores a seed, at least two; none where it has none.
+        seeds: their seeds.
+    """
+    import numpy as np
+
+    arrays = [[_scores(scores) for scores in side] for side in sides]
+    sizes = [{array.size for array in side} for side in arrays]
+    by_size: dict[int, list[int]] = {}
+    for place, size in enumerate(sizes):
+        if len(size) == 1:
+            by_size.setdefault(next(iter(size)), []).append(place)
+    apart = set(itertools.combinations(range(len(sides)), 2))
+    found = []
+    for places in by_size.values():
+        if len(places) > 1:
+            pairs = _Pairs([arrays[i] for i in places], [seeds[i] for i in places])
+            known = np.flatnonzero(~np.isnan(pairs.p))
+            apart -= {(places[i], places[j]) for i, j in pairs.pairs[known].tolist()}
+            found.append((places, pairs, known))
+    # Benjamini and Hochberg's step-up: the most pairs whose largest p is in proportion to them.
+    total = left = sum(len(known) for _, _, known in found)
+    while left:
+        p = (1 - LEVEL) * left / total
+        found = [(places, pairs, pairs.below(p, known)) for places, pairs, known in found]
+        count = sum(len(known) for _, _, known in found)
+        if count == left:
+            break
+        left = count
+    return apart | {
+        (places[i], places[j])
+        for places, pairs, known in found
+        for i, j in pairs.pairs[known].tolist()
+    }

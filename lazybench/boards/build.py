@@ -5,17 +5,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lazybench.boards.groups import SHOWN, Group, difference, groups, is_superseded, score_of
+from lazybench.boards.groups import (
+    SHOWN,
+    Group,
+    difference,
+    groups,
+    is_superseded,
+    newest_versions,
+    score_of,
+)
 from lazybench.boards.reported import rows_for
 from lazybench.boards.rows import Row, failed_row, row_of
 from lazybench.records.atomic import canonical_json
 from lazybench.records.reported import Reported
 from lazybench.records.schema import Record
-from lazybench.stats import LEVEL, Difference, adjusted
+from lazybench.stats import Difference, told_apart
 
 FEWEST_SEEDS = 3
 FEW_SEEDS_NOTE = (
@@ -147,7 +155,8 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
     higher = first.env.better == "higher"
     pairs.sort(key=lambda pair: _row_order(pair[1], higher))
     at_home = [pair for pair in pairs if pair[0].records[0].trained_on is None]
-    rankable = [pair for pair in at_home if _is_rankable(pair[0], whole)]
+    newest_of = newest_versions(record for record in whole if not record.limited)
+    rankable = [pair for pair in at_home if _is_rankable(pair[0], newest_of)]
     ranked = [row for each in _rank_groups(rankable) for row in _ranked(each)]
     return Board(
         env=first.env.id,
@@ -165,9 +174,11 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
         better=first.env.better,
         ranked=tuple(ranked),
         unranked=tuple(
-            replace(row, marks=(*row.marks, SUPERSEDED)) if _is_old(group, whole) else row
+            replace(row, marks=(*row.marks, SUPERSEDED))
+            if is_superseded(group.records[0], newest_of)
+            else row
             for group, row in at_home
-            if not _is_rankable(group, whole)
+            if not _is_rankable(group, newest_of)
         ),
         transferred=tuple(row for group, row in pairs if group.records[0].trained_on is not None),
         failed=tuple(failed),
@@ -177,13 +188,10 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
     )
 
 
-def _is_rankable(group: Group, whole: Sequence[Record]) -> bool:
+def _is_rankable(group: Group, newest_of: Mapping[tuple[str, str], int]) -> bool:
     first = group.records[0]
-    return not first.limited and first.budget != "smoke" and not _is_old(group, whole)
-
-
-def _is_old(group: Group, whole: Sequence[Record]) -> bool:
-    return is_superseded(group.records[0], (record for record in whole if not record.limited))
+    whole = not first.limited and first.budget != "smoke"
+    return whole and not is_superseded(first, newest_of)
 
 
 def _rank_groups(pairs: Sequence[tuple[Group, Row]]) -> list[list[tuple[Group, Row]]]:
@@ -252,14 +260,9 @@ def _told_apart(found: Sequence[Group]) -> tuple[set[int], set[tuple[int, int]]]
     Pairs without the same trials aren't compared: they are as far apart as their scores.
     """
     firm = [i for i, group in enumerate(found) if len(group.scored) >= FEWEST_SEEDS]
-    pairs = list(itertools.combinations(firm, 2))
-    differences = [_difference(found[i], found[j]) for i, j in pairs]
-    known = [(pair, d.p) for pair, d in zip(pairs, differences, strict=True) if d is not None]
-    apart = {pair for pair, d in zip(pairs, differences, strict=True) if d is None}
-    chances = adjusted([p for _, p in known])
-    return set(firm), apart | {
-        pair for (pair, _), p in zip(known, chances, strict=True) if p < 1 - LEVEL
-    }
+    sides = [found[i].trial_scores() or [] for i in firm]
+    seeds = [[record.seed for record in found[i].scored] for i in firm]
+    return set(firm), {(firm[i], firm[j]) for i, j in told_apart(sides, seeds)}
 
 
 def _notes(ranked: Sequence[Row], budget: str) -> tuple[str, ...]:

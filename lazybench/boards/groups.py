@@ -6,8 +6,9 @@ import hashlib
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lazybench.records.atomic import canonical_json
@@ -51,6 +52,10 @@ class Group:
         An env may judge by something other than the mean over trials; then the trials' scores
         give neither an interval nor a paired difference.
         """
+        return self._trial_scores
+
+    @cached_property
+    def _trial_scores(self) -> list[NDArray[Any]] | None:
         arrays = []
         for record in self.scored:
             scores, score = record.trials.scores_array(), score_of(record)
@@ -219,7 +224,8 @@ def groups(records: Iterable[Record]) -> list[Group]:
         members[_sameness(record)].append(record)
     ordered = sorted(members.items(), key=lambda item: (item[1][0].agent.id, item[0]))
     firsts = [group[0] for _, group in ordered]
-    names = [_name(first, firsts) for first in firsts]
+    told, newest_of = _told_of_agents(firsts), newest_versions(firsts)
+    names = [_name(first, told[first.agent.id], newest_of) for first in firsts]
     shown = Counter((n, batch_norm(r), r.limited) for n, r in zip(names, firsts, strict=True))
     result = []
     for (digest, group), name, first in zip(ordered, names, firsts, strict=True):
@@ -238,7 +244,18 @@ def _sameness(record: Record) -> str:
     return hashlib.sha256(canonical_json(same).encode("ascii")).hexdigest()
 
 
-def _name(record: Record, others: Sequence[Record]) -> str:
+def _told_of_agents(firsts: Iterable[Record]) -> dict[str, dict[str, set[str]]]:
+    """For each agent id what its rows have of the settings that a name may tell."""
+    found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for record in firsts:
+        for key, value in _varying(record).items():
+            found[record.agent.id][key].add(value)
+    return found
+
+
+def _name(
+    record: Record, told: Mapping[str, set[str]], newest_of: Mapping[tuple[str, str], int]
+) -> str:
     """The agent's id, its overrides, and what else differs among the rows of that agent."""
     parts = []
     for key, value in sorted(record.overrides.items()):
@@ -249,11 +266,8 @@ def _name(record: Record, others: Sequence[Record]) -> str:
     if len(text) > _LONGEST_OVERRIDES:
         text = text[: _LONGEST_OVERRIDES - 1] + "…"
     parts = [text] if text else []
-    rows = [_varying(other) for other in others if other.agent.id == record.agent.id]
-    for key, value in _varying(record).items():
-        if value and len({row[key] for row in rows}) > 1:
-            parts.append(value)
-    if is_superseded(record, others):
+    parts += [value for key, value in _varying(record).items() if value and len(told[key]) > 1]
+    if is_superseded(record, newest_of):
         parts.append(f"version {record.agent.version}")
     return f"{record.agent.id} ({', '.join(parts)})" if parts else record.agent.id
 
@@ -268,10 +282,15 @@ def _varying(record: Record) -> dict[str, str]:
     }
 
 
-def is_superseded(record: Record, others: Iterable[Record]) -> bool:
-    """True where a newer version of the same agent stands among the others."""
-    return any(
-        (other.agent.id, other.agent.origin) == (record.agent.id, record.agent.origin)
-        and other.agent.version > record.agent.version
-        for other in others
-    )
+def newest_versions(records: Iterable[Record]) -> dict[tuple[str, str], int]:
+    """The newest version of each agent among some records, by its id and origin."""
+    found: dict[tuple[str, str], int] = {}
+    for record in records:
+        agent = (record.agent.id, record.agent.origin)
+        found[agent] = max(record.agent.version, found.get(agent, 0))
+    return found
+
+
+def is_superseded(record: Record, newest_of: Mapping[tuple[str, str], int]) -> bool:
+    """Return whether `newest_versions` has a newer version of the record's agent."""
+    return newest_of.get((record.agent.id, record.agent.origin), 0) > record.agent.version
