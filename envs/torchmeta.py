@@ -8,6 +8,7 @@ are any integers from 0 on, or one-hot; in each task they become 0 to way - 1 in
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -184,8 +185,8 @@ def _taken(batches: Iterable[Any], tasks: int | None) -> Block:
         raise UsageError(f"tasks must all have one shape and type, got {first} and {other}")
     whole = (torch.cat(parts)[:tasks] for parts in zip(*found, strict=True))
     block = Block(*whole)
-    for part in block:
-        if part.is_floating_point() and not bool(part.isfinite().all()):
+    for values in block:
+        if values.is_floating_point() and not bool(values.isfinite().all()):
             raise UsageError("instances and targets must be finite; a task holds NaN or infinity")
     return _relabelled(block)
 
@@ -306,11 +307,8 @@ def _places(classes: Tensor, query: Tensor) -> Tensor:
 
 
 def _counts(part: str, task: int, labels: Tensor) -> str:
-    found, counts = labels.unique(return_counts=True)
-    held = ", ".join(
-        f"{count} of label {label}"
-        for label, count in zip(found.tolist()[:10], counts.tolist()[:10], strict=True)
-    )
+    counts = sorted(Counter(labels.tolist()).items())[:10]
+    held = ", ".join(f"{count} of label {label}" for label, count in counts)
     return f"tasks need as many rows of each class; in task {task} {part} has {held}"
 
 
