@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +30,7 @@ Probe = Callable[[int, Tensor], Tensor]
 """Which probe it is, and images `[R, C, H, W]` in [0, 1], to scores `[R, classes]`."""
 
 _PROBED = 4
+_SLACK = 1e-3
 _ALIKE = 1e-3
 """Log-probabilities may differ by so much, and a ten-thousandth of themselves: a network's float32
 sums are added in another order in another batch."""
@@ -126,16 +126,29 @@ class Probes(NamedTuple):
         queries: rows that this took; they are charged to no image.
         random: how many of them were answered differently the two times.
         batch: how many of the others were answered differently alone and among others.
+        probable: how many were answered with numbers in [0, 1] whose sum is 1.
     """
 
     images: int
     queries: int
     random: int
     batch: int
+    probable: int
 
-    def notes(self, *, over_http: bool) -> tuple[str, ...]:
-        """Return what a reader of the report must know, a line each."""
+    def notes(self, *, scores: bool, over_http: bool) -> tuple[str, ...]:
+        """Return what a reader of the report must know, a line each.
+
+        Args:
+            scores: whether the target was declared to answer with logits or log-probabilities.
+            over_http: whether it is behind an address.
+        """
         found = []
+        if scores and self.probable == self.images:
+            found.append(
+                "the target's answers look like probabilities (numbers in [0, 1] whose sum is 1), "
+                "which attackers by scores see little of when they are taken for logits; declare "
+                "--answers probs, unless they are logits"
+            )
         if self.random:
             more = "; ask with --repeats, else its first answer is taken each time"
             found.append(
@@ -171,7 +184,7 @@ class UserAttack:
         *,
         eight_bit: bool,
         probe: Probe | None,
-        over_http: bool = False,
+        classes: int | None = None,
     ) -> None:
         """Ask the target about the clean images, and about some of them again.
 
@@ -181,7 +194,7 @@ class UserAttack:
             settings: of `read_protocol`, without its target rule and channels.
             eight_bit: whether images are rounded to 8 bits before they are sent.
             probe: asks again about images, whatever was answered before; None for no probes.
-            over_http: whether the target is behind an address.
+            classes: number of the target's classes, where it was declared.
 
         Raises:
             UsageError: a setting that isn't allowed, or labels that the target doesn't have.
@@ -193,15 +206,15 @@ class UserAttack:
         instance = tuple(x.shape[1:])
         protocol = read_protocol(instance[0], target_rule="next", **settings)
         self.protocol = EightBit(**vars(protocol)) if eight_bit else protocol
+        most = int(images.y.max())
+        if classes is not None:
+            # Before anything is asked, and perhaps paid for.
+            _need_classes(most, classes)
         oracle = Oracle(predict, None)
         scores = oracle(self.x)
         self.top = scores.argmax(1).cpu().numpy()
         self.classes = oracle.classes or 0
-        if int(images.y.max()) >= self.classes:
-            raise UsageError(
-                f"labels must lie in [0, {self.classes}), the target's classes, got "
-                f"{int(images.y.max())}"
-            )
+        _need_classes(most, self.classes)
         self.notes = images.notes
         if images.folders not in (None, self.classes):
             self.notes += (
@@ -217,8 +230,6 @@ class UserAttack:
             )
         self.task = self.protocol.task(self.classes, instance, (), maps_shape(instance))
         self.probes = None if probe is None else _probed(probe, oracle, self.x, scores)
-        if self.probes is not None:
-            self.notes += self.probes.notes(over_http=over_http)
         self.examples_at = self._examples_at() if self.task.targeted else None
         at = torch.from_numpy(self.right)
         self._target = UserTarget(oracle, self.x[at], torch.from_numpy(images.y)[at])
@@ -283,18 +294,36 @@ def _probed(probe: Probe, oracle: Oracle, x: Tensor, scores: Tensor) -> Probes:
     """
     two = scores.topk(2, 1).values
     places = (two[:, 0] - two[:, 1]).argsort(stable=True)[:_PROBED]
-    asked = [
-        torch.cat(
-            [
-                Oracle(partial(probe, number), oracle.classes)(x[place : place + 1])
-                for place in places.tolist()
-            ]
-        )
-        for number in (1, 2)
-    ]
-    changed = ~_alike(asked[0], asked[1])
-    moved = ~_alike(asked[0], scores[places]) & ~changed
-    return Probes(len(places), 2 * len(places), int(changed.sum()), int(moved.sum()))
+    found: list[Tensor] = []
+    probable = torch.zeros(len(places), dtype=torch.bool)
+    for number in (1, 2):
+        asked = []
+        for at, place in enumerate(places.tolist()):
+            held: list[Tensor] = []
+
+            def ask(rows: Tensor, number: int = number, held: list[Tensor] = held) -> Tensor:
+                held.append(probe(number, rows))
+                return held[0]
+
+            asked.append(Oracle(ask, oracle.classes)(x[place : place + 1]))
+            raw = held[0].double()
+            inside = bool(((raw >= -_SLACK) & (raw <= 1 + _SLACK)).all())
+            probable[at] = inside and abs(float(raw.sum()) - 1) < _SLACK
+        found.append(torch.cat(asked))
+    changed = ~_alike(*found)
+    moved = ~_alike(found[0], scores[places]) & ~changed
+    counts = (int(each.sum()) for each in (changed, moved, probable))
+    return Probes(len(places), 2 * len(places), *counts)
+
+
+def _need_classes(most: int, classes: int) -> None:
+    """Look whether the largest label is one of the target's classes.
+
+    Raises:
+        UsageError: it isn't.
+    """
+    if most >= classes:
+        raise UsageError(f"labels must lie in [0, {classes}), the target's classes, got {most}")
 
 
 def _alike(one: Tensor, other: Tensor) -> Tensor:

@@ -74,8 +74,9 @@ class ScoreAgent(LockstepAgent):
             )
         if self.ball_needed and math.isinf(self.radius(task)):
             raise UsageError(
-                f"{name} searches inside a ball, got a protocol with infinite eps; "
-                "give it a finite one, or the attacker one of its own (--set radius=2.0)"
+                f"{name} searches inside a ball, got a protocol with infinite eps; give a finite "
+                "one, an attacker by decisions such as hopskipjump, or set its radius (lazybench "
+                "run --set radius=2.0)"
             )
         return super().init(env, rng)
 

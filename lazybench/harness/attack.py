@@ -108,8 +108,9 @@ class AttackOutcome:
         top: `[N]` the target's classes of the clean images.
         right: `[n]` places of those that the target gets right.
         attacked: what each attacker came to on them.
-        probes: how many images were asked again, by how many queries, and how many of them were
-            answered at random or depending on the batch; None where answers are declared random.
+        probes: how many images were asked again, by how many queries, and how many were answered
+            at random, depending on the batch, or by probabilities; None where answers are declared
+            to be random.
         notes: what a reader must know, a line each.
         asked: images that the address answered in this run; None without an address.
         replayed: answers taken from those before; None without an address.
@@ -170,9 +171,13 @@ def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
                 {**request.protocol, "access": form.access},
                 eight_bit=eight_bit,
                 probe=_probe(request, predict, http),
-                over_http=http is not None,
+                classes=form.classes,
             )
-            for note in target.notes:
+            probes, notes = target.probes, target.notes
+            if probes is not None:
+                logits = form.answers == "scores"
+                notes += probes.notes(scores=logits, over_http=http is not None)
+            for note in notes:
                 watch.note(note)
             attackers = [
                 _attacker(each, target) for each in request.attacks or ATTACKS[form.access]
@@ -198,8 +203,8 @@ def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
             top=target.top,
             right=target.right,
             attacked=attacked,
-            probes=None if target.probes is None else target.probes._asdict(),
-            notes=target.notes,
+            probes=None if probes is None else probes._asdict(),
+            notes=notes,
             asked=None if http is None else http.asked,
             replayed=None if http is None else http.journal.replayed,
         )

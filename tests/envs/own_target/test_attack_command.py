@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from lazybench.envs.attack_settings import read_protocol
 from lazybench.envs.target_form import TargetForm, in_form
 from lazybench.envs.user_attack import EightBit, inner_eps
 from lazybench.errors import ContractError, UsageError
+from lazybench.records import atomic
 
 SOURCE = '''
 import numpy as np
@@ -104,6 +106,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Own:
     found.file.write_text(SOURCE)
     x = np.repeat(np.array(BRIGHTNESS, np.uint8), 4).reshape(6, 1, 2, 2)
     np.savez(found.images, x=x, y=np.zeros(6, np.int64))
+    (tmp_path / "nine.txt").write_text("9\n" * 6)
     return found
 
 
@@ -209,6 +212,8 @@ def test_layouts_bounds_and_answers(own: Own, target: str, options: tuple[str, .
             *("decides", 2, "a target that shows scores"),
         ),
         (("--answers", "label"), "decides", 2, "needs classes"),
+        (("--classes", "9", "--labels", "nine.txt"), "broken", 2, "[0, 9), the target's"),
+        (("--eps", "inf", "--attacks", "square"), "bright", 2, "such as hopskipjump"),
         (("--answers", "label", "--classes", "3", "--attacks", "square"), "decides", 2, "scores"),
         (("--answers", "probs"), "bright", 3, "declare answers 'scores'"),
         (("--eps", "-1"), "bright", 2, "eps must be"),
@@ -363,7 +368,10 @@ def test_random_answers_and_those_that_depend_on_the_batch_are_said(
         argv.remove("--quiet")
         assert main(argv) == 0
         facts, err = told(out), capsys.readouterr().err
-        assert facts["probes"] == {"images": 4, "queries": 8, "random": random, "batch": batch}
+        assert facts["probes"] == {
+            **{"images": 4, "queries": 8, "random": random, "batch": batch},
+            "probable": 0,
+        }
         assert ("answers are random: 4 of 4" in err) == (target == "noisy")
         assert ("depend on the batch: 4 of 4" in err) == (target == "batchy")
         assert len(facts["notes"]) == (target != "bright")
@@ -383,6 +391,35 @@ def test_random_answers_and_those_that_depend_on_the_batch_are_said(
     assert len(loopback.requests) == asked
     assert main([*argv, "--fresh", "--repeats"]) == 0
     assert told(own)["probes"] is None
+
+
+def test_probabilities_that_were_declared_as_logits_are_said(own: Own) -> None:
+    base = ("--layout", "nhwc", "--bounds", "0,255", "--arrays", "numpy", "--attacks", "square")
+    for answers, notes in (("scores", 1), ("probs", 0)):
+        out = own._replace(out=own.out / answers)
+        assert main(words(out, *base, "--answers", answers, target="bytes_last", budget=2)) == 0
+        assert len(told(out)["notes"]) == notes
+    assert "--answers probs" in told(own._replace(out=own.out / "scores"))["notes"][0]
+
+
+def test_a_full_disk_ends_with_74(
+    own: Own, loopback: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = words(own, "--attacks", "square", target=loopback.url, budget=5)
+
+    def full(*args: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def before(number: int) -> None:
+        monkeypatch.setattr(atomic.os, "write", full)
+
+    loopback.before = before
+    assert main(argv) == 74
+    assert "No space left" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(own.file.parent)
+    loopback.before = lambda number: None
+    assert main(argv) == 0
 
 
 def test_an_earlier_report_of_other_results_is_kept(

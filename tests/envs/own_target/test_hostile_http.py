@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -255,3 +258,49 @@ def test_an_address_with_tricks_asks_and_shows_what_it_says(loopback: Any, tmp_p
     assert "X-Bad" not in loopback.headers
     assert json.loads(journal.read_text().splitlines()[0])["url"] == target.name
     assert list(tmp_path.iterdir()) == [journal]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
+def test_a_certificate_is_trusted_where_it_is_named_and_else_not_asked_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, own = tmp_path / "key.pem", tmp_path / "own.pem"
+    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    files = ("-keyout", str(key), "-out", str(own))
+    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    subprocess.run(
+        ["openssl", "req", "-x509", *kind, *files, *subject], check=True, capture_output=True
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own, key)
+    server = socket.create_server(("127.0.0.1", 0))
+    came = 0
+
+    def run() -> None:
+        nonlocal came
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            came += 1
+            try:
+                with context.wrap_socket(client, server_side=True) as safe:
+                    read_request(safe)
+                    body = b'{"predictions": [[0, 1], [1, 0]]}'
+                    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+                    safe.sendall(head + body)
+            except OSError:
+                client.close()
+
+    threading.Thread(target=run, daemon=True).start()
+    url = f"https://127.0.0.1:{server.getsockname()[1]}/"
+    try:
+        assert "certificate isn't trusted" in refusal(url, retries=3)
+        assert came == 1
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(own))
+        with closing(HttpTarget(url, TargetForm(), HttpSettings(retries=0))) as target:
+            assert target(IMAGES).argmax(1).tolist() == [1, 0]
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
