@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench.errors import OutputUnavailable, StoreError, UsageError
+from lazybench.files import open_file
 from lazybench.records.atomic import append_line, read_lines
 
 Answer = list[float] | int
@@ -56,7 +57,7 @@ def _need_own(path: Path) -> None:
     begin = b""
     if path.is_file() and not path.is_symlink():
         try:
-            with path.open("rb") as file:
+            with open_file(path, None) as file:
                 begin = file.read(1 << 16)
         except OSError as error:
             raise OutputUnavailable(

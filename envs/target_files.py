@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from lazybench.errors import DataUnavailable
+from lazybench.files import open_file
 from lazybench.params import Params, finite
 from lazybench.records.atomic import write_bytes
 
@@ -87,8 +88,9 @@ def read_nets(path: Path, *, remedy: str, sha256: str = "") -> dict[str, Trained
         DataUnavailable: it can't be read, or isn't whole.
     """
     try:
-        if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            raise ValueError("its sha256 isn't the published one")
+        with open_file(path, None) as whole:
+            if sha256 and hashlib.file_digest(whole, "sha256").hexdigest() != sha256:
+                raise ValueError("its sha256 isn't the published one")
         with safe_open(path, framework="pt") as file:
             held = file.metadata() or {}
             if held.get("schema") != SCHEMA:

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,8 +17,9 @@ from lazybench import counter
 from lazybench.envs.target_data import Labelled, target_data
 from lazybench.envs.target_files import Trained, write_nets
 from lazybench.envs.targets import load_net, parted, place
-from lazybench.errors import DataUnavailable, Diverged, UsageError
+from lazybench.errors import Diverged, UsageError
 from lazybench.harness.watch import SILENT, Watch
+from lazybench.locks import alone, why_closed
 from lazybench.nets.whitebox import MOMENTS, Classifier, classifier
 from lazybench.params import Params, detached, finite
 from lazybench.rng import Rng
@@ -179,22 +179,19 @@ def keep_net(
             )
         return load_net(name)[1], False
     path = place(name, target_data(data).fingerprint)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_suffix(".lock"))
-        lock.acquire()
-    except OSError as error:
-        raise DataUnavailable(
-            f"{path.parent} can't be written ({error}); set LAZYBENCH_CACHE to a folder that can"
-        ) from error
-    try:
+
+    def closed(error: Exception) -> str:
+        return (
+            f"{path.parent} can't be written or locked ({why_closed(error)}); set LAZYBENCH_CACHE "
+            "to a folder that can"
+        )
+
+    with alone(path.with_suffix(".lock"), "", closed, -1):
         if path.is_file() and not replace:
             return load_net(name)[1], False
         held = train_net(name, budget=budget, seed=seed, watch=watch)
         write_nets(path, {name: held})
         return held, True
-    finally:
-        lock.release()
 
 
 def fit(

@@ -24,6 +24,7 @@ from types import CodeType, FunctionType
 from typing import Any, Generic, Protocol, TypeVar
 
 from lazybench.errors import DuplicateName, LazybenchError, UnknownName, UsageError, nearest
+from lazybench.files import read_file
 from lazybench.plugins import check_spec, contained, describe, package, points
 from lazybench.specs import AgentSpec, DataSpec, EnvSpec, Resolved
 
@@ -32,6 +33,9 @@ _USER_MODULE = "lazybench_user_"
 
 OWN = "lazybench"
 """Origin of what comes with the package; nothing from elsewhere keeps it."""
+
+MOST_SOURCE_BYTES = 1 << 26
+"""Bytes of a Python file, at most."""
 
 MOST_SPECS = 10_000
 """Specs that one entry point may give."""
@@ -266,7 +270,7 @@ def _load_file(path: Path) -> Any:
 
 def source_sha256(path: Path) -> str:
     """Return the sha256 of a source file, 64 hex digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_file(path, MOST_SOURCE_BYTES)).hexdigest()
 
 
 def target_sha256(target: str) -> str | None:

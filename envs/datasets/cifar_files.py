@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lazybench.data.pickles import as_text, load_pickle, text_keys
 from lazybench.data.tarball import read_members
 from lazybench.errors import DataUnavailable
+from lazybench.files import open_file
 
 SIDE = 32
 
@@ -115,7 +116,7 @@ def md5(path: Path) -> str:
         DataUnavailable: it can't be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path, None) as file:
             return hashlib.file_digest(file, "md5").hexdigest()
     except OSError as error:
         raise DataUnavailable(f"{path} can't be read ({error}); make it readable") from error

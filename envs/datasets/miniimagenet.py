@@ -31,6 +31,7 @@ from lazybench.envs.datasets.images import (
     open_images,
 )
 from lazybench.errors import DataUnavailable
+from lazybench.files import read_file
 
 NAME = "miniimagenet"
 PREP = "84-lanczos-1"
@@ -146,7 +147,7 @@ def _official() -> MiniImageNet:
 def _from_files(path: Path, tree: FolderTree, classes: tuple[Named, ...]) -> Images:
     files: dict[str, list[str]] = {}
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
         for row in csv.DictReader(io.StringIO(text)):
             files.setdefault(row["label"], []).append(row["filename"])
     except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:

@@ -30,6 +30,7 @@ from lazybench.envs.datasets.images import (
     open_images,
 )
 from lazybench.errors import DataUnavailable
+from lazybench.files import open_file
 
 NAME = "mnist"
 PREP = "28-1"
@@ -174,7 +175,10 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         DataUnavailable: it can't be read, or isn't a whole idx file of bytes.
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with (
+            open_file(path, None) as packed,
+            gzip.open(packed) if path.suffix == ".gz" else packed as file,
+        ):
             head = file.read(4)
             axes = head[3] if len(head) == 4 else 0
             if head[:2] != b"\0\0" or head[2:3] != bytes([_UINT8]) or not 1 <= axes <= 4:

@@ -12,6 +12,7 @@ from lazybench.boards.build import Board, build
 from lazybench.boards.csv_table import is_made_by, to_csv
 from lazybench.boards.render import COMMAND, comment, markdown_text, to_json, to_markdown
 from lazybench.errors import StoreError
+from lazybench.files import read_file, refuse_links
 from lazybench.locks import alone
 from lazybench.records import Skipped, Store, remove_leftovers, slug, write_bytes
 
@@ -77,7 +78,8 @@ def _written(store: Store) -> list[Path]:
     files = expected_files(store)
     for path, text in files.items():
         data = text.encode("utf-8", "backslashreplace")
-        if not path.exists() or path.read_bytes() != data:
+        refuse_links(store.root, path.parent)
+        if not path.is_file() or read_file(path) != data:
             write_bytes(path, data)
     for path in _stale(store, files):
         with contextlib.suppress(FileNotFoundError):
@@ -95,7 +97,7 @@ def check(store: Store) -> list[str]:
     differences = []
     for path, text in files.items():
         try:
-            data = path.read_bytes()
+            data = read_file(path)
         except FileNotFoundError:
             differences.append(f"{path}: missing; run '{COMMAND}'")
             continue
@@ -128,14 +130,17 @@ def _stale(store: Store, files: dict[Path, str]) -> list[Path]:
 
 
 def _is_ours(path: Path) -> bool:
-    data = path.read_bytes()
+    try:
+        data = read_file(path)
+    except OSError:
+        return False
     # Older CSV files began with a comment.
     return COMMAND.encode() in data[:200] or (path.suffix == ".csv" and is_made_by(data, COMMAND))
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return read_file(path).decode("utf-8")
     except FileNotFoundError:
         return _HEADING
     except (OSError, UnicodeDecodeError) as error:

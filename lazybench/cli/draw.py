@@ -72,7 +72,8 @@ def _environment(name: str, trial: int, attacker: str | None) -> bytes | None:
 def _record(key: str, root: Path, runs: Path) -> Record:
     """The record of a key, or of the finished run whose key begins so."""
     from lazybench.cli.show import KEY
-    from lazybench.errors import nearest
+    from lazybench.errors import StoreError, nearest
+    from lazybench.files import read_file
     from lazybench.harness.runs import list_runs
     from lazybench.records import Record, Store
     from lazybench.registry import ENVS
@@ -101,4 +102,11 @@ def _record(key: str, root: Path, runs: Path) -> Record:
             f"the run {found[0].key12} has no record yet: it is {found[0].status}; let it finish "
             f"(lazybench run --agent {found[0].agent} --env {found[0].env} …)"
         )
-    return Record.from_json(Path(json.loads(done[0].read_bytes())["record"]).read_bytes())
+    try:
+        return Record.from_json(read_file(str(json.loads(read_file(done[0]))["record"])))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise StoreError(
+            f"{done[0]} names no record that can be read ({error}); run again with --force"
+        ) from error

@@ -169,8 +169,10 @@ def _blocks(store: Store, paths: Sequence[Path]) -> list[tuple[Path, str, str]]:
 
 
 def _text_of(path: Path) -> str:
+    from lazybench.files import read_file
+
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_file(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataUnavailable(f"can't read --into {path}: {error}; check the path") from error
 

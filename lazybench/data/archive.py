@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lazybench.errors import DataUnavailable
+from lazybench.files import open_file, read_file
 
 MOST_MEMBERS = 1_000_000
 MOST_BYTES = 8 << 30
@@ -72,8 +73,15 @@ class ZipTree:
         """See the class."""
         self.path = path
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._file = open_file(path, None)
+        except OSError as error:
+            raise DataUnavailable(
+                f"{path} can't be read ({error}); delete it and fetch it again"
+            ) from error
+        try:
+            self._zip = zipfile.ZipFile(self._file)
         except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+            self._file.close()
             raise DataUnavailable(
                 f"{path} isn't a whole zip file ({error}); delete it and fetch it again"
             ) from error
@@ -85,7 +93,7 @@ class ZipTree:
             if total > most_bytes:
                 raise self._refused(f"{total} bytes unpacked, at most {most_bytes} are allowed")
             prefix = f"{inner}/" if inner else ""
-            size = path.stat().st_size
+            size = os.fstat(self._file.fileno()).st_size
             self._members: dict[str, zipfile.ZipInfo] = {}
             seen: set[str] = set()
             for member in members:
@@ -103,7 +111,7 @@ class ZipTree:
                     if not is_hidden(short):
                         self._members[short] = member
         except BaseException:
-            self._zip.close()
+            self.close()
             raise
 
     def _refused(self, why: str) -> DataUnavailable:
@@ -163,6 +171,7 @@ class ZipTree:
     def close(self) -> None:
         """Close the zip file."""
         self._zip.close()
+        self._file.close()
 
 
 class FolderTree:
@@ -195,7 +204,7 @@ class FolderTree:
             DataUnavailable: it can't be read.
         """
         try:
-            return (self.path / name).read_bytes()
+            return read_file(self.path / name)
         except OSError as error:
             raise DataUnavailable(
                 f"{self.path / name} can't be read ({error}); make it readable or fetch it again"

@@ -24,6 +24,7 @@ from lazybench.data.checked_arrays import Damaged, frozen, mapped
 from lazybench.data.folders import CACHE_VARIABLE, cache_root
 from lazybench.data.swap import replaced_folder, sync
 from lazybench.errors import UsageError
+from lazybench.files import read_file
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -177,7 +178,7 @@ def _array(folder: Path, name: str, told: _File, *, whole: bool) -> NDArray[Any]
 def _manifest(folder: Path) -> tuple[str, dict[str, _File]]:
     """The key of an entry, and what is told of its files."""
     try:
-        text = (folder / MANIFEST).read_bytes()
+        text = read_file(folder / MANIFEST)
     except (FileNotFoundError, NotADirectoryError) as error:
         if folder.is_dir():
             raise Damaged(f"{MANIFEST} is missing") from error

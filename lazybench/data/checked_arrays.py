@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from lazybench.data.folders import cache_root, own_cache_root
 from lazybench.errors import LazybenchError
+from lazybench.files import open_file, read_file
 
 REMEMBERED_FROM = 64 << 20
 """Bytes from which on a file is hashed once per change, and not at each opening."""
@@ -58,7 +59,7 @@ def mapped(path: Path, size: int, sha256: str, *, whole: bool = False) -> NDArra
     """
     try:
         # One handle for hash and map: a file replaced in between can't slip through.
-        with path.open("rb") as file:
+        with open_file(path, None) as file:
             _check(file, path, size, sha256, whole=whole)
             file.seek(0)
             major, _ = np.lib.format.read_magic(file)
@@ -123,7 +124,7 @@ def _remembered(path: Path, sha256: str) -> list[_State]:
     for note in _notes(path):
         # A note that can't be read costs a hash.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            content = json.loads(note.read_bytes())
+            content = json.loads(read_file(note))
             size, mtime_ns, ctime_ns, device, inode = map(int, content["state"])
             if content["sha256"] == sha256:
                 found.append((size, mtime_ns, ctime_ns, device, inode))

@@ -20,6 +20,7 @@ import requests
 from lazybench.data.folders import DATA_VARIABLE, data_root
 from lazybench.data.sources import SOURCES, Remote
 from lazybench.errors import DataUnavailable, OutputUnavailable, UnknownName, nearest
+from lazybench.files import open_file
 from lazybench.locks import alone
 
 TRIES = 4
@@ -212,7 +213,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _digest(path: Path, kind: str) -> str:
-    with path.open("rb") as file:
+    with open_file(path, None) as file:
         return hashlib.file_digest(file, kind).hexdigest()
 
 

@@ -26,6 +26,7 @@ from lazybench.data.fingerprint import instance_hash
 from lazybench.data.rows import GREY_MODES, MODES, Preparation, Read, Rows, channels_first, stacked
 from lazybench.data.splits import SPLITS, Split
 from lazybench.errors import DataUnavailable, UsageError
+from lazybench.files import open_file
 
 SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif",
@@ -393,16 +394,17 @@ def _quiet() -> Iterator[None]:
 
 def _header(path: Path) -> Header:
     try:
-        size = path.stat().st_size
-        if size > MOST_IMAGE_BYTES:
-            raise UsageError(
-                f"{path} has {size} bytes, at most {MOST_IMAGE_BYTES} are read; convert or "
-                "remove it"
-            )
-        with Image.open(path, formats=_formats()) as image:
-            kind, mode, (width, height) = str(image.format), image.mode, image.size
-            exact = kind in LOSSLESS or image.info.get("compression") in _LOSSLESS_TIFF
-            frames = kind != "MPO" and _has_frames(image)
+        with open_file(path, None) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_IMAGE_BYTES:
+                raise UsageError(
+                    f"{path} has {size} bytes, at most {MOST_IMAGE_BYTES} are read; convert or "
+                    "remove it"
+                )
+            with Image.open(file, formats=_formats()) as image:
+                kind, mode, (width, height) = str(image.format), image.mode, image.size
+                exact = kind in LOSSLESS or image.info.get("compression") in _LOSSLESS_TIFF
+                frames = kind != "MPO" and _has_frames(image)
     except UsageError:
         raise
     # What Pillow's readers raise on a damaged file is no fixed list.

@@ -21,6 +21,7 @@ from lazybench.data.folders import data_root
 from lazybench.data.splits import SPLITS, Split
 from lazybench.data.swap import TEMPORARY, put_back
 from lazybench.errors import DataUnavailable
+from lazybench.files import read_file
 from lazybench.specs import DataSpec
 
 FOLDER = "imported"
@@ -197,7 +198,7 @@ def _read(path: Path, *state: int) -> Meta:
     """The parsed file; its times, size and inode make the next reading of the same one free."""
     del state
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_file(path).decode("utf-8"))
         # Sets that were imported before there was a checksum have none.
         checksum = found.pop(_CHECK, None)
         if checksum not in (None, _checksum(found)) or not found.keys() <= _KEYS:

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from lazybench import gymnasium_ids
 from lazybench.data.image_folder import read_image_folder
 from lazybench.data.imported import NAME, ORIGIN, Meta, imported_root, lock_path
@@ -27,6 +25,7 @@ from lazybench.errors import (
     UnknownName,
     UsageError,
 )
+from lazybench.locks import alone, why_closed
 from lazybench.records.atomic import FULL
 from lazybench.registry import AGENTS, DATA_ALIASES, DATASETS, load
 
@@ -194,8 +193,14 @@ def _check_free(folder: Path, replace: bool) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the lock of an imported data set; two importers of one name take turns."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_path(folder)):
+
+    def closed(error: Exception) -> str:
+        return (
+            f"{folder.parent} can't be written or locked ({why_closed(error)}); set LAZYBENCH_DATA "
+            "to another folder"
+        )
+
+    with alone(lock_path(folder), "", closed, -1):
         yield
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from lazybench.data.pickle_parts import PUTS, Tuples
 from lazybench.errors import DataUnavailable
+from lazybench.files import open_file
 
 MOST_BYTES = 16 << 30
 
@@ -51,7 +52,7 @@ def load_pickle(source: Path | bytes, where: str = "", *, most_bytes: int = MOST
     try:
         if isinstance(source, bytes):
             return _load(io.BytesIO(source), where, len(source), most_bytes)
-        with source.open("rb", buffering=_BUFFER) as file:
+        with open_file(source, None) as file:
             return _load(file, where, os.fstat(file.fileno()).st_size, most_bytes)
     except OSError as error:
         raise DataUnavailable(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lazybench.data.archive import MOST_BYTES
 from lazybench.errors import DataUnavailable
+from lazybench.files import open_file
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -32,7 +33,7 @@ def read_arrays(path: Path, *, single: bool = False, most_bytes: int = MOST_BYTE
     """
     try:
         # Opened here: numpy leaves a file open that turns out to be no zip.
-        with path.open("rb") as handle:
+        with open_file(path, most_bytes) as handle:
             held = np.load(handle, allow_pickle=False)
             if not isinstance(held, np.ndarray):
                 with held:

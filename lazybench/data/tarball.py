@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from lazybench.errors import DataUnavailable
+from lazybench.files import open_file
 
 MOST_BYTES = 1 << 30
 MOST_UNPACKED_BYTES = 2 << 30
@@ -45,7 +46,10 @@ def read_members(
     wanted = list(names)
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path, tarinfo=_Header) as archive:
+        with (
+            open_file(path, MOST_UNPACKED_BYTES) as packed,
+            tarfile.open(fileobj=packed, tarinfo=_Header) as archive,
+        ):
             for member in archive:
                 if archive.offset > MOST_UNPACKED_BYTES:
                     raise _too_much(path)

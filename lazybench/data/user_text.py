@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lazybench.errors import DataUnavailable, UsageError
+from lazybench.files import read_file
 
 MOST_BYTES = 256 << 20
 
@@ -28,11 +29,7 @@ def read_text(path: Path) -> str:
             is the reason alone, for callers to say what they wanted.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise DataUnavailable("it is no plain file")
-        if path.stat().st_size > MOST_BYTES:
-            raise DataUnavailable(f"it has more than {MOST_BYTES >> 20} MiB")
-        data = path.read_bytes()
+        data = read_file(path, MOST_BYTES)
     except OSError as error:
         raise DataUnavailable(error.strerror or str(error)) from error
     mark = next((mark for mark in _MARKS if data.startswith(mark)), None)

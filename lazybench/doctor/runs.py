@@ -10,7 +10,8 @@ from typing import Any
 
 from lazybench.doctor.findings import Finding, Repair, leftovers, may_be_held
 from lazybench.errors import StoreError
-from lazybench.records.atomic import sound_bytes
+from lazybench.files import open_file, read_file
+from lazybench.records.atomic import MOST_LINES_BYTES, sound_bytes
 
 AREA = "runs"
 _SAME = "the same command goes on from what is sound"
@@ -62,19 +63,19 @@ def _log(runs: Path, path: Path) -> Iterator[Finding]:
         return
     if keep == size:
         return
-    data = path.read_bytes()[keep:]
+    data = read_file(path, MOST_LINES_BYTES)[keep:]
     if b"\n" not in data.rstrip(b"\n"):
         detail = f"its last line is torn, {size - keep} bytes"
         yield Finding(AREA, str(path), "warn", detail, "the next run cuts it off by itself")
         return
-    line = path.read_bytes()[:keep].count(b"\n") + 1
+    line = read_file(path, MOST_LINES_BYTES)[:keep].count(b"\n") + 1
     detail = f"line {line} doesn't fit its checksum, others come after it"
     yield Finding(AREA, str(path), "bad", detail, _SAME, Repair("cut", runs, path, keep))
 
 
 def _unreadable(path: Path) -> str:
     try:
-        found: Any = json.loads(path.read_bytes())
+        found: Any = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError) as error:
         return f"can't be read: {error}"
     return "" if isinstance(found, dict) else "isn't what a run writes"
@@ -83,10 +84,10 @@ def _unreadable(path: Path) -> str:
 def _unsound(step: Path) -> str:
     """What is wrong with a checkpoint, by the sizes and hashes that were written with it."""
     try:
-        manifest: Any = json.loads((step / "manifest.json").read_bytes())
+        manifest: Any = json.loads(read_file(step / "manifest.json"))
         wanted = {str(name): str(facts["sha256"]) for name, facts in manifest.items()}
         for name, sha256 in wanted.items():
-            with (step / Path(name).name).open("rb") as file:
+            with open_file(step / Path(name).name, None) as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                     return f"{name} doesn't match its sha256"
     except FileNotFoundError as error:

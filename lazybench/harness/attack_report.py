@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lazybench._version import __version__
 from lazybench.boards.csv_table import csv_cell
 from lazybench.errors import OutputUnavailable
+from lazybench.files import open_file, read_file
 from lazybench.harness.attack import Attacked, AttackOutcome
 from lazybench.records.atomic import plain, write_bytes, write_json
 from lazybench.registry import load
@@ -47,7 +48,7 @@ def need_own_folder(folder: Path) -> None:
 def _holds_report(folder: Path) -> bool:
     """Whether an earlier report lies in a folder, by its first line."""
     try:
-        with (folder / REPORT).open("rb") as file:
+        with open_file(folder / REPORT) as file:
             return file.read(len(_TITLE)) == _TITLE.encode()
     except OSError:
         return False
@@ -82,7 +83,7 @@ def set_aside(outcome: AttackOutcome, folder: Path) -> Path | None:
 
 def _earlier(folder: Path) -> Any:
     try:
-        return json.loads((folder / FACTS).read_bytes())
+        return json.loads(read_file(folder / FACTS))
     except (OSError, ValueError, RecursionError):
         return None
 

@@ -21,6 +21,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lazybench.errors import ContractError, StoreError
+from lazybench.files import read_file, refuse_links
 from lazybench.records import write_bytes, write_json
 
 _KEPT = 2
@@ -41,6 +42,7 @@ def save(folder: Path, step: int, state: Any) -> None:
     tensors: dict[str, Tensor] = {}
     tree = _flatten(state, "state", tensors)
     target = folder / f"step-{step}"
+    refuse_links(folder.parent, target)
     files = {
         _TENSORS: save_tensors(tensors),
         _TREE: json.dumps(tree).encode(),
@@ -109,9 +111,10 @@ def read(folder: Path) -> Any:
         StoreError: it is incomplete or damaged.
     """
     try:
-        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        manifest = json.loads(read_file(folder / _MANIFEST, 1 << 16))
         sha256 = {name: str(manifest[name]["sha256"]) for name in (_TENSORS, _TREE)}
-        files = {name: (folder / name).read_bytes() for name in sha256}
+        most = {name: int(manifest[name]["bytes"]) for name in sha256}
+        files = {name: read_file(folder / name, most[name]) for name in sha256}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         told = " ".join(f"{type(error).__name__}: {error}".split())
         raise StoreError(f"checkpoint {folder} is incomplete ({told})") from error

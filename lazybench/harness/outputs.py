@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from lazybench.errors import Busy, OutputUnavailable, StoreError
+from lazybench.errors import LazybenchError, OutputUnavailable, StoreError
+from lazybench.files import read_file
+from lazybench.locks import alone, why_closed
+from lazybench.records import write_json
 
 _HOLDER = "lock.json"
 
@@ -27,34 +28,40 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         Busy: another process holds it.
+        OutputUnavailable: it can't be locked.
     """
-    lock = FileLock(folder / "lock")
-    try:
-        # A listing of runs holds each lock for a moment.
-        lock.acquire(timeout=0.5)
-    except Timeout:
-        raise Busy(
+
+    def busy() -> str:
+        return (
             f"another process is at this run ({folder}){_holder(folder)}; wait for it, or use "
             "another seed"
-        ) from None
-    try:
-        # For people alone: nothing is decided by what it says.
-        with contextlib.suppress(OSError):
-            holder = {"pid": os.getpid(), "host": platform.node()}
-            (folder / _HOLDER).write_text(json.dumps(holder), encoding="ascii")
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            (folder / _HOLDER).unlink()
-        lock.release()
+        )
+
+    def closed(error: Exception) -> str:
+        return (
+            f"{folder} can't be locked ({why_closed(error)}), so that two processes could write "
+            "to it; choose a folder on another disk with --out or --runs, or remove what has the "
+            "lock's name"
+        )
+
+    # A listing of runs holds each lock for a moment.
+    with alone(folder / "lock", busy, closed, 0.5):
+        try:
+            # For people alone: nothing is decided by what it says.
+            with contextlib.suppress(OSError, LazybenchError):
+                write_json(folder / _HOLDER, {"pid": os.getpid(), "host": platform.node()})
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (folder / _HOLDER).unlink()
 
 
 def _holder(folder: Path) -> str:
     """Who says that it holds a folder, as a part of a sentence."""
     try:
-        told = json.loads((folder / _HOLDER).read_bytes())
+        told = json.loads(read_file(folder / _HOLDER, 1 << 16))
         return f": process {int(told['pid'])} on {told['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
@@ -83,7 +90,7 @@ def writable(folder: Path) -> None:
     probe = folder / f".tmp-{os.getpid()}-{time.monotonic_ns()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
+        probe.open("xb").close()
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise OutputUnavailable(

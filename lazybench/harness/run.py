@@ -26,6 +26,7 @@ from lazybench.errors import (
     TooSlow,
     UsageError,
 )
+from lazybench.files import refuse_links
 from lazybench.harness import checkpoint, facts
 from lazybench.harness.cell import Cell, resolve
 from lazybench.harness.fit import Progress, Training, fit, fit_whole
@@ -94,6 +95,7 @@ def _run(request: RunRequest, watch: Watch, tracker: Tracker) -> Record:
         with Signals(watch.note, request.episode_timeout_s) as signals:
             return _make_record(cell, watch, signals, tracker)
     writable(request.out)
+    refuse_links(cell.folder)
     writable(cell.folder)
     with locked(cell.folder), Signals(watch.note, request.episode_timeout_s) as signals:
         remove_leftovers(cell.folder)
@@ -137,6 +139,7 @@ def _finish(cell: Cell, store: Store, standing: Record) -> None:
         return
     # The record stands whatever becomes of the folder, and who holds it marks it.
     with contextlib.suppress(Busy, OutputUnavailable, StoreError), locked(cell.folder):
+        refuse_links(cell.folder)
         remove_leftovers(cell.folder)
         _mark_done(cell, standing, store.path(standing))
 

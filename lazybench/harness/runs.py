@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from lazybench.files import read_file
 from lazybench.locks import is_held
 
 
@@ -43,7 +45,7 @@ def list_runs(runs: Path) -> list[RunInfo]:
 def _info(config: Path) -> RunInfo | None:
     folder = config.parent
     try:
-        facts = json.loads(config.read_bytes())
+        facts = json.loads(read_file(config))
         return RunInfo(
             folder,
             str(facts["key"])[:12],
@@ -59,14 +61,16 @@ def _info(config: Path) -> RunInfo | None:
 
 
 def _status(folder: Path) -> str:
-    if is_held(folder / "lock"):
-        return "running"
+    # What can't be locked is held by nobody.
+    with contextlib.suppress(OSError):
+        if is_held(folder / "lock"):
+            return "running"
     # The fit's own judgement first: `done.json` comes before `done-<key12>.json`.
     done = sorted(folder.glob("done*.json"), key=lambda path: (len(path.name), path.name))
-    return str(json.loads(done[0].read_bytes())["status"]) if done else "interrupted"
+    return str(json.loads(read_file(done[0]))["status"]) if done else "interrupted"
 
 
 def _step(folder: Path) -> int:
     manifests = folder.glob("ckpt/step-*/manifest.json")
-    steps = [int(path.parent.name.removeprefix("step-")) for path in manifests]
-    return max(steps, default=0)
+    steps = [path.parent.name.removeprefix("step-") for path in manifests]
+    return max((int(step) for step in steps if step.isdecimal()), default=0)

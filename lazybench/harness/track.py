@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lazybench.errors import UsageError
+from lazybench.files import refuse_links
 from lazybench.harness.watch import Watch
 from lazybench.plugins import contained, describe
 from lazybench.registry import load
@@ -123,6 +124,7 @@ class TensorBoard:
     def begin(self, run: Mapping[str, Any]) -> None:
         """Open the run's folder; what it holds of steps that are done again is taken back."""
         place = self._folder / Path(str(run["folder"])).name
+        refuse_links(self._folder, place)
         step = int(run["step"])
         self._writer = self._open(str(place), purge_step=step + 1 if step else None)
         settings = "\n".join(f"    {name}: {value}" for name, value in run["config"].items())

@@ -13,6 +13,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from lazybench.errors import StoreError, UnknownName, UsageError
+from lazybench.files import read_file
 from lazybench.harness import checkpoint
 from lazybench.harness.fit import Progress
 from lazybench.harness.runs import list_runs
@@ -20,6 +21,9 @@ from lazybench.records import NetworkFacts
 
 FIRST_DIGITS = 6
 """Fewest digits of a key that name a run."""
+
+MOST_WEIGHTS_BYTES = 1 << 34
+"""Bytes of a file of weights, at most."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def find_run(name: str, runs: Path) -> TrainedRun:
             )
         folder = fits[0].path
     try:
-        facts = json.loads((folder / "config.json").read_bytes())
+        facts = json.loads(read_file(folder / "config.json"))
         key, asked = facts.pop("key"), facts.pop("asked")
         overrides, told = dict(facts.pop("overrides")), facts.pop("network_facts")
         network = None if told is None else NetworkFacts(**told)
@@ -149,7 +153,7 @@ def read_weights(source: str, runs: Path) -> Weights:
     path = Path(source)
     if path.suffix == ".safetensors" or path.is_file():
         try:
-            data = path.read_bytes()
+            data = read_file(path, MOST_WEIGHTS_BYTES)
             params = load_tensors(data)
         except OSError as error:
             raise UsageError(f"can't read weights from {path}: {error.strerror}") from error

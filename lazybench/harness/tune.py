@@ -13,6 +13,7 @@ from typing import Any
 
 from lazybench.checks import check_whole
 from lazybench.errors import Diverged, Interrupted, UsageError
+from lazybench.files import read_file, refuse_links
 from lazybench.harness.cell import Cell, resolve
 from lazybench.harness.fit import Training, fit
 from lazybench.harness.outputs import locked, writable
@@ -198,6 +199,7 @@ def tune(
             "--search inner_steps=5,10"
         )
     folder = first.folder.with_name(f"tune-{first.folder.name}")
+    refuse_links(folder)
     writable(folder)
     # All resolved first: what isn't allowed is told before any training, not after half of it.
     chosen = _distinct(request, drawn(axes, request.seed), trials)
@@ -235,7 +237,7 @@ def read_found(folder: Path) -> Found:
     """
     path = folder / _FOUND
     try:
-        told = json.loads(path.read_bytes())
+        told = json.loads(read_file(path))
         return Found(**{**told, "tuning": Tuning(**told["tuning"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(

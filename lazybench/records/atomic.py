@@ -19,12 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from lazybench.errors import OutputUnavailable, StoreError, UsageError
+from lazybench.files import need_regular, open_file, read_file, refuse_links
 
 FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
 """What systems call a disk, a quota or a file that is full."""
 _TAIL_BYTES = 1 << 16
 _HEAD_BYTES = 1 << 10
 _TEMPORARY = ".tmp-"
+MOST_LINES_BYTES = 1 << 33
+# A link isn't followed, and a named pipe doesn't wait for a reader.
+_APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND
+_APPEND |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def plain(obj: Any) -> Any:
@@ -179,7 +184,7 @@ def replace_ours(
     if target.is_symlink() or not target.is_file():
         raise theirs
     try:
-        with target.open("rb") as file:
+        with open_file(target) as file:
             ours = mark in file.read(_HEAD_BYTES)
     except OSError as error:
         raise _store_error(target, error, len(data)) from error
@@ -252,10 +257,16 @@ def append_line(
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        fd = os.open(target, _APPEND, 0o666)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            refuse_links(target.parent, target)
         raise _store_error(target, error, len(line)) from error
     try:
+        try:
+            need_regular(os.fstat(fd), target)
+        except OSError as error:
+            raise _store_error(target, error, len(line)) from error
         end = _sound_end(fd)
         try:
             written = os.write(fd, line)
@@ -315,7 +326,7 @@ def sound_bytes(path: str | os.PathLike[str]) -> tuple[int, int]:
         StoreError: it can't be read.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path, MOST_LINES_BYTES)
     except OSError as error:
         raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
     sound = 0
@@ -339,7 +350,7 @@ def read_lines(
             can't be read.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path, MOST_LINES_BYTES)
     except FileNotFoundError:
         return []
     except OSError as error:

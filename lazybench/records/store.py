@@ -14,12 +14,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lazybench.errors import LazybenchError, RecordConflict, StoreError, UsageError
+from lazybench.files import read_file, refuse_links
 from lazybench.records.atomic import canonical_json, write_bytes
 from lazybench.records.reported import Reported
 from lazybench.records.schema import Record, make_key
 
 REPORTED = Path(__file__).parent.parent / "reported"
 """Numbers of the lazy paper, which stand beside anybody's."""
+
+MOST_RECORD_BYTES = 1 << 28
+"""Bytes of a record's file, at most: the arrays that it may hold unpack to as much."""
 
 _SLUG_LENGTH = 40
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
@@ -103,6 +107,7 @@ class Store:
         _verify(record)
         path = self.path(record)
         data = record.to_json().encode("ascii")
+        refuse_links(self.root, path)
         try:
             return write_bytes(path, data, replace=False)
         except FileExistsError:
@@ -181,7 +186,7 @@ class Store:
         }
         for _, path in sorted(files.items()):
             try:
-                table = _ReportedFile.model_validate_json(path.read_bytes())
+                table = _ReportedFile.model_validate_json(read_file(path, MOST_RECORD_BYTES))
                 head = {"source": table.source, "table": table.table}
                 rows.extend(Reported.model_validate(head | row) for row in table.rows)
             except (OSError, ValidationError) as error:
@@ -211,7 +216,7 @@ def _verify(record: Record) -> None:
 
 def _load(path: Path) -> Record:
     try:
-        text = path.read_bytes()
+        text = read_file(path, MOST_RECORD_BYTES)
     except OSError as error:
         raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
     record = Record.from_json(text)

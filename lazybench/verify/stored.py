@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 from lazybench.errors import StoreError, UnknownName, UsageError
+from lazybench.files import read_file
 from lazybench.records import Record, Store, make_key
+from lazybench.records.store import MOST_RECORD_BYTES
 from lazybench.verify.findings import Finding
 
 _KEY = re.compile(r"[0-9a-f]{6,64}")
@@ -30,7 +32,7 @@ def find_record(name: str, out: Path) -> Path:
     if _KEY.fullmatch(name):
         found = sorted(Store(out).root.glob(f"records/*/*/{name[:_KEY12]}*.json"))
         if len(name) > _KEY12:
-            found = [each for each in found if f'"key": "{name}' in each.read_text("utf-8")]
+            found = [each for each in found if f'"key": "{name}'.encode() in read_file(each)]
         if len(found) > 1:
             keys = ", ".join(each.stem for each in found)
             raise UsageError(f"key '{name}' fits several records: {keys}; give more digits")
@@ -49,7 +51,7 @@ def read_record(path: Path) -> tuple[Record | None, list[Finding]]:
         StoreError: the file can't be read.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path, MOST_RECORD_BYTES)
     except OSError as error:
         raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
     try:
