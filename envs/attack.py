@@ -216,7 +216,8 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         """Open trials; see the class.
 
         Raises:
-            UsageError: trials or a mask of another length or type, or trials that aren't there.
+            UsageError: trials or a mask of another length or type, or trials or an option that
+                aren't there.
             ContractError: the target failed.
         """
         super().reset(seed=seed)

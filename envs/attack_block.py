@@ -156,13 +156,12 @@ class AttackBlock:
             replies = replies._replace(done=torch.ones_like(replies.done))
         nearest = box.ledger.nearest
         far = torch.from_numpy(np.where(np.isinf(nearest), -1, nearest).astype(np.float32))
-        goal = torch.full_like(box.label, -1) if box.goal is None else box.goal
+        label, goal = box.label, box.goal
         parts = {
             "trial": torch.from_numpy(self._trials.trial.copy()).to(self._device),
-            # Copies: what agents do to them mustn't reach what distances are measured from.
-            "x": box.x.clone(),
-            "label": box.label.clone(),
-            "goal": goal.clone(),
+            "x": box.x,
+            "label": label,
+            "goal": torch.full_like(label, -1) if goal is None else goal,
             "best_distance": far.to(self._device),
             **laid_out(replies, places, self._images, self._rows),
         }

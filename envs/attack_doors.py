@@ -14,6 +14,7 @@ their slowest image and search on where they don't succeed. Once no image of a c
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,12 +35,19 @@ class BudgetSpent(LazybenchError):
     """Every image that a call asked about is finished; nothing more will be answered."""
 
 
+class _Said(threading.local):
+    """Whose rows a thread has said it asks about; None where it hasn't."""
+
+    owner: NDArray[np.int64] | None = None
+
+
 class Door:
     """A callable from images `[R, C, H, W]` to log-probabilities `[R, classes]`, tensor to tensor.
 
     Where replies show labels alone, the answered class has logit 10 and the others 0. Row i belongs
     to image i where there is a row for each image, every row to the image where only one is under
-    attack; else say whose the rows are: `with door.owner(3): …`.
+    attack; else say whose the rows are: `with door.owner(3): …`. Several threads may ask: they are
+    answered one after another, and `owner` holds for the thread that says it.
 
     Attributes:
         classes: of the target; None where nobody has told.
@@ -62,7 +70,7 @@ class Door:
                 f"{type(attacked).__name__}; make one with lazybench.make_env"
             )
         self._attacked = attacked
-        self._owner: NDArray[np.int64] | None = None
+        self._said = _Said()
         self.classes = classes
         if classes is None and not isinstance(attacked, BlackBox):
             self.classes = int(attacked.task.classes)
@@ -88,11 +96,11 @@ class Door:
         Args:
             images: position of the image, in [0, n); or one for each row of every call.
         """
-        before, self._owner = self._owner, np.asarray(images, dtype=np.int64)
+        before, self._said.owner = self._said.owner, np.asarray(images, dtype=np.int64)
         try:
             yield
         finally:
-            self._owner = before
+            self._said.owner = before
 
     def __call__(self, rows: Any) -> Tensor:
         """Return what the target answers, `[R, classes]` float32 on the device of the images.
@@ -104,7 +112,7 @@ class Door:
         """
         box = self.box
         asked = torch.as_tensor(rows)
-        owner = self._owners(len(asked), len(box.x))
+        owner = self._owners(len(asked), box.images)
         if len(owner) and bool(box.ledger.done[owner].all()):
             raise BudgetSpent(
                 "every image that is asked about is finished: its budget is spent, or it succeeded"
@@ -118,17 +126,19 @@ class Door:
             return scores
         of = torch.from_numpy(owner).to(scores.device)
         # Another class than the true one, which is as good as any.
-        wrong = (box.label[of] + 1) % scores.shape[1] if box.goal is None else box.goal[of]
+        goal = box.goal
+        wrong = (box.label[of] + 1) % scores.shape[1] if goal is None else goal[of]
         made_up = self._decided(wrong, scores.shape[1])
         return torch.where(told.served[:, None], scores, made_up)
 
     def _owners(self, rows: int, images: int) -> NDArray[np.int64]:
-        if self._owner is not None:
-            if self._owner.ndim and len(self._owner) != rows:
+        owner = self._said.owner
+        if owner is not None:
+            if owner.ndim and len(owner) != rows:
                 raise ContractError(
-                    f"door.owner tells whose {len(self._owner)} rows are, got a call of {rows}"
+                    f"door.owner tells whose {len(owner)} rows are, got a call of {rows}"
                 )
-            return np.broadcast_to(self._owner, (rows,)).copy()
+            return np.broadcast_to(owner, (rows,)).copy()
         if images == 1:
             return np.zeros(rows, np.int64)
         if rows == images:
@@ -196,9 +206,8 @@ def as_art(attacked: Any, classes: int | None = None) -> Any:
     def predict(rows: NDArray[Any]) -> NDArray[np.float32]:
         return door(np.asarray(rows, np.float32)).softmax(1).cpu().numpy()
 
-    instance = tuple(door.box.x.shape[1:])
     found = art.BlackBoxClassifierNeuralNetwork(
-        predict, instance, door.classes, channels_first=True, clip_values=(0.0, 1.0)
+        predict, door.box.instance, door.classes, channels_first=True, clip_values=(0.0, 1.0)
     )
     found.door = door
     return found

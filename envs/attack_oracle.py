@@ -6,10 +6,13 @@ accidents: no attribute, item or closure leads to it. `strict` targets run in an
 
 from __future__ import annotations
 
+import inspect
+import threading
 import traceback
 from collections.abc import Callable, Generator
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,10 +27,30 @@ Predict = Callable[[Tensor], Any]
 _LOWEST = torch.finfo(torch.float32).min
 
 
+def plain(values: Any) -> Tensor:
+    """Return values as a tensor of no subclass, without graph, hooks or attributes of its own.
+
+    Operations on a subclass run code of whoever wrote it: on the way to a target that code would
+    see the target, on the way back it would lead to it.
+
+    Raises:
+        TypeError: they are no array of numbers.
+        ValueError: they are an array that torch can't hold, or lists of different lengths.
+        RuntimeError: another reason why torch can't hold them.
+    """
+    found = values if isinstance(values, Tensor) else torch.as_tensor(values)
+    if type(found) not in (Tensor, torch.nn.Parameter):
+        # Whatever its own methods return, an array of the base class comes out of it.
+        found = torch.from_numpy(np.array(found.detach().cpu().numpy(), subok=False))
+    # Not `found.detach()`: an instance may have an attribute of that name.
+    return Tensor.detach(found)
+
+
 class Oracle:
     """Answers rows with log-probabilities; the only holder of a network.
 
-    It counts nothing and is for environments; agents are handed a `BlackBox`, or less.
+    It counts nothing and is for environments; agents are handed a `BlackBox`, or less. Calls from
+    several threads are answered one after another.
     """
 
     def __init__(self, predict: Predict, classes: int | None, *, chunk: int = CHUNK) -> None:
@@ -40,6 +63,8 @@ class Oracle:
         """
         self.classes = classes
         self._chunk = chunk
+        # Of the same thread it lets a second call in, which is refused rather than never answered.
+        self._turn = threading.RLock()
         # A generator's locals are no attribute and no closure of anything.
         self._ask = _serving(predict)
         next(self._ask)
@@ -56,7 +81,8 @@ class Oracle:
         """Return log-probabilities `[R, classes]` float32 on the device of `rows`.
 
         Raises:
-            ContractError: the target failed, changed its number of classes or returned NaN.
+            ContractError: the target failed, changed its number of classes or returned NaN, or
+                asks about itself while it answers.
         """
         parts = [
             self._part(rows[first : first + self._chunk])
@@ -65,7 +91,7 @@ class Oracle:
         if not parts:
             return rows.new_zeros(0, self.classes or 0)
         logits = parts[0] if len(parts) == 1 else torch.cat(parts)
-        # Outside of it: attackers may put what they were told into a loss.
+        # No leaf of a graph: attackers may put what they were told into a loss.
         scores = torch.log_softmax(logits.to(rows.device, torch.float32), 1)
         # An infinite logit gives NaN as well; none is above 0, so a sum shows each of them.
         if bool(scores.sum().isnan()):
@@ -75,14 +101,20 @@ class Oracle:
 
     def _part(self, rows: Tensor) -> Tensor:
         # A target that normalises in place must not change what is judged.
-        got = self._ask.send(rows.clone())
+        with self._turn:
+            if inspect.getgeneratorstate(self._ask) == inspect.GEN_RUNNING:
+                raise ContractError("the target asks about itself while it answers; it mustn't")
+            got = self._ask.send(rows.clone())
         if isinstance(got, Failure):
             if got.interrupt is not None:
                 raise got.interrupt
             if got.own is not None:
                 raise got.own(got.why)
             raise ContractError(f"the target failed on {len(rows)} rows: {got.why}")
-        logits = torch.as_tensor(got)
+        try:
+            logits = plain(got)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ContractError(f"the target's answer is no array of scores: {error}") from None
         if self.classes is None and logits.ndim == 2:
             if logits.shape[1] < 2:
                 raise ContractError(

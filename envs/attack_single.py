@@ -11,6 +11,7 @@ from lazybench.attack_task import AttackTask, Queries, Replies
 from lazybench.envs.attack import AttackVectorEnv
 from lazybench.envs.attack_block import Observation
 from lazybench.envs.blackbox import BlackBox
+from lazybench.envs.trial_rows import first_row, one_trial
 from lazybench.errors import UsageError
 
 
@@ -62,15 +63,13 @@ class AttackEnv(gymnasium.Env[Observation, Any]):
         """Open trial `seed`, the next one, or `options["trial"]`.
 
         Raises:
-            UsageError: a trial that isn't there.
+            UsageError: a trial or an option that isn't there.
             ContractError: the target failed.
         """
         super().reset(seed=seed)
-        options = options or {}
-        rows = {"trials": [options["trial"]]} if "trial" in options else {}
-        observation, info = self._row.reset(seed=seed, options=rows)
+        observation, info = self._row.reset(seed=seed, options=one_trial(options))
         self._over = False
-        return _first(observation), _scalars(info)
+        return first_row(observation), _scalars(info)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Ask the target; once the image is finished, judge it.
@@ -86,7 +85,7 @@ class AttackEnv(gymnasium.Env[Observation, Any]):
         ragged = Replies._fields[:4] if isinstance(action, Queries) else ()
         told = {name: part for name, part in info.items() if not name.startswith("_")}
         return (
-            _first(observation, whole=ragged),
+            first_row(observation, whole=ragged),
             float(rewards[0]),
             bool(terminated[0]),
             bool(truncated[0]),
@@ -110,11 +109,6 @@ def _block(action: Any) -> Any:
     if isinstance(action, dict):
         return {name: part[None] for name, part in action.items()}
     return np.asarray(action)[None]
-
-
-def _first(observation: Observation, whole: tuple[str, ...] = ()) -> Observation:
-    """The entries of a block's one row; those in `whole` have no row to take."""
-    return {name: part if name in whole else part[0, ...] for name, part in observation.items()}
 
 
 def _scalars(info: dict[str, Any]) -> dict[str, Any]:

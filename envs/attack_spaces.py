@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lazybench.attack_task import Queries, Replies
 from lazybench.envs.attack_opened import OpenTarget
+from lazybench.envs.attack_oracle import plain
 from lazybench.envs.attack_settings import Protocol
 from lazybench.errors import ContractError
 from lazybench.spaces import broadcast_box, labels
@@ -79,8 +80,11 @@ def as_queries(action: Any, images: int, each: int, device: torch.device) -> tup
         raise ContractError(
             f"an action is Queries(rows, owner), or a dict of rows and mask, got {got}"
         )
-    rows = torch.as_tensor(action["rows"])
-    mask = torch.as_tensor(action["mask"]).to(rows.device)
+    try:
+        rows, mask = plain(action["rows"]), plain(action["mask"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContractError(f"rows and mask must be tensors or arrays: {error}") from None
+    mask = mask.to(rows.device)
     if rows.shape[:2] != (images, each) or mask.shape != (images, each):
         raise ContractError(
             f"rows and mask must have {each} rows for each of {images} images, [{images}, {each}, "

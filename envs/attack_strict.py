@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lazybench.envs.attack_oracle import Failure
+from lazybench.envs.attack_oracle import Failure, plain
 from lazybench.envs.attack_target import Named, load_named
 from lazybench.errors import ContractError, LazybenchError, UsageError
 
@@ -170,7 +170,7 @@ def _answer_all() -> None:
 def _reply(predict: Any, rows: Tensor) -> bytes:
     try:
         with torch.no_grad():
-            scores = torch.as_tensor(predict(rows))
+            scores = plain(predict(rows))
         if scores.ndim != 2 or not scores.is_floating_point():
             raise ContractError(
                 f"scores must be floats [rows, classes], got {scores.dtype} {list(scores.shape)}"

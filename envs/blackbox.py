@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NoReturn
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from lazybench.attack_task import Access, Mode, Norm, Queries, Replies, distance
 from lazybench.envs.attack_ledger import Ledger
-from lazybench.envs.attack_oracle import Oracle
+from lazybench.envs.attack_oracle import Oracle, plain
 from lazybench.errors import ContractError
 
 TOLERANCE = 1e-6
@@ -19,7 +20,18 @@ TOLERANCE = 1e-6
 
 
 class BlackBox:
-    """Images under attack, side by side, and the only way to ask about them."""
+    """Images under attack, side by side, and the only way to ask about them.
+
+    Calls from several threads are served one after another. `x`, `label`, `goal` and `best` give
+    copies: what is done to them changes nothing of the attack.
+
+    Attributes:
+        images: how many are under attack, n.
+        instance: shape of one image.
+        norm, eps, access, levels: as they were given.
+        ledger: who asked how often.
+        invalid: `[n]` rows so far that weren't finite.
+    """
 
     def __init__(  # noqa: PLR0913 - the protocol, by name
         self,
@@ -50,13 +62,35 @@ class BlackBox:
             levels: round rows to so many brightnesses before they are sent and measured (256 for
                 targets that take 8-bit images); None for no rounding.
         """
-        self.x, self.label, self.goal = x.clone(), label.clone(), goal
+        self.images, self.instance = len(x), tuple(x.shape[1:])
+        self._x, self._label, self._best = x.clone(), label.clone(), x.clone()
+        self._goal = None if goal is None else goal.clone()
         self.norm, self.eps, self.access, self.levels = norm, eps, access, levels
         self.ledger = Ledger(len(x), query_budget, ends_at_success=mode == "first")
         self.ledger.open(np.ones(len(x), np.bool_))
-        self.best = x.clone()
         self.invalid = np.zeros(len(x), np.int64)
         self._oracle = oracle
+        self._turn = threading.RLock()
+
+    @property
+    def x(self) -> Tensor:
+        """The clean images, `[n, channels, height, width]` float32."""
+        return self._x.clone()
+
+    @property
+    def label(self) -> Tensor:
+        """Their true classes, `[n]` int64."""
+        return self._label.clone()
+
+    @property
+    def goal(self) -> Tensor | None:
+        """The classes to reach, `[n]` int64; None for any wrong one."""
+        return None if self._goal is None else self._goal.clone()
+
+    @property
+    def best(self) -> Tensor:
+        """The nearest adversarial image of each, `[n, …]` float32; the clean one for none."""
+        return self._best.clone()
 
     def __reduce__(self) -> NoReturn:
         """Refuse: a copy would be asked without being charged.
@@ -70,15 +104,13 @@ class BlackBox:
         self, images: NDArray[np.bool_], x: Tensor, label: Tensor, goal: Tensor | None
     ) -> None:
         """Put other images into the places of a mask `[n]`, with accounts of their own."""
-        at = torch.from_numpy(images).to(self.x.device)
-        # What was handed out before mustn't change under its owner.
-        self.x, self.label, self.best = self.x.clone(), self.label.clone(), self.best.clone()
-        self.x[at], self.label[at], self.best[at] = x, label, x
-        if self.goal is not None and goal is not None:
-            self.goal = self.goal.clone()
-            self.goal[at] = goal
-        self.invalid[images] = 0
-        self.ledger.open(images)
+        at = torch.from_numpy(images).to(self._x.device)
+        with self._turn:
+            self._x[at], self._label[at], self._best[at] = x, label, x
+            if self._goal is not None and goal is not None:
+                self._goal[at] = goal
+            self.invalid[images] = 0
+            self.ledger.open(images)
 
     def query(self, rows: Any, owner: Any) -> Replies:
         """Charge rows to their images, send those that can be paid, and return the replies.
@@ -96,10 +128,15 @@ class BlackBox:
                 the target failed, and the rows stay charged.
         """
         asked, of = self._checked(rows, owner)
+        with self._turn:
+            return self._served(asked, of)
+
+    def _served(self, asked: Tensor, of: NDArray[np.int64]) -> Replies:
+        """The replies to rows of one's own, charged before they are sent."""
         served, position = self.ledger.charge(of)
         live = np.flatnonzero(served)
         whole = len(live) == len(of)
-        place = torch.from_numpy(of[live]).to(self.x.device)
+        place = torch.from_numpy(of[live]).to(self._x.device)
         try:
             scores, labels, hit = self._answer(
                 asked if whole else asked[torch.from_numpy(live).to(asked.device)],
@@ -110,12 +147,13 @@ class BlackBox:
         finally:
             self.ledger.close()
         if not whole:
-            at = torch.from_numpy(live).to(self.x.device)
+            at = torch.from_numpy(live).to(self._x.device)
             scores = scores.new_zeros(len(of), scores.shape[1]).index_copy_(0, at, scores)
             labels = labels.new_full((len(of),), -1).index_copy_(0, at, labels)
             hit = hit.new_zeros(len(of)).index_copy_(0, at, hit)
         return Replies(
-            scores if self.access == "scores" else scores[:, :0],
+            # Nothing hidden behind what is shown: no view of the scores.
+            scores if self.access == "scores" else scores.new_empty(len(of), 0),
             labels,
             hit,
             self._told(served),
@@ -129,9 +167,10 @@ class BlackBox:
         Raises:
             ContractError: as `query`.
         """
-        if not len(queries.rows):
-            self.ledger.give_up()
-        return self.query(queries.rows, queries.owner)
+        with self._turn:
+            if not len(queries.rows):
+                self.ledger.give_up()
+            return self.query(queries.rows, queries.owner)
 
     def verdict(
         self, images: NDArray[np.bool_] | None = None, *, recheck: bool = True
@@ -152,13 +191,19 @@ class BlackBox:
         Raises:
             ContractError: the target failed.
         """
+        with self._turn:
+            return self._judged(images, recheck=recheck)
+
+    def _judged(
+        self, images: NDArray[np.bool_] | None, *, recheck: bool
+    ) -> dict[str, NDArray[Any]]:
         near = self.ledger.nearest <= self.eps + TOLERANCE
         if images is not None:
             near &= images
         success, rounded = near.copy(), np.full(len(near), -1.0)
         if recheck:
-            at = torch.from_numpy(np.flatnonzero(near)).to(self.x.device)
-            found = self.best[at]
+            at = torch.from_numpy(np.flatnonzero(near)).to(self._x.device)
+            found = self._best[at]
             rounded = np.zeros(len(near))
             for told, asked in ((success, found), (rounded, to_levels(found, 256))):
                 told[near] = self._adversarial(self._oracle(asked).argmax(1), at).cpu().numpy()
@@ -176,23 +221,24 @@ class BlackBox:
         self, asked: Tensor, of: NDArray[np.int64], place: Tensor, position: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, labels and hits of rows that are charged already."""
-        # A copy in any case, so that nobody changes a row after it was judged.
-        sent = asked.clamp(0.0, 1.0)
-        if self.levels is not None:
-            sent = to_levels(sent, self.levels)
         finite: Tensor | None = None
         # One sum shows each of them; only then are they looked for.
         if not bool(asked.sum().isfinite()):
             finite = asked.isfinite().flatten(1).all(1)
             np.add.at(self.invalid, of[(~finite).cpu().numpy()], 1)
-            sent = torch.where(finite[:, None, None, None], sent, self.x[place])
+        # They are nobody else's, so nobody changes a row after it was judged.
+        sent = asked.clamp_(0.0, 1.0)
+        if self.levels is not None:
+            sent = to_levels(sent, self.levels)
+        if finite is not None:
+            sent = torch.where(finite[:, None, None, None], sent, self._x[place])
         scores = self._oracle(sent)
         labels = scores.argmax(1)
         wrong = self._adversarial(labels, place)
         found = (wrong if finite is None else wrong & finite).nonzero()[:, 0]
         hit = torch.zeros(len(sent), dtype=torch.bool, device=sent.device)
         if len(found):
-            images, clean = sent[found], self.x[place[found]]
+            images, clean = sent[found], self._x[place[found]]
             far = distance(images, clean, self.norm)
             hit[found] = near = far <= self.eps + TOLERANCE
             l2 = far if self.norm == "l2" else distance(images, clean, "l2")
@@ -201,22 +247,22 @@ class BlackBox:
                 of[at], position[at], near.cpu().numpy(), _doubles(far), _doubles(l2)
             )
             chosen = torch.from_numpy(nearer).to(sent.device)
-            self.best[place[found[chosen]]] = images[chosen]
+            self._best[place[found[chosen]]] = images[chosen]
         return scores, labels, hit
 
     def _adversarial(self, labels: Tensor, place: Tensor) -> Tensor:
-        if self.goal is None:
-            return labels != self.label[place]
-        return labels == self.goal[place]
+        if self._goal is None:
+            return labels != self._label[place]
+        return labels == self._goal[place]
 
     def _checked(self, rows: Any, owner: Any) -> tuple[Tensor, NDArray[np.int64]]:
-        """Rows as float32 on the device of the images, owners as numbers."""
-        images, instance = self.x.shape[0], tuple(self.x.shape[1:])
+        """Copies of the rows as plain float32 on the images' device, and of owners as numbers."""
+        images, instance = self.images, self.instance
         try:
-            asked = torch.as_tensor(rows).detach()
+            asked = plain(rows)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ContractError(f"rows must be a tensor or array of images: {error}") from None
-        of = np.asarray(owner.detach().cpu() if isinstance(owner, Tensor) else owner)
+        of = np.array(plain(owner).cpu().numpy() if isinstance(owner, Tensor) else owner)
         if asked.shape[1:] != instance or not asked.is_floating_point():
             raise ContractError(
                 f"rows must be float images [R, {', '.join(map(str, instance))}] in [0, 1], got "
@@ -232,10 +278,11 @@ class BlackBox:
                 f"owner must lie in [0, {images}), the images under attack, got {of.min()} to "
                 f"{of.max()}"
             )
-        return asked.to(self.x.device, torch.float32), of.astype(np.int64)
+        own = asked.to(self._x.device, torch.float32, copy=True)
+        return own, of.astype(np.int64)
 
     def _told(self, values: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(values.copy()).to(self.x.device)
+        return torch.from_numpy(values.copy()).to(self._x.device)
 
 
 def to_levels(images: Tensor, levels: int) -> Tensor:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lazybench.data.pool import Split
 from lazybench.envs.episodes import Labels
 from lazybench.envs.one_step import Backend, Observation, OneStepVectorEnv
+from lazybench.envs.trial_rows import first_row, one_trial
 from lazybench.envs.trials import Trials
 from lazybench.errors import UsageError
 from lazybench.task import TaskShape
@@ -125,13 +126,11 @@ class FewShotEnv(gymnasium.Env[Observation, Any]):
         """Open trial `seed` (or stream `seed` on train), the next one, or `options["trial"]`.
 
         Raises:
-            UsageError: a negative trial.
+            UsageError: a negative trial, or an option that isn't there.
         """
         super().reset(seed=seed)
-        options = options or {}
-        rows = {"trials": [options["trial"]]} if "trial" in options else {}
-        observation, info = self._row.reset(seed=seed, options=rows)
-        return _first(observation), {"trial": int(info["trial"][0])}
+        observation, info = self._row.reset(seed=seed, options=one_trial(options))
+        return first_row(observation), {"trial": int(info["trial"][0])}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Judge the answers; the episode is over.
@@ -146,13 +145,9 @@ class FewShotEnv(gymnasium.Env[Observation, Any]):
         observation, rewards, _, _, info = self._row.step(given[None])
         metrics = {name: float(info[name][0]) for name in self._row.trials.metrics(rewards)}
         judged = {"trial": int(info["trial"][0]), **metrics}
-        return _first(observation), float(rewards[0]), True, False, judged
+        return first_row(observation), float(rewards[0]), True, False, judged
 
     def render(self) -> NDArray[np.uint8] | None:
         """Return a picture of the trial, uint8 `[height, width, 3]`, or None without a mode."""
         pictures = self._row.render()
         return pictures[0] if pictures else None
-
-
-def _first(observation: Observation) -> Observation:
-    return {name: part[0] for name, part in observation.items()}

@@ -15,6 +15,8 @@ from lazybench.envs.attack_doors import Door
 from lazybench.envs.blackbox import BlackBox
 from lazybench.errors import ContractError
 
+_OTHER = "images must be torch or numpy arrays, got {}"
+
 
 class FoolboxDoor(Model):
     """What foolbox's attacks call; they run unchanged, and every row is charged.
@@ -47,14 +49,19 @@ class FoolboxDoor(Model):
         """Return scores of the kind of tensor that came in.
 
         Raises:
-            ContractError: tensors of another library than torch or numpy; and as `Door`.
+            ContractError: tensors of another library than torch or numpy, or of a subclass; and as
+                `Door`.
             BudgetSpent: every image that is asked about is finished.
         """
-        rows, restore = astensor_(inputs)
+        try:
+            rows, restore = astensor_(inputs)
+        except ValueError:
+            # It tells tensors by their module, so a subclass is one that it doesn't know.
+            raise ContractError(_OTHER.format(type(inputs).__name__)) from None
         raw: Any = rows.raw
         scores = self._door(raw)
         if isinstance(raw, torch.Tensor):
             return restore(astensor(scores.to(raw.device)))
         if isinstance(rows, NumPyTensor):
             return restore(astensor(scores.cpu().numpy()))
-        raise ContractError(f"images must be torch or numpy arrays, got {type(raw).__name__}")
+        raise ContractError(_OTHER.format(type(raw).__name__))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import gymnasium
@@ -21,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from lazybench import counter
-from lazybench.checks import check_one_of, check_whole
+from lazybench.checks import check_one_of, check_options, check_whole
 from lazybench.data.labelled import open_labelled
 from lazybench.data.pool import SPLITS, Split
 from lazybench.envs.longtail_oracle import HiddenPass, as_answer
@@ -166,16 +167,18 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         the number of the batch alone.
 
         Raises:
-            UsageError: trials on another split than train, or not one number of at least 0.
+            UsageError: trials on another split than train, or not one number of at least 0; or an
+                option that isn't there.
         """
         super().reset(seed=seed)
         stream = self._open_stream(seed)
-        step = None if options is None else options.get("trials")
         if self.split != "train":
-            if step is not None:
+            if isinstance(options, Mapping) and "trials" in options:
                 raise UsageError(f"{self.split} is one pass without trials; leave options out")
+            check_options(options, ())
             self._open_pass(stream)
             return self._observe(), self._facts()
+        step = check_options(options, ("trials",)).get("trials")
         self._pass = None
         self._sought = step is not None
         self._step = 0 if step is None else _one_trial(step)
@@ -236,7 +239,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         if self._stream is None:
             raise UsageError("no episode is open; call env.reset() first")
         found = self._train(self._stream) if self._pass is None else self._eval(self._pass)
-        self._shown = found["x"]
+        self._shown = None if self.render_mode is None else found["x"].copy()
         if self._device is None:
             return found | {
                 "phase": np.int64(found["phase"]),

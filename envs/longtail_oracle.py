@@ -110,7 +110,7 @@ class HiddenPass:
         class. Calibration is told where every batch came with probabilities.
         """
         whole = self._with_probs == self._size
-        return self._judge(self._given, self._probs if whole else None)
+        return self._judge(self._given.copy(), self._probs if whole else None)
 
 
 def as_answer(action: Any, batch: int, classes: int) -> Answer:

@@ -146,7 +146,7 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
     @property
     def data(self) -> dict[str, str]:
         """Name, fingerprint, preparation and source of the data."""
-        return self.trials.data
+        return dict(self.trials.data)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -154,7 +154,8 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         """Open trials; see the class.
 
         Raises:
-            UsageError: trials or a mask of another length or type, or negative trials.
+            UsageError: trials or a mask of another length or type, negative trials, or an option
+                that isn't there.
         """
         super().reset(seed=seed)
         streams = seed is not None and self.trials.split == "train"
@@ -174,11 +175,8 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             self._block = fresh
             return
         rows = torch.from_numpy(mask).to(self._device)
-        # Torch observations are the block itself: an earlier one mustn't change under its owner.
-        parts = [part.clone() for part in self._block]
-        for part, new in zip(parts, fresh, strict=True):
+        for part, new in zip(self._block, fresh, strict=True):
             part[rows] = new
-        self._block = Block(*parts)
 
     def step(
         self, actions: Any
@@ -200,7 +198,7 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             given = self.trials.answer(actions, (self.num_envs,))
             rewards[live] = self.trials.judge(self._keys[live], given[live])
             for name, values in self.trials.metrics(rewards).items():
-                info[name], info[f"_{name}"] = values, live
+                info[name], info[f"_{name}"] = values.copy(), live.copy()
         self._finished[:] = True
         done = np.ones(self.num_envs, dtype=np.bool_)
         return self._observe(), rewards, done, np.zeros(self.num_envs, dtype=np.bool_), info
@@ -218,6 +216,7 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         block = self._block
         if block is None:
             raise UsageError("no trial is open; call env.reset() first")
+        # Copies of just what is shown: a part of a task can be a view of one that is hidden.
         if self._backend == "torch":
-            return block._asdict()
+            return {name: part.clone() for name, part in block._asdict().items()}
         return {name: part.numpy().copy() for name, part in block._asdict().items()}

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from lazybench.checks import check_options
 from lazybench.errors import UsageError
 
 
@@ -32,9 +34,10 @@ class TrialRows:
                 (all where none was opened before).
 
         Raises:
-            UsageError: trials or a mask of another length or type, or negative trials.
+            UsageError: trials or a mask of another length or type, negative trials, or an option
+                that isn't there.
         """
-        options = options or {}
+        options = check_options(options, ("trials", "reset_mask"))
         mask = np.ones(len(self.trial), np.bool_)
         if "reset_mask" in options and int(self.trial.min()) >= 0:
             mask = self._given(options, "reset_mask", "b")
@@ -60,3 +63,26 @@ class TrialRows:
                 f"{list(array.shape)} and dtype {array.dtype}"
             )
         return array
+
+
+def one_trial(options: Any) -> dict[str, Any]:
+    """Return the options of a single environment's reset as those of a block of one.
+
+    Raises:
+        UsageError: an option other than `trial`.
+    """
+    given = check_options(options, ("trial",))
+    return {"trials": [given["trial"]]} if "trial" in given else {}
+
+
+def first_row(observation: Mapping[str, Any], whole: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return copies of the first row of each entry; those in `whole` have no rows."""
+    return {
+        name: part if name in whole else own_copy(part[0, ...])
+        for name, part in observation.items()
+    }
+
+
+def own_copy(part: Any) -> Any:
+    """Return a copy of an array or tensor that shares memory with nothing."""
+    return part.clone() if isinstance(part, Tensor) else part.copy()

@@ -98,6 +98,24 @@ def check_settings(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def check_options(options: Any, allowed: tuple[str, ...]) -> Mapping[str, Any]:
+    """Return the options of an environment's reset, none where none were given.
+
+    Raises:
+        UsageError: no mapping, or an option that nothing reads.
+    """
+    given = {} if options is None else options
+    if not isinstance(given, Mapping):
+        raise UsageError(f"the options of a reset are a dict, got {type(given).__name__}")
+    for name in given:
+        if name not in allowed:
+            raise UsageError(
+                f"this reset has no option {name!r}.{nearest(str(name), allowed)} Options: "
+                f"{', '.join(allowed) or 'none'}"
+            )
+    return given
+
+
 def need_folder(path: Path, option: str) -> Path:
     """Return `path`, once it is a folder or could be made one.
 

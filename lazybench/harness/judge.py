@@ -233,7 +233,8 @@ def _answer(policy: Any, observation: Any, memory: Any, env: Any) -> tuple[Any, 
         return _pair(policy(observation, memory))
     memories = memory if memory is not None else [None] * rows
     pairs = [
-        _pair(policy({name: part[row] for name, part in observation.items()}, memories[row]))
+        # A view of the block would show the trials beside it.
+        _pair(policy({name: _own(part[row]) for name, part in observation.items()}, memories[row]))
         for row in range(rows)
     ]
     try:
@@ -257,10 +258,17 @@ def _answer(policy: Any, observation: Any, memory: Any, env: Any) -> tuple[Any, 
 
 
 def _array(action: Any, rows: int) -> NDArray[Any]:
-    """A block's actions as an array, one row a trial; no columns where they are no array."""
+    """A copy of a block's actions, one row a trial; no columns where they are no array."""
     if isinstance(action, torch.Tensor):
-        return action.detach().cpu().numpy()
-    return np.asarray(action) if isinstance(action, np.ndarray) else np.empty((rows, 0), np.uint8)
+        return np.array(action.detach().cpu().numpy())
+    return np.array(action) if isinstance(action, np.ndarray) else np.empty((rows, 0), np.uint8)
+
+
+def _own(part: Any) -> Any:
+    """A copy of an array or tensor; anything else as it is."""
+    if isinstance(part, torch.Tensor):
+        return part.clone()
+    return part.copy() if isinstance(part, np.ndarray) else part
 
 
 def _pair(answer: Any) -> tuple[Any, Any]:

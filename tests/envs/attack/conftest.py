@@ -40,6 +40,18 @@ def net():
     return Tiny()
 
 
+def purifier():
+    """Descends on the image before it looks at it, and forgets that nobody wants its graph."""
+
+    def predict(rows):
+        with torch.enable_grad():
+            cleaner = rows.detach().requires_grad_()
+            (slope,) = torch.autograd.grad((cleaner**2).sum(), cleaner)
+            return Tiny()(cleaner - 1e-4 * slope)
+
+    return predict
+
+
 def chatty():
     print("loading")
 

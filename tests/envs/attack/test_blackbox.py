@@ -149,7 +149,7 @@ def test_success_is_asked_once_more_in_float_and_in_8_bits() -> None:
         return torch.stack([0 * off, 2.0 * off - 1, 0 * off - 9], 1).float()
 
     attacked = box(Counted(fine), eps=0.01)
-    attacked.x[:] = attacked.best[:] = 128 / 255
+    attacked._x[:] = attacked._best[:] = 128 / 255
     attacked.query(rows(128 / 255, 128.4 / 255), [0, 1])
     before = attacked.ledger.queries.copy()
     verdict = attacked.verdict()

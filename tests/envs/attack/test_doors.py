@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -164,3 +168,104 @@ def test_without_art_the_message_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setitem(__import__("sys").modules, "art", None)
     with pytest.raises(UsageError, match="pip install"):
         as_art(box(), classes=2)
+
+
+def slow(rows: Tensor) -> Tensor:
+    """As `Counted`, with time for other threads in its middle."""
+    time.sleep(0.0005)
+    mean = rows.flatten(1).mean(1)
+    return torch.stack([0 * mean, 50 * (mean - 0.6)], 1)
+
+
+def at_once(ask: Callable[[int], Any], threads: int = 8) -> list[Any]:
+    """What each of several threads gets, begun together."""
+    gate = threading.Barrier(threads)
+
+    def work(number: int) -> Any:
+        gate.wait(30)
+        return ask(number)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, range(threads)))
+
+
+def test_threads_are_answered_one_after_another_and_all_charged() -> None:
+    open_box = box(slow, query_budget=40)
+    doors = [as_callable(open_box), as_foolbox(open_box, classes=2)]
+
+    def ask(number: int) -> int:
+        light = 0.5 + 0.03 * number
+        right = 0
+        for turn in range(20):
+            told = doors[turn % 2](rows(light, light, light))
+            right += int((told.argmax(1) == int(light > 0.6)).sum())
+        return right
+
+    with pytest.raises(BudgetSpent):
+        # 160 calls, of which 40 can be paid: the others end in a line of their own.
+        at_once(ask)
+    assert open_box.ledger.queries.tolist() == [40, 40, 40]
+    open_box = box(slow, query_budget=200)
+    doors = [as_callable(open_box), as_foolbox(open_box, classes=2)]
+    assert at_once(ask) == [60] * 8
+    assert open_box.ledger.queries.tolist() == [160, 160, 160]
+    assert open_box.ledger.left.tolist() == [40, 40, 40]
+    # .62 is the darkest of the rows that were adversarial.
+    assert open_box.verdict()["best_l2"] == pytest.approx(0.12 * 2, abs=1e-6)
+
+
+def test_no_thread_is_charged_while_another_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_box = box(slow, query_budget=100)
+    charge, busy, met = open_box.ledger.charge, threading.Lock(), []
+
+    def charging(owner: Any) -> Any:
+        met.append(busy.acquire(blocking=False))
+        time.sleep(0.001)
+        charged = charge(owner)
+        if met[-1]:
+            busy.release()
+        return charged
+
+    monkeypatch.setattr(open_box.ledger, "charge", charging)
+    at_once(lambda number: [open_box.query(rows(0.5), [0]) for _ in range(5)])
+    assert met == [True] * 40
+
+
+def test_attacks_that_share_a_target_are_answered_in_turn() -> None:
+    oracle = Oracle(slow, 2)
+    boxes = [BlackBox(oracle, CLEAN, LABEL, eps=0.01, query_budget=99) for _ in range(8)]
+
+    def ask(number: int) -> list[float]:
+        told = [boxes[number].query(rows(0.5, 0.1 * number), [0, 1]) for _ in range(10)]
+        return [float(each.scores[1, 0]) for each in told]
+
+    for number, found in enumerate(at_once(ask)):
+        expected = torch.log_softmax(torch.tensor([0.0, 50 * (0.1 * number - 0.6)]), 0)[0]
+        assert found == pytest.approx([float(expected)] * 10, rel=1e-4, abs=1e-4)
+    assert {tuple(each.ledger.queries) for each in boxes} == {(10, 10, 0)}
+
+
+def test_each_thread_says_whose_its_rows_are() -> None:
+    open_box = box(slow, query_budget=500)
+    door = as_callable(open_box)
+
+    def ask(number: int) -> None:
+        with door.owner(number % 3):
+            for _ in range(10):
+                door(rows(0.5, 0.5))
+
+    at_once(ask, threads=6)
+    assert open_box.ledger.queries.tolist() == [40, 40, 40]
+
+
+def test_a_target_that_asks_about_itself_is_told() -> None:
+    held: list[BlackBox] = []
+
+    def predict(sent: Tensor) -> Tensor:
+        if held:
+            held[0].query(rows(0.5), [0])
+        return slow(sent)
+
+    held.append(box(predict))
+    with pytest.raises(ContractError, match="asks about itself"):
+        held[0].query(rows(0.5), [0])
