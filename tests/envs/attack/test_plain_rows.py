@@ -177,7 +177,7 @@ def test_a_target_of_ones_own(kind: str, arrays: Any) -> None:
     settings |= {"targeted": False, "access": "scores"}
     net = Net()
     target = UserAttack(
-        in_form(net, TargetForm(arrays=arrays)), images, settings, eight_bit=False, probe=False
+        in_form(net, TargetForm(arrays=arrays)), images, settings, eight_bit=False, probe=None
     )
     block, _ = target.open(np.arange(2))
 
