@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from lazybench.data.archive import is_hidden
 from lazybench.data.fingerprint import instance_hash
 from lazybench.data.plain_arrays import read_arrays
 from lazybench.data.rows import Preparation, Read, Rows, stacked
@@ -18,6 +19,9 @@ from lazybench.errors import DataUnavailable, UsageError, nearest
 KEYS = ("x", "y", "group", "split")
 MOST_FEATURE = 1e6
 """Largest magnitude of a feature: what environments declare."""
+
+_MOST_LOST = 0.01
+"""Share of a feature's deviation that rounding to float32 may be."""
 
 FEATURES_PREP = "float32-1"
 _FORM = "give x [M,d] features, or uint8 images [M,H,W], [M,H,W,C] or [M,C,H,W] of 1 or 3 channels"
@@ -51,7 +55,8 @@ def is_split_folder(path: Path) -> bool:
 def read_npz(path: Path, preparation: Preparation) -> Rows:
     """The instances of one `.npz` file, or of `train.npz`, `val.npz` and `test.npz` in a folder.
 
-    Features of any number type become float32, and their content is hashed as such.
+    Features of any number type become float32, and their content is hashed as such; features whose
+    differences float32 can't hold are refused.
 
     Raises:
         UsageError: keys, shapes, types or values that aren't allowed.
@@ -100,8 +105,20 @@ def read_npz(path: Path, preparation: Preparation) -> Rows:
         prep=preparation.name if images else FEATURES_PREP,
         what=f"{'images' if images else 'features'} in '{path.resolve().name}'",
         read=read,
-        notes=() if images else _constant(arrays),
+        notes=(*_others(path), *(() if images else _constant(arrays))),
     )
+
+
+def _others(path: Path) -> tuple[str, ...]:
+    """A line on what lies in a folder of `train.npz`, `val.npz` and `test.npz` but these."""
+    if not path.is_dir():
+        return ()
+    taken = {f"{split}.npz" for split in SPLITS}
+    others = sorted(each.name for each in path.iterdir() if each.name not in taken)
+    others = [name for name in others if not is_hidden(name)]
+    if not others:
+        return ()
+    return (f"left out {len(others)} other files and folders, such as {others[0]}",)
 
 
 def _joined(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
@@ -185,6 +202,17 @@ def _features(x: NDArray[Any], labels: tuple[str, ...], path: Path) -> NDArray[n
             f"{x[row, column]} in column {column}, {int((~sound).any(axis=1).sum())} rows in all "
             "hold such; fill them in or leave them out"
         )
+    if x.dtype.itemsize > held.dtype.itemsize:
+        deviation = x.std(axis=0, dtype=np.float64)
+        lost = np.abs(x - held.astype(np.float64)).max(axis=0) > _MOST_LOST * deviation
+        lost &= x.min(axis=0) < x.max(axis=0)
+        if lost.any():
+            column = int(lost.argmax())
+            raise UsageError(
+                f"x in {path} loses differences in float32: column {column} holds values such as "
+                f"{x[0, column]} with a deviation of {deviation[column]:.3g}, {int(lost.sum())} "
+                "columns in all do so; subtract their means and scale them first"
+            )
     return held
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +101,20 @@ def choose_split(
     how, left_out = split.how, len(members) - len(of)
     if left_out:
         how += f"; a subset: {left_out} of {len(members)} classes left out"
-    return ChosenSplit(members, groups, ClassSplit(of, how), _shared_groups(of, groups))
+    notes = (*_left_out(small, set(members) - set(split.of)), *_shared_groups(of, groups))
+    return ChosenSplit(members, groups, ClassSplit(of, how), notes)
+
+
+def _left_out(small: Mapping[str, int], unlisted: Collection[str]) -> Iterator[str]:
+    """Lines on the classes that aren't imported."""
+    if small:
+        yield (
+            f"left out {len(small)} classes of fewer than {LEAST_INSTANCES} instances, such as "
+            f"'{min(small)}'"
+        )
+    others = set(unlisted) - set(small)
+    if others:
+        yield f"left out {len(others)} classes that no split names, such as '{min(others)}'"
 
 
 def _groups(rows: Rows) -> dict[str, str | None]:

@@ -30,6 +30,7 @@ def test_classes_of_too_few_instances(tmp_path: Path, own: Any, bring: Bring) ->
         bring(path)
     done = bring(path, skip_small=True)
     assert done.meta.source.endswith("a subset: 2 of 15 classes left out")
+    assert done.notes == ("left out 2 classes of fewer than 16 instances, such as 'c00'",)
     assert sum(len(split.classes) for split in done.meta.splits.values()) == 13
 
 
@@ -133,6 +134,20 @@ def test_features_that_are_not_finite(tmp_path: Path, own: Any, bring: Bring, va
     x[2, 1, 3] = value
     with pytest.raises(UsageError, match=r"row 35 \(class 'c02'\) holds .* in column 3, 1 rows"):
         bring(own.save(tmp_path / "f.npz", x))
+
+
+@pytest.mark.parametrize(
+    "big",
+    [lambda x: x + 1.7e9, lambda x: (1e6 * x).astype(np.int64) + (1 << 60), lambda x: 1e-44 * x],
+)
+def test_features_that_float32_cannot_hold(
+    tmp_path: Path, own: Any, bring: Bring, big: Any
+) -> None:
+    x = own.features.astype(np.float64)
+    x[..., 2] = 5
+    path = own.save(tmp_path / "f.npz", big(x))
+    with pytest.raises(UsageError, match=r"loses differences in float32: column 0 .* 3 columns"):
+        bring(path, standardise=True)
 
 
 def test_files_that_are_no_arrays(tmp_path: Path, own: Any, bring: Bring) -> None:

@@ -114,7 +114,10 @@ def test_a_split_given_by_folders_keys_or_files(tmp_path: Path, own: Any, bring:
     for name in SPLITS:
         mine = split == name
         np.savez(files / f"{name}.npz", x=own.pixels.reshape(-1, 6, 5, 3)[mine], y=own.y[mine])
-    three = bring(files, replace=True).meta
+    (files / "c00").mkdir()
+    three_done = bring(files, replace=True)
+    assert three_done.notes == ("left out 1 other files and folders, such as c00",)
+    three = three_done.meta
     assert folders.fingerprint == keyed.fingerprint == three.fingerprint
     listed = tmp_path / "l.json"
     listed.write_text(json.dumps({s: own.labels[at::3] for at, s in enumerate(SPLITS)}))
@@ -130,8 +133,10 @@ def test_what_a_list_leaves_out_makes_a_subset(tmp_path: Path, own: Any, bring: 
     listed.write_text(
         json.dumps({s: own.labels[2 * at : 2 * at + 2] for at, s in enumerate(SPLITS)})
     )
-    meta = bring(own.save(tmp_path / "f.npz"), split_file=listed).meta
-    assert meta.source.endswith("split listed in l.json; a subset: 9 of 15 classes left out")
+    done = bring(own.save(tmp_path / "f.npz"), split_file=listed)
+    ending = "split listed in l.json; a subset: 9 of 15 classes left out"
+    assert done.meta.source.endswith(ending)
+    assert done.notes == ("left out 9 classes that no split names, such as 'c06'",)
 
 
 def test_images_are_resized_and_made_grey(tmp_path: Path, own: Any, bring: Bring) -> None:
