@@ -150,6 +150,8 @@ class ImageFolder:
         def one(name: str, header: Header) -> tuple[NDArray[np.uint8], bytes]:
             data = tree.read(name)
             image = decoded(data, str(self.path / name), header.kind)
+            if (image.height, image.width) != header.edges:
+                raise DataUnavailable(f"{self.path / name} changed while it was read; try again")
             pixels = channels_first(np.asarray(image.convert("L" if header.grey else "RGB")))
             return pixels, (
                 instance_hash(pixels) if header.exact else hashlib.sha256(data).digest()

@@ -268,3 +268,11 @@ def test_images_of_several_sizes_do_not_stack(tmp_path: Path) -> None:
 
 def test_no_format_runs_another_program() -> None:
     assert not {"EPS", "PDF", "WMF", "FPX", "MIC"} & set(FORMATS)
+
+
+def test_an_image_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    root = four(tmp_path)
+    rows = read_image_folder(root, Preparation())
+    picture(root / "b" / "0.png", PIXELS[:4])
+    with pytest.raises(DataUnavailable, match=r"b/0\.png changed while it was read"):
+        rows.read(np.arange(8))

@@ -173,6 +173,24 @@ def test_any_flipped_byte_is_noticed_at_the_opening(
     assert (tmp_path / "cache" / "verified").exists() == remembered
 
 
+def test_what_moves_no_time_is_found_by_verify(
+    tmp_path: Path, own: Any, bring: Bring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checked_arrays, "REMEMBERED_FROM", 1)
+    bring(own.save(tmp_path / "f.npz"))
+    rewritten(imported_root() / "mine" / "test.npy", 200)
+    # As on a disk that loses a bit: the state is the remembered one.
+    monkeypatch.setattr(
+        checked_arrays,
+        "_remembered",
+        lambda path, sha256: [checked_arrays._facts(path.stat())],
+    )
+    open_imported("mine")
+    found = catalogue.verify("mine")
+    assert found.verified is False
+    assert "test.npy is damaged (its content doesn't match its sha256)" in found.detail
+
+
 def test_flipped_facts_are_noticed(tmp_path: Path, own: Any, bring: Bring) -> None:
     meta = bring(own.save(tmp_path / "f.npz")).meta
     path = imported_root() / "mine" / "meta.json"
