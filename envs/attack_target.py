@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lazybench import registry
 from lazybench.data.plain_arrays import read_arrays
 from lazybench.envs import targets
 from lazybench.envs.attack_oracle import Oracle, Predict
 from lazybench.errors import DataUnavailable, UsageError
 from lazybench.plugins import contained, describe
+from lazybench.user_code import load, target_sha256
 
 _SCAN = 256
 """Images that are classified together while right ones are looked for."""
@@ -61,7 +61,7 @@ def load_named(target: str, device: str = "cpu") -> Named:
     if ":" not in target:
         found = targets.load_target(target, device)
         return Named(found.predict, found.classes, found.sha256, found.accuracy, found.data)
-    factory = registry.load(target)
+    factory = load(target)
     try:
         with contained():
             predict = factory()
@@ -71,7 +71,7 @@ def load_named(target: str, device: str = "cpu") -> Named:
         raise UsageError(
             f"{target}() must return a callable from images to scores, got {type(predict).__name__}"
         )
-    return Named(predict, None, registry.defining_sha256(factory) or "", None, {})
+    return Named(predict, None, target_sha256(target) or "", None, {})
 
 
 def load_pictures(target: str, images: str | None) -> Pictures:

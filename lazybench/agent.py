@@ -71,11 +71,14 @@ class Network:
         name: the backbone's name.
         parameters: how many numbers, head included.
         batch_norm: whether batch statistics can make a difference to it.
+        source_sha256: what stands for its source in a run's key, as `lazybench.nets.source_sha256`
+            gives it; None for a network of the package's.
     """
 
     name: str
     parameters: int
     batch_norm: bool = True
+    source_sha256: str | None = None
 
 
 class Policy(Protocol):

@@ -17,8 +17,9 @@ from lazybench.harness.run import run as run_request
 from lazybench.harness.track import UNTRACKED, Tracker, check_tracker
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.records import Record, RecordList, Store
-from lazybench.registry import AGENTS, DATASETS, ENVS, load
+from lazybench.registry import AGENTS, DATASETS, ENVS
 from lazybench.specs import AgentSpec, DataSpec, EnvSpec
+from lazybench.user_code import load
 
 
 def make_env(

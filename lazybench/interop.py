@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lazybench.batches import CountedBatches, TrainingBatches
-from lazybench.registry import load
+from lazybench.user_code import load
 
 TorchmetaBatch = dict[str, tuple[Tensor, Tensor]]
 

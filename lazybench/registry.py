@@ -7,35 +7,20 @@ data folder, which is looked at each time. One name has one owner; a clash is an
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib
-import importlib.util
 import inspect
 import itertools
-import sys
-import time
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import EntryPoint
-from pathlib import Path
-from types import CodeType, FunctionType
 from typing import Any, Generic, Protocol, TypeVar
 
-from lazybench.errors import DuplicateName, LazybenchError, UnknownName, UsageError, nearest
-from lazybench.files import read_file
+from lazybench.errors import DuplicateName, UnknownName, UsageError, nearest
 from lazybench.plugins import check_spec, contained, describe, package, points
 from lazybench.specs import AgentSpec, DataSpec, EnvSpec, Resolved
-
-_USER_MODULE = "lazybench_user_"
-"""How the names of modules begin that were loaded from a user's file."""
+from lazybench.user_code import USER_MODULE, defining_file, function_of, load, spelled
 
 OWN = "lazybench"
 """Origin of what comes with the package; nothing from elsewhere keeps it."""
-
-MOST_SOURCE_BYTES = 1 << 26
-"""Bytes of a Python file, at most."""
 
 MOST_SPECS = 10_000
 """Specs that one entry point may give."""
@@ -211,177 +196,6 @@ class Registry(Generic[S]):
         specs[spec.id] = spec
 
 
-def load(target: str) -> Any:
-    """Return what `module:name` or `path/to/file.py:name` points to.
-
-    What a module from elsewhere prints while it is imported goes to stderr.
-
-    Raises:
-        UsageError: the target isn't of that form, or the module, file or name isn't there; an error
-            inside the user's file is reported with its own message.
-    """
-    if not isinstance(target, str):
-        raise UsageError(f"a target is 'module:name' or 'file.py:name', got {target!r}")
-    where, _, name = target.rpartition(":")
-    if not where or not name:
-        raise UsageError(f"a target is 'module:name' or 'file.py:name', got '{target}'")
-    own = where.partition(".")[0] == OWN
-    try:
-        with nullcontext() if own else contained():
-            module = (
-                _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-            )
-    except LazybenchError:
-        raise
-    except Exception as error:
-        raise UsageError(f"can't import '{where}': {describe(error)}") from error
-    try:
-        return getattr(module, name)
-    except AttributeError:
-        if where == "__main__":
-            raise UsageError(
-                f"'{name}' was defined in a notebook, at a prompt or in a script and is gone with "
-                "it; to load it again keep it in a file: FILE.py:CLASS"
-            ) from None
-        public = [key for key in vars(module) if not key.startswith("_")]
-        raise UsageError(f"'{where}' has no '{name}'.{nearest(name, public)}") from None
-
-
-def _load_file(path: Path) -> Any:
-    if not path.is_file():
-        raise UsageError(
-            f"no such file: {path}; give the path of a Python file, as in my.py:MyAgent"
-        )
-    name = f"{_USER_MODULE}{source_sha256(path)[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"can't read {path} as a Python module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return module
-
-
-def source_sha256(path: Path) -> str:
-    """Return the sha256 of a source file, 64 hex digits."""
-    return hashlib.sha256(read_file(path, MOST_SOURCE_BYTES)).hexdigest()
-
-
-def target_sha256(target: str) -> str | None:
-    """Return the sha256 of the file that defines `module:name` or `file.py:name`, where known.
-
-    Raises:
-        UsageError: as `load`.
-    """
-    return defining_sha256(load(target))
-
-
-def defining_file(thing: Any) -> Path | None:
-    """Return the file that defines a class or function; None where there is none."""
-    try:
-        path = inspect.getsourcefile(thing)
-    except (TypeError, OSError):
-        # Built in, or of a notebook or a prompt.
-        return None
-    return Path(path) if path is not None and Path(path).is_file() else None
-
-
-def defining_sha256(thing: Any) -> str | None:
-    """Return the sha256 of the file that defines a class or function; None where there is none.
-
-    Raises:
-        UsageError: the file was written to since this process read it, and says something else.
-    """
-    path = defining_file(thing)
-    if path is None:
-        return None
-    _need_same_code(thing, path)
-    return source_sha256(path)
-
-
-def loose_sha256(given: type) -> str:
-    """Return the sha256 of a class that no file defines: of its methods' source, and their values.
-
-    Where the source isn't kept either (a plain prompt), it is of what Python compiled them to.
-    """
-    told = [_told_of(each) for each in given.__mro__ if each is not object]
-    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _told_of(given: type) -> str:
-    """A class as text: its methods and values by name."""
-    parts = [f"class {given.__qualname__}", defining_sha256(given) or ""]
-    for name, value in vars(given).items() if not parts[1] else ():
-        function = _function_of(value)
-        if function is not None:
-            try:
-                text = inspect.getsource(function)
-            except (OSError, TypeError):
-                text = _code_text(function.__code__)
-            parts.append(f"{name}: {text} {function.__defaults__} {function.__kwdefaults__}")
-        elif not name.startswith("__"):
-            parts.append(f"{name}: {value!r}")
-    return "\n".join(parts)
-
-
-def _function_of(value: Any) -> FunctionType | None:
-    """The function behind a value of a class: a method of any kind, a property, or none."""
-    if isinstance(value, staticmethod | classmethod):
-        value = value.__func__
-    elif isinstance(value, property):
-        value = value.fget
-    found = inspect.unwrap(value) if callable(value) else None
-    return found if isinstance(found, FunctionType) else None
-
-
-def _code_text(code: CodeType) -> str:
-    """What Python compiled a function to, as text without addresses."""
-    constants = [
-        _code_text(each)
-        if isinstance(each, CodeType)
-        else repr(sorted(map(repr, each)) if isinstance(each, frozenset) else each)
-        for each in code.co_consts
-    ]
-    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {constants}"
-
-
-_SINCE_S = time.time()
-"""When this module was imported: files written to later may differ from what was imported."""
-
-
-def _need_same_code(thing: Any, path: Path) -> None:
-    """Look whether a file that was written to since still says what a class was made from.
-
-    Raises:
-        UsageError: it doesn't, so that its hash would be of other code than runs.
-    """
-    functions = [thing, *vars(thing).values()] if inspect.isclass(thing) else [thing]
-    live = [each.__code__ for each in functions if inspect.isfunction(each)]
-    if path.stat().st_mtime <= _SINCE_S or not live:
-        return
-    try:
-        left: list[Any] = [compile(path.read_bytes(), str(path), "exec", dont_inherit=True)]
-    except (SyntaxError, ValueError):
-        left = []
-    there: dict[str, list[str]] = {}
-    for code in left:
-        there.setdefault(code.co_qualname, []).append(_code_text(code))
-        left.extend(each for each in code.co_consts if isinstance(each, CodeType))
-    for code in live:
-        same_file = Path(code.co_filename).name == path.name
-        if same_file and _code_text(code) not in there.get(code.co_qualname, []):
-            raise UsageError(
-                f"{path} has changed since it was imported ('{code.co_qualname}' differs): restart "
-                "Python or reload the module, so that what runs is what the file says"
-            )
-
-
 ENVS: Registry[EnvSpec] = Registry(
     "environment",
     EnvSpec,
@@ -426,6 +240,7 @@ def agent_spec(name: str) -> AgentSpec:
     if not isinstance(name, str) or ":" not in name:
         spec: AgentSpec = AGENTS.resolve(name).spec
         return spec
+    name = spelled(name)
     return _spec_for(load(name), name)
 
 
@@ -445,11 +260,9 @@ def class_spec(given: type) -> AgentSpec:
         raise UsageError(f"{given.__name__} is the class of several agents; name one: {ids}")
     _need_no_closure(given)
     path, module = defining_file(given), given.__module__
-    own_module = module == "__main__" or module.startswith(_USER_MODULE)
+    own_module = module == "__main__" or module.startswith(USER_MODULE)
     if path is not None and path.suffix == ".py" and own_module:
-        with contextlib.suppress(ValueError):
-            path = path.resolve().relative_to(Path.cwd())
-        place = f"{path}:{given.__qualname__}"
+        place = spelled(f"{path}:{given.__qualname__}")
     return _spec_for(given, place)
 
 
@@ -461,7 +274,7 @@ def _need_no_closure(given: type) -> None:
     Raises:
         UsageError: they do.
     """
-    for function in filter(None, map(_function_of, vars(given).values())):
+    for function in filter(None, map(function_of, vars(given).values())):
         try:
             around = inspect.getclosurevars(function).nonlocals
         except ValueError:

@@ -172,7 +172,7 @@ class EmbeddingAgent(Descending):
         net = backbone(self.config.backbone, task)
         body, width = bare(net, Rng(0))
         held = body | self.head.init(width, Rng(0).torch())
-        return told(net.name, held)
+        return told(net, held)
 
     def _outputs(
         self, theta: Params, task: TaskShape, support: Tensor, targets: Tensor, query: Tensor

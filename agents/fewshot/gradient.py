@@ -131,7 +131,7 @@ class GradientAgent:
     def network(self, task: TaskShape) -> Network:
         """Return the backbone's name and its number of parameters, learned rates not counted."""
         net = backbone(self.config.backbone, task)
-        return told(net.name, net.init(Rng(0).torch()))
+        return told(net, net.init(Rng(0).torch()))
 
     def init(self, env: Any, rng: Rng) -> State:
         """Return a fresh meta-model.

@@ -152,7 +152,7 @@ class PretrainedAgent(Descending):
         net = backbone(self.config.backbone, task)
         body, width = bare(net, Rng(0))
         held = body | self.classifier.init(width, task.way, Rng(0).torch())
-        return told(net.name, held)
+        return told(net, held)
 
     def _answer(self, net: Net, task: TaskShape, body: Params, row: Row) -> Tensor:
         """The labels of one task's queries, under a head learned on its support set."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lazybench.agent import Network
 from lazybench.errors import UsageError
+from lazybench.nets import Net, source_sha256
 from lazybench.params import Params, count
 from lazybench.task import TaskShape
 
@@ -18,9 +19,14 @@ NORM = "norm"
 """How those of batch norm's scales and offsets begin."""
 
 
-def told(name: str, params: Params) -> Network:
-    """Return what a network of these parameters is, for the record."""
-    return Network(name, count(params), any(each.startswith(NORM) for each in params))
+def told(net: Net, params: Params) -> Network:
+    """Return what a network of these parameters is, for the record.
+
+    Raises:
+        UsageError: as `lazybench.nets.source_sha256` does.
+    """
+    norms = any(each.startswith(NORM) for each in params)
+    return Network(net.name, count(params), norms, source_sha256(net))
 
 
 def overlay(theta: Params, weights: Mapping[str, Tensor]) -> Params:

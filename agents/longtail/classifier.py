@@ -118,7 +118,7 @@ class Classifying:
         """
         net = training.net_of(self.config, task)
         theta = head_of(self.config).init(net, Rng(0))
-        return told(net.name, theta)
+        return told(net, theta)
 
     def diagnostics(self, state: State) -> dict[str, Any]:
         """Return the span of the class weights, and of the norms of the head's rows."""

@@ -163,7 +163,7 @@ def _side_by_side(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _env(spec: EnvSpec) -> dict[str, Any]:
-    from lazybench.registry import load
+    from lazybench.user_code import load
 
     found = {"kind": "environment"} | env_facts(spec)
     found |= {

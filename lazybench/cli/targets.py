@@ -163,6 +163,6 @@ def _status(name: str) -> dict[str, Any]:
 
 
 def _loaded(module: str, name: str) -> Any:
-    from lazybench.registry import load
+    from lazybench.user_code import load
 
     return load(f"{module}:{name}")

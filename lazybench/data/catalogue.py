@@ -14,8 +14,9 @@ from typing import Any
 
 from lazybench.data.folders import cache_root, data_root
 from lazybench.errors import DataUnavailable, LazybenchError
-from lazybench.registry import DATASETS, load, open_data
+from lazybench.registry import DATASETS, open_data
 from lazybench.specs import DataSpec
+from lazybench.user_code import load
 
 
 @dataclass(frozen=True)

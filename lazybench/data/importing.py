@@ -27,7 +27,8 @@ from lazybench.errors import (
 )
 from lazybench.locks import alone, why_closed
 from lazybench.records.atomic import FULL
-from lazybench.registry import AGENTS, DATA_ALIASES, DATASETS, load
+from lazybench.registry import AGENTS, DATA_ALIASES, DATASETS
+from lazybench.user_code import load
 
 LONGEST_NAME = 40
 _RESERVED = re.compile(r".*-(\d+way|\d+shot|noniid|fewshot|lt(-\d+)?)|.*-(un)?targeted(-label)?")

@@ -17,7 +17,8 @@ from lazybench import counter
 from lazybench.data.pool import Pool
 from lazybench.data.splits import HELD_OUT, held_out_each
 from lazybench.errors import UsageError
-from lazybench.registry import DATASETS, load
+from lazybench.registry import DATASETS
+from lazybench.user_code import load
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 
 from lazybench.doctor.findings import Finding, State
 from lazybench.errors import LazybenchError
-from lazybench.registry import load
+from lazybench.user_code import load
 
 AREA = "installation"
 PACKAGE = "lazybench"

@@ -17,9 +17,9 @@ from lazybench.harness.judge import Clock
 from lazybench.harness.outputs import locked, writable
 from lazybench.harness.request import Made, make
 from lazybench.harness.watch import SILENT, Watch
-from lazybench.registry import load
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
+from lazybench.user_code import load
 
 ATTACKS = {"scores": ("square", "hopskipjump"), "label": ("hopskipjump", "boundary")}
 """Attackers that are taken unless told, by what the target shows."""

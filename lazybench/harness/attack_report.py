@@ -20,8 +20,8 @@ from lazybench.errors import OutputUnavailable
 from lazybench.files import open_file, read_file
 from lazybench.harness.attack import Attacked, AttackOutcome
 from lazybench.records.atomic import plain, write_bytes, write_json
-from lazybench.registry import load
 from lazybench.stats import wilson
+from lazybench.user_code import load
 
 REPORT, FACTS, TABLE = "report.md", "report.json", "images.csv"
 ADVERSARIALS, SHEET = "adversarials.npz", "sheet.png"

@@ -11,11 +11,11 @@ from lazybench import ranks
 from lazybench.errors import UsageError
 from lazybench.harness.environment import check_budget, chosen_trials, resolve_env, with_protocol
 from lazybench.harness.judge import env_facts, open_env
-from lazybench.harness.request import Made, RunRequest, check_device, make
+from lazybench.harness.request import Made, RunRequest, check_device, make, network_source
 from lazybench.harness.trained import Weights, read_weights
 from lazybench.harness.watch import SILENT, Watch
+from lazybench.nets import forget_loaded
 from lazybench.records import NetworkFacts, Store, make_key, slug
-from lazybench.registry import target_sha256
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
 
@@ -91,6 +91,7 @@ def resolve(request: RunRequest, watch: Watch = SILENT, *, here: bool = True) ->
         DataUnavailable: the data isn't installed or is damaged.
     """
     check_budget(request.budget)
+    forget_loaded()
     device = check_device(request.device, here=here)
     spec, note = resolve_env(request.env)
     if note:
@@ -188,5 +189,5 @@ def _network(made: Made, task: Any, weights: Weights | None) -> NetworkFacts | N
         batch_norm=network.batch_norm,
         weights="fresh" if weights is None else weights.source,
         weights_sha256=None if weights is None else weights.sha256,
-        source_sha256=target_sha256(network.name) if ":" in network.name else None,
+        source_sha256=network_source(network),
     )

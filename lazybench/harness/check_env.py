@@ -25,8 +25,8 @@ from lazybench.harness.findings import (
     same,
 )
 from lazybench.harness.judge import env_facts, judge, open_env
-from lazybench.registry import load
 from lazybench.specs import EnvSpec
+from lazybench.user_code import load
 
 _ROWS = 2
 _FACTS = ("name", "fingerprint", "prep", "source")

@@ -26,6 +26,7 @@ from lazybench.harness.outputs import need_space
 from lazybench.harness.signals import Signals
 from lazybench.harness.track import UNTRACKED, Tracker
 from lazybench.harness.watch import Watch
+from lazybench.nets import training_passes
 from lazybench.rng import Rng
 from lazybench.specs import EnvSpec
 
@@ -231,7 +232,7 @@ def _update(training: Training, progress: Progress, train: Any, rng: Rng, signal
     ranks.begin_update(signals.number)
     step, rows = progress.step, train.num_envs
     batch, _ = train.reset(options={"trials": np.arange(step * rows, (step + 1) * rows)})
-    with signals.in_time(1, f"the update of meta-iteration {step + 1}"):
+    with signals.in_time(1, f"the update of meta-iteration {step + 1}"), training_passes():
         answer = training.agent.update(progress.state, batch, rng.at("update", step))
     state, logs = _updated(answer)
     loss = logs.get("loss")

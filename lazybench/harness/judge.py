@@ -17,8 +17,8 @@ from lazybench import ranks
 from lazybench.errors import ContractError
 from lazybench.harness.watch import Watch
 from lazybench.records.atomic import plain
-from lazybench.registry import load
 from lazybench.specs import EnvSpec
+from lazybench.user_code import load
 
 Scores = NDArray[np.float64]
 

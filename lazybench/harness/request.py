@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from lazybench.agent import Network
 from lazybench.checks import check_flag, check_path, check_settings, check_text, check_whole
 from lazybench.errors import (
     ContractError,
@@ -23,15 +24,16 @@ from lazybench.harness.environment import read_setting
 from lazybench.plugins import Escaped, contained, describe
 from lazybench.records import Tuning
 from lazybench.records.atomic import plain
-from lazybench.registry import (
-    OWN,
-    agent_spec,
-    class_spec,
+from lazybench.registry import OWN, agent_spec, class_spec
+from lazybench.specs import AgentSpec, EnvSpec
+from lazybench.user_code import (
     defining_sha256,
+    is_own_class,
     load,
     loose_sha256,
+    spelled,
+    target_sha256,
 )
-from lazybench.specs import AgentSpec, EnvSpec
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MOST_S = 2_000_000
@@ -120,7 +122,7 @@ class Made:
         agent: the agent.
         config: all of its settings.
         overrides: those that were asked for.
-        source: sha256 of the user's file that defines it; None for the package's own.
+        source: sha256 of the user's code that it is made of; None for the package's own.
         asked: what names it again: an id, `file.py:Class` or `module:Class`.
         in_file: whether a file defines it; a class of a notebook or a prompt is hashed by its own
             source alone, and its record says so.
@@ -237,7 +239,7 @@ def make(
         )
     # As typed: digits of a key may look like a number.
     settled = factory.settle(overrides, find) if hasattr(factory, "settle") else overrides
-    read = {key: read_setting(value) for key, value in settled.items()}
+    read = {key: _read(value) for key, value in settled.items()}
     config_type = getattr(factory, "Config", None)
     if not isinstance(name, str) and not given_class:
         agent, resolved = copy.deepcopy(name), _attributes(name, spec, read)
@@ -325,10 +327,28 @@ def _source(spec: AgentSpec, factory: Any) -> tuple[str | None, bool]:
     """
     if spec.origin == OWN:
         return None, True
+    if not inspect.isclass(factory):
+        return target_sha256(spec.target), True
     source = defining_sha256(factory)
-    if source is None and inspect.isclass(factory):
+    if source is None and not is_own_class(factory):
         return loose_sha256(factory), False
     return source, True
+
+
+def network_source(network: Network) -> str | None:
+    """Return what stands for a network's source in a key: what the agent says, else its target's.
+
+    Raises:
+        UsageError: the target can't be loaded.
+    """
+    told = network.source_sha256
+    return target_sha256(network.name) if told is None and ":" in network.name else told
+
+
+def _read(value: Any) -> Any:
+    """A setting as it is typed; the user's file in one way, however its path was spelled."""
+    read = read_setting(value)
+    return spelled(read) if isinstance(read, str) else read
 
 
 def _validated(

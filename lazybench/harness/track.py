@@ -14,7 +14,7 @@ from lazybench.errors import UsageError
 from lazybench.files import refuse_links
 from lazybench.harness.watch import Watch
 from lazybench.plugins import contained, describe
-from lazybench.registry import load
+from lazybench.user_code import load
 
 TENSORBOARD = "tensorboard"
 METHODS = ("begin", "log", "evaluated", "end")

@@ -14,13 +14,13 @@ from lazybench.harness.checkpoint import digest, to_device
 from lazybench.harness.environment import chosen_trials, resolve_env
 from lazybench.harness.judge import Clock, env_facts, judge_all, open_env
 from lazybench.harness.outputs import writable
-from lazybench.harness.request import Made, check_device, make
+from lazybench.harness.request import Made, check_device, make, network_source
 from lazybench.harness.trained import TrainedRun, find_run
 from lazybench.harness.watch import SILENT, Watch
+from lazybench.nets import forget_loaded, published_source
 from lazybench.parallel import using_threads
 from lazybench.precision import using_precision
 from lazybench.records import AgentFacts, Metric, NetworkFacts, Record, Store
-from lazybench.registry import target_sha256
 from lazybench.specs import EnvSpec
 from lazybench.task import TaskShape
 
@@ -116,7 +116,6 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
     trials, limited = chosen_trials(spec, budget, request.limit)
     made = _judged_agent(run, home, dict(request.overrides or {}))
     state, step = run.state(request.step)
-    check_backbone(run.network)
     device = check_device(request.device)
     precision = str(run.identity["precision"])
     publishes = request.split == "test" and request.out is not None
@@ -208,7 +207,6 @@ def load_policy(
     home = resolve_env(found.identity["env"])[0]
     made = _judged_agent(found, home, overrides)
     state, _ = found.state(step)
-    check_backbone(found.network)
     if env is not None:
         state = moved(made, state, open_env(resolve_env(env)[0], 1, "test").task)
     return made.agent.policy(to_device(state, check_device(device)))
@@ -243,6 +241,7 @@ def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> 
     config = dict(run.identity["config"])
     made = make(run.asked, home, str(run.identity["budget"]), config, whole=True)
     check_code(made, run.identity["agent_version"], run.identity["agent_source"])
+    check_backbone(run.network, made, home)
     for name in overrides:
         if name in config and name not in made.judged and not name.startswith("test_"):
             raise UsageError(
@@ -293,15 +292,24 @@ def moved(made: Made, state: Any, task: TaskShape) -> Any:
     )
 
 
-def check_backbone(network: NetworkFacts | None) -> None:
-    """Look whether the user's file that defines a network is as it was.
+def check_backbone(network: NetworkFacts | None, made: Made, home: EnvSpec) -> None:
+    """Look whether a network of the user's is made of what it was.
+
+    Args:
+        network: what was trained.
+        made: the agent that did it.
+        home: what it was trained on.
 
     Raises:
         UsageError: it has changed since.
+        DataUnavailable: the data of `home` aren't installed.
     """
     if network is None or network.source_sha256 is None:
         return
-    source = target_sha256(network.name)
+    source = published_source(network.name)
+    if source is None:
+        forget_loaded()
+        source = network_source(made.agent.network(open_env(home, 1, "test").task))
     if source != network.source_sha256:
         raise UsageError(
             f"backbone {network.name} has changed since this run: its source hashes to {source}, "

@@ -8,22 +8,24 @@ applies it. Batch norm uses the statistics of the batch it is given, or statisti
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
 
 from lazybench.errors import UsageError, nearest
+from lazybench.nets.attacker import EncoderDecoder
 from lazybench.nets.conv4 import Conv4
 from lazybench.nets.mlp import MLP
-from lazybench.nets.module import ModuleNet, from_factory
+from lazybench.nets.module import GivenNet, ModuleNet, from_factory, training_passes
 from lazybench.nets.net import NORM_EPS, Moments, Net, Stats
 from lazybench.nets.resnet import ResNet12
 from lazybench.nets.resnet_cifar import ResNetCifar
 from lazybench.params import count
 from lazybench.precision import precision
-from lazybench.registry import load
 from lazybench.task import TaskShape
+from lazybench.user_code import declared, load
 
 __all__ = [
     "BACKBONES",
@@ -38,6 +40,10 @@ __all__ = [
     "Stats",
     "backbone",
     "count_parameters",
+    "forget_loaded",
+    "published_source",
+    "source_sha256",
+    "training_passes",
 ]
 
 BACKBONES = (
@@ -51,6 +57,16 @@ BACKBONES = (
     "linear",
 )
 
+_PUBLISHED: Mapping[str, tuple[Callable[[TaskShape], Net], str]] = {
+    "lazybench.nets.attacker:EncoderDecoder": (
+        EncoderDecoder,
+        "e0f623905fe7def63659aaee4ac9ba695d1b30c157ae276ae8cad8bf45728954",
+    ),
+}
+"""The package's own networks that published records name by their place, and what stands for their
+source in the keys of these; both stay, wherever a network is moved to and however it is formatted.
+"""
+
 _WIDTHS = re.compile(r"mlp(-[1-9][0-9]{0,4}){1,8}")
 _CIFAR = re.compile(r"resnet(8|20|32)(?:-([1-9][0-9]*))?")
 
@@ -63,7 +79,8 @@ def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
     `mlp` has hidden layers of 40 and 40, `mlp-256-128` of 256 and 128, `linear` none. `resnet8`,
     `resnet20` and `resnet32` are CIFAR's, of 16 filters first; `resnet8-8` has 8.
     `module:factory` and `file.py:factory` name a function from a `TaskShape` to a `torch.nn.Module`
-    that gives features `[n, d]` (see `ModuleNet`), or to a `Net`.
+    that gives features `[n, d]` (see `ModuleNet`), or to a `Net`. Beside a factory its file may say
+    `TRAIN_MODE = False`, so that its module is in evaluation mode in training, too.
 
     Args:
         name: as above.
@@ -74,9 +91,35 @@ def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
     Raises:
         UsageError: no such network, or one that can't take these instances.
     """
+    if name in _PUBLISHED:
+        return _of_place(name, task)
     if ":" in name:
-        return _loaded(name, load(name), task)
+        return _loaded(name, load(name), task, second_order)
     return _built_in(name, task, second_order)
+
+
+def source_sha256(net: Net) -> str | None:
+    """Return what stands for a network's source in a key; None for the package's own.
+
+    Of a user's it is the sha256 of the code, and of the state that its factory gives whatever the
+    seed (pre-trained weights, say).
+
+    Raises:
+        UsageError: a factory that gives other parameters under the same seed.
+    """
+    if isinstance(net, ModuleNet | GivenNet):
+        return net.source_sha256
+    return published_source(net.name)
+
+
+def published_source(name: str) -> str | None:
+    """Return what stands for the source of one of the package's networks in keys; None for none."""
+    return _PUBLISHED[name][1] if name in _PUBLISHED else None
+
+
+def forget_loaded() -> None:
+    """Make networks of the user's anew from now on, since files that they read may have changed."""
+    _from_factory.cache_clear()
 
 
 def count_parameters(net: Net) -> int:
@@ -84,8 +127,18 @@ def count_parameters(net: Net) -> int:
     return count(net.init(torch.Generator().manual_seed(0)))
 
 
-def _loaded(name: str, factory: Any, task: TaskShape) -> Net:
-    net = _from_factory(name, factory, task)
+@lru_cache(maxsize=64)
+def _of_place(name: str, task: TaskShape) -> Net:
+    net = _PUBLISHED[name][0](task)
+    net.name = name
+    return net
+
+
+def _loaded(name: str, factory: Any, task: TaskShape, second_order: bool) -> Net:
+    train_mode = declared(name, "TRAIN_MODE", True)
+    if not isinstance(train_mode, bool):
+        raise UsageError(f"TRAIN_MODE beside '{name}' must be True or False, got {train_mode!r}")
+    net = _from_factory(name, factory, task, train_mode=train_mode, second_order=second_order)
     if precision() == "bf16" and not isinstance(net, ModuleNet):
         raise UsageError(
             f"backbone '{name}' has a forward pass of its own, which runs at fp32, got precision "

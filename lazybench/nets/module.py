@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import UninitializedParameter
 
 from lazybench.errors import LazybenchError, UsageError
@@ -19,6 +22,7 @@ from lazybench.params import Params
 from lazybench.plugins import contained, describe
 from lazybench.precision import at_precision
 from lazybench.task import TaskShape
+from lazybench.user_code import target_sha256
 
 Factory = Callable[[TaskShape], Any]
 
@@ -26,41 +30,77 @@ _NET = ("name", "init", "prepare", "features", "statistics")
 
 _SEED_BOUND = 1 << 62
 
+_ONE_DRAWS = threading.RLock()
+"""Held while torch's generators, which are the process's, have a seed of ours."""
+
 
 class ModuleNet:
     """A torch module's features, then a linear layer, as a pure function.
 
     The module takes prepared instances `[n, *instance]` (images in [0, 1]; vectors as they are) and
-    gives features `[n, d]`. It runs in evaluation mode, so that dropout is off and no random number
-    is drawn, but its batch norms use the statistics of the batch, or those handed in, in the order
-    in which they run; running averages aren't kept. Buffers are constants. So are parameters that
-    don't ask for gradients: a factory freezes what it has pre-trained by `requires_grad_(False)`.
+    gives features `[n, d]`. Its batch norms use the statistics of the batch, or those handed in, in
+    the order in which they run; running averages aren't kept. Buffers are constants. So are
+    parameters that don't ask for gradients: a factory freezes what it has pre-trained by
+    `requires_grad_(False)`.
+
+    In an agent's updates it runs in training mode, unless `train_mode` is False, and else in
+    evaluation mode. Random numbers of a pass (dropout's) are a function of the parameters and the
+    instances, so that the same pass is the same function again, whatever runs beside it.
 
     Parameters: `norm.<path>` for those of batch norm, `body.<path>` for all others, and
     `head.weight|bias`.
 
-    Each thread runs a copy of the module, since `functional_call` puts the parameters into it.
+    Each thread runs a copy of the module, since `functional_call` puts the parameters into it, on a
+    copy of the instances, since a module may work in place.
     """
 
-    def __init__(self, name: str, factory: Factory, task: TaskShape) -> None:
+    def __init__(
+        self,
+        name: str,
+        factory: Factory,
+        task: TaskShape,
+        *,
+        train_mode: bool = True,
+        second_order: bool = False,
+    ) -> None:
         """Make the module once, to learn its parameters and the width of its features.
 
         Args:
             name: the target that `factory` was loaded from.
             factory: gives a fresh module for tasks of a shape; called again for each `init`.
             task: shape of the tasks.
+            train_mode: whether the module is in training mode in an agent's updates.
+            second_order: gradients will be differentiated again, which attention's fast kernels
+                don't allow: it takes the plain one.
 
         Raises:
             UsageError: the factory fails or gives no module, or the module gives no features
-                `[n, d]`, or such that aren't finite, for instances of this shape.
+                `[n, d]`, or such that aren't finite, for instances of this shape; or it changes its
+                parameters as it runs, or is random where it mustn't be.
         """
         self.name = name
+        plain: AbstractContextManager[None] = _PLAIN_ATTENTION if second_order else nullcontext()
+        self._attention = plain
+        self._train_mode = train_mode
+        self._draws = dict.fromkeys((False, True), False)
         self.outputs = task.outputs
         self._factory, self._task = factory, task
         self._module = self._made(0)
         self._paths = paths(self._module)
         self._copies = _Copies()
         self.width = self._probed()
+        self._acts = self._is_sound()
+
+    @cached_property
+    def source_sha256(self) -> str | None:
+        """The sha256 of its code and of the state that the factory gives whatever the seed.
+
+        Raises:
+            UsageError: the factory gives another state under the same seed.
+        """
+        states = [dict(_state(made)) for made in (self._module, self._made(0), self._made(1))]
+        # What acts otherwise in training than earlier versions had it is another run.
+        return _sourced(self.name, states, ["train mode 1"] if self._acts else [])
 
     def init(self, generator: torch.Generator) -> Params:
         """Return the parameters of a module that the factory makes anew, and a fresh head.
@@ -114,15 +154,23 @@ class ModuleNet:
         """Return mean and (biased) variance of each batch norm on `x`, in the order they run."""
         return measured(lambda pick: self._run(params, x, pick))
 
-    def _run(self, params: Params, x: Tensor, pick: Pick) -> Tensor:
+    def _run(
+        self, params: Params, x: Tensor, pick: Pick, *, train: bool | None = None
+    ) -> Tensor:
+        """What the module gives in a mode; None for that of now."""
+        train = self._train_mode and _in_training() if train is None else train
         module, norms = self._copy(x.device)
+        if module.training is not train:
+            module.train(train)
         entries = {path: params[name] for name, path in self._paths.items()}
         # Buffers that a module changes as it runs are changed in copies.
         entries |= {name: value.clone() for name, value in module.named_buffers()}
         for norm in norms:
             norm.pick = pick
+        drawing = _drawing(params, x) if self._draws[train] else nullcontext()
         try:
-            out: Tensor = torch.func.functional_call(module, entries, (x,))
+            with drawing, self._attention:
+                out: Tensor = torch.func.functional_call(module, entries, (x.clone(),))
         finally:
             # What `pick` holds would keep this pass's graph alive.
             for norm in norms:
@@ -158,7 +206,7 @@ class ModuleNet:
         params = dict(self._module.named_parameters())
         mine = {name: params[path].detach() for name, path in self._paths.items()}
         x = self._instances()
-        got = self._forward(lambda: self._run(mine, x, own))
+        got = self._forward(lambda: self._run(mine, x, own, train=False))
         if not isinstance(got, Tensor) or got.dim() != 2 or len(got) != len(x) or not got.shape[1]:
             shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
             raise UsageError(
@@ -171,6 +219,53 @@ class ModuleNet:
                 "numbers; instances are images in [0, 1], or float32 vectors"
             )
         return got.shape[1]
+
+    def _is_sound(self) -> bool:
+        """Whether training mode changes what the module gives; looks for passes that aren't pure.
+
+        Raises:
+            UsageError: two passes on the same instances differ, or one changes the parameters.
+        """
+        held = dict(self._module.named_parameters())
+        mine = {name: held[path].detach().clone() for name, path in self._paths.items()}
+        before = {name: value.clone() for name, value in mine.items()}
+        x = self._instances()
+
+        def one(seed: int, *, train: bool) -> tuple[Any, bool]:
+            with _seeded(seed):
+                start = torch.default_generator.get_state()
+                got = self._forward(lambda: self._run(mine, x, own, train=train))
+                drawn = not torch.equal(start, torch.default_generator.get_state())
+            if any(not torch.equal(value, before[name]) for name, value in mine.items()):
+                raise UsageError(
+                    f"backbone '{self.name}' changes its parameters as it runs; work on a copy: "
+                    "weight = self.weight.clamp(-1, 1), say, and not self.weight.clamp_(-1, 1)"
+                )
+            return got, drawn
+
+        (plain, draws), (again, _) = one(0, train=False), one(1, train=False)
+        if not torch.equal(plain, again):
+            raise UsageError(
+                f"backbone '{self.name}' is random: two passes on the same instances differ, in "
+                "evaluation mode; draw in training alone, as torch.nn.Dropout does, or "
+                "F.dropout(x, p, self.training)"
+            )
+        self._draws[False], acts = draws, False
+        if self._train_mode:
+            (first, draws), (second, _) = one(0, train=True), one(0, train=True)
+            if not isinstance(first, Tensor) or first.shape != plain.shape:
+                raise UsageError(
+                    f"backbone '{self.name}' gives no features {list(plain.shape)} in training "
+                    "mode, as it does in evaluation mode; say TRAIN_MODE = False beside it"
+                )
+            if not torch.equal(first, second):
+                raise UsageError(
+                    f"backbone '{self.name}' is random in training mode by other numbers than "
+                    "torch's: two passes under one seed differ; draw from torch's own generator"
+                )
+            self._draws[True] = draws
+            acts = draws or not torch.equal(first, plain)
+        return acts
 
     def _forward(self, run: Callable[[], Any]) -> Any:
         try:
@@ -194,7 +289,81 @@ class ModuleNet:
         )
 
 
-def from_factory(name: str, factory: Any, task: TaskShape) -> Net:
+class GivenNet:
+    """A `Net` of the user's under the name of its target, which is handed copies of instances."""
+
+    def __init__(self, name: str, net: Net, made: Callable[[], Net], x: Tensor) -> None:
+        """Take over a net.
+
+        Args:
+            name: the target of its factory.
+            net: what the factory gave.
+            made: calls the factory again.
+            x: made-up instances.
+
+        Raises:
+            UsageError: two passes on the same instances differ.
+        """
+        self.name, self._net, self._made = name, net, made
+        params = net.init(torch.Generator().manual_seed(0))
+        try:
+            with torch.no_grad():
+                one, two = (self(params, self.prepare(x)) for _ in range(2))
+        except Exception as error:
+            raise UsageError(
+                f"backbone '{name}' failed on instances {list(x.shape[1:])}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not torch.equal(one, two):
+            raise UsageError(
+                f"backbone '{name}' is random: two passes on the same instances differ; a Net is a "
+                "function of its parameters and the instances"
+            )
+
+    @cached_property
+    def source_sha256(self) -> str | None:
+        """The sha256 of its code and of the parameters that it has whatever the seed.
+
+        Raises:
+            UsageError: it gives other parameters under the same seed.
+        """
+        nets = (self._net, self._made(), self._made())
+        seeds = (0, 0, 1)
+        states = [
+            dict(net.init(torch.Generator().manual_seed(seed)))
+            for net, seed in zip(nets, seeds, strict=True)
+        ]
+        return _sourced(self.name, states, [])
+
+    def init(self, generator: torch.Generator) -> Params:
+        """Return fresh parameters."""
+        return self._net.init(generator)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return instances as the net wants them."""
+        return self._net.prepare(x.clone())
+
+    def __call__(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
+        """Return outputs `[n, outputs]` for prepared instances."""
+        return self._net(params, x.clone(), stats)
+
+    def features(self, params: Params, x: Tensor, stats: Stats | None = None) -> Tensor:
+        """Return the inputs of the last layer, `[n, d]`."""
+        return self._net.features(params, x.clone(), stats)
+
+    def statistics(self, params: Params, x: Tensor) -> Stats:
+        """Return the batch statistics of every normalisation layer on `x`."""
+        return self._net.statistics(params, x.clone())
+
+
+def from_factory(
+    name: str,
+    factory: Any,
+    task: TaskShape,
+    *,
+    train_mode: bool = True,
+    second_order: bool = False,
+) -> ModuleNet | GivenNet:
     """Return the network that a factory gives: its `Net`, or its module wrapped as one.
 
     It is named by its target, so that no record takes it for a built-in network.
@@ -203,6 +372,8 @@ def from_factory(name: str, factory: Any, task: TaskShape) -> Net:
         name: the target that `factory` was loaded from.
         factory: a function from a `TaskShape` to a `torch.nn.Module` or a `Net`.
         task: shape of the tasks.
+        train_mode: as `ModuleNet` has it.
+        second_order: as `ModuleNet` has it.
 
     Raises:
         UsageError: the factory fails or gives neither, or the module doesn't suit the tasks.
@@ -215,17 +386,121 @@ def from_factory(name: str, factory: Any, task: TaskShape) -> Net:
     with _seeded(0):
         made = _called(name, factory, task)
     if isinstance(made, nn.Module):
-        return ModuleNet(name, factory, task)
+        return ModuleNet(name, factory, task, train_mode=train_mode, second_order=second_order)
     missing = [part for part in _NET if not hasattr(made, part)]
     if missing or not callable(made):
         raise UsageError(
             f"backbone '{name}' must give a torch.nn.Module, or an object like lazybench.nets.Net, "
             f"got {type(made).__name__} without {', '.join(missing) or '__call__'}"
         )
-    # A copy, since the factory may give a network that others have, too.
-    net: Net = copy.copy(made)
-    net.name = name
-    return net
+    x = torch.rand((4, *task.instance), generator=torch.Generator().manual_seed(0))
+    if task.dtype == "uint8":
+        x = x.mul_(255).to(torch.uint8)
+    return GivenNet(name, made, lambda: _called(name, factory, task), x)
+
+
+@contextmanager
+def training_passes() -> Iterator[None]:
+    """Put modules of the user's into training mode for all passes inside the block."""
+    _training.append(None)
+    try:
+        yield
+    finally:
+        _training.pop()
+
+
+_training: list[None] = []
+
+
+def _in_training() -> bool:
+    return bool(_training)
+
+
+def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _sourced(name: str, states: list[dict[str, Tensor]], more: list[str]) -> str | None:
+    """The sha256 of a target's code and of the entries that no seed changes; of a file alone, its.
+
+    Args:
+        name: the target.
+        states: under one seed, under it again, and under another.
+        more: further lines to hash.
+
+    Raises:
+        UsageError: the first two differ.
+    """
+    code = target_sha256(name)
+    first, again, other = states
+    if first.keys() != again.keys() or any(
+        not torch.equal(value, again[entry]) for entry, value in first.items()
+    ):
+        raise UsageError(
+            f"backbone '{name}' gives other parameters each time, whatever the seed; draw them "
+            "from torch's own generator"
+        )
+    kept = [entry for entry in sorted(first) if entry in other]
+    lines = [_line(entry, first[entry]) for entry in kept if _same(first[entry], other[entry])]
+    lines += more
+    if not lines:
+        return code
+    return hashlib.sha256("\n".join([str(code), *lines]).encode()).hexdigest()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def _line(name: str, value: Tensor) -> str:
+    """A tensor's name, type, shape and content."""
+    data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return f"{name} {value.dtype} {list(value.shape)} {hashlib.sha256(data).hexdigest()}"
+
+
+@contextmanager
+def _drawing(params: Params, x: Tensor) -> Iterator[None]:
+    """Seed torch's generators by parameters and instances, one pass at a time; put them back after.
+
+    They are the process's, so that threads would draw from each other's numbers.
+    """
+    digest = hashlib.blake2b(digest_size=7)
+    for value in (*params.values(), x):
+        digest.update(value.detach().cpu().contiguous().numpy().data)
+    seed = int.from_bytes(digest.digest(), "big")
+    cuda = x.device.type == "cuda"
+    with _ONE_DRAWS, torch.random.fork_rng(devices=[x.device] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(x.device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+class _PlainAttention:
+    """Attention by products that can be differentiated twice, while any thread is inside.
+
+    Which kernels are allowed is a setting of the process.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._open = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._open.enter_context(sdpa_kernel(SDPBackend.MATH))
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._open.close()
+
+
+_PLAIN_ATTENTION = _PlainAttention()
 
 
 class _Copies(threading.local):
@@ -238,7 +513,7 @@ class _Copies(threading.local):
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Draw from torch's own generator on the CPU as if it had this seed; put it back after."""
-    with torch.random.fork_rng(devices=[]):
+    with _ONE_DRAWS, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
 

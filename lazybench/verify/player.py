@@ -63,7 +63,7 @@ def remade(record: Record) -> tuple[Made, EnvSpec]:
         home = resolve_env(record.trained_on.split()[0])[0]
     made = make(asked(record), home, record.preset, record.config, whole=True)
     check_code(made, record.agent.version, record.agent.source_sha256)
-    check_backbone(record.network)
+    check_backbone(record.network, made, home)
     return made, home
 
 

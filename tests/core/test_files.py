@@ -216,7 +216,7 @@ def _networks(path: Path) -> Any:
 
 
 def _agent(path: Path) -> Any:
-    from lazybench.registry import load
+    from lazybench.user_code import load
 
     path.rename(path.with_suffix(".py"))
     return load(f"{path.with_suffix('.py')}:Agent")

@@ -15,8 +15,9 @@ import pytest
 
 from lazybench.errors import DuplicateName, UnknownName, UsageError
 from lazybench.plugins import to_stderr
-from lazybench.registry import AGENTS, Registry, agent_spec, load, source_sha256
+from lazybench.registry import AGENTS, Registry, agent_spec
 from lazybench.specs import AgentSpec, EnvSpec
+from lazybench.user_code import load, source_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 

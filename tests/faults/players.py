@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lazybench.attack_task import Queries
-from lazybench.registry import load
+from lazybench.user_code import load
 
 Learner = load(f"{Path(__file__).parents[1] / 'harness' / 'players.py'}:Learner")
 

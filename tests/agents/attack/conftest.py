@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lazybench.agents.attack_rows import CATALOGUE
 from lazybench.envs.datasets.glyphs import instances, read_frozen
-from lazybench.registry import load
 from lazybench.specs import EnvSpec
+from lazybench.user_code import load
 
 CLASSES = 10
 

@@ -5,15 +5,27 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lazybench import parallel
 from lazybench.errors import UsageError
-from lazybench.nets import MLP, NORM_EPS, Conv4, ModuleNet, backbone, count_parameters
+from lazybench.nets import (
+    MLP,
+    NORM_EPS,
+    Conv4,
+    ModuleNet,
+    backbone,
+    count_parameters,
+    forget_loaded,
+    source_sha256,
+    training_passes,
+)
 from lazybench.nets.module import from_factory
 from lazybench.task import TaskShape
+from lazybench.user_code import target_sha256
 
 TASK = TaskShape(5, 1, 1, (1, 16, 16), "uint8")
 VECTORS = TaskShape(5, 1, 1, (6,), "float32")
@@ -243,3 +255,192 @@ def test_statistics_that_do_not_fit_the_pass_are_refused(net, drawn):
     for wrong in (stats[:-1], (*stats, stats[0])):
         with pytest.raises(UsageError, match="use --set batch_norm=transductive"):
             net(params, x, wrong)
+
+
+class Scaled(nn.Module):
+    """A linear layer behind something that works in place."""
+
+    def __init__(self, task: TaskShape) -> None:
+        super().__init__()
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.sub_(0.5).div_(0.25)).relu_()
+
+
+def test_a_module_may_work_in_place_on_instances():
+    net = ModuleNet("mine:Scaled", Scaled, VECTORS)
+    params, x = net.init(torch.Generator().manual_seed(0)), torch.rand(4, 6)
+    before = x.clone()
+    one, two = net(params, x), net(params, x)
+    net.statistics(params, x)
+    assert torch.equal(x, before)
+    assert torch.equal(one, two)
+    # On a leaf of a graph as well.
+    leaf = x.clone().requires_grad_()
+    assert torch.equal(net(params, leaf), one)
+
+
+def test_a_net_of_the_users_may_work_in_place_on_instances():
+    class InPlace(MLP):
+        def __call__(self, params, x, stats=None):
+            return super().__call__(params, x.sub_(0.5), stats)
+
+    net = from_factory("mine:InPlace", lambda task: InPlace(task, hidden=(3,)), VECTORS)
+    params, x = net.init(torch.Generator().manual_seed(0)), torch.rand(4, 6)
+    assert torch.equal(net(params, x), net(params, x))
+
+
+class Noisy(nn.Module):
+    """A layer whose `noise` is added where it applies."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self.layer, self.when = nn.Linear(6, 40), when
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.when == "always":
+            return nn.functional.dropout(self.layer(x), 0.5)
+        if self.when == "numpy" and self.training:
+            return self.layer(x) + float(np.random.rand())
+        if self.when == "weights":
+            self.layer.weight.data.mul_(0.5)
+        return self.layer(x) if self.when != "pair" or not self.training else (x, x)
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ("always", "is random: two passes on the same instances differ, in evaluation mode"),
+        ("numpy", "is random in training mode by other numbers than torch's"),
+        ("weights", "changes its parameters as it runs"),
+        ("pair", "say TRAIN_MODE = False beside it"),
+    ],
+)
+def test_a_pass_that_is_no_function_is_refused(when, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        ModuleNet("mine:noisy", lambda task: Noisy(when), VECTORS)
+
+
+def test_a_net_of_the_users_that_is_random_is_refused():
+    class Random(MLP):
+        def __call__(self, params, x, stats=None):
+            return super().__call__(params, x, stats) + torch.rand(())
+
+    with pytest.raises(UsageError, match="two passes on the same instances differ"):
+        from_factory("mine:Random", lambda task: Random(task, hidden=(3,)), VECTORS)
+
+
+def dropping(task: TaskShape) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 64), nn.Dropout(0.5))
+
+
+def test_training_passes_are_in_training_mode():
+    net = ModuleNet("mine:dropping", dropping, VECTORS)
+    params, x = net.init(torch.Generator().manual_seed(0)), torch.rand(4, 6)
+    other = {name: value + 0.01 for name, value in params.items()}
+    plain, random = net.features(params, x), torch.random.get_rng_state()
+    with training_passes():
+        dropped = net.features(params, x)
+        # A function of parameters and instances: replayed steps see the same masks.
+        assert torch.equal(net.features(params, x), dropped)
+        elsewhere = net.features(other, x)
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert torch.equal(net.features(params, x), plain)
+    assert not (plain == 0).any()
+    masks = [(each == 0) for each in (dropped, elsewhere)]
+    assert 0.3 < float(masks[0].float().mean()) < 0.7
+    assert not torch.equal(*masks)
+    kept = ~masks[0]
+    torch.testing.assert_close(dropped[kept], 2 * plain[kept])
+    quiet = ModuleNet("mine:dropping", dropping, VECTORS, train_mode=False)
+    with training_passes():
+        assert torch.equal(quiet.features(params, x), plain)
+
+
+def test_threads_do_not_draw_each_others_numbers():
+    net = ModuleNet("mine:dropping", dropping, VECTORS)
+    thetas = [net.init(torch.Generator().manual_seed(seed)) for seed in range(8)]
+    x = torch.rand(4, 6)
+    with training_passes():
+        parallel.set_threads(1)
+        expected = parallel.map_tasks(lambda theta: net(theta, x), thetas)
+        parallel.set_threads(4)
+        got = parallel.map_tasks(lambda theta: net(theta, x), thetas)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_a_file_may_keep_its_module_in_evaluation_mode(tmp_path):
+    text = (
+        "from torch import nn\ndef f(task):\n"
+        "    return nn.Sequential(nn.Linear(6, 64), nn.Dropout())\n"
+    )
+    path = tmp_path / "mine.py"
+    for said, acts in (("", True), ("TRAIN_MODE = False\n", False)):
+        path.write_text(text + said)
+        net = backbone(f"{path}:f", VECTORS)
+        params, x = net.init(torch.Generator().manual_seed(0)), torch.rand(4, 6)
+        with training_passes():
+            assert bool((net.features(params, x) == 0).any()) is acts
+    path.write_text(text + "TRAIN_MODE = 'no'\n")
+    with pytest.raises(UsageError, match="TRAIN_MODE beside"):
+        backbone(f"{path}:f", VECTORS)
+
+
+class Attending(nn.Module):
+    def __init__(self, task: TaskShape) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x.reshape(len(x), -1, 4)).mean(1)
+
+
+def test_attention_is_differentiated_twice():
+    task = TaskShape(5, 1, 1, (8,), "float32")
+    net = ModuleNet("mine:Attending", Attending, task, second_order=True)
+    once = ModuleNet("mine:Attending", Attending, task)
+    held = net.init(torch.Generator().manual_seed(0))
+    params = {name: value.requires_grad_() for name, value in held.items()}
+    x = torch.rand(6, 8)
+    torch.testing.assert_close(net(params, x), once(params, x))
+
+    def twice(theta: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        loss = net(theta, x).square().mean()
+        slopes = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+        return torch.autograd.grad(sum(s.square().sum() for s in slopes), list(theta.values()))
+
+    assert all(bool(part.isfinite().all()) for part in twice(params))
+    wide = {n: v.detach().double().requires_grad_() for n, v in params.items()}
+    name = "body.block.self_attn.in_proj_weight"
+
+    def slope(weight: Tensor) -> Tensor:
+        loss = net({**wide, name: weight}, x.double()).square().mean()
+        return torch.autograd.grad(loss, weight, create_graph=True)[0]
+
+    torch.autograd.gradcheck(slope, (wide[name],), fast_mode=True)
+
+
+def test_a_key_covers_the_state_that_no_seed_changes(tmp_path):
+    (tmp_path / "w.txt").write_text("1")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import torch\nfrom pathlib import Path\nfrom torch import nn\n"
+        "def fresh(task):\n    return nn.Linear(6, 3)\n"
+        "def trained(task):\n    made = nn.Linear(6, 3)\n"
+        "    value = float((Path(__file__).parent / 'w.txt').read_text())\n"
+        "    return nn.Sequential(nn.init.constant_(made.weight, value) is None or made)\n"
+        "class Wild:\n    def __new__(cls, task):\n        import random\n"
+        "        made = nn.Linear(6, 3)\n        nn.init.constant_(made.weight, random.random())\n"
+        "        return made\n"
+    )
+    code = target_sha256(f"{path}:fresh")
+    assert source_sha256(backbone(f"{path}:fresh", VECTORS)) == code
+    before = source_sha256(backbone(f"{path}:trained", VECTORS))
+    (tmp_path / "w.txt").write_text("2")
+    assert source_sha256(backbone(f"{path}:trained", VECTORS)) == before, "one run, one network"
+    forget_loaded()
+    after = source_sha256(backbone(f"{path}:trained", VECTORS))
+    assert len({code, before, after}) == 3
+    with pytest.raises(UsageError, match="gives other parameters each time, whatever the seed"):
+        source_sha256(backbone(f"{path}:Wild", VECTORS))

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from lazybench import registry
 from lazybench.agents.attack.lockstep import Attack, LockstepAgent, Start
 from lazybench.attack_task import Queries
 from lazybench.envs.attack import AttackVectorEnv
 from lazybench.rng import Rng
+from lazybench.user_code import load
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_the_environment_and_the_meter_agree(
         targeted=targeted,
         backend="torch",
     )
-    predict = registry.load(f"{scripted.file}:make")()
+    predict = load(f"{scripted.file}:make")()
     hits = 0
     for seed in range(3):
         agent = Scatter(None)

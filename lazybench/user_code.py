@@ -1,0 +1,465 @@
+"""Code that isn't the package's: loaded from a module or file, and hashed with all that it needs.
+
+A run's key has the hash of the user's code in it. That is the file that a target names, the files
+that it imports from its own folder or package, theirs, and what any of these declares:
+
+    FILES = ["weights.pt"]   # beside the file; read by it, so that another file is another run
+
+Files of the package itself are never hashed: they have versions, and may be moved and formatted.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from lazybench.errors import LazybenchError, UsageError, nearest
+from lazybench.files import read_file
+from lazybench.plugins import contained, describe
+
+FILES = "FILES"
+"""The name of a module's list of further files that its results depend on."""
+
+USER_MODULE = "lazybench_user_"
+"""How the names of modules begin that were loaded from a user's file."""
+
+MOST_SOURCE_BYTES = 1 << 26
+"""Bytes of a Python file, at most."""
+
+_PACKAGE = Path(__file__).resolve().parent
+# In a checkout two of its folders are links.
+_OWN = tuple((_PACKAGE / part).resolve() for part in ("", "envs", "agents"))
+_INSTALLED = ("site-packages", "dist-packages")
+_BLOCK_BYTES = 1 << 20
+_LOADING = threading.RLock()
+
+
+def load(target: str) -> Any:
+    """Return what `module:name` or `path/to/file.py:name` points to.
+
+    A file is a module of its own, by its path and content, and may import its neighbours. What it
+    prints while it is imported goes to stderr.
+
+    Raises:
+        UsageError: the target isn't of that form, or the module, file or name isn't there; an error
+            inside the user's file is reported with its own message.
+    """
+    module, (where, _, name) = _module(target), target.rpartition(":")
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        if where == "__main__":
+            raise UsageError(
+                f"'{name}' was defined in a notebook, at a prompt or in a script and is gone with "
+                "it; to load it again keep it in a file: FILE.py:CLASS"
+            ) from None
+        public = [key for key in vars(module) if not key.startswith("_")]
+        raise UsageError(f"'{where}' has no '{name}'.{nearest(name, public)}") from None
+
+
+def spelled(target: str) -> str:
+    """Return `file.py:name` with its file's path as seen from the current folder.
+
+    So each way to spell a path gives one run: without `./` and `../`, links followed, whole where
+    the file is elsewhere. `module:name` and what is no target stay as they are.
+    """
+    where, colon, name = target.rpartition(":")
+    if not colon or not where.endswith(".py") or not Path(where).is_file():
+        return target
+    path = Path(where).resolve()
+    here = Path.cwd().resolve()
+    inside = path.relative_to(here) if path.is_relative_to(here) else path
+    return f"{inside.as_posix()}:{name}"
+
+
+def defining_file(thing: Any) -> Path | None:
+    """Return the file that defines a class or function; None where there is none."""
+    try:
+        path = inspect.getsourcefile(thing)
+    except (TypeError, OSError):
+        # Built in, or of a notebook or a prompt.
+        return None
+    return Path(path) if path is not None and Path(path).is_file() else None
+
+
+def source_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, 64 hex digits.
+
+    Raises:
+        OSError: it can't be read, or is a source file beyond `MOST_SOURCE_BYTES`.
+    """
+    if path.suffix == ".py":
+        return hashlib.sha256(read_file(path, MOST_SOURCE_BYTES)).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def target_sha256(target: str) -> str | None:
+    """Return the sha256 of the user's code behind `module:name` or `file.py:name`.
+
+    That of its file where the file needs no other, else one over all files that it needs (see the
+    module), whose folder may have any name. None for what no file holds, and for the package's own.
+
+    Raises:
+        UsageError: as `load`, or a file of `FILES` isn't there, or the list isn't one of texts.
+    """
+    path = _module(target).__file__
+    if path is None or not Path(path).is_file() or is_own(Path(path)):
+        return None
+    return _files_sha256(Path(path).resolve())
+
+
+def defining_sha256(thing: Any) -> str | None:
+    """Return the sha256 of the user's code that defines a class or function, as `target_sha256`.
+
+    None where no file does, and for the package's own.
+
+    Raises:
+        UsageError: the file was written to since this process read it, and says something else; or
+            as `target_sha256`.
+    """
+    path = defining_file(thing)
+    if path is None or is_own(path):
+        return None
+    _need_same_code(thing, path)
+    return _files_sha256(path.resolve())
+
+
+def loose_sha256(given: type) -> str:
+    """Return the sha256 of a class that no file defines: of its methods' source, and their values.
+
+    Where the source isn't kept either (a plain prompt), it is of what Python compiled them to.
+    """
+    told = [_told_of(each) for each in given.__mro__ if each is not object]
+    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def is_own_class(given: type) -> bool:
+    """Return whether a class is one of the package's."""
+    path = defining_file(given)
+    return path is not None and is_own(path)
+
+
+def declared(target: str, name: str, default: Any) -> Any:
+    """Return what the module of a target says under a name, else the default.
+
+    Raises:
+        UsageError: as `load`.
+    """
+    return vars(_module(target)).get(name, default)
+
+
+def function_of(value: Any) -> FunctionType | None:
+    """Return the function behind a value of a class (a method, a property), else None."""
+    if isinstance(value, staticmethod | classmethod):
+        value = value.__func__
+    elif isinstance(value, property):
+        value = value.fget
+    found = inspect.unwrap(value) if callable(value) else None
+    return found if isinstance(found, FunctionType) else None
+
+
+def is_own(path: Path) -> bool:
+    """Return whether a file is one of the package's."""
+    return any(path.resolve().is_relative_to(folder) for folder in _OWN)
+
+
+def _module(target: str) -> ModuleType:
+    """The module of a target; see `load`."""
+    if not isinstance(target, str):
+        raise UsageError(f"a target is 'module:name' or 'file.py:name', got {target!r}")
+    where, _, name = target.rpartition(":")
+    if not where or not name:
+        raise UsageError(f"a target is 'module:name' or 'file.py:name', got '{target}'")
+    own = where.partition(".")[0] == "lazybench"
+    try:
+        with nullcontext() if own else contained():
+            if where.endswith(".py"):
+                return _load_file(Path(where))
+            return importlib.import_module(where)
+    except LazybenchError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"can't import '{where}': {describe(error)}{_as_file(where, name)}"
+        ) from error
+
+
+def _files_sha256(path: Path) -> str:
+    first, *others = _needed(path)
+    if not others:
+        return source_sha256(first)
+    root = _Root(path)
+    named = sorted((os.path.relpath(other, root.folder), source_sha256(other)) for other in others)
+    lines = [source_sha256(first), *(f"{Path(name).as_posix()} {sha}" for name, sha in named)]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _needed(path: Path) -> list[Path]:
+    """The file, then each file of its folder or package that it imports, and declared files."""
+    found, seen, waiting = [path], {path}, [path]
+    while waiting:
+        for other, is_code in _asked_for(waiting.pop()):
+            if other in seen:
+                continue
+            seen.add(other)
+            found.append(other)
+            waiting += [other] if is_code else []
+    return found
+
+
+def _asked_for(path: Path) -> Iterator[tuple[Path, bool]]:
+    """The files that a module imports or declares, and whether each is code."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        # Importing it says so.
+        return
+    root = _Root(path)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from ((file, True) for file in root.modules(alias.name.split(".")))
+        elif isinstance(node, ast.ImportFrom):
+            parts = root.absolute(node)
+            if parts is not None:
+                for alias in node.names:
+                    yield from ((file, True) for file in root.modules([*parts, alias.name]))
+    for line in tree.body:
+        if not isinstance(line, ast.Assign | ast.AnnAssign) or line.value is None:
+            continue
+        names = line.targets if isinstance(line, ast.Assign) else [line.target]
+        if any(isinstance(name, ast.Name) and name.id == FILES for name in names):
+            yield from ((file, False) for file in _declared(line.value, path))
+
+
+def _declared(value: ast.expr, path: Path) -> list[Path]:
+    """The files that a module declares.
+
+    Raises:
+        UsageError: no list of texts, or a file isn't there.
+    """
+    try:
+        names = ast.literal_eval(value)
+    except ValueError:
+        names = None
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UsageError(
+            f"{FILES} in {path} must be a list of file names, as in {FILES} = ['weights.pt']"
+        )
+    files = [(path.parent / name).resolve() for name in names]
+    for name, file in zip(names, files, strict=True):
+        if not file.is_file():
+            raise UsageError(
+                f"{path} declares '{name}' in {FILES}, but there is no such file beside it; "
+                "put it there, or take it off the list"
+            )
+    return files
+
+
+class _Root:
+    """Where a module's own imports are looked up.
+
+    Attributes:
+        beside: its folder.
+        folder: the one above its outermost package; its folder, where it is in none.
+        package: names of the packages that the module is in; empty for a file alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.beside = self.folder = path.parent
+        self.package: list[str] = []
+        while (self.folder / "__init__.py").is_file():
+            self.package.insert(0, self.folder.name)
+            self.folder = self.folder.parent
+
+    def absolute(self, node: ast.ImportFrom) -> list[str] | None:
+        """The full name that `from X import …` names; None for one above the package."""
+        given = node.module.split(".") if node.module else []
+        if not node.level:
+            return given
+        base = self.package[: len(self.package) - node.level + 1]
+        return base + given if self.package and node.level <= len(self.package) else None
+
+    def modules(self, parts: list[str]) -> list[Path]:
+        """The files that are run to import `a.b.c`, those that are the user's; `c` may be a name.
+
+        What lies side by side in an installation is others' code.
+        """
+        if parts[0] in sys.stdlib_module_names:
+            return []
+        places = [self.beside] if self.beside.name not in _INSTALLED else []
+        places += [self.folder] if self.package and parts[:1] == self.package[:1] else []
+        found = []
+        for place in places:
+            for depth in range(1, len(parts) + 1):
+                path = place.joinpath(*parts[:depth])
+                both = path.with_name(f"{path.name}.py"), path / "__init__.py"
+                found += [file.resolve() for file in both if file.is_file() and not is_own(file)]
+        return found
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(
+            f"no such file: {path}; give the path of a Python file, as in my.py:MyAgent"
+        )
+    path = path.resolve()
+    mark = hashlib.sha256(f"{path}\n{_files_sha256(path)}".encode("utf-8", "surrogateescape"))
+    name = f"{USER_MODULE}{mark.hexdigest()[:12]}"
+    with _LOADING:
+        beside = _NEIGHBOURS.claim(path)
+        if name in sys.modules:
+            return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise UsageError(f"can't read {path} as a Python module")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            sys.modules.pop(name, None)
+            raise
+        finally:
+            _NEIGHBOURS.note(beside)
+        return module
+
+
+class _Neighbours:
+    """Finds what a file imports from its own folder; nothing there hides what Python brings along.
+
+    Attributes:
+        folders: by name, the folder of the file that was loaded last and imports it.
+        imported: by name, which file was imported, and its sha256 then.
+    """
+
+    def __init__(self) -> None:
+        self.folders: dict[str, Path] = {}
+        self.imported: dict[str, tuple[Path, str]] = {}
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return where a neighbour is; None for anything else."""
+        folder = None if path is not None else self.folders.get(name)
+        return None if folder is None else PathFinder.find_spec(name, [str(folder)], target)
+
+    def claim(self, path: Path) -> dict[Path, str]:
+        """Let a file's imports find its own neighbours; return these with their sha256.
+
+        Those that were imported for a file of another folder, or that have changed since, are
+        forgotten, so that each file gets its own; who has them keeps them.
+        """
+        root = _Root(path)
+        beside = {file: source_sha256(file) for file in _needed(path)[1:] if file.suffix == ".py"}
+        claimed: dict[str, Path] = {}
+        for file in beside:
+            for folder in (root.folder, root.beside):
+                if file.is_relative_to(folder):
+                    claimed[file.relative_to(folder).parts[0].removesuffix(".py")] = folder
+        known = {
+            name: Path(getattr(module, "__file__", None) or path)
+            for name, module in sys.modules.items()
+            if name.partition(".")[0] in claimed
+        }
+        if any(self.imported.get(name) != (at, beside.get(at)) for name, at in known.items()):
+            for name in known:
+                del sys.modules[name]
+        self.folders |= claimed
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+        importlib.invalidate_caches()
+        return beside
+
+    def note(self, beside: dict[Path, str]) -> None:
+        """Remember which neighbours have been imported."""
+        for name, module in list(sys.modules.items()):
+            file = Path(getattr(module, "__file__", None) or "")
+            if name.partition(".")[0] in self.folders and file in beside:
+                self.imported[name] = file, beside[file]
+
+
+_NEIGHBOURS = _Neighbours()
+
+
+def _as_file(where: str, name: str) -> str:
+    """What to type where a module of the current folder was meant."""
+    path = Path(*where.split(".")).with_suffix(".py")
+    return f"; {path} is here: name it as a file, {path}:{name}" if path.is_file() else ""
+
+
+def _told_of(given: type) -> str:
+    """A class as text: its methods and values by name."""
+    parts = [f"class {given.__qualname__}", defining_sha256(given) or ""]
+    if parts[1] or is_own_class(given):
+        return "\n".join(parts)
+    for name, value in vars(given).items():
+        function = function_of(value)
+        if function is not None:
+            try:
+                text = inspect.getsource(function)
+            except (OSError, TypeError):
+                text = _code_text(function.__code__)
+            parts.append(f"{name}: {text} {function.__defaults__} {function.__kwdefaults__}")
+        elif not name.startswith("__"):
+            parts.append(f"{name}: {value!r}")
+    return "\n".join(parts)
+
+
+def _code_text(code: CodeType) -> str:
+    """What Python compiled a function to, as text without addresses."""
+    constants = [
+        _code_text(each)
+        if isinstance(each, CodeType)
+        else repr(sorted(map(repr, each)) if isinstance(each, frozenset) else each)
+        for each in code.co_consts
+    ]
+    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {constants}"
+
+
+_SINCE_S = time.time()
+"""When this module was imported: files written to later may differ from what was imported."""
+
+
+def _need_same_code(thing: Any, path: Path) -> None:
+    """Look whether a file that was written to since still says what a class was made from.
+
+    Raises:
+        UsageError: it doesn't, so that its hash would be of other code than runs.
+    """
+    functions = [thing, *vars(thing).values()] if inspect.isclass(thing) else [thing]
+    live = [each.__code__ for each in functions if inspect.isfunction(each)]
+    if path.stat().st_mtime <= _SINCE_S or not live:
+        return
+    try:
+        left: list[Any] = [compile(path.read_bytes(), str(path), "exec", dont_inherit=True)]
+    except (SyntaxError, ValueError):
+        left = []
+    there: dict[str, list[str]] = {}
+    for code in left:
+        there.setdefault(code.co_qualname, []).append(_code_text(code))
+        left.extend(each for each in code.co_consts if isinstance(each, CodeType))
+    for code in live:
+        same_file = Path(code.co_filename).name == path.name
+        if same_file and _code_text(code) not in there.get(code.co_qualname, []):
+            raise UsageError(
+                f"{path} has changed since it was imported ('{code.co_qualname}' differs): restart "
+                "Python or reload the module, so that what runs is what the file says"
+            )
