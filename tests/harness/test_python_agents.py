@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import lazybench
-from lazybench import registry
+from lazybench import user_code
 from lazybench.errors import LazybenchError, UsageError
 from lazybench.harness.request import RunRequest, make
 from lazybench.verify import score
@@ -38,7 +38,7 @@ def zeros(folder: Path, text: str = SOURCE) -> Any:
     """The class of a file in a folder."""
     path = folder / "zeros.py"
     path.write_text(text)
-    return registry.load(f"{path}:Zeros")
+    return user_code.load(f"{path}:Zeros")
 
 
 def defined(text: str = SOURCE, **names: Any) -> Any:
@@ -58,7 +58,7 @@ def test_a_class_is_the_run_of_its_file(tmp_path: Path) -> None:
     by_class = play(tmp_path, zeros(tmp_path))
     by_name = play(tmp_path, f"{tmp_path / 'zeros.py'}:Zeros")
     assert by_class.key == by_name.key
-    assert by_class.agent.source_sha256 == registry.source_sha256(tmp_path / "zeros.py")
+    assert by_class.agent.source_sha256 == user_code.source_sha256(tmp_path / "zeros.py")
     assert not by_class.diagnostics
     assert len(lazybench.load_records(out=tmp_path / "store")) == 1
 
@@ -123,19 +123,19 @@ def test_a_file_that_changed_since_its_import_is_refused(tmp_path: Path) -> None
     kind = zeros(tmp_path, f"{SOURCE}\n# of {tmp_path}\n")
     path = tmp_path / "zeros.py"
     path.write_text(f"{SOURCE}\n# a comment\n")
-    assert registry.defining_sha256(kind) == registry.source_sha256(path)
+    assert user_code.defining_sha256(kind) == user_code.source_sha256(path)
     path.write_text(SOURCE.replace("+ self.value", "- self.value"))
     with pytest.raises(UsageError, match=r"has changed since it was imported \('Zeros\.policy'"):
         play(tmp_path, kind)
 
 
 def test_the_package_s_own_classes_go_by_id(tmp_path: Path) -> None:
-    kind = registry.load("lazybench.agents.fewshot.floors:Chance")
+    kind = user_code.load("lazybench.agents.fewshot.floors:Chance")
     own = play(tmp_path, kind)
     assert own.key == play(tmp_path, "chance").key
     assert own.agent.source_sha256 is None
     with pytest.raises(UsageError, match=r"is the class of several agents; name one: .*maml"):
-        play(tmp_path, registry.load("lazybench.agents.fewshot.gradient:GradientAgent"))
+        play(tmp_path, user_code.load("lazybench.agents.fewshot.gradient:GradientAgent"))
 
 
 def test_a_script_s_own_class_runs_and_is_judged_again_from_its_file(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_script_s_own_class_runs_and_is_judged_again_from_its_file(tmp_path: P
     done = subprocess.run(
         [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    sha256 = registry.source_sha256(tmp_path / "script.py")
+    sha256 = user_code.source_sha256(tmp_path / "script.py")
     assert done.stdout.split() == ["script.py:Zeros", sha256]
 
 
