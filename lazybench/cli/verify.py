@@ -135,7 +135,9 @@ def _why(found: Verification) -> str:
         what = f"{trials} are equal to the last bit"
     else:
         what = f"{trials} differ by no more than other arithmetic explains"
-    if found.seed is None or found.finds is None:
+    if found.finds is None:
+        return f"{what}, from which a forged trial can't be told{again}"
+    if found.seed is None:
         return f"{what}{again}"
     kind = "" if found.equal else " beyond that"
     return (

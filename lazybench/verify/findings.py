@@ -40,7 +40,8 @@ class Verification:
         exact: whether equal scores were asked for; False where they may differ by a tolerance.
         equal: whether all that was evaluated again is equal to the last bit.
         finds: the smallest share of forged trials of which a sample of this size holds one with a
-            chance of 95 %; None where no trial was evaluated again.
+            chance of 95 %; None where no trial was evaluated again, or one that was forged can't
+            be told from what other arithmetic does.
         seed: what the sample of trials was drawn with; None where none was drawn.
         unchecked: what of the record nothing was said about.
     """

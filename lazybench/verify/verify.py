@@ -31,7 +31,7 @@ from lazybench.verify.scores import (
     differing,
     draw_seed,
     evaluate_sample,
-    finds_share,
+    finds,
     same_platform,
 )
 from lazybench.verify.stored import read_record
@@ -173,7 +173,7 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
         trials=count,
         exact=exact,
         equal=not (other or differing(record, again).any()),
-        finds=None if other else finds_share(n, count),
+        finds=None if other else finds(record, again),
         seed=None if count == n else drawn,
         unchecked=tuple(unchecked(record, trials=count, retrained=retrained)),
     )
