@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 
 from lazybench.errors import OutputUnavailable
@@ -29,7 +29,12 @@ _KINDS = (
 )
 
 
-def open_file(path: str | os.PathLike[str], most_bytes: int | None = MOST_BYTES) -> BufferedReader:
+def open_file(
+    path: str | os.PathLike[str],
+    most_bytes: int | None = MOST_BYTES,
+    *,
+    buffer_bytes: int = 1 << 17,
+) -> BufferedReader:
     """Return a regular file, opened to read bytes.
 
     The check is of what was opened, so that nothing can take its place in between.
@@ -37,11 +42,13 @@ def open_file(path: str | os.PathLike[str], most_bytes: int | None = MOST_BYTES)
     Args:
         path: the file; a link to one is followed.
         most_bytes: its size, at most; None for any.
+        buffer_bytes: how much is read ahead.
 
     Raises:
         OSError: it can't be opened, is no regular file, or is too large.
     """
-    file = open(path, "rb", opener=lambda name, _: os.open(name, _READ))  # noqa: SIM115
+    raw = FileIO(os.fspath(path), "rb", opener=lambda name, _: os.open(name, _READ))
+    file: BufferedReader = BufferedReader(raw, buffer_bytes)
     try:
         state = os.fstat(file.fileno())
         need_regular(state, path)

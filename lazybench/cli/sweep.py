@@ -104,6 +104,7 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
             "--json": json,
         }
         _for_a_queue([option for option, is_given in given.items() if is_given])
+    from lazybench.harness.cell_process import limits_memory
     from lazybench.harness.devices import slots
     from lazybench.harness.suite import expand, read_suite
     from lazybench.harness.sweep import SweepRequest, arguments, split
@@ -113,6 +114,8 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     if devices is not None and device != "cpu":
         raise UsageError("give either --device or --devices, not both")
     pinned = () if devices is None else slots(devices, cells_per_device)
+    if memory_gib is not None and not limits_memory():
+        out.note("this system can't limit memory: --memory-gib has no effect")
     cells = _matching(expand(read_suite(suite)), only)
     memory = None if memory_gib is None else memory_gib * 2**30
     request = SweepRequest(

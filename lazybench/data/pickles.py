@@ -52,7 +52,7 @@ def load_pickle(source: Path | bytes, where: str = "", *, most_bytes: int = MOST
     try:
         if isinstance(source, bytes):
             return _load(io.BytesIO(source), where, len(source), most_bytes)
-        with open_file(source, None) as file:
+        with open_file(source, None, buffer_bytes=_BUFFER) as file:
             return _load(file, where, os.fstat(file.fileno()).st_size, most_bytes)
     except OSError as error:
         raise DataUnavailable(

@@ -51,8 +51,7 @@ def _run(runs: Path, folder: Path) -> Iterator[Finding]:
             yield Finding(AREA, str(step), "bad", why, _SAME, repair)
     for path in sorted(folder.glob("*.jsonl")):
         yield from _log(runs, path)
-    left = [*folder.rglob(".tmp-*"), *folder.glob(".write-test-*")]
-    yield from leftovers(AREA, runs, iter(left))
+    yield from leftovers(AREA, runs, folder.rglob(".tmp-*"))
 
 
 def _log(runs: Path, path: Path) -> Iterator[Finding]:

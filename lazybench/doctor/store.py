@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from lazybench.boards.render import COMMAND
 from lazybench.boards.write import check
 from lazybench.doctor.findings import Finding, Repair, leftovers
 from lazybench.errors import StoreError
@@ -49,4 +51,5 @@ def _boards(store: Store, *, damaged: bool) -> Iterator[Finding]:
     more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
     # While a record is missing, its boards aren't to be made without it.
     repair = None if damaged else Repair("boards", store.root, store.root)
-    yield Finding(AREA, subject, "bad", f"{differences[0]}{more}", "lazybench leaderboard", repair)
+    advice = f"{COMMAND} --out {shlex.quote(str(store.root))}"
+    yield Finding(AREA, subject, "bad", f"{differences[0]}{more}", advice, repair)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lazybench.parallel import usable_cores
 from lazybench.patience import Patience
@@ -28,6 +27,11 @@ REPORT = "LAZYBENCH_REPORT"
 """Variable that tells a run the file that it hands its record over in, to whoever began it."""
 
 _PR_SET_PDEATHSIG = 1
+resource: Any
+try:
+    import resource
+except ImportError:  # not on every system
+    resource = None
 _PIPE_S = 2.0
 _TAIL_BYTES = 1 << 16
 _REPORT_BYTES = 1 << 30
@@ -181,7 +185,10 @@ class Processes:
             self._killed.add(process)
         # With its children, which nobody else ends. It may have ended by itself in between.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
 
 
 class _Tail:
@@ -247,8 +254,8 @@ def _begun(call: Call, report: Path) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         cwd=folder,
         env={**os.environ, **call.environment, REPORT: str(report)},
-        start_new_session=True,
-        preexec_fn=partial(_prepare, libc, call.memory_bytes),
+        start_new_session=os.name == "posix",
+        preexec_fn=partial(_prepare, libc, call.memory_bytes) if os.name == "posix" else None,
     )
 
 
@@ -256,5 +263,12 @@ def _prepare(libc: ctypes.CDLL | None, memory_bytes: int | None) -> None:
     if libc is not None:
         # Whoever began it may be killed; without this it would run on, and hold the run's lock.
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    if memory_bytes is not None and resource is not None:
+        # Without a limit, where the system sets none: that beats no run.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+
+
+def limits_memory() -> bool:
+    """Return whether this system can limit what a process holds."""
+    return resource is not None

@@ -50,13 +50,15 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident size of this process since the last reset."""
-    import resource
-
+    """Return the largest resident size of this process since the last reset; 0 where unknown."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         peak_kib = next(line.split()[1] for line in lines if line.startswith("VmHWM:"))
         return int(peak_kib) * 1024
+    try:
+        import resource
+    except ImportError:  # not on every system
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
 

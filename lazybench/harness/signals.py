@@ -65,6 +65,7 @@ class Signals:
         self._tell = tell
         self._before: dict[int, object] = {}
         self._at_once: str | None = None
+        self._told_of_timer = False
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -116,6 +117,12 @@ class Signals:
             TooSlow: it took longer.
         """
         if self._episode_timeout_s is None or not self._before:
+            yield
+            return
+        if not hasattr(signal, "setitimer"):
+            if not self._told_of_timer:
+                self._tell("this system has no timer: --timeout-per-episode has no effect")
+            self._told_of_timer = True
             yield
             return
         limit_s = self._episode_timeout_s * episodes

@@ -288,7 +288,8 @@ def _sound_end(fd: int) -> int:
     span = _TAIL_BYTES
     while size:
         start = max(0, size - span)
-        tail = os.pread(fd, size - start, start)
+        os.lseek(fd, start, os.SEEK_SET)
+        tail = os.read(fd, size - start)
         before = tail.rfind(b"\n", 0, len(tail) - 1)
         if before < 0 and start > 0:
             span *= 4

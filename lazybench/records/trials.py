@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -62,11 +62,16 @@ class Packed(BaseModel):
             dtype: the stored dtype.
 
         Raises:
-            UsageError: `array` holds no numbers.
+            UsageError: `array` holds no numbers, or rows of several lengths.
         """
         import numpy as np
 
-        values = np.asarray(array)
+        try:
+            values = np.asarray(array)
+        except ValueError as error:
+            raise UsageError(
+                f"a per-trial array must have rows of one length ({error}); fill them up first"
+            ) from error
         if dtype is None:
             dtype = _smallest(values)
         try:
@@ -111,8 +116,8 @@ class Trials(BaseModel):
 
     Attributes:
         scores: [n] float32, the environment's own score of each trial, in its unit.
-        predictions: [n, q] labels or values, or all trials' one after another where `lengths` is.
-        lengths: [n] predictions of each trial, for trials of different lengths.
+        predictions: [n, q] labels or values.
+        lengths: always None; a name of the file's format, which every record has.
         columns: further numbers by name, each [n] (queries, distance, …).
     """
 
@@ -120,25 +125,19 @@ class Trials(BaseModel):
 
     scores: Packed | None = None
     predictions: Packed | None = None
-    lengths: Packed | None = None
+    lengths: None = None
     columns: dict[str, Packed] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _same_trials(self) -> Self:
         if self.scores is None:
-            if self.predictions or self.lengths or self.columns:
+            if self.predictions or self.columns:
                 raise ValueError("trials without scores can't hold predictions or columns")
             return self
         if len(self.scores.shape) != 1:
             raise ValueError(f"scores must have one axis, got shape {list(self.scores.shape)}")
         rows = {name: column.shape[:1] for name, column in self.columns.items()}
-        if self.lengths is not None:
-            rows["lengths"] = self.lengths.shape
-            if self.predictions is None:
-                raise ValueError("lengths need predictions")
-            if int(self.lengths.unpack().sum()) != math.prod(self.predictions.shape):
-                raise ValueError("lengths must add up to the number of predictions")
-        elif self.predictions is not None:
+        if self.predictions is not None:
             rows["predictions"] = self.predictions.shape[:1]
         for name, shape in rows.items():
             if shape != self.scores.shape:
@@ -149,34 +148,23 @@ class Trials(BaseModel):
     def of(
         cls,
         scores: ArrayLike,
-        predictions: Sequence[ArrayLike] | ArrayLike | None = None,
+        predictions: ArrayLike | None = None,
         columns: Mapping[str, ArrayLike] | None = None,
     ) -> Trials:
         """Trials packed from arrays.
 
         Args:
             scores: [n] numbers.
-            predictions: [n, …] array, or n arrays of any lengths.
+            predictions: [n, …] numbers.
             columns: [n] arrays by name.
 
         Raises:
             UsageError: an array holds no numbers.
             pydantic.ValidationError: the arrays differ in the number of trials.
         """
-        import numpy as np
-
-        packed, lengths = None, None
-        if predictions is not None:
-            rows = [np.asarray(row) for row in predictions]  # type: ignore[union-attr]
-            if len({row.shape for row in rows}) <= 1:
-                packed = Packed.of(np.asarray(rows))
-            else:
-                packed = Packed.of(np.concatenate([row.ravel() for row in rows]))
-                lengths = Packed.of(np.asarray([row.size for row in rows]))
         return cls(
             scores=Packed.of(scores, "<f4"),
-            predictions=packed,
-            lengths=lengths,
+            predictions=None if predictions is None else Packed.of(predictions),
             columns={name: Packed.of(column) for name, column in (columns or {}).items()},
         )
 
@@ -193,15 +181,7 @@ class Trials(BaseModel):
 
     def predictions_list(self) -> list[NDArray[Any]]:
         """The predictions of each trial, in trial order; no array where none were kept."""
-        import numpy as np
-
-        if self.predictions is None:
-            return []
-        values = self.predictions.unpack()
-        if self.lengths is None:
-            return list(values)
-        ends = np.cumsum(self.lengths.unpack(), dtype=np.int64)
-        return np.split(values, ends[:-1])
+        return [] if self.predictions is None else list(self.predictions.unpack())
 
     def digests(self) -> dict[str, Any]:
         """The content by sha256, name by name: what two equal runs have in common."""

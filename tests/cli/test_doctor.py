@@ -211,7 +211,7 @@ def test_what_killed_processes_left_is_put_aside_once_it_is_old(
     doctor: Any, places: Places
 ) -> None:
     record = next(places.store.glob("records/*/*"))
-    left = [record / ".tmp-1-ab", places.runs / "reptile-x" / ".write-test-7"]
+    left = [record / ".tmp-1-ab", places.runs / "reptile-x" / ".tmp-7-ef"]
     left += [places.runs / "reptile-x" / "ckpt" / ".tmp-2-cd", places.cache / "mine-1.tmp-x"]
     for path in left:
         path.write_bytes(b"half")

@@ -46,8 +46,10 @@ SCORES = st.lists(st.floats(width=32), max_size=5)
 @st.composite
 def some_trials(draw: st.DrawFn) -> Trials:
     scores = draw(SCORES)
-    ragged = [draw(st.lists(st.integers(-(2**40), 2**40), max_size=3)) for _ in scores]
-    answers = draw(st.sampled_from([None, [np.array(row, np.int64) for row in ragged]]))
+    width = draw(st.integers(0, 3))
+    row = st.lists(st.integers(-(2**40), 2**40), min_size=width, max_size=width)
+    rows = np.array([draw(row) for _ in scores], np.int64)
+    answers = draw(st.sampled_from([None, rows]))
     columns = {"queries": draw(st.permutations(range(len(scores))))}
     return Trials.of(scores, answers, draw(st.sampled_from([{}, columns])))
 

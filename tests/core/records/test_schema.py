@@ -100,11 +100,11 @@ def test_a_metric_that_is_not_finite_becomes_none() -> None:
 
 def test_trials_come_back_as_they_went_in() -> None:
     scores = np.random.default_rng(0).random(5).astype(np.float32)
-    ragged = [np.array(row) for row in ([1, -1], [3], [300, 2, 1], [], [0])]
-    trials = Trials.of(scores, ragged, {"queries": np.arange(5) * 100_000})
+    answers = np.array([[1, -1], [3, 0], [300, 2], [0, 0], [0, 7]])
+    trials = Trials.of(scores, answers, {"queries": np.arange(5) * 100_000})
     assert trials.n == 5
     np.testing.assert_array_equal(trials.scores_array(), scores)
-    for got, want in zip(trials.predictions_list(), ragged, strict=True):
+    for got, want in zip(trials.predictions_list(), answers, strict=True):
         np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(trials.columns["queries"].unpack(), np.arange(5) * 100_000)
     regular = Trials.of(scores, np.arange(10).reshape(5, 2))
@@ -120,6 +120,12 @@ def test_trials_of_different_numbers_are_refused() -> None:
         Trials.of([0.5, 1], [[1], [2], [3]])
     with pytest.raises(UsageError, match="must hold numbers"):
         Trials.of(["high"])
+    with pytest.raises(UsageError, match="must have rows of one length"):
+        Trials.of([0.5, 1], [[1], [2, 3]])
+    fields = Trials.of([0.5, 1], [[1], [2]]).model_dump()
+    assert fields["lengths"] is None, "a name that the files of all records have"
+    with pytest.raises(pydantic.ValidationError, match="lengths"):
+        Trials.model_validate(fields | {"lengths": fields["predictions"]})
 
 
 def test_packed_data_that_lies_about_its_size_is_refused() -> None:
