@@ -330,7 +330,12 @@ def test_only_what_is_given_is_sent(
     with opened(loopback.url, headers={"authorization": "Bearer mine"}) as target:
         target(rows(1))
     assert loopback.headers["authorization"] == "Bearer mine"
-    with opened(loopback.url.replace("http://", "http://me:p%40ss@")) as target:
+    mine = loopback.url.replace("http://", "http://me:p%40ss@")
+    with opened(mine, headers={"authorization": "Bearer mine"}) as target:
+        target(rows(1))
+    names = [name for name in loopback.headers if name.lower() == "authorization"]
+    assert [loopback.headers[name] for name in names] == ["Bearer mine"]
+    with opened(mine) as target:
         target(rows(1))
     assert loopback.headers["Authorization"] == "Basic " + base64.b64encode(b"me:p@ss").decode()
 
