@@ -92,11 +92,13 @@ def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
 class Poster:
     """Posts to one address; several threads may. Connections are kept and used again.
 
-    No proxies of the environment, passwords of `~/.netrc` or cookies are used: a header that is
+    No proxy but one that is given, passwords of `~/.netrc` or cookies are used: a header that is
     given is the one that arrives.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str], *, timeout_s: float) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str], *, timeout_s: float, proxy: str | None = None
+    ) -> None:
         """Connect to nobody yet.
 
         Args:
@@ -104,17 +106,19 @@ class Poster:
                 a header says otherwise.
             headers: sent along.
             timeout_s: seconds from the first attempt to connect to the last byte of the reply.
+            proxy: http address of a proxy to go through; None for none.
 
         Raises:
-            UsageError: an address that can't be asked.
+            UsageError: an address that can't be asked, or a proxy that can't be used.
         """
         try:
             parts = parse_url(url)
             self._path = parts.request_uri
         except HTTPError as error:
             raise UsageError(f"the address can't be read: {type(error).__name__}") from None
-        self._host, self._port = parts.host or "", parts.port
         self._context = _verifying() if parts.scheme == "https" else None
+        port = parts.port or (443 if self._context else 80)
+        self._at, self._via = (parts.host or "", port), None
         self._timeout_s = timeout_s
         plain = {
             "Content-Type": "application/json",
@@ -122,8 +126,15 @@ class Poster:
             "User-Agent": f"lazybench/{__version__}",
         }
         if parts.auth:
-            told = base64.b64encode(unquote_to_bytes(parts.auth)).decode()
-            plain["Authorization"] = f"Basic {told}"
+            plain["Authorization"] = _basic(parts.auth)
+        if proxy is not None:
+            self._via, secret = _proxy(proxy)
+            if self._context is None:
+                # A proxy is asked for the whole address; to TLS it only carries bytes.
+                self._path = parts._replace(auth=None, fragment=None).url
+                plain |= secret
+                secret = {}
+            self._proxy_headers = secret
         given = {name.lower() for name in headers}
         self._headers = {n: v for n, v in plain.items() if n.lower() not in given} | dict(headers)
         self._idle: list[_Line] = []
@@ -138,7 +149,7 @@ class Poster:
         """
         with self._lock:
             line = self._idle.pop() if self._idle else None
-        line = line or _Line(self._host, self._port, self._context, self._timeout_s)
+        line = line or self._line()
         exchange = _Exchange(line, self._path, self._headers, body, most_bytes)
         threading.Thread(target=exchange.run, name="lazybench http", daemon=True).start()
         if not exchange.ended.wait(self._timeout_s):
@@ -162,6 +173,15 @@ class Poster:
         assert exchange.reply is not None
         return exchange.reply
 
+    def _line(self) -> _Line:
+        """A connection to the target, or to the proxy on the way to it."""
+        if self._via is None:
+            return _Line(*self._at, self._context, self._timeout_s)
+        line = _Line(*self._via, self._context, self._timeout_s, name=self._at[0])
+        if self._context is not None:
+            line.set_tunnel(*self._at, headers=self._proxy_headers)
+        return line
+
     def close(self) -> None:
         """End the connections that nobody uses at the moment."""
         with self._lock:
@@ -174,11 +194,17 @@ class _Line(http.client.HTTPConnection):
     """A connection that another thread can end, whatever it waits for."""
 
     def __init__(
-        self, host: str, port: int | None, context: ssl.SSLContext | None, timeout_s: float
+        self,
+        host: str,
+        port: int,
+        context: ssl.SSLContext | None,
+        timeout_s: float,
+        *,
+        name: str | None = None,
     ) -> None:
         self.default_port = http.client.HTTPS_PORT if context else http.client.HTTP_PORT
-        super().__init__(host, port or self.default_port, timeout=timeout_s)
-        self._tls = context
+        super().__init__(host, port, timeout=timeout_s)
+        self._tls, self._name = context, (name or host).strip("[]")
         self._guard = threading.Lock()
         self._end: socket.socket | None = None
         self.was_cut = False
@@ -193,7 +219,7 @@ class _Line(http.client.HTTPConnection):
             if self.was_cut:
                 raise ConnectionAbortedError
         if self._tls is not None:
-            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
+            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name)
 
     def dropped(self) -> bool:
         """Return whether the server ended the connection, or says something unasked."""
@@ -203,9 +229,11 @@ class _Line(http.client.HTTPConnection):
         """Shut the connection down under whoever uses it; it connects to nobody any more."""
         with self._guard:
             self.was_cut = True
-            if self._end is not None:
+            # While a proxy is asked to connect, there is no second handle yet, nor any TLS.
+            end = self._end or self.sock
+            if end is not None:
                 with contextlib.suppress(OSError):
-                    self._end.shutdown(socket.SHUT_RDWR)
+                    end.shutdown(socket.SHUT_RDWR)
 
     def leave(self) -> None:
         """Close it for good; for whoever uses it alone."""
@@ -263,6 +291,28 @@ class _Exchange:
             if response.length:
                 raise http.client.IncompleteRead(bytes(held[:0]), response.length)
             return Reply(response.status, response.reason, response.headers, bytes(held))
+
+
+def _basic(auth: str) -> str:
+    """Return user and password, as they stand in an address, as basic authorization."""
+    return f"Basic {base64.b64encode(unquote_to_bytes(auth)).decode()}"
+
+
+def _proxy(url: str) -> tuple[tuple[str, int], dict[str, str]]:
+    """Return host and port of a proxy, and the headers that it wants.
+
+    Raises:
+        UsageError: no http address.
+    """
+    try:
+        parts = parse_url(url)
+    except HTTPError:
+        parts = parse_url("")
+    if parts.scheme != "http" or not parts.host:
+        # Not the text itself, which may hold a password.
+        raise UsageError("a proxy is given by its http address, such as http://proxy:3128")
+    secret = {"Proxy-Authorization": _basic(parts.auth)} if parts.auth else {}
+    return (parts.host, parts.port or 80), secret
 
 
 def _verifying() -> ssl.SSLContext:

@@ -55,6 +55,7 @@ class HttpSettings:
         rate: images a second, at most; None for no limit.
         repeats: whether an image that was answered is asked again.
         headers: sent along; they appear in no file.
+        proxy: http address of a proxy to go through; those of the environment aren't used.
     """
 
     encoding: Encoding = "array"
@@ -66,6 +67,7 @@ class HttpSettings:
     rate: float | None = None
     repeats: bool = False
     headers: dict[str, str] = field(default_factory=dict, repr=False)
+    proxy: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Look at the settings.
@@ -129,7 +131,12 @@ class HttpTarget:
         }
         headers = sorted((name.lower(), value) for name, value in self._settings.headers.items())
         secrets = {"address": url, "headers": json.dumps(headers) if headers else ""}
-        self._poster = Poster(url, self._settings.headers, timeout_s=self._settings.timeout_s)
+        self._poster = Poster(
+            url,
+            self._settings.headers,
+            timeout_s=self._settings.timeout_s,
+            proxy=self._settings.proxy,
+        )
         self.journal = Journal(journal, about, secrets, repeats=self._settings.repeats)
         self._classes = form.classes
         try:

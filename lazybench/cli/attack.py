@@ -123,6 +123,12 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
             help="HTTP header to send; repeatable; never written to disk.",
         ),
     ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            "--proxy", metavar="URL", help="Proxy to go through; the environment's aren't used."
+        ),
+    ] = None,
     repeats: Annotated[
         bool,
         typer.Option("--repeats", help="Ask the same image again: answers over http are random."),
@@ -171,7 +177,7 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
         attacks=names,
         form={**form, "classes": classes, "arrays": arrays},
         protocol={**protocol, "mode": mode, "targeted": targeted},
-        http={**http, "headers": headers},
+        http={**http, "headers": headers, "proxy": proxy},
         eight_bit=eight_bit,
         limit=limit,
         seed=seed,
@@ -189,6 +195,9 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     else:
         out.line(_table(told))
         out.note("written: " + ", ".join(map(str, files)))
+    if quiet or json:
+        for each in outcome.notes:
+            out.note(out.one_line(each))
     if aside is not None:
         out.note(f"the earlier report there has other results; it is now in {aside}")
     worst = told["worst_case"]["accuracy"]

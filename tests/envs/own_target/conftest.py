@@ -26,6 +26,7 @@ class Loopback:
         requests: images of each request, as they came: lists, or `{"b64": …}`.
         answered: images that were answered, as nested tuples.
         headers: of the last request.
+        path: what the last request asked for.
         most: requests that were under way at once, at most.
         before: called with the number of the request before it is answered; what it returns, if
             anything, is sent in place of the answer.
@@ -38,6 +39,7 @@ class Loopback:
         self.requests: list[Any] = []
         self.answered: list[Any] = []
         self.headers: dict[str, str] = {}
+        self.path = ""
         self.most = self._under_way = 0
         self.before: Callable[[int], Reply | None] = lambda number: None
         self.high, self.label, self.slow_s = 1.0, False, 0.0
@@ -64,7 +66,7 @@ class Loopback:
         content = handler.rfile.read(int(handler.headers["Content-Length"]))
         instances = json.loads(content)["instances"]
         with self._lock:
-            self.headers = dict(handler.headers)
+            self.headers, self.path = dict(handler.headers), handler.path
             number = len(self.requests)
             self.requests.append(instances)
             self._under_way += 1

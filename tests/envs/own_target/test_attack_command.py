@@ -461,7 +461,9 @@ def test_no_name_of_an_image_is_a_formula(own: Own) -> None:
     assert not [cell for cell in cells if cell.startswith(("=", "-", "+", "@", "\t", "\r"))]
 
 
-def test_folders_that_are_fewer_than_the_targets_classes_are_said(own: Own) -> None:
+def test_folders_that_are_fewer_than_the_targets_classes_are_said(
+    own: Own, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, level in (("dark", 90), ("light", 200)):
         (own.file.parent / "pictures" / name).mkdir(parents=True)
         Image.new("L", (2, 2), level).save(own.file.parent / "pictures" / name / "a.png")
@@ -470,6 +472,12 @@ def test_folders_that_are_fewer_than_the_targets_classes_are_said(own: Own) -> N
     assert main(argv) == 0
     (note,) = told(own)["notes"]
     assert "the target has 3 classes and there are 2 class folders" in note
+    # Also where no progress is shown, and beside JSON.
+    assert note in capsys.readouterr().err
+    assert main([*argv, "--json"]) == 0
+    shown = capsys.readouterr()
+    assert note in shown.err
+    assert json.loads(shown.out)["notes"] == [note]
 
 
 def test_an_address_that_stays_away_is_unavailable(

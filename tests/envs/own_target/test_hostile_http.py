@@ -168,6 +168,24 @@ def test_no_part_of_a_reply_can_outlast_the_deadline(head: bytes, again: bytes) 
         assert ended.wait(5)
 
 
+def test_a_proxy_that_drips_is_left_in_time() -> None:
+    ended = threading.Event()
+
+    def drip(client: socket.socket) -> None:
+        try:
+            client.sendall(b"HTTP/1.1 200 OK\r\n")
+            while True:
+                client.sendall(b"X: y\r\n")
+                time.sleep(0.02)
+        except OSError:
+            ended.set()
+
+    with raw(drip) as url:
+        message = refusal("https://model.invalid/", proxy=url, timeout_s=0.3, retries=0)
+        assert "no answer within 0.3 s" in message
+        assert ended.wait(5)
+
+
 def test_a_server_that_takes_no_request_or_no_handshake_is_left_in_time() -> None:
     server = socket.create_server(("127.0.0.1", 0))
     port = server.getsockname()[1]
@@ -285,6 +303,9 @@ def test_a_certificate_is_trusted_where_it_is_named_and_else_not_asked_twice(
                 return
             came += 1
             try:
+                if client.recv(7, socket.MSG_PEEK) == b"CONNECT":
+                    read_request(client)
+                    client.sendall(b"HTTP/1.1 200 go on\r\n\r\n")
                 with context.wrap_socket(client, server_side=True) as safe:
                     read_request(safe)
                     body = b'{"predictions": [[0, 1], [1, 0]]}'
@@ -301,6 +322,16 @@ def test_a_certificate_is_trusted_where_it_is_named_and_else_not_asked_twice(
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(own))
         with closing(HttpTarget(url, TargetForm(), HttpSettings(retries=0))) as target:
             assert target(IMAGES).argmax(1).tolist() == [1, 0]
+        # Through a proxy it is the target's certificate that counts, not the proxy's.
+        proxy = url.replace("https", "http")
+        for host, reason in (("127.0.0.1", None), ("model.invalid", "certificate isn't trusted")):
+            there = HttpSettings(retries=0, proxy=proxy)
+            with closing(HttpTarget(f"https://{host}/", TargetForm(), there)) as target:
+                if reason is None:
+                    assert target(IMAGES).argmax(1).tolist() == [1, 0]
+                    continue
+                with pytest.raises(ContractError, match=reason):
+                    target(IMAGES)
     finally:
         server.shutdown(socket.SHUT_RDWR)
         server.close()

@@ -340,6 +340,21 @@ def test_only_what_is_given_is_sent(
     assert loopback.headers["Authorization"] == "Basic " + base64.b64encode(b"me:p@ss").decode()
 
 
+def test_a_proxy_is_used_where_it_is_given(loopback: Any) -> None:
+    asked = f"http://{loopback.url.split('/')[2]}"
+    proxy = asked.replace("http://", "http://me:hush@")
+    with opened("http://model.invalid/predict?a=b", proxy=proxy) as target:
+        assert target(rows(2)).shape == (2, 2)
+    assert loopback.path == "http://model.invalid/predict?a=b"
+    assert loopback.headers["Host"] == "model.invalid"
+    told = base64.b64encode(b"me:hush").decode()
+    assert loopback.headers["Proxy-Authorization"] == f"Basic {told}"
+    for wrong in ("socks5://proxy:1", "proxy:hush@x", "https://proxy:1", ""):
+        with pytest.raises(UsageError, match="a proxy is given by") as raised:
+            HttpTarget(loopback.url, FORM, HttpSettings(proxy=wrong))
+        assert "hush" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     "headers",
     [
