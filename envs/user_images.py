@@ -147,7 +147,8 @@ def _folder(path: Path, given: Any, labels: Path | None, limit: int | None) -> U
         notes += more
     at = drawn(y, limit)
     names = tuple(folder.names[place] for place in at)
-    return UserImages(folder.pixels(names), y[at], names, notes, folders)
+    x, more = folder.pixels(names)
+    return UserImages(x, y[at], names, notes + more, folders)
 
 
 def _by_folder(folder: ImageFolder) -> tuple[NDArray[np.int64], int | None]:

@@ -7,6 +7,7 @@ Reference: B. M. Lake, R. Salakhutdinov & J. B. Tenenbaum, "Human-level concept 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from lazybench.data.archive import source_key
 from lazybench.data.cache import Arrays, prepared
-from lazybench.data.fingerprint import content_fingerprint
+from lazybench.data.fingerprint import content_fingerprint, repeated_instances
 from lazybench.data.folders import data_root
 from lazybench.data.pool import SPLITS, Pool, Split
 from lazybench.envs.datasets.omniglot_files import (
@@ -44,6 +45,8 @@ __all__ = [
     "open_below",
     "open_omniglot",
 ]
+
+_log = logging.getLogger(__name__)
 
 PREP = "28-lanczos-1"
 ROTATIONS = ("", "/rot090", "/rot180", "/rot270")
@@ -165,6 +168,10 @@ def open_below(root: Path, protocol: Protocol, roster: Roster) -> Omniglot:
         characters = prepared(
             "omniglot-characters", PREP, lambda: decode_all(root, roster), key=key
         )
+        instances = _instances(characters["hashes"], roster, protocol)
+        classes = {str(split): each for split, each in roster.splits[protocol].items()}
+        for note in repeated_instances(instances, classes):
+            _log.warning("%s: %s", name, note)
         return _split(characters, roster, protocol)
 
     arrays = prepared(name, PREP, build, key=key)
@@ -189,18 +196,23 @@ def _rows(roster: Roster) -> dict[str, int]:
     return {name: index * roster.each for index, name in enumerate(order)}
 
 
-def _fingerprint(hashes: NDArray[np.uint8], roster: Roster, protocol: Protocol) -> str:
+def _instances(
+    hashes: NDArray[np.uint8], roster: Roster, protocol: Protocol
+) -> dict[str, list[list[bytes]]]:
+    """The hashes of each class's images as drawn, in each split."""
     rows = _rows(roster)
     splits = roster.splits[protocol]
-    return content_fingerprint(
-        {
-            split: [
-                [bytes(line) for line in hashes[rows[name] : rows[name] + roster.each]]
-                for name in splits[split]
-            ]
-            for split in SPLITS
-        }
-    )
+    return {
+        split: [
+            [bytes(line) for line in hashes[rows[name] : rows[name] + roster.each]]
+            for name in splits[split]
+        ]
+        for split in SPLITS
+    }
+
+
+def _fingerprint(hashes: NDArray[np.uint8], roster: Roster, protocol: Protocol) -> str:
+    return content_fingerprint(_instances(hashes, roster, protocol))
 
 
 def _split(characters: Arrays, roster: Roster, protocol: Protocol) -> Arrays:

@@ -160,10 +160,11 @@ class ImageFolder:
         with _quiet(), ThreadPoolExecutor(_THREADS) as threads:
             return list(threads.map(one, names, headers))
 
-    def pixels(self, names: Sequence[str]) -> NDArray[np.uint8]:
-        """The images called `names`, of one size, uint8 `[N, channels, height, width]`.
+    def pixels(self, names: Sequence[str]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+        """The images called `names`, of one size, uint8 `[N, channels, height, width]`, and notes.
 
-        Channels are 1 where all of them are grey, else 3.
+        Channels are 1 where all of them are grey, else 3. The notes are on frames that weren't
+        taken and on formats that differ, a line each.
 
         Raises:
             UsageError: images of several sizes, of more than 8 bits a channel, or of too many
@@ -179,8 +180,9 @@ class ImageFolder:
         found = [pixels for pixels, _ in self.pictures(names, headers)]
         shape = (channels, *(next(iter(sizes), (1, 1))))
         if not found:
-            return np.zeros((0, *shape), np.uint8)
-        return np.stack([np.broadcast_to(pixels, shape) for pixels in found])
+            return np.zeros((0, *shape), np.uint8), ()
+        x = np.stack([np.broadcast_to(pixels, shape) for pixels in found])
+        return x, tuple(_file_notes(names, headers))
 
 
 def list_images(path: Path) -> ImageFolder:

@@ -42,7 +42,7 @@ def test_each_format_is_read_as_pillow_reads_it(tmp_path: Path, end: str) -> Non
     assert folder.names == (f"c/a.{end}",)
     with Image.open(path) as image:
         expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    np.testing.assert_array_equal(folder.pixels(folder.names)[0], expected)
+    np.testing.assert_array_equal(folder.pixels(folder.names)[0][0], expected)
     if end.lower() in ("png", "apng", "bmp", "tif", "tiff", "ppm"):
         np.testing.assert_array_equal(expected, PIXELS.transpose(2, 0, 1))
 
@@ -89,6 +89,7 @@ def test_of_several_frames_the_first_is_taken_and_said(tmp_path: Path, end: str)
     one.save(path, save_all=True, append_images=[two], **exact)
     rows = read_image_folder(tmp_path, Preparation())
     assert rows.notes == (f"took the first frame of 1 images of several, such as c/a.{end}",)
+    assert list_images(tmp_path).pixels([f"c/a.{end}"])[1] == rows.notes
     assert set(np.unique(rows.read(np.array([0])).x)) == {10}
 
 
@@ -102,8 +103,8 @@ def test_palettes_and_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(bits[0][0], np.where(grey > 100, 255, 0))
     np.testing.assert_array_equal(plain[0], grey[None])
     np.testing.assert_array_equal(palette[0], np.stack([grey] * 3))
-    assert folder.pixels(["c/bits.png", "c/grey.png"]).shape == (2, 1, 6, 5)
-    found = folder.pixels(["c/grey.png", "c/palette.png"])
+    assert folder.pixels(["c/bits.png", "c/grey.png"])[0].shape == (2, 1, 6, 5)
+    found, _ = folder.pixels(["c/grey.png", "c/palette.png"])
     np.testing.assert_array_equal(found, np.broadcast_to(grey, (2, 3, 6, 5)))
 
 
@@ -127,7 +128,7 @@ def test_links_to_folders_are_followed(tmp_path: Path) -> None:
         linked = list_images(path)
         assert (linked.names, linked.classes()) == (plain.names, plain.classes())
         assert linked.notes == ("followed 1 links to folders, such as b",)
-        np.testing.assert_array_equal(linked.pixels(linked.names), plain_pixels(root))
+        np.testing.assert_array_equal(linked.pixels(linked.names)[0], plain_pixels(root))
 
 
 def plain_pixels(root: Path) -> Any:
