@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -50,6 +50,8 @@ class MetaConfig(LongTailConfig):
             sgd at 1e-5, which hardly moves it.
         net_lr: step size of either.
     """
+
+    second_order: ClassVar[bool] = True
 
     weighting: Literal["two_component", "l2rw", "meta_weight_net"] = "two_component"
     teacher: Literal["greedy", "lazy"] = "greedy"

@@ -123,7 +123,7 @@ def net_of(config: LongTailConfig, task: LongTailTask) -> Net:
     Raises:
         UsageError: a network that can't take these images.
     """
-    return backbone(config.backbone, _shape(config, task))
+    return backbone(config.backbone, _shape(config, task), second_order=config.second_order)
 
 
 def begin(config: LongTailConfig, task: LongTailTask, rng: Rng) -> State:

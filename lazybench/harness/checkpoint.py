@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,23 @@ def load(folder: Path) -> tuple[int, Any, list[str]] | None:
 
 def to_device(state: Any, device: str) -> Any:
     """Return a state tree with every tensor on `device`; on the CPU the tree itself."""
-    if device == "cpu":
-        return state
+    return state if device == "cpu" else _changed(state, lambda tensor: tensor.to(device))
+
+
+def copied(state: Any) -> Any:
+    """Return a state tree that shares no memory with the one given, so that either may change."""
+    return _changed(state, Tensor.clone)
+
+
+def _changed(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A state tree with each tensor changed, in containers of its own."""
     if isinstance(state, Tensor):
-        return state.to(device)
+        return change(state)
     if isinstance(state, dict):
-        return {key: to_device(item, device) for key, item in state.items()}
+        return {key: _changed(item, change) for key, item in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(to_device(item, device) for item in state)
+        items = [_changed(item, change) for item in state]
+        return type(state)(*items) if hasattr(state, "_fields") else type(state)(items)
     return state
 
 

@@ -286,7 +286,7 @@ def _validate(
     trials = spec.val_trials[training.budget]
     metric, better = spec.validation
     with stoppable:
-        policy = training.agent.policy(progress.state)
+        policy = training.agent.policy(checkpoint.copied(progress.state))
         blocks = list(judge(judged, policy, metric, trials, seed=training.seed))
     value = blocks[0].score(metric)
     if len(blocks) > 1:
@@ -303,8 +303,9 @@ def _validate(
     progress.curve.append(point)
     score = value if better == "higher" else -value
     if plan.select == "last" or score > progress.best_score or progress.best is None:
+        # A copy, since an agent may go on in the tensors of its state.
         progress.best, progress.best_step, progress.best_score = (
-            progress.state,
+            checkpoint.copied(progress.state),
             progress.step,
             score,
         )

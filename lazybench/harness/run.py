@@ -169,7 +169,7 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals, tracker: Tracker) -
             cell.file("episodes", "jsonl").unlink(missing_ok=True)
         else:
             progress = fit(training, watch, signals, tracker)
-            policy = cell.made.agent.policy(progress.best)
+            policy = cell.made.agent.policy(checkpoint.copied(progress.best))
         known = _diagnostics(training.agent, progress.state)
         scored = _test(cell, progress, policy, watch, signals)
         metric = cell.spec.metric

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from lazybench.errors import UsageError
 from lazybench.files import refuse_links
+from lazybench.harness import checkpoint
 from lazybench.harness.watch import Watch
 from lazybench.plugins import contained, describe
 from lazybench.user_code import load
@@ -78,7 +79,8 @@ class Harmless:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Tell it of an update."""
-        self._tell(lambda tracker: tracker.log(step, dict(values)))
+        # Copies, since a tracker may change what it gets, and logs may be tensors of the state.
+        self._tell(lambda tracker: tracker.log(step, checkpoint.copied(dict(values))))
 
     def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Tell it of a judgement."""

@@ -10,7 +10,7 @@ from typing import Any
 from lazybench.checks import check_path, check_settings, check_text, check_whole, need_folder
 from lazybench.errors import UsageError
 from lazybench.harness import facts, report
-from lazybench.harness.checkpoint import digest, to_device
+from lazybench.harness.checkpoint import copied, digest, to_device
 from lazybench.harness.environment import chosen_trials, resolve_env
 from lazybench.harness.judge import Clock, env_facts, judge_all, open_env
 from lazybench.harness.outputs import writable
@@ -126,7 +126,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
     env = open_env(spec, spec.rows(trials), request.split, device)
     # On train, trials of stream 0 are those that the first seed learned from.
     env.reset(seed=_FRESH_STREAM if request.split == "train" else 0)
-    policy = made.agent.policy(to_device(moved(made, state, env.task), device))
+    policy = made.agent.policy(to_device(moved(made, copied(state), env.task), device))
     if request.split == "train":
         policy = _without_answers(policy)
     seed = int(run.identity["seed"])

@@ -197,3 +197,51 @@ class Leaves(Learner):
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         os._exit(0)
+
+
+class Steady(Learner):
+    """Learns one number, and answers zeros."""
+
+    def init(self, env, rng):
+        return {"w": torch.zeros(3)}
+
+    def update(self, state, batch, rng):
+        return {"w": state["w"] + 1}, {"loss": 1.0, "w": state["w"]}
+
+    def policy(self, state):
+        return lambda observation, memory=None: (torch.zeros_like(observation["query_y"]), memory)
+
+
+class InPlace(Steady):
+    """The same, in the tensors that it is handed; its policy spoils them."""
+
+    def update(self, state, batch, rng):
+        batch["support_x"].zero_()
+        before = state["w"].clone()
+        state["w"].add_(1)
+        return state, {"loss": 1.0, "w": before}
+
+    def policy(self, state):
+        def answer(observation, memory=None):
+            state["w"].fill_(7)
+            zeros = torch.zeros_like(observation["query_y"])
+            observation["query_x"].zero_()
+            return zeros, memory
+
+        return answer
+
+
+class Spoils:
+    """A tracker that changes what it is told."""
+
+    def begin(self, run):
+        run.clear()
+
+    def log(self, step, values):
+        values["w"].fill_(9)
+
+    def evaluated(self, step, split, values):
+        values.clear()
+
+    def end(self, status):
+        pass

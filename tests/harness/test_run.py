@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import lazybench
 from lazybench.errors import (
@@ -19,8 +22,14 @@ from lazybench.errors import (
     UnknownName,
     UsageError,
 )
+from lazybench.harness.environment import resolve_env
+from lazybench.harness.judge import open_env
+from lazybench.harness.request import make
 from lazybench.harness.runs import list_runs
+from lazybench.nets import training_passes
 from lazybench.registry import AGENTS
+from lazybench.rng import Rng
+from lazybench.user_code import load
 
 PLAYERS = Path(__file__).with_name("players.py")
 ENV = "sinusoid-5shot"
@@ -278,3 +287,57 @@ def test_parameters_that_overflow_at_the_last_update_are_told(tmp_path):
     record = lazybench.run("reptile", ENV, budget="smoke", settings=settings, **folders)
     assert record.status == "diverged"
     assert record.reason == "a parameter isn't finite after meta-iteration 1"
+
+
+def test_an_agent_that_works_in_place_spoils_nothing(tmp_path):
+    plain = play(tmp_path, "Steady")
+    spoiled = play(tmp_path, "InPlace", tracker=load(f"{PLAYERS}:Spoils")())
+    assert plain.checkpoint.step == 2, "the first validation stays the best of equals"
+    assert spoiled.checkpoint == plain.checkpoint
+    assert spoiled.metrics == plain.metrics
+    assert spoiled.curve[0]["val"] == plain.curve[0]["val"]
+
+
+SECOND_ORDER = [
+    *[("glyphs-5way-1shot", name, {}) for name in ("maml", "meta_sgd", "anil", "meta_curvature")],
+    *[("glyphs-5way-1shot", name, {}) for name in ("taml", "mr_maml", "imaml")],
+    ("glyphs-5way-1shot", "maml", {"inner": "replayed"}),
+    *[
+        ("glyphs-lt-50", name, {"products": products, "late": 0.0})
+        for name in ("l2rw", "meta_weight_net", "two_component")
+        for products in ("jvp", "vjp")
+    ],
+]
+
+
+@pytest.fixture(scope="module")
+def attention(tmp_path_factory):
+    """A file with a backbone whose attention would take a kernel without second derivatives."""
+    path = tmp_path_factory.mktemp("attention") / "net.py"
+    path.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, task):\n"
+        "        super().__init__()\n"
+        "        self.embed = nn.Linear(task.instance[-1], 16)\n"
+        "        self.block = nn.TransformerEncoderLayer(16, 2, 16, 0.0, batch_first=True)\n"
+        "    def forward(self, x):\n"
+        "        return self.block(self.embed(x.flatten(1, 2))).mean(1)\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(("env", "agent", "settings"), SECOND_ORDER)
+def test_second_order_agents_train_attention(attention, env, agent, settings):
+    spec = resolve_env(env)[0]
+    agent = make(agent, spec, "smoke", {"backbone": f"{attention}:Net", **settings}).agent
+    judged = open_env(spec, 1, "val")
+    plan = agent.plan(judged.task)
+    train = open_env(spec, min(plan.meta_batch, 2), "train", **plan.env)
+    train.reset(seed=0)
+    batch, _ = train.reset(options={"trials": np.arange(train.num_envs)})
+    state = agent.init(judged, Rng(0).at("init"))
+    with training_passes():
+        after, logs = agent.update(state, batch, Rng(0).at("update", 0))
+    assert math.isfinite(logs["loss"])
+    assert not torch.equal(after["theta"]["body.embed.weight"], state["theta"]["body.embed.weight"])
