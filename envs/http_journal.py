@@ -35,7 +35,8 @@ def forget(path: Path) -> None:
     """Remove a journal where there is one.
 
     Raises:
-        OutputUnavailable: a file of that name is no journal, or can't be removed.
+        StoreError: a file of that name is no journal.
+        OutputUnavailable: it can't be removed.
     """
     _need_own(path)
     try:
@@ -50,7 +51,8 @@ def _need_own(path: Path) -> None:
     """Look whether a file is a journal, or not there: nothing else is cut, appended to or removed.
 
     Raises:
-        OutputUnavailable: it is something else.
+        StoreError: it is something else.
+        OutputUnavailable: it can't be read.
     """
     if not os.path.lexists(path):
         return
@@ -68,7 +70,7 @@ def _need_own(path: Path) -> None:
         torn = not whole and b'{"a'.startswith(line[:3])
         if torn or b'"format":"lazybench queries' in line:
             return
-    raise OutputUnavailable(
+    raise StoreError(
         f"{path} is there already and is no journal of lazybench; choose another folder with --out"
     )
 
@@ -102,8 +104,7 @@ class Journal:
 
         Raises:
             UsageError: the file's answers are of another target.
-            OutputUnavailable: a file of that name is no journal.
-            StoreError: the file is damaged or can't be read.
+            StoreError: the file is no journal, is damaged or can't be read.
         """
         self.replayed = 0
         self._path, self._repeats = path, repeats

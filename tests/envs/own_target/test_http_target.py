@@ -23,7 +23,7 @@ from lazybench.envs.http_journal import Journal, forget
 from lazybench.envs.http_target import HttpSettings, HttpTarget
 from lazybench.envs.http_wire import shown
 from lazybench.envs.target_form import TargetForm
-from lazybench.errors import ContractError, OutputUnavailable, StoreError, UsageError
+from lazybench.errors import ContractError, StoreError, UsageError
 from lazybench.records.atomic import append_line
 
 FORM = TargetForm()
@@ -264,14 +264,14 @@ def test_another_number_of_classes_isnt_kept(loopback: Any, tmp_path: Path) -> N
 def test_a_file_that_is_no_journal_is_left_alone(loopback: Any, tmp_path: Path, text: str) -> None:
     journal = tmp_path / "queries.jsonl"
     journal.write_text(text)
-    with pytest.raises(OutputUnavailable, match="no journal"):
+    with pytest.raises(StoreError, match="no journal"):
         HttpTarget(loopback.url, FORM, journal=journal)
-    with pytest.raises(OutputUnavailable, match="no journal"):
+    with pytest.raises(StoreError, match="no journal"):
         forget(journal)
     assert journal.read_text() == text
     journal.unlink()
     journal.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OutputUnavailable, match="no journal"):
+    with pytest.raises(StoreError, match="no journal"):
         HttpTarget(loopback.url, FORM, journal=journal)
     assert not (tmp_path / "elsewhere").exists()
     journal.unlink()
