@@ -136,7 +136,7 @@ class Failure:
 
     Attributes:
         why: the error and the line that raised it.
-        interrupt: its type, where it isn't for targets to raise (`KeyboardInterrupt`); else None.
+        interrupt: `KeyboardInterrupt`, which a user may have caused; else None.
         own: its type, where it is no failure of the target: its answers couldn't be kept.
     """
 
@@ -147,7 +147,7 @@ class Failure:
         self.own = type(error) if isinstance(error, StoreError | OutputUnavailable) else None
         told = isinstance(error, ContractError) or self.own is not None
         self.why = str(error) if told else f"{type(error).__name__}: {error}{where}"
-        self.interrupt = None if isinstance(error, Exception) else type(error)
+        self.interrupt = type(error) if isinstance(error, KeyboardInterrupt) else None
 
 
 def _serving(predict: Predict) -> Generator[Any, Tensor, None]:

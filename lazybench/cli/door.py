@@ -14,11 +14,13 @@ import typer
 
 from lazybench.cli import INTERRUPTED, out
 from lazybench.errors import Interrupted, LazybenchError, UsageError
+from lazybench.plugins import describe
 
 P = ParamSpec("P")
 
 IO_ERROR = 74
 BUG = 1
+FOREIGN = 3
 MOST = 2**31 - 1
 """Largest whole number that an option takes, but for seeds, which may have 63 bits."""
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
@@ -62,6 +64,15 @@ def guarded(command: Callable[P, None], *, shares: bool = False) -> Callable[P, 
             out.note("error: this is a bug in lazybench; please report it with the lines below")
             out.note(traceback.format_exc().rstrip("\n"))
             raise typer.Exit(BUG) from error
+        # A model, agent or plug-in that calls `exit` mustn't end the command as if all were well.
+        except BaseException as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            out.note(
+                f"error: {out.one_line(describe(error))} ({frame.filename}:{frame.lineno}) was "
+                "raised by code that lazybench called, which ends nothing but itself; let it raise "
+                "an Exception, or return"
+            )
+            raise typer.Exit(FOREIGN) from error
 
     return run
 

@@ -135,3 +135,21 @@ def test_exit_codes_stand_in_the_help(lazybench: Any) -> None:
         if isinstance(error, type) and issubclass(error, errors.LazybenchError)
     }
     assert raised | {0, 130, 143} == told
+
+
+@pytest.mark.parametrize(
+    "raised", [SystemExit(0), GeneratorExit(), type("Own", (BaseException,), {})()]
+)
+def test_code_that_ends_python_does_not_end_a_command_well(
+    lazybench: Any, monkeypatch: pytest.MonkeyPatch, raised: BaseException
+) -> None:
+    """Code of others that called `exit(0)` ended the command with exit code 0 and no word."""
+
+    def end(**_: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr("lazybench.cli.data.list_data", end)
+    done = lazybench("list", "data")
+    assert done.code == 3
+    assert f"error: {type(raised).__name__}: " in done.err
+    assert "was raised by code that lazybench called" in done.err

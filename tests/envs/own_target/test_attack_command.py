@@ -79,6 +79,10 @@ def broken(rows):
     raise RuntimeError("no such layer")
 
 
+def ends(rows):
+    raise SystemExit(0)
+
+
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -224,6 +228,7 @@ def test_layouts_bounds_and_answers(own: Own, target: str, options: tuple[str, .
         (("--fail-under", "60"), "bright", 2, "--fail-under"),
         (("--header", "secret"), "bright", 2, "--header takes"),
         ((), "broken", 3, "no such layer"),
+        ((), "ends", 3, "rows: SystemExit: 0"),
         ((), "nothing", 2, "has no 'nothing'"),
     ],
 )
