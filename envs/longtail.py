@@ -31,7 +31,7 @@ from lazybench.envs.longtail_split import class_counts, images_at, largest_head
 from lazybench.envs.longtail_stream import Stream, stream_spaces
 from lazybench.envs.picture import grid
 from lazybench.errors import UsageError
-from lazybench.longtail_task import LongTailTask
+from lazybench.longtail_task import LongTailTask, Track
 from lazybench.parallel import one_thread_after_fork
 
 one_thread_after_fork()
@@ -41,6 +41,7 @@ TRAIN, EVAL = 0, 1
 Observation = dict[str, Any]
 
 _COLUMNS = 20
+_VALIDATIONS = 20
 
 
 class LongTailEnv(gymnasium.Env[Observation, Any]):
@@ -50,7 +51,8 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
     starts the same run again. On `train`, `options={"trials": [i]}` opens training batch i, which
     is a function of data, imbalance, settings, seed and i alone; an episode opened in its middle is
     truncated where its training ends. `val` is a pass over the run's dev set, `test` one over the
-    test set, in an order that the system's entropy chooses anew each time.
+    test set, in an order that the system's entropy chooses anew each time; `eval_split` says which
+    of them follows the training on `train`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}  # noqa: RUF012
@@ -69,6 +71,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         sampler: Schedule = "instance",
         dev_batch: int = 0,
         subset: int | None = None,
+        eval_split: Literal["val", "test"] = "test",
         backend: Literal["numpy", "torch"] = "numpy",
         device: str = "cpu",
         render_mode: str | None = None,
@@ -90,6 +93,9 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
                 replacement and as evenly over the classes as it goes; more than 0 puts the run on
                 the track `LT+dev`.
             subset: seed of the dev set and the tail alone; None for the run's.
+            eval_split: on split train, what the pass after the training is over. Agents that are
+                trained get `val`: on the track `LT` such a pass tells the balanced accuracy alone,
+                and after 20 passes (or without a dev set) episodes end with their training.
             backend: `numpy`, or `torch` for observations as tensors.
             device: where torch observations live.
             render_mode: None or `rgb_array`.
@@ -99,6 +105,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
             DataUnavailable: the data set isn't installed or is damaged.
         """
         check_one_of("split", split, SPLITS)
+        check_one_of("eval_split", eval_split, ("val", "test"))
         check_one_of("backend", backend, ("numpy", "torch"))
         check_one_of("render_mode", render_mode, (None, "rgb_array"))
         check_whole("batch", batch, least=1)
@@ -134,6 +141,8 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         self.observation_space, self.action_space = stream_spaces(self.task, dev_batch, most)
         self._stages = stages(sampler, steps)
         self._dev_batch, self._subset = dev_batch, subset
+        self._eval_split = eval_split if split == "train" else split
+        self._validations = 0
         self._device = torch.device(device) if backend == "torch" else None
         self._stream: Stream | None = None
         self._pass: HiddenPass | None = None
@@ -142,7 +151,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         self._shown: NDArray[np.uint8] | None = None
 
     @property
-    def track(self) -> Literal["LT", "LT+dev"]:
+    def track(self) -> Track:
         """`LT+dev` where training sees dev images, else `LT`."""
         return "LT+dev" if self._dev_batch else "LT"
 
@@ -162,9 +171,8 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Open an episode; see the class.
 
-        Info has `class_counts [C]` and `steps`, and on train the dev set, `dev_x` and `dev_y`, for
-        choosing a model; training on it is for the track `LT+dev`. With `options["trials"]` it has
-        the number of the batch alone.
+        Info has `class_counts [C]` and `steps`, and on train and the track `LT+dev` the dev set,
+        `dev_x` and `dev_y`. With `options["trials"]` it has the number of the batch alone.
 
         Raises:
             UsageError: trials on another split than train, or not one number of at least 0; or an
@@ -182,8 +190,10 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         self._pass = None
         self._sought = step is not None
         self._step = 0 if step is None else _one_trial(step)
-        info = {"trial": self._step} if self._sought else self._facts() | stream.dev_set()
-        return self._observe(), info
+        if self._sought:
+            return self._observe(), {"trial": self._step}
+        dev = stream.dev_set() if self.track == "LT+dev" else {}
+        return self._observe(), self._facts() | dev
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Go on to the next batch; in EVAL, take the labels of the current one.
@@ -198,7 +208,8 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         if self._stream is None:
             raise UsageError("step was called before reset; call env.reset() first")
         if self._pass is None:
-            if self._sought and self._step + 1 >= self.task.steps:
+            ends = self._sought or not self._has_pass
+            if ends and self._step + 1 >= self.task.steps:
                 return self._observe(), 0.0, False, True, {}
             self._step += 1
             if self._step >= self.task.steps:
@@ -209,13 +220,30 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         if not self._pass.answer(as_answer(action, self.task.batch, self.task.classes)):
             return self._observe(), 0.0, False, False, {}
         told = self._pass.verdict()
-        return self._observe(), float(told["accuracy"]), True, False, told
+        accuracy = float(told["accuracy"])
+        if self.split == "train" and self._eval_split == "val":
+            self._validations += 1
+            if self.track == "LT":
+                # Which images were right would be their labels.
+                told = {"accuracy": accuracy}
+        return self._observe(), accuracy, True, False, told
 
     def render(self) -> NDArray[np.uint8] | None:
         """Return the current batch as a picture, uint8 `[height, width, 3]`, or None."""
         if self.render_mode is None or self._shown is None:
             return None
         return grid(self._shown, _COLUMNS)
+
+    @property
+    def _has_pass(self) -> bool:
+        """Whether a pass follows the training.
+
+        Each tells a track that mustn't see the labels a few bits of them, so they are counted.
+        """
+        if self._eval_split == "test":
+            return True
+        few = self.track == "LT+dev" or self._validations < _VALIDATIONS
+        return self.task.dev_per_class > 0 and few
 
     def _open_stream(self, seed: int | None) -> Stream:
         if self._stream is None or seed not in (None, self._stream.seed):
@@ -226,7 +254,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
 
     def _open_pass(self, stream: Stream) -> None:
         self._part, key = self._labelled.test, secrets.randbits(64)
-        if self.split == "val":
+        if self._eval_split == "val":
             self._part = stream.dev
             key = int(counter.mix(self._labelled.name, "dev order 1", stream.seed))
         counts = np.array(self.task.class_counts)

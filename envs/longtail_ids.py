@@ -57,6 +57,7 @@ def long_tailed(data: str, imbalance: int, size: Size) -> EnvSpec:
         trials=dict.fromkeys(BUDGETS, size.test_images),
         val_trials=dict.fromkeys(BUDGETS, dev),
         measures=MEASURES,
+        training={"eval_split": "val"},
         about=f"long-tailed {data}, {size.classes} classes, imbalance {imbalance}",
         cites=("cui2019classbalanced", "liu2019openworld"),
     )

@@ -25,7 +25,12 @@ More is taken where an agent has it::
                                         gives the record of a key, to match another run
     fit(env, budget, rng) -> policy     instead of all of the above, a loop of its own on a training
                                         environment; such a run can't be continued, and its record
-                                        says so
+                                        says so; `env` of its `plan(task)`, where it has
+                                        one, opens that environment
+
+What `init` is given tells of tasks. Where data are kept apart by track (`LT` and `LT+dev`) it is an
+`EnvFacts`, which opens none. The environment that `fit` is given ends with a pass over the dev set,
+never with one over the test.
 """
 
 from __future__ import annotations
@@ -61,6 +66,41 @@ class Plan:
     env: Mapping[str, Any] = field(default_factory=dict)
     validate_every: int = 0
     select: Literal["best", "last"] = "best"
+
+
+@dataclass(frozen=True)
+class EnvFacts:
+    """What may be known of an environment before training, without a way to its data.
+
+    Attributes:
+        task: shape of its tasks.
+        split: `val`, or what else it is opened for.
+        track: what data the training sees.
+        data: name, fingerprint, preparation and source of the data.
+        protocol: what belongs to the protocol beside the arguments of the environment's id.
+        observation_space: of the environment.
+        action_space: of the environment.
+    """
+
+    task: Any
+    split: str = ""
+    track: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    observation_space: Any = None
+    action_space: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse what isn't there.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(
+            f"init gets the facts of an environment, which have no '{name}'; there are "
+            f"{', '.join(type(self).__dataclass_fields__)}. Images come with the batches of "
+            "update, or with the environment of fit"
+        )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
+
+Track = Literal["LT", "LT+dev"]
+"""Whether training sees the images of the dev set with their labels (`LT+dev`), or doesn't."""
+
+
+@runtime_checkable
+class Tracked(Protocol):
+    """An environment whose runs are kept apart by what data their training sees."""
+
+    @property
+    def track(self) -> Track:
+        """The track of a training on it."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ class EnvSpec:
         block: trials that are opened together; `rows` says how many where there are fewer.
         apart: whether a trial comes out alike however many are opened with it.
         options: names of `kwargs` that a run may change; they are part of its key.
+        training: further arguments of the environments that agents are trained on, such as what
+            keeps these from the official test; not part of a key.
         about: one line for listings.
         version: raised by any change that can move a score.
         origin: who registered it.
@@ -79,6 +81,7 @@ class EnvSpec:
     block: int = 8
     apart: bool = False
     options: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
     about: str = ""
     version: int = 1
     origin: str = "lazybench"
@@ -86,7 +89,7 @@ class EnvSpec:
 
     def __post_init__(self) -> None:
         """Freeze the mappings: a spec is shared by everyone who asks for it."""
-        for name in ("kwargs", "trials", "val_trials"):
+        for name in ("kwargs", "trials", "val_trials", "training"):
             object.__setattr__(self, name, _frozen(getattr(self, name)))
 
     def rows(self, trials: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -183,7 +184,9 @@ def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
                 _attacker(each, target) for each in request.attacks or ATTACKS[form.access]
             ]
             # Before any of them asks, so that no query is paid for in vain.
-            states = [each.agent.init(target, Rng(request.seed)) for each in attackers]
+            # Not the target itself, which a stray attacker could ask uncounted.
+            facts = SimpleNamespace(task=target.task, examples=target.examples)
+            states = [each.agent.init(facts, Rng(request.seed)) for each in attackers]
             attacked = tuple(
                 _attacked(made, state, target, watch)
                 for made, state in zip(attackers, states, strict=True)

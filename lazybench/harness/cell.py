@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from lazybench import ranks
 from lazybench.errors import UsageError
 from lazybench.harness.environment import check_budget, chosen_trials, resolve_env, with_protocol
-from lazybench.harness.judge import env_facts, open_env
+from lazybench.harness.judge import env_facts, for_init, open_env, open_training
 from lazybench.harness.request import Made, RunRequest, check_device, make, network_source
 from lazybench.harness.trained import Weights, read_weights
 from lazybench.harness.watch import SILENT, Watch
@@ -107,11 +107,14 @@ def resolve(request: RunRequest, watch: Watch = SILENT, *, here: bool = True) ->
     ranks.check(made.agent, made.spec.id, None if plan is None else plan.meta_batch)
     if plan is not None:
         # Opened here so that shots that the data can't serve are told before anything is written.
-        train = open_env(spec, 1, "train", **plan.env)
+        train = open_training(spec, replace(plan, meta_batch=1))
+    elif hasattr(made.agent, "fit"):
+        train = open_training(spec, None)
     weights = _weights(made, request)
     if weights is not None:
         # Tried here, so that weights that don't fit are told before anything is written.
-        made.agent.warm(made.agent.init(judged, Rng(request.seed).at("init")), weights.params)
+        first = made.agent.init(for_init(open_env(spec, 1, "val")), Rng(request.seed).at("init"))
+        made.agent.warm(first, weights.params)
     network = _network(made, judged.task, weights)
     described = env_facts(spec, judged, trials)
     identity = {

@@ -23,7 +23,7 @@ from lazybench.harness.findings import (
     global_state_untouched,
     look,
 )
-from lazybench.harness.judge import Judged, judge, open_env
+from lazybench.harness.judge import Judged, for_init, judge, open_env, open_training
 from lazybench.harness.request import make
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.records.atomic import plain
@@ -108,8 +108,8 @@ class _AgentCheck:
 
     def starts(self) -> str:
         with global_state_untouched():
-            self._state = self._agent.init(self._val, Rng(0).at("init"))
-        again = self._agent.init(self._val, Rng(0).at("init"))
+            self._state = self._agent.init(for_init(self._val), Rng(0).at("init"))
+        again = self._agent.init(for_init(self._val), Rng(0).at("init"))
         if checkpoint.digest(self._state) != checkpoint.digest(again):
             raise Broken("init gives another state for the same rng; draw from rng alone")
         self._policy = self._agent.policy(self._state)
@@ -222,7 +222,7 @@ class _AgentCheck:
         return "fit gives a policy; a loop of its own can't be continued"
 
     def _fit(self) -> Any:
-        env = open_env(self._spec, 1, "train")
+        env = open_training(self._spec, self._plan)
         env.reset(seed=0)
         return self._agent.fit(env, "smoke", Rng(0).at("fit"))
 
@@ -232,7 +232,7 @@ class _AgentCheck:
     def _train(self) -> Any:
         """The training environment that the agent's plan asks for, at the start of its stream."""
         plan = self._plan or Plan(0)
-        env = open_env(self._spec, plan.meta_batch, "train", **plan.env)
+        env = open_training(self._spec, plan)
         env.reset(seed=0)
         return env
 

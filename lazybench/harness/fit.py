@@ -21,7 +21,7 @@ from lazybench import ranks
 from lazybench.agent import COUNTED, Logs, Plan
 from lazybench.errors import ContractError, Diverged, Interrupted, StoreError
 from lazybench.harness import checkpoint, facts
-from lazybench.harness.judge import Clock, judge, open_env
+from lazybench.harness.judge import Clock, for_init, judge, open_env, open_training
 from lazybench.harness.outputs import need_space
 from lazybench.harness.signals import Signals
 from lazybench.harness.track import UNTRACKED, Tracker
@@ -147,7 +147,7 @@ def fit(
         return progress
     if training.folder is not None and progress.step < plan.updates:
         need_space(training.folder, _KEPT_STATES * checkpoint.digest(progress.state)[1])
-    train = open_env(spec, plan.meta_batch, "train", training.device, **plan.env)
+    train = open_training(spec, plan, training.device)
     train.reset(seed=training.seed)
     watch.stage("train", plan.updates, progress.step)
     saved = time.monotonic()
@@ -193,19 +193,25 @@ def _due(progress: Progress, plan: Plan) -> bool:
 def fit_whole(training: Training, signals: Signals) -> tuple[Progress, Any]:
     """Return what an agent with a loop of its own came to: its costs and its policy.
 
-    `agent.fit(env, budget, rng)` gets a training environment of one row and makes its own batches;
-    it can't be continued when interrupted, and its record says so.
+    `agent.fit(env, budget, rng)` gets a training environment, of one row and its usual settings
+    unless it has a plan, and makes its own batches; no pass over the test follows in it. It can't
+    be continued when interrupted, and its record says so.
 
     Raises:
         Interrupted: a signal came; there is nothing to save, so it ends at once.
     """
-    env = open_env(training.spec, 1, "train", training.device)
+    env = open_training(training.spec, whole_plan(training.agent, training.spec), training.device)
     env.reset(seed=training.seed)
     clock = Clock()
     with signals.at_once("interrupted; this agent has a loop of its own, which begins anew"):
         policy = training.agent.fit(env, training.budget, Rng(training.seed).at("fit"))
     wall_s, cpu_s = clock.seconds()
     return Progress(train_wall_s=wall_s, train_cpu_s=cpu_s), policy
+
+
+def whole_plan(agent: Any, spec: EnvSpec) -> Plan | None:
+    """Return the plan of an agent with a loop of its own, where it has one."""
+    return agent.plan(open_env(spec, 1, "val").task) if hasattr(agent, "plan") else None
 
 
 def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
@@ -220,7 +226,7 @@ def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
             progress.state = checkpoint.to_device(progress.state, training.device)
             progress.best = checkpoint.to_device(progress.best, training.device)
             return progress
-    fresh = training.agent.init(judged, rng.at("init"))
+    fresh = training.agent.init(for_init(judged), rng.at("init"))
     if training.weights is not None:
         fresh = training.agent.warm(fresh, training.weights)
     return Progress(state=checkpoint.to_device(fresh, training.device))

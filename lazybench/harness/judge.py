@@ -14,13 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from lazybench import ranks
+from lazybench.agent import EnvFacts, Plan
 from lazybench.errors import ContractError
 from lazybench.harness.watch import Watch
+from lazybench.longtail_task import Tracked
 from lazybench.records.atomic import plain
 from lazybench.specs import EnvSpec
 from lazybench.user_code import load
 
 Scores = NDArray[np.float64]
+
+_RESERVED = ("split", "backend", "device", "num_envs", "render_mode")
 
 
 class Clock:
@@ -92,6 +96,58 @@ def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settin
     if spec.vector_target is None:
         return load(spec.target)(**arguments)
     return load(spec.vector_target)(rows, **arguments)
+
+
+def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> Any:
+    """Return the environment that an agent is trained on, with the settings that its plan asks for.
+
+    Args:
+        spec: what is trained on.
+        plan: the agent's; None for one row and the environment's own settings.
+        device: where observations live.
+
+    Raises:
+        ContractError: the plan sets what belongs to the environment's id, or to whoever scores.
+        UsageError: settings that aren't allowed.
+        DataUnavailable: its data isn't installed or is damaged.
+    """
+    given = {} if plan is None else dict(plan.env)
+    for name in given:
+        if name in _RESERVED or name in spec.kwargs or name in spec.training:
+            raise ContractError(
+                f"an agent's plan can't set '{name}' of its training environment, which belongs to "
+                f"{spec.id} and how it is scored; leave it out of Plan(env=…)"
+            )
+    rows = 1 if plan is None else plan.meta_batch
+    train = open_env(spec, rows, "train", device, **{**given, **spec.training})
+    if isinstance(train, Tracked):
+        usual = open_env(spec, 1, "train", **spec.training)
+        if env_protocol(train) != env_protocol(usual):
+            raise ContractError(
+                f"an agent's plan changes which images {spec.id} trains on, got "
+                f"{env_protocol(train)}, allowed is {env_protocol(usual)}; leave these out of "
+                "Plan(env=…)"
+            )
+    return train
+
+
+def for_init(env: Any) -> Any:
+    """Return what an agent's `init` is given: the environment, or its facts where it has a track.
+
+    Whoever can answer a dev set and hear what was right has its labels.
+    """
+    apart = isinstance(env, Tracked)
+    if not apart:
+        return env
+    return EnvFacts(
+        task=env.task,
+        split=env.split,
+        track=env.track,
+        data=dict(env.data),
+        protocol=env_protocol(env),
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+    )
 
 
 def judge(  # noqa: PLR0913 - what is judged, by what, from where to where, and what to note
@@ -280,12 +336,16 @@ def _pair(answer: Any) -> tuple[Any, Any]:
     )
 
 
+def env_protocol(env: Any) -> dict[str, Any]:
+    """Return what belongs to an environment's protocol beside the arguments of its id."""
+    # Few-shot environments of other packages needn't tell more than the shape of their tasks.
+    return dict(env.protocol) if hasattr(env, "protocol") else {"query": env.task.query}
+
+
 def env_facts(spec: EnvSpec, env: Any, trials: int) -> dict[str, Any]:
     """Return the `env` and `data` parts of a record."""
     protocol = {key: value for key, value in spec.kwargs.items() if key != "data"}
-    # Few-shot environments of other packages needn't tell more than the shape of their tasks.
-    more = env.protocol if hasattr(env, "protocol") else {"query": env.task.query}
-    protocol |= {**more, "trials": trials}
+    protocol |= {**env_protocol(env), "trials": trials}
     return {
         "env": {
             "id": spec.id,

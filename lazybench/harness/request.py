@@ -277,7 +277,8 @@ def make(
                 "one with a loop of its own has fit(env, budget, rng) instead"
             )
     learns = [callable(getattr(agent, method, None)) for method in ("plan", "update")]
-    if any(learns) and not all(learns):
+    # A loop of its own may plan its environment without updates.
+    if any(learns) and not all(learns) and not whole:
         raise ContractError(
             f"agent '{spec.id}' has only one of the methods plan(task) and update(state, batch, "
             "rng); an agent that learns has both, one that doesn't has neither"

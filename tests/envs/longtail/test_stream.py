@@ -58,7 +58,7 @@ def test_the_task_is_known_before_anything_is_drawn(make: Make) -> None:
 
 
 def test_a_whole_episode(make: Make) -> None:
-    env = make()
+    env = make(dev_batch=1)
     obs, info = env.reset(seed=3)
     np.testing.assert_array_equal(info["class_counts"], env.task.class_counts)
     assert info["steps"] == env.task.steps == 9
@@ -137,14 +137,14 @@ def test_reset_starts_the_same_run_again(make: Make) -> None:
 
 
 def test_a_subset_of_its_own_seed(make: Make) -> None:
-    one, two = make(subset=1), make(subset=1)
+    one, two = (make(subset=1, dev_batch=1) for _ in range(2))
     dev = [env.reset(seed=seed)[1]["dev_x"] for seed, env in ((1, one), (2, two))]
     np.testing.assert_array_equal(*dev)
     assert not np.array_equal(seek(one, 0)["index"], seek(two, 0)["index"])
 
 
 def test_val_is_the_dev_set_of_the_seed(make: Make) -> None:
-    env, train = make(split="val"), make()
+    env, train = make(split="val"), make(dev_batch=1)
     obs = env.reset(seed=8)[0]
     dev = train.reset(seed=8)[1]
     assert "dev_x" not in env.reset(seed=8)[1]
@@ -313,3 +313,39 @@ def test_the_public_door_opens_a_pass() -> None:
     assert env.reset()[0]["phase"] == EVAL
     with pytest.raises(UsageError, match="has no vector form"):
         lazybench.make_env("glyphs-lt-20", num_envs=2)
+
+
+def passed(env: LongTailEnv) -> tuple[list[Any], float, bool, dict[str, Any]]:
+    """Images of the pass after a training, and how it ended."""
+    obs, _ = env.reset(seed=8)
+    seen: list[Any] = []
+    done = truncated = False
+    while not (done or truncated):
+        if obs["phase"] == EVAL:
+            assert (obs["y"] == -1).all()
+            seen += images(obs["x"][obs["mask"]])
+        obs, reward, done, truncated, info = env.step(obs["x"][:, 0, 0, 0].astype(np.int64))
+    return seen, reward, truncated, info
+
+
+def test_the_track_decides_what_a_training_shows(make: Make) -> None:
+    """Without the track LT+dev no label of the dev set is shown, and the test never is."""
+    dev = images(make(dev_batch=1).reset(seed=8)[1]["dev_x"])
+    plain = make(eval_split="val")
+    assert set(plain.reset(seed=8)[1]) == {"class_counts", "steps"}
+    for turn in range(22):
+        seen, reward, truncated, info = passed(plain)
+        if turn < 20:
+            assert (sorted(seen), reward, info) == (sorted(dev), 1.0, {"accuracy": 1.0})
+        else:
+            assert (seen, truncated, info) == ([], True, {})
+    shown = make(eval_split="val", dev_batch=1)
+    for _ in range(22):
+        seen, reward, truncated, info = passed(shown)
+        assert (sorted(seen), reward, truncated) == (sorted(dev), 1.0, False)
+    assert info["correct"].tolist() == [1] * 18
+    assert passed(make(eval_split="val", dev_per_class=0))[:3] == ([], 0.0, True)
+    assert set(make().reset(seed=8)[1]) == {"class_counts", "steps"}
+    assert make(split="test", eval_split="val").reset(seed=8)[0]["remaining"][0] == 5
+    with pytest.raises(UsageError, match="eval_split must be one of val, test, got 'train'"):
+        make(eval_split="train")
