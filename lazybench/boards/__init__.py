@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lazybench.boards.build import Board, build
+from lazybench.boards.build import Board, build, tables
 from lazybench.boards.compare import Comparison, compare
 from lazybench.boards.csv_table import to_csv
 from lazybench.boards.latex import to_latex
@@ -21,6 +21,7 @@ __all__ = [
     "compare",
     "expected_files",
     "rows_for",
+    "tables",
     "to_csv",
     "to_html",
     "to_json",

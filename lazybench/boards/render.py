@@ -30,13 +30,17 @@ Cell = Callable[[Row, str], str]
 
 def made_by(boards: Sequence[Board], command: str = COMMAND) -> str:
     """The line that says where a file comes from."""
-    n = sum(board.n_records for board in boards)
+    return made_from(sum(board.n_records for board in boards), command)
+
+
+def made_from(n: int, command: str = COMMAND) -> str:
+    """The line that says where a file of so many records comes from."""
     return f"Made by `{command}` from {n} record{'' if n == 1 else 's'}. Don't edit."
 
 
-def comment(boards: Sequence[Board], command: str = COMMAND) -> str:
-    """`made_by` as a comment of Markdown, which nothing in `command` can end."""
-    return f"<!-- {made_by(boards, command).replace('>', ' ').replace(chr(10), ' ')} -->"
+def comment(n: int, command: str = COMMAND) -> str:
+    """`made_from` as a comment of Markdown, which nothing in `command` can end."""
+    return f"<!-- {made_from(n, command).replace('>', ' ').replace(chr(10), ' ')} -->"
 
 
 def page_mark(name: str) -> str:
@@ -245,7 +249,7 @@ def to_markdown(boards: Board | Sequence[Board], *, command: str = COMMAND) -> s
         command: the command that made the page, named in its first line.
     """
     several = several_of(boards)
-    parts = [comment(several, command)]
+    parts = [comment(sum(board.n_records for board in several), command)]
     for i, board in enumerate(several):
         parts += _section(board)
         last = i + 1 == len(several) or several[i + 1].env != board.env

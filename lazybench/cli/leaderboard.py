@@ -180,7 +180,7 @@ def _text_of(path: Path) -> str:
 def _write(store: Store) -> None:
     from lazybench import boards
 
-    for path in boards.write(store):
+    for path in boards.write(store, anew=True):
         out.line(str(path))
 
 
@@ -211,21 +211,29 @@ def _boards(store: Store, env: str | None, budget: str | None) -> tuple[list[Rec
     """The records that are asked for, and their boards."""
     from lazybench import boards
 
-    records = store.records()
-    for skipped in records.skipped:
-        out.note(out.one_line(str(skipped)))
-    name = None if env is None else env_id(env, {record.env.id for record in records})
     if budget is not None:
         from lazybench.harness.environment import check_budget
 
         check_budget(budget)
-    kept = [
-        record
-        for record in records
-        if name in (None, record.env.id, f"{record.env.id}-v{record.env.version}")
-        and budget in (None, record.budget)
-    ]
-    return kept, boards.build(kept, store.reported())
+    name = env if env is None or store.folders(env) else env_id(env, set())
+    papers = store.reported()
+    kept: list[Record] = []
+    found: list[Board] = []
+    for folder in store.folders(name):
+        records = store.records_in(folder, name)
+        for skipped in records.skipped:
+            out.note(out.one_line(str(skipped)))
+        wanted = [record for record in records if budget in (None, record.budget)]
+        found += boards.build(wanted, papers)
+        # Of a large store they would fill the memory, and no board needs them any more.
+        kept += [_without_answers(record) for record in wanted]
+    return kept, sorted(found, key=lambda board: (board.env, board.version))
+
+
+def _without_answers(record: Record) -> Record:
+    """A record for pictures, which show no prediction."""
+    trials = record.trials.model_copy(update={"predictions": None, "lengths": None})
+    return record.model_copy(update={"trials": trials})
 
 
 def env_id(env: str, recorded: set[str]) -> str:

@@ -109,6 +109,14 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         bool, typer.Option("--json", help="Only the record on stdout, one line of JSON a seed.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no board.")] = False,
+    no_boards: Annotated[
+        bool,
+        typer.Option(
+            "--no-boards",
+            help="Leave the board files as they are, as for one of many jobs; afterwards: "
+            "lazybench leaderboard --write",
+        ),
+    ] = False,
 ) -> None:
     """Run each seed, print the board it stands on, and write the board files anew.
 
@@ -172,7 +180,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         if json and number == 0:
             out.line(json_text.dumps(json_text.loads(record.to_json())))
     if number == 0:
-        publish(records, out_dir, show=not (json or quiet))
+        publish(records, out_dir, show=not (json or quiet), write=not no_boards)
     bad = [record for record in records if record.status != "ok"]
     who = f"rank {number}: " if many > 1 else ""
     for record in bad:
@@ -217,8 +225,15 @@ def _run(request: RunRequest, tracker: Tracker, *, quiet: bool, first: bool) -> 
         return run(request, watch=watch, tracker=tracker)
 
 
-def publish(records: Sequence[Record], root: Path, *, show: bool) -> None:
-    """Show the boards that the records stand on, and regenerate the board files of their store."""
+def publish(records: Sequence[Record], root: Path, *, show: bool, write: bool = True) -> None:
+    """Show the boards that the records stand on, and bring the board files up to date.
+
+    Args:
+        records: of one environment.
+        root: the store.
+        show: whether to print the boards.
+        write: whether to write board files, those that the store's changes touch.
+    """
     from lazybench import boards
     from lazybench.cli import standing
     from lazybench.records import Store
@@ -227,12 +242,14 @@ def publish(records: Sequence[Record], root: Path, *, show: bool) -> None:
     if show:
         new = {record.key12 for record in records}
         everything = store.records(env=records[0].env.id)
-        for board in boards.build(everything):
-            if any(new & set(row.keys) for row in board.rows):
-                out.line(standing.board_text(board, new=new, columns=out.width()))
+        for table in boards.tables(everything):
+            if any(record.key12 in new for record in table):
+                for board in boards.build(table):
+                    out.line(standing.board_text(board, new=new, columns=out.width()))
         for record in records:
             which = f"seed {record.seed}: " if len(records) > 1 else ""
             if line := standing.gamma_text(record.diagnostics):
                 out.line(f"{which}{line}")
             out.line(f"{which}record: {store.path(record)}")
-    boards.write(store)
+    if write:
+        boards.write(store)

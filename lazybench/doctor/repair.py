@@ -75,7 +75,7 @@ def _boards(asked: Repair, quarantine: Quarantine) -> str:
     store = Store(asked.path)
     places = [*(store.root / "boards").glob("*.*"), store.root / "README.md"]
     before = {path: path.read_bytes() for path in sorted(places) if path.is_file()}
-    write(store)
+    write(store, anew=True)
     changed = 0
     for path, content in before.items():
         if not path.exists() or path.read_bytes() != content:

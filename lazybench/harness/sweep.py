@@ -167,7 +167,8 @@ class Sweep:
 
 def call(cell: SuiteCell, request: SweepRequest) -> Call:
     """Return the call that runs a cell, with the request's limits."""
-    words = (*arguments(cell, request), "--json", "--quiet")
+    # Whoever runs the cells writes the boards, once for all of them.
+    words = (*arguments(cell, request), "--json", "--quiet", "--no-boards")
     memory = request.memory_bytes
     return Call(words, request.timeout_s, None if memory is None else round(memory))
 

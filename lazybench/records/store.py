@@ -66,6 +66,15 @@ class RecordList(list[Record]):
         """Fills the list."""
         self.extend(self.found)
 
+    @classmethod
+    def of(cls, parts: Iterable[RecordList]) -> RecordList:
+        """The records of all parts, one part after another."""
+        whole = cls()
+        for part in parts:
+            whole.extend(part)
+            whole.skipped += part.skipped
+        return whole
+
 
 class _ReportedFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -152,12 +161,40 @@ class Store:
         """All sound records by path, those left out named in `skipped`.
 
         Args:
-            env: keep this env only, as `<id>` or `<id>-v<version>`.
+            env: keep this env only, as `<id>` or `<id>-v<version>`; no other folder is read.
             agent: keep this agent only.
+        """
+        return RecordList.of(
+            self.records_in(folder, env, agent)
+            for folder in self.folders(env)
+        )
+
+    def folders(self, env: str | None = None) -> list[Path]:
+        """The folders of records, one for each environment and revision, by name.
+
+        Args:
+            env: the folders of this env only, as `<id>` or `<id>-v<version>`.
+        """
+        found = sorted(path for path in (self.root / "records").glob("*") if path.is_dir())
+        return [path for path in found if env is None or _is_folder_of(path.name, env)]
+
+    def files_in(self, folder: Path) -> list[Path]:
+        """The files of one of `folders` that should hold a record each, by path."""
+        return sorted(folder.glob("*/*.json"))
+
+    def records_in(
+        self, folder: Path, env: str | None = None, agent: str | None = None
+    ) -> RecordList:
+        """As `records`, of one of `folders` alone.
+
+        Args:
+            folder: the folder.
+            env: as there.
+            agent: as there.
         """
         kept: list[Record] = []
         skipped: list[Skipped] = []
-        for path in self._files("*.json"):
+        for path in self.files_in(folder):
             try:
                 record = _load(path)
             except LazybenchError as error:
@@ -199,6 +236,13 @@ class Store:
 
     def _files(self, pattern: str) -> Iterator[Path]:
         return iter(sorted((self.root / "records").glob(f"*/*/{pattern}")))
+
+
+def _is_folder_of(name: str, env: str) -> bool:
+    """Whether a folder is the one of an env, given as `<id>` or `<id>-v<version>`."""
+    bare, _, version = name.rpartition("-v")
+    given, _, wanted = env.rpartition("-v")
+    return bare == slug(env) or (bare, version) == (slug(given), wanted)
 
 
 def _env_names(record: Record) -> tuple[str, str]:

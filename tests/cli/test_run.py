@@ -115,6 +115,17 @@ def test_board_files_are_regenerated(lazybench: Any, requests: list[Any]) -> Non
     assert check(Store("leaderboards")) == []
 
 
+def test_boards_left_for_later_are_mended_by_the_next_run(
+    lazybench: Any, requests: list[Any]
+) -> None:
+    """As by the children of a sweep that was killed before it wrote the boards."""
+    assert lazybench(*BASE, "--seed", "0").code == 0
+    assert lazybench(*BASE, "--seed", "1", "--no-boards").code == 0
+    assert check(Store("leaderboards"))
+    assert lazybench(*BASE, "--seed", "1", "--quiet").code == 0
+    assert check(Store("leaderboards")) == []
+
+
 def test_progress_goes_to_stderr_and_json_alone_to_stdout(
     lazybench: Any, requests: list[Any]
 ) -> None:

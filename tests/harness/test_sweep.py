@@ -191,6 +191,8 @@ def test_the_command_of_a_cell_is_a_run(tmp_path: Path) -> None:
     assert command[command.index("--set") + 1] == "x=[1, 2]"
     assert "y=auto" in command
     assert command[command.index("--protocol") + 1] == "eps=1.5"
+    # The sweep writes the boards, once.
+    assert "--no-boards" in command
 
 
 @pytest.mark.parametrize(
