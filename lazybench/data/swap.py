@@ -26,7 +26,6 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder can't be made or moved; the old one stays where it is.
     """
-    put_back(folder)
     remove_leftovers(folder)
     place = Path(tempfile.mkdtemp(prefix=f"{folder.name}{TEMPORARY}", dir=folder.parent))
     try:

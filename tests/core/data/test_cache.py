@@ -172,6 +172,19 @@ def test_a_file_that_was_just_written_is_not_remembered(
     assert not (root / "verified").exists()
 
 
+def test_what_is_remembered_is_of_one_content(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aged(monkeypatch)
+    build = Builder()
+    prepared("set", "1", build)
+    manifest = root / "set-1" / "manifest.json"
+    held = json.loads(manifest.read_text())
+    held["files"]["x"]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(held))
+    monkeypatch.setattr(checked_arrays, "_known", {})
+    assert_whole(prepared("set", "1", build))
+    assert build.calls == 2, "a file that another content is expected of was used"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"state": 1}', '{"sha256": "0"}'])
 def test_what_is_remembered_may_be_damaged(
     root: Path, monkeypatch: pytest.MonkeyPatch, text: str

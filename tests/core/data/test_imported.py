@@ -276,7 +276,8 @@ def test_what_was_forgotten_does_not_come_back(tmp_path: Path, own: Any, bring: 
     left.mkdir(parents=True)
     forget("mine")
     assert "mine" not in {spec.id for spec in DATASETS.specs()}
-    assert not left.exists()
+    assert DATASETS.broken == {}
+    assert [each.name for each in imported_root().iterdir()] == [".mine.lock"]
 
 
 def test_a_set_that_lies_elsewhere_by_a_link(tmp_path: Path, own: Any, bring: Bring) -> None:
