@@ -90,6 +90,7 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
     out: str | Path = "leaderboards",
     runs: str | Path = "runs",
     force: bool = False,
+    isolated: bool = False,
     watch: Watch = SILENT,
     tracker: Tracker = UNTRACKED,
 ) -> Record:
@@ -116,6 +117,7 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         out: the store of records.
         runs: folder of checkpoints and unfinished runs.
         force: run again even where a record stands.
+        isolated: let the trained policy play the test in a process of its own.
         watch: hears of the progress.
         tracker: hears of the run while it goes on; see `lazybench.Tracker`.
 
@@ -137,6 +139,7 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         out=check_path("out", out),
         runs=check_path("runs", runs),
         force=force,
+        isolated=isolated,
     )
     check_tracker(tracker)
     return run_request(request, watch=watch, tracker=tracker)

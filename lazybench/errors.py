@@ -56,6 +56,17 @@ class TooSlow(LazybenchError):
     exit_code = 3
 
 
+class PolicyFailed(LazybenchError):
+    """A policy in a process of its own failed; `status` is what its run is called."""
+
+    exit_code = 3
+
+    def __init__(self, status: str, reason: str) -> None:
+        """Keep the status: `failed` or `oom`."""
+        super().__init__(reason)
+        self.status = status if status in ("failed", "oom") else "failed"
+
+
 class Diverged(LazybenchError):
     """Training produced a loss or parameter that isn't finite."""
 

@@ -30,6 +30,7 @@ EXAMPLES = (
     "lazybench run -a reptile -e glyphs-20way-5shot --init 3f9c01d2",
     "lazybench run -a lazy_meta_attack -e glyphs-net4-untargeted --query-budget 1000",
     "lazybench run -a my_agent.py:MyAgent -e glyphs-5way-1shot --limit 50",
+    "lazybench run -a square -e glyphs-net4-untargeted --isolated",
     "lazybench run -a maml -e glyphs-5way-1shot --track tensorboard",
     "lazybench run -a chance -e glyphs-5way-1shot --json --quiet > record.json",
     "torchrun --standalone --nproc-per-node 4 -m lazybench run -a maml -e omniglot-20way-5shot",
@@ -88,6 +89,14 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     precision: Annotated[
         str, typer.Option("--precision", help="fp32, tf32 (CUDA) or bf16.")
     ] = "fp32",
+    isolated: Annotated[
+        bool,
+        typer.Option(
+            "--isolated",
+            help="Let the trained policy play the test in a process of its own, without any "
+            "environment in its memory.",
+        ),
+    ] = False,
     track: Annotated[
         str | None,
         typer.Option(
@@ -162,6 +171,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
             out=out_dir,
             runs=runs,
             force=force,
+            isolated=isolated,
             tuning=tuning,
         )
         for number in chosen

@@ -11,7 +11,14 @@ from lazybench import ranks
 from lazybench.errors import UsageError
 from lazybench.harness.environment import check_budget, chosen_trials, resolve_env, with_protocol
 from lazybench.harness.judge import env_facts, for_init, open_env, open_training
-from lazybench.harness.request import Made, RunRequest, check_device, make, network_source
+from lazybench.harness.request import (
+    Made,
+    RunRequest,
+    check_device,
+    check_isolable,
+    make,
+    network_source,
+)
 from lazybench.harness.trained import Weights, read_weights
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.nets import forget_loaded
@@ -100,6 +107,8 @@ def resolve(request: RunRequest, watch: Watch = SILENT, *, here: bool = True) ->
     find = Store(request.out).find
     made = make(request.agent, spec, request.budget, request.overrides, find=find)
     trainer = _trainer(made, request, spec)
+    if request.isolated:
+        check_isolable(made)
     trials, limited = chosen_trials(spec, request.budget, request.limit)
     judged = open_env(spec, 1, "test")
     train: Any = None

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from lazybench.errors import ContractError, StoreError
 from lazybench.files import read_file, refuse_links
+from lazybench.pipes import MOST_BYTES
 from lazybench.records import write_bytes, write_json
 
 _KEPT = 2
@@ -30,6 +32,7 @@ _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 _MANIFEST, _TENSORS, _TREE = "manifest.json", "tensors.safetensors", "state.json"
 _TENSOR = "$tensor"
 _TUPLE = "$tuple"
+_LENGTH = struct.Struct("<q")
 
 
 def save(folder: Path, step: int, state: Any) -> None:
@@ -108,6 +111,39 @@ def digest(state: Any) -> tuple[str, int]:
     return hashlib.sha256(data).hexdigest(), len(data)
 
 
+def packed(tree: Any) -> bytes:
+    """Return a tree of dicts, lists, tensors, numbers, text and None as one message.
+
+    Raises:
+        ContractError: it holds something else.
+    """
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_flatten(tree, "", tensors)).encode()
+    return b"".join((_LENGTH.pack(len(text)), text, save_tensors(tensors)))
+
+
+def unpacked(message: bytes) -> Any:
+    """Return the tree of a message, which may come from anybody: nothing in it runs.
+
+    Raises:
+        StoreError: it holds no tree.
+    """
+    try:
+        (length,) = _LENGTH.unpack_from(message)
+        end = _LENGTH.size + length
+        if not 0 <= length <= len(message) - _LENGTH.size:
+            raise ValueError(f"a text of {length} bytes")
+        tree, tensors = json.loads(message[_LENGTH.size : end]), load_tensors(message[end:])
+        _need_room(tree, tensors)
+        return _unflatten(tree, tensors)
+    except (
+        SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError,
+        struct.error,
+    ) as error:  # fmt: skip
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StoreError(f"a message holds no tree ({told})") from error
+
+
 def steps(folder: Path) -> list[int]:
     """Return the steps that have a checkpoint below `folder`, ascending, sound or not."""
     names = (path.name.removeprefix("step-") for path in folder.glob("step-*"))
@@ -174,6 +210,24 @@ def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         f"an agent's state holds dicts, lists, tensors, numbers, text and None, got "
         f"{type(value).__name__} at {path}; keep other objects on the agent"
     )
+
+
+def _need_room(tree: Any, tensors: dict[str, Tensor]) -> None:
+    """Look whether the strides of a tree that may come from anybody ask for no absurd memory.
+
+    Raises:
+        ValueError: they do.
+    """
+    if isinstance(tree, dict) and _TENSOR in tree:
+        stored, strides = tensors[tree[_TENSOR]], tree["stride"]
+        whole = all(isinstance(each, int) and each >= 0 for each in strides)
+        pairs = zip(stored.shape, strides, strict=True)
+        span = sum(max(size - 1, 0) * stride for size, stride in pairs) if whole else MOST_BYTES
+        if span * stored.element_size() >= MOST_BYTES:
+            raise ValueError(f"strides {strides} of a tensor {list(stored.shape)}")
+        return
+    for item in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        _need_room(item, tensors)
 
 
 def _unflatten(tree: Any, tensors: dict[str, Tensor]) -> Any:

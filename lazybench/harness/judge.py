@@ -208,7 +208,9 @@ def judge_block(
     memory: Any = None
     answers: NDArray[Any] | None = None
     while not done.all():
-        action, memory = _answer(policy, observation, memory, env)
+        action, memory = answer_rows(
+            policy, observation, memory, rows, env.single_action_space.shape
+        )
         observation, _, terminated, truncated, info = env.step(action)
         done |= terminated | truncated
         answers = _array(action, rows)
@@ -268,7 +270,7 @@ def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Judged:
     info: dict[str, Any] = {}
     done = False
     while not done:
-        action, memory = _pair(policy(observation, memory))
+        action, memory = pair(policy(observation, memory))
         observation, _, terminated, truncated, info = env.step(action)
         done = terminated or truncated
     missing = [name for name in (metric, "correct", "predictions") if name not in info]
@@ -282,15 +284,27 @@ def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Judged:
     return Judged(0, scores, np.asarray(info["predictions"]), *clock.seconds(), metrics=plain(told))
 
 
-def _answer(policy: Any, observation: Any, memory: Any, env: Any) -> tuple[Any, Any]:
-    """One action for each row; a policy that isn't vectorised is asked row by row."""
-    rows = env.num_envs
+def answer_rows(
+    policy: Any, observation: Any, memory: Any, rows: int, wanted: tuple[int, ...] | None
+) -> tuple[Any, Any]:
+    """Return one action for each row; a policy that isn't vectorised is asked row by row.
+
+    Args:
+        policy: of an agent.
+        observation: of a block.
+        memory: what the policy, or each row of it, remembers; None at the beginning.
+        rows: of the block.
+        wanted: shape of an action of one trial, where it has one.
+
+    Raises:
+        ContractError: actions of another form or shape.
+    """
     if getattr(policy, "vectorized", False):
-        return _pair(policy(observation, memory))
+        return pair(policy(observation, memory))
     memories = memory if memory is not None else [None] * rows
     pairs = [
         # A view of the block would show the trials beside it.
-        _pair(policy({name: _own(part[row]) for name, part in observation.items()}, memories[row]))
+        pair(policy({name: _own(part[row]) for name, part in observation.items()}, memories[row]))
         for row in range(rows)
     ]
     try:
@@ -300,7 +314,6 @@ def _answer(policy: Any, observation: Any, memory: Any, env: Any) -> tuple[Any, 
             f"a policy's action must be a tensor, array or number, got "
             f"{type(pairs[0][0]).__name__}; give what the action space holds"
         ) from error
-    wanted = env.single_action_space.shape
     shapes = {tuple(action.shape) for action in actions}
     # Looked at here, where an action is still that of one trial.
     if wrong := shapes - {wanted} if wanted is not None else set():
@@ -327,7 +340,12 @@ def _own(part: Any) -> Any:
     return part.copy() if isinstance(part, np.ndarray) else part
 
 
-def _pair(answer: Any) -> tuple[Any, Any]:
+def pair(answer: Any) -> tuple[Any, Any]:
+    """Return what a policy returned, once it is an action and a memory.
+
+    Raises:
+        ContractError: it isn't.
+    """
     if isinstance(answer, tuple) and len(answer) == 2:
         return answer
     raise ContractError(

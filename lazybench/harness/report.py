@@ -89,6 +89,7 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
         network=cell.network,
         fit=None if cell.fit_key == cell.key else cell.fit_key,
         track=cell.track,
+        isolated=request.isolated and scored is not None,
         tuning=request.tuning,
         started=outcome.started,
     )

@@ -63,6 +63,8 @@ class RunRequest:
         tuning: what the search for the settings cost; a fact of the record, not of its key.
         episode_timeout_s: seconds that the agent may take for an update, and for each trial of a
             block; None sets no limit. No part of the key.
+        isolated: whether the trained policy plays the test in a process of its own, without any
+            environment in its memory. A fact of the record, not of its key: the result is equal.
     """
 
     agent: Any
@@ -81,6 +83,7 @@ class RunRequest:
     force: bool = False
     tuning: Tuning | None = None
     episode_timeout_s: float | None = None
+    isolated: bool = False
 
     def __post_init__(self) -> None:
         """Look at what was given, before anything is made.
@@ -101,6 +104,7 @@ class RunRequest:
         checked["init"] = None if self.init is None else str(check_path("init", self.init))
         checked["out"], checked["runs"] = check_path("out", self.out), check_path("runs", self.runs)
         check_flag("force", self.force)
+        check_flag("isolated", self.isolated)
         check_agent_given(self.agent)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -193,6 +197,24 @@ def check_agent_given(given: Any) -> None:
         raise UsageError(
             "agent must be an id, 'FILE.py:CLASS', a class, or an instance of one; got "
             f"{type(given).__name__}: {given!r}"
+        )
+
+
+def check_isolable(made: Made) -> None:
+    """Look whether an agent's policy can be made in another process.
+
+    Raises:
+        UsageError: it can't.
+    """
+    if hasattr(made.agent, "fit"):
+        raise UsageError(
+            f"agent '{made.spec.id}' has a loop of its own, whose policy can't be sent to another "
+            "process; leave isolated out, or give it init, update and policy"
+        )
+    if not made.in_file or made.asked.startswith("__main__:"):
+        raise UsageError(
+            f"agent '{made.spec.id}' is in no file that another process could load; put it in a "
+            "file, or leave isolated out"
         )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import shutil
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,25 @@ from lazybench.errors import (
     DataUnavailable,
     Diverged,
     Interrupted,
-    LazybenchError,
     OutputUnavailable,
     RankLost,
     StoreError,
-    TooSlow,
     UsageError,
 )
 from lazybench.files import refuse_links
 from lazybench.harness import checkpoint, facts
 from lazybench.harness.cell import Cell, resolve
+from lazybench.harness.failures import status_and_reason
 from lazybench.harness.fit import Progress, Training, fit, fit_whole
+from lazybench.harness.isolated import IsolatedPolicy, isolated
 from lazybench.harness.judge import Judged, Scored, gathered, judge, open_env
 from lazybench.harness.outputs import locked, writable
 from lazybench.harness.report import Outcome, record
 from lazybench.harness.request import RunRequest, check_device
 from lazybench.harness.signals import Signals
-from lazybench.harness.signals import __file__ as signals_file
 from lazybench.harness.track import UNTRACKED, Harmless, Tracker
 from lazybench.harness.watch import SILENT, Watch
 from lazybench.parallel import usable_cores, using_threads
-from lazybench.plugins import describe
 from lazybench.precision import using_precision
 from lazybench.records import (
     Packed,
@@ -85,7 +83,10 @@ def _run(request: RunRequest, watch: Watch, tracker: Tracker) -> Record:
     cell = resolve(request, watch)
     store = Store(request.out)
     standing = ranks.of_first(lambda: store.find(cell.key))
-    if standing is not None and not request.force and standing.status in ("ok", "diverged"):
+    # The same result once more, of which the record can say that it was made in isolation.
+    lacking = request.isolated and standing is not None and not standing.isolated
+    again = request.force or (lacking and standing is not None and standing.status == "ok")
+    if standing is not None and not again and standing.status in ("ok", "diverged"):
         if not ranks.rank():
             _finish(cell, store, standing)
         watch.note("done already: this record stands (run again with --force)")
@@ -116,9 +117,10 @@ def _run(request: RunRequest, watch: Watch, tracker: Tracker) -> Record:
             status = made.status
         finally:
             tracker.end(status)
-        if standing is not None and request.force and standing.status in ("ok", "diverged"):
+        if standing is not None and again and standing.status in ("ok", "diverged"):
             _compare(standing, made)
-            return made
+            if not lacking:
+                return made
         path = store.publish(made)
         _mark_done(cell, made, path)
         if signals.number:
@@ -161,6 +163,8 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals, tracker: Tracker) -
     training = Training.of(cell, cell.folder / "ckpt")
     progress = Progress()
     status, reason = "ok", None
+    request = cell.request
+    policy: Any = None
     scored: Scored | None = None
     known: dict[str, Any] = {}
     try:
@@ -169,7 +173,8 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals, tracker: Tracker) -
             cell.file("episodes", "jsonl").unlink(missing_ok=True)
         else:
             progress = fit(training, watch, signals, tracker)
-            policy = cell.made.agent.policy(checkpoint.copied(progress.best))
+            if not request.isolated:
+                policy = cell.made.agent.policy(checkpoint.copied(progress.best))
         known = _diagnostics(training.agent, progress.state)
         scored = _test(cell, progress, policy, watch, signals)
         metric = cell.spec.metric
@@ -185,7 +190,7 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals, tracker: Tracker) -
     # An agent that calls `exit` mustn't end the run as if all were well, nor one that raises
     # KeyboardInterrupt pass for its user: `Signals` turns a real Ctrl-C into `Interrupted`.
     except BaseException as error:
-        status, reason = _failure(error)
+        status, reason = status_and_reason(error)
         told = traceback.format_exc().encode("utf-8", "backslashreplace")
         path = write_bytes(cell.file("error", "txt"), told)
         watch.note(f"{status}: {reason}; traceback in {path}")
@@ -212,14 +217,45 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
             ),
         )
     )
-    blocks = [_block(line) for line in lines if line["state"] == digest]
+    own = cell.request.isolated
+    blocks = [
+        _block(line)
+        for line in lines
+        if line["state"] == digest and (line.get("isolated", False) or not own)
+    ]
     start = sum(len(block.scores) for block in blocks)
     watch.stage("test", cell.trials, min(start, cell.trials))
     spec = cell.spec
     rows = spec.rows(math.ceil(cell.trials / ranks.size()))
     env = open_env(spec, rows, "test", cell.device)
     seed, metric, names = cell.request.seed, spec.metric, spec.columns
-    judged = judge(env, policy, metric, cell.trials, start=start, seed=seed, columns=names)
+    with contextlib.ExitStack() as held:
+        apart = None
+        if own and start < cell.trials:
+            with signals.at_once("interrupted before the test"):
+                apart = policy = held.enter_context(isolated(cell, progress.best, env))
+        judged = judge(env, policy, metric, cell.trials, start=start, seed=seed, columns=names)
+        _all_blocks(cell, judged, blocks, digest, rows, apart, watch, signals)
+        if apart is not None:
+            progress.peak_memory_bytes = max(progress.peak_memory_bytes, apart.peak_memory_bytes)
+    wall_s = ranks.longest_side_by_side([block.wall_s for block in blocks])
+    cpu_s = sum(block.cpu_s for block in blocks)
+    return gathered(env, blocks, names, wall_s, cpu_s)
+
+
+def _all_blocks(  # noqa: PLR0913 - what is scored, what of it is there, and who hears
+    cell: Cell,
+    judged: Iterator[Judged],
+    blocks: list[Judged],
+    digest: str,
+    rows: int,
+    apart: IsolatedPolicy | None,
+    watch: Watch,
+    signals: Signals,
+) -> None:
+    """Add the blocks that are left to those that are there, and a line of each to the folder."""
+    path, metric = cell.file("episodes", "jsonl"), cell.spec.metric
+    start = sum(len(block.scores) for block in blocks)
     while True:
         # A block may take minutes, and is judged as a whole the next time.
         doing = f"the block of test trials from {start}"
@@ -230,8 +266,11 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
             block = next(judged, None)
         if block is None:
             break
+        if apart is not None:
+            block = block._replace(cpu_s=block.cpu_s + apart.take_cpu_s())
         line = {
             "state": digest,
+            "isolated": apart is not None,
             "first": block.first,
             "scores": [float(score) for score in block.scores],
             "answers": Packed.of(block.answers).model_dump(mode="json"),
@@ -246,9 +285,6 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
         start = block.first + len(block.scores)
         mean = float(np.concatenate([each.scores for each in blocks]).mean())
         watch.advance(len(block.scores), {metric: mean})
-    wall_s = ranks.longest_side_by_side([block.wall_s for block in blocks])
-    cpu_s = sum(block.cpu_s for block in blocks)
-    return gathered(env, blocks, names, wall_s, cpu_s)
 
 
 def _block(line: Mapping[str, Any]) -> Judged:
@@ -268,30 +304,6 @@ def _last(cell: Cell) -> Progress:
     """What the newest checkpoint knows of a run that failed: its costs and its curve."""
     found = checkpoint.load(cell.folder / "ckpt")
     return Progress.of(found[1]) if found is not None and found[1] is not None else Progress()
-
-
-_NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc", "Cannot allocate memory")
-"""What torch, CUDA, C++ and the system say in errors of other types than their own."""
-
-
-def _failure(error: BaseException) -> tuple[str, str]:
-    """Status and one-line reason of an error inside an agent."""
-    if isinstance(error, TooSlow):
-        return "timeout", str(error)
-    text = describe(error).splitlines()[0]
-    if (
-        isinstance(error, MemoryError)
-        or "OutOfMemory" in type(error).__name__
-        or any(words in text for words in _NO_MEMORY)
-    ):
-        return "oom", f"{text}; peak memory {facts.peak_memory_bytes() >> 20} MiB"
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != signals_file
-    ]
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return "failed", text + ("" if isinstance(error, LazybenchError) else where)
 
 
 def _compare(standing: Record, again: Record) -> None:

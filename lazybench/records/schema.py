@@ -55,6 +55,7 @@ class Record(Facts):
     `fit` is the key of the run that trained what was judged, None where this run did; `trained_on`
     tells the environment, run and step where the agent was trained on other tasks than these;
     `track` tells what data the training used, where an environment offers more than one kind;
+    `isolated` whether the policy played the test in a process of its own, without any environment;
     `tuning` what the search for the settings cost, where `lazybench tune` found them.
 
     Raises:
@@ -91,6 +92,7 @@ class Record(Facts):
     fit: Sha256 | None = None
     trained_on: str | None = None
     track: str | None = None
+    isolated: bool = False
     tuning: Tuning | None = None
     started: str
 
@@ -155,14 +157,15 @@ class Record(Facts):
     def comparable(self) -> dict[str, Any]:
         """The record without what may differ between two equal runs.
 
-        Left out are times, memory, machine, code, start and how the settings were found; arrays
-        appear by their sha256. So are the image-gradients of a curve's points, which older records
-        don't have; their sum is among the costs.
+        Left out are times, memory, machine, code, start, how the settings were found and whether
+        the policy had a process of its own; arrays appear by their sha256. So are the
+        image-gradients of a curve's points, which older records don't have; their sum is among the
+        costs.
         """
         content: dict[str, Any] = _timeless(self.model_dump(mode="json", by_alias=True))
         for point in content["curve"]:
             point.pop("image_gradients", None)
-        for name in ("machine", "code", "started", "tuning", "untuned"):
+        for name in ("machine", "code", "started", "tuning", "untuned", "isolated"):
             del content[name]
         return content | {"trials": self.trials.digests()}
 

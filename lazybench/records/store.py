@@ -104,7 +104,8 @@ class Store:
     def publish(self, record: Record) -> Path:
         """The path of `record`, once the store holds it.
 
-        A record whose comparable content is there already is left as it stands. A record that
+        A record whose comparable content is there already is left as it stands, unless this one
+        was made in isolation and that one wasn't. A record that
         failed, ran out of memory or out of time gives way to one that another try of the same
         run made.
 
@@ -127,7 +128,9 @@ class Store:
             return write_bytes(path, data)
         difference = first_difference(standing.comparable(), record.comparable())
         if difference is None:
-            return path
+            # The same result, of which this one knows more.
+            more = record.isolated and not standing.isolated
+            return write_bytes(path, data) if more else path
         name, old, new = difference
         advice = (
             "other answers need another name, seed or setting"
