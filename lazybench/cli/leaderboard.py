@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ EXAMPLES = (
     "lazybench leaderboard --env tiered-20way --budget small",
     "lazybench leaderboard --env glyphs-5way-1shot --format csv > board.csv",
     "lazybench leaderboard --env omniglot-5way-1shot --format latex > board.tex",
+    "lazybench leaderboard --env glyphs-net4-untargeted --isolated-only",
     "lazybench leaderboard --html boards.html",
     "lazybench leaderboard --env cifarfs-5way-5shot --plots pictures --plot-format svg",
     "lazybench leaderboard --into README.md",
@@ -60,6 +62,12 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
     budget: Annotated[
         str | None, typer.Option("--budget", "-b", help="Only this compute budget.")
     ] = None,
+    isolated_only: Annotated[
+        bool,
+        typer.Option(
+            "--isolated-only", help="Only records whose policy was isolated (run --isolated)."
+        ),
+    ] = False,
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.text,
     out_dir: options.Out = Path("leaderboards"),
     html: Annotated[
@@ -101,11 +109,14 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
         raise UsageError("give either --write or --check; --check after --write finds nothing")
     if (write or check) and (env is not None or budget is not None):
         raise UsageError("--write and --check take all records; leave out --env and --budget")
+    if (write or check or into) and isolated_only:
+        raise UsageError("--write, --check and --into take all records; leave out --isolated-only")
     if (write or check) and (html is not None or plots is not None):
         raise UsageError("--html and --plots go without --write and --check; run it twice")
     if into and (write or html is not None or plots is not None or env or budget):
         raise UsageError("--into goes with --check alone; its blocks say which boards they show")
     store = Store(need_folder(out_dir, "--out"))
+    wanted = _Wanted(env, budget, isolated_only)
     if check:
         _check(store, into or [])
     elif into:
@@ -113,17 +124,17 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
     elif write:
         _write(store)
     elif html is not None or plots is not None:
-        records, found = _boards(store, env, budget)
+        records, found = _boards(store, wanted)
         if html is not None:
-            _page(found, records, html, _command("--html", html.name, env=env, budget=budget))
+            _page(found, records, html, wanted.command("--html", html.name))
         if plots is not None:
             _draw(found, records, plots, plot_format)
     else:
-        found = _boards(store, env, budget)[1]
+        found = _boards(store, wanted)[1]
         if form is Format.text:
-            _show(found, f"{store.root}{_wanted(env, budget)}")
+            _show(found, f"{store.root}{wanted}")
         else:
-            _print(found, form, _command("--format", form.value, env=env, budget=budget))
+            _print(found, form, wanted.command("--format", form.value))
 
 
 def _check(store: Store, into: Sequence[Path]) -> None:
@@ -164,7 +175,7 @@ def _blocks(store: Store, paths: Sequence[Path]) -> list[tuple[Path, str, str]]:
     from lazybench.boards.blocks import filled
 
     texts = [(path, _text_of(path)) for path in paths]
-    found = _boards(store, None, None)[1] if texts else []
+    found = _boards(store, _Wanted())[1] if texts else []
     return [(path, text, filled(text, found)) for path, text in texts]
 
 
@@ -184,10 +195,26 @@ def _write(store: Store) -> None:
         out.line(str(path))
 
 
-def _command(*asked: str, env: str | None, budget: str | None) -> str:
-    """The command that makes a text again; the store isn't named, which may lie anywhere."""
-    chosen = [*(["--env", env] if env else []), *(["--budget", budget] if budget else [])]
-    return shlex.join(["lazybench", "leaderboard", *chosen, *asked])
+@dataclass(frozen=True)
+class _Wanted:
+    """Which records are asked for; None and False take all."""
+
+    env: str | None = None
+    budget: str | None = None
+    isolated: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        named = {"--env": self.env, "--budget": self.budget}
+        chosen = [word for option, value in named.items() if value for word in (option, value)]
+        return [*chosen, *["--isolated-only"] * self.isolated]
+
+    def command(self, *asked: str) -> str:
+        """The command that makes a text again; the store isn't named, which may lie anywhere."""
+        return shlex.join(["lazybench", "leaderboard", *self.words, *asked])
+
+    def __str__(self) -> str:
+        return f" for {' '.join(self.words)}" if self.words else ""
 
 
 def _page(found: Sequence[Board], records: Sequence[Record], path: Path, command: str) -> None:
@@ -207,10 +234,11 @@ def _draw(
         out.line(str(path))
 
 
-def _boards(store: Store, env: str | None, budget: str | None) -> tuple[list[Record], list[Board]]:
+def _boards(store: Store, wanted: _Wanted) -> tuple[list[Record], list[Board]]:
     """The records that are asked for, and their boards."""
     from lazybench import boards
 
+    env, budget = wanted.env, wanted.budget
     if budget is not None:
         from lazybench.harness.environment import check_budget
 
@@ -223,10 +251,14 @@ def _boards(store: Store, env: str | None, budget: str | None) -> tuple[list[Rec
         records = store.records_in(folder, name)
         for skipped in records.skipped:
             out.note(out.one_line(str(skipped)))
-        wanted = [record for record in records if budget in (None, record.budget)]
-        found += boards.build(wanted, papers)
+        chosen = [
+            record
+            for record in records
+            if budget in (None, record.budget) and (record.isolated or not wanted.isolated)
+        ]
+        found += boards.build(chosen, papers)
         # Of a large store they would fill the memory, and no board needs them any more.
-        kept += [_without_answers(record) for record in wanted]
+        kept += [_without_answers(record) for record in chosen]
     return kept, sorted(found, key=lambda board: (board.env, board.version))
 
 
@@ -257,11 +289,6 @@ def env_id(env: str, recorded: set[str]) -> str:
     if found.note:
         out.note(found.note)
     return str(found.spec.id)
-
-
-def _wanted(env: str | None, budget: str | None) -> str:
-    asked = [f"--env {env}" if env else "", f"--budget {budget}" if budget else ""]
-    return f" for {' '.join(filter(None, asked))}" if any(asked) else ""
 
 
 def _print(found: Sequence[Board], form: Format, command: str) -> None:

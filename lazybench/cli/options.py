@@ -95,6 +95,14 @@ TimeoutPerEpisode = Annotated[
         help="Seconds an agent may take for an update, and for each trial of a block.",
     ),
 ]
+Isolated = Annotated[
+    bool,
+    typer.Option(
+        "--isolated",
+        help="Let the trained policy play the test in a process of its own, without any "
+        "environment in its memory.",
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="Judge on so many trials only; unranked.")
 ]

@@ -89,14 +89,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     precision: Annotated[
         str, typer.Option("--precision", help="fp32, tf32 (CUDA) or bf16.")
     ] = "fp32",
-    isolated: Annotated[
-        bool,
-        typer.Option(
-            "--isolated",
-            help="Let the trained policy play the test in a process of its own, without any "
-            "environment in its memory.",
-        ),
-    ] = False,
+    isolated: options.Isolated = False,
     track: Annotated[
         str | None,
         typer.Option(

@@ -42,6 +42,7 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
         typer.Option("--timeout", help="Seconds a cell may take, before 30 s more to end in."),
     ] = None,
     timeout_per_episode: options.TimeoutPerEpisode = None,
+    isolated: options.Isolated = False,
     memory_gib: Annotated[
         float | None, typer.Option("--memory-gib", help="Memory that a cell may hold.")
     ] = None,
@@ -128,6 +129,7 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
         pinned,
         elsewhere=emit_commands or scheduler is not None,
         episode_timeout_s=timeout_per_episode,
+        isolated=isolated,
     )
     missing, known = split(cells, request)
     if emit_commands:

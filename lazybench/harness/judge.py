@@ -316,7 +316,7 @@ def answer_rows(
         ) from error
     shapes = {tuple(action.shape) for action in actions}
     # Looked at here, where an action is still that of one trial.
-    if wrong := shapes - {wanted} if wanted is not None else set():
+    if wanted is not None and (wrong := shapes - {wanted}):
         raise ContractError(
             f"a policy's action must have shape {list(wanted)} for a trial (one answer for each "
             f"query row), got {list(min(wrong))}"

@@ -41,6 +41,7 @@ class SweepRequest:
         jobs: cells side by side; they share the usable cores.
         timeout_s: seconds after which a cell is stopped; None lets it take what it takes.
         episode_timeout_s: as for a run.
+        isolated: as for a run; a record that was made without it is made once more.
         memory_bytes: what a cell's process may hold; None sets no limit.
         device: as for a run.
         out: the store of records.
@@ -58,6 +59,7 @@ class SweepRequest:
     slots: tuple[Slot, ...] = ()
     elsewhere: bool = False
     episode_timeout_s: float | None = None
+    isolated: bool = False
 
     def __post_init__(self) -> None:
         """Look at the limits.
@@ -183,6 +185,7 @@ def arguments(cell: SuiteCell, request: SweepRequest) -> tuple[str, ...]:
             words += [option, f"{name}={text}"]
     if request.episode_timeout_s is not None:
         words += ["--timeout-per-episode", f"{request.episode_timeout_s:g}"]
+    words += ["--isolated"] * request.isolated
     return (*words, "--out", str(request.out), "--runs", str(request.runs))
 
 
@@ -229,7 +232,11 @@ def split(
         except LazybenchError as error:
             known.append(CellOutcome(cell, _status(error), reason=str(error)))
             continue
-        if record is None or record.status in ("failed", "oom", "timeout"):
+        if (
+            record is None
+            or record.status in ("failed", "oom", "timeout")
+            or (record.status == "ok" and request.isolated and not record.isolated)
+        ):
             missing.append(cell)
         else:
             # What diverged would do so again, and still has no score.
