@@ -53,7 +53,12 @@ class Echo:
                 print("x" * 100); os.write(1, b"garbage")
             if self.does == "looks":
                 kinds = {type(each) for each in gc.get_objects()}
-                bad = [str(k) for k in kinds if str(k.__module__).startswith("lazybench.envs")]
+                # The catalogue's ids are there: they name environments and open none.
+                bad = [
+                    str(k) for k in kinds
+                    if str(k.__module__).startswith("lazybench.envs")
+                    and not k.__module__.endswith("_ids")
+                ]
                 assert not bad, bad
             return torch.zeros_like(seen["query_y"]) + state["w"].sum(), memory
         return answer
