@@ -19,7 +19,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -202,12 +202,25 @@ def _module(target: str) -> ModuleType:
 
 
 def _files_sha256(path: Path) -> str:
-    first, *others = _needed(path)
-    if not others:
-        return source_sha256(first)
-    root = _Root(path)
-    named = sorted((os.path.relpath(other, root.folder), source_sha256(other)) for other in others)
-    lines = [source_sha256(first), *(f"{Path(name).as_posix()} {sha}" for name, sha in named)]
+    return _whole_sha256(path, _hashes(path))
+
+
+def _hashes(path: Path) -> dict[Path, str]:
+    """The sha256 of each file that a file needs, itself first."""
+    return {file: source_sha256(file) for file in _needed(path)}
+
+
+def _whole_sha256(path: Path, hashes: Mapping[Path, str]) -> str:
+    """One sha256 over a file and what it needs; its own where it needs nothing."""
+    if len(hashes) == 1:
+        return hashes[path]
+    folder = _Root(path).folder
+    others = sorted(
+        (Path(os.path.relpath(file, folder)).as_posix(), sha256)
+        for file, sha256 in hashes.items()
+        if file != path
+    )
+    lines = [hashes[path], *(f"{name} {sha256}" for name, sha256 in others)]
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -321,10 +334,12 @@ def _load_file(path: Path) -> ModuleType:
             f"no such file: {path}; give the path of a Python file, as in my.py:MyAgent"
         )
     path = path.resolve()
-    mark = hashlib.sha256(f"{path}\n{_files_sha256(path)}".encode("utf-8", "surrogateescape"))
+    hashes = _hashes(path)
+    whole = f"{path}\n{_whole_sha256(path, hashes)}"
+    mark = hashlib.sha256(whole.encode("utf-8", "surrogateescape"))
     name = f"{USER_MODULE}{mark.hexdigest()[:12]}"
     with _LOADING:
-        beside = _NEIGHBOURS.claim(path)
+        beside = _NEIGHBOURS.claim(path, hashes)
         if name in sys.modules:
             return sys.modules[name]
         spec = importlib.util.spec_from_file_location(name, path)
@@ -361,14 +376,22 @@ class _Neighbours:
         folder = None if path is not None else self.folders.get(name)
         return None if folder is None else PathFinder.find_spec(name, [str(folder)], target)
 
-    def claim(self, path: Path) -> dict[Path, str]:
+    def claim(self, path: Path, hashes: Mapping[Path, str]) -> dict[Path, str]:
         """Let a file's imports find its own neighbours; return these with their sha256.
+
+        Args:
+            path: the file.
+            hashes: of all files that it needs.
 
         Those that were imported for a file of another folder, or that have changed since, are
         forgotten, so that each file gets its own; who has them keeps them.
         """
         root = _Root(path)
-        beside = {file: source_sha256(file) for file in _needed(path)[1:] if file.suffix == ".py"}
+        beside = {
+            file: sha256
+            for file, sha256 in hashes.items()
+            if file != path and file.suffix == ".py"
+        }
         claimed: dict[str, Path] = {}
         for file in beside:
             for folder in (root.folder, root.beside):

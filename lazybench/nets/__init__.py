@@ -135,10 +135,7 @@ def _of_place(name: str, task: TaskShape) -> Net:
 
 
 def _loaded(name: str, factory: Any, task: TaskShape, second_order: bool) -> Net:
-    train_mode = declared(name, "TRAIN_MODE", True)
-    if not isinstance(train_mode, bool):
-        raise UsageError(f"TRAIN_MODE beside '{name}' must be True or False, got {train_mode!r}")
-    net = _from_factory(name, factory, task, train_mode=train_mode, second_order=second_order)
+    net = _from_factory(name, factory, task, second_order)
     if precision() == "bf16" and not isinstance(net, ModuleNet):
         raise UsageError(
             f"backbone '{name}' has a forward pass of its own, which runs at fp32, got precision "
@@ -147,7 +144,12 @@ def _loaded(name: str, factory: Any, task: TaskShape, second_order: bool) -> Net
     return net
 
 
-_from_factory = lru_cache(maxsize=16)(from_factory)
+@lru_cache(maxsize=16)
+def _from_factory(name: str, factory: Any, task: TaskShape, second_order: bool) -> Net:
+    train_mode = declared(name, "TRAIN_MODE", True)
+    if not isinstance(train_mode, bool):
+        raise UsageError(f"TRAIN_MODE beside '{name}' must be True or False, got {train_mode!r}")
+    return from_factory(name, factory, task, train_mode=train_mode, second_order=second_order)
 
 
 @lru_cache(maxsize=64)
