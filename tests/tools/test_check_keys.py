@@ -50,14 +50,16 @@ def test_keys_of_published_records_are_what_they_were(
 @pytest.mark.parametrize(
     ("change", "seen"),
     [
-        ({"config": {"iterations": 451}}, "config.iterations: 451 is now"),
+        ({"config": {"iterations": 7}}, "config.iterations: 7 is now"),
         ({"network": {"source_sha256": "ab" * 32}}, "network_source: abab"),
     ],
 )
 def test_a_key_that_changes_is_seen(
     tool: ModuleType, published: list[Record], change: dict[str, Any], seen: str
 ) -> None:
-    record = next(r for r in published if (r.agent.id, r.env.id) == ("maml", "glyphs-5way-1shot"))
+    learned = [r for r in published if r.data.name == "glyphs" and r.config.get("iterations")]
+    # Of a version that is still the newest.
+    record = next(r for r in learned if tool.check([r]).counts["resolved"])
     told = record.model_dump(mode="json", by_alias=True)
     for name, value in change.items():
         told[name] = told[name] | value if isinstance(value, dict) else value
