@@ -27,7 +27,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from lazybench.errors import LazybenchError, UsageError, nearest
-from lazybench.files import read_file
+from lazybench.files import open_file, read_file
 from lazybench.plugins import contained, describe
 
 FILES = "FILES"
@@ -104,7 +104,7 @@ def source_sha256(path: Path) -> str:
     if path.suffix == ".py":
         return hashlib.sha256(read_file(path, MOST_SOURCE_BYTES)).hexdigest()
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path, None) as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
@@ -240,7 +240,7 @@ def _needed(path: Path) -> list[Path]:
 def _asked_for(path: Path) -> Iterator[tuple[Path, bool]]:
     """The files that a module imports or declares, and whether each is code."""
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(read_file(path, MOST_SOURCE_BYTES))
     except (SyntaxError, ValueError, RecursionError):
         # Importing it says so.
         return
@@ -472,7 +472,8 @@ def _need_same_code(thing: Any, path: Path) -> None:
     if path.stat().st_mtime <= _SINCE_S or not live:
         return
     try:
-        left: list[Any] = [compile(path.read_bytes(), str(path), "exec", dont_inherit=True)]
+        source = read_file(path, MOST_SOURCE_BYTES)
+        left: list[Any] = [compile(source, str(path), "exec", dont_inherit=True)]
     except (SyntaxError, ValueError):
         left = []
     there: dict[str, list[str]] = {}
