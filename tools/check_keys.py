@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from lazybench.envs.trials import QUERIES
 from lazybench.errors import DataUnavailable, LazybenchError, UnknownName
 from lazybench.harness import cell
 from lazybench.harness.environment import resolve_env
-from lazybench.harness.judge import open_env
+from lazybench.harness.judge import open_env, open_training
 from lazybench.harness.request import RunRequest
 from lazybench.longtail_task import LongTailTask
 from lazybench.records import Record, Store, make_key
@@ -101,13 +101,16 @@ def _compared(record: Record) -> tuple[str, str]:
         return "of an older version", ""
     absent = False
 
-    def opened(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settings: Any) -> Any:
-        nonlocal absent
-        try:
-            return open_env(spec, rows, split, device, **settings)
-        except DataUnavailable:
-            absent = True
-            return _recorded(record, spec)
+    def lenient(opened: Callable[..., Any]) -> Callable[..., Any]:
+        def or_recorded(spec: EnvSpec, *rest: Any, **settings: Any) -> Any:
+            nonlocal absent
+            try:
+                return opened(spec, *rest, **settings)
+            except DataUnavailable:
+                absent = True
+                return _recorded(record, spec)
+
+        return or_recorded
 
     told = record.env.protocol
     request = RunRequest(
@@ -122,7 +125,9 @@ def _compared(record: Record) -> tuple[str, str]:
         limit=record.trials.n if record.limited else None,
         out=ROOT / "leaderboards",
     )
-    with mock.patch.object(cell, "open_env", opened):
+    with mock.patch.multiple(
+        cell, open_env=lenient(open_env), open_training=lenient(open_training)
+    ):
         now = cell.resolve(request, here=False)
     if now.made.spec.version > record.agent.version:
         return "of an older version", ""
