@@ -105,9 +105,8 @@ class Store:
         """The path of `record`, once the store holds it.
 
         A record whose comparable content is there already is left as it stands, unless this one
-        was made in isolation and that one wasn't. A record that
-        failed, ran out of memory or out of time gives way to one that another try of the same
-        run made.
+        was made in isolation and that one wasn't. A record that failed, ran out of memory or out
+        of time gives way to one that another try of the same run made.
 
         Raises:
             RecordConflict: the store holds the key with other content.
