@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -123,7 +124,8 @@ def tables(records: Iterable[Record]) -> list[list[Record]]:
     """Return the records of each board: those of one environment, data, protocol and budget."""
     found: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        found[canonical_json(_table(record))].append(record)
+        # Compact, which Python writes ten times as fast as the canonical form.
+        found[json.dumps(_table(record), sort_keys=True)].append(record)
     return list(found.values())
 
 
