@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find envs agents lazybench -type f -not -name '*.pyc')
 
-.PHONY: help demo install develop test test-faults lint types docs snippets bench peers cost clean
+.PHONY: help demo install develop test test-faults lint types docs snippets mutants bench peers cost clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -74,6 +74,9 @@ docs: $(VENV)/.documented  ## build the documentation into docs/_build; a warnin
 
 snippets: $(VENV)/.developed  ## run the commands and code of README, docs and CONTRIBUTING, and list them
 	$(BIN)/python tools/snippets.py
+
+mutants: $(VENV)/.developed  ## whether tests catch faults: change the code in a copy, place by place (ten minutes)
+	$(BIN)/python tools/mutants.py --jobs 2 $(MUTANTS)
 
 bench: $(VENV)/.developed  ## measure what the docs quote
 	set -e; for script in $(filter-out benchmarks/cost% benchmarks/peer%,$(wildcard benchmarks/*.py)); do \

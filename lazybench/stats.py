@@ -214,7 +214,8 @@ def _wilson_as_wide(share: float, half: float, most: int) -> tuple[float, float]
     from scipy.special import ndtri
 
     z = float(ndtri(0.5 + LEVEL / 2))
-    n = min(most, share * (1 - share) * (z / half) ** 2)
+    # Seeds whose hits make up for each other leave no width at all.
+    n = min(most, share * (1 - share) * (z / half) ** 2) if half > 0 else most
     return wilson(share * n, n)
 
 

@@ -190,6 +190,9 @@ def judge_block(
 ) -> Judged:
     """Return one block of judged trials of a vector environment, in their order.
 
+    The score and answers of a trial are those of the step that ended it; what is told of its row
+    afterwards is left out.
+
     Args:
         env: of as many rows as there are trials.
         policy: what answers.
@@ -212,11 +215,16 @@ def judge_block(
             policy, observation, memory, rows, env.single_action_space.shape
         )
         observation, _, terminated, truncated, info = env.step(action)
-        done |= terminated | truncated
-        answers = _array(action, rows)
+        given = _array(action, rows)
+        if answers is not None and answers.shape == given.shape:
+            given[done] = answers[done]
+        answers = given
         for name in told.keys() & info.keys():
             fresh = np.asarray(info.get(f"_{name}", np.ones(rows, dtype=np.bool_)))
+            # A finished row may have begun another trial, which isn't its own.
+            fresh = fresh & ~done
             told[name][fresh] = np.asarray(info[name])[fresh]
+        done |= terminated | truncated
     if answers is None:
         raise ContractError("an environment must take at least one action in each trial")
     named = {name: told[name] for name in columns}

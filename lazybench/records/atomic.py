@@ -131,6 +131,10 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, replace: bool = Tr
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        # What may have that name isn't ours, so it stays.
+        raise _store_error(target, error, len(data)) from error
+    try:
         try:
             _write_all(fd, data)
             os.fsync(fd)

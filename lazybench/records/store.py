@@ -40,6 +40,9 @@ def slug(name: str) -> str:
     if safe and safe == name and not _RESERVED.match(safe):
         return safe
     mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    if _RESERVED.match(safe):
+        # Windows takes what stands before the first dot for the device, whatever comes after it.
+        safe = safe.replace(".", "-")
     return f"{safe}-{mark}".lstrip("-")
 
 

@@ -19,6 +19,7 @@ from lazybench.stats import (
     standard_error,
     wilson,
 )
+from lazybench.variance import Parts
 
 
 @pytest.fixture(scope="module")
@@ -301,3 +302,43 @@ def test_seeds_that_arent_paired_keep_equal_agents_together_too(
     found = intervals.simulate(1000, 3, spread, paired=False, better=0.0)
     assert found.boards <= 6
     assert 94.5 <= found.differences <= 97.5
+
+
+def test_two_seeds_are_never_paired() -> None:
+    rng = np.random.default_rng(8)
+    tasks = rng.normal(0.5, 0.1, 200)
+    b = [tasks + model + rng.normal(0, 0.02, 200) for model in (-0.05, 0.03, 0.06)]
+    a = [x + 0.01 + rng.normal(0, 0.02, 200) for x in b]
+    two = paired_difference(a[:2], b[:2], same_seeds=True)
+    assert two == paired_difference(a[:2], b[:2])
+    assert two.hi - two.lo > 10 * (0.02 / 200**0.5)
+    three = paired_difference(a, b, same_seeds=True)
+    assert three.hi - three.lo < (two.hi - two.lo) / 10
+
+
+@pytest.mark.parametrize("spoilt", [0, 1, 3])
+def test_no_interval_of_hits_is_that_of_more_trials_than_there_are(spoilt: int) -> None:
+    """Seeds that are right where the others are wrong: their mean hardly varies, or not at all."""
+    seeds = [np.tile([0.0, 1.0], 50), np.tile([1.0, 0.0], 50)]
+    seeds[0][:spoilt] = 1.0
+    found = over_seeds(seeds)
+    assert found[1:3] == pytest.approx(wilson(sum(s.sum() for s in seeds), 200))
+
+
+def test_seeds_of_unequal_trials_have_the_variance_of_their_means() -> None:
+    rng = np.random.default_rng(4)
+    seeds = [rng.normal(level, 1, n) for level, n in ((0, 10), (0.5, 40), (2, 20))]
+    parts = Parts.of_mean(seeds)
+    noise = sum(seed.var(ddof=1) / len(seed) for seed in seeds) / 9
+    between = np.var([seed.mean() for seed in seeds], ddof=1) / 3
+    assert (parts.seeds, parts.trials) == pytest.approx((between - noise, noise))
+    assert (parts.seeds_df, parts.trials_df) == (2, 9)
+
+
+def test_unpaired_seeds_have_welchs_degrees_of_freedom() -> None:
+    levels = (0.1, 0.4, 0.9), (0.3, 0.32, 0.31, 0.33)
+    a, b = ([np.full(20, level) for level in side] for side in levels)
+    found = paired_difference(a, b)
+    want = scipy_stats.ttest_ind(*levels, equal_var=False)
+    low, high = want.confidence_interval(0.95)
+    assert found == pytest.approx((want.statistic * 0 + found.mean, low, high, want.pvalue))

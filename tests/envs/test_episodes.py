@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -201,3 +202,33 @@ def test_tasks_that_the_pool_cannot_serve(way: int, shot: int, query: int, messa
 def test_a_function_needs_points() -> None:
     with pytest.raises(UsageError, match="at least 1, got 0 and 5"):
         FunctionSampler(None, shot=0, query=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("most", "digest"),
+    [(9, "782d99a00360c5d4"), (90, "1c06e5c6e7590493")],
+)
+def test_draws_are_the_same_in_every_version(most: int, digest: str) -> None:
+    """Trials of published records are these draws, so that another one needs another version."""
+    sampler = ClassSampler(marked_pool([6, most, 7, 8]), way=3, shot=2, query=3, where="here")
+    block = sampler.draw(counter.mix("pinned", np.arange(5)))
+    told = hashlib.sha256()
+    for part in block:
+        told.update(np.ascontiguousarray(part.numpy().astype("<i8")).tobytes())
+    assert told.hexdigest()[:16] == digest
+
+
+def test_classes_of_a_task_draw_their_instances_apart() -> None:
+    tasks, each = 3000, 5
+    sampler = ClassSampler(marked_pool([each] * 6), way=3, shot=1, query=1, where="here")
+    drawn = sampler.draw(counter.mix("apart", np.arange(tasks))).support_x.numpy()[..., 1]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        same = (drawn[:, one] == drawn[:, other]).mean()
+        assert abs(same - 1 / each) < 4 * (0.2 * 0.8 / tasks) ** 0.5
+
+
+def test_groups_of_another_key_are_others() -> None:
+    one, other = (
+        np.concatenate(class_groups(20, 4, key, ordered=False)).tolist() for key in ("a", "b")
+    )
+    assert one != other

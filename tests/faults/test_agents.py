@@ -6,6 +6,7 @@ import json
 import random
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import pytest
 import torch
 
 import lazybench
+from lazybench.envs import targets
+from lazybench.harness.request import RunRequest
+from lazybench.harness.run import run
 from lazybench.records import canonical_json
 
 PLAYERS = Path(__file__).with_name("players.py")
@@ -301,3 +305,36 @@ def test_25_more_queries_than_the_budget(here: Any) -> None:
     left = [line["left"][0] for line in told]
     assert left[:2] == [10, 3], "copies are counted, row by row"
     assert min(left) >= 0
+
+
+def test_25_what_the_target_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted where the target is, not by the ledger: ten rows an image and none more."""
+    sent: list[int] = []
+    load = targets.load_target
+
+    def counted(name: str, device: Any = "cpu") -> Any:
+        found = load(name, device)
+
+        def predict(rows: torch.Tensor) -> torch.Tensor:
+            sent.append(len(rows))
+            return found.predict(rows)
+
+        return replace(found, predict=predict)
+
+    monkeypatch.setattr(targets, "load_target", counted)
+    monkeypatch.chdir(tmp_path)
+    request = RunRequest(
+        f"{PLAYERS}:Overspends",
+        "glyphs-net4-untargeted",
+        budget="smoke",
+        protocol={"query_budget": 10},
+        limit=4,
+        out=tmp_path / "o",
+        runs=tmp_path / "r",
+        threads=1,
+    )
+    record = run(request)
+    assert record.status == "ok", record.reason
+    # Before the attack come the images among which those that are classified right are looked for;
+    # nothing succeeds, so nothing is asked once more.
+    assert sent[1:] == [4 * 7, 4 * 3]

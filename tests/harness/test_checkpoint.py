@@ -59,3 +59,26 @@ def test_a_checkpoint_of_another_version_is_told() -> None:
     assert Progress.of(Progress(step=3).tree()).step == 3
     with pytest.raises(StoreError, match="written by another version"):
         Progress.of({"step": 3})
+
+
+def test_steps_are_numbers_and_the_newest_two_stay(tmp_path) -> None:
+    for step in (8, 9, 10, 100):
+        checkpoint.save(tmp_path, step, {"n": step})
+        assert checkpoint.load(tmp_path) == (step, {"n": step}, [])
+    assert checkpoint.steps(tmp_path) == [10, 100]
+    for name in ("step-9", "step-x", "step-007", "step-1e3"):
+        (tmp_path / name).mkdir()
+    assert checkpoint.steps(tmp_path) == [9, 10, 100]
+    (tmp_path / "step-100" / "state.json").write_bytes(b"[]")
+    step, state, notes = checkpoint.load(tmp_path)
+    assert (step, state) == (10, {"n": 10})
+    assert "step-100/state.json is damaged" in notes[0]
+
+
+def test_a_copied_state_shares_no_memory() -> None:
+    state = {"a": torch.zeros(2), "b": [torch.zeros(1)], "c": (torch.zeros(1), 3), "d": "x"}
+    again = checkpoint.copied(state)
+    for tensor in (again["a"], again["b"][0], again["c"][0]):
+        tensor += 1
+    assert (state["a"].sum(), state["b"][0].sum(), state["c"][0].sum()) == (0, 0, 0)
+    assert (again["c"][1], again["d"]) == (3, "x")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 
 import lazybench
+from lazybench.agent import Plan
 from lazybench.errors import ContractError, OutputUnavailable, RecordConflict, UsageError
+from lazybench.harness.environment import resolve_env
+from lazybench.harness.judge import Judged, judge, judge_block, open_training
 
 
 def nearest(observation):
@@ -80,3 +85,67 @@ def test_a_torch_module_of_one_argument_is_a_policy():
 
     record = lazybench.evaluate(Zeros(), "sinusoid-5shot", name="zeros", limit=2)
     assert record.metrics["mse"].n == 2
+
+
+class Uneven(gymnasium.vector.VectorEnv):
+    """Rows end after 1, 2 and 3 steps, and tell something of every row at every step."""
+
+    num_envs = 3
+    single_action_space = gymnasium.spaces.Discrete(100)
+
+    def __init__(self, masked):
+        self.masked, self.at = masked, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.at = 0
+        self.trials = np.asarray(options["trials"])
+        return {"x": torch.zeros(3)}, {}
+
+    def step(self, action):
+        self.at += 1
+        info = {"score": self.trials + self.at / 10, "extra": np.full(3, float(self.at))}
+        done = self.at >= np.array([1, 2, 3])
+        if self.masked == "always":
+            # As an environment does whose finished rows begin another trial by themselves.
+            info |= {f"_{name}": np.ones(3, np.bool_) for name in ("score", "extra")}
+        elif self.masked == "early":
+            # The last row tells nothing in its last step; what it told before stays.
+            info |= {f"_{name}": np.full(3, self.at < 3) for name in ("score", "extra")}
+        return {"x": torch.zeros(3)}, np.zeros(3), done, np.zeros(3, np.bool_), info
+
+
+def counting(observation, memory):
+    step = (memory or 0) + 1
+    return torch.full((3,), step), step
+
+
+counting.vectorized = True
+
+
+@pytest.mark.parametrize(("masked", "last"), [("no", 3), ("always", 3), ("early", 2)])
+def test_a_finished_trial_keeps_its_score_and_answer(masked, last):
+    block = judge_block(Uneven(masked), counting, "score", np.array([10, 20, 30]), ("extra",))
+    assert block.scores.tolist() == [10.1, 20.2, 30 + last / 10]
+    assert block.columns["extra"].tolist() == [1, 2, last]
+    assert block.answers.tolist() == [1, 2, 3]
+
+
+def test_trials_past_the_last_are_thrown_away():
+    blocks = list(judge(Uneven("always"), counting, "score", 4, columns=("extra",)))
+    assert [block.first for block in blocks] == [0, 3]
+    assert [block.scores.tolist() for block in blocks] == [[0.1, 1.2, 2.3], [3.1]]
+    assert [len(block.answers) for block in blocks] == [3, 1]
+    assert [block.columns["extra"].tolist() for block in blocks] == [[1, 2, 3], [1]]
+
+
+def test_the_headline_metric_is_what_the_environment_tells():
+    scores = np.array([0.0, 1.0])
+    assert Judged(0, scores, scores, 0.0, 0.0, {"accuracy": 0.9}).score("accuracy") == 0.9
+    assert Judged(0, scores, scores, 0.0, 0.0).score("accuracy") == 0.5
+
+
+@pytest.mark.parametrize("name", ["split", "backend", "device", "num_envs", "render_mode", "way"])
+def test_a_plan_sets_nothing_of_what_is_judged(name):
+    spec = resolve_env("glyphs-5way-1shot")[0]
+    with pytest.raises(ContractError, match=f"plan can't set '{name}'"):
+        open_training(spec, Plan(updates=1, env={name: "test"}))

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from lazybench.boards import build, check, write
+from lazybench.errors import Busy
+from lazybench.locks import is_held
 from lazybench.records import Store
 
 MODULE = sys.modules["lazybench.boards.write"]
@@ -200,3 +203,33 @@ def test_an_index_that_is_no_file_is_replaced_or_left(two: Store, tmp_path: Path
     write(two)
     assert target.read_text() == "mine"
     assert check(two) == []
+
+
+def test_boards_are_written_by_one_process_at_a_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "WAIT_S", 0.0)
+    with FileLock(store.root / MODULE.LOCK), pytest.raises(Busy, match="another process writes"):
+        write(store)
+    assert not (store.root / "boards").exists()
+    write(store)
+
+    def built(records: Any, papers: Any) -> Any:
+        assert is_held(store.root / MODULE.LOCK), "while records are read and boards made"
+        return build(records, papers)
+
+    monkeypatch.setattr(MODULE, "build", built)
+    write(store, anew=True)
+    assert not is_held(store.root / MODULE.LOCK)
+
+
+def test_what_a_living_writer_of_records_has_begun_stays(store: Store) -> None:
+    folder = next((store.root / "records").glob("*/*"))
+    begun = [folder / ".tmp-1-aa", store.root / ".tmp-2-bb"]
+    left = [folder / ".tmp-3-cc", store.root / "boards" / ".tmp-4-dd"]
+    left[1].parent.mkdir()
+    for path in (*begun, *left):
+        path.write_bytes(b"")
+    os.utime(left[0], (time.time() - 4000, time.time() - 4000))
+    write(store)
+    assert [path.exists() for path in (*begun, *left)] == [True, True, False, False]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lazybench.learning import adam, batches, sgd, student, unrolled
+from lazybench.learning import adam, batches, preconditioned, proximal, sgd, student, unrolled
 from lazybench.params import Params, leaves
 
 
@@ -222,3 +222,52 @@ def test_batches_repeat_with_the_seed() -> None:
 
     assert draw(5) == draw(5)
     assert draw(5) != draw(6)
+
+
+def test_the_proximal_term_is_half_lam_of_the_squared_distance(quadratic: Any) -> None:
+    start = leaves(quadratic.optimum)
+    phi = leaves(quadratic.theta)
+    got = proximal(quadratic, start, 0.7)(phi)
+    away = flat(phi) - flat(start)
+    assert float(got.detach()) == pytest.approx(
+        float((quadratic(phi) + 0.35 * away.square().sum()).detach()), abs=1e-12
+    )
+    slopes = torch.autograd.grad(got, list(start.values()))
+    torch.testing.assert_close(torch.cat([s.flatten() for s in slopes]), -0.7 * away.detach())
+    assert proximal(quadratic, start, 0.0) is quadratic
+
+
+def test_preconditioned_descent_subtracts_its_direction(quadratic: Any) -> None:
+    rates = {"w": 0.05, "b": 0.2}
+
+    def direction(grads: Params) -> Params:
+        return {name: rates[name] * grad for name, grad in grads.items()}
+
+    trail = student(quadratic.theta, [quadratic] * 4, rule=preconditioned(direction, rates))
+    for name, rate in rates.items():
+        torch.testing.assert_close(
+            trail.end[name], quadratic.after(4, rate)[name], rtol=0, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("keep", [1, 2, 4])
+def test_drift_is_the_sum_of_the_gradients_up_to_each_checkpoint(quadratic: Any, keep: int) -> None:
+    trail = student(quadratic.theta, [quadratic] * 3, rule=sgd(0.1), keep=keep, drift=True)
+    assert len(trail.drift) == len(trail.last) == keep
+    for drift, phi in zip(trail.drift, trail.last, strict=True):
+        expected = {name: (quadratic.theta[name] - phi[name]) / 0.1 for name in phi}
+        torch.testing.assert_close(drift, expected, rtol=0, atol=1e-10)
+    assert student(quadratic.theta, [quadratic], rule=sgd(0.1)).drift == ()
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_first_order_keeps_no_graph_of_the_inner_gradients(quadratic: Any, order: Any) -> None:
+    anchor = leaves(quadratic.theta)
+    seen: list[bool] = []
+
+    def direction(grads: Params) -> Params:
+        seen.extend(grad.requires_grad for grad in grads.values())
+        return {name: 0.1 * grad for name, grad in grads.items()}
+
+    unrolled(anchor, [quadratic] * 2, lr=0.1, order=order, direction=direction)
+    assert seen == [order == 2] * 4

@@ -213,3 +213,39 @@ def test_annealing() -> None:
     assert [annealed("linear", step, 4) for step in range(6)] == [1, 0.75, 0.5, 0.25, 0, 0]
     assert annealed("none", 3, 4) == 1
     assert annealed("linear", 3, 0) == 1
+
+
+def test_outer_steps_are_annealed_and_gradients_clipped_on_both_sides(quadratic: Any) -> None:
+    theta = quadratic.theta
+    gradient = {name: torch.full_like(value, -5.0) for name, value in theta.items()}
+    for rule in (outer_adam(0.1, clip=0.3), outer_sgd(0.1)):
+        whole, _ = rule.update(theta, rule.init(theta), gradient, 1.0)
+        quarter, state = rule.update(theta, rule.init(theta), gradient, 0.25)
+        for name, value in theta.items():
+            moved = whole[name] - value
+            torch.testing.assert_close(quarter[name] - value, moved / 4, rtol=0, atol=1e-12)
+            assert bool((moved > 0).all())
+    rule = outer_adam(0.1, beta1=0.9, clip=0.3)
+    state = rule.update(theta, rule.init(theta), gradient, 1.0)[1]
+    for name, value in theta.items():
+        torch.testing.assert_close(state[f"m.{name}"], torch.full_like(value, -0.03))
+
+
+def test_annealing_ends_at_0_and_stays_there() -> None:
+    assert [annealed("linear", step, 4) for step in (0, 1, 4, 6)] == [1.0, 0.75, 0.0, 0.0]
+    assert annealed("none", 6, 4) == annealed("linear", 6, 0) == 1.0
+
+
+def test_weights_that_the_loss_reaches_past_the_leap_have_their_own_gradient(
+    quadratic: Any,
+) -> None:
+    theta = leaves(quadratic.theta)
+    adapted = {"w": theta["w"].detach() - 1.0}
+    leap = Leap(adapted, 0.0, (1.0,), (), 0)
+
+    def valid(params: Params) -> Tensor:
+        return params["w"].square().sum() + 3 * theta["b"].sum() + theta["w"].sum()
+
+    found = fomaml_gradient(theta, leap, valid).params
+    torch.testing.assert_close(found["b"], torch.full_like(theta["b"], 3.0))
+    torch.testing.assert_close(found["w"], 2 * adapted["w"] + 1.0)

@@ -11,7 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from lazybench.learning import GAMMAS, Trail, greedy, lazy, sgd, simplex_grid, student, unrolled
+from lazybench.learning import (
+    GAMMAS,
+    Trail,
+    greedy,
+    lazy,
+    on_rates,
+    sgd,
+    simplex_grid,
+    student,
+    unrolled,
+)
 from lazybench.params import Params, leaves
 
 Score = tuple[float, ...]
@@ -242,3 +252,47 @@ def test_alphas_of_another_length_than_the_trail_are_refused() -> None:
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         lazy(alphas=((0.5, 0.5),))(point(1.0), trail_of(point(0.0)), lambda params: (0.0,))
+
+
+@pytest.mark.parametrize("off", [2e-6, 5e-3])
+def test_alphas_sum_to_1_but_for_rounding(off: float) -> None:
+    lazy(alphas=((0.1, 0.2, 0.7),))
+    for alpha in ((0.5, 0.5 + off), (0.5, 0.5 - off)):
+        with pytest.raises(ValueError, match="each alpha must be non-negative and sum to 1"):
+            lazy(alphas=(alpha,))
+
+
+@pytest.mark.parametrize("step", [0.33, 0.3333, 0.051])
+def test_simplex_steps_divide_one_but_for_rounding(step: float) -> None:
+    assert len(simplex_grid(2, 1 / 3)) == 4
+    with pytest.raises(ValueError, match="step must divide 1 evenly"):
+        simplex_grid(2, step)
+
+
+@pytest.mark.parametrize("leap_on", ["theta", "phi"])
+def test_a_leap_on_rates_is_the_same_leap(quadratic: Any, leap_on: Any) -> None:
+    """Where a step is a rate times the gradient, the hull is theta less the rates' steps."""
+    anchor, rate = leaves(quadratic.theta), torch.tensor(0.1, dtype=torch.float64)
+    rate.requires_grad_()
+    trail = student(anchor, [quadratic] * 3, rule=sgd(0.1), keep=2, drift=True)
+
+    def direction(grads: Params) -> Params:
+        return {name: rate * grad for name, grad in grads.items()}
+
+    teacher = lazy(gammas=(0.3,), alphas=((0.2, 0.8),), leap_on=leap_on)
+    for leap in (teacher(anchor, trail, lambda params: (0.0,)), greedy()(anchor, trail, toward)):
+        again = on_rates(anchor, leap, trail, direction, leap_on=leap_on)
+        for name, value in leap.params.items():
+            torch.testing.assert_close(
+                again.params[name].detach(), value.detach(), rtol=0, atol=1e-12
+            )
+        weight = 1.0 - (leap.gamma if leap_on == "theta" else 1 - leap.gamma)
+        weight = weight if leap.candidates else 1.0
+        summed = {
+            name: sum(a * d[name] for a, d in zip(leap.alpha, trail.drift, strict=True))
+            for name in anchor
+        }
+        total = torch.stack([value.sum() for value in again.params.values()]).sum()
+        (slope,) = torch.autograd.grad(total, rate)
+        expected = -weight * sum(float(value.sum()) for value in summed.values())
+        assert float(slope) == pytest.approx(expected, abs=1e-10)

@@ -1,19 +1,31 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import resource
+import secrets
+import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lazybench.errors import OutputUnavailable, StoreError, UsageError
-from lazybench.records import append_line, canonical_json, read_lines, write_bytes, write_json
+from lazybench.records import (
+    append_line,
+    canonical_json,
+    read_lines,
+    remove_leftovers,
+    write_bytes,
+    write_json,
+)
 
 
 def test_canonical_json_is_sorted_indented_and_free_of_nan() -> None:
@@ -154,3 +166,110 @@ def test_a_line_longer_than_the_tail_that_is_read_first(tmp_path: Path) -> None:
 def test_the_crc_field_is_reserved(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="without 'crc'"):
         append_line(tmp_path / "x", {"crc": 1})
+
+
+def test_a_planted_temporary_file_is_neither_written_through_nor_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "0" * 2 * size)
+    (tmp_path / "mine").write_bytes(b"mine")
+    planted = tmp_path / f".tmp-{os.getpid()}-00000000"
+    for plant in (
+        lambda: planted.symlink_to(tmp_path / "mine"),
+        lambda: planted.symlink_to(tmp_path / "not there"),
+        lambda: planted.write_bytes(b"somebody's"),
+    ):
+        plant()
+        with pytest.raises(OutputUnavailable, match="File exists"):
+            write_bytes(tmp_path / "a", b"new")
+        assert os.path.lexists(planted)
+        assert sorted(os.listdir(tmp_path)) == [planted.name, "mine"]
+        assert (tmp_path / "mine").read_bytes() == b"mine"
+        planted.unlink()
+
+
+def test_leftovers_of_living_writers_stay(tmp_path: Path) -> None:
+    old, young, other = tmp_path / "x" / ".tmp-1-a", tmp_path / ".tmp-2-b", tmp_path / "tmp-3"
+    old.parent.mkdir()
+    for path in (old, young, other):
+        path.write_bytes(b"")
+    os.utime(old, (time.time() - 100, time.time() - 100))
+    remove_leftovers(tmp_path, older_than_s=3600)
+    assert old.exists()
+    assert young.exists()
+    remove_leftovers(tmp_path, older_than_s=50)
+    assert not old.exists()
+    assert young.exists()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["tmp-3"]
+
+
+@pytest.mark.parametrize("full", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+@pytest.mark.parametrize("part", [0, 5])
+def test_a_full_disk_file_or_quota_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: int, part: int
+) -> None:
+    lines = tmp_path / "lines"
+    append_line(lines, {"i": 0})
+    before = lines.read_bytes()
+    write = os.write
+    room = [part]
+
+    def stops(fd: int, data: bytes) -> int:
+        size = room[0]
+        if not size:
+            raise OSError(full, os.strerror(full))
+        room[0] = 0
+        return write(fd, data[:size])
+
+    monkeypatch.setattr(os, "write", stops)
+    with pytest.raises(StoreError, match="free some space") as caught:
+        write_bytes(tmp_path / "a", b"x" * 20)
+    assert caught.value.exit_code == 74
+    room[0] = part
+    with pytest.raises(StoreError, match="free some space"):
+        append_line(lines, {"i": 1})
+    assert lines.read_bytes() == before, "no part of the line is left"
+    assert os.listdir(tmp_path) == ["lines"]
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What was flushed to the disk or renamed, in order: the name, and the bytes it had then."""
+    done: list[tuple[str, int]] = []
+    fsync, replace, link = os.fsync, os.replace, os.link
+
+    def flushed(fd: int) -> None:
+        fsync(fd)
+        told = os.fstat(fd)
+        done.append(("folder", 0) if stat.S_ISDIR(told.st_mode) else ("file", told.st_size))
+
+    def renamed(move: Any) -> Any:
+        def moved(old: Any, new: Any) -> None:
+            move(old, new)
+            done.append(("renamed", os.stat(new).st_size))
+
+        return moved
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed(replace))
+    monkeypatch.setattr(os, "link", renamed(link))
+    return done
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, synced: list[tuple[str, int]], replace: bool
+) -> None:
+    write_bytes(tmp_path / "a", b"12345", replace=replace)
+    assert synced == [("file", 5), ("renamed", 5), ("folder", 0)]
+
+
+def test_a_line_is_on_the_disk_where_it_must_be(
+    tmp_path: Path, synced: list[tuple[str, int]]
+) -> None:
+    lines = tmp_path / "lines"
+    append_line(lines, {"i": 0})
+    assert synced == []
+    append_line(lines, {"i": 1}, sync=True)
+    assert synced == [("file", lines.stat().st_size)]

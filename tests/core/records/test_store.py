@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lazybench.errors import RecordConflict, StoreError, UsageError
 from lazybench.records import Record, Store, slug
+from lazybench.records.store import first_difference
 
 HOSTILE = [
     "../x",
@@ -162,3 +163,78 @@ def test_a_record_is_frozen(make_record: Any) -> None:
     record: Record = make_record()
     with pytest.raises(ValueError, match="frozen"):
         record.seed = 3
+
+
+def test_the_first_of_two_failed_tries_stays(tmp_path: Path, make_record: Any) -> None:
+    store = Store(tmp_path)
+    path = store.publish(make_record(status="failed", reason="first"))
+    before = path.read_bytes()
+    for status in ("failed", "oom", "timeout"):
+        assert store.publish(make_record(status=status, reason="second")) == path
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("status", ["failed", "ok"])
+def test_a_failed_record_of_another_key_is_not_overwritten(
+    tmp_path: Path, make_record: Any, status: str
+) -> None:
+    """As where two keys have the same first 12 digits, which is all that a file's name holds."""
+    store = Store(tmp_path)
+    record, other = make_record(), make_record(seed=9, status=status)
+    path = store.path(record)
+    path.parent.mkdir(parents=True)
+    path.write_text(other.to_json())
+    for again in (record, make_record(status="failed", reason="x")):
+        with pytest.raises(RecordConflict, match="never overwritten"):
+            store.publish(again)
+        assert path.read_text() == other.to_json()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(True, 1), (1, True), (False, 0), (0.0, False), (True, "true"), (None, False), (1, 2)],
+)
+def test_values_of_other_kinds_differ(old: Any, new: Any) -> None:
+    assert first_difference({"a": {"b": old}}, {"a": {"b": new}}) == ("a.b", old, new)
+    assert first_difference([0, old], [0, new]) == ("1", old, new)
+
+
+def test_values_that_are_alike() -> None:
+    for value in (True, False, 1, 0.5, "x", None, [1, {"a": 2}]):
+        assert first_difference({"a": value}, {"a": value}) is None
+    assert first_difference({"a": 1}, {"a": 1.0}) is None
+    assert first_difference({"a": 1}, {"b": 1}) == ("a", 1, "(absent)")
+    assert first_difference([1], [1, 2]) == ("1", "(absent)", 2)
+
+
+@pytest.mark.parametrize("device", ["con", "prn", "aux", "nul", "com1", "com9", "lpt1", "lpt9"])
+@pytest.mark.parametrize("ending", ["", ".txt", ".tar.gz", "."])
+def test_names_of_windows_devices_are_no_folders(device: str, ending: str) -> None:
+    for name in (device + ending, device.upper() + ending):
+        made = slug(name)
+        # What counts there is all before the first dot.
+        assert made.partition(".")[0] != device, made
+        assert made.startswith(device), "but it stays readable"
+    for name in (f"{device}sole", f"my{device}", f"{device}_1.txt"):
+        assert slug(name) == name
+
+
+def test_keys_have_at_least_six_digits(tmp_path: Path, make_record: Any) -> None:
+    store = Store(tmp_path)
+    record = make_record()
+    store.publish(record)
+    for digits in (6, 12, 13, 64):
+        assert store.find(record.key[:digits]) == record
+    for key in (record.key[:5], record.key + "0", record.key[:6].upper() + "A", ""):
+        with pytest.raises(UsageError, match="6 to 64 hex digits"):
+            store.find(key)
+
+
+def test_records_in_a_folder_are_those_of_the_environment(tmp_path: Path, make_record: Any) -> None:
+    store = Store(tmp_path)
+    record = make_record()
+    store.publish(record)
+    (folder,) = store.folders()
+    env = record.env.id
+    assert store.records_in(folder, env) == store.records_in(folder, f"{env}-v1") == [record]
+    assert store.records_in(folder, "other") == store.records_in(folder, env, "other") == []

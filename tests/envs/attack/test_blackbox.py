@@ -278,3 +278,93 @@ def test_neither_target_nor_attack_can_be_copied(how: Callable[[Any], Any]) -> N
     for thing in (box(), Oracle(brightness, 3)):
         with pytest.raises(ContractError, match="can't be pickled or copied"):
             how(thing)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize(
+    ("beyond", "near"), [(0.0, True), (4e-7, True), (4e-6, False), (2e-4, False)]
+)
+def test_the_ball_ends_at_eps_but_for_rounding(norm: str, beyond: float, near: bool) -> None:
+    # Four pixels: the Euclidean distance is twice the largest change.
+    change = 0.25 + (beyond / 2 if norm == "l2" else beyond)
+    attacked = box(norm=norm, eps=0.5 if norm == "l2" else 0.25)
+    told = attacked.query(rows(0.5 + change), [0])
+    assert told.labels.tolist() == [1]
+    assert told.hit.tolist() == [near]
+    for recheck in (True, False):
+        assert attacked.verdict(recheck=recheck)["success"].tolist() == [near, 0, 0]
+    assert attacked.ledger.success_query.tolist() == [int(near), 0, 0]
+
+
+def test_8_bits_succeed_only_where_the_image_itself_does() -> None:
+    answers = iter([1, 0, 1])
+
+    def fickle(images: Tensor) -> Tensor:
+        return torch.eye(3)[[next(answers)]].expand(len(images), 3)
+
+    attacked = box(fickle)
+    assert attacked.query(rows(0.7), [0]).hit.tolist() == [True]
+    verdict = attacked.verdict()
+    assert verdict["success"].tolist() == [0, 0, 0]
+    assert verdict["success_8bit"].tolist() == [0, 0, 0]
+
+
+def test_8_bits_are_the_256_levels_of_a_byte() -> None:
+    sent: list[Tensor] = []
+
+    def noted(images: Tensor) -> Tensor:
+        sent.append(images.clone())
+        return brightness(images)
+
+    attacked = box(noted)
+    attacked.query(rows(0.7013), [0])
+    assert attacked.verdict()["success_8bit"].tolist() == [1, 0, 0]
+    asked, again, rounded = sent
+    assert torch.equal(asked, again)
+    assert torch.equal(rounded, rows(179 / 255))
+
+
+@pytest.mark.parametrize("leaf", [True, False])
+def test_nothing_keeps_the_graph_of_the_rows(leaf: bool) -> None:
+    seen: list[bool] = []
+
+    def noted(images: Tensor) -> Tensor:
+        seen.append(images.requires_grad)
+        return brightness(images)
+
+    attacked = box(noted, mode="minimise")
+    sent = rows(0.7, 0.7).requires_grad_()
+    told = attacked.query(sent if leaf else sent * 1.0, [0, 1])
+    assert told.hit.tolist() == [True, True]
+    assert seen == [False]
+    shown = [attacked.best, attacked.x, *told]
+    assert not any(part.requires_grad for part in shown)
+    assert not any(part.grad_fn is not None for part in shown)
+
+
+def test_rows_that_are_not_finite_are_counted_one_by_one_and_anew() -> None:
+    attacked = box()
+    attacked.query(rows(float("nan"), float("inf"), 0.5, float("nan")), [0, 0, 1, 1])
+    assert attacked.invalid.tolist() == [2, 1, 0]
+    attacked.open(np.array([True, False, False]), rows(0.25), torch.tensor([0]), None)
+    assert attacked.invalid.tolist() == [0, 1, 0]
+
+
+def test_rows_that_are_not_finite_never_succeed_even_where_the_clean_image_would() -> None:
+    """As of a target that gets the clean image wrong, whose answer they are given."""
+    wrong = BlackBox(Oracle(brightness, 3), CLEAN, LABEL + 1, eps=1.0, query_budget=5)
+    told = wrong.query(rows(float("nan"), 0.5), [0, 1])
+    assert told.labels.tolist() == [0, 0]
+    assert told.hit.tolist() == [False, True]
+    assert wrong.verdict()["success"].tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_the_best_image_is_the_nearest_wherever_it_comes(together: bool) -> None:
+    attacked = box(mode="minimise")
+    sent = rows(0.75, 0.65, 0.7, 0.9)
+    for part in sent[None] if together else sent[:, None]:
+        attacked.query(part, [1] * len(part))
+    torch.testing.assert_close(attacked.best[1], rows(0.65)[0])
+    assert torch.equal(attacked.best[[0, 2]], CLEAN[:2])
+    assert attacked.verdict()["success_query"].tolist() == [0, 1, 0]

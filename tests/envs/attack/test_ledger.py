@@ -139,3 +139,24 @@ def test_improvements_are_exact_at_any_scale(scale: float) -> None:
     rows = improvements(owner, position, value, np.full(2, np.inf))
     assert rows.tolist() == [1, 0, 2, 4]
     assert improvements(owner, position, value, np.array([0.0, 2.0 * scale])).tolist() == [4]
+
+
+@pytest.mark.parametrize("asked", [[0, 1], [0, 0, 1, 1]], ids=["one row each", "several"])
+def test_charging_alone_keeps_the_budget(asked: list[int]) -> None:
+    """Whoever charges twice before closing gets no row more."""
+    ledger = Ledger(2, 2, ends_at_success=False)
+    ledger.open(np.ones(2, np.bool_))
+    served = [ledger.charge(np.array(asked)).served.sum() for _ in range(4)]
+    assert sum(served) == 4
+    assert ledger.queries.tolist() == [2, 2]
+    assert ledger.left.tolist() == [0, 0]
+
+
+def test_images_that_are_opened_again_have_no_nearest_and_no_success() -> None:
+    ledger = Ledger(2, 3, ends_at_success=True)
+    ledger.open(np.ones(2, np.bool_))
+    replay(ledger, np.array([0, 1]), np.array([[1, 1, 0.5, 0.5], [1, 1, 0.5, 0.5]]))
+    ledger.open(np.array([False, True]))
+    assert ledger.nearest.tolist() == [0.5, math.inf]
+    assert ledger.success_query.tolist() == [1, 0]
+    assert ledger.least_l2().tolist() == [0.5, math.inf]

@@ -69,3 +69,9 @@ def test_calibration_is_that_of_a_plain_loop() -> None:
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
     assert calibration_error(right, confidence) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_probability_of_0_counts_as_1e_12() -> None:
+    probs = np.array([[1.0, 0.0], [1.0, 0.0]], np.float32)
+    told = metrics(np.array([0, 1]), np.array([0, 0]), np.array([5, 5]), probs)
+    assert told["nll"] == pytest.approx(-math.log(1e-12) / 2)
