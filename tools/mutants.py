@@ -42,6 +42,7 @@ CHECKPOINT = "lazybench/harness/checkpoint.py"
 STORE = "lazybench/records/store.py"
 ATOMIC = "lazybench/records/atomic.py"
 BOARDS = "lazybench/boards/write.py"
+SWAP = "lazybench/data/swap.py"
 
 T_LEDGER = "tests/envs/attack/test_ledger.py"
 T_BLACKBOX = "tests/envs/attack/test_blackbox.py"
@@ -60,6 +61,7 @@ T_CHECKPOINT = "tests/harness/test_checkpoint.py"
 T_STORE = "tests/core/records/test_store.py"
 T_ATOMIC = "tests/core/records/test_atomic.py"
 T_BOARDS = "tests/core/boards/test_write.py"
+T_CACHE = "tests/core/data/test_cache.py"
 
 
 class Mutant(NamedTuple):
@@ -599,6 +601,34 @@ MUTANTS = (
         "                os.ftruncate(fd, end)\n            raise",
         "                pass\n            raise",
         (T_ATOMIC,),
+    ),
+    Mutant(
+        "sync-of-a-data-file-does-not-sync",
+        SWAP,
+        "    os.fsync(file.fileno())\n",
+        "",
+        (T_CACHE,),
+    ),
+    Mutant(
+        "folders-have-their-place-before-they-are-on-the-disk",
+        SWAP,
+        "        _sync_folder(place)\n",
+        "",
+        (T_CACHE,),
+    ),
+    Mutant(
+        "old-folder-is-not-put-back",
+        SWAP,
+        "                os.replace(old / _ASIDE, folder)\n                raise",
+        "                raise",
+        (T_CACHE,),
+    ),
+    Mutant(
+        "leftovers-of-other-folders-removed",
+        SWAP,
+        'for stale in folder.parent.glob(f"{folder.name}{TEMPORARY}*"):',
+        'for stale in folder.parent.glob(f"{folder.name}*{TEMPORARY}*"):',
+        (T_CACHE,),
     ),
     Mutant(
         "failed-try-replaces-a-failed-try",

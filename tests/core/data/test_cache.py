@@ -17,6 +17,7 @@ import pytest
 
 from lazybench.data import checked_arrays
 from lazybench.data.cache import prepared
+from lazybench.data.swap import replaced_folder, sync
 from lazybench.errors import UsageError
 
 ARRAYS: dict[str, Any] = {
@@ -321,3 +322,50 @@ def test_manifest_lists_size_and_sha256(root: Path) -> None:
     assert files.keys() == ARRAYS.keys()
     assert files["x"]["bytes"] == (root / "set-1" / "x.npy").stat().st_size
     assert len(files["x"]["sha256"]) == 64
+
+
+def test_a_folder_is_on_the_disk_before_and_after_it_has_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def flushed(fd: int) -> None:
+        fsync(fd)
+        told = os.fstat(fd)
+        names = {os.stat(path).st_ino: path.name for path in (tmp_path, *tmp_path.rglob("*"))}
+        name = names[told.st_ino]
+        done.append("new folder" if ".tmp-" in name else f"{name} {told.st_size}"[:6])
+
+    def renamed(old: Any, new: Any) -> None:
+        replace(old, new)
+        done.append("renamed")
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed)
+    other = tmp_path / "sets.tmp-1"
+    other.mkdir()
+    with replaced_folder(tmp_path / "set") as place, (place / "abc").open("wb") as file:
+        file.write(b"12345")
+        sync(file)
+    assert done == ["abc 5", "new folder", "renamed", f"{tmp_path.name} "[:6]]
+    assert sorted(os.listdir(tmp_path)) == ["set", other.name]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "mine").write_bytes(b"old")
+    replace = os.replace
+
+    def fails(old: Any, new: Any) -> None:
+        if (Path(old) / "new").exists():
+            raise OSError(28, "No space left on device")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="No space left"), replaced_folder(folder) as place:
+        (place / "new").write_bytes(b"")
+    assert (folder / "mine").read_bytes() == b"old"
