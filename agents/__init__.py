@@ -10,13 +10,13 @@ if __name__ != "lazybench.agents":
 from dataclasses import replace
 from functools import partial
 
-from lazybench.agents import attack_rows
-from lazybench.agents.works import CITES
+from lazybench.agents import attack_catalogue
+from lazybench.agents.citations import CITES
 from lazybench.specs import AgentSpec
 
 _GRADIENT = "lazybench.agents.fewshot.gradient:GradientAgent"
 _EMBEDDING = "lazybench.agents.fewshot.embedding:EmbeddingAgent"
-_FLOORS = "lazybench.agents.fewshot.floors"
+_FLOORS = "lazybench.agents.fewshot.baselines"
 _CLASSIFIER = "lazybench.agents.longtail.classifier:ClassifierAgent"
 _META = "lazybench.agents.longtail.meta:MetaWeightAgent"
 
@@ -197,7 +197,7 @@ _ROWS: tuple[AgentSpec, ...] = (
     _classifier(
         "lazy_two_component", "lazy teacher on two-component weighting", "Algorithm 2", _META
     ),
-    *attack_rows.CATALOGUE,
+    *attack_catalogue.CATALOGUE,
 )
 
 CATALOGUE: tuple[AgentSpec, ...] = tuple(replace(row, cites=CITES[row.id]) for row in _ROWS)

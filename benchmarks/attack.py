@@ -24,13 +24,12 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lazybench import make_env
-from lazybench.attack_task import Queries
-from lazybench.envs.targets import load_net
-from lazybench.harness.environment import resolve_env
-from lazybench.harness.judge import judge
-from lazybench.harness.request import make
-from lazybench.parallel import keep_freed_memory
-from lazybench.rng import Rng
+from lazybench.envs.targets.names import load_net
+from lazybench.runner.evaluate import judge
+from lazybench.runner.request import make, resolve_env
+from lazybench.runtime.threads import keep_freed_memory
+from lazybench.seeding import Rng
+from lazybench.tasks import Queries
 
 BATCHES = (32, 128, 512)
 IMAGES = 100

@@ -26,12 +26,11 @@ import torch
 
 from lazybench import make_env
 from lazybench.errors import Diverged
-from lazybench.harness.environment import resolve_env
-from lazybench.harness.facts import peak_memory_bytes, reset_peak_memory
-from lazybench.harness.request import make
-from lazybench.parallel import keep_freed_memory, using_threads
-from lazybench.rng import Rng
-from lazybench.task import TaskShape
+from lazybench.runner.provenance import peak_memory_bytes, reset_peak_memory
+from lazybench.runner.request import make, resolve_env
+from lazybench.runtime.threads import keep_freed_memory, using_threads
+from lazybench.seeding import Rng
+from lazybench.tasks import TaskShape
 
 SEED = 0
 BETA1 = 0.9

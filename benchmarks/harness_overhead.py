@@ -16,12 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lazybench.harness.environment import resolve_env
-from lazybench.harness.fit import Training, fit
-from lazybench.harness.request import make
-from lazybench.harness.signals import Signals
-from lazybench.harness.watch import Silent
-from lazybench.parallel import set_threads
+from lazybench.runner.callbacks import Silent
+from lazybench.runner.request import make, resolve_env
+from lazybench.runner.signals import Signals
+from lazybench.runner.train import Training, fit
+from lazybench.runtime.threads import set_threads
 
 ENV = "glyphs-20way-5shot"
 

@@ -27,10 +27,10 @@ from lazybench.agents.longtail.classifier import ClassifierAgent
 from lazybench.agents.longtail.meta import MetaWeightAgent
 from lazybench.agents.longtail.meta_settings import MetaConfig
 from lazybench.agents.longtail.settings import LongTailConfig
-from lazybench.envs.longtail import LongTailEnv
-from lazybench.parallel import keep_freed_memory
-from lazybench.params import leaves
-from lazybench.rng import Rng
+from lazybench.envs.longtail.env import LongTailEnv
+from lazybench.nets.params import leaves
+from lazybench.runtime.threads import keep_freed_memory
+from lazybench.seeding import Rng
 
 _WEIGHTED = {"class_weights": "effective_number"}
 _LAZY = {**_WEIGHTED, "teacher": "lazy", "inner_steps": 5}

@@ -15,9 +15,9 @@ from torch import Tensor
 
 import lazybench
 from lazybench.nets import backbone
-from lazybench.params import Params
-from lazybench.rng import Rng
-from lazybench.task import TaskShape
+from lazybench.nets.params import Params
+from lazybench.seeding import Rng
+from lazybench.tasks import TaskShape
 
 WAY, SHOTS, LR = 5, 5, 0.05
 ALGORITHMS = (

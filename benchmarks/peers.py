@@ -37,7 +37,7 @@ from peer_ways import installed
 from torch import Tensor
 
 from lazybench.errors import UnknownName
-from lazybench.parallel import map_tasks, set_threads, threads, usable_cores
+from lazybench.runtime.threads import map_tasks, set_threads, threads, usable_cores
 
 OURS = "lazybench"
 CHECKED_TASKS = 2

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lazybench import registry
 from lazybench.data.pool import Pool
-from lazybench.envs.fewshot import FewShotVectorEnv
+from lazybench.envs.fewshot.env import FewShotVectorEnv
 
 QUERIES = 15
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from lazybench.learning import sgd
 from lazybench.nets import Conv4
-from lazybench.parallel import keep_freed_memory
-from lazybench.params import detached
-from lazybench.task import TaskShape
+from lazybench.nets.params import detached
+from lazybench.runtime.threads import keep_freed_memory
+from lazybench.tasks import TaskShape
 
 WAY, EDGE_PX, LR = 5, 28, 0.01
 

@@ -18,10 +18,10 @@ from student_step import EDGE_PX, LR, WAY, interleaved, strokes
 
 from lazybench import learning
 from lazybench.nets import Conv4
-from lazybench.objective import objective
-from lazybench.parallel import keep_freed_memory
-from lazybench.params import Params
-from lazybench.task import TaskShape
+from lazybench.nets.objective import objective
+from lazybench.nets.params import Params
+from lazybench.runtime.threads import keep_freed_memory
+from lazybench.tasks import TaskShape
 
 
 def main() -> None:

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 from lazybench import registry
 from lazybench.data.folders import data_root
-from lazybench.data.imported import ORIGIN, metas
-from lazybench.envs import attack_ids, longtail_ids
-from lazybench.envs.data_rows import DATA_CATALOGUE
+from lazybench.data.importing.catalogue import ORIGIN, metas
+from lazybench.envs.attack import ids
+from lazybench.envs.data_catalogue import DATA_CATALOGUE
+from lazybench.envs.longtail import ids as longtail_ids
 from lazybench.specs import EnvSpec, Resolved
 
 __all__ = [
@@ -62,8 +63,8 @@ def few_shot(data: str, way: int, shot: int, *, noniid: bool = False) -> EnvSpec
     return EnvSpec(
         id=f"{data}-{way}way-{shot}shot" + ("-noniid" if noniid else ""),
         family="fewshot",
-        target="lazybench.envs.fewshot:FewShotEnv",
-        vector_target="lazybench.envs.fewshot:FewShotVectorEnv",
+        target="lazybench.envs.fewshot.env:FewShotEnv",
+        vector_target="lazybench.envs.fewshot.env:FewShotVectorEnv",
         data=data,
         kwargs={"data": data, "way": way, "shot": shot, "noniid": noniid},
         trials=_TRIALS[size],
@@ -77,8 +78,8 @@ def _sinusoid(shot: int) -> EnvSpec:
     return EnvSpec(
         id=f"sinusoid-{shot}shot",
         family="fewshot",
-        target="lazybench.envs.fewshot:FewShotEnv",
-        vector_target="lazybench.envs.fewshot:FewShotVectorEnv",
+        target="lazybench.envs.fewshot.env:FewShotEnv",
+        vector_target="lazybench.envs.fewshot.env:FewShotVectorEnv",
         data="sinusoid",
         kwargs={"data": "sinusoid", "way": 1, "shot": shot},
         trials=_TRIALS[5],
@@ -102,7 +103,7 @@ CATALOGUE: tuple[EnvSpec, ...] = (
     _sinusoid(5),
     _sinusoid(10),
     *longtail_ids.CATALOGUE,
-    *attack_ids.CATALOGUE,
+    *ids.CATALOGUE,
 )
 
 ALIASES: Mapping[str, tuple[str, ...]] = {

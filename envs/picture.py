@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench.task import TaskShape
+from lazybench.tasks import TaskShape
 
 _GAP = 1
 _FRAME = np.array((60, 60, 70), dtype=np.uint8)

@@ -30,7 +30,7 @@ from lazybench.learning import (
     sgd,
     student,
 )
-from lazybench.params import Params
+from lazybench.nets.params import Params
 
 META_ITERATIONS, TASKS, STEPS, POINTS = 120, 5, 10, 10
 RULE = sgd(0.02)

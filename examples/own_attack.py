@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 import lazybench
-from lazybench.attack_task import AttackTask, Queries, margin
 from lazybench.errors import UsageError
-from lazybench.rng import Rng
+from lazybench.seeding import Rng
+from lazybench.tasks import AttackTask, Queries, margin
 
 
 class Rectangles:

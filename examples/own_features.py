@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lazybench.harness.trained import find_run
 from lazybench.nets import backbone
 from lazybench.registry import open_data
-from lazybench.task import TaskShape
+from lazybench.runner.trained import find_run
+from lazybench.tasks import TaskShape
 
 
 def main(run: str, data: str, out: str) -> None:

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 import lazybench
 from lazybench.agent import Plan
-from lazybench.rng import Rng
+from lazybench.seeding import Rng
 
 
 class LinearMeans:

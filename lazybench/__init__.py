@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lazybench import _moved
 from lazybench._version import __version__
 from lazybench.gymnasium_ids import register_when_gymnasium_is_imported
 
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
         register_env,
         run,
     )
-    from lazybench.harness.check_agent import check_agent
-    from lazybench.harness.check_env import check_env
-    from lazybench.harness.evaluate import evaluate
-    from lazybench.harness.track import Tracker
-    from lazybench.harness.transfer import load_policy
-    from lazybench.interop import as_dataset, as_torchmeta, from_torchmeta
+    from lazybench.check.agent import check_agent
+    from lazybench.check.env import check_env
+    from lazybench.envs.interop import as_dataset, as_torchmeta, from_torchmeta
     from lazybench.records import Record
-    from lazybench.rng import Rng
+    from lazybench.runner.callbacks import Tracker
+    from lazybench.runner.external import evaluate
+    from lazybench.runner.transfer import load_policy
+    from lazybench.seeding import Rng
     from lazybench.specs import AgentSpec, DataSpec, EnvSpec
 
 _HOMES = {
@@ -40,15 +41,15 @@ _HOMES = {
     "Plan": "lazybench.agent",
     "Policy": "lazybench.agent",
     "Record": "lazybench.records",
-    "Rng": "lazybench.rng",
-    "Tracker": "lazybench.harness.track",
-    "as_dataset": "lazybench.interop",
-    "as_torchmeta": "lazybench.interop",
-    "check_agent": "lazybench.harness.check_agent",
-    "check_env": "lazybench.harness.check_env",
-    "evaluate": "lazybench.harness.evaluate",
-    "from_torchmeta": "lazybench.interop",
-    "load_policy": "lazybench.harness.transfer",
+    "Rng": "lazybench.seeding",
+    "Tracker": "lazybench.runner.callbacks",
+    "as_dataset": "lazybench.envs.interop",
+    "as_torchmeta": "lazybench.envs.interop",
+    "check_agent": "lazybench.check.agent",
+    "check_env": "lazybench.check.env",
+    "evaluate": "lazybench.runner.external",
+    "from_torchmeta": "lazybench.envs.interop",
+    "load_policy": "lazybench.runner.transfer",
     "load_records": "lazybench.api",
     "make_agent": "lazybench.api",
     "make_env": "lazybench.api",
@@ -97,4 +98,5 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
 
 
+_moved.install()
 register_when_gymnasium_is_imported()

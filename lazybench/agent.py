@@ -39,7 +39,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from lazybench.rng import Rng
+from lazybench.seeding import Rng
 
 State = Any
 Observation = Mapping[str, Any]

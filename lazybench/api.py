@@ -9,15 +9,13 @@ from typing import Any, Literal
 
 from lazybench import gymnasium_ids
 from lazybench.agent import Agent
-from lazybench.checks import check_path, check_settings, check_text, need_folder
+from lazybench.arguments import check_path, check_settings, check_text, need_folder
 from lazybench.errors import UsageError
-from lazybench.harness.environment import check_budget, resolve_env
-from lazybench.harness.request import RunRequest, check_device, make
-from lazybench.harness.run import run as run_request
-from lazybench.harness.track import UNTRACKED, Tracker, check_tracker
-from lazybench.harness.watch import SILENT, Watch
 from lazybench.records import Record, RecordList, Store
 from lazybench.registry import AGENTS, DATASETS, ENVS
+from lazybench.runner.callbacks import SILENT, UNTRACKED, Tracker, Watch, check_tracker
+from lazybench.runner.request import RunRequest, check_budget, check_device, make, resolve_env
+from lazybench.runner.run import run as run_request
 from lazybench.specs import AgentSpec, DataSpec, EnvSpec
 from lazybench.user_code import load
 
@@ -123,7 +121,7 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
 
     Raises:
         UsageError: a name or value that isn't allowed; nothing was made or trained.
-        LazybenchError: as `lazybench.harness.run.run` says.
+        LazybenchError: as `lazybench.runner.run.run` says.
     """
     request = RunRequest(
         agent=agent,

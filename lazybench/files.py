@@ -6,13 +6,23 @@ a regular file within a size; what is written in a folder of our own goes throug
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import errno
+import json
+import math
 import os
+import secrets
 import stat
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import Any
 
-from lazybench.errors import OutputUnavailable
+from lazybench.errors import DataUnavailable, OutputUnavailable, StoreError, UsageError
 
 MOST_BYTES = 1 << 30
 """Bytes of a file that is read as a whole, unless its reader says otherwise."""
@@ -119,3 +129,402 @@ def refuse_links(folder: Path, path: Path | None = None) -> None:
 
 def _steps(relative: Path) -> list[Path]:
     return [*reversed([each for each in relative.parents if each.parts]), relative]
+
+
+FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
+"""What systems call a disk, a quota or a file that is full."""
+_TAIL_BYTES = 1 << 16
+_HEAD_BYTES = 1 << 10
+_TEMPORARY = ".tmp-"
+MOST_LINES_BYTES = 1 << 33
+# A link isn't followed, and a named pipe doesn't wait for a reader.
+_APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND
+_APPEND |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def plain(obj: Any) -> Any:
+    """`obj` as JSON can hold it: text keys, lists, and None for every float that isn't finite.
+
+    Arrays and their scalars are taken by `tolist`, models by `model_dump`.
+
+    Raises:
+        UsageError: a value that JSON can't hold.
+    """
+    if obj is None or isinstance(obj, bool | str):
+        return obj
+    if isinstance(obj, int):
+        return int(obj)
+    if isinstance(obj, float):
+        return float(obj) if math.isfinite(obj) else None
+    if isinstance(obj, Mapping):
+        return {_key(name): plain(value) for name, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [plain(value) for value in obj]
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    if callable(dump := getattr(obj, "model_dump", None)):
+        return plain(dump(mode="json", by_alias=True))
+    if callable(tolist := getattr(obj, "tolist", None)):
+        return plain(tolist())
+    raise UsageError(
+        f"JSON can't hold a {type(obj).__name__}; allowed are None, bool, int, float, str, lists "
+        "and mappings of them; convert the value first"
+    )
+
+
+def _key(name: Any) -> str:
+    if isinstance(name, str):
+        return name
+    if isinstance(name, int) and not isinstance(name, bool):
+        return str(name)
+    raise UsageError(f"a JSON key must be text or an integer, got {name!r}; rename the key")
+
+
+def canonical_json(obj: Any) -> str:
+    """The one text of `obj`: sorted keys, 2 spaces, ASCII, a final newline, null for NaN and inf.
+
+    Raises:
+        UsageError: a value that JSON can't hold.
+    """
+    return json.dumps(plain(obj), sort_keys=True, indent=2, allow_nan=False) + "\n"
+
+
+def _compact(obj: Any) -> str:
+    return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _store_error(path: Path, error: OSError, size: int) -> StoreError | OutputUnavailable:
+    """The error to raise for an `OSError` met while writing `size` bytes for `path`."""
+    why = error.strerror or str(error)
+    if error.errno in FULL:
+        return StoreError(
+            f"can't write {size} bytes to {path}: {why}; earlier files are intact, free some "
+            "space and run the same command again"
+        )
+    if error.errno == errno.EIO:
+        return StoreError(f"can't write {path}: {why}; check the disk")
+    return OutputUnavailable(f"can't create {path}: {why}; choose a folder that can be written to")
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some systems and network folders refuse to sync a folder; the rename is atomic all the same.
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes, *, replace: bool = True) -> Path:
+    """The path, once it holds exactly `data`; missing folders are made.
+
+    Args:
+        path: the file to write.
+        data: its whole content.
+        replace: whether a file that stands there already is replaced.
+
+    Raises:
+        FileExistsError: `replace` is false and the file is there already.
+        StoreError: the disk is full or a size limit is met; the path is named.
+        OutputUnavailable: the folder can't be made or written to.
+    """
+    target = Path(path)
+    # A short name of its own, so that the longest allowed target name still works.
+    temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        # What may have that name isn't ours, so it stays.
+        raise _store_error(target, error, len(data)) from error
+    try:
+        try:
+            _write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise _store_error(target, error, len(data)) from error
+    try:
+        if replace:
+            os.replace(temporary, target)
+        else:
+            _rename_to_new(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _store_error(target, error, len(data)) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+    _sync_folder(target.parent)
+    return target
+
+
+def replace_ours(path: str | os.PathLike[str], data: bytes, *, mark: bytes, instead: str) -> Path:
+    """The path, once it holds exactly `data`; a file that lazybench didn't make is left as it is.
+
+    Args:
+        path: the file to write.
+        data: its whole content; `mark` stands near its begin.
+        mark: what tells such a file from a user's own: it is in the first bytes of both.
+        instead: what to do where another file has the path, for the message.
+
+    Raises:
+        OutputUnavailable: something else stands there, or the folder can't be made or written to.
+        StoreError: the disk is full or a size limit is met; the path is named.
+    """
+    target = Path(path)
+    theirs = OutputUnavailable(
+        f"{target} is there already and isn't of lazybench's making, so it is left as it is; "
+        f"{instead}"
+    )
+    if not os.path.lexists(target):
+        try:
+            return write_bytes(target, data, replace=False)
+        except FileExistsError:
+            raise theirs from None
+    if target.is_symlink() or not target.is_file():
+        raise theirs
+    try:
+        with open_file(target) as file:
+            ours = mark in file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise _store_error(target, error, len(data)) from error
+    if not ours:
+        raise theirs
+    return write_bytes(target, data)
+
+
+def remove_leftovers(folder: Path, *, older_than_s: float = 0.0) -> None:
+    """Removes what writers that were killed left in a folder and below.
+
+    Args:
+        folder: where to look.
+        older_than_s: leave younger files alone; 0 for whoever knows that nobody writes there now.
+    """
+    latest = time.time() - older_than_s
+    for path in folder.rglob(f"{_TEMPORARY}*"):
+        # Another process may remove it first.
+        with contextlib.suppress(OSError):
+            if older_than_s <= 0 or path.stat().st_mtime < latest:
+                path.unlink()
+
+
+def _rename_to_new(temporary: Path, target: Path) -> None:
+    try:
+        # A hard link fails where the name is taken, which a rename doesn't.
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, "exists already", str(target)) from None
+        os.replace(temporary, target)
+
+
+def write_json(path: str | os.PathLike[str], obj: Any, *, replace: bool = True) -> Path:
+    """The path, once it holds the canonical JSON of `obj`.
+
+    Raises:
+        UsageError: a value that JSON can't hold.
+        FileExistsError: `replace` is false and the file is there already.
+        StoreError: the disk is full or a size limit is met.
+        OutputUnavailable: the folder can't be made or written to.
+    """
+    return write_bytes(path, canonical_json(obj).encode("ascii"), replace=replace)
+
+
+def append_line(
+    path: str | os.PathLike[str], obj: Mapping[str, Any], *, sync: bool = False
+) -> None:
+    """Adds `obj` as one JSON line with a `crc` field, in a single write at the end of the file.
+
+    A torn last line, left by a writer that was killed, is cut off first. One writer a file.
+
+    Args:
+        path: the file; made with its folders where missing.
+        obj: the line's fields; `crc` is reserved.
+        sync: whether the line must be on the disk before this returns (milliseconds; a killed
+            process loses nothing without it, a power cut may).
+
+    Raises:
+        UsageError: `obj` holds a `crc` field or a value that JSON can't hold.
+        StoreError: the disk is full or a size limit is met; no part of the line is left.
+        OutputUnavailable: the file can't be made or opened.
+    """
+    fields = plain(obj)
+    if not isinstance(fields, dict) or "crc" in fields:
+        raise UsageError(f"a line for {path} must be a mapping without 'crc'; rename the field")
+    line = _compact(fields | {"crc": _crc(fields)}).encode("ascii") + b"\n"
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(target, _APPEND, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            refuse_links(target.parent, target)
+        raise _store_error(target, error, len(line)) from error
+    try:
+        try:
+            need_regular(os.fstat(fd), target)
+        except OSError as error:
+            raise _store_error(target, error, len(line)) from error
+        end = _sound_end(fd)
+        try:
+            written = os.write(fd, line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if sync:
+                os.fsync(fd)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, end)
+            raise _store_error(target, error, len(line)) from error
+    finally:
+        os.close(fd)
+
+
+def _sound_end(fd: int) -> int:
+    """Where the last sound line ends, in bytes; what follows it is cut off the file."""
+    size = os.fstat(fd).st_size
+    span = _TAIL_BYTES
+    while size:
+        start = max(0, size - span)
+        os.lseek(fd, start, os.SEEK_SET)
+        tail = os.read(fd, size - start)
+        before = tail.rfind(b"\n", 0, len(tail) - 1)
+        if before < 0 and start > 0:
+            span *= 4
+            continue
+        if _parse(tail[before + 1 :]) is not None:
+            return size
+        end = start + before + 1
+        os.ftruncate(fd, end)
+        return end
+    return 0
+
+
+def _crc(fields: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(_compact(fields).encode('ascii')):08x}"
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The fields of a line that ends with a newline and whose crc fits, else None."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        fields = json.loads(line)
+        if not isinstance(fields, dict):
+            return None
+        crc = fields.pop("crc", None)
+        return fields if crc == _crc(fields) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def sound_bytes(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """How many bytes of a file of lines are sound, from its begin on, and how many it has.
+
+    Raises:
+        StoreError: it can't be read.
+    """
+    try:
+        data = read_file(path, MOST_LINES_BYTES)
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
+    sound = 0
+    while sound < len(data):
+        end = data.find(b"\n", sound) + 1
+        if not end or _parse(data[sound:end]) is None:
+            break
+        sound = end
+    return sound, len(data)
+
+
+def read_lines(
+    path: str | os.PathLike[str], *, torn: Callable[[int], None] = lambda number: None
+) -> list[dict[str, Any]]:
+    """The objects that `append_line` wrote, in order; a torn last line is left out.
+
+    A file that isn't there holds no lines. `torn` hears the number of a line that was left out.
+
+    Raises:
+        StoreError: a line before the last doesn't verify (file and line named), or the file
+            can't be read.
+    """
+    try:
+        data = read_file(path, MOST_LINES_BYTES)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
+    # Only b"\n" ends a line: bytes.splitlines would cut damaged ones at b"\r" as well.
+    lines = [line + b"\n" for line in data.split(b"\n")]
+    last = lines.pop()[:-1]
+    if last:
+        lines.append(last)
+    objects = []
+    for number, line in enumerate(lines, start=1):
+        fields = _parse(line)
+        if fields is not None:
+            objects.append(fields)
+        elif number < len(lines):
+            raise StoreError(
+                f"{path}:{number}: the line's checksum doesn't fit its content; only whole lines "
+                "written by this program are allowed; move the file away and run again"
+            )
+        else:
+            torn(number)
+    return objects
+
+
+USER_TEXT_MOST_BYTES = 256 << 20
+
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Byte-order marks at the beginning of text, by which programs name its encoding."""
+
+
+def read_text(path: Path) -> str:
+    """Return what a file holds: UTF-8, or what its byte-order mark says; the mark isn't part of it.
+
+    Raises:
+        DataUnavailable: it isn't there, is no plain file, is too large or is no text; the message
+            is the reason alone, for callers to say what they wanted.
+    """
+    try:
+        data = read_file(path, USER_TEXT_MOST_BYTES)
+    except OSError as error:
+        raise DataUnavailable(error.strerror or str(error)) from error
+    mark = next((mark for mark in _MARKS if data.startswith(mark)), None)
+    try:
+        return data.decode("utf-8" if mark is None else _MARKS[mark])
+    except UnicodeDecodeError as error:
+        raise DataUnavailable(f"it is no text in UTF-8 ({error})") from error
+
+
+def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a mapping of pairs in which no name occurs twice; the `object_pairs_hook` of JSON.
+
+    Raises:
+        UsageError: a name occurs twice, so that one of its values would be lost.
+    """
+    often = Counter(name for name, _ in pairs)
+    if twice := [name for name, count in often.items() if count > 1]:
+        raise UsageError(
+            f"{len(twice)} names are given twice, such as {twice[0]}; give each one once"
+        )
+    return dict(pairs)

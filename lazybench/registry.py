@@ -213,7 +213,7 @@ DATASETS: Registry[DataSpec] = Registry(
     "lazybench.envs:DATA_CATALOGUE",
     None,
     "lazybench.data",
-    "lazybench.data.imported:data_specs",
+    "lazybench.data.importing.catalogue:data_specs",
 )
 DATA_ALIASES = "lazybench.envs:ALIASES"
 """Where the names stand that no data set may take, since they stand for others."""

@@ -388,9 +388,7 @@ class _Neighbours:
         """
         root = _Root(path)
         beside = {
-            file: sha256
-            for file, sha256 in hashes.items()
-            if file != path and file.suffix == ".py"
+            file: sha256 for file, sha256 in hashes.items() if file != path and file.suffix == ".py"
         }
         claimed: dict[str, Path] = {}
         for file in beside:

@@ -17,6 +17,9 @@ FORBIDDEN = {
     "agents": ("lazybench.envs",),
 }
 
+# What may import everything: public names, the command line, and what looks over all of it.
+FRONT = ("lazybench/__init__.py", "lazybench/api.py", "lazybench/cli/", "lazybench/doctor.py")
+
 # Calls that run code found in the file that they read.
 UNSAFE_LOADS = {
     "cPickle.load", "cPickle.loads", "dill.load", "dill.loads", "joblib.load", "marshal.load",
@@ -109,6 +112,7 @@ def test_imports_go_downward(folder: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}:{hit}"
         for path in sources(folder)
+        if not path.relative_to(ROOT).as_posix().startswith(FRONT)
         for hit in upward_imports(
             path.read_text("utf-8"),
             module_name(path.parent if path.name == "__init__.py" else path),
@@ -153,8 +157,8 @@ def test_core_has_sources() -> None:
         ("from ..envs.fewshot import Episode", "lazybench.cli.run", "lazybench"),
         ("def f():\n    from lazybench.agents import x", "lazybench.runner", "lazybench"),
         ("from ..envs import fewshot", "lazybench.agents.lazy", "agents"),
-        ("from lazybench.agents.lazy import x", "lazybench.envs.fewshot", "envs"),
-        ("import envs.fewshot", "lazybench.envs.attack", "envs"),
+        ("from lazybench.agents.lazy import x", "lazybench.envs.fewshot.env", "envs"),
+        ("import envs.fewshot", "lazybench.envs.attack.env", "envs"),
     ],
 )
 def test_upward_import_is_seen(code: str, module: str, folder: str) -> None:
@@ -170,9 +174,9 @@ def test_relative_import_in_a_package_file_is_resolved() -> None:
 @pytest.mark.parametrize(
     ("code", "module", "folder"),
     [
-        ("TARGET = 'lazybench.envs.fewshot:Episode'", "lazybench.registry", "lazybench"),
+        ("TARGET = 'lazybench.envs.fewshot.env:Episode'", "lazybench.registry", "lazybench"),
         ("from . import errors", "lazybench.runner", "lazybench"),
-        ("from .datasets import glyphs", "lazybench.envs.fewshot", "envs"),
+        ("from .datasets import glyphs", "lazybench.envs.fewshot.env", "envs"),
         ("import agents_of_change", "lazybench.runner", "lazybench"),
     ],
 )

@@ -21,23 +21,20 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lazybench.attack_task import AttackTask
-from lazybench.envs.attack_settings import read_protocol
-from lazybench.envs.gradient_maps import maps_shape
-from lazybench.envs.longtail_split import class_counts
-from lazybench.envs.targets import WHITEBOXES
-from lazybench.envs.trials import QUERIES
+from lazybench.envs.attack.gradient_maps import maps_shape
+from lazybench.envs.attack.protocol import read_protocol
+from lazybench.envs.fewshot.trial_sampler import QUERIES
+from lazybench.envs.longtail.stream import class_counts
+from lazybench.envs.targets.names import WHITEBOXES
 from lazybench.errors import DataUnavailable, LazybenchError, UnknownName
-from lazybench.harness import cell
-from lazybench.harness.environment import resolve_env
-from lazybench.harness.judge import open_env, open_training
-from lazybench.harness.request import RunRequest
-from lazybench.longtail_task import LongTailTask
 from lazybench.records import Record, Store, make_key
 from lazybench.records.store import first_difference
+from lazybench.runner import resolve
+from lazybench.runner.evaluate import open_env, open_training
+from lazybench.runner.request import RunRequest, resolve_env
 from lazybench.specs import EnvSpec
-from lazybench.task import TaskShape
-from lazybench.verify.player import asked
+from lazybench.tasks import AttackTask, LongTailTask, TaskShape
+from lazybench.verify.load_policy import asked
 
 ROOT = Path(__file__).resolve().parents[1]
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
@@ -126,9 +123,9 @@ def _compared(record: Record) -> tuple[str, str]:
         out=ROOT / "leaderboards",
     )
     with mock.patch.multiple(
-        cell, open_env=lenient(open_env), open_training=lenient(open_training)
+        resolve, open_env=lenient(open_env), open_training=lenient(open_training)
     ):
-        now = cell.resolve(request, here=False)
+        now = resolve.resolve(request, here=False)
     if now.made.spec.version > record.agent.version:
         return "of an older version", ""
     old, new = _seedless(record.identity()), _seedless(now.identity)

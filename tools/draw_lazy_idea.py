@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from lazybench.learning import Leap, Trail, lazy, sgd, student
-from lazybench.params import Params
+from lazybench.nets.params import Params
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

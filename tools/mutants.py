@@ -25,43 +25,43 @@ ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 300.0
 """Seconds after which a mutant's tests are stopped; it counts as killed, since it hangs them."""
 
-LEDGER = "envs/attack_ledger.py"
-BLACKBOX = "envs/blackbox.py"
-ORACLE = "envs/attack_oracle.py"
-EPISODES = "envs/episodes.py"
-LONGTAIL = "envs/longtail.py"
-HIDDEN = "envs/longtail_oracle.py"
-METRICS = "envs/longtail_metrics.py"
+LEDGER = "envs/attack/ledger.py"
+BLACKBOX = "envs/attack/blackbox.py"
+ORACLE = "envs/attack/oracle.py"
+EPISODES = "envs/fewshot/episodes.py"
+LONGTAIL = "envs/longtail/env.py"
+HIDDEN = "envs/longtail/oracle.py"
+METRICS = "envs/longtail/oracle.py"
 INNER = "lazybench/learning/inner.py"
 META = "lazybench/learning/meta.py"
 TEACHER = "lazybench/learning/teacher.py"
 STATS = "lazybench/stats.py"
-VARIANCE = "lazybench/variance.py"
-JUDGE = "lazybench/harness/judge.py"
-CHECKPOINT = "lazybench/harness/checkpoint.py"
+VARIANCE = "lazybench/stats.py"
+JUDGE = "lazybench/runner/evaluate.py"
+CHECKPOINT = "lazybench/runner/checkpoint.py"
 STORE = "lazybench/records/store.py"
-ATOMIC = "lazybench/records/atomic.py"
+ATOMIC = "lazybench/files.py"
 BOARDS = "lazybench/boards/write.py"
-SWAP = "lazybench/data/swap.py"
+SWAP = "lazybench/data/atomic_folder.py"
 
 T_LEDGER = "tests/envs/attack/test_ledger.py"
 T_BLACKBOX = "tests/envs/attack/test_blackbox.py"
 T_FAULTS = "tests/faults/test_agents.py"
-T_EPISODES = "tests/envs/test_episodes.py"
+T_EPISODES = "tests/envs/fewshot/test_episodes.py"
 T_STREAM = "tests/envs/longtail/test_stream.py"
 T_CHEATERS = "tests/envs/longtail/test_cheaters.py"
 T_METRICS = "tests/envs/longtail/test_metrics.py"
-T_INNER = "tests/core/learning/test_inner.py"
-T_META = "tests/core/learning/test_meta.py"
-T_TEACHER = "tests/core/learning/test_teacher.py"
-T_STATS = "tests/core/test_stats.py"
-T_PAIRS = "tests/core/test_pairs.py"
-T_EVALUATE = "tests/harness/test_evaluate.py"
-T_CHECKPOINT = "tests/harness/test_checkpoint.py"
-T_STORE = "tests/core/records/test_store.py"
-T_ATOMIC = "tests/core/records/test_atomic.py"
-T_BOARDS = "tests/core/boards/test_write.py"
-T_CACHE = "tests/core/data/test_cache.py"
+T_INNER = "tests/learning/test_inner.py"
+T_META = "tests/learning/test_meta.py"
+T_TEACHER = "tests/learning/test_teacher.py"
+T_STATS = "tests/test_stats.py"
+T_PAIRS = "tests/test_pairs.py"
+T_EVALUATE = "tests/runner/test_external.py"
+T_CHECKPOINT = "tests/runner/test_checkpoint.py"
+T_STORE = "tests/records/test_store.py"
+T_ATOMIC = "tests/test_files_written.py"
+T_BOARDS = "tests/boards/test_write.py"
+T_CACHE = "tests/data/test_cache.py"
 
 
 class Mutant(NamedTuple):
@@ -347,8 +347,8 @@ MUTANTS = (
     Mutant(
         "episodes-order-queries-by-a-used-word",
         EPISODES,
-        "counter.permutation(counter.mix(keys, 2 * self.task.way), self.task.query_rows)",
-        "counter.permutation(counter.mix(keys, 0), self.task.query_rows)",
+        "seeding.permutation(seeding.mix(keys, 2 * self.task.way), self.task.query_rows)",
+        "seeding.permutation(seeding.mix(keys, 0), self.task.query_rows)",
         (T_EPISODES,),
     ),
     Mutant(
@@ -361,8 +361,8 @@ MUTANTS = (
     Mutant(
         "groups-without-their-key",
         EPISODES,
-        'counter.mix(key, "groups")[None]',
-        'counter.mix("groups")[None]',
+        'seeding.mix(key, "groups")[None]',
+        'seeding.mix("groups")[None]',
         (T_EPISODES,),
     ),
     # The long tail's hidden test.
@@ -390,7 +390,7 @@ MUTANTS = (
     Mutant(
         "pass-in-the-order-of-the-files",
         HIDDEN,
-        "return np.asarray(counter.permutation(counter.mix(key), int(part.count.sum())))",
+        "return np.asarray(seeding.permutation(seeding.mix(key), int(part.count.sum())))",
         "return np.arange(int(part.count.sum()))",
         (T_CHEATERS,),
     ),

@@ -13,12 +13,11 @@ import argparse
 import time
 
 from lazybench.errors import Diverged
-from lazybench.harness.environment import resolve_env
-from lazybench.harness.fit import Training, fit
-from lazybench.harness.request import make
-from lazybench.harness.signals import Signals
-from lazybench.harness.watch import SILENT
-from lazybench.parallel import set_threads
+from lazybench.runner.callbacks import SILENT
+from lazybench.runner.request import make, resolve_env
+from lazybench.runner.signals import Signals
+from lazybench.runner.train import Training, fit
+from lazybench.runtime.threads import set_threads
 
 
 def compare(setting: str, env: str, share: float, seed: int) -> str:

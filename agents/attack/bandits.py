@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lazybench.agents.attack.lockstep import Attack, Start, State
-from lazybench.agents.attack.score_search import (
+from lazybench.agents.attack.search import (
     ScoreAgent,
     ScoreConfig,
     Walk,
@@ -20,8 +20,8 @@ from lazybench.agents.attack.score_search import (
     normals,
     tiled,
 )
-from lazybench.attack_task import Norm
 from lazybench.specs import EnvSpec
+from lazybench.tasks import Norm
 
 
 class BanditsConfig(ScoreConfig):

@@ -9,15 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lazybench.agents.attack.label_search import (
+from lazybench.agents.attack.lockstep import Attack, Start, State
+from lazybench.agents.attack.search import (
     Decisions,
     LabelAgent,
     LabelConfig,
     bisect,
     starting_points,
 )
-from lazybench.agents.attack.lockstep import Attack, Start, State
-from lazybench.attack_task import distance
+from lazybench.tasks import distance
 
 
 class BoundaryConfig(LabelConfig):

@@ -11,13 +11,7 @@ from pydantic import Field
 
 from lazybench.agents.attack.differences import coordinate_slopes, placed
 from lazybench.agents.attack.lockstep import Attack, Start, State
-from lazybench.agents.attack.score_search import (
-    ScoreAgent,
-    ScoreConfig,
-    Space,
-    Walk,
-    order,
-)
+from lazybench.agents.attack.search import ScoreAgent, ScoreConfig, Space, Walk, order
 from lazybench.specs import EnvSpec
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lazybench.agents.attack.score_search import Asking, Walk, pixels
+from lazybench.agents.attack.search import Asking, Walk, pixels
 
 
 def coordinate_slopes(

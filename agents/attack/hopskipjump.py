@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lazybench.agents.attack.label_search import (
+from lazybench.agents.attack.lockstep import Attack, Start, State
+from lazybench.agents.attack.search import (
     PROBES_AT_ONCE,
     Asking,
     Decisions,
@@ -19,8 +20,7 @@ from lazybench.agents.attack.label_search import (
     starting_points,
     uniform,
 )
-from lazybench.agents.attack.lockstep import Attack, Start, State
-from lazybench.attack_task import distance
+from lazybench.tasks import distance
 
 _DRAWS = 1 << 20
 """More probes than any one estimate takes, so that every probe has a number of its own."""

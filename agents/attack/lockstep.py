@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from lazybench import counter
+from lazybench import seeding
 from lazybench.agent import Observation
-from lazybench.attack_task import AttackTask, Queries, Replies, margin
-from lazybench.rng import Rng
+from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
+from lazybench.tasks import AttackTask, Queries, Replies, margin
 
 Attack = Generator[Queries, Replies, None]
 State = dict[str, Any]
@@ -60,12 +60,12 @@ class Start:
         """
         trial = self.trial[images].cpu().numpy()[:, None]
         draw = np.broadcast_to(np.asarray(step).reshape(-1, 1), trial.shape)
-        return counter.mix("attack", name, self.seed, trial, draw, np.arange(size)[None, :])
+        return seeding.mix("attack", name, self.seed, trial, draw, np.arange(size)[None, :])
 
     def normal(self, name: str, images: Tensor, step: int | Tensor) -> Tensor:
         """Return a standard normal image for each of some images, `[m, *instance]`."""
         shape = self.x.shape[1:]
-        values = counter.normal(self.keys(name, images, step, shape.numel()))
+        values = seeding.normal(self.keys(name, images, step, shape.numel()))
         drawn = torch.from_numpy(values.astype(np.float32)).view(len(images), *shape)
         return drawn.to(self.x.device)
 

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lazybench.agents.attack.label_search import Asking, Decisions, LabelAgent
 from lazybench.agents.attack.lockstep import Attack, Start, State
 from lazybench.agents.attack.rays import RayConfig, Rays, descend, local, unit
+from lazybench.agents.attack.search import Asking, Decisions, LabelAgent
 
 
 class OptAttackConfig(RayConfig):

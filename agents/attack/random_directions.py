@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lazybench.agents.attack.differences import directional_slopes
 from lazybench.agents.attack.lockstep import Attack, Start, State
-from lazybench.agents.attack.score_search import (
+from lazybench.agents.attack.search import (
     ScoreAgent,
     ScoreConfig,
     Walk,
@@ -23,8 +23,8 @@ from lazybench.agents.attack.score_search import (
     normals,
     tiled,
 )
-from lazybench.attack_task import Norm
 from lazybench.specs import EnvSpec
+from lazybench.tasks import Norm
 
 
 class DirectionsConfig(ScoreConfig):

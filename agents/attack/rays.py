@@ -15,8 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lazybench.agents.attack.label_search import Asking, Decisions, LabelConfig, starting_points
-from lazybench.attack_task import Norm, distance
+from lazybench.agents.attack.search import Asking, Decisions, LabelConfig, starting_points
+from lazybench.tasks import Norm, distance
 
 INFINITE = float("inf")
 

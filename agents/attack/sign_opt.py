@@ -6,15 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lazybench.agents.attack.label_search import (
-    PROBES_AT_ONCE,
-    Asking,
-    Decisions,
-    LabelAgent,
-    ragged,
-)
 from lazybench.agents.attack.lockstep import Attack, Start, State
 from lazybench.agents.attack.rays import RayConfig, Rays, ask_at, descend, unit
+from lazybench.agents.attack.search import PROBES_AT_ONCE, Asking, Decisions, LabelAgent, ragged
 
 
 class SignOptConfig(RayConfig):

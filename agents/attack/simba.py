@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lazybench.agents.attack.lockstep import Attack, Start, State
-from lazybench.agents.attack.score_search import ScoreAgent, ScoreConfig, Walk, order
+from lazybench.agents.attack.search import ScoreAgent, ScoreConfig, Walk, order
 from lazybench.specs import EnvSpec
 
 

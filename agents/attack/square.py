@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lazybench.agents.attack.lockstep import Attack, Start, State
-from lazybench.agents.attack.score_search import (
+from lazybench.agents.attack.search import (
     ScoreAgent,
     ScoreConfig,
     Walk,

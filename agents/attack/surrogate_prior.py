@@ -10,12 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lazybench.agents.attack.label_search import Asking, Decisions, bisect
 from lazybench.agents.attack.lockstep import Attack, AttackConfig, LockstepAgent, Start, State
-from lazybench.attack_task import Queries, distance
+from lazybench.agents.attack.search import Asking, Decisions, bisect
 from lazybench.errors import ContractError, UsageError
 from lazybench.nets.whitebox import classifier
-from lazybench.rng import Rng
+from lazybench.seeding import Rng
+from lazybench.tasks import Queries, distance
 
 _IMAGES_AT_ONCE = 64
 _RIDGE = 1e-6

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lazybench.agents.attack.differences import coordinate_slopes
 from lazybench.agents.attack.lockstep import Attack, Start, State
-from lazybench.agents.attack.score_search import (
+from lazybench.agents.attack.search import (
     ScoreAgent,
     ScoreConfig,
     Space,

@@ -8,18 +8,19 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lazybench import learning, ranks
+from lazybench import learning
 from lazybench.agent import Observation
+from lazybench.agents.fewshot.episode import Row, select_row
 from lazybench.agents.fewshot.settings import EpisodicConfig
-from lazybench.agents.fewshot.tasks import Row, select_row
 from lazybench.agents.fewshot.weights import HEAD, moved, overlay
 from lazybench.errors import Diverged
 from lazybench.learning import Outer
 from lazybench.nets import Net
-from lazybench.parallel import map_tasks
-from lazybench.params import Params, combine, finite, leaves
-from lazybench.rng import Rng
-from lazybench.task import TaskShape
+from lazybench.nets.params import Params, combine, finite, leaves
+from lazybench.runtime import distributed
+from lazybench.runtime.threads import map_tasks
+from lazybench.seeding import Rng
+from lazybench.tasks import TaskShape
 
 BatchNorm = Literal["transductive", "inductive"]
 
@@ -55,11 +56,11 @@ def descend(
         )
         return dict(zip(point, grads, strict=True)), float(value.detach())
 
-    results = map_tasks(run, ranks.mine(tasks))
+    results = map_tasks(run, distributed.mine(tasks))
     meta = combine([gradient for gradient, _ in results], [1 / tasks] * len(results))
     told = torch.tensor(float(sum(value for _, value in results)), dtype=torch.float64)
     # The loss beside the gradient's entries, none of which has an empty name.
-    meta = ranks.summed({**meta, "": told})
+    meta = distributed.summed({**meta, "": told})
     total = float(meta.pop(""))
     with torch.no_grad():
         theta, moments = outer.update(theta, state["outer"], meta, factor)

@@ -20,16 +20,16 @@ from lazybench.agent import Network, Observation, Plan
 from lazybench.agents.fewshot import heads
 from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed
 from lazybench.agents.fewshot.embedding_presets import embedding_preset
+from lazybench.agents.fewshot.episode import PerTask, Row
 from lazybench.agents.fewshot.settings import EpisodicConfig
-from lazybench.agents.fewshot.tasks import PerTask, Row
 from lazybench.agents.fewshot.weights import told
 from lazybench.errors import UsageError
 from lazybench.nets import backbone
-from lazybench.objective import objective
-from lazybench.params import Params, detached
-from lazybench.rng import Rng
+from lazybench.nets.objective import objective
+from lazybench.nets.params import Params, detached
+from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
-from lazybench.task import TaskShape
+from lazybench.tasks import TaskShape
 
 
 class EmbeddingConfig(EpisodicConfig):

@@ -1,19 +1,47 @@
-"""One task seen through the weights that adapt to it: its losses and its outputs."""
+"""Blocks of tasks, row by row: what every few-shot agent does with them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from lazybench import learning
+from lazybench.agent import Observation
 from lazybench.agents.fewshot.weights import HEAD, NORM
 from lazybench.nets import Net
 from lazybench.nets.net import head_outputs
-from lazybench.objective import objective
-from lazybench.params import Params
-from lazybench.task import TaskShape
+from lazybench.nets.objective import objective
+from lazybench.nets.params import Params
+from lazybench.runtime.threads import map_tasks
+from lazybench.tasks import TaskShape
+
+Row = dict[str, Tensor]
+"""One task of a block."""
+
+
+def select_row(batch: Observation, index: int) -> Row:
+    """Return row `index` of each tensor of a block."""
+    return {name: part[index] for name, part in batch.items()}
+
+
+class PerTask:
+    """A policy that answers each task of a block by itself, tasks in parallel."""
+
+    vectorized = True
+
+    def __init__(self, answer: Callable[[Row], Tensor]) -> None:
+        """Hold the function from a task to the answers to its queries."""
+        self._answer = answer
+
+    def __call__(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
+        """Return the answers to a block of tasks, `[R, query rows, …]`."""
+        rows = range(len(observation["support_x"]))
+        answers = map_tasks(lambda row: self._answer(select_row(observation, row)), rows)
+        return torch.stack(answers), None
+
 
 Adapts = Literal["all", "head"]
 

@@ -1,8 +1,4 @@
-"""Gradient-based meta-learners: each composes a student, a teacher and a meta-gradient.
-
-MAML, FOMAML, ANIL, Reptile, Meta-SGD, Meta-Curvature, iMAML, Minibatch-Prox, TAML, MR-MAML, their
-lazy kin and the floor `finetune` are settings of one agent; none has code of its own.
-"""
+"""Fine-tuning at meta-test: the policy of every gradient-based agent."""
 
 from __future__ import annotations
 
@@ -12,10 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lazybench import learning, ranks
+from lazybench import learning
 from lazybench.agent import Network, Observation, Plan
-from lazybench.agents.fewshot.adapt import Adapter
-from lazybench.agents.fewshot.episode import adapting
+from lazybench.agents.fewshot.episode import Episode, PerTask, Row, adapting, select_row
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.agents.fewshot.meta_step import (
     LOG_STD,
@@ -28,16 +23,91 @@ from lazybench.agents.fewshot.meta_step import (
     teacher_of,
 )
 from lazybench.agents.fewshot.presets import preset
-from lazybench.agents.fewshot.tasks import PerTask, select_row
 from lazybench.agents.fewshot.weights import HEAD, NORM, moved, overlay, told
 from lazybench.errors import Diverged, UsageError
-from lazybench.learning import Outer
-from lazybench.nets import backbone
-from lazybench.parallel import map_tasks
-from lazybench.params import Params, combine, detached, finite, leaves, scale
-from lazybench.rng import Rng
+from lazybench.learning import InnerRule, Outer
+from lazybench.nets import Stats, backbone
+from lazybench.nets.objective import objective
+from lazybench.nets.params import Params, combine, detached, finite, leaves, scale
+from lazybench.runtime import distributed
+from lazybench.runtime.threads import map_tasks
+from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
-from lazybench.task import TaskShape
+from lazybench.tasks import TaskShape
+
+
+class Adapter:
+    """Fine-tunes theta on each support set and answers the query set.
+
+    `Choice:` plain fine-tuning to phi_k, no leap, since a test task has no validation labels; with
+    `test_leap` the last support instance of each class is held out and the lazy teacher leaps on
+    it. The inner batches are a function of the support labels' positions alone, the same for every
+    trial.
+    """
+
+    def __init__(
+        self,
+        task: TaskShape,
+        theta: Params,
+        inner: dict[str, Tensor],
+        rule: InnerRule,
+        settings: GradientConfig,
+    ) -> None:
+        """Hold a meta-model and how to adapt it."""
+        self._net = backbone(settings.backbone, task)
+        self._task, self._theta = task, theta
+        self._inner, self._rule, self._settings = inner, rule, settings
+        self._goal = objective(task)
+
+    def answer(self, row: Row) -> Tensor:
+        """Return the answers to one task's queries, `[query rows, …]`."""
+        x, query = self._net.prepare(row["support_x"]), self._net.prepare(row["query_x"])
+        params = self._adapt(x, row["support_y"])
+        with torch.no_grad():
+            return self._goal.answer(self._outputs(params, x, query))
+
+    def _adapt(self, x: Tensor, y: Tensor) -> Params:
+        settings = self._settings
+        kept = torch.arange(len(x))
+        if settings.test_leap:
+            shot = len(x) // self._task.way
+            kept = kept[kept % shot < max(shot - 1, 1)]
+        episode = Episode(
+            self._net,
+            self._task,
+            self._theta,
+            adapts=settings.adapts,
+            adapt_norm=settings.adapt_norm,
+            prox=settings.prox if settings.test_prox is None else settings.test_prox,
+        )
+        with torch.no_grad():
+            inputs = episode.inputs(x)
+        rng = Rng(0, ("test",)).torch()
+        picks = learning.batches(len(kept), settings.test_batch, settings.test_steps, rng)
+        losses = episode.steps(inputs, y, [kept[pick] for pick in picks])
+        trail = learning.student(episode.moving, losses, rule=self._rule, state=self._inner or None)
+        if not settings.test_leap:
+            return episode.whole(trail.end)
+        held = torch.tensor(
+            [i for i in range(len(x)) if i not in set(kept.tolist())] or kept.tolist()
+        )
+        with torch.no_grad():
+            leap = learning.lazy(gammas=settings.gammas, leap_on=settings.leap_on)(
+                episode.moving, trail, lambda moving: episode.score(moving, inputs[held], y[held])
+            )
+        return episode.whole(leap.params)
+
+    def _outputs(self, params: Params, x: Tensor, query: Tensor) -> Tensor:
+        """Outputs for the query rows under the protocol's batch statistics."""
+        net, mode = self._net, self._settings.batch_norm
+        if mode == "transductive":
+            return net(params, query)
+        if mode == "inductive":
+            stats: Stats = net.statistics(params, x)
+            return net(params, query, stats)
+        joined = [torch.cat([x, query[i : i + 1]]) for i in range(len(query))]
+        return torch.cat([net(params, pair)[-1:] for pair in joined])
+
 
 State = dict[str, Any]
 
@@ -193,7 +263,7 @@ class GradientAgent:
         def run(index: int) -> TaskResult:
             return step(state["inner"], select_row(batch, index), rng.at(index))
 
-        results = map_tasks(run, ranks.mine(tasks))
+        results = map_tasks(run, distributed.mine(tasks))
         sums = self._summed(results, tasks, carried=bool(state["inner"]))
         gradient = _plus(sums.gradient, self._divergence(theta, meta))
         total = config.updates(config.images(task))
@@ -261,7 +331,7 @@ class GradientAgent:
                 gamma[config.gammas.index(result.leap.gamma)] += 1
         losses = [result.trail.losses[-1] for result in results if result.trail.losses]
         told = torch.tensor([float(sum(losses)), float(len(losses))], dtype=torch.float64)
-        whole = ranks.summed(
+        whole = distributed.summed(
             {
                 **{f"gradient/{name}": value for name, value in gradient.items()},
                 **{f"inner/{name}": value for name, value in inner.items()},
@@ -288,9 +358,9 @@ class GradientAgent:
         if not before:
             return {}
         losses = torch.zeros(tasks, dtype=torch.float64)
-        mine = list(ranks.mine(tasks))
+        mine = list(distributed.mine(tasks))
         losses[mine] = torch.tensor([task.loss for task in before], dtype=torch.float64)
-        losses = ranks.summed({"losses": losses})["losses"]
+        losses = distributed.summed({"losses": losses})["losses"]
         measure = learning.inequality(self.config.fairness)
         with torch.enable_grad():
             (slopes,) = torch.autograd.grad(measure(losses.requires_grad_()), losses)

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lazybench.agents.fewshot.settings import EpisodicConfig
 from lazybench.learning import GAMMAS
-from lazybench.task import TaskShape
+from lazybench.tasks import TaskShape
 
 
 class GradientConfig(EpisodicConfig):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.nets.net import glorot
-from lazybench.params import Params
+from lazybench.nets.params import Params
 
 Metric = Literal["euclidean", "cosine"]
 

@@ -14,10 +14,10 @@ from lazybench.agents.fewshot.episode import Episode
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.learning import InnerRule, Leap, MetaGradient, Preconditioner, Teacher, Trail
 from lazybench.nets import backbone
-from lazybench.objective import objective
-from lazybench.params import Params, leaves
-from lazybench.rng import Rng
-from lazybench.task import TaskShape
+from lazybench.nets.objective import objective
+from lazybench.nets.params import Params, leaves
+from lazybench.seeding import Rng
+from lazybench.tasks import TaskShape
 
 LOG_STD = "log_std."
 """How the names of the noise's meta-parameters begin."""

@@ -1,9 +1,9 @@
-"""Pre-training on all train classes at once, then a new classifier for each task."""
+"""Last layers that are trained by descent: on all train classes, or on one task's support set."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,18 +12,82 @@ from torch import Tensor
 
 from lazybench import learning
 from lazybench.agent import Network, Observation, Plan
-from lazybench.agents.fewshot import classifiers
 from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed
 from lazybench.agents.fewshot.embedding_presets import pretrain_preset
+from lazybench.agents.fewshot.episode import PerTask, Row
+from lazybench.agents.fewshot.heads import cosine
 from lazybench.agents.fewshot.settings import EpisodicConfig
-from lazybench.agents.fewshot.tasks import PerTask, Row
 from lazybench.agents.fewshot.weights import HEAD, told
 from lazybench.errors import UsageError
-from lazybench.nets import Net, backbone
-from lazybench.params import Params, detached
-from lazybench.rng import Rng
+from lazybench.nets import NORM_EPS, Net, backbone
+from lazybench.nets.net import head as linear_layer
+from lazybench.nets.params import Params, detached
+from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
-from lazybench.task import TaskShape
+from lazybench.tasks import TaskShape
+
+_WEIGHT, _BIAS = f"{HEAD}weight", f"{HEAD}bias"
+
+
+class Classifier(NamedTuple):
+    """A last layer as pure functions.
+
+    Attributes:
+        init: `(width, classes, generator)` to fresh random parameters.
+        start: `(support [S, d], members [S, way])` to parameters for a task, without randomness;
+            members are one-hot labels.
+        logits: `(params, features [n, d])` to `[n, classes]`.
+    """
+
+    init: Callable[[int, int, torch.Generator], Params]
+    start: Callable[[Tensor, Tensor], Params]
+    logits: Callable[[Params, Tensor], Tensor]
+
+
+def linear() -> Classifier:
+    """Return weights and an offset a class; they start a task at zero."""
+
+    def start(support: Tensor, members: Tensor) -> Params:
+        classes = members.shape[1]
+        return {
+            _WEIGHT: support.new_zeros(classes, support.shape[1]),
+            _BIAS: support.new_zeros(classes),
+        }
+
+    def logits(params: Params, features: Tensor) -> Tensor:
+        return F.linear(features, params[_WEIGHT], params[_BIAS])
+
+    return Classifier(linear_layer, start, logits)
+
+
+def by_cosine(temperature: float) -> Classifier:
+    """Return cosines to a weight vector a class, which starts a task at the class's mean.
+
+    `Choice:` the length of a class's weights means nothing, as the paper has it; its code learns a
+    factor for each class as well.
+
+    Args:
+        temperature: what the cosines are divided by.
+
+    Reference: Chen et al. 2019, section 3.2 (Baseline++).
+    """
+
+    def init(width: int, classes: int, generator: torch.Generator) -> Params:
+        return {_WEIGHT: linear_layer(width, classes, generator)[_WEIGHT]}
+
+    def start(support: Tensor, members: Tensor) -> Params:
+        return {_WEIGHT: (members.T @ support) / members.sum(0)[:, None]}
+
+    def logits(params: Params, features: Tensor) -> Tensor:
+        return cosine(features, params[_WEIGHT]) / temperature
+
+    return Classifier(init, start, logits)
+
+
+def standardised(features: Tensor, like: Tensor | None = None) -> Tensor:
+    """Return features less the mean and by the deviation of those of `like` (their own if None)."""
+    variance, mean = torch.var_mean(features if like is None else like, dim=0, correction=0)
+    return (features - mean) * (variance + NORM_EPS).rsqrt()
 
 
 class PretrainConfig(EpisodicConfig):
@@ -79,11 +143,7 @@ class PretrainedAgent(Descending):
         self.config = config
         self.outer = learning.outer_adam(config.lr)
         self.rule = learning.sgd(config.test_lr)
-        self.classifier = (
-            classifiers.linear()
-            if config.head == "linear"
-            else classifiers.by_cosine(config.temperature)
-        )
+        self.classifier = linear() if config.head == "linear" else by_cosine(config.temperature)
 
     @staticmethod
     def preset(algorithm: str, env: EnvSpec, budget: str) -> Mapping[str, Any]:
@@ -190,12 +250,12 @@ class PretrainedAgent(Descending):
             return support, embedded
         inductive = config.batch_norm == "inductive"
         like = support if inductive else torch.cat([support, embedded])
-        return classifiers.standardised(support, like), classifiers.standardised(embedded, like)
+        return standardised(support, like), standardised(embedded, like)
 
     def _logits(self, theta: Params, features: Tensor) -> Tensor:
         """Logits of rows that are a batch of their own."""
         if self.config.features == "standardised":
-            features = classifiers.standardised(features)
+            features = standardised(features)
         return self.classifier.logits(theta, features)
 
     def _fresh(self, task: TaskShape, support: Tensor, y: Tensor) -> Params:

@@ -16,7 +16,7 @@ from pydantic import (
 from lazybench.agent import Plan
 from lazybench.errors import UsageError
 from lazybench.specs import EnvSpec
-from lazybench.task import TaskShape
+from lazybench.tasks import TaskShape
 
 
 class EpisodicConfig(BaseModel):

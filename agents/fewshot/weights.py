@@ -10,8 +10,8 @@ from torch import Tensor
 from lazybench.agent import Network
 from lazybench.errors import UsageError
 from lazybench.nets import Net, source_sha256
-from lazybench.params import Params, count
-from lazybench.task import TaskShape
+from lazybench.nets.params import Params, count
+from lazybench.tasks import TaskShape
 
 HEAD = "head."
 """How the names of a network's last layer begin, which alone depends on the number of ways."""

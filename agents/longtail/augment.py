@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.nets.net import scaled
-from lazybench.rng import Rng
+from lazybench.seeding import Rng
 
 
 def augmented(x: Tensor, rng: Rng, *, pad: int = 4, flip: bool = True) -> Tensor:

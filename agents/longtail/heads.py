@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lazybench.agents.longtail.settings import LongTailConfig
 from lazybench.nets import Net
-from lazybench.params import Params
-from lazybench.rng import Rng
+from lazybench.nets.params import Params
+from lazybench.seeding import Rng
 
 
 class Head(NamedTuple):

@@ -1,9 +1,4 @@
-"""Agents that weigh a mini-batch's examples by a validation loss one step ahead.
-
-`l2rw`, `meta_weight_net`, `two_component` and `lazy_two_component` are settings of one agent: each
-has a virtual step, a leap and the slopes of the validation loss for the weights, and they differ
-in what becomes of the slopes.
-"""
+"""Meta-Weight-Net: an example's weight as a learned function of its loss."""
 
 from __future__ import annotations
 
@@ -17,9 +12,8 @@ from torch import Tensor
 from lazybench.agent import Observation, Plan
 from lazybench.agents.longtail import training
 from lazybench.agents.longtail.classifier import Classifying
-from lazybench.agents.longtail.meta_presets import meta_preset
 from lazybench.agents.longtail.meta_settings import MetaConfig
-from lazybench.agents.longtail.mwnet import WeightNet
+from lazybench.agents.longtail.presets import meta_preset
 from lazybench.agents.longtail.training import Learner, State
 from lazybench.errors import UsageError
 from lazybench.learning import (
@@ -32,10 +26,39 @@ from lazybench.learning import (
     sound,
     weight_gradient,
 )
-from lazybench.longtail_task import LongTailTask
-from lazybench.params import Params, leaves
-from lazybench.rng import Rng
+from lazybench.nets import MLP
+from lazybench.nets.params import Params, leaves
+from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
+from lazybench.tasks import LongTailTask, TaskShape
+
+_SCALAR = TaskShape(1, 1, 1, (1,), "float32", "array", (1,))
+
+
+class WeightNet:
+    """One hidden layer between a loss and a weight, sigmoid at the end.
+
+    Weights of a mini-batch sum to 1, which keeps the step from dying where all of them fall.
+
+    Reference: Shu et al. 2019, section 3.2 and code.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        """Fix the number of hidden units."""
+        self._net = MLP(_SCALAR, hidden=(hidden,))
+
+    def init(self, rng: Rng) -> Params:
+        """Return fresh parameters."""
+        return self._net.init(rng.torch())
+
+    def __call__(self, params: Params, losses: Tensor) -> Tensor:
+        """Return the weights `[B]` of losses `[B]`, on the graph of `params` alone.
+
+        `Choice:` the loss is a constant here, as in the authors' code for noisy labels; in theirs
+        for imbalance the weights' own slope joins the virtual step.
+        """
+        drawn = torch.sigmoid(self._net(params, losses.detach()[:, None])).flatten()
+        return drawn / drawn.sum()
 
 
 class DevHalves(NamedTuple):

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lazybench.agents.longtail.settings import LongTailConfig
 from lazybench.learning import GAMMAS, LookAhead, Products, lazy
-from lazybench.longtail_task import LongTailTask
+from lazybench.tasks import LongTailTask
 
 WIDE_GAMMAS: tuple[float, ...] = tuple(round(0.95 - 0.1 * step, 2) for step in range(10))
 """The grid that `gammas=wide` names: .95 to .05 by .1."""

@@ -73,3 +73,23 @@ def classifier_preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, An
         # Its code's first 5 of 200 epochs: steps of cosines times 30 are too long at the start.
         settings["warmup_epochs"] = settings["epochs"] / 40
     return settings
+
+
+_TWO_COMPONENT = {"class_weights": "effective_number", "weighted": "late"}
+
+_META_PRESETS_AGENTS: Mapping[str, Mapping[str, Any]] = {
+    "two_component": _TWO_COMPONENT,
+    "lazy_two_component": {**_TWO_COMPONENT, "teacher": "lazy", "inner_steps": 5},
+    "l2rw": {"weighting": "l2rw"},
+    "meta_weight_net": {"weighting": "meta_weight_net"},
+}
+
+
+def meta_preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any]:
+    """Return the settings of `algorithm` on `env` at `budget`, before any override."""
+    settings = {**stream_preset(env, budget), **_META_PRESETS_AGENTS[algorithm]}
+    if budget == "paper" and settings.get("weighting"):
+        settings["late"] = 0.0
+    if budget == "smoke":
+        settings["dev_batch"] = 20
+    return settings

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from lazybench.longtail_task import LongTailTask
+from lazybench.tasks import LongTailTask
 
 Sampler = Literal["instance", "class", "sqrt"]
 

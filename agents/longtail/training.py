@@ -1,30 +1,108 @@
-"""The state of a training on a stream, and what every agent does with a mini-batch.
-
-The state is `theta` (parameters), `momentum` (of each parameter), `running` (mean and variance of
-each batch norm, as `lazybench.nets.Stats`), `step` (updates done) and `task` (the stream's fields).
-"""
+"""Gradient descent with momentum and weight decay, as a pure function of parameter sets."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.agent import Observation
 from lazybench.agents.fewshot.weights import HEAD
 from lazybench.agents.longtail.augment import augmented, shrunk
 from lazybench.agents.longtail.heads import head_of
-from lazybench.agents.longtail.losses import row_losses, weighted_mean
-from lazybench.agents.longtail.optimiser import sgd_step
 from lazybench.agents.longtail.settings import LongTailConfig
-from lazybench.agents.longtail.weights import effective_number
+from lazybench.agents.longtail.weights import effective_number, log_priors, margins
 from lazybench.errors import Diverged, UsageError
-from lazybench.longtail_task import LongTailTask
 from lazybench.nets import Net, ResNetCifar, Stats, backbone
-from lazybench.params import Params, finite, leaves
-from lazybench.rng import Rng
-from lazybench.task import TaskShape
+from lazybench.nets.params import Params, finite, leaves
+from lazybench.seeding import Rng
+from lazybench.tasks import LongTailTask, TaskShape
+
+
+def sgd_step(
+    config: LongTailConfig, theta: Params, momentum: Params, gradient: Params, lr: float
+) -> tuple[Params, Params]:
+    """Return new parameters and momentum; the arguments are left as they are.
+
+    The same numbers as `torch.optim.SGD`'s, bit for bit, from a momentum of zeros on.
+
+    Args:
+        config: gives momentum, nesterov and weight decay.
+        theta: parameters.
+        momentum: of those of `gradient`, and maybe others.
+        gradient: of parameters to move, all of `theta` or some; the others stay.
+        lr: step size.
+
+    Reference: Sutskever et al. 2013, eqs. (3) and (4), in torch's form.
+    """
+    names = list(gradient)
+    if not names:
+        return theta, momentum
+    values = [theta[name] for name in names]
+    with torch.no_grad():
+        steps = [gradient[name] for name in names]
+        if config.weight_decay:
+            steps = list(torch._foreach_add(steps, values, alpha=config.weight_decay))
+        kept = dict(momentum)
+        if config.momentum:
+            moved = torch._foreach_mul([momentum[name] for name in names], config.momentum)
+            torch._foreach_add_(moved, steps)
+            kept |= dict(zip(names, moved, strict=True))
+            nesterov = config.nesterov
+            steps = list(
+                torch._foreach_add(steps, moved, alpha=config.momentum) if nesterov else moved
+            )
+        new = torch._foreach_add(values, steps, alpha=-lr)
+        return {**theta, **dict(zip(names, new, strict=True))}, kept
+
+
+RowLosses = Callable[[Tensor, Tensor], Tensor]
+"""From logits `[n, classes]` and labels `[n]` to a loss for each row, `[n]`."""
+
+
+def row_losses(config: LongTailConfig, counts: Sequence[int]) -> RowLosses:
+    """Return the loss that the settings name, for rows of a stream with these class counts.
+
+    For `ldam` the logits are cosines.
+
+    Reference: Menon et al. 2021, eq. (10), for `logit_adjust`; Ren et al. 2020, eq. (4), for
+    `balanced_softmax`; Cao et al. 2019, eqs. (11) and (13), for `ldam`.
+    """
+    if config.loss == "cross_entropy":
+        return lambda logits, y: F.cross_entropy(logits, y, reduction="none")
+    if config.loss == "ldam":
+        wide, scale = margins(counts, config.margin), config.cosine_scale
+
+        def ldam(logits: Tensor, y: Tensor) -> Tensor:
+            taken = F.one_hot(y, logits.shape[1]) * wide.to(logits)
+            return F.cross_entropy(scale * (logits - taken), y, reduction="none")
+
+        return ldam
+    if config.loss == "logit_adjust":
+        moved = config.adjust_tau * log_priors(counts)
+    else:
+        moved = torch.as_tensor(counts, dtype=torch.float64).log()
+    return lambda logits, y: F.cross_entropy(logits + moved.to(logits), y, reduction="none")
+
+
+def weighted_mean(
+    losses: Tensor, weights: Tensor | None, reduction: Literal["batch", "weights"]
+) -> Tensor:
+    """Return the sum of weighted losses over the number of rows, or over the sum of weights.
+
+    Args:
+        losses: of each row, `[n]`.
+        weights: of each row, `[n]`; None weighs all alike.
+        reduction: what the sum is divided by.
+    """
+    if weights is None:
+        return losses.mean()
+    total = (weights * losses).sum()
+    return total / (len(losses) if reduction == "batch" else weights.sum())
+
 
 State = dict[str, Any]
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lazybench.data.archives import read_members
 from lazybench.data.pickles import as_text, load_pickle, text_keys
-from lazybench.data.tarball import read_members
 from lazybench.errors import DataUnavailable
 from lazybench.files import open_file
 

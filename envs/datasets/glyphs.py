@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench import counter
+from lazybench import seeding
 from lazybench.data.cache import prepared
 from lazybench.data.labelled import Labelled
 from lazybench.data.pool import SPLITS, Pool, Split
@@ -146,7 +146,7 @@ def labelled(jitter: Jitter = "medium") -> Labelled:
         DataUnavailable: the frozen file is missing or damaged.
     """
     # That module builds on this one.
-    from lazybench.envs.datasets.glyphs_longtail import labelled_glyphs
+    from lazybench.envs.datasets.glyphs_variants import labelled_glyphs
 
     return labelled_glyphs(jitter)
 
@@ -226,13 +226,13 @@ def instances(
     """
     strength = STRENGTHS[jitter]
     numbers = np.arange(first, first + count)
-    keys = counter.mix(strength.name, JITTER_VERSION, frozen.points[rows][:, None], numbers)
+    keys = seeding.mix(strength.name, JITTER_VERSION, frozen.points[rows][:, None], numbers)
     faces = np.empty((len(rows), count), dtype=np.int64)
-    orders = counter.mix(strength.name, JITTER_VERSION, "faces", frozen.points[rows])
+    orders = seeding.mix(strength.name, JITTER_VERSION, "faces", frozen.points[rows])
     held = frozen.count[rows]
     for size in np.unique(held):
         among = np.flatnonzero(held == size)
-        order = counter.permutation(orders[among], int(size))
+        order = seeding.permutation(orders[among], int(size))
         faces[among] = frozen.start[rows[among], None] + order[:, numbers % size]
     bitmaps = frozen.bitmaps[faces.reshape(-1)]
     return deform(bitmaps, keys.reshape(-1), strength).reshape(len(rows), count, SIDE_PX, SIDE_PX)

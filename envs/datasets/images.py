@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lazybench.data.archive import decoded, source_key
-from lazybench.data.cache import Arrays, prepared
+from lazybench.data.archives import decoded, source_key
+from lazybench.data.cache import Arrays, prepared, scratch
 from lazybench.data.fingerprint import content_fingerprint, instance_hash, repeated_instances
 from lazybench.data.folders import DATA_VARIABLE
 from lazybench.data.labelled import Labelled, whole_part
 from lazybench.data.pool import SPLITS, Pool, Split
-from lazybench.data.scratch import scratch
 from lazybench.envs.datasets.class_lists import Named
 from lazybench.errors import DataUnavailable, UsageError
 

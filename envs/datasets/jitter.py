@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench import counter
+from lazybench import seeding
 from lazybench.errors import UsageError, nearest
 
 Jitter = Literal["medium", "hard"]
@@ -83,7 +83,7 @@ def deform(
         keys: `[N]` uint64.
         strength: ranges to draw from.
     """
-    drawn = 2.0 * counter.uniform(counter.mix(keys[:, None], np.arange(7))) - 1.0
+    drawn = 2.0 * seeding.uniform(seeding.mix(keys[:, None], np.arange(7))) - 1.0
     angle = drawn[:, 0] * (strength.rotation_deg * np.pi / 180)
     zoom = FROZEN_BOX_PX / strength.box_px
     wide = zoom * np.exp(drawn[:, 1] * strength.log_scale)
@@ -91,8 +91,8 @@ def deform(
     shear = drawn[:, 3] * strength.shear
     shift_x, shift_y = drawn[:, 4] * strength.shift_px, drawn[:, 5] * strength.shift_px
     cosine, sine = np.cos(angle), np.sin(angle)
-    nodes = counter.mix(keys[:, None, None, None], "elastic", _NODES)
-    waves = _upsample(counter.normal(nodes) * strength.elastic_px)
+    nodes = seeding.mix(keys[:, None, None, None], "elastic", _NODES)
+    waves = _upsample(seeding.normal(nodes) * strength.elastic_px)
     centre = (SIDE_PX - 1) / 2
     along = np.arange(SIDE_PX) - centre
     x, y = along[None, None, :], along[None, :, None]

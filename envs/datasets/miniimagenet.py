@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench.data.archive import FolderTree
+from lazybench.data.archives import FolderTree
+from lazybench.data.cache import scratch
 from lazybench.data.folders import data_root
 from lazybench.data.pickles import as_text, load_pickle, text_keys
 from lazybench.data.pool import SPLITS, Split
-from lazybench.data.scratch import scratch
 from lazybench.envs.datasets.class_lists import Named, Roster, few_shot_roster
 from lazybench.envs.datasets.images import (
     Images,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench.data.archive import source_key
+from lazybench.data.archives import source_key
 from lazybench.data.cache import Arrays, prepared
 from lazybench.data.fingerprint import content_fingerprint, repeated_instances
 from lazybench.data.folders import data_root

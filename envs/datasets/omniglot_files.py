@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lazybench.data.archive import Tree, decode_grey, open_tree
+from lazybench.data.archives import Tree, decode_grey, open_tree
 from lazybench.data.cache import Arrays
 from lazybench.data.fingerprint import instance_hash
 from lazybench.data.folders import DATA_VARIABLE

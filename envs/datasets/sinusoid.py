@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench import counter
+from lazybench import seeding
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, np.pi)
@@ -35,9 +35,9 @@ class Sinusoid:
         self, keys: NDArray[np.uint64], points: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return inputs and targets, `[R, points, 1]` float32 each, one wave for each of R keys."""
-        amplitude = _between(counter.mix(keys, 0), AMPLITUDE)[:, None]
-        phase = _between(counter.mix(keys, 1), PHASE)[:, None]
-        x = _between(counter.mix(keys[:, None], np.arange(2, points + 2)), INPUT)
+        amplitude = _between(seeding.mix(keys, 0), AMPLITUDE)[:, None]
+        phase = _between(seeding.mix(keys, 1), PHASE)[:, None]
+        x = _between(seeding.mix(keys[:, None], np.arange(2, points + 2)), INPUT)
         y = amplitude * np.sin(x - phase)
         return x[..., None].astype(np.float32), y[..., None].astype(np.float32)
 
@@ -49,4 +49,4 @@ def open_sinusoid() -> Sinusoid:
 
 def _between(keys: NDArray[np.uint64], bounds: tuple[float, float]) -> NDArray[np.float64]:
     low, high = bounds
-    return low + (high - low) * counter.uniform(keys)
+    return low + (high - low) * seeding.uniform(keys)

@@ -8,9 +8,9 @@ from lazybench.boards.csv_table import to_csv
 from lazybench.boards.latex import to_latex
 from lazybench.boards.page import to_html
 from lazybench.boards.render import to_json, to_markdown
-from lazybench.boards.reported import rows_for
 from lazybench.boards.rows import Row
 from lazybench.boards.write import check, expected_files, write
+from lazybench.paper.reported import rows_for
 
 __all__ = [
     "Board",

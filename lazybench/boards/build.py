@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lazybench.boards.groups import (
+from lazybench.boards.group import (
     SHOWN,
     Group,
     difference,
@@ -19,10 +19,10 @@ from lazybench.boards.groups import (
     newest_versions,
     score_of,
 )
-from lazybench.boards.reported import rows_for
 from lazybench.boards.rows import Row, failed_row, row_of
-from lazybench.records.atomic import canonical_json
-from lazybench.records.reported import Reported
+from lazybench.files import canonical_json
+from lazybench.paper.reported import rows_for
+from lazybench.records.fields import Reported
 from lazybench.records.schema import Record
 from lazybench.stats import Difference, told_apart
 

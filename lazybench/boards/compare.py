@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lazybench.boards.build import FEW_SEEDS_NOTE, FEWEST_SEEDS
-from lazybench.boards.groups import (
+from lazybench.boards.group import (
     TRANSDUCTIVE,
     Group,
     batch_norm,

@@ -12,7 +12,7 @@ from typing import Any
 
 from lazybench.boards.build import Board
 from lazybench.boards.render import BLOCKS, COMMAND, measures_of, rounded, several_of
-from lazybench.boards.reported import place_text
+from lazybench.paper.reported import place_text
 
 # Also after a semicolon, which parts cells where the comma is the decimal sign. The last four are
 # the full-width signs, which East Asian locales take for the plain ones.

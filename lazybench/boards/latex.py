@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from lazybench.boards.build import Board
 from lazybench.boards.render import COMMAND, columns_of, made_by, several_of
-from lazybench.boards.reported import places, value_text
 from lazybench.boards.rows import Row
-from lazybench.records.reported import Reported
+from lazybench.paper.reported import places, value_text
+from lazybench.records.fields import Reported
 
 NEEDS = r"% Needs \usepackage{booktabs,graphicx}."
 _ESCAPED = {

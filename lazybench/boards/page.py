@@ -14,9 +14,9 @@ from typing import Any
 from lazybench.boards.build import Board
 from lazybench.boards.pictures import Pictures, pictures
 from lazybench.boards.render import columns_of, made_by, metric_words, rounded
-from lazybench.boards.reported import places, value_text
 from lazybench.boards.rows import Row
-from lazybench.records.reported import Reported
+from lazybench.paper.reported import places, value_text
+from lazybench.records.fields import Reported
 from lazybench.records.schema import Record
 
 COMMAND = "lazybench leaderboard --html FILE"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from lazybench.boards.build import Board
-from lazybench.boards.groups import bounded, factor
+from lazybench.boards.group import bounded, factor
 from lazybench.boards.rows import Row
-from lazybench.records.atomic import canonical_json
+from lazybench.files import canonical_json
 from lazybench.records.schema import Record
 from lazybench.records.store import slug
 

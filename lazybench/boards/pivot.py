@@ -1,23 +1,246 @@
-"""Agents against environments: one score a cell, as papers print them."""
+"""Cells of a table of agents against environments: which row, and how it stands in its column."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from lazybench.boards.build import build
-from lazybench.boards.choose import one_table
-from lazybench.boards.pivot_cells import (
-    NOT_MEASURED,
-    Cell,
-    Wanted,
-    chosen,
-    measure_facts,
-    measured,
-    scored,
-)
-from lazybench.errors import UnknownName
+from lazybench.boards.build import FEWEST_SEEDS, Board, build
+from lazybench.boards.csv_table import MADE_BY, csv_text
+from lazybench.boards.latex import NEEDS, footnote, latex_cell, latex_comment, latex_text, tabular
+from lazybench.boards.render import markdown_text, number_text
+from lazybench.boards.rows import Row
+from lazybench.boards.select import one_table
+from lazybench.errors import UnknownName, UsageError
 from lazybench.records.schema import Record
+
+NOT_MEASURED = "not measured"
+_KEY_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One row that is asked for.
+
+    Attributes:
+        label: what stands in the table.
+        names: row names, agent ids or first digits of keys; the first that a board has is taken.
+    """
+
+    label: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One agent on one environment.
+
+    Attributes:
+        score: in the column's unit.
+        half: the wider half of its 95 % interval; None where it can't be told.
+        place: rank among the shown rows, tied ones sharing the mean of their places; None where
+            the cell isn't ranked among them.
+        best: whether no other ranked cell of the column is better.
+        tied: whether the column's best can't be told from it.
+        outside: whether it is of another backbone, or of other weights, than what is ranked.
+        row: the row of the board that it comes from.
+    """
+
+    score: float
+    half: float | None
+    place: float | None
+    best: bool
+    tied: bool
+    outside: bool
+    row: Row
+
+
+def chosen(board: Board, wanted: Wanted, batch_norm: str | None) -> Row | str:
+    """The one ranked row that is wanted, or why there is none.
+
+    Raises:
+        UsageError: several rows are.
+    """
+    rows = [
+        row for row in board.ranked if batch_norm is None or row.batch_norm in (None, batch_norm)
+    ]
+    named = next(filter(None, (_named(rows, name) for name in wanted.names)), [])
+    if len(named) > 1:
+        listed = "; ".join(
+            f"{row.agent} ({row.batch_norm or 'no batch norm'}, {row.keys[0]})" for row in named
+        )
+        raise UsageError(
+            f"'{wanted.label}' names {len(named)} rows of {board.name}: {listed}; give a row's "
+            f"name or key, such as --agents '{wanted.label}={named[0].keys[0]}', or --batch-norm"
+        )
+    if named:
+        return named[0]
+    failed = [r for r in board.failed if r.agent in wanted.names or r.agent_id in wanted.names]
+    return failed[0].reason or "no score" if failed else NOT_MEASURED
+
+
+def _named(rows: Sequence[Row], name: str) -> list[Row]:
+    exact = [row for row in rows if row.agent == name]
+    return exact or [
+        row
+        for row in rows
+        if row.agent_id == name
+        or (len(name) >= _KEY_DIGITS and any(key.startswith(name) for key in row.keys))
+    ]
+
+
+def scored(rows: Sequence[Row | str], records: Sequence[Record]) -> list[Cell | str]:
+    """The cells, ranked among themselves by a board of their own records."""
+    keys = {key for row in rows if isinstance(row, Row) for key in row.keys}
+    boards = build(record for record in records if record.key12 in keys)
+    ranked = [row for board in boards for row in board.ranked]
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in ranked:
+        groups[row.rank_group].append(row)
+    home = max(groups.values(), key=len, default=[])
+    shared: dict[int | None, list[int]] = defaultdict(list)
+    for place, row in enumerate(home, start=1):
+        shared[row.rank].append(place)
+    found = {row.keys: row for row in ranked}
+    cells: list[Cell | str] = []
+    for each in rows:
+        if isinstance(each, str) or each.score is None:
+            cells.append(each if isinstance(each, str) else "no score")
+            continue
+        own = found[each.keys]
+        at_home = own in home
+        places = shared[own.rank]
+        best = at_home and own.score == home[0].score
+        cell = Cell(
+            score=each.score,
+            half=_half(each),
+            place=sum(places) / len(places) if at_home else None,
+            best=best,
+            tied=at_home and own.rank == 1 and not best,
+            outside=not at_home,
+            row=each,
+        )
+        cells.append(cell)
+    return cells
+
+
+def _half(row: Row) -> float | None:
+    if row.score is None or row.lo is None or row.hi is None:
+        return None
+    return max(row.hi - row.score, row.score - row.lo)
+
+
+def measure_facts(records: Sequence[Record], metric: str, env: str) -> tuple[str, str]:
+    """Which way a further metric is better, and its unit.
+
+    Raises:
+        UnknownName: no record has it.
+    """
+    told = [record.metrics[metric] for record in records if metric in record.metrics]
+    if not told:
+        names = dict.fromkeys(name for record in records for name in record.metrics)
+        raise UnknownName(
+            f"no record of {env} has the metric '{metric}'; there are: {', '.join(names)}"
+        )
+    return told[0].better, "%" if told[0].unit == "fraction" else told[0].unit
+
+
+def measured(rows: Sequence[Row | str], metric: str, better: str) -> list[Cell | str]:
+    """The cells of a further metric, which has no trials to tell intervals and ties from."""
+    cells: list[Cell | str] = []
+    for row in rows:
+        values = (
+            [] if isinstance(row, str) else [v for name, _, v in row.measures if name == metric]
+        )
+        if isinstance(row, str) or not values:
+            cells.append(row if isinstance(row, str) else f"no {metric}")
+        else:
+            cells.append(Cell(values[0], None, None, False, False, False, row))
+    scores = [cell.score for cell in cells if isinstance(cell, Cell)]
+    best = (max if better == "higher" else min)(scores, default=None)
+    return [replace(c, best=c.score == best) if isinstance(c, Cell) else c for c in cells]
+
+
+FEW = "‡"
+"""Stands by cells of few seeds, where others have enough."""
+
+
+def footnotes(table: Pivot) -> list[str]:
+    """Sentences that belong under the table."""
+    filled = [cell for column in table.columns for cell in column.cells if isinstance(cell, Cell)]
+    headline = table.choice.metric is None or any(cell.half is not None for cell in filled)
+    # A further metric is a number of a whole run, such as a median.
+    means = "means over test trials and seeds"
+    means = means if headline else "each run's value over its test trials, mean over seeds"
+    shown = f"{table.shared}: {means}" if table.shared else f"{means[0].upper()}{means[1:]}"
+    notes = [f"{shown}, budget {table.choice.budget}."]
+    if headline:
+        notes.append("± is the wider half of the 95 % interval.")
+    notes.append("Bold: best of its column.")
+    if any(cell.place is not None for cell in filled):
+        notes.append(
+            f"Underlined: not told apart from the best (at least {FEWEST_SEEDS} seeds a side, "
+            "paired over trials, corrected for the number of pairs). Average rank: over all "
+            "columns, among the rows without a gap; ties share the mean of their places."
+        )
+    counts = sorted({len(cell.row.seeds) for cell in filled})
+    notes.append(f"Seeds: {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}.")
+    if counts[0] < FEWEST_SEEDS:
+        which = f"{FEW}: fewer" if some_are_few(table) else "All cells have fewer"
+        notes.append(
+            f"{which} than {FEWEST_SEEDS} seeds, which tell of a trained model, not of an "
+            "algorithm."
+        )
+    if any(cell.outside for cell in filled):
+        notes.append("†: another backbone or other weights than the ranked rows; not ranked.")
+    notes += _told_of_cells(table)
+    data: dict[str, list[str]] = defaultdict(list)
+    for column in table.columns:
+        data[column.data] += [column.env] if column.data else []
+    told = [f"{name} ({', '.join(envs)})" for name, envs in data.items() if envs]
+    return [*notes, f"Data: {'; '.join(told)}."]
+
+
+def _told_of_cells(table: Pivot) -> list[str]:
+    """What a reader must know of single cells, and why some have no score."""
+    told: dict[str, list[str]] = defaultdict(list)
+    filled = 0
+    for column in table.columns:
+        for label, cell in zip(table.labels, column.cells, strict=True):
+            if isinstance(cell, str):
+                places = [] if cell == NOT_MEASURED else [f"{label} on {column.env}"]
+                told[f"-- {cell}"] += places
+                continue
+            filled += 1
+            for mark in (*cell.row.marks, *([] if cell.row.tuned else ["untuned"])):
+                told[mark].append(f"{label} on {column.env}")
+    return [f"{mark}{_where(mark, places, filled)}." for mark, places in told.items()]
+
+
+def _where(mark: str, places: list[str], filled: int) -> str:
+    whole = len(places) == filled > 1 and not mark.startswith("--")
+    return ": all cells" if whole else f": {', '.join(places)}" if places else ""
+
+
+def some_are_few(table: Pivot) -> bool:
+    """Whether some cells have fewer seeds than tell of an algorithm, and others enough."""
+    cells = [cell for column in table.columns for cell in column.cells if isinstance(cell, Cell)]
+    return len({is_few(cell) for cell in cells}) > 1
+
+
+def is_few(cell: Cell) -> bool:
+    """Whether a cell has fewer seeds than tell of an algorithm."""
+    return len(cell.row.seeds) < FEWEST_SEEDS
+
+
+def unfilled(table: Pivot) -> list[str]:
+    """Labels of the rows without a single cell."""
+    return [
+        label
+        for label in table.labels
+        if not any(isinstance(cell, Cell) for cell in table.cells(label))
+    ]
 
 
 @dataclass(frozen=True)
@@ -166,3 +389,126 @@ def _column(
         data=f"{board.data} {board.fingerprint[:8]}",
         cells=tuple(cells),
     )
+
+
+MISSING = "--"
+_AVERAGE = "average rank"
+
+
+def _text(cell: Cell | str, unit: str, *, few: bool) -> str:
+    if isinstance(cell, str):
+        return MISSING
+    half = "" if cell.half is None else f" ± {number_text(cell.half, unit)}"
+    marks = ("†" if cell.outside else "") + (FEW if few and is_few(cell) else "")
+    return f"{number_text(cell.score, unit)}{half}{f' {marks}' if marks else ''}"
+
+
+def _heading(column: Column, *, shared: str = "") -> str:
+    if shared or not column.unit:
+        return column.env
+    return f"{column.env}, {column.metric} ({column.unit})"
+
+
+def _pivot_text_average(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.1f}"
+
+
+def _grid(table: Pivot, marked: Callable[[Cell | str, str], str]) -> list[list[str]]:
+    ranked = any(value is not None for value in table.average)
+    grid = []
+    for label, average in zip(table.labels, table.average, strict=True):
+        cells = zip(table.columns, table.cells(label), strict=True)
+        row = [label, *(marked(cell, column.unit) for column, cell in cells)]
+        grid.append([*row, _pivot_text_average(average)] if ranked else row)
+    return grid
+
+
+def _header(table: Pivot) -> list[str]:
+    ranked = any(value is not None for value in table.average)
+    names = [_heading(column, shared=table.shared) for column in table.columns]
+    return ["agent", *names, *([_AVERAGE] if ranked else [])]
+
+
+def pivot_markdown(table: Pivot, *, command: str) -> str:
+    """The table as Markdown, its footnote under it.
+
+    Args:
+        table: what to show.
+        command: the command that made it, named in the first line.
+    """
+    from tabulate import tabulate
+
+    few = some_are_few(table)
+
+    def marked(cell: Cell | str, unit: str) -> str:
+        text = _text(cell, unit, few=few)
+        if isinstance(cell, str):
+            return text
+        return f"**{text}**" if cell.best else f"<u>{text}</u>" if cell.tied else text
+
+    rows = [[markdown_text(row[0]), *row[1:]] for row in _grid(table, marked)]
+    header = [markdown_text(name) for name in _header(table)]
+    shown = tabulate(rows, header, tablefmt="github", disable_numparse=True)
+    notes = " ".join(markdown_text(note) for note in footnotes(table))
+    made = " ".join(_made(command).replace(">", " ").split())
+    return f"<!-- {made} -->\n\n{shown}\n\n{notes}\n"
+
+
+def pivot_latex(table: Pivot, *, command: str) -> str:
+    """The table as LaTeX with booktabs, its footnote under it.
+
+    Args:
+        table: what to show.
+        command: the command that made it, named in the first line.
+    """
+    few = some_are_few(table)
+
+    def marked(cell: Cell | str, unit: str) -> str:
+        text = latex_cell(_text(cell, unit, few=few))
+        if isinstance(cell, str):
+            return text
+        if cell.best:
+            return rf"\textbf{{{text}}}"
+        return rf"\underline{{{text}}}" if cell.tied else text
+
+    rows = [[latex_cell(row[0]), *row[1:]] for row in _grid(table, marked)]
+    header = [latex_text(name) for name in _header(table)]
+    return "\n".join(
+        [
+            latex_comment(_made(command)),
+            NEEDS,
+            r"\begin{table}[htbp]",
+            r"\centering\small",
+            tabular(header, [("", rows)], "l" + "r" * (len(header) - 1)),
+            footnote(" ".join(footnotes(table))),
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def pivot_csv(table: Pivot, *, command: str) -> str:
+    """The table as CSV: score, half interval, place and seeds of each environment; gaps empty.
+
+    Args:
+        table: what to show.
+        command: the command that made it, which each row names.
+    """
+    header: list[str] = ["agent"]
+    for column in table.columns:
+        header += [_heading(column), f"{column.env} ±", f"{column.env} place"]
+        header.append(f"{column.env} seeds")
+    rows = []
+    for label, average in zip(table.labels, table.average, strict=True):
+        row: list[object] = [label]
+        for cell in table.cells(label):
+            if isinstance(cell, Cell):
+                row += [cell.score, cell.half, cell.place, len(cell.row.seeds)]
+            else:
+                row += [None] * 4
+        rows.append([*row, average, command])
+    return csv_text([*header, _AVERAGE, MADE_BY], rows)
+
+
+def _made(command: str) -> str:
+    return f"Made by `{command}`. Don't edit."

@@ -6,19 +6,31 @@ import io
 import math
 import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazybench.boards.build import Board
-from lazybench.boards.pictures import Pictures, Points, Series, front, pictures
-from lazybench.errors import LazybenchError
-from lazybench.records.atomic import write_bytes
+from lazybench.boards.compare import Comparison
+from lazybench.boards.group import bounded, factor
+from lazybench.boards.pictures import (
+    Pictures,
+    Points,
+    Series,
+    front,
+    gamma_counts,
+    is_drawable,
+    pictures,
+)
+from lazybench.errors import LazybenchError, UsageError
+from lazybench.files import write_bytes
 from lazybench.records.schema import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 _COLOURS = ("#0b62a8", "#c4500a", "#00795a", "#a6417f", "#8a6100", "#5a55c9", "#b3261e", "#2c7480")
 _DASHES = ("-", "--", ":", "-.")
@@ -268,3 +280,139 @@ _PAINTERS: dict[str, Callable[[Pictures], Figure | None]] = {
     "success": _success,
     "pareto": _pareto,
 }
+
+
+_DOT = 12.0
+_LARGEST = 900.0
+_FEW_PLACES = 16
+"""At most so many places have their trials counted beside them, those of three seeds of hits."""
+
+
+def compare_picture(found: Comparison, form: str) -> bytes:
+    """Return a scatter of the trials' scores as `png` or `svg`.
+
+    The area of a dot grows with the trials at its place; where those are at few places, such as
+    hits and misses, their counts are written beside them.
+
+    Raises:
+        LazybenchError: matplotlib isn't installed.
+    """
+    figure, axes = new_figure(5, 5)
+    x, y = ([round(v, 6) for v in side.by_trial.tolist()] for side in (found.right, found.left))
+    levels = sorted({*x, *y})
+    counts = Counter(zip(x, y, strict=True))
+    ends = (levels[0], levels[-1])
+    axes.plot(ends, ends, color="0.6", linewidth=1)
+    scale = min(_DOT, _LARGEST / max(counts.values()))
+    axes.scatter(
+        [place[0] for place in counts],
+        [place[1] for place in counts],
+        s=[scale * count for count in counts.values()],
+        alpha=0.5,
+        edgecolors="none",
+    )
+    if len(counts) <= _FEW_PLACES and len(counts) < len(x):
+        # Of hits, a corner without a trial says something, too.
+        corners = [(a, b) for a in levels for b in levels] if len(levels) == 2 else []
+        for place in {**dict.fromkeys(corners), **counts}:
+            axes.annotate(
+                str(counts[place]), place, (0, 18), textcoords="offset points", ha="center"
+            )
+        axes.margins(0.2)
+        axes.set_xticks(levels, [f"{level:.3g}" for level in levels])
+        axes.set_yticks(levels, [f"{level:.3g}" for level in levels])
+    for side, label in ((found.right, axes.set_xlabel), (found.left, axes.set_ylabel)):
+        label(f"{side.name}, {found.metric} ({found.unit}) of a trial")
+    mean, lo, hi, _ = found.difference
+    axes.set_title(f"{found.env}: {mean:+.2f} ({lo:+.2f} to {hi:+.2f})")
+    return as_bytes(figure, form)
+
+
+_BLUE, _ORANGE = "#0b62a8", "#c4500a"
+_BINS = 20
+
+
+def record_picture(record: Record) -> bytes:
+    """Return a PNG of one record: its learning curve, its histogram of gamma, its trials' scores.
+
+    What a record doesn't have is left out: floors learn nothing, greedy teachers choose nothing.
+
+    Raises:
+        UsageError: it has none of them, as a run that failed early.
+        LazybenchError: matplotlib isn't installed.
+    """
+    painters: list[Callable[[Axes, Record], None]] = []
+    if _points(record):
+        painters.append(_curve)
+    if gamma_counts(record.diagnostics):
+        painters.append(_gammas)
+    if _trial_scores(record):
+        painters.append(_record_picture_scores)
+    if not painters:
+        raise UsageError(
+            f"record {record.key12} ({record.status}) has neither a learning curve nor trials to "
+            f"draw; see: lazybench show {record.key12}"
+        )
+    figure, places = panels(4.2 * len(painters), 3.6, columns=len(painters))
+    for axes, paint in zip(places, painters, strict=True):
+        paint(axes, record)
+    figure.suptitle(
+        f"{record.agent.id} on {record.env.id}, {record.budget}, seed {record.seed} "
+        f"({record.key12})",
+        fontsize=10,
+    )
+    return as_bytes(figure, "png")
+
+
+def _curve(axes: Axes, record: Record) -> None:
+    attack = record.env.family == "attack"
+    scale = 1.0 if attack else factor(record)
+    steps, values = zip(*_points(record), strict=True)
+    axes.plot(steps, [bounded(value * scale) for value in values], "o-", color=_BLUE, markersize=4)
+    told = f"validation {record.env.metric} ({_unit(record)})"
+    axes.set_ylabel("validation error (MSE)" if attack else told)
+    axes.set_xlabel("meta-iterations" if record.env.family == "fewshot" else "updates")
+    axes.set_xlim(left=0)
+    axes.set_title("learning", fontsize=9, loc="left")
+
+
+def _gammas(axes: Axes, record: Record) -> None:
+    counts = gamma_counts(record.diagnostics)
+    total = sum(counts.values())
+    shares = [100 * count / total for count in counts.values()]
+    axes.bar(range(len(shares)), shares, width=0.75, color=_ORANGE)
+    axes.set_xticks(range(len(shares)), list(counts), fontsize=8)
+    axes.set_xlabel("gamma, the weight of theta in the leap")
+    axes.set_ylabel("share of leaps (%)")
+    axes.set_title(f"{total:,} leaps", fontsize=9, loc="left")
+
+
+def _record_picture_scores(axes: Axes, record: Record) -> None:
+    scale = factor(record)
+    scores = _trial_scores(record)
+    if set(scores) <= {0.0, scale}:
+        won = sum(1 for score in scores if score)
+        axes.bar((0, 1), (len(scores) - won, won), width=0.6, color=_BLUE)
+        axes.set_xticks((0, 1), ("0", f"{scale:g}"))
+    else:
+        axes.hist(scores, bins=_BINS, color=_BLUE)
+    axes.set_xlabel(f"{record.env.metric} of a trial ({_unit(record)})")
+    axes.set_ylabel("trials")
+    axes.set_title(f"{len(scores):,} test trials", fontsize=9, loc="left")
+
+
+def _points(record: Record) -> list[tuple[float, float]]:
+    """Step and value of each validation that can be drawn."""
+    points = [(point.get("step"), point.get("val")) for point in record.curve]
+    return [(x, y) for x, y in points if is_drawable(x) and is_drawable(y)]
+
+
+def _trial_scores(record: Record) -> list[float]:
+    """The trials' scores in the board's unit; empty where one can't be drawn."""
+    packed, scale = record.trials.scores, factor(record)
+    scores = [] if packed is None else [score * scale for score in packed.unpack().tolist()]
+    return scores if all(map(is_drawable, scores)) else []
+
+
+def _unit(record: Record) -> str:
+    return "%" if record.env.unit == "fraction" else record.env.unit

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 from lazybench.boards.build import Board
-from lazybench.boards.groups import bounded
-from lazybench.boards.reported import place_text, value_text
+from lazybench.boards.group import bounded
 from lazybench.boards.rows import Row
-from lazybench.records.atomic import canonical_json
-from lazybench.records.reported import Reported
+from lazybench.files import canonical_json
+from lazybench.paper.reported import place_text, value_text
+from lazybench.records.fields import Reported
 
 COMMAND = "lazybench leaderboard --write"
 _DIGITS = 6

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lazybench.boards.groups import (
+from lazybench.boards.group import (
     Group,
     batch_norm,
     bounded,
@@ -19,7 +19,7 @@ from lazybench.boards.groups import (
     rank_group,
     score_of,
 )
-from lazybench.records.parts import Cost
+from lazybench.records.fields import Cost
 from lazybench.records.schema import Record
 from lazybench.stats import Difference, over_seeds
 

@@ -29,10 +29,10 @@ from lazybench.boards.csv_table import is_made_by, to_csv
 from lazybench.boards.render import COMMAND, comment, markdown_text, to_json, to_markdown
 from lazybench.errors import StoreError
 from lazybench.files import read_file, refuse_links
-from lazybench.locks import alone
 from lazybench.records import RecordList, Store, remove_leftovers, slug, write_bytes
-from lazybench.records.reported import Reported
+from lazybench.records.fields import Reported
 from lazybench.records.store import MOST_RECORD_BYTES, REPORTED
+from lazybench.runtime.locks import alone
 
 LOCK = ".boards.lock"
 """Next to `README.md`; the system lets go of it with the process that holds it."""
@@ -293,9 +293,7 @@ def _makers(store: Store) -> list[Any]:
     code = [[path.name, *_status(path)[:2]] for path in sorted(sources)]
     libraries = [version(name) for name in ("numpy", "scipy", "tabulate")]
     papers = [*REPORTED.glob("*.json"), *(store.root / "reported").glob("*.json")]
-    told = [
-        [path.parent.name, path.name, _digest(path)] for path in sorted(papers)
-    ]
+    told = [[path.parent.name, path.name, _digest(path)] for path in sorted(papers)]
     return [__version__, code, libraries, told, str(store.root)]
 
 

@@ -32,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = getattr(error.__context__, "exit_code", None)
         if not isinstance(code, int):
             raise
-        from lazybench.cli import out
+        from lazybench.cli import console
 
-        out.discard(sys.stderr)
+        console.discard(sys.stderr)
         return code
     except KeyboardInterrupt:
         # Before a command had begun, which would have told it itself.

@@ -10,32 +10,56 @@ import typer
 from lazybench._version import __version__
 from lazybench.cli import (
     attack,
-    audit,
     check,
-    cite,
     compare,
+    console,
     data,
-    data_get,
-    data_import,
     doctor,
-    evaluate,
     leaderboard,
     listing,
-    new,
-    out,
-    reproduce,
+    paper,
     run,
-    score,
     show,
     sweep,
-    table,
-    targets,
-    trials,
-    tune,
     verify,
-    version,
 )
-from lazybench.cli.door import guarded
+from lazybench.cli import (
+    attack as targets,
+)
+from lazybench.cli import (
+    check as new,
+)
+from lazybench.cli import (
+    compare as table,
+)
+from lazybench.cli import (
+    data as data_get,
+)
+from lazybench.cli import (
+    data as data_import,
+)
+from lazybench.cli import (
+    listing as version,
+)
+from lazybench.cli import (
+    run as evaluate,
+)
+from lazybench.cli import (
+    show as cite,
+)
+from lazybench.cli import (
+    sweep as tune,
+)
+from lazybench.cli import (
+    verify as audit,
+)
+from lazybench.cli import (
+    verify as score,
+)
+from lazybench.cli import (
+    verify as trials,
+)
+from lazybench.cli.errors import guarded
 
 ABOUT = "Few-shot, long-tailed and blackbox-attack benchmarks for meta-learners, lazy ones first."
 EXAMPLES = (
@@ -77,11 +101,17 @@ def make_app() -> typer.Typer:
 
     add(app, "run", run.run_command, run.HELP, run.EXAMPLES)
     add(app, "sweep", sweep.sweep_command, sweep.HELP, sweep.EXAMPLES)
-    add(app, "reproduce", reproduce.reproduce_command, reproduce.HELP, reproduce.EXAMPLES)
-    add(app, "tune", tune.tune_command, tune.HELP, tune.EXAMPLES)
-    add(app, "evaluate", evaluate.evaluate_command, evaluate.HELP, evaluate.EXAMPLES)
+    add(app, "reproduce", paper.reproduce_command, paper.HELP, paper.EXAMPLES)
+    add(app, "tune", tune.tune_command, tune.TUNE_HELP, tune.TUNE_EXAMPLES)
+    add(
+        app,
+        "evaluate",
+        evaluate.evaluate_command,
+        evaluate.EVALUATE_HELP,
+        evaluate.EVALUATE_EXAMPLES,
+    )
     add(app, "list", listing.list_command, listing.HELP, listing.EXAMPLES)
-    add(app, "show", show.show_command, show.HELP, show.EXAMPLES)
+    add(app, "show", show.show_command, show.SHOW_HELP, show.SHOW_EXAMPLES)
     add(
         app,
         "leaderboard",
@@ -90,19 +120,25 @@ def make_app() -> typer.Typer:
         leaderboard.EXAMPLES,
     )
     add(app, "compare", compare.compare_command, compare.HELP, compare.EXAMPLES)
-    add(app, "table", table.table_command, table.HELP, table.EXAMPLES)
+    add(app, "table", table.table_command, table.TABLE_HELP, table.TABLE_EXAMPLES)
     add(app, "verify", verify.verify_command, verify.HELP, verify.EXAMPLES)
-    add(app, "audit", audit.audit_command, audit.HELP, audit.EXAMPLES)
-    add(app, "trials", trials.trials_command, trials.HELP, trials.EXAMPLES)
-    add(app, "score", score.score_command, score.HELP, score.EXAMPLES)
+    add(app, "audit", audit.audit_command, audit.AUDIT_HELP, audit.AUDIT_EXAMPLES)
+    add(app, "trials", trials.trials_command, trials.TRIALS_HELP, trials.TRIALS_EXAMPLES)
+    add(app, "score", score.score_command, score.SCORE_HELP, score.SCORE_EXAMPLES)
     of_data = typer.Typer(
         help=data.HELP, epilog=examples(data.EXAMPLES), no_args_is_help=True, **plain
     )
     add(of_data, "list", data.list_command, data.LIST_HELP, data.LIST_EXAMPLES)
     add(of_data, "where", data.where_command, data.WHERE_HELP, data.WHERE_EXAMPLES)
-    add(of_data, "get", data_get.get_command, data_get.HELP, data_get.EXAMPLES)
+    add(of_data, "get", data_get.get_command, data_get.DATA_GET_HELP, data_get.DATA_GET_EXAMPLES)
     add(of_data, "verify", data.verify_command, data.VERIFY_HELP, data.VERIFY_EXAMPLES)
-    add(of_data, "import", data_import.import_command, data_import.HELP, data_import.EXAMPLES)
+    add(
+        of_data,
+        "import",
+        data_import.import_command,
+        data_import.DATA_IMPORT_HELP,
+        data_import.DATA_IMPORT_EXAMPLES,
+    )
     add(
         of_data,
         "forget",
@@ -112,23 +148,26 @@ def make_app() -> typer.Typer:
     )
     app.add_typer(of_data, name="data")
     of_targets = typer.Typer(
-        help=targets.HELP, epilog=examples(targets.EXAMPLES), no_args_is_help=True, **plain
+        help=targets.TARGETS_HELP,
+        epilog=examples(targets.TARGETS_EXAMPLES),
+        no_args_is_help=True,
+        **plain,
     )
     add(of_targets, "list", targets.list_command, targets.LIST_HELP, targets.LIST_EXAMPLES)
     add(of_targets, "train", targets.train_command, targets.TRAIN_HELP, targets.TRAIN_EXAMPLES)
     app.add_typer(of_targets, name="targets")
     add(app, "attack", attack.attack_command, attack.HELP, attack.EXAMPLES)
     add(app, "cite", cite.cite_command, cite.HELP, cite.EXAMPLES)
-    add(app, "new", new.new_command, new.HELP, new.EXAMPLES)
+    add(app, "new", new.new_command, new.NEW_HELP, new.NEW_EXAMPLES)
     add(app, "check", check.check_command, check.HELP, check.EXAMPLES)
     add(app, "doctor", doctor.doctor_command, doctor.HELP, doctor.EXAMPLES)
-    add(app, "version", version.version_command, version.HELP, version.EXAMPLES)
+    add(app, "version", version.version_command, version.VERSION_HELP, version.VERSION_EXAMPLES)
     return app
 
 
 def _print_version(asked: bool) -> None:
     if asked:
-        out.line(f"lazybench {__version__}")
+        console.line(f"lazybench {__version__}")
         raise typer.Exit
 
 

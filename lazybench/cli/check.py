@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lazybench.cli import options, out
+from lazybench.arguments import need_folder
+from lazybench.cli import console, options
 from lazybench.errors import UsageError
 
 if TYPE_CHECKING:
-    from lazybench.harness.findings import Finding
+    from lazybench.check.findings import Finding
     from lazybench.specs import AgentSpec
+
 
 HELP = "Check that an agent or environment keeps its contract."
 EXAMPLES = (
@@ -64,26 +67,26 @@ def check_command(
         ENVS.resolve(name)
     findings = _check_env(name) if chosen is None else _check_agent(name, chosen, quiet=json)
     if json:
-        out.as_json([asdict(finding) for finding in findings])
+        console.as_json([asdict(finding) for finding in findings])
     else:
-        out.line(f"{kind} {name}" + (f" on {chosen}" if chosen else ""))
+        console.line(f"{kind} {name}" + (f" on {chosen}" if chosen else ""))
         rows = [("ok" if f.ok else "FAILED", f.name, f.detail) for f in findings]
-        out.line(out.table(("", "check", "detail"), rows))
+        console.line(console.table(("", "check", "detail"), rows))
     failed = sum(not finding.ok for finding in findings)
     if failed:
-        out.note(f"{failed} of {len(findings)} checks failed")
+        console.note(f"{failed} of {len(findings)} checks failed")
         raise typer.Exit(BROKEN)
 
 
 def _check_env(name: str) -> list[Finding]:
-    from lazybench.harness.check_env import check_env
+    from lazybench.check.env import check_env
 
     return check_env(name)
 
 
 def _check_agent(name: str, env: str, *, quiet: bool) -> list[Finding]:
+    from lazybench.check.agent import check_agent
     from lazybench.cli.progress import watching
-    from lazybench.harness.check_agent import check_agent
 
     with watching(quiet=quiet) as watch:
         return check_agent(name, env, watch)
@@ -107,3 +110,60 @@ def default_env(spec: AgentSpec) -> str:
             "name one with --env"
         )
     return found
+
+
+NEW_HELP = "Write a small working package: an agent or an environment of your own."
+NEW_EXAMPLES = (
+    "lazybench new agent my_learner",
+    "lazybench new agent my_sampler --family longtail",
+    "lazybench new agent my_attack --family attack --dir ~/projects",
+    "lazybench new env my-images",
+)
+
+
+def new_command(
+    kind: Annotated[options.Kind, typer.Argument(help="What to write.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Its name: small letters, digits, - and _.")
+    ],
+    family: Annotated[
+        options.Family, typer.Option("--family", help="Family of environments.")
+    ] = options.Family.fewshot,
+    parent: Annotated[
+        Path, typer.Option("--dir", metavar="DIR", help="Folder that the package's folder goes to.")
+    ] = Path("."),
+    json: options.Json = False,
+) -> None:
+    """Write the package and print what comes next.
+
+    Raises:
+        UsageError: a name that can't be a package's or that is taken, or a folder that exists.
+        OutputUnavailable: the folder can't be written.
+    """
+    need_folder(parent, "--dir")
+    from lazybench.scaffold import new_package
+
+    made = new_package(kind.value, name, family.value, parent)
+    commands = [
+        f"pip install -e '{made.folder}[test]'",
+        f"lazybench check {kind} {made.id}",
+        f"lazybench run --agent {made.player} --env {made.env} --budget smoke",
+        f"lazybench leaderboard --env {made.env}",
+    ]
+    if json:
+        console.as_json(
+            {
+                "folder": str(made.folder),
+                "files": made.files,
+                "id": made.id,
+                "env": made.env,
+                "next": commands,
+            }
+        )
+        return
+    console.line(f"{kind} {made.id} ({family}) in {made.folder}:")
+    for path in made.files:
+        console.line(f"  {path}")
+    console.line("next:")
+    for command in commands:
+        console.line(f"  {command}")

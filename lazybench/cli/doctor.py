@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lazybench.cli import options, out
+from lazybench.cli import console, options
 
 if TYPE_CHECKING:
     from lazybench.doctor import Examined, Finding
@@ -63,7 +63,7 @@ def doctor_command(
             done += repaired(found.repairable, kept)
             found = examine(out_dir, runs, deep=deep) if done else found
     if json:
-        out.as_json(
+        console.as_json(
             {
                 "well": found.well,
                 "findings": [_facts(each) for each in found.findings],
@@ -72,8 +72,8 @@ def doctor_command(
         )
     else:
         for line in done:
-            out.line(out.one_line(f"repaired: {line}"))
-        out.line(_text(found, quiet=quiet))
+            console.line(console.one_line(f"repaired: {line}"))
+        console.line(_text(found, quiet=quiet))
     if not found.well:
         raise typer.Exit(BAD)
 
@@ -87,12 +87,12 @@ def _text(found: Examined, *, quiet: bool) -> str:
     """A table, what to do about each line that isn't well, and how things stand."""
     shown = [each for each in found.findings if not (quiet and each.state == "ok")]
     rows = [(each.state, each.area, each.subject, each.detail) for each in shown]
-    parts = [out.table(("", "area", "what", "found"), rows)] if rows else []
+    parts = [console.table(("", "area", "what", "found"), rows)] if rows else []
     for each in shown:
         told = [each.advice] if each.advice else []
         told += [each.repair.text] if each.repair is not None else []
         if each.state != "ok" and told:
-            parts.append(out.one_line(f"{each.subject}: {'; '.join(told)}"))
+            parts.append(console.one_line(f"{each.subject}: {'; '.join(told)}"))
     states = Counter(each.state for each in found.findings)
     warned = f", {states['warn']} to look at" if states["warn"] else ""
     parts.append(f"all is well{warned}" if found.well else f"{states['bad']} bad{warned}")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import enum
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lazybench.cli import options, out
+from lazybench._version import __version__
+from lazybench.cli import console, options
 from lazybench.errors import UsageError
 
 if TYPE_CHECKING:
     from lazybench.specs import AgentSpec, EnvSpec
+
 
 HELP = "List agents, environments, data sets or runs."
 EXAMPLES = (
@@ -103,9 +107,9 @@ def is_installed(data: str) -> bool | None:
 def show_broken(broken: Mapping[str, str]) -> None:
     """Print the plug-ins that couldn't be loaded, each with its error."""
     if broken:
-        out.line("broken plug-ins:")
+        console.line("broken plug-ins:")
         for name, error in sorted(broken.items()):
-            out.line(f"  {out.one_line(name)}: {out.one_line(error)}")
+            console.line(f"  {console.one_line(name)}: {console.one_line(error)}")
 
 
 def _list_agents(family: options.Family | None, *, json: bool) -> None:
@@ -115,7 +119,7 @@ def _list_agents(family: options.Family | None, *, json: bool) -> None:
         agent_facts(spec) for spec in AGENTS.specs() if family is None or family in spec.families
     ]
     if json:
-        out.as_json({"agents": found, "broken": AGENTS.broken})
+        console.as_json({"agents": found, "broken": AGENTS.broken})
         return
     rows = [
         (
@@ -138,7 +142,7 @@ def _list_envs(family: options.Family | None, *, json: bool) -> None:
 
     found = [env_facts(spec) for spec in ENVS.specs() if family is None or family == spec.family]
     if json:
-        out.as_json({"envs": found, "broken": ENVS.broken})
+        console.as_json({"envs": found, "broken": ENVS.broken})
         return
     rows = [
         (
@@ -158,11 +162,11 @@ def _list_envs(family: options.Family | None, *, json: bool) -> None:
 
 
 def _list_runs(runs: Path, *, json: bool) -> None:
-    from lazybench.harness.runs import list_runs
+    from lazybench.runner.run_dir import list_runs
 
     found = list_runs(runs)
     if json:
-        out.as_json({"runs": [asdict(each) for each in found]})
+        console.as_json({"runs": [asdict(each) for each in found]})
         return
     rows = [
         (
@@ -183,10 +187,48 @@ def _list_runs(runs: Path, *, json: bool) -> None:
 
 def _show(header: tuple[str, ...], rows: Sequence[Sequence[str]], what: str) -> None:
     if rows:
-        out.line(out.table(header, rows, columns=out.width()))
+        console.line(console.table(header, rows, columns=console.width()))
     else:
-        out.line(f"no {what}")
+        console.line(f"no {what}")
 
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
+
+
+VERSION_HELP = "Print the versions of lazybench, Python and key libraries."
+VERSION_EXAMPLES = ("lazybench version", "lazybench version --json")
+PACKAGES = (
+    "torch",
+    "gymnasium",
+    "numpy",
+    "scipy",
+    "foolbox",
+    "pydantic",
+    "safetensors",
+    "tabulate",
+    "typer",
+    "rich",
+)
+
+
+def versions() -> dict[str, str | None]:
+    """Return versions by name; None for a package that isn't installed."""
+    found: dict[str, str | None] = {"lazybench": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def version_command(json: options.Json = False) -> None:
+    """Print versions."""
+    found = versions()
+    if json:
+        console.as_json(found)
+    else:
+        console.line(
+            console.facts({name: value or "not installed" for name, value in found.items()})
+        )

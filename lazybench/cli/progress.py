@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lazybench.cli import out
-from lazybench.harness.watch import SILENT, Watch
+from lazybench.cli import console as out
+from lazybench.runner.callbacks import SILENT, Watch
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 import json as json_text
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lazybench.checks import need_folder
-from lazybench.cli import options, out
+from lazybench.arguments import need_folder
+from lazybench.cli import console, options
 
 if TYPE_CHECKING:
-    from lazybench.harness.request import RunRequest
-    from lazybench.harness.track import Tracker
-    from lazybench.harness.tune import Found
-    from lazybench.records import Record
+    from lazybench.records import Metric, Record
+    from lazybench.runner.callbacks import Tracker
+    from lazybench.runner.request import RunRequest
+    from lazybench.runner.transfer import Judgement
+    from lazybench.sweep.tune import Found
+
 
 HELP = "Train an agent on an environment, judge it and record it."
 EXAMPLES = (
@@ -133,10 +137,10 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         asked = {**asked, "query_budget": query_budget}
     need_folder(out_dir, "--out")
     need_folder(runs, "--runs")
-    from lazybench import ranks
-    from lazybench.harness.cell_process import REPORT
-    from lazybench.harness.request import RunRequest
     from lazybench.records import write_bytes
+    from lazybench.runner.request import RunRequest
+    from lazybench.runtime import distributed
+    from lazybench.sweep.process import REPORT
 
     # Taken out, so that what an agent begins hands nothing over in this run's name.
     report = os.environ.pop(REPORT, None)
@@ -146,7 +150,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         settled = _tuned(tuned, agent, env, budget, given=settings or ())
         overrides, tuning = settled.settings, settled.tuning
     # Of the processes that torchrun started, the first alone shows and writes.
-    number, many = ranks.launched()
+    number, many = distributed.launched()
     requests = [
         RunRequest(
             agent=agent,
@@ -169,26 +173,26 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         )
         for number in chosen
     ]
-    from lazybench.harness.track import UNTRACKED, make_tracker
+    from lazybench.runner.callbacks import UNTRACKED, make_tracker
 
     tracker = UNTRACKED if track is None else make_tracker(track, runs)
     records = []
     for request in requests:
         if len(requests) > 1 and not quiet:
-            out.note(f"seed {request.seed}")
+            console.note(f"seed {request.seed}")
         record = _run(request, tracker, quiet=quiet, first=number == 0)
         records.append(record)
         if report is not None and number == 0:
             write_bytes(Path(report), record.to_json().encode("ascii"))
         if json and number == 0:
-            out.line(json_text.dumps(json_text.loads(record.to_json())))
+            console.line(json_text.dumps(json_text.loads(record.to_json())))
     if number == 0:
         publish(records, out_dir, show=not (json or quiet), write=not no_boards)
     bad = [record for record in records if record.status != "ok"]
     who = f"rank {number}: " if many > 1 else ""
     for record in bad:
         why = record.reason or "no reason"
-        out.note(out.one_line(f"{who}seed {record.seed}: {record.status}: {why}"))
+        console.note(console.one_line(f"{who}seed {record.seed}: {record.status}: {why}"))
     if bad:
         raise typer.Exit(BAD_RUN)
 
@@ -200,8 +204,8 @@ def _tuned(folder: Path, agent: str, env: str, budget: str, given: Sequence[str]
         UsageError: it wasn't, or settings are given beside it.
     """
     from lazybench.errors import UsageError
-    from lazybench.harness.environment import resolve_env
-    from lazybench.harness.tune import read_found
+    from lazybench.runner.request import resolve_env
+    from lazybench.sweep.tune import read_found
 
     if given:
         raise UsageError(
@@ -222,7 +226,7 @@ def _tuned(folder: Path, agent: str, env: str, budget: str, given: Sequence[str]
 def _run(request: RunRequest, tracker: Tracker, *, quiet: bool, first: bool) -> Record:
     """The record of one run."""
     from lazybench.cli.progress import watching
-    from lazybench.harness.run import run
+    from lazybench.runner.run import run
 
     with watching(quiet=quiet or not first) as watch:
         return run(request, watch=watch, tracker=tracker)
@@ -238,7 +242,7 @@ def publish(records: Sequence[Record], root: Path, *, show: bool, write: bool = 
         write: whether to write board files, those that the store's changes touch.
     """
     from lazybench import boards
-    from lazybench.cli import standing
+    from lazybench.cli import leaderboard
     from lazybench.records import Store
 
     store = Store(root)
@@ -248,11 +252,126 @@ def publish(records: Sequence[Record], root: Path, *, show: bool, write: bool = 
         for table in boards.tables(everything):
             if any(record.key12 in new for record in table):
                 for board in boards.build(table):
-                    out.line(standing.board_text(board, new=new, columns=out.width()))
+                    console.line(leaderboard.board_text(board, new=new, columns=console.width()))
         for record in records:
             which = f"seed {record.seed}: " if len(records) > 1 else ""
-            if line := standing.gamma_text(record.diagnostics):
-                out.line(f"{which}{line}")
-            out.line(f"{which}record: {store.path(record)}")
+            if line := leaderboard.gamma_text(record.diagnostics):
+                console.line(f"{which}{line}")
+            console.line(f"{which}record: {store.path(record)}")
     if write:
         boards.write(store)
+
+
+EVALUATE_HELP = "Judge a finished run on another environment, another split or at another step."
+EVALUATE_EXAMPLES = (
+    "lazybench evaluate 3f9c01d2 --env omniglot-5way-1shot",
+    "lazybench evaluate runs/protonet-glyphs-5way-1shot-s0-3f9c01d2aa17 --env glyphs-20way-5shot",
+    "lazybench evaluate 3f9c01d2 --step last --set test_steps=50",
+    "lazybench evaluate 3f9c01d2 --split train",
+)
+
+
+class Split(enum.StrEnum):
+    """Splits of an environment."""
+
+    test = "test"
+    val = "val"
+    train = "train"
+
+
+def evaluate_command(  # noqa: PLR0913 - one parameter for each option
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's folder, or the first digits of its key.")
+    ],
+    env: Annotated[
+        str | None,
+        typer.Option(
+            "--env",
+            "-e",
+            help="Environment id or alias. [default: the run's own]",
+            autocompletion=options.complete_env,
+        ),
+    ] = None,
+    step: Annotated[
+        str, typer.Option("--step", help="best, last, or the number of a kept checkpoint.")
+    ] = "best",
+    split: Annotated[Split, typer.Option("--split", help="Only test gives a record.")] = Split.test,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", "-b", help="Whose number of trials. [default: the run's]"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Replace a setting of judging."),
+    ] = None,
+    device: options.Device = "cpu",
+    threads: options.Threads = None,
+    limit: options.Limit = None,
+    out_dir: options.Out = Path("leaderboards"),
+    runs: options.Runs = Path("runs"),
+    json: Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no board.")] = False,
+) -> None:
+    """Judge a run, print the score, and keep a record of it in the transfer block of its board.
+
+    Raises:
+        LazybenchError: as the harness has it.
+    """
+    overrides = options.parse_settings(settings or ())
+    need_folder(out_dir, "--out")
+    from lazybench.cli.progress import watching
+
+    pass
+    from lazybench.runner.transfer import TransferRequest, transfer
+
+    request = TransferRequest(
+        run=run,
+        env=env,
+        step=step,
+        split=split.value,
+        overrides=overrides,
+        budget=budget,
+        limit=limit,
+        device=device,
+        threads=threads,
+        out=out_dir,
+        runs=runs,
+    )
+    with watching(quiet=quiet) as watch:
+        judged = transfer(request, watch=watch)
+    if json and judged.record is not None:
+        console.line(json_text.dumps(json_text.loads(judged.record.to_json())))
+    elif json:
+        facts = {"agent": judged.agent, "env": judged.env, "split": judged.split}
+        metric = judged.metric.model_dump(mode="json")
+        console.as_json(facts | {"trained_on": judged.trained_on, "metric": metric})
+    else:
+        console.line(_text(judged))
+    if judged.record is not None:
+        publish([judged.record], out_dir, show=not (json or quiet))
+
+
+def _text(judged: Judgement) -> str:
+    """One line: who was judged on what, and the score with its interval."""
+    return (
+        f"{judged.agent}, trained on {judged.trained_on}, on {judged.split} trials of "
+        f"{judged.env}: {metric_text(judged.metric)}"
+    )
+
+
+def metric_text(metric: Metric) -> str:
+    """Return a score with its interval and its number of trials."""
+    scale, unit = (100.0, " %") if metric.unit == "fraction" else (1.0, f" {metric.unit}")
+    most = 1.0 if metric.unit == "fraction" else math.inf
+
+    def shown(number: float) -> str:
+        return f"{scale * number:.2f}" if metric.unit == "fraction" else f"{number:.4g}"
+
+    value = "no score" if metric.value is None else f"{shown(metric.value)}{unit}"
+    low, high = metric.ci95 or (None, None)
+    ends = (
+        ""
+        if low is None or high is None
+        else f" ({shown(max(low, 0))} to {shown(min(high, most))})"
+    )
+    return f"{value}{ends}, {metric.n} trials"

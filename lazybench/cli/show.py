@@ -1,7 +1,9 @@
-"""`lazybench show`: all that is known of one agent, environment, data set, record or run."""
+"""`lazybench show ID --png FILE`: environments, records and runs as pictures."""
 
 from __future__ import annotations
 
+import enum
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lazybench.cli import options, out
+from lazybench.cli import console, options
 from lazybench.cli.listing import agent_facts, env_facts
 from lazybench.errors import DataUnavailable, UnknownName, UsageError, nearest
 from lazybench.specs import BUDGETS
@@ -19,8 +21,161 @@ if TYPE_CHECKING:
     from lazybench.records import Record
     from lazybench.specs import AgentSpec, EnvSpec
 
-HELP = "Show what an id names, or the record or run whose key begins so."
+
+def draw(
+    name: str, path: Path, *, trial: int, attacker: str | None, root: Path, runs: Path
+) -> None:
+    """Write the picture of an environment, a record or a finished run, and say where it is.
+
+    Args:
+        name: id or alias of an environment, or the first digits of a key.
+        path: file to write.
+        trial: which trial of an environment.
+        attacker: who attacks, where attacks are drawn.
+        root: folder of the store.
+        runs: folder of the runs.
+
+    Raises:
+        UnknownName: nothing is called so.
+        UsageError: a file that doesn't end in .png, or a name of something without a picture.
+        DataUnavailable: the environment's data isn't installed.
+        OutputUnavailable: the file can't be written.
+    """
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--png takes a file that ends in .png, got '{path}'")
+    content = _environment(name, trial, attacker)
+    if content is None:
+        if trial or attacker is not None:
+            raise UsageError(f"--trial and --agent go with environments, and '{name}' is none")
+        from lazybench.boards.plots import record_picture
+
+        content = record_picture(_record(name, root, runs))
+    from lazybench.records import write_bytes
+
+    console.line(f"{write_bytes(path, content)}: drawn")
+
+
+def _environment(name: str, trial: int, attacker: str | None) -> bytes | None:
+    from lazybench.registry import AGENTS, DATASETS, ENVS
+
+    try:
+        found = ENVS.resolve(name)
+    except UnknownName:
+        if name in {spec.id for spec in AGENTS.specs()} or ":" in name:
+            raise UsageError(
+                f"'{name}' is an agent, which has no picture; draw a record of it: lazybench list "
+                "runs"
+            ) from None
+        if name in {spec.id for spec in DATASETS.specs()}:
+            raise UsageError(
+                f"'{name}' is a data set; draw one of its environments: lazybench list envs"
+            ) from None
+        return None
+    if found.note:
+        console.note(found.note)
+    from lazybench.cli.env_picture import env_picture
+
+    return env_picture(found.spec, trial=trial, attacker=attacker)
+
+
+def _record(key: str, root: Path, runs: Path) -> Record:
+    """The record of a key, or of the finished run whose key begins so."""
+    pass
+    from lazybench.errors import StoreError, nearest
+    from lazybench.files import read_file
+    from lazybench.records import Record, Store
+    from lazybench.registry import ENVS
+    from lazybench.runner.run_dir import list_runs
+
+    if not KEY.fullmatch(key):
+        known = [spec.id for spec in ENVS.specs()]
+        raise UnknownName(
+            f"nothing is called '{key}': no environment, nor the start of a key (6 or more hex "
+            f"digits).{nearest(key, known)} See: lazybench list envs|runs"
+        )
+    record = Store(root).find(key)
+    if record is not None:
+        return record
+    found = [run for run in list_runs(runs) if run.key12.startswith(key[:12])]
+    if len(found) != 1:
+        several = ", ".join(run.key12 for run in found)
+        raise UnknownName(
+            f"key '{key}' fits several runs: {several}; give more digits"
+            if found
+            else f"no record in {root} and no run in {runs} has a key that begins with '{key}'; "
+            "see: lazybench list runs"
+        )
+    done = sorted(found[0].path.glob("done*.json"), key=lambda path: len(path.name))
+    if not done:
+        raise UsageError(
+            f"the run {found[0].key12} has no record yet: it is {found[0].status}; let it finish "
+            f"(lazybench run --agent {found[0].agent} --env {found[0].env} …)"
+        )
+    try:
+        return Record.from_json(read_file(str(json.loads(read_file(done[0]))["record"])))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise StoreError(
+            f"{done[0]} names no record that can be read ({error}); run again with --force"
+        ) from error
+
+
+HELP = "Print what to cite: lazybench, the data and the methods behind some ids, as BibTeX."
 EXAMPLES = (
+    "lazybench cite omniglot-5way-1shot maml lazy_reptile > used.bib",
+    "lazybench cite cifar100-lt-100 two_component --format text",
+    "lazybench cite",
+)
+
+
+class Format(enum.StrEnum):
+    """How works are printed."""
+
+    bibtex = "bibtex"
+    text = "text"
+
+
+def cite_command(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ENV|AGENT|DATA]…",
+            help="Environments, agents and data sets; none: lazybench alone.",
+            autocompletion=options.complete_any,
+        ),
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.bibtex,
+    json: options.Json = False,
+) -> None:
+    """Print works, each once, with what they are for.
+
+    Raises:
+        UnknownName: an id that is neither agent, environment nor data set.
+        UsageError: a spec names a work that isn't known.
+    """
+    from lazybench.references import cited
+
+    works, silent = cited(names or [])
+    for name in silent:
+        console.note(f"{name} names no work of its own; cite its authors yourself")
+    if json:
+        facts = [
+            {"key": w.key, "for": list(w.for_), "bibtex": w.bibtex, "text": w.text} for w in works
+        ]
+        console.as_json({"works": facts, "unknown": silent})
+    elif form is Format.text:
+        for work in works:
+            console.line(work.text)
+    else:
+        head = (f"% {', '.join(work.for_)}\n" if work.for_ else "" for work in works)
+        console.line(
+            "\n\n".join(f"{top}{work.bibtex}" for top, work in zip(head, works, strict=True))
+        )
+
+
+SHOW_HELP = "Show what an id names, or the record or run whose key begins so."
+SHOW_EXAMPLES = (
     "lazybench show lazy_reptile",
     "lazybench show lazy_reptile --env tiered-20way --budget small",
     "lazybench show glyphs-20way-5shot",
@@ -87,7 +242,7 @@ def show_command(  # noqa: PLR0913 - one parameter for each option
     if png is not None:
         if env is not None or json:
             raise UsageError("--png draws; leave out --env and --json")
-        from lazybench.cli.draw import draw
+        pass
 
         draw(name, png, trial=trial, attacker=agent, root=out_dir, runs=runs)
         return
@@ -95,9 +250,9 @@ def show_command(  # noqa: PLR0913 - one parameter for each option
         raise UsageError("--budget goes with --env: lazybench show AGENT --env ENV --budget small")
     found = _facts(name, env, budget, out_dir, runs)
     if json:
-        out.as_json(found)
+        console.as_json(found)
     else:
-        out.line(out.facts(found))
+        console.line(console.facts(found))
 
 
 def _facts(
@@ -114,7 +269,7 @@ def _facts(
         except UnknownName:
             continue
         if found.note:
-            out.note(found.note)
+            console.note(found.note)
         return _env(found.spec) if registry is ENVS else _data(found.spec.id)
     if KEY.fullmatch(name):
         return _by_key(name, root, runs)
@@ -129,13 +284,12 @@ def _agent(spec: AgentSpec, env: str | None, budget: str | None) -> dict[str, An
     found = {"kind": "agent"} | agent_facts(spec) | {"code": spec.target}
     if env is None:
         return found | {"settings": "they depend on the environment; add --env ENV"}
-    from lazybench.harness.environment import check_budget, resolve_env
-    from lazybench.harness.request import make
+    from lazybench.runner.request import check_budget, make, resolve_env
 
     budgets = BUDGETS if budget is None else (check_budget(budget),)
     played, note = resolve_env(env)
     if note:
-        out.note(note)
+        console.note(note)
     configs = {each: make(_asked(spec), played, each, {}).config for each in budgets}
     return found | {"env": played.id, "settings": _side_by_side(configs)}
 
@@ -195,7 +349,7 @@ def _space(space: Any) -> Any:
         first = int(space.start.min())
         shape = "x".join(map(str, sizes.shape))
         return f"{space.dtype} {shape}, each from {first} to {first + int(sizes.max()) - 1}"
-    return out.one_line(str(space))
+    return console.one_line(str(space))
 
 
 def _data(name: str) -> dict[str, Any]:
@@ -226,14 +380,14 @@ def _data_status(name: str) -> dict[str, Any]:
 
 
 def _by_key(key: str, root: Path, runs: Path) -> dict[str, Any]:
-    from lazybench.harness.runs import list_runs
     from lazybench.records import Store
+    from lazybench.runner.run_dir import list_runs
 
     store = Store(root)
     record = store.find(key)
     if record is not None:
         head = {"kind": f"{record.kind} record", "file": str(store.path(record))}
-        return head | _record(record)
+        return head | _show_record(record)
     found = [run for run in list_runs(runs) if run.key12.startswith(key[:12])]
     if len(found) == 1:
         return {"kind": "run"} | asdict(found[0]) | {"path": str(found[0].path)}
@@ -246,7 +400,7 @@ def _by_key(key: str, root: Path, runs: Path) -> dict[str, Any]:
     )
 
 
-def _record(record: Record) -> dict[str, Any]:
+def _show_record(record: Record) -> dict[str, Any]:
     """The record's facts without per-trial arrays; empty parts are left out."""
     facts = record.model_dump(mode="json", by_alias=True)
     del facts["kind"]
@@ -256,4 +410,4 @@ def _record(record: Record) -> dict[str, Any]:
 
 
 def _point(point: Mapping[str, Any]) -> str:
-    return " ".join(f"{name} {out.value_text(value)}" for name, value in point.items())
+    return " ".join(f"{name} {console.value_text(value)}" for name, value in point.items())

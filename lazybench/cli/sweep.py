@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import shlex
+import signal
+import threading
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
-from lazybench.checks import need_folder
-from lazybench.cli import options, out
-from lazybench.cli.cells import BAD, exit_code, run_cells
+from lazybench.arguments import need_folder
+from lazybench.cli import console, options
+from lazybench.cli import console as out
+from lazybench.cli.progress import Stage, drawable
 from lazybench.errors import UsageError
 
 if TYPE_CHECKING:
-    from lazybench.harness.suite import SuiteCell
-    from lazybench.harness.sweep import CellOutcome
+    from rich.console import Console, RenderableType
+
+    from lazybench.sweep.scheduler import CellOutcome, Engine, SweepRequest
+    from lazybench.sweep.suite import SuiteCell
+    from lazybench.sweep.tune import Tried
+
 
 HELP = "Run the cells of a suite, skipping those that stand; the same command continues."
 EXAMPLES = (
@@ -105,10 +116,10 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
             "--json": json,
         }
         _for_a_queue([option for option, is_given in given.items() if is_given])
-    from lazybench.harness.cell_process import limits_memory
-    from lazybench.harness.devices import slots
-    from lazybench.harness.suite import expand, read_suite
-    from lazybench.harness.sweep import SweepRequest, arguments, split
+    from lazybench.runtime.devices import slots
+    from lazybench.sweep.process import limits_memory
+    from lazybench.sweep.scheduler import SweepRequest, arguments, split
+    from lazybench.sweep.suite import expand, read_suite
 
     if cells_per_device != 1 and devices is None:
         raise UsageError("--cells-per-device goes with --devices, such as --devices cuda:0-7")
@@ -116,7 +127,7 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
         raise UsageError("give either --device or --devices, not both")
     pinned = () if devices is None else slots(devices, cells_per_device)
     if memory_gib is not None and not limits_memory():
-        out.note("this system can't limit memory: --memory-gib has no effect")
+        console.note("this system can't limit memory: --memory-gib has no effect")
     cells = _matching(expand(read_suite(suite)), only)
     memory = None if memory_gib is None else memory_gib * 2**30
     request = SweepRequest(
@@ -134,14 +145,14 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     missing, known = split(cells, request)
     if emit_commands:
         for cell in missing:
-            out.line(shlex.join(["lazybench", *arguments(cell, request), "--quiet"]))
+            console.line(shlex.join(["lazybench", *arguments(cell, request), "--quiet"]))
         for row in known:
             if row.status in BAD:
-                out.note(out.one_line(f"{row.status}: {row.cell.name}: {row.reason}"))
+                console.note(console.one_line(f"{row.status}: {row.cell.name}: {row.reason}"))
         return
     outcomes = list(known)
     if not dry_run and missing and (workers or scheduler):
-        from lazybench.harness.cluster import on_cluster
+        from lazybench.sweep.cluster import on_cluster
 
         with on_cluster(request, scheduler=scheduler, workers=workers or 0) as engine:
             outcomes += run_cells(missing, request, quiet=quiet, engine=engine)
@@ -149,11 +160,11 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
         outcomes += run_cells(missing, request, quiet=quiet)
     rows = outcomes if not dry_run else [*known, *map(_missing, missing)]
     if json:
-        out.as_json([_facts(row) for row in rows])
+        console.as_json([_facts(row) for row in rows])
     else:
-        out.line(_table(rows))
+        console.line(_table(rows))
     counts = Counter(row.status for row in rows)
-    out.note(", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+    console.note(", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
     if code := exit_code(rows):
         raise typer.Exit(code)
 
@@ -210,7 +221,7 @@ def _for_a_queue(given: Sequence[str]) -> None:
 
 
 def _missing(cell: SuiteCell) -> CellOutcome:
-    from lazybench.harness.sweep import CellOutcome
+    from lazybench.sweep.scheduler import CellOutcome
 
     return CellOutcome(cell, "missing")
 
@@ -238,10 +249,310 @@ def _table(rows: Sequence[CellOutcome]) -> str:
             row.cell.name,
             row.cell.budget,
             "" if row.score is None else f"{row.score:.4f}",
-            "" if not row.wall_s else out.seconds(row.wall_s),
+            "" if not row.wall_s else console.seconds(row.wall_s),
             row.reason,
         )
         for row in rows
     ]
     header = ("status", "cell", "budget", "score", "took", "why no score")
-    return out.table(header, cells, columns=out.width())
+    return console.table(header, cells, columns=console.width())
+
+
+BAD = ("failed", "crashed", "oom", "timeout", "busy", "absent", "untrained", "refused", "diverged")
+"""What a cell may come to that leaves it without a score."""
+
+
+def exit_code(outcomes: Sequence[CellOutcome]) -> int:
+    """Return 130 where cells were stopped, 3 where some have no score, 0 otherwise."""
+    statuses = {outcome.status for outcome in outcomes}
+    if "stopped" in statuses:
+        return 128 + signal.SIGINT
+    return _BAD_CELLS if statuses & set(BAD) else 0
+
+
+_BAD_CELLS = 3
+
+
+def run_cells(
+    cells: Sequence[SuiteCell],
+    request: SweepRequest,
+    *,
+    quiet: bool,
+    engine: Engine | None = None,
+) -> list[CellOutcome]:
+    """Return what became of the cells, each run in a process of its own; write the boards anew.
+
+    They run on this machine unless an engine for elsewhere is given.
+    """
+    from lazybench import boards
+    from lazybench.records import Store
+    from lazybench.sweep.scheduler import Sweep
+
+    engine = engine or Sweep(request)
+    with _stopping(engine):
+        outcomes = list(_shown(engine, cells, quiet=quiet))
+    boards.write(Store(request.out))
+    return outcomes
+
+
+@contextmanager
+def _stopping(engine: Engine) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop a sweep's cells, which write their checkpoints; a second kills."""
+    from lazybench.sweep.process import GRACE_S
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = 0
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal heard
+        heard += 1
+        engine.stop(at_once=heard > 1)
+        told = (
+            f"stopping: cells under way have {GRACE_S:g} s to write their checkpoints; once more "
+            "kills them now; the same command continues"
+        )
+        # The main program may be amidst writing to the same stream, which Python refuses.
+        with contextlib.suppress(RuntimeError):
+            console.note(told if heard == 1 else "killing the cells under way")
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _shown(engine: Engine, cells: Sequence[SuiteCell], *, quiet: bool) -> Iterator[CellOutcome]:
+    """The outcomes as they come, each told in a line."""
+    pass
+
+    with watching_cells(len(cells), quiet=quiet) as watch:
+        for outcome in engine.run(cells, watch.begun):
+            watch.ended(outcome)
+            yield outcome
+
+
+_MOST_BAD = 8
+
+
+class CellWatch(Protocol):
+    """Hears what becomes of the cells of a sweep."""
+
+    def begun(self, cell: SuiteCell) -> None:
+        """A cell is under way; may be called from any thread."""
+        ...
+
+    def ended(self, outcome: CellOutcome) -> None:
+        """A cell has ended."""
+        ...
+
+
+class SilentCells:
+    """A watch that shows nothing."""
+
+    def begun(self, cell: SuiteCell) -> None:
+        """Show nothing."""
+
+    def ended(self, outcome: CellOutcome) -> None:
+        """Show nothing."""
+
+
+class CellLines:
+    """A watch that writes a line when a cell begins and when it ends."""
+
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Show nothing yet."""
+        self._stage, self._clock, self._moved_s = Stage("cells", total), clock, clock()
+
+    def begun(self, cell: SuiteCell) -> None:
+        """Write which."""
+        out.note(out.one_line(f"begun: {cell.name}"))
+
+    def ended(self, outcome: CellOutcome) -> None:
+        """Write what became of it, and how many there are left."""
+        now = self._clock()
+        self._stage.advance(1, {}, now - self._moved_s)
+        self._moved_s = now
+        head = f"{self._stage.done}/{self._stage.total}"
+        left = f" ({self._stage.time_text})" if self._stage.time_text else ""
+        out.note(f"{head} {_told(outcome)}{left}")
+
+
+class CellTable:
+    """A watch that draws the cells under way and those without a score, above a bar."""
+
+    def __init__(
+        self, total: int, console: Console, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Show nothing yet."""
+        self._stage, self._console, self._clock = Stage("cells", total), console, clock
+        self._moved_s = clock()
+        self._since: dict[str, float] = {}
+        self._bad: list[CellOutcome] = []
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def begun(self, cell: SuiteCell) -> None:
+        """Add a row."""
+        with self._lock:
+            self._since[f"{cell.budget} {cell.name}"] = self._clock()
+
+    def ended(self, outcome: CellOutcome) -> None:
+        """Take the row away, and write what became of the cell above the table."""
+        now = self._clock()
+        with self._lock:
+            self._since.pop(f"{outcome.cell.budget} {outcome.cell.name}", None)
+            self._stage.advance(1, {}, now - self._moved_s)
+            self._moved_s = now
+            self._counts[outcome.status] += 1
+            if outcome.status in BAD:
+                self._bad.append(outcome)
+        self._console.print(_told(outcome), markup=False, highlight=False, soft_wrap=True)
+
+    def __rich__(self) -> RenderableType:
+        """Return the table as it stands now; called a few times a second."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, show_header=True)
+        for name in ("status", "cell", "took", ""):
+            table.add_column(name, no_wrap=True, overflow="ellipsis")
+        now = self._clock()
+        with self._lock:
+            for bad in self._bad[-_MOST_BAD:]:
+                took = out.seconds(bad.wall_s) if bad.wall_s else ""
+                reason = out.one_line(bad.reason)
+                table.add_row(bad.status, *map(Text, (bad.cell.name, took, reason)))
+            for name, since_s in self._since.items():
+                table.add_row("running", Text(name), out.seconds(now - since_s), "")
+            told = [f"{count} {status}" for status, count in sorted(self._counts.items())]
+            done = f"{self._stage.done}/{self._stage.total}"
+            parts = (done, ", ".join(told), self._stage.time_text)
+        # Not the table's caption, which would be as narrow as the table: without rows, its header.
+        line = "  ".join(part for part in parts if part)
+        last = Text(line, no_wrap=True, overflow="ellipsis")
+        return Group(table, last) if table.row_count else last
+
+
+def _told(outcome: CellOutcome) -> str:
+    """One line of what became of a cell."""
+    score = "" if outcome.score is None else f" {outcome.score:.4g}"
+    why = f": {outcome.reason}" if outcome.reason else ""
+    took = out.seconds(outcome.wall_s)
+    return out.one_line(f"{outcome.status}{score} in {took}: {outcome.cell.name}{why}")
+
+
+@contextmanager
+def watching_cells(total: int, *, quiet: bool) -> Iterator[CellWatch]:
+    """A watch that fits stderr, closed at the end even if the sweep is interrupted."""
+    if quiet or not total:
+        yield SilentCells()
+    elif not drawable():
+        yield CellLines(total)
+    else:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(stderr=True)
+        table = CellTable(total, console)
+        with Live(table, console=console, refresh_per_second=4, transient=True):
+            yield table
+
+
+TUNE_HELP = "Search an agent's settings on validation tasks; the same command continues."
+TUNE_EXAMPLES = (
+    "lazybench tune protonet --env glyphs-20way-5shot --trials 9",
+    "lazybench tune maml --env glyphs-20way-5shot --trials 9 --search inner_lr=0.01..1 "
+    "--search inner_steps=1,5,10",
+)
+
+
+def tune_command(  # noqa: PLR0913 - one parameter for each option
+    agent: Annotated[
+        str,
+        typer.Argument(
+            help="Agent: an id, or FILE.py:CLASS.", autocompletion=options.complete_agent
+        ),
+    ],
+    env: options.Env,
+    trials: Annotated[
+        int, typer.Option("--trials", "-n", min=1, help="Configurations, the preset among them.")
+    ] = 9,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--search",
+            metavar="NAME=LO..HI|A,B,C",
+            help="What is searched; repeatable. [default: step sizes, a tenth to ten times]",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Fix a setting; repeatable."),
+    ] = None,
+    budget: options.Budget = "small",
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Of draws and trainings.")] = 0,
+    device: options.Device = "cpu",
+    threads: options.Threads = None,
+    runs: options.Runs = Path("runs"),
+    json: Annotated[bool, typer.Option("--json", help="Trials on stdout as JSON.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Try configurations and print them, best first, with the command that runs the best one.
+
+    Raises:
+        LazybenchError: as the harness has it.
+    """
+    overrides = options.parse_settings(settings or ())
+    need_folder(runs, "--runs")
+    from lazybench.cli.progress import watching
+    from lazybench.runner.request import RunRequest
+    from lazybench.sweep.tune import best, read_axis, tune
+
+    axes = dict(read_axis(text) for text in search) if search else None
+    request = RunRequest(
+        agent=agent,
+        env=env,
+        budget=budget,
+        seed=seed,
+        overrides=overrides,
+        device=device,
+        threads=threads,
+        runs=runs,
+    )
+    with watching(quiet=quiet or json) as watch:
+        folder, found = tune(request, trials, axes, watch)
+    if len(found) < trials:
+        console.note(
+            f"{trials} trials were asked for, but what is searched has {len(found)} distinct "
+            "settings, the preset among them: each was tried once"
+        )
+    ordered = best(found)
+    if json:
+        console.as_json([asdict(tried) for tried in ordered])
+        return
+    console.line(_tune_table(ordered))
+    if ordered[0].val is not None:
+        words = ["lazybench", "run", "--agent", agent, "--env", env, "--budget", budget]
+        words += ["--tuned", str(folder)]
+        console.note(f"the best of {len(found)}: {shlex.join(words)}")
+    console.note(f"kept in {folder}; higher validation scores are better")
+
+
+def _tune_table(found: Sequence[Tried]) -> str:
+    rows = [
+        (
+            str(tried.number),
+            ", ".join(f"{name}={value}" for name, value in tried.settings.items()) or "preset",
+            tried.reason if tried.val is None else f"{tried.val:.4f}",
+            str(tried.step),
+            console.seconds(tried.cpu_s),
+        )
+        for tried in found
+    ]
+    return console.table(
+        ("trial", "settings", "validation", "at step", "CPU"), rows, columns=console.width()
+    )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json as json_text
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lazybench.cli import options, out
+from lazybench.arguments import need_folder
+from lazybench.cli import console, options
+from lazybench.cli.run import metric_text
 
 if TYPE_CHECKING:
-    from lazybench.verify import Verification
+    from lazybench.stats import Interval
+    from lazybench.verify import Audit, Verification
+
 
 HELP = (
     "Verify a record: its key, numbers and answers, and a sample of its trials, evaluated again. "
@@ -104,9 +109,9 @@ def verify_command(  # noqa: PLR0913 - one parameter for each option
         )
     if json:
         told = {"verdict": found.verdict, "verified": found.verified}
-        out.as_json(asdict(found) | told)
+        console.as_json(asdict(found) | told)
     else:
-        out.line(_text(found))
+        console.line(_text(found))
     if code := ENDS[found.verdict]:
         raise typer.Exit(code)
 
@@ -117,7 +122,7 @@ def _text(found: Verification) -> str:
     rows = [(marks[each.ok], each.check, each.detail) for each in found.findings]
     head = f"{found.agent} on {found.env}, {found.key[:12]}" if found.key else str(found.path)
     left = [f"unchecked: {'; '.join(found.unchecked)}"] if found.unchecked else []
-    table = out.table(("", "check", "what was found"), rows)
+    table = console.table(("", "check", "what was found"), rows)
     return "\n".join([head, table, *left, f"{found.verdict}: {_why(found)}"])
 
 
@@ -144,3 +149,214 @@ def _why(found: Verification) -> str:
         f"{what}; had {100 * found.finds:.2g} % of its trials been forged{kind}, the sample would "
         f"have found it with 95 %{again}"
     )
+
+
+AUDIT_HELP = (
+    "Score a record's agent on fresh trials, and tell whether its own score agrees with them."
+)
+AUDIT_EXAMPLES = (
+    "lazybench audit 3f9c01d2",
+    "lazybench audit 3f9c01d2 --trials 1000 --json",
+    "lazybench audit record.json --checkpoint their-run",
+)
+INCONSISTENT = 1
+
+
+def audit_command(  # noqa: PLR0913 - one parameter for each option
+    record: RecordName,
+    trials: Annotated[int, typer.Option("--trials", "-n", min=2, help="Fresh trials.")] = 200,
+    checkpoint: Checkpoint = None,
+    retrain: Retrain = False,
+    init: Init = None,
+    seed: SampleSeed = None,
+    device: Device = None,
+    threads: options.Threads = None,
+    out_dir: options.Out = Path("leaderboards"),
+    runs: options.Runs = Path("runs"),
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Print both scores, their difference and what it says.
+
+    Raises:
+        LazybenchError: as `lazybench.verify.audit` has it.
+        typer.Exit: the scores don't agree.
+    """
+    options.one_source(checkpoint, retrain, init)
+    from lazybench.cli.progress import watching
+    from lazybench.verify import StateSource, audit, find_record
+
+    source = StateSource(checkpoint, retrain, init, out_dir, runs)
+    path = find_record(record, out_dir)
+    with watching(quiet=quiet) as watch:
+        found = audit(
+            path,
+            trials=trials,
+            source=source,
+            seed=seed,
+            device=device,
+            threads=threads,
+            watch=watch,
+        )
+    if json:
+        intervals = {
+            name: getattr(found, name)._asdict() for name in ("stored", "fresh", "difference")
+        }
+        console.as_json(asdict(found) | intervals)
+    else:
+        console.line(_audit_text(found))
+    if not found.consistent:
+        raise typer.Exit(INCONSISTENT)
+
+
+def _audit_text(found: Audit) -> str:
+    """Who was audited on what, both scores, and the difference."""
+    percent = found.unit == "fraction"
+    scale, unit = (100.0, "%") if percent else (1.0, found.unit)
+
+    def shown(value: float, sign: str = "") -> str:
+        return f"{scale * value:{sign}.2f}" if percent else f"{value:{sign}.4g}"
+
+    def ends(interval: Interval, sign: str = "") -> str:
+        return f"{shown(interval.lo, sign)} to {shown(interval.hi, sign)}"
+
+    again = "" if found.seed is None else f"; the same again: --seed {found.seed}"
+    rows = [
+        ("stored", shown(found.stored.mean), ends(found.stored)),
+        ("fresh", shown(found.fresh.mean), ends(found.fresh)),
+    ]
+    gap = (
+        f"{shown(found.difference.mean, '+')} {unit} (99 % interval {ends(found.difference, '+')})"
+    )
+    verdict = f"p {found.p:.2g}: {'consistent' if found.consistent else 'NOT consistent'}"
+    return "\n".join(
+        [
+            f"{found.agent} on {found.env}, {found.key[:12]}",
+            f"{found.trials} fresh trials from {found.first} on{again}",
+            console.table(("", f"{found.metric} {unit}", "95 % interval"), rows),
+            f"fresh less stored: {gap}, {verdict}",
+        ]
+    )
+
+
+TRIALS_HELP = (
+    "Write an environment's official trials to a file: indices, support labels, image hashes."
+)
+TRIALS_EXAMPLES = (
+    "lazybench trials omniglot-5way-1shot",
+    "lazybench trials glyphs-5way-1shot --arrays --to glyphs.npz",
+    "lazybench trials cifarfs-5way-5shot --to trials.jsonl --limit 100",
+)
+
+
+def trials_command(  # noqa: PLR0913 - one parameter for each option
+    env: Annotated[
+        str,
+        typer.Argument(
+            metavar="ENV", help="Environment id or alias.", autocompletion=options.complete_env
+        ),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to", metavar="FILE", help=".npz or .jsonl. [default: trials-ENV-BUDGET.npz]"
+        ),
+    ] = None,
+    arrays: Annotated[
+        bool, typer.Option("--arrays", help="The images themselves, beside their hashes.")
+    ] = False,
+    budget: Annotated[
+        str, typer.Option("--budget", "-b", help="Whose number of trials.")
+    ] = "small",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="The first ones only.")
+    ] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write the file and print what it holds.
+
+    Raises:
+        LazybenchError: as `lazybench.verify.export_trials` has it.
+    """
+    from lazybench.cli.progress import watching
+    from lazybench.runner.request import resolve_env
+    from lazybench.verify import export_trials
+
+    path = to or Path(f"trials-{resolve_env(env)[0].id}-{budget}.npz")
+    with watching(quiet=quiet) as watch:
+        found = export_trials(env, path, budget=budget, limit=limit, arrays=arrays, watch=watch)
+    if json:
+        console.as_json({"path": str(found.path), "bytes": found.size, **found.about})
+        return
+    shape = ", ".join(map(str, found.about["predictions"]))
+    console.line(f"{found.path}: {found.about['env']}, {found.size / 1e6:.1f} MB, no query labels")
+    console.line(
+        f"predictions [{shape}] are judged by: lazybench score predictions.npz --env "
+        f"{found.about['env']} --budget {budget} --name NAME"
+    )
+
+
+SCORE_HELP = "Judge predictions for an environment's official trials; a record marked as submitted."
+SCORE_EXAMPLES = (
+    "lazybench score predictions.npz --env omniglot-5way-1shot --name their_maml",
+    "lazybench score predictions.npz -e glyphs-5way-1shot --name mine --set lr=0.1 --store",
+    "lazybench score labels.npy -e cifar100-lt-100 --name their_loss --seed 1 --json > record.json",
+)
+
+
+def score_command(  # noqa: PLR0913 - one parameter for each option
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help=".npz with predictions [trials, queries], or .npy."),
+    ],
+    env: options.Env,
+    name: Annotated[str, typer.Option("--name", help="Who answered, for the board.")],
+    budget: Annotated[
+        str, typer.Option("--budget", "-b", help="Whose number of trials.")
+    ] = "small",
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed that trained it.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting to tell; repeatable."),
+    ] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="Keep the record, and show the board it stands on.")
+    ] = False,
+    out_dir: options.Out = Path("leaderboards"),
+    json: Annotated[bool, typer.Option("--json", help="Only the record on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no board.")] = False,
+) -> None:
+    """Print the score, or the record; keep it where asked.
+
+    Raises:
+        LazybenchError: as `lazybench.verify.score` has it.
+    """
+    overrides = options.parse_settings(settings or ())
+    if store:
+        need_folder(out_dir, "--out")
+    from lazybench.cli.progress import watching
+    from lazybench.cli.run import publish
+    from lazybench.runner.request import read_setting
+    from lazybench.verify import score
+
+    config: dict[str, Any] = {key: read_setting(value) for key, value in overrides.items()}
+    with watching(quiet=quiet) as watch:
+        record = score(
+            file,
+            env,
+            name=name,
+            config=config,
+            seed=seed,
+            budget=budget,
+            out=out_dir if store else None,
+            watch=watch,
+        )
+    if json:
+        console.line(json_text.dumps(json_text.loads(record.to_json())))
+    else:
+        limited = "; the first trials only, never ranked" if record.limited else ""
+        metric = record.metrics[record.env.metric]
+        console.line(f"{name}, submitted, on {record.env.id}: {metric_text(metric)}{limited}")
+    if store:
+        publish([record], out_dir, show=not (json or quiet))

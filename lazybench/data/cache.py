@@ -1,17 +1,14 @@
-"""Prepared arrays, built once and opened memory-mapped ever after.
-
-An entry is a folder `<name>-<version>/` below `cache_root()`: one `.npy` file an array and
-`manifest.json` with each file's size and sha256. It's built in a temporary folder beside its place
-and renamed into it, so a reader sees a whole entry or none.
-"""
+"""Room for arrays under construction that may be larger than memory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+import math
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +17,29 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from lazybench.data.atomic_folder import replaced_folder, sync
 from lazybench.data.checked_arrays import Damaged, frozen, mapped
 from lazybench.data.folders import CACHE_VARIABLE, cache_root
-from lazybench.data.swap import replaced_folder, sync
 from lazybench.errors import UsageError
 from lazybench.files import read_file
+
+
+def scratch(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """Return an array of zeros on disk, in a nameless file that goes away with it.
+
+    It lies in the cache folder, where what is built in it is kept; in memory where that folder
+    can't be written or the array is empty.
+    """
+    try:
+        cache_root().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_root()) as file:
+            # A map of a file with holes ends the process where the disk turns out to be full.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+            return np.memmap(file, dtype, "w+", shape=shape)
+    except (OSError, ValueError):
+        return np.zeros(shape, dtype)
+
 
 Arrays = dict[str, NDArray[Any]]
 

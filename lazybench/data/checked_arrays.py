@@ -133,7 +133,7 @@ def _remembered(path: Path, sha256: str) -> list[_State]:
 
 def _remember(path: Path, sha256: str, state: _State) -> None:
     # Imported here: the schema of records costs more than all the rest of an opening.
-    from lazybench.records.atomic import write_json
+    from lazybench.files import write_json
 
     _known[os.path.realpath(path), sha256] = state
     content = {"path": os.path.realpath(path), "sha256": sha256, "state": list(state)}

@@ -21,7 +21,7 @@ from lazybench.data.folders import DATA_VARIABLE, data_root
 from lazybench.data.sources import SOURCES, Remote
 from lazybench.errors import DataUnavailable, OutputUnavailable, UnknownName, nearest
 from lazybench.files import open_file
-from lazybench.locks import alone
+from lazybench.runtime.locks import alone
 
 TRIES = 4
 TIMEOUT_S = 30.0

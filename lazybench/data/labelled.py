@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench import counter
+from lazybench import seeding
 from lazybench.data.pool import Pool
 from lazybench.data.splits import HELD_OUT, held_out_each
 from lazybench.errors import UsageError
@@ -122,7 +122,7 @@ def held_out(pool: Pool, key: str) -> tuple[Part, Part]:
             f"a class of {key} has {pool.count.min()} images; holding out one in {HELD_OUT} for "
             f"the test takes at least {HELD_OUT}"
         )
-    rank = random_ranks(whole, counter.mix(key, "held out 1"))
+    rank = random_ranks(whole, seeding.mix(key, "held out 1"))
     kept = rank >= each
     test = np.full(len(pool.count), each, np.int64)
     return (
@@ -133,7 +133,7 @@ def held_out(pool: Pool, key: str) -> tuple[Part, Part]:
 
 def random_ranks(part: Part, key: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Return each image's place, int64 `[n]`, in a random order of its class."""
-    order = np.lexsort((counter.mix(key, part.rows), part.labels))
+    order = np.lexsort((seeding.mix(key, part.rows), part.labels))
     first = np.cumsum(part.count) - part.count
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order)) - np.repeat(first, part.count)

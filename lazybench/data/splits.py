@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lazybench.data.user_text import read_text, unique
 from lazybench.errors import DataUnavailable, UsageError, nearest
+from lazybench.files import read_text, unique
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

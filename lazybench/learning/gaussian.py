@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lazybench.params import Params
+from lazybench.nets.params import Params
 
 
 def sample(mean: Params, log_std: Params, generator: torch.Generator) -> Params:

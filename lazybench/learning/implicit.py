@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lazybench.learning.inner import LossFn
-from lazybench.params import Params, leaves
+from lazybench.nets.params import Params, leaves
 
 
 def implicit_gradient(

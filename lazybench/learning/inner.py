@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lazybench.params import Params, detached, subtract
+from lazybench.nets.params import Params, detached, subtract
 
 LossFn = Callable[[Params], Tensor]
 Direction = Callable[[Params], Params]

@@ -12,7 +12,7 @@ import torch
 
 from lazybench.learning.inner import LossFn
 from lazybench.learning.teacher import Leap
-from lazybench.params import Params, leaves, scale, subtract
+from lazybench.nets.params import Params, leaves, scale, subtract
 
 
 class MetaGradient(NamedTuple):

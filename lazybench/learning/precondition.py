@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lazybench.learning.inner import _positive
-from lazybench.params import Params
-from lazybench.rng import Rng
+from lazybench.nets.params import Params
+from lazybench.seeding import Rng
 
 
 class Preconditioner(NamedTuple):

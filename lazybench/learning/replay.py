@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lazybench.learning.inner import LossFn, Trail
 from lazybench.learning.meta import MetaGradient
-from lazybench.params import Params, leaves
+from lazybench.nets.params import Params, leaves
 
 
 def replayed_gradient(

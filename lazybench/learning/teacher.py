@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 
 from lazybench.learning.inner import Direction, Trail
-from lazybench.params import Params, combine, lerp, subtract
+from lazybench.nets.params import Params, combine, lerp, subtract
 
 Score = tuple[float, ...]
 ScoreFn = Callable[[Params], Score]

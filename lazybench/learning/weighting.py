@@ -22,7 +22,7 @@ from lazybench.errors import Diverged, UsageError
 from lazybench.learning.inner import LossFn, Trail, sgd, student, unrolled
 from lazybench.learning.meta import maml_gradient
 from lazybench.learning.teacher import Leap, ScoreFn, Teacher, greedy
-from lazybench.params import Params, leaves
+from lazybench.nets.params import Params, leaves
 
 ExampleLosses = Callable[[Params], Tensor]
 """The loss of every example of a mini-batch, `[B]`, at given parameters."""

@@ -20,11 +20,11 @@ from lazybench.nets.conv4 import Conv4
 from lazybench.nets.mlp import MLP
 from lazybench.nets.module import GivenNet, ModuleNet, from_factory, training_passes
 from lazybench.nets.net import NORM_EPS, Moments, Net, Stats
+from lazybench.nets.params import count
 from lazybench.nets.resnet import ResNet12
 from lazybench.nets.resnet_cifar import ResNetCifar
-from lazybench.params import count
-from lazybench.precision import precision
-from lazybench.task import TaskShape
+from lazybench.runtime.precision import precision
+from lazybench.tasks import TaskShape
 from lazybench.user_code import declared, load
 
 __all__ = [

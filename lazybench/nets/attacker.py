@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lazybench.errors import UsageError
 from lazybench.nets.net import Pick, Stats, batch_norm, in_turn, measured, scaled
-from lazybench.params import Params
-from lazybench.precision import at_precision
-from lazybench.task import TaskShape
+from lazybench.nets.params import Params
+from lazybench.runtime.precision import at_precision
+from lazybench.tasks import TaskShape
 
 NORM_EPS = 1e-5
 """Added to the variance, as the authors' framework does unasked."""

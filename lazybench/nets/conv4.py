@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.errors import UsageError
-from lazybench.fused import conv_norm_pool
-from lazybench.fused_patches import images, patch_norm_pool, patches
+from lazybench.nets.fused import conv_norm_pool
+from lazybench.nets.fused_patches import images, patch_norm_pool, patches
 from lazybench.nets.net import (
     NORM_EPS,
     Moments,
@@ -21,9 +21,9 @@ from lazybench.nets.net import (
     moments,
     scaled,
 )
-from lazybench.params import Params
-from lazybench.precision import at_precision, exempt, precision
-from lazybench.task import TaskShape
+from lazybench.nets.params import Params
+from lazybench.runtime.precision import at_precision, exempt, precision
+from lazybench.tasks import TaskShape
 
 _LARGE_PX = 32
 """Width of images from which a module written out is faster at first order, too."""
@@ -41,9 +41,10 @@ class Conv4:
     the ReLU: both are monotone, so the order doesn't matter to the result, and a quarter of the
     entries is left to clamp.
 
-    On a CPU, modules run written out (`lazybench.fused`) where that is faster: all of them where
-    gradients are differentiated again, else the large ones. For first-order gradients, one-channel
-    images of even size are prepared as patches `[n, 4, h/2, w/2, 10]` (`lazybench.fused_patches`).
+    On a CPU, modules run written out (`lazybench.nets.fused`) where that is faster: all of them
+    where gradients are differentiated again, else the large ones. For first-order gradients,
+    one-channel images of even size are prepared as patches `[n, 4, h/2, w/2, 10]`
+    (`lazybench.nets.fused_patches`).
 
     Reference: Finn et al. 2017, section 5.2; the lazy paper, A.2.
     """

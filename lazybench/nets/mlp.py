@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.nets.net import Stats, glorot, head, head_outputs, scaled
-from lazybench.params import Params
-from lazybench.precision import at_precision
-from lazybench.task import TaskShape
+from lazybench.nets.params import Params
+from lazybench.runtime.precision import at_precision
+from lazybench.tasks import TaskShape
 
 
 class MLP:

@@ -1,4 +1,4 @@
-"""Torch modules of other people as networks."""
+"""Batch norms inside other people's modules, made to take the statistics that they are told."""
 
 from __future__ import annotations
 
@@ -13,16 +13,71 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
 from lazybench.errors import LazybenchError, UsageError
-from lazybench.nets.net import Moments, Net, Pick, Stats, head, head_outputs, measured, own, scaled
-from lazybench.nets.norms import BatchStatistics, paths, with_batch_statistics
-from lazybench.params import Params
+from lazybench.nets.net import (
+    Moments,
+    Net,
+    Pick,
+    Stats,
+    batch_norm,
+    head,
+    head_outputs,
+    measured,
+    own,
+    scaled,
+)
+from lazybench.nets.params import Params
 from lazybench.plugins import contained, describe
-from lazybench.precision import at_precision
-from lazybench.task import TaskShape
+from lazybench.runtime.precision import at_precision
+from lazybench.tasks import TaskShape
 from lazybench.user_code import target_sha256
+
+
+class BatchStatistics(nn.Module):
+    """A batch norm that takes the moments that `pick` gives."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        """Take over a batch norm's parameters."""
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.pick: Pick = own
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return normalised inputs."""
+        return batch_norm(x, self.weight, self.bias, self.pick(x), self.eps)
+
+
+def with_batch_statistics(name: str, module: nn.Module) -> nn.Module:
+    """Return the module with each batch norm in it replaced.
+
+    Raises:
+        UsageError: a batch norm that does more than normalise; `name` tells of which backbone.
+    """
+    if isinstance(module, _BatchNorm):
+        if type(module).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
+            # It does more than normalise (an activation, say), and that would be lost.
+            raise UsageError(
+                f"backbone '{name}' has a batch norm with a forward of its own, "
+                f"{type(module).__name__}; use torch's BatchNorm1d, 2d or 3d"
+            )
+        return BatchStatistics(module)
+    for child, part in list(module.named_children()):
+        setattr(module, child, with_batch_statistics(name, part))
+    return module
+
+
+def paths(module: nn.Module) -> dict[str, str]:
+    """Return the names that nets give to the parameters to train, and their paths in the module."""
+    norms = {name for name, part in module.named_modules() if isinstance(part, BatchStatistics)}
+    return {
+        f"{'norm' if path.rpartition('.')[0] in norms else 'body'}.{path}": path
+        for path, value in module.named_parameters()
+        if value.requires_grad
+    }
+
 
 Factory = Callable[[TaskShape], Any]
 
@@ -154,9 +209,7 @@ class ModuleNet:
         """Return mean and (biased) variance of each batch norm on `x`, in the order they run."""
         return measured(lambda pick: self._run(params, x, pick))
 
-    def _run(
-        self, params: Params, x: Tensor, pick: Pick, *, train: bool | None = None
-    ) -> Tensor:
+    def _run(self, params: Params, x: Tensor, pick: Pick, *, train: bool | None = None) -> Tensor:
         """What the module gives in a mode; None for that of now."""
         train = self._train_mode and _in_training() if train is None else train
         module, norms = self._copy(x.device)

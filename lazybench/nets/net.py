@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lazybench.params import Params
+from lazybench.nets.params import Params
 
 Moments = tuple[Tensor, Tensor]
 """Mean and (biased) variance, `[channels]` each, of a normalisation layer's input."""

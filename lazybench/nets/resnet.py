@@ -19,9 +19,9 @@ from lazybench.nets.net import (
     measured,
     scaled,
 )
-from lazybench.params import Params
-from lazybench.precision import at_precision
-from lazybench.task import TaskShape
+from lazybench.nets.params import Params
+from lazybench.runtime.precision import at_precision
+from lazybench.tasks import TaskShape
 
 _SLOPE = 0.1
 _LAYERS = (1, 2, 3)

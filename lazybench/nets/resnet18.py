@@ -8,10 +8,10 @@ from torch import Tensor
 
 from lazybench.errors import UsageError
 from lazybench.nets.net import Pick, Stats, batch_norm, head_outputs, in_turn, measured, scaled
+from lazybench.nets.params import Params
 from lazybench.nets.resnet_cifar import CIFAR_EPS, he_normal
-from lazybench.params import Params
-from lazybench.precision import at_precision
-from lazybench.task import TaskShape
+from lazybench.runtime.precision import at_precision
+from lazybench.tasks import TaskShape
 
 WIDTHS = (64, 128, 256, 512)
 _BLOCKS = 2

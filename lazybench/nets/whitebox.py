@@ -16,10 +16,10 @@ from torch import Tensor
 
 from lazybench.errors import UsageError, nearest
 from lazybench.nets.net import Net, Stats
+from lazybench.nets.params import Params, mean
 from lazybench.nets.resnet18 import ResNet18
 from lazybench.nets.resnet_cifar import ResNetCifar
-from lazybench.params import Params, mean
-from lazybench.task import TaskShape
+from lazybench.tasks import TaskShape
 
 MOMENTS = "moments."
 """What the names of measured means and variances begin with; they aren't trained."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lazybench.records.atomic import (
+from lazybench.files import (
     append_line,
     canonical_json,
     read_lines,
@@ -11,7 +11,7 @@ from lazybench.records.atomic import (
     write_bytes,
     write_json,
 )
-from lazybench.records.parts import (
+from lazybench.records.fields import (
     AgentFacts,
     Checkpoint,
     Code,
@@ -21,9 +21,9 @@ from lazybench.records.parts import (
     Machine,
     Metric,
     NetworkFacts,
+    Reported,
     Tuning,
 )
-from lazybench.records.reported import Reported
 from lazybench.records.schema import KEY_FIELDS, Record, make_key
 from lazybench.records.store import RecordList, Skipped, Store, slug
 from lazybench.records.trials import Packed, Trials

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 
 from lazybench.errors import StoreError, UsageError
-from lazybench.records.atomic import canonical_json, plain
-from lazybench.records.parts import (
+from lazybench.files import canonical_json, plain
+from lazybench.records.fields import (
     AgentFacts,
     Checkpoint,
     Code,

@@ -14,9 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lazybench.errors import LazybenchError, RecordConflict, StoreError, UsageError
-from lazybench.files import read_file, refuse_links
-from lazybench.records.atomic import canonical_json, write_bytes
-from lazybench.records.reported import Reported
+from lazybench.files import canonical_json, read_file, refuse_links, write_bytes
+from lazybench.records.fields import Reported
 from lazybench.records.schema import Record, make_key
 
 REPORTED = Path(__file__).parent.parent / "reported"
@@ -169,10 +168,7 @@ class Store:
             env: keep this env only, as `<id>` or `<id>-v<version>`; no other folder is read.
             agent: keep this agent only.
         """
-        return RecordList.of(
-            self.records_in(folder, env, agent)
-            for folder in self.folders(env)
-        )
+        return RecordList.of(self.records_in(folder, env, agent) for folder in self.folders(env))
 
     def folders(self, env: str | None = None) -> list[Path]:
         """The folders of records, one for each environment and revision, by name.

@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench.errors import StoreError, UsageError
-from lazybench.harness.judge import judge, open_env
-from lazybench.harness.request import check_device
-from lazybench.harness.watch import SILENT, Watch
-from lazybench.parallel import using_threads
-from lazybench.precision import using_precision
 from lazybench.records import Record
+from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.evaluate import judge, open_env
+from lazybench.runner.request import check_device
+from lazybench.runtime.precision import using_precision
+from lazybench.runtime.threads import using_threads
 from lazybench.specs import EnvSpec
 from lazybench.stats import Interval, mean_interval
-from lazybench.verify.contents import spec_of
 from lazybench.verify.findings import refuted
-from lazybench.verify.player import StateSource, remade, trained_policy
-from lazybench.verify.scores import draw_seed
-from lazybench.verify.stored import read_record
+from lazybench.verify.load_policy import StateSource, remade, trained_policy
+from lazybench.verify.read_record import read_record
+from lazybench.verify.rescore import draw_seed
+from lazybench.verify.static_checks import spec_of
 
 TRIALS = 200
 """Fresh trials unless another number is asked for."""

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from lazybench.data.fingerprint import instance_hash
 from lazybench.errors import UsageError
-from lazybench.harness.environment import chosen_trials, resolve_env
-from lazybench.harness.judge import env_facts, open_env
-from lazybench.harness.watch import SILENT, Watch
 from lazybench.records import replace_ours
+from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.evaluate import env_facts, open_env
+from lazybench.runner.request import chosen_trials, resolve_env
 from lazybench.specs import EnvSpec
-from lazybench.verify.replay import part_hashes, test_images
+from lazybench.verify.rescore import part_hashes, test_images
 
 ENDINGS = {".npz": b"about.npy", ".jsonl": b'"protocol": {'}
 """Endings of files of trials, each with what their first bytes hold."""

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench.checks import check_path, check_settings, check_whole
-from lazybench.data.plain_arrays import read_arrays
+from lazybench.arguments import check_path, check_settings, check_whole
+from lazybench.data.importing.arrays import read_arrays
 from lazybench.errors import ContractError, DataUnavailable, UsageError
-from lazybench.harness.environment import chosen_trials, official_trials, resolve_env
-from lazybench.harness.evaluate import evaluate
-from lazybench.harness.judge import open_env
-from lazybench.harness.outputs import writable
-from lazybench.harness.watch import SILENT, Watch
 from lazybench.records import Cost, Record, Store
+from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.evaluate import open_env
+from lazybench.runner.external import evaluate
+from lazybench.runner.request import chosen_trials, official_trials, resolve_env
+from lazybench.runner.run_dir import writable
 from lazybench.specs import EnvSpec
 from lazybench.verify.export import need_answers
-from lazybench.verify.replay import PassReplay, Replay, part_hashes, shaped, test_images
+from lazybench.verify.rescore import PassReplay, Replay, part_hashes, shaped, test_images
 
 KEYS = ("predictions", "index", "about")
 _FORM = "save it with numpy.savez(FILE, predictions=array), array [trials, queries]"

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lazybench.errors import UsageError
-from lazybench.harness.judge import open_env
-from lazybench.harness.request import check_device
-from lazybench.harness.watch import SILENT, Watch
-from lazybench.parallel import using_threads
-from lazybench.precision import using_precision
 from lazybench.records import Record
+from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.evaluate import open_env
+from lazybench.runner.request import check_device
+from lazybench.runtime.precision import using_precision
+from lazybench.runtime.threads import using_threads
 from lazybench.specs import EnvSpec
-from lazybench.verify.contents import check_answers, check_environment, check_numbers, spec_of
 from lazybench.verify.findings import Finding, Verification, refuted
-from lazybench.verify.player import (
+from lazybench.verify.load_policy import (
     StateSource,
     check_network,
     check_settings,
@@ -25,7 +24,8 @@ from lazybench.verify.player import (
     remade,
     trained_policy,
 )
-from lazybench.verify.scores import (
+from lazybench.verify.read_record import read_record
+from lazybench.verify.rescore import (
     compare,
     compare_trained,
     differing,
@@ -34,7 +34,7 @@ from lazybench.verify.scores import (
     finds,
     same_platform,
 )
-from lazybench.verify.stored import read_record
+from lazybench.verify.static_checks import check_answers, check_environment, check_numbers, spec_of
 
 TRIALS = 50
 """Trials that are evaluated again unless another number is asked for."""

@@ -11,12 +11,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from lazybench.harness.environment import resolve_env
-from lazybench.harness.fit import Training, fit
-from lazybench.harness.judge import judge, open_env
-from lazybench.harness.request import make
-from lazybench.harness.signals import Signals
-from lazybench.harness.watch import SILENT
+from lazybench.runner.callbacks import SILENT
+from lazybench.runner.evaluate import judge, open_env
+from lazybench.runner.request import make, resolve_env
+from lazybench.runner.signals import Signals
+from lazybench.runner.train import Training, fit
 
 GLYPHS, WAVES = "glyphs-5way-1shot", "sinusoid-5shot"
 TRIALS = {GLYPHS: 24, WAVES: 200}

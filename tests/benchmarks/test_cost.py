@@ -139,9 +139,8 @@ def test_lazy_tensors_are_as_many_whatever_k(scripts):
 
 
 def test_the_norm_is_that_of_the_step_that_sgd_would_take(scripts):
-    from lazybench.harness.environment import resolve_env
-    from lazybench.harness.request import make
-    from lazybench.rng import Rng
+    from lazybench.runner.request import make, resolve_env
+    from lazybench.seeding import Rng
 
     settings = scripts.cell.settings("28px/fomaml/2") | {"backbone": "conv4-32"}
     task, (batch,) = scripts.cell.tasks(scripts.cell.SHAPES["28px"], 1)

@@ -72,5 +72,5 @@ def requests(monkeypatch: pytest.MonkeyPatch, make_record: MakeRecord) -> list[A
         Store(request.out).publish(record)
         return record
 
-    monkeypatch.setattr("lazybench.harness.run.run", run)
+    monkeypatch.setattr("lazybench.runner.run.run", run)
     return seen

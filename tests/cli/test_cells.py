@@ -6,9 +6,9 @@ import io
 
 from rich.console import Console
 
-from lazybench.cli.cells_table import CellTable
-from lazybench.harness.suite import SuiteCell
-from lazybench.harness.sweep import CellOutcome
+from lazybench.cli.sweep import CellTable
+from lazybench.sweep.scheduler import CellOutcome
+from lazybench.sweep.suite import SuiteCell
 
 
 def test_the_line_below_the_table_stays_one_when_no_row_is_left() -> None:

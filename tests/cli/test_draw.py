@@ -24,8 +24,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append(figure)
         return real(figure, form)
 
-    monkeypatch.setattr("lazybench.boards.record_picture.as_bytes", keep)
-    monkeypatch.setattr("lazybench.harness.env_picture.as_bytes", keep)
+    monkeypatch.setattr("lazybench.boards.plots.as_bytes", keep)
+    monkeypatch.setattr("lazybench.cli.env_picture.as_bytes", keep)
     return seen
 
 

@@ -11,7 +11,7 @@ import pytest
 from lazybench.boards import check
 from lazybench.records import Store
 
-PLAYERS = Path(__file__).parents[1] / "harness" / "players.py"
+PLAYERS = Path(__file__).parents[1] / "runner" / "players.py"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lazybench.harness.findings import Finding
+from lazybench.check.findings import Finding
 from lazybench.records import Store
 from lazybench.registry import AGENTS, ENVS
 
@@ -162,7 +162,7 @@ def test_check_shows_findings(
         asked.append((agent, env))
         return [Finding("init", True, "fine"), Finding("update", ok, "look here")]
 
-    monkeypatch.setattr("lazybench.harness.check_agent.check_agent", check_agent)
+    monkeypatch.setattr("lazybench.check.agent.check_agent", check_agent)
     done = lazybench("check", "agent", "reptile")
     assert done.code == code
     assert asked == [("reptile", "glyphs-5way-1shot")]

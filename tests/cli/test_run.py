@@ -147,7 +147,7 @@ def harness(monkeypatch: pytest.MonkeyPatch, result: Any) -> None:
             raise result
         return result
 
-    monkeypatch.setattr("lazybench.harness.run.run", run)
+    monkeypatch.setattr("lazybench.runner.run.run", run)
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed", "oom"])

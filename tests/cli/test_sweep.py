@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from lazybench.harness.cell_process import GRACE_S
-from lazybench.harness.request import RunRequest
-from lazybench.harness.run import run
+from lazybench.runner.request import RunRequest
+from lazybench.runner.run import run
+from lazybench.sweep.process import GRACE_S
 
-PLAYERS = Path(__file__).parents[1] / "harness" / "players.py"
+PLAYERS = Path(__file__).parents[1] / "runner" / "players.py"
 
 
 def suite(*agents: str) -> str:

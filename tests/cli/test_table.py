@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lazybench.cli.table import parse_agents, split_names
+from lazybench.cli.compare import parse_agents, split_names
 from lazybench.errors import UsageError
 from lazybench.records import Store
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from lazybench.envs.target_files import Trained, read_nets
-from lazybench.envs.targets import names
+from lazybench.envs.targets.files import Trained, read_nets
+from lazybench.envs.targets.names import names
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         calls.append((name, budget, seed))
         return made(name, budget, seed)
 
-    monkeypatch.setattr("lazybench.envs.target_training.keep_net", keep)
-    monkeypatch.setattr("lazybench.envs.target_training.train_net", train)
+    monkeypatch.setattr("lazybench.envs.targets.training.keep_net", keep)
+    monkeypatch.setattr("lazybench.envs.targets.training.train_net", train)
     return calls
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lazybench.harness.request import RunRequest
-from lazybench.harness.run import run
+from lazybench.runner.request import RunRequest
+from lazybench.runner.run import run
 
 RUNS, WARM = 200, 40
 ALLOWED_BYTES = 48 << 20

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import lazybench
-from lazybench.attack_task import Queries
-from lazybench.harness.judge import judge
+from lazybench.runner.evaluate import judge
+from lazybench.tasks import Queries
 
 Span = tuple[int, int]
 
@@ -156,9 +156,7 @@ def test_long_tail(split: str, backend: str) -> None:
     observation, _ = watch.look(watch.env.reset(seed=3))
     done = False
     while not done:
-        observation, _, done, _, info = watch.look(
-            watch.env.step(answer(watch.env, observation))
-        )
+        observation, _, done, _, info = watch.look(watch.env.step(answer(watch.env, observation)))
     assert {"correct", "predictions", "metrics"} <= set(info)
     assert watch.seen >= 16
     if split == "train":

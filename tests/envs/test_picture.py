@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazybench.envs.fewshot import FewShotEnv, FewShotVectorEnv
+from lazybench.envs.fewshot.env import FewShotEnv, FewShotVectorEnv
 from lazybench.envs.picture import contact_sheet
-from lazybench.task import TaskShape
+from lazybench.tasks import TaskShape
 
 
 def test_tiles_stand_where_they_belong() -> None:

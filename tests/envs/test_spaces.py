@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from lazybench.envs.fewshot import FewShotVectorEnv
-from lazybench.spaces import broadcast_box, labels
+from lazybench.envs.fewshot.env import FewShotVectorEnv
+from lazybench.envs.spaces import broadcast_box, labels
 
 
 def owned(array: np.ndarray) -> int:

@@ -19,10 +19,10 @@ from typing import Any
 PRELOADED = [
     "lazybench.cli.app",
     "lazybench.cli.progress",
-    "lazybench.harness.run",
+    "lazybench.runner.run",
     "lazybench.boards",
-    "lazybench.envs.fewshot",
-    "lazybench.envs.one_step",
+    "lazybench.envs.fewshot.env",
+    "lazybench.envs.single_step",
     "lazybench.envs.datasets.sinusoid",
     "lazybench.envs.datasets.glyphs",
     "lazybench.agents.fewshot.gradient",

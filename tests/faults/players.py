@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lazybench.attack_task import Queries
+from lazybench.tasks import Queries
 from lazybench.user_code import load
 
-Learner = load(f"{Path(__file__).parents[1] / 'harness' / 'players.py'}:Learner")
+Learner = load(f"{Path(__file__).parents[1] / 'runner' / 'players.py'}:Learner")
 
 
 class Steady(Learner):

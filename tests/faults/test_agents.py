@@ -17,13 +17,13 @@ import pytest
 import torch
 
 import lazybench
-from lazybench.envs import targets
-from lazybench.harness.request import RunRequest
-from lazybench.harness.run import run
+from lazybench.envs.targets import names as targets
 from lazybench.records import canonical_json
+from lazybench.runner.request import RunRequest
+from lazybench.runner.run import run
 
 PLAYERS = Path(__file__).with_name("players.py")
-HARNESS = PLAYERS.parents[1] / "harness" / "players.py"
+HARNESS = PLAYERS.parents[1] / "runner" / "players.py"
 
 
 def suite(here: Any, *agents: str, options: tuple[str, ...] = (), **env: str) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def server() -> Iterator[Server]:
     ],
 )
 def test_12_download(here: Any, server: Server, answer: Answer, why: str, tries: int) -> None:
-    """A stalling server: tests/core/data/test_download.py, which shortens the wait."""
+    """A stalling server: tests/data/test_download.py, which shortens the wait."""
     server.answer = answer
     data = here.folder / "data"
     done = here("data", "get", "cifar100", "--from", server.url, "--quiet",

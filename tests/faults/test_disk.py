@@ -13,7 +13,7 @@ import faultkit
 import numpy as np
 import pytest
 
-from lazybench.harness import checkpoint
+from lazybench.runner import checkpoint
 
 CHANCE = ("run", "-a", "chance", "-e", "glyphs-5way-1shot", "-b", "smoke", "--limit", "8")
 WHERE = ("--out", "store", "--runs", "runs", "--threads", "1")
@@ -107,7 +107,7 @@ def test_05_arrays_under_construction_on_a_full_disk(tmp_path: Path) -> None:
     code = (
         "import sys, faultkit, numpy as np\n"
         "faultkit.small_disk(sys.argv[1], 64 << 10)\n"
-        "from lazybench.data.scratch import scratch\n"
+        "from lazybench.data.cache import scratch\n"
         "made = scratch((1 << 20,), np.uint8)\n"
         "made[:] = 7\n"
         "print(type(made).__name__, int(made.sum()))\n"

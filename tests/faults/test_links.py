@@ -16,7 +16,7 @@ from lazybench.cli import main
 from lazybench.errors import LazybenchError, OutputUnavailable, StoreError
 from lazybench.records import Store, append_line, write_json
 
-PLAYERS = Path(__file__).parents[1] / "harness" / "players.py"
+PLAYERS = Path(__file__).parents[1] / "runner" / "players.py"
 SECRET = b"mine\n"
 Act = Callable[[Path], Any]
 

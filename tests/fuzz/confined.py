@@ -21,28 +21,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from lazybench.data.archive import ZipTree
-from lazybench.data.image_folder import read_image_folder
-from lazybench.data.imported import read_meta
-from lazybench.data.imported_set import open_imported
-from lazybench.data.npz_arrays import read_npz
+from lazybench.data.archives import ZipTree, read_members
+from lazybench.data.importing.arrays import read_arrays, read_npz
+from lazybench.data.importing.catalogue import read_meta
+from lazybench.data.importing.folder import read_image_folder
+from lazybench.data.importing.split import Preparation, Rows
+from lazybench.data.importing.write import open_imported
 from lazybench.data.pickles import load_pickle
-from lazybench.data.plain_arrays import read_arrays
-from lazybench.data.rows import Preparation, Rows
 from lazybench.data.splits import SPLITS, listed_split
-from lazybench.data.tarball import read_members
-from lazybench.envs.attack_target import load_pictures
+from lazybench.envs.attack.named_target import load_pictures
 from lazybench.envs.datasets.cifar_files import batch
 from lazybench.envs.datasets.mnist import read_idx
-from lazybench.envs.http_journal import Journal
-from lazybench.envs.target_files import read_nets
-from lazybench.envs.user_images import read_user_images
+from lazybench.envs.own_target.images import read_user_images
+from lazybench.envs.own_target.journal import Journal
+from lazybench.envs.targets.files import read_nets
 from lazybench.errors import LazybenchError
-from lazybench.harness import checkpoint
-from lazybench.harness.runs import list_runs
-from lazybench.harness.suite import expand, read_suite
-from lazybench.harness.trained import find_run, read_weights
 from lazybench.records import Record, Store, read_lines
+from lazybench.runner import checkpoint
+from lazybench.runner.run_dir import list_runs
+from lazybench.runner.trained import find_run, read_weights
+from lazybench.sweep.suite import expand, read_suite
 
 ALLOWANCE_BYTES = 1 << 30
 """What a file may make the process ask for beyond what it holds at the start."""

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from lazybench.envs.http_journal import Journal
-from lazybench.envs.target_files import Trained, write_nets
-from lazybench.harness import checkpoint
-from lazybench.harness.fit import Progress
+from lazybench.envs.own_target.journal import Journal
+from lazybench.envs.targets.files import Trained, write_nets
 from lazybench.records import Record, Store, append_line
+from lazybench.runner import checkpoint
+from lazybench.runner.train import Progress
 
 Sample = tuple[str, Path, Path]
 """What reads it (by its name in `confined.py`), what that is given, and the file to damage."""

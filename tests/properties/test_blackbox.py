@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lazybench.envs.attack_oracle import Oracle
-from lazybench.envs.blackbox import TOLERANCE, BlackBox
+from lazybench.envs.attack.blackbox import TOLERANCE, BlackBox
+from lazybench.envs.attack.oracle import Oracle
 
 LIKE_CI = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 IMAGES = 3

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazybench.harness.cell import Cell, resolve
-from lazybench.harness.request import RunRequest
+from lazybench.runner.request import RunRequest
+from lazybench.runner.resolve import Cell, resolve
 
 LIKE_CI = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 ENV = "sinusoid-5shot"

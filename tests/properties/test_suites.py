@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazybench.errors import UsageError
-from lazybench.harness.suite import Suite, expand, read_suite
-from lazybench.harness.sweep import SweepRequest, arguments
+from lazybench.sweep.scheduler import SweepRequest, arguments
+from lazybench.sweep.suite import Suite, expand, read_suite
 
 LIKE_CI = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

@@ -9,8 +9,8 @@ import pytest
 
 import lazybench
 from lazybench.errors import UsageError
-from lazybench.harness.evaluate import evaluate
 from lazybench.records import Trials
+from lazybench.runner.external import evaluate
 from lazybench.verify import StateSource, audit
 from lazybench.verify.audit import _difference, split_p
 

@@ -15,14 +15,14 @@ from scipy.stats import ks_2samp, norm
 
 import lazybench
 from lazybench.errors import StoreError, UnknownName, UsageError
-from lazybench.harness.evaluate import evaluate
-from lazybench.harness.transfer import TransferRequest, transfer
 from lazybench.records import Record, Trials, make_key
+from lazybench.runner.external import evaluate
+from lazybench.runner.transfer import TransferRequest, transfer
 from lazybench.stats import mean_interval
 from lazybench.verify import StateSource, audit, find_record, verify
-from lazybench.verify.scores import Again, _blocks, compare, drifts, finds, finds_share
+from lazybench.verify.rescore import Again, _blocks, compare, drifts, finds, finds_share
 
-PLAYERS = Path(__file__).parents[1] / "harness" / "players.py"
+PLAYERS = Path(__file__).parents[1] / "runner" / "players.py"
 GLYPHS, SINUS = "glyphs-5way-1shot", "sinusoid-5shot"
 N = 16
 
@@ -120,9 +120,7 @@ def test_each_trial_is_drawn_by_itself_and_keeps_its_row():
         held = np.concatenate(list(_blocks(drawn, 5, n, apart=True)))
         assert set(held) == set(drawn)
     # One block of 75 that was forged: drawn in whole blocks, a sample found it in 7 of 75 cases.
-    found = [
-        (rng.choice(600, 50, replace=False) // 8 == 40).any() for _ in range(400)
-    ]
+    found = [(rng.choice(600, 50, replace=False) // 8 == 40).any() for _ in range(400)]
     assert np.mean(found) > 0.4
 
 
@@ -135,7 +133,7 @@ def test_an_agent_whose_answers_depend_on_its_neighbours_is_reproduced(tmp_path)
     assert (found.verdict, found.trials) == ("reproduced", 7)
 
 
-NEIGHBOURS = '''
+NEIGHBOURS = """
 class Odd:
     def init(self, env, rng):
         return {}
@@ -147,7 +145,7 @@ class Odd:
 
         answer.vectorized = True
         return answer
-'''
+"""
 
 
 def test_an_agent_that_learned_is_verified_from_its_run_or_trained_again(tmp_path, learned):

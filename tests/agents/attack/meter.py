@@ -1,7 +1,7 @@
 """An independent meter: one plain loop over rows, scripted targets, every row on record.
 
 The oracle for attackers (what they ask) and for the environment (what it charges). It knows the
-contract of `lazybench.attack_task` and nothing of how the environment is written.
+contract of `lazybench.tasks` and nothing of how the environment is written.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lazybench.attack_task import AttackTask, Queries, Replies
-from lazybench.rng import Rng
-from lazybench.task import TaskShape
+from lazybench.seeding import Rng
+from lazybench.tasks import AttackTask, Queries, Replies, TaskShape
 
 Target = Callable[[Tensor], Tensor]
 """From images `[R, channels, height, width]` to logits `[R, classes]`."""

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lazybench.agents.attack.differences import coordinate_slopes, directional_slopes, placed
 from lazybench.agents.attack.lockstep import Start
-from lazybench.agents.attack.score_search import Space, Walk, pixels, project, tiled, variables
-from lazybench.attack_task import distance, margin
+from lazybench.agents.attack.search import Space, Walk, pixels, project, tiled, variables
+from lazybench.tasks import distance, margin
 
 INSTANCE = (2, 4, 4)
 

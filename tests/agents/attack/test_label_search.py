@@ -12,19 +12,13 @@ from torch import Tensor
 
 from lazybench.agents.attack.boundary import Boundary, BoundaryConfig
 from lazybench.agents.attack.hopskipjump import HopSkipJump, HopSkipJumpConfig
-from lazybench.agents.attack.label_search import (
-    Decisions,
-    LabelConfig,
-    bisect,
-    ragged,
-    starting_points,
-)
 from lazybench.agents.attack.lockstep import Start
 from lazybench.agents.attack.opt_attack import OptAttack, OptAttackConfig
 from lazybench.agents.attack.rays import Rays, local, unit
+from lazybench.agents.attack.search import Decisions, LabelConfig, bisect, ragged, starting_points
 from lazybench.agents.attack.sign_opt import SignOpt, SignOptConfig
 from lazybench.errors import ContractError
-from lazybench.rng import Rng
+from lazybench.seeding import Rng
 
 INSTANCE = (1, 4, 4)
 LABEL_ONLY = {"access": "label", "mode": "minimise"}

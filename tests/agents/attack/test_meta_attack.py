@@ -12,14 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lazybench.agents.attack.finetune import Attackers, fine_tune, predict
-from lazybench.agents.attack.meta_attack import MetaAttackAgent
-from lazybench.agents.attack.meta_attack_settings import MetaAttackConfig
-from lazybench.attack_task import distance, margin
+from lazybench.agents.attack.meta_attack import (
+    Attackers,
+    MetaAttackAgent,
+    MetaAttackConfig,
+    fine_tune,
+    predict,
+)
 from lazybench.errors import UsageError
 from lazybench.nets.attacker import EncoderDecoder
-from lazybench.params import Params
-from lazybench.rng import Rng
+from lazybench.nets.params import Params
+from lazybench.seeding import Rng
+from lazybench.tasks import distance, margin
 
 INSTANCE = (1, 16, 16)
 FEW = {"coordinates": 12, "every": 3, "tune_steps": 4}
@@ -85,7 +89,7 @@ def test_attackers_share_weights_until_tuned_and_keep_those_of_unfinished_images
     picked = torch.arange(5)[:, None] * 7 + torch.arange(6)
     target = torch.linspace(-2, 2, 30).double().view(5, 6)
     # Blocks of two images: nothing may depend on where a block ends.
-    monkeypatch.setattr("lazybench.agents.attack.finetune._BLOCK", 2)
+    monkeypatch.setattr("lazybench.agents.attack.meta_attack._BLOCK", 2)
     attackers = Attackers(net, theta)
     alone = torch.cat([net(theta, image[None]) for image in x])
     torch.testing.assert_close(attackers.maps(x), alone)

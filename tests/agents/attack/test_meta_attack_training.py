@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lazybench.agents.attack.meta_attack import MetaAttackAgent
-from lazybench.agents.attack.meta_attack_settings import JUDGED, MetaAttackConfig, preset
+from lazybench.agents.attack.meta_attack import JUDGED, MetaAttackAgent, MetaAttackConfig, preset
 from lazybench.errors import UsageError
 from lazybench.nets.attacker import EncoderDecoder
-from lazybench.params import Params
-from lazybench.rng import Rng
+from lazybench.nets.params import Params
+from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
-from lazybench.task import TaskShape
+from lazybench.tasks import TaskShape
 
 INSTANCE = (1, 16, 16)
 SPEC = EnvSpec("glyphs-net4-untargeted", "attack", "a:b", None, "glyphs", {})

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from lazybench.attack_task import Queries
+from lazybench.tasks import Queries
 
 
 def test_charges_in_order_refuses_past_budget_and_success_by_hand(meter: ModuleType) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lazybench.agents.attack.square import bump, scheduled
-from lazybench.attack_task import distance
+from lazybench.tasks import distance
 
 EPS = {"l2": 1.5, "linf": 0.2}
 

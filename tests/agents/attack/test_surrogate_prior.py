@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lazybench.agents.attack.label_search import Decisions
 from lazybench.agents.attack.lockstep import Start
+from lazybench.agents.attack.search import Decisions
 from lazybench.agents.attack.surrogate_prior import SurrogatePrior, SurrogatePriorConfig
 from lazybench.errors import ContractError, UsageError
 from lazybench.nets.whitebox import classifier
-from lazybench.rng import Rng
+from lazybench.seeding import Rng
 
 INSTANCE = (1, 14, 14)
 

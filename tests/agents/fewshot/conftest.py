@@ -16,10 +16,10 @@ from lazybench.agents.fewshot.gradient import GradientAgent
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.envs.datasets.sinusoid import Sinusoid
 from lazybench.nets import backbone
-from lazybench.params import Params
-from lazybench.rng import Rng
+from lazybench.nets.params import Params
+from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
-from lazybench.task import TaskShape
+from lazybench.tasks import TaskShape
 
 Batch = dict[str, Tensor]
 

@@ -14,12 +14,12 @@ from lazybench.agents.fewshot.embedding import EmbeddingAgent, EmbeddingConfig
 from lazybench.agents.fewshot.embedding_presets import embedding_preset
 from lazybench.api import make_agent, make_env
 from lazybench.errors import UsageError
-from lazybench.harness.request import make
 from lazybench.nets import backbone
-from lazybench.params import Params
+from lazybench.nets.params import Params
 from lazybench.registry import ENVS
-from lazybench.rng import Rng
-from lazybench.task import TaskShape
+from lazybench.runner.request import make
+from lazybench.seeding import Rng
+from lazybench.tasks import TaskShape
 
 NAMES = ("protonet", "matching_net", "relation_net", "r2d2")
 HEADS = ("prototypes", "matching", "relation", "ridge")

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lazybench import parallel
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.agents.fewshot.presets import ALGORITHMS
 from lazybench.errors import UsageError
 from lazybench.nets import MLP
-from lazybench.rng import Rng
+from lazybench.runtime import threads as parallel
+from lazybench.seeding import Rng
 
 LEARNERS = tuple(name for name in ALGORITHMS if name != "finetune")
 LAZY = tuple(name for name in LEARNERS if name.startswith("lazy_"))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lazybench.learning import LossFn, adam, sgd, student
 from lazybench.nets import backbone
-from lazybench.params import Params
-from lazybench.rng import Rng
+from lazybench.nets.params import Params
+from lazybench.seeding import Rng
 
 
 def mlp(params: Params, x: Tensor) -> Tensor:

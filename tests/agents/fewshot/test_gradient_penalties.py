@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lazybench.learning import entropy, inequality, sample, sgd, student
 from lazybench.nets import backbone
-from lazybench.params import Params
-from lazybench.rng import Rng
+from lazybench.nets.params import Params
+from lazybench.seeding import Rng
 
 PLAIN = {"outer_rule": "sgd", "outer_lr": 1.0, "anneal": "none"}
 

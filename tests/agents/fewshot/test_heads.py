@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lazybench.agents.fewshot import heads
-from lazybench.params import Params
+from lazybench.nets.params import Params
 
 WAY, SHOT, QUERIES, WIDTH = 4, 3, 5, 6
 MAKERS: dict[str, Callable[[], heads.Head]] = {

@@ -6,8 +6,7 @@ import pytest
 
 import lazybench
 from lazybench.errors import UsageError
-from lazybench.harness.environment import resolve_env
-from lazybench.harness.request import make
+from lazybench.runner.request import make, resolve_env
 
 ENV = "sinusoid-5shot"
 FAST = {"iterations": 5, "validate_every": 0}

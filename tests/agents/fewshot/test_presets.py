@@ -12,7 +12,7 @@ from lazybench.agents.fewshot.presets import ALGORITHMS, preset
 from lazybench.learning import GAMMAS
 from lazybench.registry import ENVS
 from lazybench.specs import BUDGETS, EnvSpec
-from lazybench.task import TaskShape
+from lazybench.tasks import TaskShape
 
 LEARNERS = tuple(name for name in ALGORITHMS if name != "finetune")
 

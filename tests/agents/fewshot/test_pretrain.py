@@ -13,12 +13,12 @@ from torch import Tensor
 
 from lazybench.agents.fewshot.embedding_presets import pretrain_preset
 from lazybench.agents.fewshot.pretrain import PretrainConfig, PretrainedAgent
-from lazybench.envs.fewshot import FewShotVectorEnv
+from lazybench.envs.fewshot.env import FewShotVectorEnv
 from lazybench.errors import UsageError
 from lazybench.nets import backbone
 from lazybench.registry import ENVS
-from lazybench.rng import Rng
-from lazybench.task import TaskShape
+from lazybench.seeding import Rng
+from lazybench.tasks import TaskShape
 
 CLASSES = 11
 

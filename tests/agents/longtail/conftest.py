@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lazybench.agents.longtail.classifier import ClassifierAgent
 from lazybench.agents.longtail.settings import LongTailConfig
-from lazybench.longtail_task import LongTailTask
-from lazybench.params import Params
-from lazybench.rng import Rng
+from lazybench.nets.params import Params
+from lazybench.seeding import Rng
+from lazybench.tasks import LongTailTask
 
 COUNTS = (40, 20, 10, 4)
 

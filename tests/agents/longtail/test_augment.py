@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lazybench.agents.longtail.augment import augmented, shrunk
-from lazybench.rng import Rng
+from lazybench.seeding import Rng
 
 
 def images(rows, channels=3, height=12, width=11):

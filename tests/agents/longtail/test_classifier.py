@@ -15,12 +15,10 @@ from lazybench.agents.longtail.classifier import ClassifierAgent
 from lazybench.agents.longtail.settings import LongTailConfig
 from lazybench.agents.longtail.training import net_of
 from lazybench.errors import UsageError
-from lazybench.harness.environment import resolve_env
-from lazybench.harness.request import make
-from lazybench.longtail_task import LongTailTask
 from lazybench.nets import backbone, count_parameters
-from lazybench.rng import Rng
-from lazybench.task import TaskShape
+from lazybench.runner.request import make, resolve_env
+from lazybench.seeding import Rng
+from lazybench.tasks import LongTailTask, TaskShape
 
 CIFAR = LongTailTask(
     100, (3, 32, 32), "uint8", tuple(int(490 * 0.01 ** (c / 99)) for c in range(100)), 1, 100, 10

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from lazybench.agents.longtail.classifier import ClassifierAgent
-from lazybench.harness.environment import resolve_env
-from lazybench.harness.fit import Training, fit
-from lazybench.harness.judge import judge, open_env
-from lazybench.harness.request import make
-from lazybench.harness.signals import Signals
-from lazybench.harness.watch import SILENT
+from lazybench.runner.callbacks import SILENT
+from lazybench.runner.evaluate import judge, open_env
+from lazybench.runner.request import make, resolve_env
+from lazybench.runner.signals import Signals
+from lazybench.runner.train import Training, fit
 
 ENV = "glyphs-lt-20"
 SHORT = {"epochs": 3, "batch": 50, "late": 0.6, "drops": ((0.6, 0.3), (0.9, 0.03))}

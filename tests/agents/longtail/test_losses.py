@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lazybench.agents.longtail.losses import row_losses, weighted_mean
 from lazybench.agents.longtail.settings import LongTailConfig
+from lazybench.agents.longtail.training import row_losses, weighted_mean
 from lazybench.agents.longtail.weights import effective_number
 
 COUNTS = (81, 16, 1)

@@ -19,9 +19,9 @@ from lazybench.agents.longtail.meta_settings import WIDE_GAMMAS, MetaConfig
 from lazybench.agents.longtail.settings import LongTailConfig
 from lazybench.agents.longtail.weights import effective_number
 from lazybench.errors import Diverged, UsageError
-from lazybench.longtail_task import LongTailTask
-from lazybench.params import Params
-from lazybench.rng import Rng
+from lazybench.nets.params import Params
+from lazybench.seeding import Rng
+from lazybench.tasks import LongTailTask
 
 COUNTS = (40, 20, 10, 6)
 TASK = LongTailTask(4, (3, 16, 16), "uint8", COUNTS, 10, 12, 3)

@@ -12,8 +12,8 @@ from torch import Tensor
 from lazybench.agents.longtail import training
 from lazybench.agents.longtail.meta import MetaWeightAgent
 from lazybench.agents.longtail.meta_settings import MetaConfig
-from lazybench.envs.longtail import LongTailEnv
-from lazybench.rng import Rng
+from lazybench.envs.longtail.env import LongTailEnv
+from lazybench.seeding import Rng
 
 DATA: dict[str, Any] = {"data": "glyphs", "imbalance": 20, "backend": "torch"}
 SHARED: dict[str, Any] = {

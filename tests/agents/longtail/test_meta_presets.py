@@ -8,8 +8,8 @@ from lazybench.agents.longtail.meta import MetaWeightAgent
 from lazybench.agents.longtail.meta_settings import MetaConfig
 from lazybench.agents.longtail.presets import classifier_preset
 from lazybench.agents.longtail.settings import LongTailConfig
-from lazybench.longtail_task import LongTailTask
 from lazybench.specs import BUDGETS, EnvSpec
+from lazybench.tasks import LongTailTask
 
 ENV = EnvSpec("cifar100-lt-100", "longtail", "a:b", None, "cifar100", {"imbalance": 100})
 TASK = LongTailTask(100, (3, 32, 32), "uint8", (106,) * 100, 3180, 100, 10)

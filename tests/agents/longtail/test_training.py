@@ -12,9 +12,9 @@ from lazybench.agents.longtail import training
 from lazybench.agents.longtail.settings import LongTailConfig
 from lazybench.agents.longtail.weights import effective_number
 from lazybench.errors import Diverged, UsageError
-from lazybench.harness import checkpoint
-from lazybench.longtail_task import LongTailTask
-from lazybench.rng import Rng
+from lazybench.runner import checkpoint
+from lazybench.seeding import Rng
+from lazybench.tasks import LongTailTask
 
 PLAIN = {"pad": 0, "flip": False}
 

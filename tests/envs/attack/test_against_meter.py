@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from lazybench.agents.attack.lockstep import Attack, LockstepAgent, Start
-from lazybench.attack_task import Queries
-from lazybench.envs.attack import AttackVectorEnv
-from lazybench.rng import Rng
+from lazybench.envs.attack.env import AttackVectorEnv
+from lazybench.seeding import Rng
+from lazybench.tasks import Queries
 from lazybench.user_code import load
 
 

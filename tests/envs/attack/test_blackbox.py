@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lazybench.attack_task import Queries
-from lazybench.envs.attack_oracle import Oracle
-from lazybench.envs.blackbox import BlackBox
+from lazybench.envs.attack.blackbox import BlackBox
+from lazybench.envs.attack.oracle import Oracle
 from lazybench.errors import ContractError
+from lazybench.tasks import Queries
 
 CLEAN = torch.full((3, 1, 2, 2), 0.5)
 LABEL = torch.zeros(3, dtype=torch.int64)

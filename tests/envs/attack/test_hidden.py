@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from lazybench.attack_task import Queries
-from lazybench.envs.attack import AttackVectorEnv
-from lazybench.envs.attack_single import AttackEnv
+from lazybench.envs.attack.env import AttackEnv, AttackVectorEnv
 from lazybench.errors import ContractError
+from lazybench.tasks import Queries
 
 WEIGHTS = np.array([0.0, 50.0, 100.0])
 

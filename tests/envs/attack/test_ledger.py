@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazybench.envs.attack_ledger import Ledger, improvements
+from lazybench.envs.attack.ledger import Ledger, improvements
 
 
 class ByHand:

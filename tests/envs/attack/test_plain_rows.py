@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lazybench.attack_task import Queries
-from lazybench.envs.attack import AttackVectorEnv
-from lazybench.envs.attack_doors import as_callable, as_foolbox
-from lazybench.envs.attack_oracle import Oracle, plain
-from lazybench.envs.blackbox import BlackBox
-from lazybench.envs.target_form import TargetForm, in_form
-from lazybench.envs.user_attack import UserAttack
-from lazybench.envs.user_images import UserImages
+from lazybench.envs.attack.adapters import as_callable, as_foolbox
+from lazybench.envs.attack.blackbox import BlackBox
+from lazybench.envs.attack.env import AttackVectorEnv
+from lazybench.envs.attack.oracle import Oracle, plain
+from lazybench.envs.own_target.form import TargetForm, in_form
+from lazybench.envs.own_target.images import UserImages
+from lazybench.envs.own_target.run import UserAttack
 from lazybench.errors import ContractError
+from lazybench.tasks import Queries
 
 CLEAN = torch.full((2, 1, 2, 2), 0.5)
 LABEL = torch.zeros(2, dtype=torch.int64)
@@ -31,9 +31,7 @@ def spy() -> None:
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_name != "attacker":
         SEEN.extend(
-            value
-            for value in frame.f_locals.values()
-            if isinstance(value, torch.nn.Module)
+            value for value in frame.f_locals.values() if isinstance(value, torch.nn.Module)
         )
         frame = frame.f_back
 

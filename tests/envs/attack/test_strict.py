@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from lazybench.attack_task import Queries
-from lazybench.envs.attack import AttackVectorEnv
-from lazybench.envs.attack_strict import ChildTarget
+from lazybench.envs.attack.env import AttackVectorEnv
+from lazybench.envs.attack.strict import ChildTarget
 from lazybench.errors import ContractError, UsageError
+from lazybench.tasks import Queries
 
 DARK, LIGHT = torch.full((2, 1, 2, 2), 0.5), torch.ones(1, 1, 2, 2)
 

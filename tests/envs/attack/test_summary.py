@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lazybench.envs.attack_summary import CHECKPOINTS, COLUMNS, MEASURES, summary
+from lazybench.envs.attack.summary import CHECKPOINTS, COLUMNS, MEASURES, summary
 
 
 def columns(**given: list[float]) -> dict[str, np.ndarray]:

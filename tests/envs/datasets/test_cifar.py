@@ -17,7 +17,7 @@ from lazybench.envs.datasets import cifar
 from lazybench.envs.datasets.cifar import Cifar100, check, open_cifar100
 from lazybench.envs.datasets.class_lists import Named, few_shot_roster
 from lazybench.envs.datasets.images import ImageSet, open_images
-from lazybench.envs.episodes import ClassSampler
+from lazybench.envs.fewshot.episodes import ClassSampler
 from lazybench.errors import DataUnavailable, UsageError
 
 NAMES = ("apple", "bear", "cup", "dolphin")

@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 
 from lazybench.envs.datasets.glyphs import open_glyphs, read_frozen
-from lazybench.envs.datasets.glyphs_attack import CHARACTERS, EACH, SHA256, build, open_ten
+from lazybench.envs.datasets.glyphs_variants import (
+    CHARACTERS,
+    GLYPHS_ATTACK_EACH,
+    GLYPHS_ATTACK_SHA256,
+    glyphs_attack_build,
+    open_ten,
+)
 from lazybench.errors import DataUnavailable
 
 
 def test_the_pixels_are_the_published_ones() -> None:
     ten = open_ten()
-    assert bytes(build(read_frozen())["sha256"]).hex() == SHA256
+    assert bytes(glyphs_attack_build(read_frozen())["sha256"]).hex() == GLYPHS_ATTACK_SHA256
     assert "+" not in ten.prep
-    for part, each in EACH.items():
+    for part, each in GLYPHS_ATTACK_EACH.items():
         assert ten.x[part].shape == (10 * each, 1, 28, 28)
         assert np.bincount(ten.labels(part)).tolist() == [each] * 10
 
@@ -44,7 +50,7 @@ def test_an_image_shows_its_label() -> None:
 
 def test_a_character_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "lazybench.envs.datasets.glyphs_attack.CHARACTERS", (("LATIN", "U+0000 NOTHING"),)
+        "lazybench.envs.datasets.glyphs_variants.CHARACTERS", (("LATIN", "U+0000 NOTHING"),)
     )
     with pytest.raises(DataUnavailable, match="no bitmaps of U\\+0000 NOTHING"):
-        build(read_frozen())
+        glyphs_attack_build(read_frozen())

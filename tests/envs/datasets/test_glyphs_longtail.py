@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lazybench import counter
+from lazybench import seeding
 from lazybench.data.labelled import open_labelled
-from lazybench.envs.datasets import glyphs_longtail
+from lazybench.envs.datasets import glyphs_variants
 from lazybench.envs.datasets.glyphs import read_frozen
-from lazybench.envs.datasets.glyphs_longtail import CLASSES, EACH, FACES, TEST_FACES, classes
+from lazybench.envs.datasets.glyphs_variants import CLASSES, EACH, FACES, TEST_FACES, classes
 
 
 @pytest.mark.parametrize("name", ["glyphs", "glyphshard"])
@@ -37,12 +37,12 @@ def test_test_faces_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     marked = np.zeros((len(frozen.bitmaps), 28, 28), np.int64)
     marked[:, 0, 0] = np.arange(len(marked))
     object.__setattr__(frozen, "bitmaps", marked)
-    monkeypatch.setattr(glyphs_longtail, "deform", lambda bitmaps, keys, strength: bitmaps)
+    monkeypatch.setattr(glyphs_variants, "deform", lambda bitmaps, keys, strength: bitmaps)
     new = set()
     for row in classes(frozen)[:5]:
         faces = {}
         for part in EACH:
-            got = glyphs_longtail._class_images(frozen, int(row), part, "medium")[:, 0, 0]
+            got = glyphs_variants._class_images(frozen, int(row), part, "medium")[:, 0, 0]
             faces[part], uses = np.unique(got - frozen.start[row], return_counts=True)
             assert uses.max() - uses.min() <= 1
         assert len(faces["test"]) == TEST_FACES
@@ -56,6 +56,6 @@ def test_classes_are_drawn_among_whole_characters() -> None:
     rows = classes(frozen)
     assert (frozen.count[rows] == FACES).all()
     assert len({frozen.scripts[row] for row in rows}) > 5
-    keys = counter.mix("glyphs", "longtail1", "classes")
+    keys = seeding.mix("glyphs", "longtail1", "classes")
     whole = np.flatnonzero(frozen.count == FACES)
-    np.testing.assert_array_equal(rows, whole[counter.permutation(keys, len(whole))[:CLASSES]])
+    np.testing.assert_array_equal(rows, whole[seeding.permutation(keys, len(whole))[:CLASSES]])

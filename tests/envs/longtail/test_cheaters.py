@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lazybench.envs.longtail import EVAL, LongTailEnv
+from lazybench.envs.longtail.env import EVAL, LongTailEnv
 
 Answer = Callable[[dict[str, Any], int], np.ndarray]
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lazybench import batches
-from lazybench.envs.longtail import LongTailEnv
-from lazybench.envs.longtail_dataset import LongTailDataset
+from lazybench.envs import interop
+from lazybench.envs.longtail.env import LongTailDataset, LongTailEnv
 from lazybench.errors import UsageError
 
 
@@ -39,7 +38,7 @@ def test_workers_share_the_batches_out(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [batch["index"] for batch in data]
     for worker in range(4):
         info = SimpleNamespace(id=worker, num_workers=4)
-        monkeypatch.setattr(batches, "get_worker_info", lambda info=info: info)
+        monkeypatch.setattr(interop, "get_worker_info", lambda info=info: info)
         share = [batch["index"] for batch in data]
         assert len(share) == len(whole[worker::4])
         for one, two in zip(share, whole[worker::4], strict=True):

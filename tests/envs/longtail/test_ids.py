@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lazybench.data.importing import ImportRequest, import_data
+from lazybench.data.importing.importer import ImportRequest, import_data
 from lazybench.envs import CATALOGUE
-from lazybench.envs.longtail import LongTailEnv
+from lazybench.envs.longtail.env import LongTailEnv
 from lazybench.errors import UnknownName
 from lazybench.registry import ENVS
 

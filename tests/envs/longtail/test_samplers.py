@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazybench import counter
-from lazybench.envs.longtail_samplers import Batches, Stage, dev_places, stages
+from lazybench import seeding
+from lazybench.envs.longtail.samplers import Batches, Stage, dev_places, stages
 from lazybench.errors import UsageError
 
 COUNTS = np.array([40, 16, 4, 1])
 FIRST = np.cumsum(COUNTS) - COUNTS
-KEY = counter.mix("test")
+KEY = seeding.mix("test")
 
 
 def batches(plan: Any, *, batch: int = 8, steps: int = 1000, seed: int = 0) -> Batches:
-    return Batches(counter.mix(KEY, seed), COUNTS, batch, stages(plan, steps))
+    return Batches(seeding.mix(KEY, seed), COUNTS, batch, stages(plan, steps))
 
 
 def classes_of(places: np.ndarray) -> np.ndarray:
@@ -103,5 +103,5 @@ def test_dev_batches_go_round_the_classes_without_repeating() -> None:
         assert each.max() - each.min() <= 1
     halves = dev_places(KEY, 10, 3, 20).reshape(2, 10) // 3
     np.testing.assert_array_equal(np.sort(halves), [np.arange(10)] * 2)
-    other = dev_places(counter.mix(KEY, 1), 10, 3, 20)
+    other = dev_places(seeding.mix(KEY, 1), 10, 3, 20)
     assert set(other) != set(dev_places(KEY, 10, 3, 20))

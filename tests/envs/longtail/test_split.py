@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lazybench.data.labelled import Labelled, Part
-from lazybench.envs.longtail_split import class_counts, images_at, largest_head, tail
+from lazybench.envs.longtail.stream import class_counts, images_at, largest_head, tail
 from lazybench.errors import UsageError
 
 

@@ -14,9 +14,9 @@ from gymnasium.utils.env_checker import check_env
 
 import lazybench
 from lazybench import gymnasium_ids
-from lazybench.envs.longtail import EVAL, TRAIN, LongTailEnv
+from lazybench.envs.longtail.env import EVAL, TRAIN, LongTailEnv
 from lazybench.errors import ContractError, UsageError
-from lazybench.longtail_task import LongTailTask
+from lazybench.tasks import LongTailTask
 
 Register = Callable[..., str]
 Make = Callable[..., LongTailEnv]

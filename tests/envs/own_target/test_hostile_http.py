@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import torch
 
-from lazybench.envs import http_target
-from lazybench.envs.http_target import HttpSettings, HttpTarget
-from lazybench.envs.target_form import TargetForm
+from lazybench.envs.own_target import http
+from lazybench.envs.own_target.form import TargetForm
+from lazybench.envs.own_target.http import HttpSettings, HttpTarget
 from lazybench.errors import ContractError
 
 IMAGES = torch.rand(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -108,7 +108,7 @@ def test_a_redirect_isnt_followed_and_no_header_goes_there(loopback: Any, status
 
 
 def test_a_reply_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_target, "MOST_REPLY_BYTES", 1 << 20)
+    monkeypatch.setattr(http, "MOST_REPLY_BYTES", 1 << 20)
     sent = 0
 
     def flood(client: socket.socket) -> None:
@@ -251,7 +251,7 @@ def test_answers_that_harm_who_reads_them(
 
 
 def test_a_wait_that_is_asked_for_has_an_end(loopback: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(http_target, "_LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(http, "_LONGEST_PAUSE_S", 0.05)
     later = {0: "9" * 5000, 1: "٣", 2: "-1", 3: "Wed, 21 Oct 2099 07:28:00 GMT"}
 
     def before(number: int) -> Any:

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from lazybench.data.folders import cache_root
-from lazybench.envs.gradient_maps import GradientMaps, gradient_maps, maps_shape
-from lazybench.envs.target_training import keep_net
-from lazybench.envs.targets import WHITEBOXES, load_net
+from lazybench.envs.attack.gradient_maps import GradientMaps, gradient_maps, maps_shape
+from lazybench.envs.targets.names import WHITEBOXES, load_net
+from lazybench.envs.targets.training import keep_net
 from lazybench.errors import ContractError, DataUnavailable, UsageError
 from lazybench.nets.whitebox import classifier
 
@@ -160,7 +160,7 @@ def test_reward_is_the_error_on_the_query(boxes: dict[str, Any]) -> None:
 def test_maps_are_made_once(boxes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = GradientMaps(1, **boxes).reset(seed=0)
     assert len(list(cache_root().glob("maps-mnist-lenet5-*/maps.npy"))) == 1
-    monkeypatch.setattr("lazybench.envs.gradient_maps.gradient_maps", None)
+    monkeypatch.setattr("lazybench.envs.attack.gradient_maps.gradient_maps", None)
     second, _ = GradientMaps(1, **boxes).reset(seed=0)
     np.testing.assert_array_equal(first["support_y"], second["support_y"])
     # Other weights have other maps.

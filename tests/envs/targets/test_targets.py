@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from lazybench.data.folders import cache_root
-from lazybench.envs import targets
 from lazybench.envs.datasets.mnist import Mnist
-from lazybench.envs.target_data import target_data
-from lazybench.envs.target_files import Trained, read_nets, write_nets
-from lazybench.envs.target_training import RECIPES, keep_net
-from lazybench.envs.targets import (
+from lazybench.envs.targets import names as targets
+from lazybench.envs.targets.data import target_data
+from lazybench.envs.targets.files import Trained, read_nets, write_nets
+from lazybench.envs.targets.names import (
     NETS,
     WHITEBOXES,
     attack_images,
@@ -26,10 +25,11 @@ from lazybench.envs.targets import (
     parted,
     whiteboxes,
 )
+from lazybench.envs.targets.training import RECIPES, keep_net
 from lazybench.errors import DataUnavailable, UsageError
-from lazybench.harness.suite import SuiteCell
-from lazybench.harness.sweep import SweepRequest, split
 from lazybench.nets.whitebox import CLASSIFIERS, classifier
+from lazybench.sweep.scheduler import SweepRequest, split
+from lazybench.sweep.suite import SuiteCell
 
 
 def test_names_are_data_and_architecture() -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lazybench.envs import target_training
-from lazybench.envs.target_training import (
+from lazybench.envs.targets import training
+from lazybench.envs.targets.names import names
+from lazybench.envs.targets.training import (
     RATES,
     RECIPES,
     Recipe,
@@ -23,11 +24,10 @@ from lazybench.envs.target_training import (
     recipe_of,
     train_net,
 )
-from lazybench.envs.targets import names
 from lazybench.errors import Diverged, UsageError
-from lazybench.harness.watch import Silent
 from lazybench.nets.whitebox import classifier
-from lazybench.rng import Rng
+from lazybench.runner.callbacks import Silent
+from lazybench.seeding import Rng
 
 NET = classifier("lenet5", (1, 16, 16), 2)
 
@@ -73,7 +73,7 @@ def test_two_steps_are_nesterovs() -> None:
 
 
 def test_every_image_is_seen_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = target_training._batches(25, 10, Rng(0))
+    passes = training._batches(25, 10, Rng(0))
     first, second, third = (np.concatenate([next(passes), next(passes)]) for _ in range(3))
     for rows in (first, second, third):
         assert len(set(rows.tolist())) == 20

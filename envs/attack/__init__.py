@@ -1,0 +1,1 @@
+"""Blackbox attacks on images: the protocol, the counted target and the environments."""

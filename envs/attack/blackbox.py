@@ -1,0 +1,294 @@
+"""A target that answers queries and nothing else: every row is charged before it is sent."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lazybench.envs.attack.ledger import Ledger
+from lazybench.envs.attack.oracle import Oracle, plain
+from lazybench.errors import ContractError
+from lazybench.tasks import Access, Mode, Norm, Queries, Replies, distance
+
+TOLERANCE = 1e-6
+"""How far beyond eps a distance may lie, for the rounding of float32 images."""
+
+
+class BlackBox:
+    """Images under attack, side by side, and the only way to ask about them.
+
+    Calls from several threads are served one after another. `x`, `label`, `goal` and `best` give
+    copies: what is done to them changes nothing of the attack.
+
+    Attributes:
+        images: how many are under attack, n.
+        instance: shape of one image.
+        norm, eps, access, levels: as they were given.
+        ledger: who asked how often.
+        invalid: `[n]` rows so far that weren't finite.
+    """
+
+    def __init__(  # noqa: PLR0913 - the protocol, by name
+        self,
+        oracle: Oracle,
+        x: Tensor,
+        label: Tensor,
+        goal: Tensor | None = None,
+        *,
+        norm: Norm = "l2",
+        eps: float,
+        query_budget: int,
+        mode: Mode = "first",
+        access: Access = "scores",
+        levels: int | None = None,
+    ) -> None:
+        """Open the attack of n images.
+
+        Args:
+            oracle: the target.
+            x: `[n, channels, height, width]` float32 clean images in [0, 1].
+            label: `[n]` int64 true classes.
+            goal: `[n]` int64 classes to reach; None for any wrong one.
+            norm: how distances are measured.
+            eps: largest distance of a success; may be infinite.
+            query_budget: rows for each image.
+            mode: `first` finishes an image after its first success.
+            access: `label` answers without scores.
+            levels: round rows to so many brightnesses before they are sent and measured (256 for
+                targets that take 8-bit images); None for no rounding.
+        """
+        self.images, self.instance = len(x), tuple(x.shape[1:])
+        self._x, self._label, self._best = x.clone(), label.clone(), x.clone()
+        self._goal = None if goal is None else goal.clone()
+        self.norm, self.eps, self.access, self.levels = norm, eps, access, levels
+        self.ledger = Ledger(len(x), query_budget, ends_at_success=mode == "first")
+        self.ledger.open(np.ones(len(x), np.bool_))
+        self.invalid = np.zeros(len(x), np.int64)
+        self._oracle = oracle
+        self._turn = threading.RLock()
+
+    @property
+    def x(self) -> Tensor:
+        """The clean images, `[n, channels, height, width]` float32."""
+        return self._x.clone()
+
+    @property
+    def label(self) -> Tensor:
+        """Their true classes, `[n]` int64."""
+        return self._label.clone()
+
+    @property
+    def goal(self) -> Tensor | None:
+        """The classes to reach, `[n]` int64; None for any wrong one."""
+        return None if self._goal is None else self._goal.clone()
+
+    @property
+    def best(self) -> Tensor:
+        """The nearest adversarial image of each, `[n, …]` float32; the clean one for none."""
+        return self._best.clone()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: a copy would be asked without being charged.
+
+        Raises:
+            ContractError: always.
+        """
+        raise ContractError("an attack can't be pickled or copied; open another environment")
+
+    def open(
+        self, images: NDArray[np.bool_], x: Tensor, label: Tensor, goal: Tensor | None
+    ) -> None:
+        """Put other images into the places of a mask `[n]`, with accounts of their own."""
+        at = torch.from_numpy(images).to(self._x.device)
+        with self._turn:
+            self._x[at], self._label[at], self._best[at] = x, label, x
+            if self._goal is not None and goal is not None:
+                self._goal[at] = goal
+            self.invalid[images] = 0
+            self.ledger.open(images)
+
+    def query(self, rows: Any, owner: Any) -> Replies:
+        """Charge rows to their images, send those that can be paid, and return the replies.
+
+        Rows are clipped to [0, 1]; one that isn't finite is charged, answered as the clean image
+        is, and never a success. `Choice:` all rows of a call are sent at once, so a success doesn't
+        un-charge the rows after it in its call.
+
+        Args:
+            rows: `[R, channels, height, width]` floats.
+            owner: `[R]` integers in [0, n).
+
+        Raises:
+            ContractError: rows or owners of another shape, type or range, nothing is charged; or
+                the target failed, and the rows stay charged.
+        """
+        asked, of = self._checked(rows, owner)
+        with self._turn:
+            return self._served(asked, of)
+
+    def _served(self, asked: Tensor, of: NDArray[np.int64]) -> Replies:
+        """The replies to rows of one's own, charged before they are sent."""
+        served, position = self.ledger.charge(of)
+        live = np.flatnonzero(served)
+        whole = len(live) == len(of)
+        place = torch.from_numpy(of[live]).to(self._x.device)
+        try:
+            scores, labels, hit = self._answer(
+                asked if whole else asked[torch.from_numpy(live).to(asked.device)],
+                of[live],
+                place,
+                position[live],
+            )
+        finally:
+            self.ledger.close()
+        if not whole:
+            at = torch.from_numpy(live).to(self._x.device)
+            scores = scores.new_zeros(len(of), scores.shape[1]).index_copy_(0, at, scores)
+            labels = labels.new_full((len(of),), -1).index_copy_(0, at, labels)
+            hit = hit.new_zeros(len(of)).index_copy_(0, at, hit)
+        return Replies(
+            # Nothing hidden behind what is shown: no view of the scores.
+            scores if self.access == "scores" else scores.new_empty(len(of), 0),
+            labels,
+            hit,
+            self._told(served),
+            self._told(self.ledger.left),
+            self._told(self.ledger.done),
+        )
+
+    def answer(self, queries: Queries) -> Replies:
+        """Return the replies to an attacker's queries; no row at all gives the images up.
+
+        Raises:
+            ContractError: as `query`.
+        """
+        with self._turn:
+            if not len(queries.rows):
+                self.ledger.give_up()
+            return self.query(queries.rows, queries.owner)
+
+    def verdict(
+        self, images: NDArray[np.bool_] | None = None, *, recheck: bool = True
+    ) -> dict[str, NDArray[Any]]:
+        """Return what each image came to, by name, each `[n]`.
+
+        `success` (0 or 1): the nearest adversarial image is inside the ball and, asked once more,
+        still adversarial; `success_8bit`: so it is with its pixels rounded to 8 bits (`Choice:`
+        the ball isn't measured again, since rounding alone moves an image on its edge outside);
+        `queries`: charged; `success_query`: position of the first success, 0 for none; `best_l2`:
+        least Euclidean distance of any adversarial row, -1 for none.
+
+        Args:
+            images: mask `[n]` of those to tell of; what is told of the others means nothing.
+            recheck: ask the target again, uncharged; else `success` is as recorded and
+                `success_8bit` is -1.
+
+        Raises:
+            ContractError: the target failed.
+        """
+        with self._turn:
+            return self._judged(images, recheck=recheck)
+
+    def _judged(
+        self, images: NDArray[np.bool_] | None, *, recheck: bool
+    ) -> dict[str, NDArray[Any]]:
+        near = self.ledger.nearest <= self.eps + TOLERANCE
+        if images is not None:
+            near &= images
+        success, rounded = near.copy(), np.full(len(near), -1.0)
+        if recheck:
+            at = torch.from_numpy(np.flatnonzero(near)).to(self._x.device)
+            found = self._best[at]
+            rounded = np.zeros(len(near))
+            for told, asked in ((success, found), (rounded, to_levels(found, 256))):
+                told[near] = self._adversarial(self._oracle(asked).argmax(1), at).cpu().numpy()
+            rounded = np.where(success, rounded, 0.0)
+        least = self.ledger.least_l2()
+        return {
+            "success": success.astype(np.float64),
+            "success_8bit": rounded,
+            "queries": self.ledger.queries.copy(),
+            "success_query": np.where(success, self.ledger.success_query, 0),
+            "best_l2": np.where(np.isinf(least), -1.0, least),
+        }
+
+    def _answer(
+        self, asked: Tensor, of: NDArray[np.int64], place: Tensor, position: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, labels and hits of rows that are charged already."""
+        finite: Tensor | None = None
+        # One sum shows each of them; only then are they looked for.
+        if not bool(asked.sum().isfinite()):
+            finite = asked.isfinite().flatten(1).all(1)
+            np.add.at(self.invalid, of[(~finite).cpu().numpy()], 1)
+        # They are nobody else's, so nobody changes a row after it was judged.
+        sent = asked.clamp_(0.0, 1.0)
+        if self.levels is not None:
+            sent = to_levels(sent, self.levels)
+        if finite is not None:
+            sent = torch.where(finite[:, None, None, None], sent, self._x[place])
+        scores = self._oracle(sent)
+        labels = scores.argmax(1)
+        wrong = self._adversarial(labels, place)
+        found = (wrong if finite is None else wrong & finite).nonzero()[:, 0]
+        hit = torch.zeros(len(sent), dtype=torch.bool, device=sent.device)
+        if len(found):
+            images, clean = sent[found], self._x[place[found]]
+            far = distance(images, clean, self.norm)
+            hit[found] = near = far <= self.eps + TOLERANCE
+            l2 = far if self.norm == "l2" else distance(images, clean, "l2")
+            at = found.cpu().numpy()
+            nearer = self.ledger.record(
+                of[at], position[at], near.cpu().numpy(), _doubles(far), _doubles(l2)
+            )
+            chosen = torch.from_numpy(nearer).to(sent.device)
+            self._best[place[found[chosen]]] = images[chosen]
+        return scores, labels, hit
+
+    def _adversarial(self, labels: Tensor, place: Tensor) -> Tensor:
+        if self._goal is None:
+            return labels != self._label[place]
+        return labels == self._goal[place]
+
+    def _checked(self, rows: Any, owner: Any) -> tuple[Tensor, NDArray[np.int64]]:
+        """Copies of the rows as plain float32 on the images' device, and of owners as numbers."""
+        images, instance = self.images, self.instance
+        try:
+            asked = plain(rows)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ContractError(f"rows must be a tensor or array of images: {error}") from None
+        of = np.array(plain(owner).cpu().numpy() if isinstance(owner, Tensor) else owner)
+        if asked.shape[1:] != instance or not asked.is_floating_point():
+            raise ContractError(
+                f"rows must be float images [R, {', '.join(map(str, instance))}] in [0, 1], got "
+                f"{asked.dtype} {list(asked.shape)}"
+            )
+        if of.shape != (len(asked),) or (of.dtype.kind not in "iu" and len(of)):
+            raise ContractError(
+                f"owner must tell one image for each of {len(asked)} rows, as integers, got "
+                f"{of.dtype} {list(of.shape)}"
+            )
+        if len(of) and not 0 <= int(of.min()) <= int(of.max()) < images:
+            raise ContractError(
+                f"owner must lie in [0, {images}), the images under attack, got {of.min()} to "
+                f"{of.max()}"
+            )
+        own = asked.to(self._x.device, torch.float32, copy=True)
+        return own, of.astype(np.int64)
+
+    def _told(self, values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values.copy()).to(self._x.device)
+
+
+def to_levels(images: Tensor, levels: int) -> Tensor:
+    """Return images in [0, 1] rounded to so many evenly spaced brightnesses."""
+    return (images * (levels - 1)).round() / (levels - 1)
+
+
+def _doubles(values: Tensor) -> NDArray[np.float64]:
+    return values.double().cpu().numpy()

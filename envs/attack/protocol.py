@@ -1,0 +1,150 @@
+"""The protocol of an attack, from settings as they are typed."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar, Literal, get_args
+
+from torch import Tensor
+
+from lazybench.arguments import check_one_of, check_whole
+from lazybench.envs.attack.blackbox import BlackBox
+from lazybench.envs.attack.oracle import Oracle
+from lazybench.errors import UsageError
+from lazybench.tasks import Access, AttackTask, Mode, Norm, TaskShape
+
+TargetRule = Literal["next", "random"]
+_FRACTION = re.compile(r"\d{1,18}/\d{1,18}")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What an attack is judged by, whatever its images.
+
+    Attributes:
+        norm: how distances are measured.
+        eps: largest distance of a success; may be infinite.
+        query_budget: rows for each image.
+        mode: `first` ends an image at its first success, `minimise` goes on to the budget.
+        targeted: whether one given class is to be reached.
+        access: what replies show, `scores` or `label`.
+        target_rule: which class a targeted attack is to reach.
+        levels: brightnesses that a query is rounded to, None for none.
+    """
+
+    levels: ClassVar[int | None] = None
+
+    norm: Norm
+    eps: float
+    query_budget: int
+    mode: Mode
+    targeted: bool
+    access: Access
+    target_rule: TargetRule
+
+    def task(
+        self,
+        classes: int,
+        instance: tuple[int, ...],
+        whiteboxes: tuple[str, ...],
+        maps: TaskShape,
+    ) -> AttackTask:
+        """Return what an agent may know beforehand of attacks on a target."""
+        told = {name: value for name, value in vars(self).items() if name != "target_rule"}
+        return AttackTask(
+            classes=classes, instance=instance, whiteboxes=whiteboxes, maps=maps, **told
+        )
+
+    def box(self, oracle: Oracle, x: Tensor, label: Tensor, goal: Tensor | None) -> BlackBox:
+        """Return the attack of these images."""
+        return BlackBox(
+            oracle,
+            x,
+            label,
+            goal,
+            norm=self.norm,
+            eps=self.eps,
+            query_budget=self.query_budget,
+            mode=self.mode,
+            access=self.access,
+            levels=self.levels,
+        )
+
+    def fields(self) -> dict[str, Any]:
+        """Return it as JSON holds it: an infinite eps is `inf`."""
+        told = dict(vars(self))
+        return told if math.isfinite(self.eps) else {**told, "eps": "inf"}
+
+
+def read_protocol(  # noqa: PLR0913 - one name for each setting of the environment
+    channels: int,
+    *,
+    norm: Norm,
+    eps: float | str | None,
+    query_budget: int,
+    mode: Mode | None,
+    targeted: bool,
+    access: Access,
+    target_rule: TargetRule,
+) -> Protocol:
+    """Return the protocol that settings name.
+
+    Args:
+        channels: of an image, for the default eps.
+        norm: `l2` or `linf`.
+        eps: a number, a fraction as text (`8/255`), `inf`, or None for `default_eps`.
+        query_budget: at least 1.
+        mode: None for `first` where scores are shown and `minimise` where labels are.
+        targeted: whether one given class is to be reached.
+        access: `scores` or `label`.
+        target_rule: `next` (the true class plus one) or `random`.
+
+    Raises:
+        UsageError: a setting that isn't allowed.
+    """
+    check_one_of("norm", norm, get_args(Norm))
+    check_one_of("access", access, get_args(Access))
+    check_one_of("mode", mode, (None, *get_args(Mode)))
+    check_one_of("target_rule", target_rule, get_args(TargetRule))
+    check_whole("query_budget", query_budget, least=1)
+    if not isinstance(targeted, bool):
+        raise UsageError(f"targeted must be true or false, got {targeted!r}")
+    return Protocol(
+        norm=norm,
+        eps=default_eps(norm, channels) if eps is None else read_eps(eps),
+        query_budget=query_budget,
+        mode=mode or ("first" if access == "scores" else "minimise"),
+        targeted=targeted,
+        access=access,
+        target_rule=target_rule,
+    )
+
+
+def default_eps(norm: Norm, channels: int) -> float:
+    """Return the usual radius: 3 (L2) or .3 on grey images, 1 or 8/255 on coloured ones."""
+    grey = channels == 1
+    if norm == "l2":
+        return 3.0 if grey else 1.0
+    return 0.3 if grey else 8 / 255
+
+
+def read_eps(eps: float | str) -> float:
+    """Return a radius given as a number, a fraction as text, or `inf`.
+
+    Raises:
+        UsageError: not a number above 0.
+    """
+    text = str(eps).strip()
+    try:
+        # A decimal isn't read as a fraction, which would compute the million digits of 1e999999.
+        value = float(Fraction(text)) if _FRACTION.fullmatch(text) else float(text)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not value > 0 or (math.isinf(value) and text != "inf"):
+        raise UsageError(
+            f"eps must be a number above 0, a fraction such as 8/255, or inf; got {eps!r}"
+        )
+    return value

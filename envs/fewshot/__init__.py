@@ -1,0 +1,1 @@
+"""Few-shot episodes: trials by index, their sampler and the environments."""

@@ -1,0 +1,153 @@
+"""Few-shot environments: one step an episode, native in blocks, the single one a block of one.
+
+Observation (a dict; R rows lead in the vector environment): `support_x [rows, *instance]`,
+`support_y [rows]`, `query_x`, `query_y`; `query_y` is -1 (0 for regression) on val and test.
+Action: the query labels, or the predicted values. Reward: accuracy, or the negative mean squared
+error.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.data.pool import Split
+from lazybench.envs.fewshot.episodes import Labels
+from lazybench.envs.fewshot.trial_sampler import Trials
+from lazybench.envs.single_step import Backend, Observation, OneStepVectorEnv
+from lazybench.envs.trial_index import first_row, one_trial
+from lazybench.errors import UsageError
+from lazybench.tasks import TaskShape
+
+
+class FewShotVectorEnv(OneStepVectorEnv):
+    """Blocks of few-shot episodes; each row is one trial, done after one step.
+
+    `reset(seed=s)` opens trials s, s+1, … on val and test, and starts stream s on train; `reset()`
+    opens the next ones; `options={"trials": array}` any; `options={"reset_mask": mask}` only some
+    rows. Finished rows are no-ops: reward 0, at no cost.
+    """
+
+    def __init__(  # noqa: PLR0913 - Gymnasium hands settings over by name
+        self,
+        num_envs: int = 1,
+        *,
+        data: str,
+        way: int = 5,
+        shot: int = 1,
+        split: Split = "test",
+        noniid: bool = False,
+        order: Literal["random", "sorted"] = "random",
+        shots: int | None = None,
+        queries: int | None = None,
+        labels: Labels = "task",
+        backend: Backend = "numpy",
+        device: str = "cpu",
+        render_mode: str | None = None,
+        max_episode_steps: int | None = None,
+    ) -> None:
+        """Open `num_envs` rows.
+
+        Args:
+            num_envs: rows, R.
+            data: data set id.
+            way: classes in a task.
+            shot: support instances of a class in official trials.
+            split: `train`, `val` or `test`.
+            noniid: train on the memorisation trap: label j always from class group j.
+            order: with `noniid`, `sorted` takes runs of the sorted classes as groups.
+            shots: another number of support instances, on train and val.
+            queries: another number of query instances of a class, on train and val (test has 15).
+            labels: `task`, labels in [0, way); or, on train, `class`: a label is the class's index
+                in the split, in [0, task.classes), for pre-training on all classes at once. The
+                instances are the same.
+            backend: `numpy`, or `torch` for observations as tensors.
+            device: where torch observations live.
+            render_mode: None or `rgb_array`.
+            max_episode_steps: accepted for `gymnasium.make_vec`; an episode has one step.
+
+        Raises:
+            UsageError: a setting that isn't allowed.
+            DataUnavailable: the data set isn't installed or is damaged.
+        """
+        del max_episode_steps
+        trials = Trials(
+            data,
+            way,
+            shot,
+            split=split,
+            noniid=noniid,
+            order=order,
+            shots=shots,
+            queries=queries,
+            labels=labels,
+        )
+        super().__init__(num_envs, trials, backend=backend, device=device, render_mode=render_mode)
+
+
+class FewShotEnv(gymnasium.Env[Observation, Any]):
+    """One few-shot episode at a time: one row of `FewShotVectorEnv`, not in a block."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}  # noqa: RUF012
+
+    def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
+        """Open one row; settings are those of `FewShotVectorEnv`.
+
+        Raises:
+            UsageError: a setting that isn't allowed.
+            DataUnavailable: the data set isn't installed or is damaged.
+        """
+        self._row = FewShotVectorEnv(1, render_mode=render_mode, **settings)
+        self.render_mode = render_mode
+        self.observation_space = self._row.single_observation_space
+        self.action_space = self._row.single_action_space
+
+    @property
+    def task(self) -> TaskShape:
+        """Shape of every task."""
+        return self._row.task
+
+    @property
+    def train_classes(self) -> int:
+        """Classes of the train split, whatever split this is; 0 where there are none."""
+        return self._row.train_classes
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Name, fingerprint, preparation and source of the data."""
+        return self._row.data
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Open trial `seed` (or stream `seed` on train), the next one, or `options["trial"]`.
+
+        Raises:
+            UsageError: a negative trial, or an option that isn't there.
+        """
+        super().reset(seed=seed)
+        observation, info = self._row.reset(seed=seed, options=one_trial(options))
+        return first_row(observation), {"trial": int(info["trial"][0])}
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Judge the answers; the episode is over.
+
+        Raises:
+            UsageError: the episode is over already, or none was opened.
+            ContractError: an action of the wrong shape, type or range.
+        """
+        if bool(self._row._finished[0]):
+            raise UsageError("the episode is over after one step; call env.reset()")
+        given = self._row.trials.answer(action, ())
+        observation, rewards, _, _, info = self._row.step(given[None])
+        metrics = {name: float(info[name][0]) for name in self._row.trials.metrics(rewards)}
+        judged = {"trial": int(info["trial"][0]), **metrics}
+        return first_row(observation), float(rewards[0]), True, False, judged
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """Return a picture of the trial, uint8 `[height, width, 3]`, or None without a mode."""
+        pictures = self._row.render()
+        return pictures[0] if pictures else None

@@ -1,0 +1,213 @@
+"""Trials of few-shot environments: opened by index, judged without ever keeping an answer."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from lazybench import registry, seeding
+from lazybench.data.pool import SPLITS, Split
+from lazybench.envs.fewshot.episodes import (
+    Block,
+    ClassSampler,
+    FunctionSampler,
+    Labels,
+    Sampler,
+    class_groups,
+)
+from lazybench.envs.spaces import broadcast_box, labels
+from lazybench.errors import ContractError, UsageError, nearest
+from lazybench.tasks import TaskShape
+
+QUERIES = 15
+"""Query instances of a class in official test trials."""
+
+
+class Trials:
+    """The trials of one environment and split: opens them by index, judges answers to them.
+
+    Nothing here keeps an answer: query targets are drawn again, from the trial's index, when it is
+    judged. (Anyone who reads this file can draw them too: Python hides no memory. The official
+    boards rely on it that agents get observations only.)
+    """
+
+    def __init__(  # noqa: PLR0913 - one name for each setting of the environment
+        self,
+        data: str,
+        way: int,
+        shot: int,
+        *,
+        split: Split,
+        noniid: bool,
+        order: Literal["random", "sorted"],
+        shots: int | None,
+        queries: int | None,
+        labels: Labels = "task",
+    ) -> None:
+        """Open the data and fix the shape of the tasks.
+
+        Raises:
+            UsageError: an unknown split, order or kind of labels, another shot or query on test,
+                class labels off train, or tasks that the data can't serve.
+            DataUnavailable: the data set isn't installed or is damaged.
+        """
+        if split not in SPLITS:
+            hint = nearest(str(split), SPLITS)
+            raise UsageError(f"split must be one of {', '.join(SPLITS)}, got '{split}'.{hint}")
+        if order not in ("random", "sorted"):
+            raise UsageError(f"order must be 'random' or 'sorted', got '{order}'")
+        if split == "test" and (shots not in (None, shot) or queries not in (None, QUERIES)):
+            raise UsageError(
+                f"test trials have {shot} shots and {QUERIES} queries, got shots={shots}, "
+                f"queries={queries}; set them on the train or val split"
+            )
+        _check_labels(labels, split)
+        opened = registry.open_data(data)
+        self.data = {
+            "name": opened.name,
+            "fingerprint": opened.fingerprint,
+            "prep": opened.prep,
+            "source": opened.source,
+        }
+        groups = "-noniid-sorted" if noniid and order == "sorted" else "-noniid" if noniid else ""
+        name = f"{data}-{way}way-{shot}shot{groups}"
+        self.split = split
+        self._data_set = data
+        k, q = shot if shots is None else shots, QUERIES if queries is None else queries
+        self.sampler: Sampler
+        if hasattr(opened, "pool"):
+            drawn: Split = split
+            if opened.pool("val").classes < way <= opened.pool("train").classes:
+                # `Choice:` with more ways than val has classes (miniImageNet: 16), validation tasks
+                # are fresh ones of the train classes; dropping validation would be the other way.
+                drawn = "train" if split == "val" else split
+                self.data["source"] += "; validated on train classes, val has fewer than the ways"
+            where, pool = f"{data} {split}", opened.pool(drawn)
+            self.sampler = ClassSampler(pool, way=way, shot=k, query=q, where=where)
+            self.sampler.labels = labels
+            if noniid and split == "train":
+                self.sampler.groups = class_groups(
+                    pool.classes, way, name, ordered=order == "sorted"
+                )
+        elif noniid:
+            raise UsageError(f"{data} has no classes to keep in order; leave noniid out")
+        elif labels == "class":
+            raise UsageError(f"{data} has no classes to label; leave labels='class' out")
+        else:
+            self.sampler = FunctionSampler(opened, shot=k, query=q)
+        self._key = seeding.mix(name, split)
+        self._names = self.task.classes if labels == "class" else self.task.way
+
+    @property
+    def task(self) -> TaskShape:
+        """Shape of every task."""
+        return self.sampler.task
+
+    @cached_property
+    def train_classes(self) -> int:
+        """Classes of the train split, whatever split this is; 0 where there are none."""
+        if self.task.target != "class":
+            return 0
+        return int(registry.open_data(self._data_set).pool("train").classes)
+
+    def spaces(self, rows: tuple[int, ...]) -> tuple[spaces.Dict, spaces.Space[Any]]:
+        """Return the observation and action space, with leading dimensions `rows`."""
+        task = self.task
+        support, query = (*rows, task.support_rows), (*rows, task.query_rows)
+        image = (0, 255, np.uint8) if task.dtype == "uint8" else (-1e6, 1e6, np.float32)
+        low, high, dtype = image
+
+        def instances(shape: tuple[int, ...]) -> spaces.Box:
+            return broadcast_box(low, high, (*shape, *task.instance), dtype)
+
+        def targets(shape: tuple[int, ...], hidden: bool) -> spaces.Space[Any]:
+            if task.target == "class":
+                return labels(self._names, shape, hidden=hidden)
+            return broadcast_box(-1e6, 1e6, (*shape, *task.target_shape), np.float32)
+
+        observation = spaces.Dict(
+            {
+                "support_x": instances(support),
+                "support_y": targets(support, True),
+                "query_x": instances(query),
+                "query_y": targets(query, True),
+            }
+        )
+        return observation, targets(query, False)
+
+    def keys(self, trials: NDArray[np.int64], stream: int) -> NDArray[np.uint64]:
+        """Return one key for each trial; `stream` counts on train alone."""
+        head = seeding.mix(self._key, stream) if self.split == "train" else self._key
+        return seeding.mix(head, trials)
+
+    def open(self, keys: NDArray[np.uint64]) -> Block:
+        """Return the tasks, query targets hidden unless the split is train."""
+        block = self.sampler.draw(keys)
+        if self.split == "train":
+            return block
+        hidden = torch.full_like(block.query_y, -1 if self.task.target == "class" else 0)
+        return block._replace(query_y=hidden)
+
+    def answer(self, action: Any, rows: tuple[int, ...]) -> NDArray[Any]:
+        """Return an action as an array, its shape and type checked; leading dimensions `rows`.
+
+        Raises:
+            ContractError: an action of another shape or type.
+        """
+        held = action.detach().cpu() if isinstance(action, torch.Tensor) else action
+        try:
+            given = np.asarray(held)
+        except (TypeError, ValueError):
+            given = np.asarray(held, dtype=object)
+        wanted = (*rows, self.task.query_rows, *self.task.target_shape)
+        if given.shape != wanted:
+            raise ContractError(
+                f"an action must have shape {list(wanted)} (one answer for each query row), "
+                f"got {list(given.shape)}"
+            )
+        if self.task.target == "class" and given.dtype.kind not in "iu":
+            raise ContractError(f"labels must be integers, got dtype {given.dtype}")
+        if given.dtype.kind not in "iuf":
+            raise ContractError(f"predictions must be finite numbers, got dtype {given.dtype}")
+        return given
+
+    def judge(self, keys: NDArray[np.uint64], given: NDArray[Any]) -> NDArray[np.float64]:
+        """Return each task's reward: accuracy in [0, 1], or the negative mean squared error.
+
+        Args:
+            keys: one for each task.
+            given: what `answer` returned, for these tasks.
+
+        Raises:
+            ContractError: labels out of range, values not finite.
+        """
+        answers = self.sampler.answers(keys)
+        axes = tuple(range(1, answers.ndim))
+        if self.task.target == "class":
+            low, high = int(given.min()), int(given.max())
+            if not 0 <= low <= high < self._names:
+                raise ContractError(f"labels must lie in [0, {self._names}), got {low} to {high}")
+            return np.asarray((given == answers).mean(axis=axes), dtype=np.float64)
+        if not np.isfinite(given).all():
+            raise ContractError("predictions must be finite numbers, got inf or nan")
+        error = given.astype(np.float64) - answers.astype(np.float64)
+        return np.asarray(-np.square(error).mean(axis=axes), dtype=np.float64)
+
+    def metrics(self, rewards: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return the headline metric of each task by name."""
+        return {"accuracy": rewards} if self.task.target == "class" else {"mse": -rewards}
+
+
+def _check_labels(labels: str, split: Split) -> None:
+    if labels not in get_args(Labels):
+        raise UsageError(f"labels must be 'task' or 'class', got '{labels}'")
+    if labels == "class" and split != "train":
+        raise UsageError(
+            f"labels='class' is for the train split, got split '{split}', whose trials are judged "
+            "by the labels of their tasks; leave it out"
+        )

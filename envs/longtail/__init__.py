@@ -1,0 +1,1 @@
+"""Long-tailed streams: the training stream, the hidden test and the environments."""

@@ -1,0 +1,1 @@
+"""Attacks on a user's own model: its form, images, address, journal and report."""

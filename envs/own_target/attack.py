@@ -1,0 +1,312 @@
+"""Several attackers on a target of one's own: what each image withstands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.errors import ContractError, DataUnavailable, UsageError
+from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.evaluate import Clock
+from lazybench.runner.request import Made, make
+from lazybench.runner.run_dir import locked, writable
+from lazybench.seeding import Rng
+from lazybench.specs import EnvSpec
+from lazybench.user_code import load
+
+ATTACKS = {"scores": ("square", "hopskipjump"), "label": ("hopskipjump", "boundary")}
+"""Attackers that are taken unless told, by what the target shows."""
+
+JOURNAL = "queries.jsonl"
+
+_COLUMNS = ("success", "success_8bit", "queries", "success_query", "best_l2")
+_ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class AttackRequest:
+    """What to attack, on which images, and how it is judged.
+
+    Attributes:
+        target: `module:predict` or `file.py:predict` of a function or network of one's own, or an
+            http address.
+        images: folder or npz file.
+        labels: file of labels; None where the images tell them.
+        attacks: names of attackers; empty for `ATTACKS`.
+        form: how the target takes images and what it answers, as `TargetForm` has it.
+        protocol: norm, eps, query_budget, mode and targeted, as `AttackVectorEnv` has them.
+        http: how an address is asked, as `HttpSettings` has it.
+        eight_bit: whether images are rounded to 8 bits before they are sent; always so over http.
+        limit: how many images to take, drawn evenly over the classes; None for all.
+        seed: of the attackers.
+        out: folder of the report, and of the journal of answers.
+        fresh: whether what an address answered before is forgotten.
+    """
+
+    target: str
+    images: Path
+    labels: Path | None = None
+    attacks: tuple[str, ...] = ()
+    form: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    http: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    eight_bit: bool = False
+    limit: int | None = None
+    seed: int = 0
+    out: Path = Path("attack-report")
+    fresh: bool = False
+
+    @property
+    def is_http(self) -> bool:
+        """Whether the target is behind an address."""
+        return _ADDRESS.match(self.target) is not None
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What one attacker came to on the images that the target gets right, `[n]` in order.
+
+    Attributes:
+        name: of the attacker.
+        columns: `success` (0 or 1), `success_8bit`, `queries`, `success_query` (0 for none),
+            `best_l2` (-1 for none), and `distance`, that of the nearest adversarial image in the
+            protocol's norm (infinite for none).
+        nearest: `[n, C, H, W]` float32 those images; the clean one where there is none.
+        wall_s: seconds that it took.
+    """
+
+    name: str
+    columns: Mapping[str, NDArray[Any]]
+    nearest: NDArray[np.float32]
+    wall_s: float
+
+    @property
+    def won(self) -> NDArray[np.bool_]:
+        """Which of these images it turned, `[n]`."""
+        return np.asarray(self.columns["success"] > 0)
+
+
+@dataclass(frozen=True)
+class AttackOutcome:
+    """What a target of one's own withstands.
+
+    Attributes:
+        request: what was asked for.
+        target: its name, without secrets.
+        protocol: how attacks were judged.
+        eight_bit: whether images were rounded to 8 bits.
+        names: of all N images.
+        clean: `[N, C, H, W]` float32 the images as they were sent.
+        label: `[N]` true classes.
+        top: `[N]` the target's classes of the clean images.
+        right: `[n]` places of those that the target gets right.
+        attacked: what each attacker came to on them.
+        probes: how many images were asked again, by how many queries, and how many were answered
+            at random, depending on the batch, or by probabilities; None where answers are declared
+            to be random.
+        notes: what a reader must know, a line each.
+        asked: images that the address answered in this run; None without an address.
+        replayed: answers taken from those before; None without an address.
+    """
+
+    request: AttackRequest
+    target: str
+    protocol: Mapping[str, Any]
+    eight_bit: bool
+    names: tuple[str, ...]
+    clean: NDArray[np.float32]
+    label: NDArray[np.int64]
+    top: NDArray[np.int64]
+    right: NDArray[np.int64]
+    attacked: tuple[Attacked, ...]
+    probes: Mapping[str, int] | None
+    notes: tuple[str, ...]
+    asked: int | None
+    replayed: int | None
+
+    def robust(self, *attacked: Attacked) -> NDArray[np.bool_]:
+        """Return which of all images are classified right and withstand these attackers, `[N]`.
+
+        Without any named, the worst case: all of them.
+        """
+        found = np.zeros(len(self.label), np.bool_)
+        found[self.right] = ~np.any([each.won for each in attacked or self.attacked], axis=0)
+        return found
+
+
+def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
+    """Return what the attackers come to; nothing is written but the journal of an address.
+
+    Raises:
+        UsageError: a name or setting that isn't allowed, or images and labels that don't fit.
+        DataUnavailable: images that can't be read, or an address that doesn't answer.
+        ContractError: the target answers something else than was declared.
+        Busy: another process writes to the folder.
+        OutputUnavailable: the folder can't be written.
+    """
+    _known_attacks(request.attacks)
+    images = load("lazybench.envs.own_target.images:read_user_images")(
+        request.images, request.labels, request.limit
+    )
+    form = load("lazybench.envs.own_target.form:TargetForm")(**request.form)
+    eight_bit = request.eight_bit or request.is_http
+    writable(request.out)
+    with locked(request.out), _opened(request, form) as (name, predict, http):
+        if http is not None and len(http.journal):
+            watch.note(
+                f"{len(http.journal)} answers are in {request.out / JOURNAL} and aren't asked for "
+                "again; --fresh forgets them"
+            )
+        try:
+            target = load("lazybench.envs.own_target.run:UserAttack")(
+                predict,
+                images,
+                {**request.protocol, "access": form.access},
+                eight_bit=eight_bit,
+                probe=_probe(request, predict, http),
+                classes=form.classes,
+            )
+            probes, notes = target.probes, target.notes
+            if probes is not None:
+                logits = form.answers == "scores"
+                notes += probes.notes(scores=logits, over_http=http is not None)
+            for note in notes:
+                watch.note(note)
+            attackers = [
+                _attacker(each, target) for each in request.attacks or ATTACKS[form.access]
+            ]
+            # Before any of them asks, so that no query is paid for in vain.
+            # Not the target itself, which a stray attacker could ask uncounted.
+            facts = SimpleNamespace(task=target.task, examples=target.examples)
+            states = [each.agent.init(facts, Rng(request.seed)) for each in attackers]
+            attacked = tuple(
+                _attacked(made, state, target, watch)
+                for made, state in zip(attackers, states, strict=True)
+            )
+        except ContractError as error:
+            if http is not None and http.gone is not None:
+                raise DataUnavailable(http.gone) from error
+            raise
+        return AttackOutcome(
+            request=request,
+            target=name,
+            protocol={**target.protocol.fields(), "seed": request.seed},
+            eight_bit=eight_bit,
+            names=images.names,
+            clean=target.x.numpy(),
+            label=images.y,
+            top=target.top,
+            right=target.right,
+            attacked=attacked,
+            probes=None if probes is None else probes._asdict(),
+            notes=notes,
+            asked=None if http is None else http.asked,
+            replayed=None if http is None else http.journal.replayed,
+        )
+
+
+def _probe(request: AttackRequest, predict: Any, http: Any) -> Any:
+    """What asks about an image again; None where its answers are declared to be random."""
+    if http is not None:
+        return None if request.http.get("repeats") else http.probe
+    return lambda _, rows: predict(rows)
+
+
+@contextmanager
+def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Name, function and, behind an address, the target itself, which is closed in the end."""
+    if not request.is_http:
+        predict = load("lazybench.envs.own_target.form:in_form")(load(request.target), form)
+        yield request.target, predict, None
+        return
+    settings = load("lazybench.envs.own_target.http:HttpSettings")(**request.http)
+    journal = request.out / JOURNAL
+    if request.fresh:
+        load("lazybench.envs.own_target.journal:forget")(journal)
+    target = load("lazybench.envs.own_target.http:HttpTarget")(
+        request.target, form, settings, journal=journal
+    )
+    try:
+        yield target.name, target, target
+    finally:
+        target.close()
+
+
+def _known_attacks(names: tuple[str, ...]) -> None:
+    """Look names up before anything is opened.
+
+    Raises:
+        UsageError: no such attacker, one given twice, or one that must be trained.
+    """
+    from lazybench.registry import agent_spec
+
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise UsageError(f"attack '{name}' is given twice; give it once")
+        spec = agent_spec(name)
+        if "attack" not in spec.families:
+            raise UsageError(
+                f"agent '{name}' attacks nothing; see: lazybench list agents --family attack"
+            )
+        if spec.trains:
+            raise UsageError(
+                f"attack '{name}' must be trained on white boxes, which a target of one's own "
+                "doesn't have; take one that isn't, such as square or hopskipjump"
+            )
+
+
+def _attacker(name: str, target: Any) -> Made:
+    """An attacker with its preset for images of this kind."""
+    grey = target.x.shape[1] == 1
+    spec = EnvSpec(
+        id="one's own target",
+        family="attack",
+        target="",
+        vector_target=None,
+        # Presets go by the kind of image: steps for MNIST's digits, or for CIFAR's colours.
+        data="mnist" if grey else "cifar10",
+        kwargs={"norm": target.task.norm, "eps": target.task.eps, "access": target.task.access},
+    )
+    return make(name, spec, "small", {})
+
+
+def _attacked(made: Made, state: Any, target: Any, watch: Watch) -> Attacked:
+    clock = Clock()
+    watch.stage(made.spec.id, len(target.right))
+    parts = []
+    for trials in target.blocks():
+        block, observation = target.open(trials)
+        parts.append(_attacked_block(made.agent.policy(state), block, observation, watch))
+    watch.finished()
+    columns = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
+    nearest = np.concatenate([part[1] for part in parts])
+    return Attacked(made.spec.id, columns, nearest, clock.seconds()[0])
+
+
+def _attacked_block(
+    policy: Any, block: Any, observation: Any, watch: Watch
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
+    """Attack one block to its end; return what became of its images, and the nearest ones."""
+    images = len(observation["x"])
+    told = {name: np.zeros(images) for name in _COLUMNS}
+    done = np.zeros(images, np.bool_)
+    memory: Any = None
+    while not done.all():
+        action, memory = policy(observation, memory)
+        observation, _, terminated, truncated, info = block.step(action)
+        fresh = (terminated | truncated) & ~done
+        for name in _COLUMNS if fresh.any() else ():
+            told[name][fresh] = info[name][fresh]
+        done |= fresh
+        asked = float(block.box.ledger.queries.mean())
+        watch.advance(int(fresh.sum()), {"won": float(told["success"].sum()), "queries": asked})
+    told["distance"] = block.box.ledger.nearest.copy()
+    return told, block.box.best.cpu().numpy()

@@ -1,0 +1,183 @@
+"""Answers that were paid for, kept on the disk as they arrive, so that none is paid for twice."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import secrets
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.errors import OutputUnavailable, StoreError, UsageError
+from lazybench.files import append_line, open_file, read_lines
+
+Answer = list[float] | int
+FORMAT = "lazybench queries 2"
+_COST = {"n": 1 << 14, "r": 8, "p": 1}
+"""Of scrypt: some 50 ms a guess, for whoever has the file and looks for a short secret."""
+
+
+def digest(image: NDArray[np.uint8]) -> str:
+    """Return 32 hex digits over an image's shape and bytes."""
+    head = f"{image.shape}\n".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).hexdigest()[:32]
+
+
+def forget(path: Path) -> None:
+    """Remove a journal where there is one.
+
+    Raises:
+        StoreError: a file of that name is no journal.
+        OutputUnavailable: it can't be removed.
+    """
+    _need_own(path)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputUnavailable(
+            f"{path} can't be removed ({error.strerror}); choose another --out"
+        ) from error
+
+
+def _need_own(path: Path) -> None:
+    """Look whether a file is a journal, or not there: nothing else is cut, appended to or removed.
+
+    Raises:
+        StoreError: it is something else.
+        OutputUnavailable: it can't be read.
+    """
+    if not os.path.lexists(path):
+        return
+    begin = b""
+    if path.is_file() and not path.is_symlink():
+        try:
+            with open_file(path, None) as file:
+                begin = file.read(1 << 16)
+        except OSError as error:
+            raise OutputUnavailable(
+                f"{path} can't be read ({error.strerror}); choose another --out"
+            ) from error
+        line, whole, _ = begin.partition(b"\n")
+        # A first line that was torn by a kill tells no format yet.
+        torn = not whole and b'{"a'.startswith(line[:3])
+        if torn or b'"format":"lazybench queries' in line:
+            return
+    raise StoreError(
+        f"{path} is there already and is no journal of lazybench; choose another folder with --out"
+    )
+
+
+class Journal:
+    """Answers by what was asked; one file, one line an answer, behind a line about the target.
+
+    The same image is asked once, and answered from the file from then on. `Choice:` with `repeats`,
+    for targets that don't answer the same image alike, the n-th query of an image is answered by
+    the n-th answer to it.
+
+    Attributes:
+        replayed: answers that came from the file.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        about: Mapping[str, Any],
+        hidden: Mapping[str, str] | None = None,
+        *,
+        repeats: bool = False,
+    ) -> None:
+        """Read what was answered before.
+
+        Args:
+            path: the file; None keeps answers in memory alone.
+            about: the target and how it is asked; answers to something else aren't taken.
+            hidden: what else tells targets apart, but may be secret: the file holds salted hashes.
+            repeats: whether the same image is asked again.
+
+        Raises:
+            UsageError: the file's answers are of another target.
+            StoreError: the file is no journal, is damaged or can't be read.
+        """
+        self.replayed = 0
+        self._path, self._repeats = path, repeats
+        self._lock = threading.Lock()
+        self._answers: dict[str, list[Answer]] = defaultdict(list)
+        self._used: Counter[str] = Counter()
+        if path is not None:
+            _need_own(path)
+        lines = [] if path is None else read_lines(path)
+        first = lines[0] if lines else {}
+        salt = str(first.get("salt", "")) or secrets.token_hex(16)
+        head = {"format": FORMAT, **about, "repeats": repeats, "salt": salt}
+        if path is not None:
+            head |= {name: _hashed(value, salt) for name, value in (hidden or {}).items()}
+        if path is not None and not lines:
+            append_line(path, head)
+        if lines and first != head:
+            differs = [name for name in head if name != "salt" and first.get(name) != head[name]]
+            raise UsageError(
+                f"{path} holds answers of another target, or asked in another way "
+                f"({', '.join(differs) or 'format'}); choose another --out, or begin anew with "
+                "--fresh"
+            )
+        for number, line in enumerate(lines[1:], 2):
+            if "image" not in line or "answer" not in line:
+                raise StoreError(
+                    f"{path}:{number}: the line tells no image with its answer; begin anew with "
+                    "--fresh, or choose another --out"
+                )
+            self._answers[line["image"]].append(line["answer"])
+
+    def __len__(self) -> int:
+        """Return how many answers there are."""
+        return sum(map(len, self._answers.values()))
+
+    def answers(self) -> Iterator[Answer]:
+        """Return all answers."""
+        return itertools.chain.from_iterable(self._answers.values())
+
+    def claim(self, images: Sequence[str]) -> list[tuple[str, int]]:
+        """Return for each image of a call, in order, which of the answers to it is its own.
+
+        Args:
+            images: digests.
+        """
+        with self._lock:
+            if not self._repeats:
+                return [(image, 0) for image in images]
+            claimed = []
+            for image in images:
+                claimed.append((image, self._used[image]))
+                self._used[image] += 1
+            return claimed
+
+    def find(self, claim: tuple[str, int]) -> Answer | None:
+        """Return the answer of a claim, or None where it isn't there yet."""
+        image, number = claim
+        known = self._answers.get(image, ())
+        return known[number] if number < len(known) else None
+
+    def keep(self, image: str, answer: Answer) -> None:
+        """Keep an answer, on the disk before this returns.
+
+        Raises:
+            StoreError: the disk is full.
+            OutputUnavailable: the file can't be written.
+        """
+        with self._lock:
+            if self._path is not None:
+                append_line(self._path, {"image": image, "answer": answer})
+            self._answers[image].append(answer)
+
+
+def _hashed(value: str, salt: str) -> str:
+    """Return 64 hex digits of a text that may be a secret, different in each journal."""
+    text = value.encode(errors="backslashreplace")
+    return hashlib.scrypt(text, salt=salt.encode(errors="replace"), dklen=32, **_COST).hex()

@@ -1,0 +1,347 @@
+"""What became of attacks on a target of one's own, as files: report, table, images, picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench._version import __version__
+from lazybench.boards.csv_table import csv_cell
+from lazybench.envs.own_target.attack import Attacked, AttackOutcome
+from lazybench.errors import OutputUnavailable
+from lazybench.files import open_file, plain, read_file, write_bytes, write_json
+from lazybench.stats import wilson
+from lazybench.user_code import load
+
+REPORT, FACTS, TABLE = "report.md", "report.json", "images.csv"
+ADVERSARIALS, SHEET = "adversarials.npz", "sheet.png"
+NAMES = (REPORT, FACTS, TABLE, ADVERSARIALS, SHEET)
+
+_TITLE = "# Robustness of "
+_SHOWN = 20
+
+
+def need_own_folder(folder: Path) -> None:
+    """Look whether a report may be written into a folder: it replaces an earlier report alone.
+
+    Raises:
+        OutputUnavailable: the folder holds a file of a report's name that isn't a report's.
+    """
+    theirs = [name for name in NAMES if os.path.lexists(folder / name)]
+    if theirs and not _holds_report(folder):
+        raise OutputUnavailable(
+            f"{folder / theirs[0]} is there already and isn't of lazybench's making, so that no "
+            "report is written over it; choose another folder with --out"
+        )
+
+
+def _holds_report(folder: Path) -> bool:
+    """Whether an earlier report lies in a folder, by its first line."""
+    try:
+        with open_file(folder / REPORT) as file:
+            return file.read(len(_TITLE)) == _TITLE.encode()
+    except OSError:
+        return False
+
+
+def set_aside(outcome: AttackOutcome, folder: Path) -> Path | None:
+    """Move an earlier report of other results into a folder of its own; return it, or None.
+
+    What differs from one run to the next doesn't count: the time taken, and which answers came from
+    the journal.
+
+    Raises:
+        OutputUnavailable: the files can't be moved.
+    """
+    held = [name for name in NAMES if os.path.lexists(folder / name)]
+    if not held or _results(_earlier(folder)) == _results(plain(facts(outcome))):
+        return None
+    number = 1
+    while os.path.lexists(aside := folder / f"earlier-{number}"):
+        number += 1
+    try:
+        aside.mkdir()
+        for name in held:
+            (folder / name).rename(aside / name)
+    except OSError as error:
+        raise OutputUnavailable(
+            f"the earlier report can't be moved to {aside} ({error.strerror}); choose another "
+            "folder with --out"
+        ) from error
+    return aside
+
+
+def _earlier(folder: Path) -> Any:
+    try:
+        return json.loads(read_file(folder / FACTS))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _results(told: Any) -> Any:
+    if not isinstance(told, dict):
+        return None
+    kept = {name: value for name, value in told.items() if name not in ("asked", "replayed")}
+    attacks = told.get("attacks")
+    if isinstance(attacks, list):
+        kept["attacks"] = [
+            {name: value for name, value in each.items() if name != "wall_s"}
+            for each in attacks
+            if isinstance(each, dict)
+        ]
+    return kept
+
+
+def facts(outcome: AttackOutcome) -> dict[str, Any]:
+    """Return the numbers of a report, as JSON holds them.
+
+    Robust accuracy is the share of all images that are classified right and withstand; intervals
+    are Wilson's of 95 %. Queries to success have failures charged the whole budget.
+    """
+    images, right = len(outcome.label), len(outcome.right)
+    return {
+        "lazybench": __version__,
+        "target": outcome.target,
+        "protocol": dict(outcome.protocol),
+        "eight_bit": outcome.eight_bit,
+        "images": images,
+        "clean_accuracy": _share(right, images),
+        "attacks": [_told(outcome, each) for each in outcome.attacked],
+        "worst_case": _share(int(outcome.robust().sum()), images),
+        "probes": None if outcome.probes is None else dict(outcome.probes),
+        "notes": list(outcome.notes),
+        "asked": outcome.asked,
+        "replayed": outcome.replayed,
+    }
+
+
+def write(outcome: AttackOutcome, folder: Path) -> tuple[Path, ...]:
+    """Return the files of a report, written into a folder.
+
+    An earlier report of the same results is replaced; for one of other results see `set_aside`.
+
+    Raises:
+        StoreError: the disk is full.
+        OutputUnavailable: the folder can't be written.
+    """
+    told = facts(outcome)
+    files = [
+        write_bytes(folder / REPORT, markdown(told).encode()),
+        write_json(folder / FACTS, told),
+        write_bytes(folder / TABLE, table(outcome).encode()),
+        write_bytes(folder / ADVERSARIALS, _npz(adversarials(outcome))),
+    ]
+    picture = sheet(outcome)
+    if picture is None:
+        (folder / SHEET).unlink(missing_ok=True)
+        return tuple(files)
+    return (*files, write_bytes(folder / SHEET, _png(picture)))
+
+
+def markdown(told: Mapping[str, Any]) -> str:
+    """Return the page of a report."""
+    protocol = told["protocol"]
+    shown = "top class" if protocol["access"] == "label" else "scores"
+    lines = [
+        f"{_TITLE}{told['target']}",
+        "",
+        f"{told['images']} images, {protocol['norm']} distance at most {_eps(protocol['eps'])}, "
+        f"{protocol['query_budget']:,} queries an image, "
+        f"{'targeted' if protocol['targeted'] else 'untargeted'}, by {shown}"
+        + (", images of 8 bits." if told["eight_bit"] else "."),
+        "",
+        "| | robust accuracy | 95 % interval | attacks won | mean queries | median queries "
+        "| median distance of wins |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        f"| no attack | {_row(told['clean_accuracy'])} | | | | |",
+    ]
+    for each in told["attacks"]:
+        numbers = (
+            _percent(each["success"]),
+            f"{each['mean_queries']:,.1f}",
+            f"{each['median_queries']:,.1f}",
+            "" if each["median_distance"] is None else f"{each['median_distance']:.4f}",
+        )
+        lines.append(f"| {each['attack']} | {_row(each)} | {' | '.join(numbers)} |")
+    lines += [
+        f"| **worst case** | {_row(told['worst_case'])} | | | | |",
+        "",
+        "Robust accuracy: share of all images that are classified right and that the attack can't "
+        "turn; in the worst case, that no attack can. Attacks won: of the images classified right. "
+        "Queries up to the first success; a failure counts as the whole budget.",
+        "",
+        "An attack that fails proves nothing: these numbers are upper bounds of robustness.",
+    ]
+    if (probes := told["probes"]) is not None:
+        lines += [
+            "",
+            f"{probes['images']} images were asked again alone, twice, by {probes['queries']} "
+            f"queries that no attack is charged for: {probes['random']} were answered differently "
+            f"the second time, {probes['batch']} others differently than among other images.",
+        ]
+    if told["notes"]:
+        lines += ["", "Please note:", "", *(f"- {note}" for note in told["notes"])]
+    if told["asked"] is not None:
+        lines += [
+            "",
+            f"The target was asked about {told['asked']:,} images; {told['replayed']:,} answers "
+            "stood in the journal, or came to the same image.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def table(outcome: AttackOutcome) -> str:
+    """Return one CSV line for each image: labels, whether it withstands, what each attack took.
+
+    No spreadsheet takes a name for a formula.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = ["image", "label", "top", "right", "robust"]
+    kinds = ("success", "queries", "success_query", "distance", "best_l2", "success_8bit")
+    columns = [f"{each.name}_{kind}" for each in outcome.attacked for kind in kinds]
+    writer.writerow([*head, *map(csv_cell, columns)])
+    robust = outcome.robust()
+    places = {int(place): number for number, place in enumerate(outcome.right)}
+    for index, name in enumerate(outcome.names):
+        number = places.get(index)
+        row = [
+            csv_cell(name),
+            outcome.label[index],
+            outcome.top[index],
+            number is not None,
+            robust[index],
+        ]
+        cells = [*row[:3], *map(int, row[3:])]
+        for each in outcome.attacked:
+            values = [None if number is None else each.columns[kind][number] for kind in kinds]
+            cells += [_cell(value) for value in values]
+        writer.writerow(cells)
+    return text.getvalue()
+
+
+def adversarials(outcome: AttackOutcome) -> dict[str, NDArray[Any]]:
+    """Return every adversarial image inside the ball, K of them over all attacks.
+
+    `x` and `clean` `[K, C, H, W]` (uint8 where images have 8 bits, else float32); `[K]` each:
+    `image` (place), `attack` (name), `label`, `distance`, and `query`, that of the first success.
+    """
+    places = [outcome.right[each.won] for each in outcome.attacked]
+    at = np.concatenate(places)
+    x = np.concatenate([each.nearest[each.won] for each in outcome.attacked])
+    return {
+        "x": _pixels(x, eight_bit=outcome.eight_bit),
+        "clean": _pixels(outcome.clean[at], eight_bit=outcome.eight_bit),
+        "image": at,
+        "attack": np.concatenate(
+            [
+                np.full(len(part), each.name, dtype="U64")
+                for each, part in zip(outcome.attacked, places, strict=True)
+            ]
+        ),
+        "label": outcome.label[at],
+        "distance": _won(outcome, "distance"),
+        "query": _won(outcome, "success_query").astype(np.int64),
+    }
+
+
+def sheet(outcome: AttackOutcome) -> NDArray[np.uint8] | None:
+    """Return a picture of turned images: clean, nearest adversarial, difference; None without any.
+
+    Of each of the first 20 turned images the nearest adversarial over all attacks is shown;
+    differences are stretched to full contrast, mid-grey is none.
+    """
+    far = np.array(
+        [np.where(each.won, each.columns["distance"], np.inf) for each in outcome.attacked]
+    )
+    turned = np.flatnonzero(np.isfinite(far).any(0))[:_SHOWN]
+    if not len(turned):
+        return None
+    clean = outcome.clean[outcome.right[turned]]
+    best = far[:, turned].argmin(0)
+    near = np.stack([outcome.attacked[k].nearest[i] for k, i in zip(best, turned, strict=True)])
+    apart = near - clean
+    most = np.abs(apart).reshape(len(apart), -1).max(1)[:, None, None, None]
+    stretched = apart / np.maximum(most, 1e-12) / 2 + 0.5
+    tiles = np.stack([clean, near, stretched], 1).reshape(-1, *clean.shape[1:])
+    if tiles.shape[1] not in (1, 3):
+        tiles = tiles[:, :1]
+    picture: NDArray[np.uint8] = load("lazybench.envs.picture:grid")(tiles, 6)
+    return picture
+
+
+def _told(outcome: AttackOutcome, each: Attacked) -> dict[str, Any]:
+    budget = int(outcome.protocol["query_budget"])
+    asked = np.where(each.won, each.columns["success_query"], budget)
+    distance = each.columns["distance"][each.won]
+    return {
+        "attack": each.name,
+        **_share(int(outcome.robust(each).sum()), len(outcome.label)),
+        "success": float(each.won.mean()),
+        "success_8bit": float(np.maximum(each.columns["success_8bit"], 0).mean()),
+        "mean_queries": float(asked.mean()),
+        "median_queries": float(np.median(asked)),
+        "median_distance": float(np.median(distance)) if len(distance) else None,
+        "queries": int(each.columns["queries"].sum()),
+        "wall_s": each.wall_s,
+    }
+
+
+def _share(hits: int, n: int) -> dict[str, Any]:
+    return {"accuracy": hits / n, "interval": list(wilson(hits, n))}
+
+
+def _won(outcome: AttackOutcome, column: str) -> NDArray[np.float64]:
+    return np.concatenate([each.columns[column][each.won] for each in outcome.attacked])
+
+
+def _row(share: Mapping[str, Any]) -> str:
+    low, high = share["interval"]
+    return f"{_percent(share['accuracy'])} | {_percent(low)} to {_percent(high)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _eps(eps: float | str) -> str:
+    """An eps in 255ths where it is a whole number of them."""
+    if isinstance(eps, str):
+        return eps
+    steps = eps * 255
+    whole = eps < 0.5 and math.isclose(steps, round(steps), abs_tol=1e-6)
+    return f"{round(steps)}/255" if whole else f"{eps:g}"
+
+
+def _cell(value: Any) -> str:
+    if value is None or not math.isfinite(value):
+        return ""
+    return f"{float(value):.8g}"
+
+
+def _pixels(x: NDArray[np.float32], *, eight_bit: bool) -> NDArray[Any]:
+    return (x * 255).round().astype(np.uint8) if eight_bit else x
+
+
+def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    held = io.BytesIO()
+    by_name: dict[str, Any] = dict(arrays)
+    np.savez_compressed(held, **by_name)
+    return held.getvalue()
+
+
+def _png(picture: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    held = io.BytesIO()
+    Image.fromarray(picture).save(held, "PNG")
+    return held.getvalue()

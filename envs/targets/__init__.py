@@ -1,0 +1,1 @@
+"""Networks to attack and white boxes to learn from: named, trained once, kept."""

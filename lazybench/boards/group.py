@@ -1,0 +1,295 @@
+"""Runs that differ in the seed alone, and what names, scores and ranks them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from lazybench.files import canonical_json
+from lazybench.records.schema import Record
+from lazybench.stats import Difference, Estimate, paired_difference, paired_estimate
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+# Settings that a column shows, so that neither the row's name nor the board's head needn't.
+SHOWN = frozenset({"batch_norm"})
+TRANSDUCTIVE = "transductive"
+"""The batch norm that stands for an agent's row where none is named."""
+_LONGEST_OVERRIDES = 80
+_AGREE = 1e-4
+_LARGEST_SCORE = 1e100
+"""Squares of larger ones leave the floats: they have neither an interval nor a difference."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in the seed alone.
+
+    Attributes:
+        records: all of them, by seed.
+        name: the row's name.
+    """
+
+    records: tuple[Record, ...]
+    name: str
+
+    @property
+    def scored(self) -> list[Record]:
+        """Those that have a score."""
+        return [record for record in self.records if score_of(record) is not None]
+
+    def trial_scores(self) -> list[NDArray[Any]] | None:
+        """Each scored seed's [n] trial scores, or None where they aren't what the score is of.
+
+        An env may judge by something other than the mean over trials; then the trials' scores
+        give neither an interval nor a paired difference.
+        """
+        return self._trial_scores
+
+    @cached_property
+    def _trial_scores(self) -> list[NDArray[Any]] | None:
+        arrays = []
+        for record in self.scored:
+            scores, score = record.trials.scores_array(), score_of(record)
+            if score is None or not _is_mean_of(score, scores):
+                return None
+            arrays.append(scores)
+        return arrays or None
+
+    def estimate(self, other: Group, column: str = "") -> Estimate | None:
+        """Return the mean of `less` with the parts of its variance; None where it has none.
+
+        Args:
+            other: runs on the same environment.
+            column: a number of each trial that is taken in place of the score.
+        """
+        sides = self._sides(other, column)
+        return None if sides is None else paired_estimate(*sides[:2], same_seeds=sides[2])
+
+    def less(self, other: Group, column: str = "") -> Difference | None:
+        """Return how much higher these runs score than another group's on the same trials.
+
+        In the trials' own unit. Seeds are paired where both have the same ones. None where either
+        has no score of each trial, or the trials aren't as many.
+
+        Args:
+            other: runs on the same environment.
+            column: a number of each trial that is taken in place of the score.
+        """
+        sides = self._sides(other, column)
+        return None if sides is None else paired_difference(*sides[:2], same_seeds=sides[2])
+
+    def _sides(
+        self, other: Group, column: str
+    ) -> tuple[list[NDArray[Any]], list[NDArray[Any]], bool] | None:
+        """What a paired difference takes, and whether both sides have the same seeds."""
+        left, right = self._values(column), other._values(column)
+        if not left or not right or len({array.size for array in left + right}) != 1:
+            return None
+        seeds = [[record.seed for record in side.scored] for side in (self, other)]
+        return left, right, seeds[0] == seeds[1]
+
+    def _values(self, column: str) -> list[NDArray[Any]]:
+        if not column:
+            return self.trial_scores() or []
+        told = [record.trials.columns.get(column) for record in self.scored]
+        return [packed.unpack() for packed in told if packed is not None]
+
+
+def bounded(value: float) -> float:
+    """`value` as the nearest finite float, also a whole number of any size; NaN stays."""
+    return float(min(max(value, -sys.float_info.max), sys.float_info.max))
+
+
+def is_usable(values: ArrayLike) -> bool:
+    """Return whether numbers are finite and small enough that their squares are finite too."""
+    import numpy as np
+
+    # A comparison with NaN is False.
+    return bool((np.abs(np.asarray(values, np.float64)) <= _LARGEST_SCORE).all())
+
+
+def _is_mean_of(score: float, scores: NDArray[Any]) -> bool:
+    if scores.size == 0 or not is_usable(scores):
+        return False
+    mean = float(scores.astype("<f8").mean())
+    return math.isfinite(mean) and abs(mean - score) <= _AGREE * max(1.0, abs(score))
+
+
+def score_of(record: Record) -> float | None:
+    """The record's score in its env's unit; None unless the run ended well."""
+    if record.status != "ok":
+        return None
+    metric = record.metrics.get(record.env.metric)
+    if metric is not None:
+        return metric.value
+    scores = record.trials.scores_array()
+    return float(scores.astype("<f8").mean()) if scores.size and is_usable(scores) else None
+
+
+def factor(record: Record) -> float:
+    """What a score is multiplied by to stand on the board: 100 for fractions."""
+    return 100.0 if record.env.unit == "fraction" else 1.0
+
+
+def end_of(value: float, record: Record) -> float:
+    """Return the end of an interval on the board; that of a fraction stays within 0 and 100 %."""
+    return 100 * min(max(value, 0.0), 1.0) if record.env.unit == "fraction" else bounded(value)
+
+
+def difference(group: Group, other: Group) -> Difference | None:
+    """Return the paired difference in the board's unit, or None where the trials aren't the same.
+
+    That of fractions stays within -100 and 100 %, where intervals of few seeds pass them.
+    """
+    found = group.less(other)
+    if found is None:
+        return None
+    scale = factor(group.records[0])
+    lo, hi = found.lo * scale, found.hi * scale
+    if group.records[0].env.unit == "fraction" and not math.isnan(lo):
+        lo, hi = max(lo, -100.0), min(hi, 100.0)
+    return Difference(found.mean * scale, lo, hi, found.p)
+
+
+def batch_norm(record: Record) -> str | None:
+    """Whose batch statistics judged the run, from its config or protocol; None without any."""
+    if record.network is not None and not record.network.batch_norm:
+        return None
+    value = record.config.get("batch_norm", record.env.protocol.get("batch_norm"))
+    return None if value is None else str(value)
+
+
+def whole_runs(records: Iterable[Record]) -> list[Record]:
+    """The records of a real budget, judged on all official trials of what they were trained on."""
+    return [
+        record
+        for record in records
+        if record.budget != "smoke" and not record.limited and record.trained_on is None
+    ]
+
+
+def newest(
+    found: Iterable[Group], agent: str | None, settings: Mapping[str, Any], norm: str
+) -> Group | None:
+    """The group of an agent's newest version with some settings and batch norm; None without one.
+
+    Args:
+        found: groups of one environment.
+        agent: id.
+        settings: those that were asked for, beside batch norm; no others may have been.
+        norm: its batch norm, where it has one.
+    """
+    fitting = []
+    for group in found:
+        first = group.records[0]
+        asked = {name: value for name, value in first.overrides.items() if name != "batch_norm"}
+        same = (first.agent.id, asked) == (agent, dict(settings))
+        if same and batch_norm(first) in (None, norm):
+            fitting.append(group)
+    return max(fitting, key=lambda group: group.records[0].agent.version, default=None)
+
+
+def rank_group(record: Record) -> str:
+    """The backbone and the source of its weights, whose rows alone are ranked together.
+
+    What a user wrote is told apart by its content: files of one name may hold different things.
+    Empty where no network was told of: a floor without one, or a record older than this fact.
+    """
+    network = record.network
+    if network is None:
+        return ""
+    name = _told_apart(network.name, network.source_sha256)
+    if network.weights == "fresh":
+        return name
+    return f"{name}, weights: {_told_apart(network.weights, network.weights_sha256)}"
+
+
+def _told_apart(name: str, sha256: str | None) -> str:
+    return name if sha256 is None else f"{name} #{sha256[:6]}"
+
+
+def groups(records: Iterable[Record]) -> list[Group]:
+    """The records by everything but the seed, each group under a name of its own."""
+    members: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        members[_sameness(record)].append(record)
+    ordered = sorted(members.items(), key=lambda item: (item[1][0].agent.id, item[0]))
+    firsts = [group[0] for _, group in ordered]
+    told, newest_of = _told_of_agents(firsts), newest_versions(firsts)
+    names = [_name(first, told[first.agent.id], newest_of) for first in firsts]
+    shown = Counter((n, batch_norm(r), r.limited) for n, r in zip(names, firsts, strict=True))
+    result = []
+    for (digest, group), name, first in zip(ordered, names, firsts, strict=True):
+        unique = shown[name, batch_norm(first), first.limited] == 1
+        by_seed = sorted(group, key=lambda record: (record.seed, record.key))
+        result.append(Group(tuple(by_seed), name if unique else f"{name} #{digest[:6]}"))
+    return result
+
+
+def _sameness(record: Record) -> str:
+    same = {name: value for name, value in record.identity().items() if name != "seed"}
+    if record.trained_on is not None:
+        # The environment and which state was kept; the run and its step differ by seed.
+        same["trained_on"] = record.trained_on.split()[0::2][:2]
+    same |= {"kind": record.kind, "origin": record.agent.origin, "by": record.agent.trained_by}
+    return hashlib.sha256(canonical_json(same).encode("ascii")).hexdigest()
+
+
+def _told_of_agents(firsts: Iterable[Record]) -> dict[str, dict[str, set[str]]]:
+    """For each agent id what its rows have of the settings that a name may tell."""
+    found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for record in firsts:
+        for key, value in _varying(record).items():
+            found[record.agent.id][key].add(value)
+    return found
+
+
+def _name(
+    record: Record, told: Mapping[str, set[str]], newest_of: Mapping[tuple[str, str], int]
+) -> str:
+    """The agent's id, its overrides, and what else differs among the rows of that agent."""
+    parts = []
+    for key, value in sorted(record.overrides.items()):
+        if key not in SHOWN:
+            text = value if isinstance(value, str) else canonical_json(value)
+            parts.append(f"{key}={' '.join(text.split())}")
+    text = ", ".join(parts)
+    if len(text) > _LONGEST_OVERRIDES:
+        text = text[: _LONGEST_OVERRIDES - 1] + "…"
+    parts = [text] if text else []
+    parts += [value for key, value in _varying(record).items() if value and len(told[key]) > 1]
+    if is_superseded(record, newest_of):
+        parts.append(f"version {record.agent.version}")
+    return f"{record.agent.id} ({', '.join(parts)})" if parts else record.agent.id
+
+
+def _varying(record: Record) -> dict[str, str]:
+    return {
+        "preset": record.preset,
+        "origin": record.agent.origin,
+        "precision": record.precision,
+        "device": record.device,
+        "world": f"{record.world_size} processes",
+    }
+
+
+def newest_versions(records: Iterable[Record]) -> dict[tuple[str, str], int]:
+    """The newest version of each agent among some records, by its id and origin."""
+    found: dict[tuple[str, str], int] = {}
+    for record in records:
+        agent = (record.agent.id, record.agent.origin)
+        found[agent] = max(record.agent.version, found.get(agent, 0))
+    return found
+
+
+def is_superseded(record: Record, newest_of: Mapping[tuple[str, str], int]) -> bool:
+    """Return whether `newest_versions` has a newer version of the record's agent."""
+    return newest_of.get((record.agent.id, record.agent.origin), 0) > record.agent.version

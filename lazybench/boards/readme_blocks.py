@@ -1,0 +1,208 @@
+"""Short boards inside a Markdown file of a user's, between marks that say which."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from lazybench.boards.build import Board
+from lazybench.boards.group import TRANSDUCTIVE
+from lazybench.boards.render import (
+    count_text,
+    markdown_text,
+    measure_text,
+    measures_of,
+    metric_words,
+)
+from lazybench.boards.rows import Row
+from lazybench.errors import UnknownName, UsageError, nearest
+from lazybench.paper.claims import NOTE
+from lazybench.paper.reported import row_name, value_text
+from lazybench.records.fields import Reported
+
+END = "<!-- lazybench board: end -->"
+_BEGIN = re.compile(r"<!-- lazybench (?P<kind>board|note): (?!end )(?P<asked>[^\n]*?) -->")
+_NOTES: Mapping[str, str] = {"verdicts": NOTE}
+_FORM = "<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->, such as glyphs-20way-5shot small 5"
+_MOST_ROWS = 1_000
+_PAPER = "paper"
+
+Column = tuple[str, Callable[[Row], str]]
+
+
+class _Asked(NamedTuple):
+    env: str
+    budget: str
+    rows: int
+    columns: tuple[str, ...]
+
+
+def filled(text: str, boards: Sequence[Board]) -> str:
+    """Return a Markdown text with the best rows of boards between its marks.
+
+    A block begins with `<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->` and ends with
+    `<!-- lazybench board: end -->`; what stands between is replaced. Only ranked rows are shown.
+    Further columns are `track`, `F` (gradient-equivalents), `peak_mb`, the name of any further
+    further metric, and `paper` or `paper:METRIC`, what papers report of the row. A note from
+    `<!-- lazybench note: verdicts -->` to `<!-- lazybench note: end -->` is filled likewise.
+
+    Args:
+        text: any Markdown; without marks it comes back as it is.
+        boards: of the store.
+
+    Raises:
+        UnknownName: no board of that environment and budget, or no such note.
+        UsageError: a mark isn't of that form, isn't closed, or names several boards.
+    """
+    parts, place = [], 0
+    while (begin := _BEGIN.search(text, place)) is not None:
+        closing = END.replace("board", begin["kind"])
+        end = text.find(closing, begin.end())
+        following = _BEGIN.search(text, begin.end())
+        if end < 0 or (following is not None and following.start() < end):
+            raise UsageError(f"'{begin[0]}' isn't closed; put {closing} below it")
+        parts += [text[place : begin.end()], "\n", _content(begin, boards), "\n"]
+        place = end
+    return "".join([*parts, text[place:]])
+
+
+def _content(begin: re.Match[str], boards: Sequence[Board]) -> str:
+    if begin["kind"] == "board":
+        asked = _asked(begin)
+        return _table(_board(asked, boards), asked)
+    if begin["asked"] not in _NOTES:
+        raise UnknownName(
+            f"'{begin[0]}' names no note.{nearest(begin['asked'], _NOTES)} Notes: "
+            f"{', '.join(_NOTES)}"
+        )
+    return f"\n{_NOTES[begin['asked']]}"
+
+
+def _asked(begin: re.Match[str]) -> _Asked:
+    words = begin["asked"].split()
+    if len(words) < 3 or not words[2].isdecimal() or not 0 < int(words[2]) <= _MOST_ROWS:
+        raise UsageError(f"'{begin[0]}' isn't of the form {_FORM}")
+    return _Asked(words[0], words[1], int(words[2]), tuple(words[3:]))
+
+
+def _board(asked: _Asked, boards: Sequence[Board]) -> Board:
+    found = [
+        board
+        for board in boards
+        if asked.env in (board.env, board.name) and board.budget == asked.budget
+    ]
+    if not found:
+        names = sorted({board.env for board in boards})
+        raise UnknownName(
+            f"no board of {asked.env} at budget {asked.budget}.{nearest(asked.env, names)} "
+            "Boards: lazybench leaderboard"
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"{asked.env} has {len(found)} boards at budget {asked.budget} (of other data, "
+            "protocols or revisions); keep one of them in a store of its own, or name ENV-vN"
+        )
+    return found[0]
+
+
+def _table(board: Board, asked: _Asked) -> str:
+    columns = [*_always(board), *(_further(name, board) for name in asked.columns)]
+    rows = board.ranked[: asked.rows]
+    table = tabulate(
+        [[markdown_text(cell(row)) for _, cell in columns] for row in rows],
+        [markdown_text(name) for name, _ in columns],
+        tablefmt="github",
+        disable_numparse=True,
+        colalign=["left" if name in _TEXTS else "right" for name, _ in columns],
+    )
+    left = len(board.ranked) - len(rows)
+    more = f" and {left} more" if left > 0 else ""
+    told = f"{board.name}, {board.budget}: {len(rows)} rows{more}, {board.n_records} records."
+    return f"\n{table}\n\n{markdown_text(told)}\n"
+
+
+_TEXTS = ("agent", "track")
+_FACTS: Mapping[str, Column] = {
+    "track": ("track", lambda row: row.track or ""),
+    "F": ("F", lambda row: count_text(row.gradient_equivalents)),
+    "peak_mb": ("peak MB", lambda row: count_text(row.peak_memory_mb)),
+}
+
+
+def _always(board: Board) -> tuple[Column, ...]:
+    return (
+        ("rank", lambda row: str(row.rank)),
+        ("agent", _name),
+        (f"{board.metric}, {board.unit}", lambda row: _rounded(row.score)),
+        (
+            "95 % interval",
+            lambda row: (
+                ""
+                if row.lo is None or row.hi is None
+                else f"{_rounded(row.lo)} to {_rounded(row.hi)}"
+            ),
+        ),
+        ("seeds", lambda row: str(len(row.seeds))),
+        ("training, s", lambda row: count_text(row.train_wall_s)),
+    )
+
+
+def _further(name: str, board: Board) -> Column:
+    """A column that a block asks for.
+
+    Raises:
+        UsageError: no such column.
+    """
+    if name in _FACTS:
+        return _FACTS[name]
+    papers = {_paper(row.metric, board): row.metric for row in board.reported}
+    if name in papers:
+        return _of_papers(papers[name], board)
+    units = dict(measures_of(board.ranked))
+    if name in units:
+        return _headed(name, units[name]), lambda row: measure_text(row, name)
+    known = (*_FACTS, *units, *papers)
+    raise UsageError(
+        f"{board.name} has no column '{name}' for a block.{nearest(name, known)} Columns: "
+        f"{', '.join(known)}"
+    )
+
+
+def _paper(metric: str, board: Board) -> str:
+    """What a block calls the column of what papers report of a metric."""
+    return _PAPER if metric == board.metric else f"{_PAPER}:{metric}"
+
+
+def _of_papers(metric: str, board: Board) -> Column:
+    told: dict[tuple[str | None, str | None], Reported] = {
+        (row_name(row), row.batch_norm): row for row in board.reported if row.metric == metric
+    }
+
+    def cell(row: Row) -> str:
+        # What a paper doesn't tell the batch norm of stands beside our default.
+        found = told.get((row.agent, row.batch_norm))
+        if found is None and row.batch_norm in (None, TRANSDUCTIVE):
+            found = told.get((row.agent, None))
+        return "" if found is None else value_text(found)
+
+    unit = next(row.unit for row in told.values())
+    heading = f", {unit}" if metric == board.metric else f" {_headed(metric, unit)}"
+    return f"reported{heading}", cell
+
+
+def _headed(metric: str, unit: str) -> str:
+    """A metric's name with its unit, where that isn't its last word already."""
+    words = metric_words(metric)
+    return words if words.lower().endswith(unit.lower()) else f"{words}, {unit}"
+
+
+def _name(row: Row) -> str:
+    name = row.agent if row.batch_norm is None else f"{row.agent}, {row.batch_norm}"
+    return f"{name} ({', '.join(row.marks)})" if row.marks else name
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"

@@ -1,0 +1,1 @@
+"""Checks that an agent or an environment keeps its contract."""

@@ -1,0 +1,311 @@
+"""Does an agent keep its contract? Each finding says what was seen, or what to do about it."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lazybench.agent import Plan
+from lazybench.check.findings import (
+    Broken,
+    Finding,
+    Zeros,
+    ahead,
+    changed,
+    copied,
+    global_state_untouched,
+    look,
+)
+from lazybench.files import plain
+from lazybench.runner import checkpoint
+from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.evaluate import Judged, for_init, judge, open_env, open_training
+from lazybench.runner.request import make, resolve_env, with_protocol
+from lazybench.seeding import Rng
+from lazybench.specs import EnvSpec
+
+_TRIALS = 8
+_QUERIES = 60
+"""Trials that a policy answers in a check, and queries that an attacker has for each."""
+
+_COMPARED = (24, 64)
+"""Trials on which what was learned is compared with what wasn't; the more where few don't tell."""
+
+_RESUMED = 4
+"""Updates that are done once in a row and once with a checkpoint in their middle."""
+
+_SLACK = 0.02
+"""Scores may differ by so much where a trial has another place in its block: rounding."""
+
+_STATE = "state holds all that was learned"
+_POLICY = "policy(state) returns p, and p(observation, memory) returns (action, memory)"
+
+
+def check_agent(agent: Any, env: str, watch: Watch = SILENT) -> list[Finding]:
+    """Return what holds of an agent: contract, determinism, shapes, learning, resuming, tidiness.
+
+    Args:
+        agent: id, `file.py:Class`, `module:Class`, a class, or an instance of one.
+        env: id of the environment to check it on.
+        watch: hears of the training at smoke budget.
+    """
+    spec, _ = resolve_env(env)
+    if "query_budget" in spec.options:
+        spec = with_protocol(spec, {"query_budget": _QUERIES})
+    check = _AgentCheck(agent, spec, watch)
+    findings = [look("makes", check.makes, "its settings need defaults")]
+    if not findings[0].ok:
+        return findings
+    answers = ("policy", check.answers, _POLICY)
+    learns = ("learns", check.learns, _POLICY)
+    looks = [("init", check.starts, "init(env, rng) returns the first state"), answers]
+    if check.whole:
+        looks = [("fit", check.fits, "fit(env, budget, rng) returns a policy"), answers, learns]
+    elif check.trains:
+        update = ("update", check.updates, "update(state, batch, rng) returns (state, logs)")
+        looks[1:] = [update, ("resumes", check.resumes, _STATE), learns, answers]
+    for name, method, contract in looks:
+        # What doesn't train can still be asked for answers; what doesn't start can't.
+        if all(each.ok for each in findings) or (name == "policy" and findings[1].ok):
+            findings.append(look(name, method, contract))
+    return findings
+
+
+class _AgentCheck:
+    """One agent under check, with what earlier looks have made."""
+
+    def __init__(self, agent: Any, spec: EnvSpec, watch: Watch) -> None:
+        self._name, self._spec, self._watch = agent, spec, watch
+        self._policy: Any = None
+        self._state: Any = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the agent has a training loop of its own."""
+        return hasattr(self._agent, "fit")
+
+    @property
+    def trains(self) -> bool:
+        """Whether the agent asks for updates."""
+        plan = self._plan
+        return plan is not None and plan.updates > 0
+
+    def makes(self) -> str:
+        made = make(self._name, self._spec, "smoke", {})
+        self._agent = made.agent
+        self._val = open_env(self._spec, self._spec.rows(_TRIALS), "val")
+        self._plan: Plan | None = None
+        if hasattr(self._agent, "plan"):
+            self._plan = self._agent.plan(self._val.task)
+            _check_plan(self._plan)
+        return f"{made.spec.id} with {len(made.config)} settings"
+
+    def starts(self) -> str:
+        with global_state_untouched():
+            self._state = self._agent.init(for_init(self._val), Rng(0).at("init"))
+        again = self._agent.init(for_init(self._val), Rng(0).at("init"))
+        if checkpoint.digest(self._state) != checkpoint.digest(again):
+            raise Broken("init gives another state for the same rng; draw from rng alone")
+        self._policy = self._agent.policy(self._state)
+        return "init is a function of rng, and its state can be saved"
+
+    def updates(self) -> str:
+        train, state = self._train(), self._state
+        batch = _batch(train, 0)
+        before, kept = checkpoint.digest(state), copied(batch)
+        with global_state_untouched():
+            after, logs = self._agent.update(state, batch, Rng(0).at("update", 0))
+        if checkpoint.digest(state) != before:
+            raise Broken("update changes the state it was given; return a new one")
+        if name := changed(kept, batch):
+            raise Broken(f"update changes {name} of its batch; copy what you change")
+        again, _ = self._agent.update(state, batch, Rng(0).at("update", 0))
+        if checkpoint.digest(after) != checkpoint.digest(again):
+            raise Broken("update gives another state for the same rng; draw from rng alone")
+        _check_logs(logs)
+        if hasattr(self._agent, "diagnostics"):
+            plain(self._agent.diagnostics(after))
+        shown = ", ".join(sorted(logs)) or "nothing"
+        return f"update is a function of state, batch and rng; logs {shown}"
+
+    def resumes(self) -> str:
+        """Continue from a checkpoint in another agent, as a new process would."""
+        half, train = _RESUMED // 2, self._train()
+        first = self._advance(self._agent, self._state, train, 0, half)
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint.save(Path(folder), half, first)
+            read = checkpoint.read(Path(folder) / f"step-{half}")
+        straight = self._advance(self._agent, first, train, half, _RESUMED)
+        fresh = make(self._name, self._spec, "smoke", {}).agent
+        resumed = self._advance(fresh, read, self._train(), half, _RESUMED)
+        if checkpoint.digest(straight) != checkpoint.digest(resumed):
+            raise Broken(
+                "a training that was cut off and continued comes to another state than one that "
+                "wasn't; keep all that updates depend on in state, nothing on the agent"
+            )
+        return f"cut off after {half} updates and continued, {_RESUMED} come to the same state"
+
+    def learns(self) -> str:
+        """Train at smoke budget; be ahead of answering 0, or of the state before training."""
+        metric, better = self._spec.validation
+        policies = {"answering 0": Zeros()}
+        if not self.whole and self._plan is not None:
+            policies["its first state"] = self._agent.policy(self._state)
+            self._watch.stage("train", self._plan.updates)
+            self._state = self._advance(
+                self._agent, self._state, self._train(), 0, self._plan.updates, self._watch
+            )
+            self._watch.finished()
+            self._policy = self._agent.policy(self._state)
+        policies["now"] = self._policy
+        judged = open_env(self._spec, self._spec.rows(_COMPARED[0]), "val")
+        scores = dict.fromkeys(policies, np.zeros(0))
+        for trials in _COMPARED:
+            for name, policy in policies.items():
+                blocks = judge(judged, policy, metric, trials, start=len(scores[name]))
+                scores[name] = np.concatenate([scores[name], *(block.scores for block in blocks)])
+            others = [scores[name] for name in policies if name != "now"]
+            if any(ahead(scores["now"], each, better) for each in others):
+                break
+        else:
+            raise Broken(
+                f"nothing is learned at smoke budget: {_told(metric, scores)}; is the loss what is "
+                "judged, do gradients reach the state, are there enough updates and a fitting step "
+                "size?"
+            )
+        return _told(metric, scores)
+
+    def answers(self) -> str:
+        env, metric = self._val, self._spec.validation[0]
+        if self._spec.val_metric is not None and not (self.whole or self.trains):
+            # Validation is of what is learned, which this agent has nothing of.
+            env = open_env(self._spec, self._spec.rows(_TRIALS), "test")
+            metric = self._spec.metric
+        before = None if self.whole else checkpoint.digest(self._state)
+        with global_state_untouched():
+            first = _judged(env, _Watched(self._policy), metric)
+        if before is not None and checkpoint.digest(self._state) != before:
+            raise Broken("the policy changes the agent's state; copy what it adapts")
+        again = _judged(env, self._policy, metric)
+        if not (
+            np.array_equal(first.answers, again.answers)
+            and np.array_equal(first.scores, again.scores)
+        ):
+            raise Broken("the policy answers the same trials differently; seed it by the trial")
+        if self._spec.family == "fewshot":
+            half = _TRIALS // 2
+            later = _judged(env, self._fresh_policy(), metric, start=half)
+            apart = np.abs(later.scores - first.scores[half:])
+            if not (apart <= _SLACK * (1 + np.abs(later.scores))).all():
+                raise Broken(
+                    "an answer depends on the trials before it; keep what a trial needs in memory, "
+                    "which is None at its start, and nothing on the policy"
+                )
+        shape, score = list(first.answers.shape), first.score(metric)
+        return f"answers have shape {shape}; {metric} {score:.3f}"
+
+    def fits(self) -> str:
+        with global_state_untouched():
+            self._policy = self._fit()
+        first, again = (
+            _judged(self._val, policy, self._spec.validation[0])
+            for policy in (self._policy, self._fit())
+        )
+        if not np.array_equal(first.answers, again.answers):
+            raise Broken("fit comes to another policy for the same rng; draw from rng alone")
+        return "fit gives a policy; a loop of its own can't be continued"
+
+    def _fit(self) -> Any:
+        env = open_training(self._spec, self._plan)
+        env.reset(seed=0)
+        return self._agent.fit(env, "smoke", Rng(0).at("fit"))
+
+    def _fresh_policy(self) -> Any:
+        return self._policy if self.whole else self._agent.policy(self._state)
+
+    def _train(self) -> Any:
+        """The training environment that the agent's plan asks for, at the start of its stream."""
+        plan = self._plan or Plan(0)
+        env = open_training(self._spec, plan)
+        env.reset(seed=0)
+        return env
+
+    def _advance(
+        self, agent: Any, state: Any, train: Any, first: int, last: int, watch: Watch = SILENT
+    ) -> Any:
+        """The state after updates first..last-1."""
+        for step in range(first, last):
+            state, logs = agent.update(state, _batch(train, step), Rng(0).at("update", step))
+            loss = logs.get("loss")
+            if loss is not None and not math.isfinite(loss):
+                raise Broken(f"the loss is {loss} at update {step + 1}; take smaller steps")
+            watch.advance(1, {} if loss is None else {"loss": float(loss)})
+        return state
+
+
+class _Watched:
+    """A policy that fails where the one inside changes what it is shown."""
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+        self.vectorized = getattr(policy, "vectorized", False)
+
+    def __call__(self, observation: Mapping[str, Any], memory: Any = None) -> Any:
+        kept = copied(observation)
+        answer = self._policy(observation, memory)
+        if name := changed(kept, observation):
+            raise Broken(f"the policy changes {name} of its observation; copy what you change")
+        return answer
+
+
+def _batch(train: Any, step: int) -> Any:
+    rows = train.num_envs
+    batch, _ = train.reset(options={"trials": np.arange(step * rows, (step + 1) * rows)})
+    return batch
+
+
+def _judged(env: Any, policy: Any, metric: str, start: int = 0) -> Judged:
+    return next(judge(env, policy, metric, _TRIALS, start=start))
+
+
+def _told(metric: str, scores: Mapping[str, Any]) -> str:
+    means = ", ".join(f"{name} {each.mean():.3f}" for name, each in scores.items())
+    return f"{metric} on {len(scores['now'])} validation trials: {means}"
+
+
+def _check_plan(plan: Any) -> None:
+    """Look whether a plan is one.
+
+    Raises:
+        Broken: it isn't.
+    """
+    if not isinstance(plan, Plan):
+        raise Broken(f"plan(task) returns a lazybench.Plan, got {type(plan).__name__}")
+    for name, least in (("updates", 0), ("meta_batch", 1), ("validate_every", 0)):
+        value = getattr(plan, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise Broken(f"{name} of a plan is a whole number of at least {least}, got {value!r}")
+
+
+def _check_logs(logs: Any) -> None:
+    """Look whether logs are numbers by name.
+
+    Raises:
+        Broken: they aren't.
+    """
+    if not isinstance(logs, Mapping):
+        raise Broken(
+            f"update returns (state, logs) with logs a dict of numbers, got {type(logs).__name__}"
+        )
+    for name, value in logs.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not (isinstance(name, str) and math.isfinite(number)):
+            raise Broken(f"logs are finite numbers by name, got {name!r}: {value!r}; use float(…)")

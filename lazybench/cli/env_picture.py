@@ -1,0 +1,129 @@
+"""An environment as a picture: a trial's images, a stream's classes, or attacked images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lazybench.boards.plots import as_bytes, new_figure, panels
+from lazybench.envs.own_target.attack import ATTACKS
+from lazybench.errors import UsageError
+from lazybench.runner.evaluate import Judged, judge, open_env
+from lazybench.runner.request import make
+from lazybench.seeding import Rng
+from lazybench.specs import EnvSpec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ATTACKED = 4
+"""Images of an attack's picture."""
+
+# Training images of a class from which it is many-shot, and below which it is few-shot, as the
+# environments' metrics have it.
+_MANY, _FEW = 100, 20
+_BANDS = (("many", "#0b62a8"), ("medium", "#00795a"), ("few", "#c4500a"))
+
+
+def env_picture(spec: EnvSpec, *, trial: int = 0, attacker: str | None = None) -> bytes:
+    """Return a PNG of an environment.
+
+    Few-shot: the support and query images of a trial. Long-tailed: training images of each class.
+    Attack: some images beside what an attacker made of them, and the difference.
+
+    Args:
+        spec: the environment.
+        trial: number of the trial; of an attack, the first of four.
+        attacker: who attacks; None for the first of `lazybench.envs.own_target.attack.ATTACKS`.
+
+    Raises:
+        UsageError: a trial that isn't there, or an attacker that doesn't fit.
+        DataUnavailable: the data isn't installed or is damaged.
+        LazybenchError: matplotlib isn't installed.
+    """
+    if attacker is not None and spec.family != "attack":
+        raise UsageError(f"--agent goes with attacks, and {spec.id} is {spec.family}; leave it out")
+    painters = {"fewshot": _trial, "longtail": _classes, "attack": _attack}
+    return as_bytes(painters[spec.family](spec, trial, attacker), "png")
+
+
+def _trial(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
+    env = open_env(spec, 1, "test", render_mode="rgb_array")
+    env.reset(options={"trials": np.array([trial])})
+    (sheet,) = env.render()
+    env.close()
+    height, width = sheet.shape[:2]
+    inches = 9.0 if width > height else 6.5
+    figure, axes = new_figure(inches, inches * height / width + 0.5)
+    _image(axes, sheet)
+    rows = f"{env.task.shot} images of each of {env.task.way} classes, and below what is asked"
+    if env.task.target == "array":
+        rows = f"{env.task.shot} points to learn from"
+    axes.set_title(f"{spec.id}, trial {trial}: {rows}", loc="left", fontsize=9)
+    return figure
+
+
+def _classes(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
+    if trial:
+        raise UsageError(f"{spec.id} is one stream, without numbered trials; leave --trial out")
+    env = open_env(spec, 1, "train")
+    counts = np.array(env.task.class_counts)
+    env.close()
+    figure, axes = new_figure(7.5, 3.4)
+    bands = np.where(counts > _MANY, 0, np.where(counts >= _FEW, 1, 2))
+    for band, (name, colour) in enumerate(_BANDS):
+        places = np.flatnonzero(bands == band)
+        if len(places):
+            label = f"{name}: {len(places)} classes, {counts[places].sum():,} images"
+            axes.bar(places, counts[places], width=0.9, color=colour, label=label)
+    axes.set_xlabel("class")
+    axes.set_ylabel("training images")
+    axes.set_title(
+        f"{spec.id}: {counts.sum():,} training images, the largest class {counts.max()}, the "
+        f"smallest {counts.min()}",
+        loc="left",
+        fontsize=9,
+    )
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _attack(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
+    env = open_env(spec, ATTACKED, "test", render_mode="rgb_array")
+    name = attacker or ATTACKS[env.task.access][0]
+    made = make(name, spec, "small", {})
+    if made.spec.trains:
+        raise UsageError(
+            f"agent '{name}' learns before it attacks; take one that doesn't, such as "
+            f"{' or '.join(ATTACKS[env.task.access])}"
+        )
+    policy = made.agent.policy(made.agent.init(env, Rng(0).at("init")))
+    (told,) = judge(env, policy, spec.metric, trial + ATTACKED, start=trial, columns=spec.columns)
+    sheets = env.render()
+    norm, budget = env.task.norm, env.task.query_budget
+    env.close()
+    figure, places = panels(6, 1.1 + 1.75 * len(sheets), rows=len(sheets))
+    for row, (axes, sheet) in enumerate(zip(places, sheets, strict=True)):
+        _image(axes, sheet)
+        axes.set_title(_verdict(told, row, trial + row, budget), loc="left", fontsize=8)
+    figure.suptitle(
+        f"{spec.id}, {name}: clean, nearest adversarial ({norm}), difference", fontsize=9
+    )
+    return figure
+
+
+def _verdict(told: Judged, row: int, trial: int, budget: int) -> str:
+    columns = {name: values[row] for name, values in told.columns.items()}
+    distance = f"L2 distance {columns['best_l2']:.2f}"
+    if told.scores[row]:
+        first = int(columns["success_query"])
+        return f"image {trial}: won at query {first:,} of {budget:,}; {distance}"
+    spent = f"image {trial}: withstood {int(columns['queries']):,} queries"
+    return spent if columns["best_l2"] < 0 else f"{spent}; nearest: {distance}"
+
+
+def _image(axes: Axes, picture: Any) -> None:
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_axis_off()

@@ -1,0 +1,288 @@
+"""Arrays as numpy saves them, read from files of users: plain ones only, no pickle."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.data.archives import MOST_BYTES, is_hidden
+from lazybench.data.fingerprint import instance_hash
+from lazybench.data.importing.split import Preparation, Read, Rows, stacked
+from lazybench.data.splits import SPLITS, Split
+from lazybench.errors import DataUnavailable, UsageError, nearest
+from lazybench.files import open_file
+
+Arrays = dict[str, NDArray[Any]]
+
+_TOLD = 200
+
+
+def read_arrays(path: Path, *, single: bool = False, most_bytes: int = MOST_BYTES) -> Arrays:
+    """Return the arrays of an `.npz` file by name; none of Python objects, which would run code.
+
+    Args:
+        path: the file.
+        single: whether a `.npy` file is taken as well; its array is named by an empty string.
+        most_bytes: how many bytes all arrays together may unpack to.
+
+    Raises:
+        DataUnavailable: it isn't there, is damaged, is too large, or is something else; the message
+            is the reason alone, for callers to say what they wanted.
+    """
+    try:
+        # Opened here: numpy leaves a file open that turns out to be no zip.
+        with open_file(path, most_bytes) as handle:
+            held = np.load(handle, allow_pickle=False)
+            if not isinstance(held, np.ndarray):
+                with held:
+                    _check_size(held.zip, most_bytes)
+                    _check_names(held.files)
+                    return {name: _array(name, held[name]) for name in held.files}
+    except DataUnavailable:
+        raise
+    # Whatever goes wrong inside numpy's reader comes of the file, which is parsed as Python in
+    # part (headers): a list of errors was never complete.
+    except Exception as error:
+        known = isinstance(error, OSError) and error.strerror
+        raise DataUnavailable(known or _short(error)) from error
+    if not single:
+        raise DataUnavailable("it holds a single array, as .npy files do")
+    return {"": held}
+
+
+def _array(name: str, value: Any) -> NDArray[Any]:
+    # Numpy gives the bytes of what isn't one.
+    if not isinstance(value, np.ndarray):
+        raise DataUnavailable(f"'{name}' in it is no array")
+    return value
+
+
+def _check_size(file: zipfile.ZipFile, most_bytes: int) -> None:
+    # What a member says is what zipfile stops at, so a bomb can't unpack to more.
+    total = sum(member.file_size for member in file.infolist())
+    if total > most_bytes:
+        raise DataUnavailable(f"it unpacks to {total} bytes, at most {most_bytes} are allowed")
+
+
+def _check_names(names: list[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataUnavailable(f"it holds '{twice[0][:_TOLD]}' more than once")
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= _TOLD else f"{text[: _TOLD - 3]}..."
+
+
+KEYS = ("x", "y", "group", "split")
+MOST_FEATURE = 1e6
+"""Largest magnitude of a feature: what environments declare."""
+
+_MOST_LOST = 0.01
+"""Share of a feature's deviation that rounding to float32 may be."""
+
+FEATURES_PREP = "float32-1"
+_FORM = "give x [M,d] features, or uint8 images [M,H,W], [M,H,W,C] or [M,C,H,W] of 1 or 3 channels"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The content of one file, labels as text."""
+
+    x: NDArray[Any]
+    labels: tuple[str, ...]
+    groups: tuple[str, ...] | None
+    splits: tuple[Split, ...] | None
+
+
+def is_split_folder(path: Path) -> bool:
+    """True where a folder holds `.npz` files, which then must be train, val and test.
+
+    Raises:
+        UsageError: it holds some other `.npz` files.
+    """
+    found = {each.stem for each in path.glob("*.npz") if not each.name.startswith(".")}
+    if found and found != set(SPLITS):
+        raise UsageError(
+            f"{path} holds {', '.join(f'{stem}.npz' for stem in sorted(found))}; a folder of npz "
+            "files has exactly train.npz, val.npz and test.npz, or give one file"
+        )
+    return bool(found)
+
+
+def read_npz(path: Path, preparation: Preparation) -> Rows:
+    """The instances of one `.npz` file, or of `train.npz`, `val.npz` and `test.npz` in a folder.
+
+    Features of any number type become float32, and their content is hashed as such; features whose
+    differences float32 can't hold are refused.
+
+    Raises:
+        UsageError: keys, shapes, types or values that aren't allowed.
+        DataUnavailable: a file is damaged, or holds Python objects.
+    """
+    if path.is_dir():
+        parts = [_part(path / f"{split}.npz", split) for split in SPLITS]
+    else:
+        parts = [_part(path, None)]
+    shapes = {part.x.shape[1:] for part in parts}
+    if len(shapes) > 1 or len({part.groups is None for part in parts}) > 1:
+        got = ", ".join(str(list(part.x.shape[1:])) for part in parts)
+        raise UsageError(
+            f"train, val and test in {path} must hold instances of one shape, with group in all or "
+            f"none; got shapes {got}"
+        )
+    (shape,) = shapes
+    images = len(shape) == 3
+    if not images and preparation != Preparation():
+        raise UsageError(f"--size and --grey go with images; {path} holds features, leave them out")
+    if images:
+        shape = preparation.shape(shape[0], shape[1:])
+    arrays = [part.x for part in parts]
+    first = np.cumsum([0] + [len(x) for x in arrays])
+
+    def row(number: np.int64) -> NDArray[Any]:
+        at = int(np.searchsorted(first, number, side="right")) - 1
+        found: NDArray[Any] = arrays[at][number - first[at]]
+        return found
+
+    def read(numbers: NDArray[np.int64]) -> Read:
+        rows = [row(number) for number in numbers]
+        hashes = [instance_hash(each) for each in rows]
+        if not images:
+            return Read(np.stack(rows), hashes)
+        pictures = [preparation(each, shape[0]) for each in rows]
+        return stacked(list(zip(pictures, hashes, strict=True)))
+
+    return Rows(
+        kind="images" if images else "features",
+        labels=_joined([part.labels for part in parts]),
+        groups=None if parts[0].groups is None else _joined([part.groups or () for part in parts]),
+        splits=None if parts[0].splits is None else _joined([part.splits or () for part in parts]),
+        split_by="train.npz, val.npz and test.npz" if path.is_dir() else "the key 'split'",
+        shape=shape,
+        prep=preparation.name if images else FEATURES_PREP,
+        what=f"{'images' if images else 'features'} in '{path.resolve().name}'",
+        read=read,
+        notes=(*_others(path), *(() if images else _constant(arrays))),
+    )
+
+
+def _others(path: Path) -> tuple[str, ...]:
+    """A line on what lies in a folder of `train.npz`, `val.npz` and `test.npz` but these."""
+    if not path.is_dir():
+        return ()
+    taken = {f"{split}.npz" for split in SPLITS}
+    others = sorted(each.name for each in path.iterdir() if each.name not in taken)
+    others = [name for name in others if not is_hidden(name)]
+    if not others:
+        return ()
+    return (f"left out {len(others)} other files and folders, such as {others[0]}",)
+
+
+def _joined(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+    return tuple(value for part in parts for value in part)
+
+
+def _part(path: Path, split: Split | None) -> _Part:
+    found = _load(path)
+    allowed = KEYS if split is None else KEYS[:3]
+    unknown = sorted(set(found) - set(allowed))
+    if unknown:
+        raise UsageError(
+            f"{path} holds '{unknown[0]}'; keys are {', '.join(allowed)}."
+            f"{nearest(unknown[0], allowed)}"
+        )
+    for key in ("x", "y"):
+        if key not in found:
+            raise UsageError(f"{path} has no '{key}'; it needs x (instances) and y (labels)")
+    x = found["x"]
+    rows = len(x) if x.ndim else 0
+    if rows == 0:
+        raise UsageError(f"x in {path} is {list(x.shape)}, without instances; {_FORM}")
+    texts = {key: _texts(found[key], f"{key} in {path}", rows) for key in found if key != "x"}
+    given = (split,) * rows if split is not None else texts.get("split")
+    if given is not None and not set(given) <= set(SPLITS):
+        wrong = next(value for value in given if value not in SPLITS)
+        raise UsageError(f"split in {path} must be train, val or test, got '{wrong}'")
+    labels, groups = texts["y"], texts.get("group")
+    held = _instances(x, labels, path)
+    return _Part(held, labels, groups, cast("tuple[Split, ...] | None", given))
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        return read_arrays(path)
+    except DataUnavailable as error:
+        raise DataUnavailable(
+            f"{path} can't be read as an npz of plain arrays ({error}); save it with "
+            "numpy.savez(FILE, x=x, y=y), labels as numbers or text"
+        ) from error
+
+
+def _texts(values: NDArray[Any], what: str, rows: int) -> tuple[str, ...]:
+    """Labels as text, one for each row."""
+    if values.dtype.kind not in "iuU" or values.ndim != 1:
+        raise UsageError(
+            f"{what} must be integers or text [M], got {values.dtype} {list(values.shape)}; "
+            "convert it, for example with numpy.asarray(labels).astype(str)"
+        )
+    if len(values) != rows:
+        raise UsageError(f"{what} has {len(values)} entries for {rows} instances in x; give one")
+    return tuple(map(str, values.tolist()))
+
+
+def _instances(x: NDArray[Any], labels: tuple[str, ...], path: Path) -> NDArray[Any]:
+    """`x` as features float32 `[M, d]`, or as images uint8 `[M, C, H, W]`."""
+    if x.ndim == 2 and x.shape[1] and x.dtype.kind in "iufb":
+        return _features(x, labels, path)
+    if x.dtype == np.uint8 and x.ndim == 3:
+        return x[:, None]
+    if x.dtype == np.uint8 and x.ndim == 4 and 0 not in x.shape:
+        # Channels last is what most tools write, so it wins where both readings fit.
+        if x.shape[3] in (1, 3):
+            return x.transpose(0, 3, 1, 2)
+        if x.shape[1] in (1, 3):
+            return x
+    raise UsageError(
+        f"x in {path} is {x.dtype} {list(x.shape)}; {_FORM} (images in [0, 1]: "
+        "(255 * x).astype('uint8'))"
+    )
+
+
+def _features(x: NDArray[Any], labels: tuple[str, ...], path: Path) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        held = x.astype(np.float32)
+    sound = np.isfinite(held)
+    if not sound.all():
+        row, column = (int(at) for at in np.argwhere(~sound)[0])
+        raise UsageError(
+            f"x in {path} must be finite in float32: row {row} (class '{labels[row]}') holds "
+            f"{x[row, column]} in column {column}, {int((~sound).any(axis=1).sum())} rows in all "
+            "hold such; fill them in or leave them out"
+        )
+    if x.dtype.itemsize > held.dtype.itemsize:
+        deviation = x.std(axis=0, dtype=np.float64)
+        lost = np.abs(x - held.astype(np.float64)).max(axis=0) > _MOST_LOST * deviation
+        lost &= x.min(axis=0) < x.max(axis=0)
+        if lost.any():
+            column = int(lost.argmax())
+            raise UsageError(
+                f"x in {path} loses differences in float32: column {column} holds values such as "
+                f"{x[0, column]} with a deviation of {deviation[column]:.3g}, {int(lost.sum())} "
+                "columns in all do so; subtract their means and scale them first"
+            )
+    return held
+
+
+def _constant(arrays: list[NDArray[Any]]) -> tuple[str, ...]:
+    low = np.min([x.min(axis=0) for x in arrays], axis=0)
+    high = np.max([x.max(axis=0) for x in arrays], axis=0)
+    same = int((low == high).sum())
+    return (f"{same} of {len(low)} features are constant: they tell nothing",) if same else ()

@@ -1,0 +1,453 @@
+"""Image folders: `class/image`, `super/class/image`, or either below `train`, `val` and `test`.
+
+`list_images` looks into a folder for every command that takes one; `read_image_folder` makes a
+source of it for `lazybench data import`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lazybench.data.archives import MOST_MEMBERS, FolderTree, decoded, is_hidden
+from lazybench.data.fingerprint import instance_hash
+from lazybench.data.importing.split import (
+    GREY_MODES,
+    MODES,
+    Preparation,
+    Read,
+    Rows,
+    channels_first,
+    stacked,
+)
+from lazybench.data.splits import SPLITS, Split
+from lazybench.errors import DataUnavailable, UsageError
+from lazybench.files import open_file
+
+SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif",
+)  # fmt: skip
+"""Ends of the names of images, in any case. What a file really is, its content says."""
+
+LOSSLESS = ("PNG", "BMP", "GIF", "PPM")
+FORMATS = (*LOSSLESS, "JPEG", "WEBP", "TIFF", "JPEG2000", "AVIF")
+"""Pillow's names of what is read: formats with a signature, and none that runs another program."""
+
+MOST_PIXELS = 1 << 26
+"""A larger image is taken for a mistake, or for a bomb that is small only on the disk."""
+
+MOST_IMAGE_BYTES = 256 << 20
+"""A larger file isn't read."""
+
+_THREADS = 4
+_LAYOUT = "lay images out as class/image or super/class/image, or either below train, val and test"
+_LOSSLESS_TIFF = ("raw", "tiff_lzw", "packbits", "tiff_deflate", "tiff_adobe_deflate")
+
+
+class Header(NamedTuple):
+    """What the head of an image file says.
+
+    Attributes:
+        kind: Pillow's name of the format; that of a phone's multi-picture JPEG is `JPEG`.
+        grey: whether the image has no colours; palettes count as colours.
+        edges: height and width in pixels.
+        exact: whether every decoder gives the same pixels.
+        frames: whether there are further frames; the first one is read.
+    """
+
+    kind: str
+    grey: bool
+    edges: tuple[int, int]
+    exact: bool
+    frames: bool
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images of a folder, listed and not yet read.
+
+    Attributes:
+        path: the folder.
+        names: names of the images relative to `path`, with `/` between their parts, sorted.
+        empty: folders that would each be a class and hold no image.
+        others: names of the other files, sorted; hidden ones aren't among them.
+        notes: what was left out, a line each.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    empty: tuple[str, ...]
+    others: tuple[str, ...] = field(repr=False)
+    notes: tuple[str, ...]
+
+    def check_classes(self) -> None:
+        """Check that each folder which names a class holds an image.
+
+        Raises:
+            UsageError: one holds none, so that its class would be missing and the numbers of later
+                classes would change.
+        """
+        if self.empty:
+            first = self.empty[0]
+            inside = [name for name in self.others if name.startswith(f"{first}/")]
+            held = f"{len(inside)} other files, such as {inside[0]}" if inside else "it is empty"
+            more = len(self.empty) - 1
+            and_more = f", and {more} more folders hold none" if more else ""
+            raise UsageError(
+                f"{self.path / first} holds no image that can be read ({held}){and_more}, so a "
+                f"class would be missing; images end in {', '.join(SUFFIXES)}; add or convert "
+                "images, or remove the folder"
+            )
+
+    def classes(self) -> tuple[str, ...]:
+        """The class of each image: the folders that it lies in.
+
+        Raises:
+            UsageError: an image lies in no folder, or images lie at several depths.
+        """
+        depths: dict[int, str] = {}
+        for name in self.names:
+            depths.setdefault(name.count("/"), name)
+        if 0 in depths:
+            raise UsageError(f"{self.path / depths[0]} lies in no class folder; {_LAYOUT}")
+        if len(depths) > 1:
+            one, other = list(depths.values())[:2]
+            raise UsageError(f"{self.path} mixes depths, as in {one} and {other}; {_LAYOUT}")
+        return tuple(name.rpartition("/")[0] for name in self.names)
+
+    def headers(self, names: Sequence[str] | None = None) -> tuple[Header, ...]:
+        """The headers of the images called `names`, or of all.
+
+        Raises:
+            UsageError: an image of more than 8 bits a channel, or of too many pixels.
+            DataUnavailable: a file isn't an image or can't be read.
+        """
+        with _quiet(), ThreadPoolExecutor(_THREADS) as threads:
+            paths = [self.path / name for name in (self.names if names is None else names)]
+            return tuple(threads.map(_header, paths))
+
+    def pictures(
+        self, names: Sequence[str], headers: Sequence[Header]
+    ) -> list[tuple[NDArray[np.uint8], bytes]]:
+        """Pixels uint8 `[1 or 3, height, width]` and 32 bytes over the content of each image.
+
+        An image has 1 channel where its header says grey. Transparency is dropped, and an EXIF
+        orientation isn't applied.
+
+        Raises:
+            DataUnavailable: a file is damaged or can't be read.
+
+        Choice: the content of lossless formats is what they show, that of others their bytes, since
+            decoders differ.
+        """
+        tree = FolderTree(self.path)
+
+        def one(name: str, header: Header) -> tuple[NDArray[np.uint8], bytes]:
+            data = tree.read(name)
+            image = decoded(data, str(self.path / name), header.kind)
+            if (image.height, image.width) != header.edges:
+                raise DataUnavailable(f"{self.path / name} changed while it was read; try again")
+            pixels = channels_first(np.asarray(image.convert("L" if header.grey else "RGB")))
+            return pixels, (
+                instance_hash(pixels) if header.exact else hashlib.sha256(data).digest()
+            )
+
+        with _quiet(), ThreadPoolExecutor(_THREADS) as threads:
+            return list(threads.map(one, names, headers))
+
+    def pixels(self, names: Sequence[str]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+        """The images called `names`, of one size, uint8 `[N, channels, height, width]`, and notes.
+
+        Channels are 1 where all of them are grey, else 3. The notes are on frames that weren't
+        taken and on formats that differ, a line each.
+
+        Raises:
+            UsageError: images of several sizes, of more than 8 bits a channel, or of too many
+                pixels.
+            DataUnavailable: a file isn't a whole image or can't be read.
+        """
+        headers = self.headers(names)
+        sizes = {header.edges: name for header, name in zip(headers, names, strict=True)}
+        if len(sizes) > 1:
+            odd = [f"{name} {_text(edges)}" for edges, name in list(sizes.items())[:2]]
+            raise UsageError(f"images in {self.path} must have one size, got {' and '.join(odd)}")
+        channels = 1 if all(header.grey for header in headers) else 3
+        found = [pixels for pixels, _ in self.pictures(names, headers)]
+        shape = (channels, *(next(iter(sizes), (1, 1))))
+        if not found:
+            return np.zeros((0, *shape), np.uint8), ()
+        x = np.stack([np.broadcast_to(pixels, shape) for pixels in found])
+        return x, tuple(_file_notes(names, headers))
+
+
+def list_images(path: Path) -> ImageFolder:
+    """The images of a folder by their names; nothing is decoded.
+
+    Links to files and folders are followed, each folder once. Hidden files and folders are left
+    out.
+
+    Raises:
+        UsageError: it holds no images, or the same folder twice by links.
+        DataUnavailable: a folder can't be listed, or what is named as an image is no plain file.
+    """
+    names: list[str] = []
+    others: list[str] = []
+    links: list[str] = []
+    loops: list[str] = []
+    leaves: list[str] = []
+    for head, files, inner in _folders(path, links, loops):
+        for name in files:
+            (names if name.lower().endswith(SUFFIXES) else others).append(f"{head}{name}")
+        if head and not inner:
+            leaves.append(head[:-1])
+        if len(names) + len(others) > MOST_MEMBERS:
+            raise UsageError(f"{path} holds more than {MOST_MEMBERS} files; give a smaller folder")
+    if not names:
+        raise UsageError(
+            f"{path} holds no images ({', '.join(SUFFIXES)}) among {len(others)} files; {_LAYOUT}"
+        )
+    holding = {name.rpartition("/")[0] for name in names}
+    empty = [leaf for leaf in leaves if not any(each in holding for each in _and_above(leaf))]
+    notes = [f"left out {link}, a link to a folder that it lies in" for link in sorted(loops)]
+    followed = sorted(set(links) - set(loops))
+    if followed:
+        notes.append(f"followed {len(followed)} links to folders, such as {followed[0]}")
+    if others:
+        notes.append(f"left out {len(others)} files that are no images, such as {min(others)}")
+    return ImageFolder(
+        path, tuple(sorted(names)), tuple(sorted(empty)), tuple(sorted(others)), tuple(notes)
+    )
+
+
+def read_image_folder(path: Path, preparation: Preparation, *, skip_empty: bool = False) -> Rows:
+    """The images of a folder as a source; a class is `class` or `super/class`.
+
+    Images are grey where all sources are, else RGB.
+
+    Args:
+        path: the folder.
+        preparation: what is done to the images.
+        skip_empty: leave out class folders without images, instead of refusing.
+
+    Raises:
+        UsageError: no images, a class without images, a layout that names no classes, or images of
+            several sizes and none to resize them to.
+        DataUnavailable: a file isn't an image or can't be read.
+    """
+    folder = list_images(path)
+    notes = folder.notes
+    if not skip_empty:
+        folder.check_classes()
+    elif folder.empty:
+        many = f"left out {len(folder.empty)} class folders without images"
+        notes = (f"{many}, such as {folder.empty[0]}", *notes)
+    labels, groups, splits = _laid_out(folder)
+    names, headers = folder.names, folder.headers()
+    sizes = Counter(header.edges for header in headers)
+    if len(sizes) > 1 and preparation.size is None:
+        (first, _), (other, _) = sizes.most_common(2)
+        odd = names[[header.edges for header in headers].index(other)]
+        raise UsageError(
+            f"images in {path} have {len(sizes)} sizes, such as {_text(first)} and {_text(other)} "
+            f"({odd}); resize them all with --size, for example --size 84"
+        )
+    notes = (*notes, *_file_notes(names, headers))
+    channels = 1 if all(header.grey for header in headers) else 3
+    shape = preparation.shape(channels, headers[0].edges)
+
+    def read(numbers: NDArray[np.int64]) -> Read:
+        found = folder.pictures([names[at] for at in numbers], [headers[at] for at in numbers])
+        return stacked([(preparation(pixels, shape[0]), digest) for pixels, digest in found])
+
+    return Rows(
+        kind="images",
+        labels=labels,
+        groups=groups,
+        splits=splits,
+        split_by="the folders",
+        shape=shape,
+        prep=preparation.name,
+        what=f"image folder '{path.resolve().name}'",
+        read=read,
+        notes=notes,
+    )
+
+
+def _file_notes(names: Sequence[str], headers: Sequence[Header]) -> Iterator[str]:
+    """Lines on further frames, and on formats where there are several: one may tell a class."""
+    several = [name for name, header in zip(names, headers, strict=True) if header.frames]
+    if several:
+        yield f"took the first frame of {len(several)} images of several, such as {several[0]}"
+    kinds = Counter(header.kind for header in headers).most_common()
+    if len(kinds) > 1:
+        rarest = names[[header.kind for header in headers].index(kinds[-1][0])]
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds)
+        yield f"images are of {len(kinds)} formats ({counts}, such as {rarest})"
+
+
+def _laid_out(
+    folder: ImageFolder,
+) -> tuple[tuple[str, ...], tuple[str, ...] | None, tuple[Split, ...] | None]:
+    """Class, super-category and split of each image, by the folders that it lies in."""
+    folders = [name.split("/") for name in folder.classes()]
+    tops = {above[0] for above in folders}
+    splits: tuple[Split, ...] | None = None
+    if tops <= set(SPLITS) or tops >= {"train", "test"}:
+        if tops != set(SPLITS):
+            raise UsageError(
+                f"{folder.path} holds images below {', '.join(sorted(tops))}; a given split has "
+                f"exactly the folders {', '.join(SPLITS)}, else rename the folders"
+            )
+        splits = tuple(cast(Split, above[0]) for above in folders)
+        folders = [above[1:] for above in folders]
+    depth = len(folders[0])
+    if depth not in (1, 2):
+        why = "lies in no class folder" if depth == 0 else "lies too deep"
+        raise UsageError(f"{folder.path / folder.names[0]} {why}; {_LAYOUT}")
+    labels = tuple("/".join(above) for above in folders)
+    return labels, tuple(above[0] for above in folders) if depth == 2 else None, splits
+
+
+def _folders(
+    root: Path, links: list[str], loops: list[str]
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Relative name of each folder with a `/` after it, and the names of its files and folders.
+
+    Links to folders are added to `links`, and those that lead back to a folder above to `loops`.
+    """
+    seen: dict[tuple[int, int], str] = {}
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
+    while waiting:
+        head, above = waiting.pop()
+        folder = root / head
+        files: list[str] = []
+        inner: list[str] = []
+        try:
+            state = folder.stat()
+            identity = (state.st_dev, state.st_ino)
+            if identity in above:
+                loops.append(head[:-1])
+                continue
+            if identity in seen:
+                raise UsageError(
+                    f"{folder} and {root / seen[identity]} are the same folder by a link, so its "
+                    "images would be in two classes; remove one of them"
+                )
+            seen[identity] = head
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if is_hidden(entry.name):
+                        continue
+                    if _is_folder(entry):
+                        inner.append(entry.name)
+                        if entry.is_symlink():
+                            links.append(f"{head}{entry.name}")
+                    else:
+                        _check_plain(folder, entry)
+                        files.append(entry.name)
+        except OSError as error:
+            why = f"{folder} can't be listed ({error}); make it readable"
+            raise DataUnavailable(why) from error
+        for name in sorted(inner, reverse=True):
+            waiting.append((f"{head}{name}/", (*above, identity)))
+        yield head, files, inner
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A link to itself.
+        return False
+
+
+def _check_plain(folder: Path, entry: os.DirEntry[str]) -> None:
+    """Check that an entry is a plain file, where its name is that of an image or of a folder.
+
+    Raises:
+        DataUnavailable: it is a pipe, a device or a link to nothing.
+    """
+    if os.path.isfile(entry.path):
+        return
+    broken = not os.path.exists(entry.path)
+    if entry.name.lower().endswith(SUFFIXES) or (broken and not Path(entry.name).suffix):
+        why = "a link to nothing" if broken else "no plain file"
+        raise DataUnavailable(f"{folder / entry.name} is {why}; mend or remove it")
+
+
+def _and_above(name: str) -> Iterator[str]:
+    """A folder and all folders above it, by their relative names."""
+    yield name
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out Pillow's warnings: of large images, refused here, and of transparency, dropped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def _header(path: Path) -> Header:
+    try:
+        with open_file(path, None) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_IMAGE_BYTES:
+                raise UsageError(
+                    f"{path} has {size} bytes, at most {MOST_IMAGE_BYTES} are read; convert or "
+                    "remove it"
+                )
+            with Image.open(file, formats=_formats()) as image:
+                kind, mode, (width, height) = str(image.format), image.mode, image.size
+                exact = kind in LOSSLESS or image.info.get("compression") in _LOSSLESS_TIFF
+                frames = kind != "MPO" and _has_frames(image)
+    except UsageError:
+        raise
+    # What Pillow's readers raise on a damaged file is no fixed list.
+    except Exception as error:
+        raise DataUnavailable(
+            f"{path} isn't an image that can be read ({error}); replace or remove it"
+        ) from error
+    if mode not in MODES or width * height > MOST_PIXELS:
+        raise UsageError(
+            f"{path} is {width}x{height} in Pillow's mode {mode}; allowed are 8 bits a channel and "
+            f"{MOST_PIXELS} pixels; convert or remove it"
+        )
+    # A phone's photograph holds further pictures behind the JPEG; Pillow calls the whole MPO.
+    return Header(
+        "JPEG" if kind == "MPO" else kind, mode in GREY_MODES, (height, width), exact, frames
+    )
+
+
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow has."""
+    Image.init()
+    return tuple(kind for kind in FORMATS if kind in Image.OPEN)
+
+
+def _has_frames(image: Image.Image) -> bool:
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
+
+
+def _text(edges: tuple[int, int]) -> str:
+    return f"{edges[1]}x{edges[0]}"

@@ -1,0 +1,217 @@
+"""Bring your own data: a folder of images or an `.npz` becomes a data set of few-shot tasks."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lazybench import gymnasium_ids
+from lazybench.data.atomic_folder import remove_leftovers, replaced_folder
+from lazybench.data.importing.arrays import is_split_folder, read_npz
+from lazybench.data.importing.catalogue import NAME, ORIGIN, Meta, imported_root, lock_path
+from lazybench.data.importing.folder import read_image_folder
+from lazybench.data.importing.split import Preparation, Rows, choose_split
+from lazybench.data.importing.write import write_imported
+from lazybench.errors import DuplicateName, OutputUnavailable, StoreError, UnknownName, UsageError
+from lazybench.files import FULL
+from lazybench.registry import AGENTS, DATA_ALIASES, DATASETS
+from lazybench.runtime.locks import alone, why_closed
+from lazybench.user_code import load
+
+LONGEST_NAME = 40
+_RESERVED = re.compile(r".*-(\d+way|\d+shot|noniid|fewshot|lt(-\d+)?)|.*-(un)?targeted(-label)?")
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What to import and how.
+
+    Attributes:
+        path: an image folder, an `.npz` file, or a folder of train.npz, val.npz and test.npz.
+        name: id of the data set, as it will stand in environment ids.
+        split_file: JSON file that lists the classes of each split.
+        split_seed: re-make the split by this seed, even where the source gives one; where neither
+            it nor a file is given and the source has no split, 0.
+        fractions: shares of the classes in a re-made split; None for 64/16/20.
+        size: edge that images are resized to, in pixels; None leaves them.
+        grey: whether colours are made grey.
+        standardise: shift and scale each feature to mean 0 and deviation 1 over train.
+        skip_small: leave out classes of too few instances, instead of refusing.
+        licence: as it is shown.
+        replace: whether data imported under this name before are replaced.
+    """
+
+    path: Path
+    name: str
+    split_file: Path | None = None
+    split_seed: int | None = None
+    fractions: tuple[float, ...] | None = None
+    size: int | None = None
+    grey: bool = False
+    standardise: bool = False
+    skip_small: bool = False
+    licence: str = ""
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A data set that was imported.
+
+    Attributes:
+        meta: all that is known of it.
+        folder: where it lies.
+        notes: what the user may want to know, a line each.
+    """
+
+    meta: Meta
+    folder: Path
+    notes: tuple[str, ...]
+
+
+def import_data(request: ImportRequest) -> Imported:
+    """The data set made of `request.path`, stored below the data folder and registered.
+
+    Instances are sorted by content inside their class, and classes by name: what is packed another
+    way gives the same trials.
+
+    Raises:
+        UsageError: a name, option, layout or value that isn't allowed.
+        DuplicateName: the name is taken.
+        DataUnavailable: a source can't be read.
+        OutputUnavailable: the data folder can't be written.
+        StoreError: its disk is full.
+    """
+    check_name(request.name)
+    folder = imported_root() / request.name
+    _check_free(folder, request.replace)
+    rows = _open(request)
+    chosen = choose_split(
+        rows,
+        request.name,
+        listed=request.split_file,
+        seed=request.split_seed,
+        fractions=request.fractions,
+        skip_small=request.skip_small,
+    )
+    try:
+        with _alone(folder):
+            _check_free(folder, request.replace)
+            with replaced_folder(folder) as place:
+                meta, notes = write_imported(
+                    place,
+                    request.name,
+                    rows,
+                    chosen,
+                    licence=request.licence,
+                    standardise=request.standardise,
+                )
+    except OSError as error:
+        kind = StoreError if error.errno in FULL else OutputUnavailable
+        raise kind(
+            f"{folder} can't be written ({error.strerror or error}); free some space, or set "
+            "LAZYBENCH_DATA to another folder"
+        ) from error
+    if "gymnasium" in sys.modules:
+        gymnasium_ids.register_all()
+    return Imported(meta, folder, (*rows.notes, *chosen.notes, *notes))
+
+
+def imported_folder(name: str) -> Path:
+    """Folder that data imported as `name` lie in, damaged or not.
+
+    Raises:
+        UnknownName: nothing was imported under this name.
+    """
+    folder = imported_root() / name
+    if not NAME.fullmatch(name) or not folder.is_dir():
+        raise UnknownName(f"nothing is imported as '{name}'; see: lazybench data list")
+    return folder
+
+
+def forget(name: str) -> None:
+    """Remove an imported data set.
+
+    Raises:
+        UnknownName: nothing was imported under this name.
+        OutputUnavailable: its folder can't be removed.
+    """
+    folder = imported_folder(name)
+    try:
+        with _alone(folder):
+            # A set that lies elsewhere by a link is the user's own: the link alone is ours.
+            folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+            remove_leftovers(folder)
+    except OSError as error:
+        raise OutputUnavailable(
+            f"{folder} can't be removed ({error.strerror or error}); make it writable"
+        ) from error
+
+
+def check_name(name: str) -> None:
+    """Check that a data set may be imported under `name`.
+
+    Raises:
+        UsageError: a name that can't stand in environment ids.
+        DuplicateName: it names other data, an alias or an agent.
+    """
+    if not NAME.fullmatch(name) or len(name) > LONGEST_NAME or _RESERVED.fullmatch(name):
+        raise UsageError(
+            f"--name takes at most {LONGEST_NAME} of a-z, 0-9 and single dashes, first a letter, "
+            f"and no end that environment ids read, such as -5way or -noniid; got {name!r}"
+        )
+    taken = {spec.id: "an agent" for spec in AGENTS.specs()}
+    taken |= {alias: "an alias of other data" for alias in load(DATA_ALIASES)}
+    taken |= {
+        spec.id: f"a data set of {spec.origin}"
+        for spec in DATASETS.specs()
+        if spec.origin != ORIGIN
+    }
+    if name in taken:
+        raise DuplicateName(f"'{name}' is {taken[name]} already; choose another --name")
+
+
+def _check_free(folder: Path, replace: bool) -> None:
+    if folder.exists() and not replace:
+        raise DuplicateName(
+            f"'{folder.name}' is imported already, in {folder}; add --replace or choose another "
+            "--name"
+        )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of an imported data set; two importers of one name take turns."""
+
+    def closed(error: Exception) -> str:
+        return (
+            f"{folder.parent} can't be written or locked ({why_closed(error)}); set LAZYBENCH_DATA "
+            "to another folder"
+        )
+
+    with alone(lock_path(folder), "", closed, -1):
+        yield
+
+
+def _open(request: ImportRequest) -> Rows:
+    path, preparation = request.path, Preparation(request.size, request.grey)
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{str(path)!r} can't be looked at ({error}); check the path") from error
+    if not exists:
+        raise UsageError(f"no such file or folder: {path}; give an image folder or an .npz file")
+    if not is_folder and path.suffix.lower() != ".npz":
+        raise UsageError(f"{path} is no folder and no .npz file; give one of these")
+    if is_folder and not is_split_folder(path):
+        rows = read_image_folder(path, preparation, skip_empty=request.skip_small)
+    else:
+        rows = read_npz(path, preparation)
+    if request.standardise and rows.kind == "images":
+        raise UsageError(f"--standardise goes with features; {path} holds images, leave it out")
+    return rows

@@ -1,0 +1,305 @@
+"""Labelled instances of a source that somebody brings, known before they are read."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lazybench.data.importing.catalogue import QUERIES, Kind
+from lazybench.data.splits import (
+    FRACTIONS,
+    LEAST_CLASSES,
+    SPLITS,
+    ClassSplit,
+    Split,
+    given_split,
+    listed_split,
+    ranked_split,
+)
+from lazybench.errors import UsageError
+
+MOST_SIZE = 1024
+"""Longest edge, in pixels, that images may be resized to."""
+
+GREY_MODES = ("1", "L", "LA")
+MODES = (*GREY_MODES, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+"""Pillow's names of what has at most 8 bits a channel."""
+
+
+class Read(NamedTuple):
+    """Some instances.
+
+    Attributes:
+        x: `[n, *shape]`, prepared.
+        hashes: 32 bytes over the source content of each.
+    """
+
+    x: NDArray[Any]
+    hashes: list[bytes]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A source of M labelled instances.
+
+    Attributes:
+        kind: `images` or `features`.
+        labels: class of each instance.
+        groups: super-category of each instance, or None.
+        splits: split of each instance, or None where the source names none.
+        split_by: what names the splits, for messages.
+        shape: shape of one prepared instance.
+        prep: what preparing does.
+        what: a few words for the data set's `source`.
+        read: gives instances by their numbers, int64 `[n]`.
+        notes: what the user may want to know, a line each.
+    """
+
+    kind: Kind
+    labels: tuple[str, ...]
+    groups: tuple[str, ...] | None
+    splits: tuple[Split, ...] | None
+    split_by: str
+    shape: tuple[int, ...]
+    prep: str
+    what: str
+    read: Callable[[NDArray[np.int64]], Read] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to images.
+
+    Attributes:
+        size: edge that they are resized to, in pixels, or None to leave them.
+        grey: whether colours are made grey.
+
+    Choice: images are made grey first and then resized to a square by LANCZOS, whatever their
+        aspect, as miniImageNet's are. Transparency is dropped and an EXIF orientation isn't
+        applied, as in torchvision's `ImageFolder`.
+    """
+
+    size: int | None = None
+    grey: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the size.
+
+        Raises:
+            UsageError: a size that no image can have.
+        """
+        if self.size is not None and not 1 <= self.size <= MOST_SIZE:
+            raise UsageError(
+                f"--size takes pixels in [1, {MOST_SIZE}], such as 28 or 84; got {self.size}"
+            )
+
+    @property
+    def name(self) -> str:
+        """Version of the preparation."""
+        grey = "grey-" if self.grey else ""
+        return f"{grey}as-is-1" if self.size is None else f"{grey}{self.size}-lanczos-1"
+
+    def shape(self, channels: int, edges: tuple[int, int]) -> tuple[int, int, int]:
+        """Shape `[channels, height, width]` of prepared images of such sources."""
+        height, width = edges if self.size is None else (self.size, self.size)
+        return (1 if self.grey else channels, height, width)
+
+    def __call__(self, pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+        """Return a prepared image.
+
+        Args:
+            pixels: source image `[1 or 3, height, width]`.
+            channels: channels of the result; grey ones are repeated where it has more.
+        """
+        kept = pixels.shape[1:] if self.size is None else (self.size, self.size)
+        if kept != pixels.shape[1:] or (channels == 1) != (len(pixels) == 1):
+            image = Image.fromarray(
+                pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+            )
+            image = image.convert("L" if channels == 1 else "RGB")
+            if self.size is not None:
+                image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+            pixels = channels_first(np.asarray(image))
+        return pixels
+
+
+def channels_first(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image `[H, W]` or `[H, W, C]` as `[C, H, W]`."""
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def stacked(pictures: list[tuple[NDArray[np.uint8], bytes]]) -> Read:
+    """What was read of images, each with its hash."""
+    return Read(np.stack([pixels for pixels, _ in pictures]), [digest for _, digest in pictures])
+
+
+LEAST_INSTANCES = 1 + QUERIES
+LONGEST_LABEL = 200
+
+
+@dataclass(frozen=True)
+class ChosenSplit:
+    """Classes and where they go.
+
+    Attributes:
+        members: numbers of the instances of each class, int64.
+        groups: super-category of each class, or None.
+        split: split of the classes that are taken.
+        notes: what the user may want to know, a line each.
+    """
+
+    members: Mapping[str, NDArray[np.int64]]
+    groups: Mapping[str, str | None]
+    split: ClassSplit
+    notes: tuple[str, ...]
+
+
+def choose_split(
+    rows: Rows,
+    name: str,
+    *,
+    listed: Path | None = None,
+    seed: int | None = None,
+    fractions: Sequence[float] | None = None,
+    skip_small: bool = False,
+) -> ChosenSplit:
+    """The split asked for: listed in a file, re-made by a seed, or the source's own.
+
+    Where the source has none and nothing is asked for, it is re-made by seed 0.
+
+    Args:
+        rows: the source.
+        name: name of the data set.
+        listed: JSON file that lists the classes of each split.
+        seed: re-make the split by this seed, even where the source gives one.
+        fractions: shares of the classes in a re-made split; None for 64/16/20.
+        skip_small: leave out classes of too few instances, instead of refusing.
+
+    Raises:
+        UsageError: options that contradict each other, classes of too few instances, a class in two
+            splits or groups, or too few classes.
+        DataUnavailable: the file of the split can't be read.
+    """
+    remade = listed is None and (rows.splits is None or seed is not None)
+    if listed is not None and seed is not None:
+        raise UsageError("give either --split or --split-seed, not both")
+    if fractions is not None and not remade:
+        raise UsageError(
+            "--fractions goes with a re-made split; add --split-seed 0, or leave it out"
+        )
+    labels, owner = np.unique(np.array(rows.labels), return_inverse=True)
+    order = np.argsort(owner, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(owner))[:-1])
+    members = {str(label): part for label, part in zip(labels, parts, strict=True)}
+    groups = _groups(rows)
+    _check_texts([*members, *(group for group in groups.values() if group is not None)])
+    _check_alike(members)
+    small = {label: len(of) for label, of in members.items() if len(of) < LEAST_INSTANCES}
+    if listed is not None:
+        split = listed_split(listed, groups)
+    elif rows.splits is not None and not remade:
+        split = given_split(rows.labels, rows.splits, rows.split_by)
+    else:
+        skipped = small if skip_small else {}
+        kept = {label: group for label, group in groups.items() if label not in skipped}
+        split = ranked_split(name, seed or 0, fractions or FRACTIONS, kept)
+    if not skip_small:
+        _check_instances(split, small)
+    of = {label: at for label, at in split.of.items() if label not in small}
+    _check_classes(of)
+    how, left_out = split.how, len(members) - len(of)
+    if left_out:
+        how += f"; a subset: {left_out} of {len(members)} classes left out"
+    notes = (*_left_out(small, set(members) - set(split.of)), *_shared_groups(of, groups))
+    return ChosenSplit(members, groups, ClassSplit(of, how), notes)
+
+
+def _left_out(small: Mapping[str, int], unlisted: Collection[str]) -> Iterator[str]:
+    """Lines on the classes that aren't imported."""
+    if small:
+        yield (
+            f"left out {len(small)} classes of fewer than {LEAST_INSTANCES} instances, such as "
+            f"'{min(small)}'"
+        )
+    others = set(unlisted) - set(small)
+    if others:
+        yield f"left out {len(others)} classes that no split names, such as '{min(others)}'"
+
+
+def _groups(rows: Rows) -> dict[str, str | None]:
+    if rows.groups is None:
+        return dict.fromkeys(rows.labels)
+    found: dict[str, str | None] = {}
+    for label, group in zip(rows.labels, rows.groups, strict=True):
+        if found.setdefault(label, group) != group:
+            raise UsageError(
+                f"class '{label}' is in two groups, '{found[label]}' and '{group}'; give each "
+                "class one, for example by labels such as 'group/class'"
+            )
+    return found
+
+
+def _check_texts(names: Iterable[str]) -> None:
+    for name in names:
+        if not name.strip() or not name.isprintable() or len(name) > LONGEST_LABEL:
+            raise UsageError(
+                f"a class is named {name[:40]!r}; names have 1 to {LONGEST_LABEL} printable "
+                "characters; rename it"
+            )
+
+
+def _check_alike(names: Iterable[str]) -> None:
+    """Check that no two classes have names that look the same.
+
+    Raises:
+        UsageError: two names differ in spaces around them, or in how an accent is stored, alone.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        plain = "/".join(part.strip() for part in unicodedata.normalize("NFC", name).split("/"))
+        if seen.setdefault(plain, name) != name:
+            raise UsageError(
+                f"classes {seen[plain]!a} and {name!a} look the same; give both one name, or "
+                "rename one"
+            )
+
+
+def _check_instances(split: ClassSplit, small: Mapping[str, int]) -> None:
+    few = sorted((count, label) for label, count in small.items() if label in split.of)
+    if few:
+        named = ", ".join(f"'{label}' {count}" for count, label in few[:3])
+        raise UsageError(
+            f"{len(few)} of {len(split.of)} classes have too few instances ({named}): K shots take "
+            f"K + {QUERIES} of a class, so 1 shot takes {LEAST_INSTANCES}; add instances, or leave "
+            "such classes out with --skip-small"
+        )
+
+
+def _check_classes(of: Mapping[str, Split]) -> None:
+    for split in SPLITS:
+        count = sum(at == split for at in of.values())
+        if count < LEAST_CLASSES:
+            raise UsageError(
+                f"{split} has {count} classes, and a task needs {LEAST_CLASSES}; give more classes "
+                "or another split"
+            )
+
+
+def _shared_groups(of: Mapping[str, Split], groups: Mapping[str, str | None]) -> tuple[str, ...]:
+    homes: dict[str, set[Split]] = {}
+    for label, split in of.items():
+        group = groups[label]
+        if group is not None:
+            homes.setdefault(group, set()).add(split)
+    shared = sorted(group for group, splits in homes.items() if len(splits) > 1)
+    if not shared:
+        return ()
+    return (f"{len(shared)} super-categories are in more than one split, such as '{shared[0]}'",)

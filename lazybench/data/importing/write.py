@@ -1,0 +1,295 @@
+"""An imported data set, opened: memory-mapped splits of which size and content are verified."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench.data.atomic_folder import sync
+from lazybench.data.checked_arrays import Damaged, mapped
+from lazybench.data.fingerprint import content_fingerprint, repeated_instances
+from lazybench.data.importing.arrays import MOST_FEATURE
+from lazybench.data.importing.catalogue import (
+    META,
+    Meta,
+    SplitMeta,
+    imported_root,
+    lock_path,
+    read_meta,
+)
+from lazybench.data.importing.split import ChosenSplit, Read, Rows
+from lazybench.data.pool import Pool
+from lazybench.data.splits import SPLITS, Split
+from lazybench.errors import DataUnavailable, UsageError
+from lazybench.files import write_json
+
+_SWAP_S = 1.0
+"""Seconds to wait for an import that may be replacing the folder."""
+
+
+@dataclass(frozen=True)
+class ImportedSet:
+    """A data set that a user imported.
+
+    Attributes:
+        name: id of the data set.
+        fingerprint: 64 hex digits over source content and split.
+        prep: what was done to the sources.
+        source: one line on where the data come from and how they are split.
+        folder: where it lies.
+        meta: all that is known of it.
+        pools: the splits' pools.
+    """
+
+    name: str
+    fingerprint: str
+    prep: str
+    source: str
+    folder: Path
+    meta: Meta = field(repr=False)
+    pools: Mapping[Split, Pool] = field(repr=False)
+
+    def pool(self, split: Split) -> Pool:
+        """Return the instances of `split`: uint8 `[M, C, H, W]` or float32 `[M, d]`.
+
+        Raises:
+            UsageError: no such split.
+        """
+        if split not in SPLITS:
+            raise UsageError(f"split {split!r} isn't one of {', '.join(SPLITS)}")
+        return self.pools[split]
+
+    def reread(self) -> str:
+        """The fingerprint, once every file was read and is as it was imported.
+
+        Raises:
+            DataUnavailable: a file has other content.
+        """
+        for split in SPLITS:
+            _array(self.folder, self.meta, split, whole=True)
+        return self.fingerprint
+
+
+def array_path(folder: Path, split: Split) -> Path:
+    """File of a split's instances, in the order of the classes in `meta.json`."""
+    return folder / f"{split}.npy"
+
+
+def open_imported(name: str) -> ImportedSet:
+    """The data set imported as `name`, its files verified as `checked_arrays` does.
+
+    Raises:
+        DataUnavailable: it isn't there, or a file isn't the one that was imported.
+    """
+    folder = imported_root() / name
+    try:
+        return _open(folder)
+    except DataUnavailable:
+        # An import may have replaced the folder amid the opening; while it does, it holds the lock.
+        lock = lock_path(folder)
+        if not lock.exists():
+            raise
+        # Imported here: it costs more than all the rest of an opening.
+        from filelock import FileLock
+
+        # What filelock raises where it has to wait too long is an OSError.
+        with contextlib.suppress(OSError, NotImplementedError), FileLock(lock, _SWAP_S):
+            return _open(folder)
+        raise
+
+
+def _open(folder: Path) -> ImportedSet:
+    meta = read_meta(folder)
+    with ThreadPoolExecutor(len(SPLITS)) as threads:
+        pools = list(threads.map(lambda split: _pool(folder, meta, split), SPLITS))
+    return ImportedSet(
+        name=meta.name,
+        fingerprint=meta.fingerprint,
+        prep=meta.prep,
+        source=meta.source,
+        folder=folder,
+        meta=meta,
+        pools=dict(zip(SPLITS, pools, strict=True)),
+    )
+
+
+def check(name: str) -> Path:
+    """Folder of the data set imported as `name`, after a look at the sizes of its files.
+
+    Raises:
+        DataUnavailable: a file is missing or cut.
+    """
+    folder = imported_root() / name
+    meta = read_meta(folder)
+    for split in SPLITS:
+        _check_size(array_path(folder, split), meta.splits[split].bytes)
+    return folder
+
+
+def _damaged(path: Path, why: str) -> DataUnavailable:
+    return DataUnavailable(
+        f"{path} is damaged ({why}); import the data again with --name {path.parent.name} --replace"
+    )
+
+
+def _check_size(path: Path, expected: int) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise _damaged(path, str(error.strerror)) from error
+    if size != expected:
+        raise _damaged(path, f"{size} bytes, not {expected}")
+
+
+def _array(folder: Path, meta: Meta, split: Split, *, whole: bool = False) -> NDArray[np.generic]:
+    facts, path = meta.splits[split], array_path(folder, split)
+    # A pipe would be waited for; its size is never the right one.
+    _check_size(path, facts.bytes)
+    try:
+        return mapped(path, facts.bytes, facts.sha256, whole=whole)
+    except Damaged as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _pool(folder: Path, meta: Meta, split: Split) -> Pool:
+    facts, path = meta.splits[split], array_path(folder, split)
+    x = _array(folder, meta, split)
+    dtype = np.uint8 if meta.kind == "images" else np.float32
+    if x.shape != (sum(facts.counts), *meta.shape) or x.dtype != dtype:
+        raise _damaged(path, f"{x.dtype} {list(x.shape)}, which its meta.json doesn't say")
+    count = np.array(facts.counts, np.int64)
+    start = np.cumsum(count) - count
+    start.flags.writeable = count.flags.writeable = False
+    return Pool(x, start, count, facts.classes, facts.groups)
+
+
+STANDARDISED_PREP = "standardised-1"
+
+
+class _Scale(NamedTuple):
+    """Mean and deviation of each feature, float64 `[d]`."""
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+
+def write_imported(
+    place: Path,
+    name: str,
+    rows: Rows,
+    chosen: ChosenSplit,
+    *,
+    licence: str = "",
+    standardise: bool = False,
+) -> tuple[Meta, tuple[str, ...]]:
+    """What was written, and what the user may want to know of it.
+
+    One class is held in memory at a time, as far as the source allows.
+
+    Args:
+        place: empty folder to write to.
+        name: name of the data set.
+        rows: the source.
+        chosen: its classes and their splits.
+        licence: as it is shown.
+        standardise: shift and scale each feature to mean 0 and deviation 1 over train.
+
+    Raises:
+        UsageError: features beyond what environments declare.
+        DataUnavailable: a source can't be read.
+        OSError: `place` can't be written.
+    """
+    scale = _scale(rows, chosen) if standardise else None
+    splits: dict[Split, SplitMeta] = {}
+    hashes: dict[str, list[list[bytes]]] = {}
+    for split in SPLITS:
+        path = array_path(place, split)
+        hashes[split] = _write_split(path, rows, chosen, split, scale)
+        classes = chosen.split.classes(split)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        splits[split] = SplitMeta(
+            classes=tuple(classes),
+            groups=tuple(chosen.groups[label] or label for label in classes),
+            counts=tuple(len(chosen.members[label]) for label in classes),
+            bytes=path.stat().st_size,
+            sha256=digest,
+        )
+    meta = Meta(
+        name=name,
+        kind=rows.kind,
+        shape=rows.shape,
+        splits=splits,
+        fingerprint=content_fingerprint(hashes),
+        prep=rows.prep if scale is None else STANDARDISED_PREP,
+        source=f"imported from {rows.what}; {chosen.split.how}",
+        licence=licence,
+    )
+    write_json(place / META, meta.text())
+    return meta, repeated_instances(hashes, {split: splits[split].classes for split in splits})
+
+
+def _blocks(rows: Rows, chosen: ChosenSplit, split: Split) -> Iterator[Read]:
+    """The instances of each class of a split, sorted by content, so that no packaging shows."""
+    for label in chosen.split.classes(split):
+        x, hashes = rows.read(chosen.members[label])
+        order = sorted(range(len(hashes)), key=hashes.__getitem__)
+        yield Read(x[order], [hashes[at] for at in order])
+
+
+def _scale(rows: Rows, chosen: ChosenSplit) -> _Scale:
+    """Mean and deviation over train; 1 for a feature that is constant there."""
+    size, total = 0, np.zeros(rows.shape)
+    for x, _ in _blocks(rows, chosen, "train"):
+        size, total = size + len(x), total + x.sum(axis=0, dtype=np.float64)
+    mean = total / size
+    squares = np.zeros(rows.shape)
+    for x, _ in _blocks(rows, chosen, "train"):
+        squares += np.square(x - mean).sum(axis=0)
+    deviation = np.sqrt(squares / size)
+    # Sums of equal numbers round: what is left then is no deviation.
+    constant = deviation <= 1e-12 * np.maximum(np.abs(mean), 1e-30)
+    return _Scale(mean, np.where(constant, 1.0, deviation))
+
+
+def _write_split(
+    path: Path, rows: Rows, chosen: ChosenSplit, split: Split, scale: _Scale | None
+) -> list[list[bytes]]:
+    """Write the instances of a split; the hashes of each class."""
+    dtype = np.dtype(np.uint8 if rows.kind == "images" else "<f4")
+    count = sum(len(chosen.members[label]) for label in chosen.split.classes(split))
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": (count, *rows.shape),
+    }
+    found: list[list[bytes]] = []
+    with path.open("xb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for x, hashes in _blocks(rows, chosen, split):
+            scaled = x if scale is None else (x - scale.mean) / scale.deviation
+            if rows.kind == "features":
+                _check_range(scaled, split)
+            # Written, not mapped: a full disk must be an error, not a signal.
+            file.write(np.ascontiguousarray(scaled, dtype).tobytes())
+            found.append(hashes)
+        sync(file)
+    return found
+
+
+def _check_range(x: NDArray[Any], split: Split) -> None:
+    largest = np.abs(x).max(axis=0)
+    if largest.max() > MOST_FEATURE:
+        column = int(largest.argmax())
+        raise UsageError(
+            f"feature {column} reaches {largest[column]:.3g} in {split}, at most "
+            f"{MOST_FEATURE:.0e} is allowed; add --standardise, or scale it"
+        )

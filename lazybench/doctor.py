@@ -1,0 +1,609 @@
+"""What the doctor found, and what it could do about it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from lazybench.boards.render import COMMAND
+from lazybench.boards.write import Checked, checked, write
+from lazybench.data.cache import MANIFEST, damage
+from lazybench.data.catalogue import DataStatus, status, verify
+from lazybench.data.folders import CACHE_VARIABLE, cache_root, data_root
+from lazybench.data.importing.catalogue import ORIGIN
+from lazybench.errors import LazybenchError, OutputUnavailable, StoreError
+from lazybench.files import MOST_LINES_BYTES, open_file, read_file, sound_bytes
+from lazybench.records import Store, write_bytes
+from lazybench.registry import AGENTS, DATASETS, ENVS
+from lazybench.runtime import locks
+from lazybench.user_code import load
+
+State = Literal["ok", "warn", "bad"]
+
+QUARANTINE = "quarantine"
+"""Folder below the one that was repaired, for what was put aside."""
+
+FRESH_S = 3600.0
+"""A temporary file that was written within so many seconds may be at work still."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What `--repair` does about a finding.
+
+    Attributes:
+        kind: `move` puts the path into quarantine; `cut` keeps the first `keep` bytes of the file
+            and a copy of all of it in quarantine; `boards` makes the boards of the store anew.
+        root: the folder that the quarantine lies in.
+        path: what is moved or cut; the store for `boards`.
+        keep: bytes that stay, of `cut`.
+    """
+
+    kind: Literal["move", "cut", "boards"]
+    root: Path
+    path: Path
+    keep: int = 0
+
+    @property
+    def text(self) -> str:
+        """What would be done, in a few words."""
+        if self.kind == "move":
+            return "--repair moves it into quarantine"
+        if self.kind == "cut":
+            return f"--repair keeps its first {self.keep} bytes, and a copy of all in quarantine"
+        return "--repair makes the boards anew, and keeps copies in quarantine"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        area: installation, data, cache, store, runs or plug-ins.
+        subject: what was looked at.
+        state: `ok`; `warn` for what works all the same; `bad` for what doesn't, or isn't what it
+            says.
+        detail: one line on what was found.
+        advice: what to do; empty where nothing needs to be done.
+        repair: what `--repair` does about it; None for nothing.
+    """
+
+    area: str
+    subject: str
+    state: State
+    detail: str
+    advice: str = ""
+    repair: Repair | None = None
+
+
+def leftovers(area: str, root: Path, found: Iterator[Path]) -> Iterator[Finding]:
+    """Yield what killed processes left behind, an hour ago or more."""
+    for path in sorted(found):
+        if path.is_relative_to(root / QUARANTINE):
+            continue
+        try:
+            age_s = time.time() - os.lstat(path).st_mtime
+        except OSError:
+            continue
+        if age_s > FRESH_S:
+            yield Finding(
+                area,
+                str(path),
+                "warn",
+                f"left by a process that was killed {age_s / 3600:.0f} h ago",
+                "nothing reads it",
+                Repair("move", root, path),
+            )
+
+
+def may_be_held(lock: Path) -> bool:
+    """Whether some process holds a lock file now; one that can't be opened is left alone, too."""
+    try:
+        return locks.is_held(lock)
+    except OSError:
+        return True
+
+
+AREA = "plug-ins"
+
+
+def examine_plug_ins() -> Iterator[Finding]:
+    """Yield those that fail at import or take a name that is taken."""
+    others = 0
+    # Data sets are in this list, too; what is imported to the data folder is told of there.
+    for registry in (ENVS, AGENTS, DATASETS):
+        specs = registry.specs()
+        others += sum(spec.origin not in ("lazybench", "imported") for spec in specs)
+        if registry is DATASETS:
+            continue
+        for name, why in registry.broken.items():
+            fix = "update, mend or uninstall the package that it comes from"
+            yield Finding(AREA, name, "bad", why, fix)
+    yield Finding(AREA, "others", "ok", f"{others} entries of other packages can be used")
+
+
+DATA_AREA = "data"
+
+
+def examine_data(*, deep: bool) -> Iterator[Finding]:
+    """Yield what was found; with `deep`, all content is read, as `lazybench data verify` does."""
+    specs = DATASETS.specs()
+    probes = {spec.id: spec.probe for spec in specs}
+    origins = {spec.id: spec.origin for spec in specs}
+    missing = 0
+    for each in status():
+        there = any((data_root() / probe).exists() for probe in probes[each.name])
+        if each.installed:
+            yield _whole(each, deep=deep)
+        elif there:
+            # The folder of a published set may be shared with another, so it needn't be damage.
+            state: State = "bad" if origins[each.name] == ORIGIN else "warn"
+            fix = f"see: lazybench show {each.name}"
+            yield Finding(DATA_AREA, each.name, state, each.detail, fix)
+        else:
+            missing += 1
+    for name, why in DATASETS.broken.items():
+        yield Finding(
+            DATA_AREA, name, "bad", why, "import it again, or: lazybench data forget NAME"
+        )
+    if missing:
+        detail = f"{missing} data sets aren't installed; none has to be"
+        yield Finding(DATA_AREA, "others", "ok", detail, "lazybench list data")
+
+
+def _whole(looked: DataStatus, *, deep: bool) -> Finding:
+    if not deep:
+        return Finding(DATA_AREA, looked.name, "ok", looked.detail)
+    try:
+        found = verify(looked.name)
+    except LazybenchError as error:
+        return Finding(DATA_AREA, looked.name, "bad", str(error), "fetch or import it again")
+    if found.verified is False:
+        return Finding(DATA_AREA, found.name, "bad", found.detail, "fetch or import it again")
+    return Finding(DATA_AREA, found.name, "ok", found.detail)
+
+
+CACHE_AREA = "cache"
+
+
+def examine_cache(*, deep: bool) -> Iterator[Finding]:
+    """Yield what was found; with `deep`, every file is hashed, else its size is looked at."""
+    root = cache_root()
+    if not root.is_dir():
+        yield Finding(CACHE_AREA, str(root), "ok", "nothing was prepared yet")
+        return
+    if not os.access(root, os.W_OK):
+        yield Finding(
+            CACHE_AREA,
+            str(root),
+            "warn",
+            "can't be written, so each process prepares data anew",
+            f"set {CACHE_VARIABLE} to a folder that can be written",
+        )
+    entries = [path for path in sorted(root.iterdir()) if path.is_dir() and _is_entry(path)]
+    sound = 0
+    for entry in entries:
+        why = damage(entry, whole=deep)
+        if not why:
+            sound += 1
+        elif not may_be_held(entry.with_name(f"{entry.name}.lock")):
+            yield Finding(
+                CACHE_AREA,
+                str(entry),
+                "bad",
+                why,
+                "it is prepared anew where it is missing",
+                Repair("move", root, entry),
+            )
+    how = "by sha256" if deep else "by the sizes of their files"
+    yield Finding(CACHE_AREA, str(root), "ok", f"{sound} of {len(entries)} entries whole, {how}")
+    temporary = chain(root.glob("*.tmp-*"), root.glob(".tmp-*"))
+    yield from leftovers(CACHE_AREA, root, temporary)
+
+
+def _is_entry(path: Path) -> bool:
+    """Whether `prepared` made it; trained targets and what users keep lie here, too."""
+    lock = path.with_name(f"{path.name}.lock")
+    return ".tmp-" not in path.name and (lock.exists() or (path / MANIFEST).exists())
+
+
+RUNS_AREA = "runs"
+_SAME = "the same command goes on from what is sound"
+
+
+def examine_runs(runs: Path) -> Iterator[Finding]:
+    """Yield what was found in the folder of runs; runs at work are left alone."""
+    if not runs.is_dir():
+        yield Finding(RUNS_AREA, str(runs), "ok", "nothing was run yet")
+        return
+    folders = [path for path in sorted(runs.iterdir()) if _is_run(path)]
+    at_work = [path for path in folders if may_be_held(path / "lock")]
+    sound = 0
+    for folder in folders:
+        if folder in at_work:
+            continue
+        found = list(_run(runs, folder))
+        yield from found
+        sound += all(each.state == "ok" for each in found)
+    busy = f", {len(at_work)} at work and not looked at" if at_work else ""
+    yield Finding(RUNS_AREA, str(runs), "ok", f"{sound} of {len(folders)} runs are sound{busy}")
+
+
+def _is_run(path: Path) -> bool:
+    marks = ("config.json", "ckpt", "lock")
+    return path.is_dir() and any((path / mark).exists() for mark in marks)
+
+
+def _run(runs: Path, folder: Path) -> Iterator[Finding]:
+    for path in (folder / "config.json", *sorted(folder.glob("done*.json"))):
+        if path.exists() and (why := _unreadable(path)):
+            repair = Repair("move", runs, path)
+            yield Finding(
+                RUNS_AREA, str(path), "bad", why, "the same command writes it anew", repair
+            )
+    for step in sorted(folder.glob("ckpt/step-*")):
+        if why := _unsound(step):
+            repair = Repair("move", runs, step)
+            yield Finding(RUNS_AREA, str(step), "bad", why, _SAME, repair)
+    for path in sorted(folder.glob("*.jsonl")):
+        yield from _log(runs, path)
+    yield from leftovers(RUNS_AREA, runs, folder.rglob(".tmp-*"))
+
+
+def _log(runs: Path, path: Path) -> Iterator[Finding]:
+    try:
+        keep, size = sound_bytes(path)
+    except StoreError as error:
+        yield Finding(RUNS_AREA, str(path), "bad", str(error), "make it readable")
+        return
+    if keep == size:
+        return
+    data = read_file(path, MOST_LINES_BYTES)[keep:]
+    if b"\n" not in data.rstrip(b"\n"):
+        detail = f"its last line is torn, {size - keep} bytes"
+        yield Finding(RUNS_AREA, str(path), "warn", detail, "the next run cuts it off by itself")
+        return
+    line = read_file(path, MOST_LINES_BYTES)[:keep].count(b"\n") + 1
+    detail = f"line {line} doesn't fit its checksum, others come after it"
+    yield Finding(RUNS_AREA, str(path), "bad", detail, _SAME, Repair("cut", runs, path, keep))
+
+
+def _unreadable(path: Path) -> str:
+    try:
+        found: Any = json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError) as error:
+        return f"can't be read: {error}"
+    return "" if isinstance(found, dict) else "isn't what a run writes"
+
+
+def _unsound(step: Path) -> str:
+    """What is wrong with a checkpoint, by the sizes and hashes that were written with it."""
+    try:
+        manifest: Any = json.loads(read_file(step / "manifest.json"))
+        wanted = {str(name): str(facts["sha256"]) for name, facts in manifest.items()}
+        for name, sha256 in wanted.items():
+            with open_file(step / Path(name).name, None) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    return f"{name} doesn't match its sha256"
+    except FileNotFoundError as error:
+        return f"incomplete: {Path(str(error.filename)).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return f"its manifest can't be read ({type(error).__name__})"
+    return "" if wanted else "its manifest names no file"
+
+
+STORE_AREA = "store"
+
+
+def examine_store(out: Path) -> Iterator[Finding]:
+    """Yield what was found in the store at `out`."""
+    if not out.is_dir():
+        yield Finding(STORE_AREA, str(out), "ok", "no record was kept yet")
+        return
+    store = Store(out)
+    found: Checked | None = None
+    why = ""
+    if (out / "boards").is_dir():
+        try:
+            found = checked(store)
+        except StoreError as error:
+            why = str(error)
+    number, skipped = (found.n_records, found.skipped) if found is not None else _read(store)
+    for path, reason in skipped:
+        yield Finding(
+            STORE_AREA,
+            str(path),
+            "bad",
+            reason,
+            "fetch it from where it was published, or run it again",
+            Repair("move", out, path),
+        )
+    yield Finding(STORE_AREA, str(out), "ok", f"{number} records are whole and in their places")
+    if why:
+        yield Finding(STORE_AREA, str(out / "boards"), "bad", why, "mend or remove that file")
+    if found is not None:
+        yield from _boards(store, found.differences, damaged=bool(skipped))
+    yield from leftovers(STORE_AREA, out, out.rglob(".tmp-*"))
+
+
+def _read(store: Store) -> tuple[int, list[tuple[Path, str]]]:
+    """How many records are sound, and which files were left out and why."""
+    number, left_out = 0, []
+    for folder in store.folders():
+        records = store.records_in(folder)
+        number += len(records)
+        left_out += [(skip.path, skip.reason) for skip in records.skipped]
+    return number, left_out
+
+
+def _boards(store: Store, differences: list[str], *, damaged: bool) -> Iterator[Finding]:
+    subject = str(store.root / "boards")
+    if not differences:
+        yield Finding(STORE_AREA, subject, "ok", "each board is what the records make")
+        return
+    more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+    # While a record is missing, its boards aren't to be made without it.
+    repair = None if damaged else Repair("boards", store.root, store.root)
+    advice = f"{COMMAND} --out {shlex.quote(str(store.root))}"
+    yield Finding(STORE_AREA, subject, "bad", f"{differences[0]}{more}", advice, repair)
+
+
+INSTALLATION_AREA = "installation"
+PACKAGE = "lazybench"
+TORCH_S = 120.0
+
+_AGAIN = "install lazybench again: pip install -c constraints.txt ."
+_EMBEDDED = ("lazybench.envs.datasets.glyphs:read_frozen",)
+_EMBEDDED_DEEP = ("lazybench.envs.targets.names:embedded_nets",)
+_TRY = """
+import torch
+x = torch.ones(3, 3, requires_grad=True)
+(x @ x).sum().backward()
+assert x.grad is not None and float(x.grad.sum()) == 54
+print(torch.__version__, "with CUDA" if torch.cuda.is_available() else "on the CPU")
+"""
+
+
+def examine_installation(*, deep: bool) -> Iterator[Finding]:
+    """Yield what was found; with `deep`, torch is made to compute, in a process of its own."""
+    try:
+        held = metadata.distribution(PACKAGE)
+    except metadata.PackageNotFoundError:
+        yield Finding(
+            INSTALLATION_AREA,
+            PACKAGE,
+            "warn",
+            "runs from its source folder, not installed: versions can't be compared",
+            "pip install -c constraints.txt -e .",
+        )
+    else:
+        yield from _versions(held)
+        yield from _files(held)
+    yield from _embedded((*_EMBEDDED, *(_EMBEDDED_DEEP if deep else ())))
+    if deep:
+        yield _torch()
+
+
+def _versions(held: metadata.Distribution) -> Iterator[Finding]:
+    wanted, python = held.metadata["Requires-Python"], platform.python_version()
+    if wanted and python not in SpecifierSet(wanted, prereleases=True):
+        advice = f"make an environment with Python {wanted}"
+        yield Finding(
+            INSTALLATION_AREA, "python", "bad", f"{python}, lazybench needs {wanted}", advice
+        )
+    else:
+        yield Finding(INSTALLATION_AREA, "python", "ok", python)
+    for text in held.requires or ():
+        requirement = Requirement(text)
+        optional = requirement.marker is not None
+        if optional and "extra" not in str(requirement.marker):
+            continue
+        yield from _package(requirement, optional=optional)
+
+
+def _package(requirement: Requirement, *, optional: bool) -> Iterator[Finding]:
+    name, wanted = requirement.name, requirement.specifier
+    fix = f"pip install '{name}{wanted}'"
+    try:
+        found = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        if not optional:
+            yield Finding(
+                INSTALLATION_AREA, name, "bad", f"not installed, lazybench needs {wanted}", fix
+            )
+        return
+    if wanted.contains(found, prereleases=True):
+        yield Finding(INSTALLATION_AREA, name, "ok", found)
+    else:
+        state: State = "warn" if optional else "bad"
+        yield Finding(INSTALLATION_AREA, name, state, f"{found}, lazybench needs {wanted}", fix)
+
+
+def _files(held: metadata.Distribution) -> Iterator[Finding]:
+    """The package's files against the hashes that its installer wrote down."""
+    hashed = [file for file in held.files or () if file.hash is not None]
+    own = [file for file in hashed if file.parts[0] == PACKAGE]
+    wrong = []
+    for file in own:
+        try:
+            content = Path(str(file.locate())).read_bytes()
+        except OSError:
+            wrong.append(f"{file} is missing")
+            continue
+        told = file.hash
+        if told is None or told.mode not in hashlib.algorithms_guaranteed:
+            continue
+        digest = hashlib.new(told.mode, content).digest()
+        if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != told.value:
+            wrong.append(f"{file} was changed")
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        yield Finding(INSTALLATION_AREA, "files", "bad", f"{wrong[0]}{more}", _AGAIN)
+    elif own:
+        yield Finding(INSTALLATION_AREA, "files", "ok", f"{len(own)} files as they were installed")
+
+
+def _embedded(targets: tuple[str, ...]) -> Iterator[Finding]:
+    for target in targets:
+        subject = target.partition(":")[0].rpartition(".")[2]
+        try:
+            load(target)()
+        except LazybenchError as error:
+            yield Finding(INSTALLATION_AREA, f"embedded {subject}", "bad", str(error), _AGAIN)
+        else:
+            yield Finding(
+                INSTALLATION_AREA, f"embedded {subject}", "ok", "its sha256 is the published one"
+            )
+
+
+def _torch() -> Finding:
+    fix = "install torch again, for this machine: see pytorch.org/get-started"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _TRY],
+            capture_output=True,
+            text=True,
+            timeout=TORCH_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Finding(
+            INSTALLATION_AREA, "torch computes", "bad", f"no answer within {TORCH_S:g} s", fix
+        )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        return Finding(INSTALLATION_AREA, "torch computes", "bad", last, fix)
+    return Finding(INSTALLATION_AREA, "torch computes", "ok", done.stdout.strip())
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was found.
+
+    Attributes:
+        findings: in the order in which it was looked at.
+    """
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing is bad."""
+        return all(finding.state != "bad" for finding in self.findings)
+
+    @property
+    def repairable(self) -> tuple[Finding, ...]:
+        """What `repair` can do something about."""
+        return tuple(finding for finding in self.findings if finding.repair is not None)
+
+
+def examine(out: Path, runs: Path, *, deep: bool = False) -> Examined:
+    """Return what speaks for and against this installation; nothing is changed.
+
+    Args:
+        out: the store of records.
+        runs: folder of working state.
+        deep: read and hash all data, and make torch compute: minutes, where data sets are large.
+    """
+    return Examined(
+        tuple(
+            chain(
+                examine_installation(deep=deep),
+                examine_plug_ins(),
+                examine_data(deep=deep),
+                examine_cache(deep=deep),
+                examine_store(out),
+                examine_runs(runs),
+            )
+        )
+    )
+
+
+@dataclass
+class Quarantine:
+    """Folders `quarantine/<date and time>/` below each root, made when something goes into them.
+
+    Attributes:
+        name: date and time of this repair, UTC.
+    """
+
+    name: str = field(default_factory=lambda: time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+
+    def place(self, root: Path, path: Path) -> Path:
+        """Return where `path` goes: its place below `root`, and a number where that is taken."""
+        below = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+        wanted = root / QUARANTINE / self.name / below
+        found, number = wanted, 1
+        while os.path.lexists(found):
+            number += 1
+            found = wanted.with_name(f"{wanted.name}.{number}")
+        found.parent.mkdir(parents=True, exist_ok=True)
+        return found
+
+
+def repair(findings: Iterable[Finding], quarantine: Quarantine | None = None) -> list[str]:
+    """Return a line for each repair that was made.
+
+    Raises:
+        OutputUnavailable: something can't be moved or written; what was done before stays done.
+    """
+    kept = quarantine or Quarantine()
+    lines = []
+    for finding in findings:
+        if finding.repair is not None:
+            try:
+                lines.append(_done(finding.repair, kept))
+            except OSError as error:
+                raise OutputUnavailable(
+                    f"{finding.subject} can't be repaired ({error.strerror or error}); make it "
+                    "writable and try again"
+                ) from error
+    return lines
+
+
+def _done(asked: Repair, quarantine: Quarantine) -> str:
+    path = asked.path
+    if asked.kind == "move":
+        place = quarantine.place(asked.root, path)
+        shutil.move(path, place)
+        return f"{path}: moved to {place}"
+    if asked.kind == "cut":
+        place = quarantine.place(asked.root, path)
+        shutil.copy2(path, place)
+        write_bytes(path, path.read_bytes()[: asked.keep])
+        return f"{path}: cut to its first {asked.keep} bytes; all of it is in {place}"
+    return _repair_boards(asked, quarantine)
+
+
+def _repair_boards(asked: Repair, quarantine: Quarantine) -> str:
+    store = Store(asked.path)
+    places = [*(store.root / "boards").glob("*.*"), store.root / "README.md"]
+    before = {path: path.read_bytes() for path in sorted(places) if path.is_file()}
+    write(store, anew=True)
+    changed = 0
+    for path, content in before.items():
+        if not path.exists() or path.read_bytes() != content:
+            write_bytes(quarantine.place(asked.root, path), content)
+            changed += 1
+    where = asked.root / QUARANTINE / quarantine.name
+    return f"{store.root / 'boards'}: made anew; {changed} files as they were are in {where}"
+
+
+__all__ = ["Examined", "Finding", "Quarantine", "Repair", "State", "examine", "repair"]

@@ -1,0 +1,193 @@
+"""The parts of a record: environment, data, agent, scores, costs, code and machine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from lazybench.files import plain
+
+
+def _number(value: Any) -> Any:
+    value = plain(value)
+    if isinstance(value, bool | str):
+        raise ValueError(f"must be a number, got {value!r}")
+    return value
+
+
+Real = Annotated[float | None, BeforeValidator(_number)]
+Count = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_number)]
+Seconds = Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_number)]
+Json = Annotated[dict[str, Any], BeforeValidator(plain)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Better = Literal["higher", "lower"]
+Status = Literal["ok", "diverged", "failed", "oom", "timeout"]
+
+
+class Facts(BaseModel):
+    """What all parts of a record are: frozen, and without room for unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True)
+
+
+class EnvFacts(Facts):
+    """The environment: canonical id, revision, and what its score means."""
+
+    id: str = Field(min_length=1)
+    version: int = Field(ge=0)
+    family: str
+    metric: str
+    better: Better
+    unit: str
+    protocol: Json = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _scalars(self) -> Self:
+        if bad := [k for k, v in self.protocol.items() if isinstance(v, dict | list)]:
+            raise ValueError(f"protocol holds scalars only, got something else at {bad}")
+        return self
+
+
+class DataFacts(Facts):
+    """The data: name, content fingerprint, preparation version and where it was read from."""
+
+    name: str
+    fingerprint: str
+    prep: str
+    source: str
+
+
+class AgentFacts(Facts):
+    """The agent: id, where it comes from, and who trained it."""
+
+    id: str = Field(min_length=1)
+    version: int = Field(default=1, ge=0)
+    origin: str
+    source_sha256: Sha256 | None = None
+    trained_by: Literal["lazybench", "external", "none"]
+    resumable: bool
+
+
+class Metric(Facts):
+    """One number with its 95 % interval, over `n` trials."""
+
+    value: Real
+    ci95: tuple[Real, Real] | None = None
+    n: int = Field(ge=0)
+    unit: str
+    better: Better
+
+
+class Cost(Facts):
+    """What the run cost; None where it wasn't measured.
+
+    Walls depend on what else the machine did; `train_cpu_s` and `cpu_s` (training, validation and
+    test) are processor seconds over all threads, which depend on that far less.
+    """
+
+    train_wall_s: Seconds = None
+    eval_wall_s: Seconds = None
+    wall_s: Seconds = None
+    train_cpu_s: Seconds = None
+    cpu_s: Seconds = None
+    peak_memory_bytes: Count = None
+    inner_steps: Count = None
+    outer_steps: Count = None
+    image_gradients: Count = None
+    queries: Count = None
+    gradient_equivalents: Real = None
+
+
+class Tuning(Facts):
+    """What the search for a run's settings cost, on validation tasks alone.
+
+    Attributes:
+        trials: configurations tried, the preset among them.
+        cpu_s: processor seconds of their training.
+        image_gradients: images that a gradient was taken of in them.
+    """
+
+    trials: int = Field(ge=1)
+    cpu_s: Seconds = None
+    image_gradients: Count = None
+
+
+class Code(Facts):
+    """The package that ran: version, commit, and whether the checkout had other changes."""
+
+    version: str
+    commit: str | None = None
+    dirty: bool = False
+
+
+class Machine(Facts):
+    """Where it ran; none of it is part of the key."""
+
+    python: str
+    torch: str | None = None
+    numpy: str | None = None
+    platform: str
+    processor: str
+    cores: int
+    threads: int
+
+
+class Checkpoint(Facts):
+    """The trained state that was judged: sha256 of its file, size, and training step."""
+
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+    step: int = Field(ge=0)
+
+
+class NetworkFacts(Facts):
+    """What was trained: backbone, parameters with the head, and where training started from.
+
+    Attributes:
+        name: the backbone's name.
+        parameters: numbers that were trained.
+        batch_norm: whether it normalises by batch statistics.
+        weights: `fresh`, or the source of the weights that training started from.
+        weights_sha256: their content; None where they were fresh.
+        source_sha256: the user's file that defines the backbone; None for the package's own.
+    """
+
+    name: str = Field(min_length=1)
+    parameters: int = Field(ge=0)
+    batch_norm: bool = True
+    weights: str = "fresh"
+    weights_sha256: Sha256 | None = None
+    source_sha256: Sha256 | None = None
+
+    def identity(self) -> dict[str, str]:
+        """What of it is part of a run's key: the name, too, which `auto` in the settings hides."""
+        found = {
+            "network": self.name,
+            "weights": self.weights_sha256,
+            "network_source": self.source_sha256,
+        }
+        return {name: sha256 for name, sha256 in found.items() if sha256 is not None}
+
+
+class Reported(Facts):
+    """One number printed in a paper, as a row that no board ranks.
+
+    Attributes:
+        settings: what the agent is run with, beside batch norm, to be this row.
+        value: the number in `unit`; None where the paper only draws it.
+        ci95_half: half the width of its 95 % interval, in `unit`.
+    """
+
+    source: str
+    table: str
+    row: str
+    agent: str | None
+    env: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    batch_norm: Literal["transductive", "inductive"] | None = None
+    metric: str
+    value: Real
+    ci95_half: Real = None
+    unit: str
+    note: str | None = None

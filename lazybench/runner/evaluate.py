@@ -1,0 +1,384 @@
+"""Official trials: opened by index, answered by a policy, judged by the environment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lazybench.agent import EnvFacts, Plan
+from lazybench.errors import ContractError
+from lazybench.files import plain
+from lazybench.runner.callbacks import Watch
+from lazybench.runtime import distributed
+from lazybench.specs import EnvSpec
+from lazybench.tasks import Tracked
+from lazybench.user_code import load
+
+Scores = NDArray[np.float64]
+
+_RESERVED = ("split", "backend", "device", "num_envs", "render_mode")
+
+
+class Clock:
+    """Tells the wall and processor seconds since it was made."""
+
+    def __init__(self) -> None:
+        """Start."""
+        self._start_s = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> tuple[float, float]:
+        """Return wall seconds and processor seconds over all threads."""
+        return time.perf_counter() - self._start_s[0], time.process_time() - self._start_s[1]
+
+
+class Judged(NamedTuple):
+    """One block of judged trials.
+
+    Attributes:
+        first: index of its first trial.
+        scores: the environment's metric of each trial, float64 `[R]`.
+        answers: the actions, `[R, …]`; empty where they are no arrays.
+        wall_s: seconds that answering and judging took.
+        cpu_s: processor seconds of that.
+        metrics: what a pass over a whole test set tells beside the trials, JSON values by name; the
+            headline metric is among them. Empty for independent trials.
+        columns: further numbers of each trial by name, each `[R]`.
+    """
+
+    first: int
+    scores: NDArray[np.float64]
+    answers: NDArray[Any]
+    wall_s: float
+    cpu_s: float
+    metrics: Mapping[str, Any] = MappingProxyType({})
+    columns: Mapping[str, NDArray[Any]] = MappingProxyType({})
+
+    def score(self, metric: str) -> float:
+        """Return the headline metric: what the environment says, else the mean over trials."""
+        return float(self.metrics.get(metric, self.scores.mean()))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The judged trials: score of each, answers block by block, wall and processor seconds.
+
+    `metrics` has what the environment tells of all trials together, `columns` further numbers of
+    each trial.
+    """
+
+    scores: Scores
+    answers: list[NDArray[Any]]
+    eval_wall_s: float
+    eval_cpu_s: float
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settings: Any) -> Any:
+    """Return an environment with torch observations: a native vector one of `rows` rows.
+
+    A family without a vector form, whose test is one pass over a whole test set, gives the single
+    environment.
+
+    Raises:
+        UsageError: settings that aren't allowed.
+        DataUnavailable: its data isn't installed or is damaged.
+    """
+    arguments = {**spec.kwargs, "split": split, "backend": "torch", "device": device, **settings}
+    if spec.vector_target is None:
+        return load(spec.target)(**arguments)
+    return load(spec.vector_target)(rows, **arguments)
+
+
+def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> Any:
+    """Return the environment that an agent is trained on, with the settings that its plan asks for.
+
+    Args:
+        spec: what is trained on.
+        plan: the agent's; None for one row and the environment's own settings.
+        device: where observations live.
+
+    Raises:
+        ContractError: the plan sets what belongs to the environment's id, or to whoever scores.
+        UsageError: settings that aren't allowed.
+        DataUnavailable: its data isn't installed or is damaged.
+    """
+    given = {} if plan is None else dict(plan.env)
+    for name in given:
+        if name in _RESERVED or name in spec.kwargs or name in spec.training:
+            raise ContractError(
+                f"an agent's plan can't set '{name}' of its training environment, which belongs to "
+                f"{spec.id} and how it is scored; leave it out of Plan(env=…)"
+            )
+    rows = 1 if plan is None else plan.meta_batch
+    train = open_env(spec, rows, "train", device, **{**given, **spec.training})
+    if isinstance(train, Tracked):
+        usual = open_env(spec, 1, "train", **spec.training)
+        if env_protocol(train) != env_protocol(usual):
+            raise ContractError(
+                f"an agent's plan changes which images {spec.id} trains on, got "
+                f"{env_protocol(train)}, allowed is {env_protocol(usual)}; leave these out of "
+                "Plan(env=…)"
+            )
+    return train
+
+
+def for_init(env: Any) -> Any:
+    """Return what an agent's `init` is given: the environment, or its facts where it has a track.
+
+    Whoever can answer a dev set and hear what was right has its labels.
+    """
+    apart = isinstance(env, Tracked)
+    if not apart:
+        return env
+    return EnvFacts(
+        task=env.task,
+        split=env.split,
+        track=env.track,
+        data=dict(env.data),
+        protocol=env_protocol(env),
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+    )
+
+
+def judge(  # noqa: PLR0913 - what is judged, by what, from where to where, and what to note
+    env: Any,
+    policy: Any,
+    metric: str,
+    trials: int,
+    *,
+    start: int = 0,
+    seed: int = 0,
+    columns: tuple[str, ...] = (),
+) -> Iterator[Judged]:
+    """Yield the judged blocks of trials start..trials-1 of a vector environment.
+
+    Trials past the last one of a block that isn't full are opened and thrown away, so that every
+    block is computed alike. A single environment's test is one pass over its whole test set, the
+    trials of which are judged together, as one block; `seed` is the run's, which chose its data.
+    `columns` names further numbers that the last info of each trial tells. Ranks of one run
+    (`lazybench.runtime.distributed`) judge blocks in turn, and each yields all of them.
+
+    Raises:
+        ContractError: the policy's answers have a wrong shape, type or range.
+    """
+    if not isinstance(env, gymnasium.vector.VectorEnv):
+        if start < trials:
+            yield _whole_pass(env, policy, metric, seed)
+        return
+    rows = env.num_envs
+    for turn in range(start, trials, rows * distributed.size()):
+        first = turn + rows * distributed.rank()
+        block = None
+        if first < trials:
+            whole = judge_block(env, policy, metric, np.arange(first, first + rows), columns)
+            block = _first_of(whole, min(rows, trials - first))
+        yield from (found for found in distributed.gathered(block) if found is not None)
+
+
+def judge_block(
+    env: Any, policy: Any, metric: str, trials: NDArray[np.int64], columns: tuple[str, ...]
+) -> Judged:
+    """Return one block of judged trials of a vector environment, in their order.
+
+    The score and answers of a trial are those of the step that ended it; what is told of its row
+    afterwards is left out.
+
+    Args:
+        env: of as many rows as there are trials.
+        policy: what answers.
+        metric: the environment's.
+        trials: `[R]`, any ones.
+        columns: names of further numbers that the last info of each trial tells.
+
+    Raises:
+        ContractError: the policy's answers have a wrong shape, type or range.
+    """
+    rows = env.num_envs
+    clock = Clock()
+    observation, _ = env.reset(options={"trials": trials})
+    told = {name: np.zeros(rows) for name in (metric, *columns)}
+    done = np.zeros(rows, dtype=np.bool_)
+    memory: Any = None
+    answers: NDArray[Any] | None = None
+    while not done.all():
+        action, memory = answer_rows(
+            policy, observation, memory, rows, env.single_action_space.shape
+        )
+        observation, _, terminated, truncated, info = env.step(action)
+        given = _array(action, rows)
+        if answers is not None and answers.shape == given.shape:
+            given[done] = answers[done]
+        answers = given
+        for name in told.keys() & info.keys():
+            fresh = np.asarray(info.get(f"_{name}", np.ones(rows, dtype=np.bool_)))
+            # A finished row may have begun another trial, which isn't its own.
+            fresh = fresh & ~done
+            told[name][fresh] = np.asarray(info[name])[fresh]
+        done |= terminated | truncated
+    if answers is None:
+        raise ContractError("an environment must take at least one action in each trial")
+    named = {name: told[name] for name in columns}
+    # A plain dict: ranks send blocks to each other.
+    return Judged(int(trials[0]), told[metric], answers, *clock.seconds(), {}, named)
+
+
+def _first_of(block: Judged, count: int) -> Judged:
+    """The first trials of a block."""
+    named = {name: part[:count] for name, part in block.columns.items()}
+    return block._replace(scores=block.scores[:count], answers=block.answers[:count], columns=named)
+
+
+def judge_all(  # noqa: PLR0913 - what is judged, on what, who hears, and since when
+    env: Any, policy: Any, spec: EnvSpec, trials: int, watch: Watch, clock: Clock, *, seed: int = 0
+) -> Scored:
+    """Return all trials judged at once, with the seconds since `clock` was made.
+
+    Raises:
+        ContractError: the policy's answers have a wrong shape, type or range.
+    """
+    watch.stage("test", trials)
+    blocks: list[Judged] = []
+    for block in judge(env, policy, spec.metric, trials, seed=seed, columns=spec.columns):
+        blocks.append(block)
+        scores = np.concatenate([each.scores for each in blocks])
+        watch.advance(len(block.scores), {spec.metric: float(scores.mean())})
+    watch.finished()
+    return gathered(env, blocks, spec.columns, *clock.seconds())
+
+
+def gathered(
+    env: Any, blocks: Sequence[Judged], columns: tuple[str, ...], wall_s: float, cpu_s: float
+) -> Scored:
+    """Return judged blocks as one, with what their environment makes of all trials together."""
+    scores = np.concatenate([each.scores for each in blocks])
+    told = {name: np.concatenate([each.columns[name] for each in blocks]) for name in columns}
+    summary = getattr(env, "summary", None)
+    whole = {} if summary is None else dict(plain(summary(scores, told)))
+    answers = [each.answers for each in blocks]
+    return Scored(scores, answers, wall_s, cpu_s, whole or blocks[-1].metrics, told)
+
+
+def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Judged:
+    """One episode over a whole test set, whose last info tells each trial's score."""
+    clock = Clock()
+    observation, _ = env.reset(seed=seed)
+    memory: Any = None
+    info: dict[str, Any] = {}
+    done = False
+    while not done:
+        action, memory = pair(policy(observation, memory))
+        observation, _, terminated, truncated, info = env.step(action)
+        done = terminated or truncated
+    missing = [name for name in (metric, "correct", "predictions") if name not in info]
+    if missing:
+        raise ContractError(
+            f"the last info of a pass over a test set tells {metric}, correct and predictions; "
+            f"missing: {', '.join(missing)}; give them in the step that terminates"
+        )
+    scores = np.asarray(info["correct"], dtype=np.float64)
+    told = {**info.get("metrics", {}), metric: info[metric]}
+    return Judged(0, scores, np.asarray(info["predictions"]), *clock.seconds(), metrics=plain(told))
+
+
+def answer_rows(
+    policy: Any, observation: Any, memory: Any, rows: int, wanted: tuple[int, ...] | None
+) -> tuple[Any, Any]:
+    """Return one action for each row; a policy that isn't vectorised is asked row by row.
+
+    Args:
+        policy: of an agent.
+        observation: of a block.
+        memory: what the policy, or each row of it, remembers; None at the beginning.
+        rows: of the block.
+        wanted: shape of an action of one trial, where it has one.
+
+    Raises:
+        ContractError: actions of another form or shape.
+    """
+    if getattr(policy, "vectorized", False):
+        return pair(policy(observation, memory))
+    memories = memory if memory is not None else [None] * rows
+    pairs = [
+        # A view of the block would show the trials beside it.
+        pair(policy({name: _own(part[row]) for name, part in observation.items()}, memories[row]))
+        for row in range(rows)
+    ]
+    try:
+        actions = [torch.as_tensor(action) for action, _ in pairs]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContractError(
+            f"a policy's action must be a tensor, array or number, got "
+            f"{type(pairs[0][0]).__name__}; give what the action space holds"
+        ) from error
+    shapes = {tuple(action.shape) for action in actions}
+    # Looked at here, where an action is still that of one trial.
+    if wanted is not None and (wrong := shapes - {wanted}):
+        raise ContractError(
+            f"a policy's action must have shape {list(wanted)} for a trial (one answer for each "
+            f"query row), got {list(min(wrong))}"
+        )
+    if len(shapes) > 1:
+        raise ContractError(f"a policy's actions must all have one shape, got {sorted(shapes)}")
+    return torch.stack(actions), [kept for _, kept in pairs]
+
+
+def _array(action: Any, rows: int) -> NDArray[Any]:
+    """A copy of a block's actions, one row a trial; no columns where they are no array."""
+    if isinstance(action, torch.Tensor):
+        return np.array(action.detach().cpu().numpy())
+    return np.array(action) if isinstance(action, np.ndarray) else np.empty((rows, 0), np.uint8)
+
+
+def _own(part: Any) -> Any:
+    """A copy of an array or tensor; anything else as it is."""
+    if isinstance(part, torch.Tensor):
+        return part.clone()
+    return part.copy() if isinstance(part, np.ndarray) else part
+
+
+def pair(answer: Any) -> tuple[Any, Any]:
+    """Return what a policy returned, once it is an action and a memory.
+
+    Raises:
+        ContractError: it isn't.
+    """
+    if isinstance(answer, tuple) and len(answer) == 2:
+        return answer
+    raise ContractError(
+        f"a policy returns (action, memory), got {type(answer).__name__}; for a policy without "
+        "memory return (action, None)"
+    )
+
+
+def env_protocol(env: Any) -> dict[str, Any]:
+    """Return what belongs to an environment's protocol beside the arguments of its id."""
+    # Few-shot environments of other packages needn't tell more than the shape of their tasks.
+    return dict(env.protocol) if hasattr(env, "protocol") else {"query": env.task.query}
+
+
+def env_facts(spec: EnvSpec, env: Any, trials: int) -> dict[str, Any]:
+    """Return the `env` and `data` parts of a record."""
+    protocol = {key: value for key, value in spec.kwargs.items() if key != "data"}
+    protocol |= {**env_protocol(env), "trials": trials}
+    return {
+        "env": {
+            "id": spec.id,
+            "version": spec.version,
+            "family": spec.family,
+            "metric": spec.metric,
+            "better": spec.better,
+            "unit": spec.unit,
+            "protocol": protocol,
+        },
+        "data": dict(env.data),
+    }

@@ -1,0 +1,237 @@
+"""An agent's policy in a process of its own: it gets observations and gives actions, no more.
+
+The child is a fresh Python. It makes the agent anew from its name and settings, gets the trained
+state, and answers what it is shown; it opens no environment, so that neither targets nor answers
+are in its memory. Observations, states and actions are trees of tensors and plain values
+(`checkpoint.packed`), never pickles. What a policy remembers between steps stays in the child.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import torch
+
+from lazybench.errors import ContractError, LazybenchError, PolicyFailed, StoreError, UsageError
+from lazybench.runner import provenance
+from lazybench.runner.checkpoint import packed, to_device, unpacked
+from lazybench.runner.evaluate import answer_rows, pair
+from lazybench.runner.failures import status_and_reason
+from lazybench.runner.request import make
+from lazybench.runtime import pipes
+from lazybench.runtime.precision import using_precision
+from lazybench.runtime.threads import threads, using_threads
+from lazybench.specs import EnvSpec
+from lazybench.tasks import Queries
+
+if TYPE_CHECKING:
+    from lazybench.runner.resolve import Cell
+
+START_S = 300.0
+"""Seconds that a child may take to start and make its policy."""
+
+_SPEC = ("id", "family", "target", "vector_target", "data", "block", "apart", "version")
+"""What of an environment a child is told, to make its agent by: names and settings."""
+
+
+class IsolatedPolicy:
+    """The policy of a child; called with whole blocks, or the steps of a pass.
+
+    Attributes:
+        cpu_s: processor seconds of the child that nobody has taken yet.
+        peak_memory_bytes: its largest resident size.
+    """
+
+    vectorized = True
+
+    def __init__(self, cell: Cell, state: Any, env: Any) -> None:
+        """Start the child, and make its policy.
+
+        Args:
+            cell: the run.
+            state: what was trained.
+            env: the opened environment, of which the child is told the shape of an action alone.
+
+        Raises:
+            UsageError: the child can't make the agent, or makes another one.
+            PolicyFailed: it died or failed.
+        """
+        self.cpu_s, self.peak_memory_bytes = 0.0, 0
+        self._device = cell.device
+        self._child = pipes.Child("lazybench.runner.isolated:serve")
+        self._turn = 0
+        rows = env.num_envs if cell.spec.vector_target is not None else None
+        shape = env.single_action_space.shape if rows is not None else None
+        made = self._exchange(
+            {
+                "agent": cell.made.asked,
+                "env": {**{name: vars(cell.spec)[name] for name in _SPEC}, **_mappings(cell.spec)},
+                "budget": cell.request.budget,
+                "config": cell.made.config,
+                "device": cell.device,
+                "precision": cell.request.precision,
+                "threads": threads(),
+                "rows": rows,
+                "shape": None if shape is None else list(shape),
+                "state": state,
+            },
+            START_S,
+        )
+        if (made["source"], made["version"]) != (cell.made.source, cell.made.spec.version):
+            raise UsageError(
+                f"agent '{cell.made.spec.id}' is another one in its own process (source "
+                f"{made['source']}, here {cell.made.source}); leave its files as they are"
+            )
+
+    def __call__(self, observation: Mapping[str, Any], memory: Any = None) -> tuple[Any, Any]:
+        """Return the child's action, and a number that stands for what it remembers.
+
+        Raises:
+            PolicyFailed: the policy failed, or its process died.
+            ContractError: its action holds something that can't be sent.
+        """
+        asked = {"observation": dict(observation), "memory": memory}
+        found = self._exchange(asked)
+        self._turn += 1
+        action = to_device(found["action"], self._device)
+        if found["kind"] == "queries":
+            action = Queries(action["rows"], action["owner"])
+        elif found["kind"] == "array":
+            action = action.numpy()
+        return action, found["memory"]
+
+    def take_cpu_s(self) -> float:
+        """Return the child's processor seconds since the last call."""
+        taken, self.cpu_s = self.cpu_s, 0.0
+        return taken
+
+    def close(self) -> None:
+        """End the child at once, whatever it is at."""
+        self._child.kill()
+
+    def _exchange(self, asked: Any, limit_s: float | None = None) -> dict[str, Any]:
+        try:
+            reply = unpacked(self._child.exchange(packed(_sendable(asked)), limit_s))
+            if not isinstance(reply, dict):
+                raise StoreError("a message holds no dict")
+            self.cpu_s += max(float(reply.pop("cpu_s")), 0.0)
+            self.peak_memory_bytes = max(self.peak_memory_bytes, int(reply.pop("peak")))
+            if reply.get("status") == "refused":
+                raise UsageError(f"in a process of its own: {reply['reason']}")
+            if "status" in reply:
+                failed = PolicyFailed(str(reply["status"]), str(reply["reason"]))
+                failed.add_note(f"in the policy's process:\n{reply['trace']}")
+                raise failed
+            wanted = {"action", "kind", "memory"} if limit_s is None else {"source", "version"}
+            if set(reply) != wanted:
+                raise StoreError(f"a message holds {sorted(reply)}")
+        except pipes.Ended as error:
+            raise PolicyFailed("failed", f"the policy's process {error}") from error
+        except UsageError:
+            raise
+        except (StoreError, KeyError, TypeError, ValueError) as error:
+            raise PolicyFailed(
+                "failed", f"the policy's process sent what is no answer ({error})"
+            ) from error
+        return reply
+
+
+@contextmanager
+def isolated(cell: Cell, state: Any, env: Any) -> Iterator[IsolatedPolicy]:
+    """The policy of a cell's trained state in a process of its own, which ends with the block."""
+    policy = IsolatedPolicy(cell, state, env)
+    try:
+        yield policy
+    finally:
+        policy.close()
+
+
+def _mappings(spec: EnvSpec) -> dict[str, Any]:
+    return {name: dict(vars(spec)[name]) for name in ("kwargs", "trials", "val_trials")}
+
+
+def _sendable(value: Any) -> Any:
+    """A tree with arrays as tensors, and mappings as dicts."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, Mapping):
+        return {name: _sendable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_sendable(item) for item in value]
+    return value
+
+
+def serve() -> NoReturn:
+    """Answer one parent until it closes the pipe, then exit: what a child process runs."""
+    pipes.serve(_Served)
+
+
+class _Served:
+    """Makes a policy as the first message says, and answers all others with its actions."""
+
+    def __init__(self) -> None:
+        self._policy: Any = None
+        self._asked: dict[str, Any] = {}
+        self._memory: Any = None
+        self._turn = 0
+
+    def __call__(self, message: bytes) -> bytes:
+        begin_s = time.process_time()
+        try:
+            asked = unpacked(message)
+            reply = self._made(asked) if self._policy is None else self._answer(asked)
+            told = packed(reply | _costs(begin_s))
+        except (Exception, SystemExit) as error:
+            if not isinstance(error, _Refused):
+                status, reason = status_and_reason(error)
+            else:
+                status, reason = "refused", str(error)
+            trace = traceback.format_exc()
+            told = packed({"status": status, "reason": reason, "trace": trace} | _costs(begin_s))
+        return told
+
+    def _made(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Make the policy; return what it was made from."""
+        # For as long as this process lives.
+        using_threads(asked["threads"]).__enter__()
+        using_precision(asked["precision"], asked["device"]).__enter__()
+        try:
+            made = make(asked["agent"], EnvSpec(**asked["env"]), asked["budget"], asked["config"])
+        except LazybenchError as error:
+            raise _Refused(str(error)) from error
+        self._policy = made.agent.policy(to_device(asked.pop("state"), asked["device"]))
+        self._asked = asked
+        return {"source": made.source, "version": made.spec.version}
+
+    def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """One action, and the number of what is remembered after it."""
+        observation = to_device(asked["observation"], self._asked["device"])
+        if asked["memory"] is not None and asked["memory"] != self._turn:
+            raise ContractError(f"nothing is remembered of step {asked['memory']}")
+        memory = None if asked["memory"] is None else self._memory
+        rows, shape = self._asked["rows"], self._asked["shape"]
+        if rows is None:
+            action, self._memory = pair(self._policy(observation, memory))
+        else:
+            wanted = None if shape is None else tuple(shape)
+            action, self._memory = answer_rows(self._policy, observation, memory, rows, wanted)
+        self._turn += 1
+        kind = "tree"
+        if isinstance(action, Queries):
+            kind, action = "queries", action._asdict()
+        elif isinstance(action, np.ndarray):
+            kind = "array"
+        return {"action": _sendable(action), "kind": kind, "memory": self._turn}
+
+
+class _Refused(LazybenchError):
+    """The agent can't be made here."""
+
+
+def _costs(begin_s: float) -> dict[str, Any]:
+    return {"cpu_s": time.process_time() - begin_s, "peak": provenance.peak_memory_bytes()}

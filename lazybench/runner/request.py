@@ -1,0 +1,532 @@
+"""Which environment a request names, with what settings, and how many trials it is judged on."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from lazybench.agent import Network
+from lazybench.arguments import check_flag, check_path, check_settings, check_text, check_whole
+from lazybench.errors import ContractError, DeviceUnavailable, UnknownName, UsageError, nearest
+from lazybench.files import plain
+from lazybench.plugins import Escaped, contained, describe
+from lazybench.records import Tuning
+from lazybench.registry import DATASETS, ENVS, OWN, agent_spec, class_spec
+from lazybench.specs import BUDGETS, AgentSpec, EnvSpec
+from lazybench.user_code import (
+    defining_sha256,
+    is_own_class,
+    load,
+    loose_sha256,
+    spelled,
+    target_sha256,
+)
+
+_TOLD = 40
+
+
+def resolve_env(name: str) -> tuple[EnvSpec, str]:
+    """Return an environment's spec and the note on how its name was resolved ('' if it wasn't).
+
+    Raises:
+        UnknownName: no such environment.
+    """
+    try:
+        found = ENVS.resolve(name)
+    except UnknownName as error:
+        if name in {spec.id for spec in DATASETS.specs()}:
+            raise UnknownName(
+                f"'{name}' is a data set; its environments are {name}-5way-1shot and the like. See "
+                "all with: lazybench list envs"
+            ) from error
+        raise
+    return found.spec, found.note
+
+
+def with_protocol(spec: EnvSpec, given: Mapping[str, Any]) -> EnvSpec:
+    """Return an environment's spec with some of its settings replaced.
+
+    Raises:
+        UsageError: a setting that the environment doesn't have or doesn't let a run choose.
+    """
+    for name in given:
+        if name not in spec.options:
+            raise UsageError(
+                f"{spec.id} has no setting '{name}' that a run may choose."
+                f"{nearest(name, spec.options)} Settings: {', '.join(spec.options) or 'none'}"
+            )
+    if not given:
+        return spec
+    return replace(spec, kwargs={**spec.kwargs, **{k: read_setting(v) for k, v in given.items()}})
+
+
+def check_budget(budget: str) -> str:
+    """Return `budget`.
+
+    Raises:
+        UsageError: no such budget.
+    """
+    check_text("budget", budget)
+    if budget not in BUDGETS:
+        raise UsageError(
+            f"budget must be one of {', '.join(BUDGETS)}, got '{budget}'.{nearest(budget, BUDGETS)}"
+        )
+    return budget
+
+
+def official_trials(env: EnvSpec, budget: str) -> int:
+    """Return the number of official test trials of an environment at a budget.
+
+    Raises:
+        UsageError: no such budget, or one that the environment has no trials for.
+    """
+    check_budget(budget)
+    if not (env.trials.get(budget) and env.val_trials.get(budget)):
+        raise UsageError(
+            f"environment '{env.id}' has no trials at budget {budget}; its EnvSpec needs trials "
+            f"and val_trials for it, got {dict(env.trials)} and {dict(env.val_trials)}"
+        )
+    return env.trials[budget]
+
+
+def chosen_trials(env: EnvSpec, budget: str, limit: int | None) -> tuple[int, bool]:
+    """Return how many test trials to judge, and whether that is fewer than are official.
+
+    Raises:
+        UsageError: no such budget, a limit below 1, or one where the test is one whole pass.
+    """
+    if limit is not None and check_whole("limit", limit, least=None) < 1:
+        raise UsageError(f"limit must be at least 1 trial, got {limit}")
+    official = official_trials(env, budget)
+    if limit is None or limit >= official:
+        return official, False
+    if env.vector_target is None:
+        raise UsageError(f"{env.id} is judged in one pass over its test set; leave --limit out")
+    return limit, True
+
+
+def read_setting(value: Any) -> Any:
+    """A setting typed as text: JSON where it is (numbers, lists, true, null), else the text.
+
+    Raises:
+        UsageError: a number that isn't finite, or a whole one beyond 64 bits; an infinite float
+            that a caller gives as such is left to whoever takes the setting.
+    """
+    if not isinstance(value, str):
+        return in_range(value, value)
+    try:
+        return in_range(json.loads(value), value, finite=True)
+    except json.JSONDecodeError:
+        return value
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"a setting can't be read ({error}), got '{value[:40]}...'") from error
+
+
+def in_range(value: Any, told: Any, *, finite: bool = False) -> Any:
+    """The value of a setting, once all its numbers can be computed with.
+
+    Args:
+        value: as JSON holds it.
+        told: what to show where it is refused.
+        finite: whether floats must be finite.
+
+    Raises:
+        UsageError: a number that isn't finite, or a whole one beyond 64 bits.
+    """
+    items = value.values() if isinstance(value, dict) else value
+    if isinstance(value, dict | list | tuple):
+        for item in items:
+            in_range(item, told, finite=finite)
+    whole = isinstance(value, int) and not -(2**63) <= value < 2**63
+    if whole or (finite and isinstance(value, float) and not math.isfinite(value)):
+        shown = str(told)
+        raise UsageError(
+            "a setting's numbers must be finite, whole ones of at most 64 bits, got "
+            f"'{shown if len(shown) <= _TOLD else shown[:_TOLD] + '...'}'"
+        )
+    return value
+
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+MOST_S = 2_000_000
+"""The system can't wait longer than 2 ** 31 ms, some 24 days."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One run as asked for.
+
+    Attributes:
+        agent: id, `path/to/file.py:Class`, `module:Class`, or in Python a class or an instance.
+        env: id or alias.
+        budget: compute budget, which names the agent's preset.
+        seed: seed of training; trials don't depend on it.
+        overrides: settings that replace the preset's; text values are read as JSON where they are.
+        protocol: settings of the environment that replace its own, where it lets a run choose
+            (`query_budget`, `norm`, …); part of the key.
+        device: `cpu`, `cuda`, `mps` or `auto`.
+        precision: of the networks' arithmetic: `fp32`, `tf32` (CUDA) or `bf16`.
+        init: weights to start from: `FILE.safetensors`, a run's folder or the digits of its key.
+        threads: tasks side by side; None takes all usable cores.
+        limit: judge on the first so many trials only; marked, never ranked.
+        out: the store of records.
+        runs: folder of working state (checkpoints).
+        force: run again even where a record stands.
+        tuning: what the search for the settings cost; a fact of the record, not of its key.
+        episode_timeout_s: seconds that the agent may take for an update, and for each trial of a
+            block; None sets no limit. No part of the key.
+        isolated: whether the trained policy plays the test in a process of its own, without any
+            environment in its memory. A fact of the record, not of its key: the result is equal.
+    """
+
+    agent: Any
+    env: str
+    budget: str = "small"
+    seed: int = 0
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    precision: str = "fp32"
+    init: str | None = None
+    threads: int | None = None
+    limit: int | None = None
+    out: Path = Path("leaderboards")
+    runs: Path = Path("runs")
+    force: bool = False
+    tuning: Tuning | None = None
+    episode_timeout_s: float | None = None
+    isolated: bool = False
+
+    def __post_init__(self) -> None:
+        """Look at what was given, before anything is made.
+
+        Raises:
+            UsageError: a value of another type, or out of range.
+        """
+        checked: dict[str, Any] = {
+            name: check_text(name, getattr(self, name))
+            for name in ("env", "budget", "device", "precision")
+        }
+        checked["seed"] = check_whole("seed", self.seed)
+        for name in ("threads", "limit"):
+            value = getattr(self, name)
+            checked[name] = None if value is None else check_whole(name, value, least=None)
+        checked["overrides"] = check_settings("settings", self.overrides)
+        checked["protocol"] = check_settings("protocol", self.protocol)
+        checked["init"] = None if self.init is None else str(check_path("init", self.init))
+        checked["out"], checked["runs"] = check_path("out", self.out), check_path("runs", self.runs)
+        check_flag("force", self.force)
+        check_flag("isolated", self.isolated)
+        check_agent_given(self.agent)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        limit: Any = self.episode_timeout_s
+        number = isinstance(limit, numbers.Real) and not isinstance(limit, bool)
+        if limit is not None and not (number and 0 < limit <= MOST_S):
+            raise UsageError(
+                f"timeout-per-episode must be a positive number, got {limit!r}; give at most "
+                f"{MOST_S:g} s, or leave it out for none"
+            )
+
+
+@dataclass(frozen=True)
+class Made:
+    """An agent with the settings it was made from.
+
+    Attributes:
+        spec: what the registry holds.
+        agent: the agent.
+        config: all of its settings.
+        overrides: those that were asked for.
+        source: sha256 of the user's code that it is made of; None for the package's own.
+        asked: what names it again: an id, `file.py:Class` or `module:Class`.
+        in_file: whether a file defines it; a class of a notebook or a prompt is hashed by its own
+            source alone, and its record says so.
+    """
+
+    spec: AgentSpec
+    agent: Any
+    config: dict[str, Any]
+    overrides: dict[str, Any]
+    source: str | None
+    asked: str = ""
+    in_file: bool = True
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Names of the settings that change how a trained state is judged, and no training."""
+        return tuple(getattr(type(self.agent), "JUDGED", ()))
+
+
+def check_device(device: str, *, here: bool = True) -> str:
+    """Return the device to use; `auto` takes a GPU where there is one.
+
+    Args:
+        device: as for a run.
+        here: look whether this machine has it; False for a run on another one.
+
+    Raises:
+        UsageError: no such kind of device, or `auto` for a machine that isn't known.
+        DeviceUnavailable: this machine has none.
+    """
+    import torch
+
+    kind = device.partition(":")[0]
+    if kind not in DEVICES:
+        raise UsageError(f"device must be one of {', '.join(DEVICES)}, got '{device}'")
+    index = device.partition(":")[2]
+    if ":" in device and not (kind in ("cuda", "mps") and index.isdecimal()):
+        raise UsageError(f"a device is cpu, cuda, mps, or numbered as in cuda:1, got '{device}'")
+    if not here:
+        if kind == "auto":
+            raise UsageError("device auto isn't known before a run on another machine; name it")
+        return device
+    if kind == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceUnavailable(
+            "device cuda was asked for, but this torch finds none; use --device cpu or auto"
+        )
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise DeviceUnavailable(
+            f"device {device} was asked for, but the last one is "
+            f"cuda:{torch.cuda.device_count() - 1}"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceUnavailable("device mps was asked for, but there is none; use --device cpu")
+    return device
+
+
+def check_agent_given(given: Any) -> None:
+    """Look whether an agent is named, or is a class or an instance of one.
+
+    Raises:
+        UsageError: it is something else, such as a number, a function or a module.
+    """
+    if isinstance(given, str):
+        check_text("agent", given)
+    elif not inspect.isclass(given) and type(given).__module__ == "builtins":
+        raise UsageError(
+            "agent must be an id, 'FILE.py:CLASS', a class, or an instance of one; got "
+            f"{type(given).__name__}: {given!r}"
+        )
+
+
+def check_isolable(made: Made) -> None:
+    """Look whether an agent's policy can be made in another process.
+
+    Raises:
+        UsageError: it can't.
+    """
+    if hasattr(made.agent, "fit"):
+        raise UsageError(
+            f"agent '{made.spec.id}' has a loop of its own, whose policy can't be sent to another "
+            "process; leave isolated out, or give it init, update and policy"
+        )
+    if not made.in_file or made.asked.startswith("__main__:"):
+        raise UsageError(
+            f"agent '{made.spec.id}' is in no file that another process could load; put it in a "
+            "file, or leave isolated out"
+        )
+
+
+def make(
+    name: Any,
+    env: EnvSpec,
+    budget: str,
+    overrides: Mapping[str, Any],
+    *,
+    find: Callable[[str], Any] = lambda key: None,
+    whole: bool = False,
+) -> Made:
+    """Return an agent of that name, made for an environment and budget.
+
+    Args:
+        name: id, `file.py:Class`, `module:Class`, a class, or an instance, whose attributes are its
+            settings; a copy of it plays.
+        env: what it is to play.
+        budget: names the preset.
+        overrides: settings that replace the preset's.
+        find: from the first digits of a key to the record, or None; for agents whose `settle`
+            reads a setting off another run.
+        whole: `overrides` are all settings of a run, maybe of an older version: those in the
+            configuration's `LATER` that it lacks take their defaults, not the preset's values.
+
+    Raises:
+        UnknownName: no such agent.
+        UsageError: it can't play this family, a setting is unknown or out of range, or an
+            instance's attributes can't be told as settings.
+        ContractError: a class that lacks what every agent has.
+    """
+    check_agent_given(name)
+    given_class = inspect.isclass(name)
+    if isinstance(name, str):
+        spec = agent_spec(name)
+        factory = load(spec.target)
+    else:
+        factory = name if given_class else type(name)
+        spec = class_spec(factory)
+    if env.family not in spec.families:
+        raise UsageError(
+            f"agent '{spec.id}' plays {', '.join(spec.families)}, but {env.id} is {env.family}; "
+            f"see: lazybench list agents --family {env.family}"
+        )
+    # As typed: digits of a key may look like a number.
+    settled = factory.settle(overrides, find) if hasattr(factory, "settle") else overrides
+    read = {key: _read(value) for key, value in settled.items()}
+    config_type = getattr(factory, "Config", None)
+    if not isinstance(name, str) and not given_class:
+        agent, resolved = copy.deepcopy(name), _attributes(name, spec, read)
+    elif config_type is not None:
+        preset = getattr(factory, "preset", None)
+        algorithm = str(spec.kwargs.get("algorithm", spec.id))
+        base = dict(preset(algorithm, env, budget)) if preset else {}
+        base |= {key: value for key, value in spec.kwargs.items() if key != "algorithm"}
+        for name in getattr(config_type, "LATER", ()) if whole else ():
+            base.pop(name, None)
+        config = _validated(spec.id, config_type, base, read)
+        resolved = config.model_dump(mode="json")
+        try:
+            with contained():
+                agent = factory(config)
+        except Escaped as error:
+            raise UsageError(f"agent '{spec.id}' can't be made: {describe(error)}") from error
+    else:
+        base = {key: value for key, value in spec.kwargs.items() if key != "algorithm"} | read
+        _check_arguments(spec.id, factory, read)
+        try:
+            with contained():
+                agent, resolved = factory(**base), base
+        except (TypeError, ValueError, Escaped) as error:
+            raise UsageError(
+                f"agent '{spec.id}' can't be made with the settings {base}: "
+                f"{describe(error)}; change them with --set"
+            ) from error
+    whole = callable(getattr(agent, "fit", None))
+    for method in () if whole else ("init", "policy"):
+        if not callable(getattr(agent, method, None)):
+            raise ContractError(
+                f"agent '{spec.id}' has no method '{method}'; every agent has init(env, rng) and "
+                "policy(state), those that learn plan(task) and update(state, batch, rng); "
+                "one with a loop of its own has fit(env, budget, rng) instead"
+            )
+    learns = [callable(getattr(agent, method, None)) for method in ("plan", "update")]
+    # A loop of its own may plan its environment without updates.
+    if any(learns) and not all(learns) and not whole:
+        raise ContractError(
+            f"agent '{spec.id}' has only one of the methods plan(task) and update(state, batch, "
+            "rng); an agent that learns has both, one that doesn't has neither"
+        )
+    if not spec.trains and resolved.get("iterations"):
+        raise UsageError(
+            f"agent '{spec.id}' is a floor that learns nothing before the test: iterations must "
+            f"stay 0, got {resolved['iterations']}; choose a learner (lazybench list agents)"
+        )
+    # A later setting at its default is left out of the whole, but was asked for.
+    given = {key: resolved.get(key, value) for key, value in read.items()}
+    source, in_file = _source(spec, factory)
+    asked = name if isinstance(name, str) else spec.target if spec.origin != OWN else spec.id
+    return Made(spec, agent, resolved, given, source, asked, in_file)
+
+
+def _attributes(given: Any, spec: AgentSpec, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an instance: its attributes, or those of its `config`.
+
+    Raises:
+        UsageError: it has others than plain values, or settings are given beside it.
+    """
+    if overrides:
+        raise UsageError(
+            f"settings go with an agent's id or class; this '{spec.id}' is made already: make it "
+            f"with {', '.join(overrides)}, or give its class"
+        )
+    told = vars(given) if hasattr(given, "__dict__") else None
+    config = None if told is None else told.get("config", told.get("_config"))
+    if isinstance(config, BaseModel):
+        return config.model_dump(mode="json")
+    try:
+        if told is None:
+            raise UsageError("it has no attributes")
+        return dict(plain(told))
+    except UsageError as error:
+        raise UsageError(
+            f"the settings of this '{spec.id}' can't be told from its attributes ({error}), so "
+            "that two runs of it couldn't be told apart; give its class, and settings={…}"
+        ) from error
+
+
+def _source(spec: AgentSpec, factory: Any) -> tuple[str | None, bool]:
+    """The sha256 of what defines an agent from elsewhere, and whether a file does.
+
+    Built-in agents have a version instead.
+    """
+    if spec.origin == OWN:
+        return None, True
+    if not inspect.isclass(factory):
+        return target_sha256(spec.target), True
+    source = defining_sha256(factory)
+    if source is None and not is_own_class(factory):
+        return loose_sha256(factory), False
+    return source, True
+
+
+def network_source(network: Network) -> str | None:
+    """Return what stands for a network's source in a key: what the agent says, else its target's.
+
+    Raises:
+        UsageError: the target can't be loaded.
+    """
+    told = network.source_sha256
+    return target_sha256(network.name) if told is None and ":" in network.name else told
+
+
+def _read(value: Any) -> Any:
+    """A setting as it is typed; the user's file in one way, however its path was spelled."""
+    read = read_setting(value)
+    return spelled(read) if isinstance(read, str) else read
+
+
+def _validated(
+    agent: str, config_type: type[BaseModel], base: Mapping[str, Any], given: Mapping[str, Any]
+) -> BaseModel:
+    allowed = list(config_type.model_fields)
+    for key in given:
+        if key not in allowed:
+            raise UsageError(
+                f"agent '{agent}' has no setting '{key}'.{nearest(key, allowed)} "
+                f"Settings: {', '.join(allowed) or 'none'}"
+            )
+    try:
+        return config_type(**{**base, **given})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the settings together"
+        raise UsageError(
+            f"agent '{agent}': bad value for {where}: {first['msg']}, got {first['input']!r}"
+            if first["loc"]
+            else f"agent '{agent}': {first['msg'].removeprefix('Value error, ')}"
+        ) from error
+
+
+def _check_arguments(agent: str, factory: Any, given: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    allowed = [parameter.name for parameter in parameters]
+    for key in given:
+        if key not in allowed:
+            raise UsageError(
+                f"agent '{agent}' has no setting '{key}'.{nearest(key, allowed)} "
+                f"Settings: {', '.join(allowed) or 'none'}"
+            )

@@ -1,0 +1,165 @@
+"""The folders that a run writes to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lazybench.errors import LazybenchError, OutputUnavailable, StoreError
+from lazybench.files import read_file
+from lazybench.records import write_json
+from lazybench.runtime.locks import alone, is_held, why_closed
+
+_HOLDER = "lock.json"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder inside a block; `lock.json` tells who holds it.
+
+    The system lets go of a lock when its process ends, however it ends, so that no lock is stale.
+
+    Raises:
+        Busy: another process holds it.
+        OutputUnavailable: it can't be locked.
+    """
+
+    def busy() -> str:
+        return (
+            f"another process is at this run ({folder}){_holder(folder)}; wait for it, or use "
+            "another seed"
+        )
+
+    def closed(error: Exception) -> str:
+        return (
+            f"{folder} can't be locked ({why_closed(error)}), so that two processes could write "
+            "to it; choose a folder on another disk with --out or --runs, or remove what has the "
+            "lock's name"
+        )
+
+    # A listing of runs holds each lock for a moment.
+    with alone(folder / "lock", busy, closed, 0.5):
+        try:
+            # For people alone: nothing is decided by what it says.
+            with contextlib.suppress(OSError, LazybenchError):
+                write_json(folder / _HOLDER, {"pid": os.getpid(), "host": platform.node()})
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (folder / _HOLDER).unlink()
+
+
+def _holder(folder: Path) -> str:
+    """Who says that it holds a folder, as a part of a sentence."""
+    try:
+        told = json.loads(read_file(folder / _HOLDER, 1 << 16))
+        return f": process {int(told['pid'])} on {told['host']}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def need_space(folder: Path, size: int) -> None:
+    """Look whether `size` bytes fit on the disk of a folder, before there is work to lose.
+
+    Raises:
+        StoreError: they don't; both numbers are told.
+    """
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists()))
+        if free.free < size:
+            raise StoreError(
+                f"checkpoints below {folder} take {size} bytes, but the disk has {free.free} left; "
+                "nothing was trained; free some space, or choose another disk with --runs"
+            )
+
+
+def writable(folder: Path) -> None:
+    """Make a folder and try it, so that no work is done whose result couldn't be kept.
+
+    Raises:
+        OutputUnavailable: it can't be made or written.
+    """
+    # Named so that it is cleaned up with what else a killed process leaves.
+    probe = folder / f".tmp-{os.getpid()}-{time.monotonic_ns()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.open("xb").close()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputUnavailable(
+            f"can't write to {folder} ({error.strerror or error}); choose another folder with "
+            "--out or --runs"
+        ) from error
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One working folder.
+
+    Attributes:
+        path: the folder.
+        key12: first 12 digits of the run's key.
+        agent: agent id.
+        env: environment id.
+        budget: compute budget.
+        seed: seed of training.
+        status: `running`, `interrupted`, or the status of the finished record.
+        step: updates in the newest checkpoint.
+    """
+
+    path: Path
+    key12: str
+    agent: str
+    env: str
+    budget: str
+    seed: int
+    status: str
+    step: int
+
+
+def list_runs(runs: Path) -> list[RunInfo]:
+    """Return all runs below a folder, by name; folders that hold no run are passed over."""
+    found = (_info(path) for path in sorted(runs.glob("*/config.json")))
+    return [info for info in found if info is not None]
+
+
+def _info(config: Path) -> RunInfo | None:
+    folder = config.parent
+    try:
+        facts = json.loads(read_file(config))
+        return RunInfo(
+            folder,
+            str(facts["key"])[:12],
+            str(facts["agent"]),
+            str(facts["env"]),
+            str(facts["budget"]),
+            int(facts["seed"]),
+            _status(folder),
+            _step(folder),
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _status(folder: Path) -> str:
+    # What can't be locked is held by nobody.
+    with contextlib.suppress(OSError):
+        if is_held(folder / "lock"):
+            return "running"
+    # The fit's own judgement first: `done.json` comes before `done-<key12>.json`.
+    done = sorted(folder.glob("done*.json"), key=lambda path: (len(path.name), path.name))
+    return str(json.loads(read_file(done[0]))["status"]) if done else "interrupted"
+
+
+def _step(folder: Path) -> int:
+    manifests = folder.glob("ckpt/step-*/manifest.json")
+    steps = [path.parent.name.removeprefix("step-") for path in manifests]
+    return max((int(step) for step in steps if step.isdecimal()), default=0)

@@ -1,0 +1,156 @@
+"""Ctrl-C and termination: the first asks for a checkpoint, the second ends at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self
+
+from lazybench.errors import Interrupted, TooSlow
+from lazybench.runtime.time_limits import Patience
+
+_EXIT = os._exit
+_WAYS_OUT = ("_exit", "execv", "execve")
+
+
+@contextmanager
+def _no_way_out() -> Iterator[None]:
+    """Let what ends or replaces this process raise `SystemExit` inside a block.
+
+    Children that were forked in it end as they always do.
+    """
+    whose, before = os.getpid(), {name: getattr(os, name) for name in _WAYS_OUT}
+
+    def instead(name: str) -> Callable[..., NoReturn]:
+        def refuse(*given: Any, **named: Any) -> NoReturn:
+            if os.getpid() != whose:
+                before[name](*given, **named)
+            raise SystemExit(f"os.{name} was called inside a run, with {given!r}")
+
+        return refuse
+
+    for name in _WAYS_OUT:
+        setattr(os, name, instead(name))
+    try:
+        yield
+    finally:
+        for name, way in before.items():
+            setattr(os, name, way)
+
+
+class Signals:
+    """Catches SIGINT and SIGTERM inside a `with` block; `number` is the first one's, or 0.
+
+    A second signal ends the process at once: checkpoints are written so that this loses only what
+    came after the last one. Outside the main thread, where Python delivers no signals, nothing is
+    caught.
+
+    It also limits what an agent may take for an episode, by the system's timer, and makes an error
+    of `os._exit` and `os.exec…`, with which an agent would end the run as if all were well.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[str], None] = lambda text: None,
+        episode_timeout_s: float | None = None,
+    ) -> None:
+        """Catch nothing yet; `tell` will hear that a step is being finished first."""
+        self.number = 0
+        self._episode_timeout_s = episode_timeout_s
+        self._tell = tell
+        self._before: dict[int, object] = {}
+        self._at_once: str | None = None
+        self._told_of_timer = False
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start catching."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._heard)
+        self._held.enter_context(_no_way_out())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Restore what stood before."""
+        self._held.close()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    @contextmanager
+    def at_once(self, text: str) -> Iterator[None]:
+        """Let the first signal raise `Interrupted(text)` from wherever the block is.
+
+        For what may take long and can be done again as a whole: nothing in the block may be worth
+        finishing, or leave something half done.
+
+        Raises:
+            Interrupted: a signal came, inside the block or before it.
+        """
+        self._at_once = text
+        try:
+            if self.number:
+                raise Interrupted(self.number, text)
+            yield
+        finally:
+            self._at_once = None
+
+    @contextmanager
+    def in_time(self, episodes: int, doing: str) -> Iterator[None]:
+        """Let a block raise `TooSlow` that takes longer than its episodes may.
+
+        Python code and the system's waits are interrupted where they are, a native computation once
+        it returns; one that never does is for whoever watches the process (`lazybench sweep
+        --timeout`). Time that the machine or the process was suspended for doesn't count.
+
+        Raises:
+            TooSlow: it took longer.
+        """
+        if self._episode_timeout_s is None or not self._before:
+            yield
+            return
+        if not hasattr(signal, "setitimer"):
+            if not self._told_of_timer:
+                self._tell("this system has no timer: --timeout-per-episode has no effect")
+            self._told_of_timer = True
+            yield
+            return
+        limit_s = self._episode_timeout_s * episodes
+        patience = Patience(limit_s)
+
+        def ticks(number: int, frame: FrameType | None) -> None:
+            if not patience.tick():
+                return
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise TooSlow(
+                f"{doing} took longer than {limit_s:g} s, {self._episode_timeout_s:g} s an "
+                "episode; give more with --timeout-per-episode"
+            )
+
+        before = signal.signal(signal.SIGALRM, ticks)
+        signal.setitimer(signal.ITIMER_REAL, patience.tick_s, patience.tick_s)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            _EXIT(128 + number)
+        self.number = number
+        if self._at_once is not None:
+            raise Interrupted(number, self._at_once)
+        # The main program may be amidst writing to the same stream, which Python refuses.
+        with contextlib.suppress(RuntimeError):
+            self._tell("stopping after this step; once more stops at once")

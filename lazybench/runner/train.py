@@ -1,0 +1,325 @@
+"""The training loop: the only one there is.
+
+Everything that a run has learned or counted stands in one `Progress`, which is what a checkpoint
+holds; training batches and random streams are functions of the step, so continuing from a
+checkpoint is the same computation as never having stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lazybench.agent import COUNTED, Logs, Plan
+from lazybench.errors import ContractError, Diverged, Interrupted, StoreError
+from lazybench.nets import training_passes
+from lazybench.runner import checkpoint, provenance
+from lazybench.runner.callbacks import UNTRACKED, Tracker, Watch
+from lazybench.runner.evaluate import Clock, for_init, judge, open_env, open_training
+from lazybench.runner.run_dir import need_space
+from lazybench.runner.signals import Signals
+from lazybench.runtime import distributed
+from lazybench.seeding import Rng
+from lazybench.specs import EnvSpec
+
+if TYPE_CHECKING:
+    from lazybench.runner.resolve import Cell
+
+CHECKPOINT_EVERY_S = 20.0
+"""Seconds of training between checkpoints; when they are written can't change a result."""
+
+_KEPT_STATES = 6
+"""States on the disk at most: the current and the best one, in two checkpoints and a third."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands.
+
+    Attributes:
+        step: updates done.
+        state: the agent's state after them.
+        best: the state that validated best so far (None before the first validation).
+        best_step: updates behind that state.
+        best_score: its validation score, higher is better.
+        curve: `{step, val, loss, train_cpu_s, image_gradients}` of each validation, the costs
+            those of training so far.
+        totals: sums of the counted logs.
+        train_wall_s: seconds of updates so far, over all sittings.
+        val_wall_s: seconds of validation so far, over all sittings.
+        train_cpu_s: processor seconds of updates so far, over all threads and sittings.
+        val_cpu_s: processor seconds of validation so far, likewise.
+        peak_memory_bytes: largest resident size so far, over all sittings.
+        last_loss: last finite loss.
+    """
+
+    step: int = 0
+    state: Any = None
+    best: Any = None
+    best_step: int = 0
+    best_score: float = -math.inf
+    curve: list[dict[str, float]] = field(default_factory=list)
+    totals: dict[str, float] = field(default_factory=dict)
+    train_wall_s: float = 0.0
+    val_wall_s: float = 0.0
+    train_cpu_s: float = 0.0
+    val_cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
+    last_loss: float | None = None
+
+    def tree(self) -> dict[str, Any]:
+        """Return the progress as a checkpoint's tree."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def of(cls, tree: dict[str, Any]) -> Progress:
+        """Return the progress that a checkpoint's tree holds.
+
+        Raises:
+            StoreError: another version wrote it.
+        """
+        if not isinstance(tree, dict) or set(tree) != set(cls.__dataclass_fields__):
+            raise StoreError(
+                "the run's checkpoint was written by another version of lazybench; continue with "
+                "that version, or start anew with --force"
+            )
+        return cls(**tree)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Who is trained, on what, where checkpoints go (None keeps none), and from what weights."""
+
+    agent: Any
+    spec: EnvSpec
+    budget: str
+    seed: int
+    device: str
+    folder: Path | None
+    weights: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, cell: Cell, folder: Path) -> Training:
+        """Return the training of a cell, whose checkpoints go to a folder."""
+        weights = None if cell.weights is None else cell.weights.params
+        request = cell.request
+        return cls(
+            cell.trainer.agent,
+            cell.spec,
+            request.budget,
+            request.seed,
+            cell.device,
+            folder,
+            weights,
+        )
+
+
+def fit(
+    training: Training, watch: Watch, signals: Signals, tracker: Tracker = UNTRACKED
+) -> Progress:
+    """Return the finished training, continued from the newest sound checkpoint where there is one.
+
+    Raises:
+        Diverged: a loss isn't finite; the message names the step and the last finite loss.
+        Interrupted: a signal asked for it; a checkpoint was written.
+        DataUnavailable: the data isn't installed or is damaged.
+        StoreError: the disk is full, found out before training where it is then.
+    """
+    spec, agent, rng = training.spec, training.agent, Rng(training.seed)
+    rows = spec.rows(math.ceil(spec.val_trials[training.budget] / distributed.size()))
+    judged = open_env(spec, rows, "val", training.device)
+    plan: Plan | None = agent.plan(judged.task) if hasattr(agent, "plan") else None
+    progress = _start(training, judged, rng, watch)
+    if plan is not None and progress.step:
+        whole = f"this fit is complete ({progress.step} updates): nothing is trained again"
+        part = f"continuing from the checkpoint at meta-iteration {progress.step}"
+        watch.note(whole if progress.step >= plan.updates else part)
+    if plan is None or plan.updates == 0 or not hasattr(agent, "update"):
+        progress.best, progress.best_step = progress.state, progress.step
+        return progress
+    if training.folder is not None and progress.step < plan.updates:
+        need_space(training.folder, _KEPT_STATES * checkpoint.digest(progress.state)[1])
+    train = open_training(spec, plan, training.device)
+    train.reset(seed=training.seed)
+    watch.stage("train", plan.updates, progress.step)
+    saved = time.monotonic()
+    while progress.step < plan.updates or _due(progress, plan):
+        # A run that was stopped while it validated has this before the next update.
+        if not _due(progress, plan):
+            logs = _update(training, progress, train, rng, signals)
+            tracker.log(progress.step, logs)
+            shown = {"loss": progress.last_loss} if progress.last_loss is not None else {}
+            last = {"val": progress.curve[-1]["val"]} if progress.curve else {}
+            watch.advance(1, {**shown, **last})
+        where = f"interrupted at meta-iteration {progress.step} of {plan.updates}"
+        due = _due(progress, plan)
+        if due:
+            try:
+                with signals.in_time(
+                    spec.val_trials[training.budget], f"validation at step {progress.step}"
+                ):
+                    _validate(training, progress, judged, plan, signals.at_once(where))
+            except Interrupted:
+                _save(training, progress)
+                raise
+            judgement = {spec.validation[0]: progress.curve[-1]["val"]}
+            tracker.evaluated(progress.step, "val", judgement)
+        stop = distributed.stop_of(signals.number)
+        if due or stop or time.monotonic() - saved > CHECKPOINT_EVERY_S:
+            _save(training, progress)
+            saved = time.monotonic()
+        if stop:
+            raise Interrupted(stop, where)
+    watch.finished()
+    return progress
+
+
+def _due(progress: Progress, plan: Plan) -> bool:
+    """Whether the state is one to validate, and hasn't been."""
+    step = progress.step
+    known = bool(progress.curve) and progress.curve[-1]["step"] == step
+    asked = bool(plan.validate_every) and step % plan.validate_every == 0
+    return step > 0 and not known and (asked or step == plan.updates)
+
+
+def fit_whole(training: Training, signals: Signals) -> tuple[Progress, Any]:
+    """Return what an agent with a loop of its own came to: its costs and its policy.
+
+    `agent.fit(env, budget, rng)` gets a training environment, of one row and its usual settings
+    unless it has a plan, and makes its own batches; no pass over the test follows in it. It can't
+    be continued when interrupted, and its record says so.
+
+    Raises:
+        Interrupted: a signal came; there is nothing to save, so it ends at once.
+    """
+    env = open_training(training.spec, whole_plan(training.agent, training.spec), training.device)
+    env.reset(seed=training.seed)
+    clock = Clock()
+    with signals.at_once("interrupted; this agent has a loop of its own, which begins anew"):
+        policy = training.agent.fit(env, training.budget, Rng(training.seed).at("fit"))
+    wall_s, cpu_s = clock.seconds()
+    return Progress(train_wall_s=wall_s, train_cpu_s=cpu_s), policy
+
+
+def whole_plan(agent: Any, spec: EnvSpec) -> Plan | None:
+    """Return the plan of an agent with a loop of its own, where it has one."""
+    return agent.plan(open_env(spec, 1, "val").task) if hasattr(agent, "plan") else None
+
+
+def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
+    folder = training.folder
+    found = distributed.of_first(lambda: checkpoint.load(folder)) if folder is not None else None
+    if found is not None:
+        _, tree, notes = found
+        for note in notes:
+            watch.note(note)
+        if tree is not None:
+            progress = Progress.of(tree)
+            progress.state = checkpoint.to_device(progress.state, training.device)
+            progress.best = checkpoint.to_device(progress.best, training.device)
+            return progress
+    fresh = training.agent.init(for_init(judged), rng.at("init"))
+    if training.weights is not None:
+        fresh = training.agent.warm(fresh, training.weights)
+    return Progress(state=checkpoint.to_device(fresh, training.device))
+
+
+def _update(training: Training, progress: Progress, train: Any, rng: Rng, signals: Signals) -> Logs:
+    """Do one update; return its logs."""
+    clock = Clock()
+    distributed.begin_update(signals.number)
+    step, rows = progress.step, train.num_envs
+    batch, _ = train.reset(options={"trials": np.arange(step * rows, (step + 1) * rows)})
+    with signals.in_time(1, f"the update of meta-iteration {step + 1}"), training_passes():
+        answer = training.agent.update(progress.state, batch, rng.at("update", step))
+    state, logs = _updated(answer)
+    loss = logs.get("loss")
+    if loss is not None and not math.isfinite(loss):
+        last = "none" if progress.last_loss is None else f"{progress.last_loss:.4g}"
+        raise Diverged(f"the loss is {loss} at meta-iteration {step + 1}; last finite loss: {last}")
+    progress.state, progress.step = state, step + 1
+    progress.last_loss = progress.last_loss if loss is None else loss
+    for name in COUNTED:
+        if name in logs:
+            amount = logs[name]
+            if not (math.isfinite(amount) and amount >= 0):
+                raise ContractError(f"the log '{name}' counts, so it is at least 0, got {amount}")
+            progress.totals[name] = progress.totals.get(name, 0.0) + amount
+    wall_s, cpu_s = clock.seconds()
+    progress.train_wall_s += wall_s
+    progress.train_cpu_s += distributed.cpu_s_of(cpu_s)
+    return dict(logs)
+
+
+def _updated(answer: Any) -> tuple[Any, dict[str, float]]:
+    """State and logs as an agent's `update` gave them, the logs that are read as numbers."""
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)):
+        raise ContractError(
+            "update returns (state, logs), logs a dict that may be empty, got "
+            f"{type(answer).__name__}"
+        )
+    state, logs = answer
+    told = {name: logs[name] for name in ("loss", *COUNTED) if logs.get(name) is not None}
+    try:
+        return state, {name: float(value) for name, value in told.items()}
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContractError(
+            f"the logs of update are numbers, got {told}; give floats, as in loss.item()"
+        ) from error
+
+
+def _validate(
+    training: Training,
+    progress: Progress,
+    judged: Any,
+    plan: Plan,
+    stoppable: AbstractContextManager[None],
+) -> None:
+    """Judge the current state on the validation trials and keep it if it is the best so far.
+
+    The judging happens inside `stoppable`; the progress changes only after it.
+    """
+    clock = Clock()
+    spec = training.spec
+    trials = spec.val_trials[training.budget]
+    metric, better = spec.validation
+    with stoppable:
+        policy = training.agent.policy(checkpoint.copied(progress.state))
+        blocks = list(judge(judged, policy, metric, trials, seed=training.seed))
+    value = blocks[0].score(metric)
+    if len(blocks) > 1:
+        value = float(np.concatenate([block.scores for block in blocks]).mean())
+    point = {
+        "step": float(progress.step),
+        "val": value,
+        "train_cpu_s": round(progress.train_cpu_s, 3),
+    }
+    if "image_gradients" in progress.totals:
+        point["image_gradients"] = progress.totals["image_gradients"]
+    if progress.last_loss is not None:
+        point["loss"] = progress.last_loss
+    progress.curve.append(point)
+    score = value if better == "higher" else -value
+    if plan.select == "last" or score > progress.best_score or progress.best is None:
+        # A copy, since an agent may go on in the tensors of its state.
+        progress.best, progress.best_step, progress.best_score = (
+            checkpoint.copied(progress.state),
+            progress.step,
+            score,
+        )
+    wall_s, cpu_s = clock.seconds()
+    progress.val_wall_s += wall_s
+    progress.val_cpu_s += cpu_s if distributed.size() == 1 else sum(block.cpu_s for block in blocks)
+
+
+def _save(training: Training, progress: Progress) -> None:
+    progress.peak_memory_bytes = max(progress.peak_memory_bytes, provenance.peak_memory_bytes())
+    if training.folder is not None and distributed.rank() == 0:
+        checkpoint.save(training.folder, progress.step, progress.tree())

@@ -1,0 +1,208 @@
+"""A process of its own, asked over a pipe: messages are lengths and bytes, of a limited size.
+
+A child is a fresh Python and no fork: nothing that its parent holds in memory is in it. It ends
+when its parent does, or closes the pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from typing import Any, BinaryIO, NoReturn
+
+from lazybench.errors import ContractError
+from lazybench.runtime.time_limits import Patience
+
+MOST_BYTES = 1 << 30
+"""A message may have so many bytes."""
+
+_EXIT_S = 10.0
+_LOOK_S = 1.0
+_PART = 1 << 20
+_LENGTH = struct.Struct("<q")
+
+
+class Ended(ContractError):
+    """A child died, stalled, or wrote no message; `str` says which."""
+
+
+class Child:
+    """A running child and the pipes to it."""
+
+    def __init__(self, function: str) -> None:
+        """Start it.
+
+        Args:
+            function: `module:name` of what it runs: it hands `serve` what answers.
+        """
+        module, _, name = function.partition(":")
+        # The child finds what this process finds, the user's own modules included, and (-P) nothing
+        # of the folder that it happens to be begun in.
+        path = os.pathsep.join(each or os.getcwd() for each in sys.path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", f"from {module} import {name}; {name}()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+            # Ctrl-C is for the parent, which says when the child ends.
+            start_new_session=True,
+        )
+        self._end = weakref.finalize(self, _end, self._process)
+
+    def exchange(self, message: bytes, limit_s: float | None = None) -> bytes:
+        """Return the reply to a message.
+
+        Args:
+            message: what the child is asked.
+            limit_s: seconds without an answer after which the child is killed; None waits.
+
+        Raises:
+            Ended: the child is gone, and is closed.
+        """
+        process = self._process
+        if process.stdin is None or process.stdout is None:
+            raise Ended("isn't running")
+        late = threading.Event()
+        done = threading.Event()
+        if limit_s is not None:
+            threading.Thread(
+                target=_kill_late, args=(process, limit_s, done, late), daemon=True
+            ).start()
+        reply, why = None, ""
+        try:
+            write(process.stdin, message)
+            reply = read(process.stdout)
+        except OSError:
+            # Nobody reads any more.
+            pass
+        except ValueError as error:
+            why = f"sent what is no message ({error})"
+            process.kill()
+        finally:
+            done.set()
+        if reply is None:
+            code = _exit_code(process)
+            self.close()
+            if late.is_set():
+                why = f"gave no answer for {limit_s:g} s"
+            raise Ended(why or f"died (exit code {code})")
+        return reply
+
+    def close(self) -> None:
+        """End the child and its pipes, by force where it doesn't end by itself."""
+        self._end()
+
+    def kill(self) -> None:
+        """End the child at once."""
+        self._process.kill()
+        self._end()
+
+
+def serve(answers: Callable[[], Callable[[bytes], bytes]]) -> NoReturn:
+    """Answer one parent until it closes the pipe, then exit: what a child process runs.
+
+    Args:
+        answers: called once, gives what makes a reply of each message.
+    """
+    code: Any = 0
+    try:
+        # What is printed mustn't get into the answers.
+        replies = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)
+        questions = os.fdopen(os.dup(0), "rb")
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        answer = answers()
+        while (question := read(questions)) is not None:
+            write(replies, answer(question))
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stderr.flush()
+    # Without torch's teardown, which takes longer than answering.
+    os._exit(code if isinstance(code, int) else 1)
+
+
+def write(pipe: BinaryIO | Any, message: bytes) -> None:
+    """Write a message.
+
+    Raises:
+        ValueError: it is longer than `MOST_BYTES`.
+        OSError: nobody reads.
+    """
+    if len(message) > MOST_BYTES:
+        raise ValueError(f"{len(message)} bytes, of which at most {MOST_BYTES} are allowed")
+    pipe.write(_LENGTH.pack(len(message)))
+    pipe.write(message)
+    pipe.flush()
+
+
+def read(pipe: BinaryIO | Any) -> bytes | None:
+    """Return the next message; None at the end of the pipe.
+
+    Raises:
+        ValueError: its length is negative, or longer than `MOST_BYTES`.
+    """
+    head = pipe.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    if not 0 <= length <= MOST_BYTES:
+        raise ValueError(f"{length} bytes, of which at most {MOST_BYTES} are allowed")
+    message = bytearray()
+    # Part by part: what is announced needn't come, and isn't reserved.
+    while len(message) < length:
+        part = pipe.read(min(length - len(message), _PART))
+        if not part:
+            return None
+        message += part
+    return bytes(message)
+
+
+def _end_with(parent: int) -> None:
+    """End this process, whatever it computes, once its parent is gone."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_S)
+    os._exit(1)
+
+
+def _kill_late(
+    process: subprocess.Popen[bytes], limit_s: float, done: threading.Event, late: threading.Event
+) -> None:
+    """Kill a child that doesn't answer in time; that ends its pipe, so that nobody hangs."""
+    patience = Patience(limit_s)
+    while not done.wait(patience.tick_s):
+        if patience.tick():
+            late.set()
+            process.kill()
+            return
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    """What a child whose pipe has ended exits with; None where it doesn't."""
+    try:
+        return process.wait(timeout=_EXIT_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a child and its pipes; one that waits for a question ends by itself."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            try:
+                pipe.close()
+            except OSError:
+                # What was still to be written has nobody to read it.
+                continue
+    if _exit_code(process) is None:
+        process.kill()
+        process.wait()

@@ -1,0 +1,206 @@
+"""Cells of a sweep on the workers of a Dask cluster, which may be on other machines.
+
+A cell is the same process as in a sweep on one machine, and correct without Dask: its run's lock
+lets one process at it, and a record that stands isn't made again. So a cell whose worker died is
+simply begun again elsewhere.
+
+`Choice:` no shared folder is needed. Where the workers share the caller's folder (by the same path)
+a cell goes on from the checkpoint that another machine wrote; where they don't it starts anew. In
+both the record comes back as the task's result and is published by the caller, unless the store has
+it already.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lazybench.errors import ClusterUnavailable, LazybenchError, UsageError
+from lazybench.records import Record, Store
+from lazybench.sweep.process import Call, Ended, Processes
+from lazybench.sweep.scheduler import BUSY, CellOutcome, SweepRequest, call, key_of, outcome
+from lazybench.sweep.suite import SuiteCell
+
+CONNECT_S = 20.0
+"""Seconds in which a scheduler must answer."""
+BUSY_S = 60.0
+"""Seconds that a cell waits for a process of a killed worker to write its checkpoint and end."""
+DEATHS = 2
+"""Workers that a cell may take with it before it counts as crashed, in a cluster of our own."""
+_PAUSE_S = 0.5
+_PROCESSES: dict[str, Processes] = {}
+"""On a worker: the processes of each sweep."""
+
+
+@contextmanager
+def on_cluster(
+    request: SweepRequest, *, scheduler: str | None = None, workers: int = 0
+) -> Iterator[ClusterSweep]:
+    """A sweep on the cluster of a scheduler, or on one of `workers` processes on this machine.
+
+    Raises:
+        UsageError: the extra `cluster` isn't installed, or an address that is none.
+        ClusterUnavailable: no scheduler answers there.
+    """
+    try:
+        import dask
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise UsageError(
+            "--scheduler and --workers need Dask distributed, which isn't installed; install it "
+            "with: pip install 'lazybench[cluster]' (cells on this machine alone: --jobs)"
+        ) from error
+    settings: dict[str, Any] = {
+        "distributed.comm.timeouts.connect": CONNECT_S,
+        "distributed.scheduler.allowed-failures": DEATHS - 1,
+    }
+    with dask.config.set(settings):
+        if scheduler is not None:
+            with _client(Client, scheduler) as client:
+                yield ClusterSweep(request, client)
+            return
+        with (
+            # A cell's memory has a limit of its own, so the workers' needs none.
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                memory_limit=0,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield ClusterSweep(request, client)
+
+
+def _client(factory: Callable[..., Any], address: str) -> Any:
+    try:
+        return factory(address, timeout=CONNECT_S)
+    except (OSError, TimeoutError) as error:
+        raise ClusterUnavailable(
+            f"no Dask scheduler answers at {address} ({error}); start one with: dask scheduler"
+        ) from error
+    except ValueError as error:
+        raise UsageError(
+            f"--scheduler takes an address such as tcp://host:8786, got '{address}' ({error})"
+        ) from error
+
+
+class _Begun(NamedTuple):
+    """A cell under way, the key of its run, and when it was handed out."""
+
+    cell: SuiteCell
+    key: str
+    at_s: float
+
+
+class ClusterSweep:
+    """Runs cells on a cluster's workers, at most as many as the workers have threads."""
+
+    def __init__(self, request: SweepRequest, client: Any) -> None:
+        """Run none yet."""
+        self._request, self._client = request, client
+        self._name = uuid.uuid4().hex
+        self._stopped = self._at_once = False
+
+    def run(
+        self, cells: Sequence[SuiteCell], begun: Callable[[SuiteCell], None]
+    ) -> Iterator[CellOutcome]:
+        """Yield the outcome of each cell as it ends; `begun` hears which are under way.
+
+        Cells are handed out one for a free thread, so that those that wait aren't counted as
+        guilty of a worker's death.
+        """
+        from distributed import wait
+
+        left = list(reversed(cells))
+        waiting: dict[Any, _Begun] = {}
+        while left or waiting:
+            room = sum(self._client.nthreads().values()) - len(waiting)
+            for _ in range(min(room, len(left)) if not self._stopped else 0):
+                cell = left.pop()
+                begun(cell)
+                key = key_of(cell, self._request)
+                waiting[self._begun(cell, key)] = _Begun(cell, key, time.perf_counter())
+            if self._stopped:
+                # Again each time: a worker may be new, and have a cell of one that died.
+                self._client.run(_stop, self._name, self._at_once, on_error="ignore")
+                yield from (CellOutcome(cell, "stopped", reason="not begun") for cell in left)
+                left.clear()
+            if not waiting:
+                time.sleep(_PAUSE_S)
+                continue
+            try:
+                ended = wait(list(waiting), timeout=_PAUSE_S, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                continue
+            for future in ended:
+                yield self._outcome(waiting.pop(future), future)
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Begin no further cell, and ask those under way to end, or kill them at once."""
+        self._stopped, self._at_once = True, at_once
+
+    def _begun(self, cell: SuiteCell, key: str) -> Any:
+        asked = replace(call(cell, self._request), folder=str(Path.cwd()))
+        # The run's key, so that the same cell of two sweeps is one task.
+        return self._client.submit(
+            _run, asdict(asked), self._name, key=f"lazybench-{key}", pure=False
+        )
+
+    def _outcome(self, begun: _Begun, future: Any) -> CellOutcome:
+        from distributed import KilledWorker
+
+        wall_s = time.perf_counter() - begun.at_s
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            why = f"its worker died {error.allowed_failures + 1} times"
+            return CellOutcome(begun.cell, "crashed", None, wall_s, why)
+        if error is not None:
+            why = " ".join(f"{type(error).__name__} on a worker: {error}".split())
+            return CellOutcome(begun.cell, "failed", None, wall_s, why)
+        answer = future.result()
+        ended = None if answer is None else Ended(**answer)
+        told = outcome(begun.cell, ended)
+        if ended is not None and ended.record is not None:
+            try:
+                self._keep(begun.key, Record.from_json(ended.record))
+            except LazybenchError as error:
+                return replace(told, status="failed", score=None, reason=str(error))
+        return told
+
+    def _keep(self, expected: str, record: Record) -> None:
+        """Publish what a worker made, once it is what was asked for."""
+        if record.key != expected:
+            raise UsageError(
+                f"a worker made the run {record.key12} where {expected[:12]} was asked for: it has "
+                "another lazybench, other data or other files than this machine; its record was "
+                "left out"
+            )
+        Store(self._request.out).publish(record)
+
+
+def _run(fields: Mapping[str, Any], sweep: str) -> dict[str, Any] | None:
+    """On a worker: run a cell and return how its process ended; None where it wasn't begun."""
+    from distributed import get_worker
+
+    asked = Call(**fields).sharing(get_worker().state.nthreads)
+    processes = _PROCESSES.setdefault(sweep, Processes())
+    begin_s = time.monotonic()
+    while True:
+        ended = processes.run_again_if_crashed(asked)
+        if ended is None or ended.code != BUSY or time.monotonic() - begin_s > BUSY_S:
+            return None if ended is None else asdict(ended)
+        time.sleep(_PAUSE_S)
+
+
+def _stop(sweep: str, at_once: bool) -> None:
+    """On a worker: end a sweep's processes, and let none begin that waits in a queue."""
+    _PROCESSES.setdefault(sweep, Processes()).stop(at_once=at_once)

@@ -1,0 +1,291 @@
+"""The cells of a suite, each in a process of its own; one that fails harms no other."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from lazybench.errors import DataUnavailable, LazybenchError, NotTrained, StoreError, UsageError
+from lazybench.records import Record, Store
+from lazybench.runner.request import MOST_S, RunRequest
+from lazybench.runner.resolve import resolve
+from lazybench.runtime.devices import Slot
+from lazybench.sweep.process import Call, Ended, Processes
+from lazybench.sweep.suite import SuiteCell
+
+BUSY = 75
+"""Exit code of a run that another process is at."""
+_MOST_BYTES = 1 << 62
+MOST_JOBS = 4096
+"""Cells side by side: more than any machine starts processes for."""
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """How the cells of a suite are run.
+
+    Attributes:
+        jobs: cells side by side; they share the usable cores.
+        timeout_s: seconds after which a cell is stopped; None lets it take what it takes.
+        episode_timeout_s: as for a run.
+        isolated: as for a run; a record that was made without it is made once more.
+        memory_bytes: what a cell's process may hold; None sets no limit.
+        device: as for a run.
+        out: the store of records.
+        runs: folder of working state.
+        slots: the device of each of the cells side by side; empty for `jobs` cells on `device`.
+        elsewhere: the cells run on other machines, so that their device needn't be here.
+    """
+
+    jobs: int = 1
+    timeout_s: float | None = None
+    memory_bytes: float | None = None
+    device: str = "cpu"
+    out: Path = Path("leaderboards")
+    runs: Path = Path("runs")
+    slots: tuple[Slot, ...] = ()
+    elsewhere: bool = False
+    episode_timeout_s: float | None = None
+    isolated: bool = False
+
+    def __post_init__(self) -> None:
+        """Look at the limits.
+
+        Raises:
+            UsageError: fewer than one job, or a limit that isn't positive, or that the system
+                can't set.
+        """
+        if not 1 <= self.jobs <= MOST_JOBS:
+            raise UsageError(f"jobs must be at least 1 and at most {MOST_JOBS}, got {self.jobs}")
+        limits = {
+            "timeout": (self.timeout_s, MOST_S, "s"),
+            "timeout-per-episode": (self.episode_timeout_s, MOST_S, "s"),
+            "memory": (self.memory_bytes, _MOST_BYTES, "bytes"),
+        }
+        for name, (value, most, unit) in limits.items():
+            # Not a number is neither.
+            if value is not None and not 0 < value <= most:
+                raise UsageError(
+                    f"{name} must be positive and at most {most:g} {unit}, got {value:g}; leave it "
+                    "out for none"
+                )
+
+
+@dataclass(frozen=True)
+class CellOutcome:
+    """What became of one cell.
+
+    Attributes:
+        cell: which.
+        status: `ok`, `done` (its score stood already), `diverged`, `failed`, `oom`, `timeout`,
+            `stopped`, `crashed` (a signal ended it), `busy` (another process is at it), `absent`
+            (data that isn't there), `untrained` (a network to attack that isn't there), or
+            `refused` (a name or a setting).
+        score: the headline metric where there is one.
+        wall_s: seconds that the process took.
+        reason: why there is no score.
+    """
+
+    cell: SuiteCell
+    status: str
+    score: float | None = None
+    wall_s: float = 0.0
+    reason: str = ""
+
+
+class Engine(Protocol):
+    """Runs the cells of a sweep somewhere."""
+
+    def run(
+        self, cells: Sequence[SuiteCell], begun: Callable[[SuiteCell], None]
+    ) -> Iterator[CellOutcome]:
+        """Yield the outcome of each cell as it ends; `begun` hears which are under way."""
+        ...
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Begin no further cell, and ask those under way to write their checkpoints and end.
+
+        They have `GRACE_S` for it, or are killed at once.
+        """
+        ...
+
+
+@dataclass
+class Sweep:
+    """Runs cells on this machine."""
+
+    request: SweepRequest
+    _processes: Processes = field(default_factory=Processes)
+
+    def run(
+        self, cells: Sequence[SuiteCell], begun: Callable[[SuiteCell], None]
+    ) -> Iterator[CellOutcome]:
+        """Yield the outcome of each cell as it ends; `begun` hears which are under way."""
+        free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for slot in self.request.slots or (Slot(),) * self.request.jobs:
+            free.put(slot)
+        with ThreadPoolExecutor(self._side_by_side) as pool:
+            waiting: set[Future[CellOutcome]] = {
+                pool.submit(partial(self._one, cell, free, begun)) for cell in cells
+            }
+            while waiting:
+                ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in ended)
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Begin no further cell, and ask those under way to end, or kill them at once."""
+        self._processes.stop(at_once=at_once)
+
+    @property
+    def _side_by_side(self) -> int:
+        return len(self.request.slots) or self.request.jobs
+
+    def _one(
+        self, cell: SuiteCell, free: queue.SimpleQueue[Slot], begun: Callable[[SuiteCell], None]
+    ) -> CellOutcome:
+        slot = free.get()
+        try:
+            if not self._processes.stopped:
+                begun(cell)
+            asked = call(cell, self.request).sharing(self._side_by_side)
+            asked = replace(asked, environment=slot.environment)
+            return outcome(cell, self._processes.run_again_if_crashed(asked))
+        finally:
+            free.put(slot)
+
+
+def call(cell: SuiteCell, request: SweepRequest) -> Call:
+    """Return the call that runs a cell, with the request's limits."""
+    # Whoever runs the cells writes the boards, once for all of them.
+    words = (*arguments(cell, request), "--json", "--quiet", "--no-boards")
+    memory = request.memory_bytes
+    return Call(words, request.timeout_s, None if memory is None else round(memory))
+
+
+def arguments(cell: SuiteCell, request: SweepRequest) -> tuple[str, ...]:
+    """Return the words after `lazybench` that run a cell."""
+    words = ["run", "--agent", cell.agent, "--env", cell.env]
+    words += ["--seed", str(cell.seed), "--budget", cell.budget, "--device", request.device]
+    for option, pairs in (("--set", cell.settings), ("--protocol", cell.protocol)):
+        for name, value in pairs.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            words += [option, f"{name}={text}"]
+    if request.episode_timeout_s is not None:
+        words += ["--timeout-per-episode", f"{request.episode_timeout_s:g}"]
+    words += ["--isolated"] * request.isolated
+    return (*words, "--out", str(request.out), "--runs", str(request.runs))
+
+
+def key_of(cell: SuiteCell, request: SweepRequest) -> str:
+    """Return the key of a cell's run.
+
+    Raises:
+        UsageError: a name or setting that isn't allowed.
+        DataUnavailable: the data isn't installed or is damaged.
+    """
+    asked = RunRequest(
+        agent=cell.agent,
+        env=cell.env,
+        budget=cell.budget,
+        seed=cell.seed,
+        overrides=cell.settings,
+        protocol=cell.protocol,
+        device=request.device,
+        out=request.out,
+        runs=request.runs,
+    )
+    return resolve(asked, here=not request.elsewhere).key
+
+
+def standing(cell: SuiteCell, request: SweepRequest) -> Record | None:
+    """Return the record that a cell has in the store already, or None.
+
+    Raises:
+        UsageError: a name or setting that isn't allowed.
+        DataUnavailable: the data isn't installed or is damaged.
+    """
+    return Store(request.out).find(key_of(cell, request))
+
+
+def split(
+    cells: Sequence[SuiteCell], request: SweepRequest
+) -> tuple[list[SuiteCell], list[CellOutcome]]:
+    """Return the cells that are to run, and the outcomes of those that needn't or can't."""
+    missing: list[SuiteCell] = []
+    known: list[CellOutcome] = []
+    for cell in cells:
+        try:
+            record = standing(cell, request)
+        except LazybenchError as error:
+            known.append(CellOutcome(cell, _status(error), reason=str(error)))
+            continue
+        if (
+            record is None
+            or record.status in ("failed", "oom", "timeout")
+            or (record.status == "ok" and request.isolated and not record.isolated)
+        ):
+            missing.append(cell)
+        else:
+            # What diverged would do so again, and still has no score.
+            status = "done" if record.status == "ok" else record.status
+            known.append(_told(cell, record.model_dump(mode="json"), status, 0.0))
+    return missing, known
+
+
+def _status(error: LazybenchError) -> str:
+    """What a cell that can't be begun here is called."""
+    if isinstance(error, NotTrained):
+        return "untrained"
+    return "absent" if isinstance(error, DataUnavailable) else "refused"
+
+
+def _told(cell: SuiteCell, record: dict[str, Any], status: str, wall_s: float) -> CellOutcome:
+    metric = record["metrics"].get(record["env"]["metric"])
+    score = None if metric is None else metric["value"]
+    return CellOutcome(cell, status, score, wall_s, record.get("reason") or "")
+
+
+def outcome(cell: SuiteCell, ended: Ended | None) -> CellOutcome:
+    """Return what became of a cell whose process ended so; None where it wasn't begun."""
+    if ended is None:
+        return CellOutcome(cell, "stopped", reason="not begun")
+    code, wall_s = ended.code, ended.wall_s
+    if ended.timed_out:
+        told = f"stopped after {wall_s:.0f} s: {_last_words(ended)}"
+        return CellOutcome(cell, "timeout", None, wall_s, told)
+    if ended.record is not None:
+        try:
+            made = Record.from_json(ended.record)
+        except StoreError as error:
+            return CellOutcome(cell, "failed", None, wall_s, f"its record can't be read: {error}")
+        return _told(cell, made.model_dump(mode="json"), made.status, wall_s)
+    last = _last_words(ended)
+    # Asked to end at a checkpoint, before it could listen, or in vain.
+    if ended.killed or code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+        return CellOutcome(cell, "stopped", None, wall_s, last)
+    if ended.crashed:
+        told = f"ended by {signal.Signals(-code).name}" + ", twice" * (ended.tries - 1)
+        return CellOutcome(cell, "crashed", None, wall_s, told)
+    status = {2: "refused", DataUnavailable.exit_code: "absent", BUSY: "busy"}.get(code, "failed")
+    return CellOutcome(cell, status, None, wall_s, last)
+
+
+def _last_words(ended: Ended) -> str:
+    """Why a process came to no record: its own last line, or what became of it without one."""
+    if ended.killed:
+        return "killed, as it didn't end when asked; it goes on from its last checkpoint, if any"
+    if ended.code in (-signal.SIGINT, -signal.SIGTERM):
+        return "ended at once, with nothing under way that it would keep"
+    last = (ended.errors.strip().splitlines() or [""])[-1]
+    if ended.code == 0:
+        return f"ended itself without a record (os._exit or the like) {last}".rstrip()
+    last = last or "no message"
+    # What the status says already.
+    return last.removeprefix("error: ")

@@ -1,0 +1,138 @@
+"""Suites: which agents run on which environments, with which seeds and settings, as a TOML file.
+
+name = "table2"
+about = "one line"
+
+[[cells]]
+agents = ["cross_entropy", "drw"]
+envs = ["cifar100-lt-100"]
+seeds = [0, 1, 2]               # default [0]
+budget = "small"                # default
+set = { tau = "scaled" }        # settings of every agent of this block
+protocol = { eps = 1.5 }        # settings of every environment of this block
+[cells.grid]                    # every combination of these settings
+inner_steps = [5, 10]
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tomllib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lazybench.errors import DataUnavailable, UsageError, nearest
+from lazybench.files import read_text
+from lazybench.runner.request import in_range
+from lazybench.specs import BUDGETS
+
+_TOLD = 200
+SHIPPED = Path(__file__).parent.parent / "suites"
+
+
+class Block(BaseModel):
+    """Cells that share agents, environments, seeds and settings: all their combinations."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    agents: list[str] = Field(min_length=1)
+    envs: list[str] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default=[0], min_length=1)
+    budget: str = "small"
+    set: dict[str, Any] = Field(default_factory=dict)
+    protocol: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _as_options(self) -> Self:
+        """Look whether settings can stand on a command line, which dates can't."""
+        for name, value in (*self.set.items(), *self.protocol.items(), *self.grid.items()):
+            try:
+                json.dumps(value)
+            except TypeError as error:
+                raise ValueError(
+                    f"{name} must hold numbers, text, true, false, lists or tables ({error})"
+                ) from error
+            in_range(value, value, finite=True)
+        return self
+
+
+class Suite(BaseModel):
+    """A suite as its file has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    about: str = ""
+    cells: list[Block] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class SuiteCell:
+    """One run of a suite."""
+
+    agent: str
+    env: str
+    seed: int
+    budget: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Agent, environment, seed and settings in one line."""
+        more = [f"{key}={value}" for key, value in (self.settings | self.protocol).items()]
+        return " ".join([self.agent, self.env, f"s{self.seed}", *more])
+
+
+def shipped() -> list[str]:
+    """Return the names of the suites that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def read_suite(name: str) -> Suite:
+    """Return the suite in a TOML file, or the shipped one of that name.
+
+    Raises:
+        UsageError: no such file or suite, or one that says something that isn't allowed.
+    """
+    path = Path(name) if name.endswith(".toml") or "/" in name else SHIPPED / f"{name}.toml"
+    if not path.is_file():
+        raise UsageError(
+            f"no suite '{name}': give a TOML file or one of {', '.join(shipped())}."
+            f"{nearest(name, shipped())}"
+        )
+    try:
+        suite = Suite(**tomllib.loads(read_text(path)))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        told = repr(first["input"])
+        got = told if len(told) <= _TOLD else f"{told[:_TOLD]}..."
+        raise UsageError(f"{path}: {where}: {first['msg']}, got {got}") from error
+    except (DataUnavailable, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is no TOML file that can be read: {error}") from error
+    for block in suite.cells:
+        if block.budget not in BUDGETS:
+            raise UsageError(
+                f"{path}: budget must be one of {', '.join(BUDGETS)}, got '{block.budget}'"
+            )
+    return suite
+
+
+def expand(suite: Suite) -> list[SuiteCell]:
+    """Return a suite's cells in the order of its file, each once."""
+    cells: dict[str, SuiteCell] = {}
+    for block in suite.cells:
+        choices = [[(key, value) for value in values] for key, values in block.grid.items()]
+        for agent, env, seed, *chosen in itertools.product(
+            block.agents, block.envs, block.seeds, *choices
+        ):
+            settings = {**block.set, **dict(chosen)}
+            cell = SuiteCell(agent, env, seed, block.budget, settings, dict(block.protocol))
+            cells.setdefault(json.dumps(asdict(cell), sort_keys=True), cell)
+    return list(cells.values())

@@ -1,0 +1,307 @@
+"""A search of an agent's settings on validation tasks; test tasks are never opened for it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lazybench.arguments import check_whole
+from lazybench.errors import Diverged, Interrupted, UsageError
+from lazybench.files import read_file, refuse_links
+from lazybench.records import Tuning, append_line, read_lines, remove_leftovers, write_json
+from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.request import RunRequest
+from lazybench.runner.resolve import Cell, resolve
+from lazybench.runner.run_dir import locked, writable
+from lazybench.runner.signals import Signals
+from lazybench.runner.train import Training, fit
+from lazybench.runtime.threads import using_threads
+
+WIDE = 10.0
+"""A step size is searched from so many times less than its preset to so many times more."""
+
+_RANGE = re.compile(r"(?P<lo>[^.,]*\.?[^.,]*)\.\.(?P<hi>.*)")
+_DIGITS = 3
+_LOG2_POINTS = 14
+"""Points of a search are at most so many, as a power of two: far more than anyone trains."""
+_FOUND = "found.json"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a setting may be.
+
+    Attributes:
+        values: to choose from; empty for a range.
+        lo: lower end of a range, which is searched by its logarithm.
+        hi: upper end.
+    """
+
+    values: tuple[Any, ...] = ()
+    lo: float = 0.0
+    hi: float = 0.0
+
+    def at(self, share: float) -> Any:
+        """Return the value at a share in [0, 1) of the way."""
+        if self.values:
+            return self.values[int(share * len(self.values))]
+        value = math.exp(math.log(self.lo) + share * math.log(self.hi / self.lo))
+        return float(f"{value:.{_DIGITS}g}")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One configuration.
+
+    Attributes:
+        number: from 0, the preset.
+        settings: replacements of the preset's.
+        val: best validation score, higher is better; None where training diverged.
+        step: updates behind it.
+        cpu_s: processor seconds of training.
+        image_gradients: images that a gradient was taken of in it.
+        reason: why there is no score.
+    """
+
+    number: int
+    settings: dict[str, Any]
+    val: float | None
+    step: int
+    cpu_s: float
+    reason: str = ""
+    image_gradients: float = 0.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        agent: the agent as it was named.
+        env: the environment's id.
+        budget: the compute budget.
+        settings: the best configuration, what was fixed in it included.
+        tuning: what the search cost.
+    """
+
+    agent: str
+    env: str
+    budget: str
+    settings: dict[str, Any]
+    tuning: Tuning
+
+
+def read_axis(text: str) -> tuple[str, Axis]:
+    """Return the name and axis of `NAME=LO..HI` or `NAME=A,B,C`.
+
+    Raises:
+        UsageError: a text of another form, or a range that isn't ascending and above 0.
+    """
+    name, equals, what = text.partition("=")
+    if not equals or not name.strip() or not what.strip():
+        raise UsageError(f"--search takes NAME=LO..HI or NAME=A,B,C, got '{text}'")
+    match = _RANGE.fullmatch(what.strip())
+    if match is None:
+        return name.strip(), Axis(tuple(_value(part) for part in what.split(",")))
+    try:
+        lo, hi = float(match["lo"]), float(match["hi"])
+    except ValueError:
+        lo = hi = math.nan
+    if not 0 < lo < hi < math.inf or not math.isfinite(hi / lo):
+        raise UsageError(
+            f"a range is two numbers above 0, ascending, such as inner_lr=0.01..1; got '{text}'"
+        )
+    return name.strip(), Axis(lo=lo, hi=hi)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text.strip()
+
+
+def step_sizes(config: Mapping[str, Any]) -> dict[str, Axis]:
+    """Return the axes that are searched unless told: each step size from a tenth to ten times."""
+    return {
+        name: Axis(lo=value / WIDE, hi=value * WIDE)
+        for name, value in config.items()
+        if (name == "lr" or name.endswith("_lr")) and isinstance(value, float) and value > 0
+    }
+
+
+def drawn(axes: Mapping[str, Axis], seed: int) -> Iterator[dict[str, Any]]:
+    """Yield settings, each once: none, then points of a scrambled Sobol sequence.
+
+    Where every axis is a list of values, all their combinations come.
+    """
+    yield {}
+    known: set[str] = set()
+    for values in itertools.chain(_sobol(axes, seed), _grid(axes)):
+        told = json.dumps(values)
+        if told not in known:
+            known.add(told)
+            yield dict(zip(axes, values, strict=True))
+
+
+def _sobol(axes: Mapping[str, Axis], seed: int) -> Iterator[tuple[Any, ...]]:
+    from scipy.stats import qmc
+
+    for row in qmc.Sobol(len(axes), seed=seed).random_base2(_LOG2_POINTS):
+        yield tuple(axis.at(float(share)) for axis, share in zip(axes.values(), row, strict=True))
+
+
+def _grid(axes: Mapping[str, Axis]) -> Iterator[tuple[Any, ...]]:
+    """All combinations of values, in case that the sequence missed some; none with a range."""
+    if all(axis.values for axis in axes.values()):
+        yield from itertools.product(*(axis.values for axis in axes.values()))
+
+
+def tune(
+    request: RunRequest, trials: int, axes: Mapping[str, Axis] | None, watch: Watch = SILENT
+) -> tuple[Path, list[Tried]]:
+    """Return the folder of a search and what was tried, in order; what was tried isn't repeated.
+
+    Every trial has the same seed and budget. The best state of each on validation tasks counts.
+    The first n trials of a longer search are those of a shorter one.
+
+    Args:
+        request: the run that is tuned; its overrides hold in every trial.
+        trials: configurations, the preset included; fewer are tried where the axes have no more.
+        axes: what is searched; None for the agent's step sizes.
+        watch: hears of progress.
+
+    Raises:
+        UsageError: a name, setting or number that isn't allowed, or nothing to search.
+        DataUnavailable: the data isn't installed or is damaged.
+        OutputUnavailable: the working folder can't be written.
+        Busy: another process is at the same search.
+        Interrupted: a signal stopped it; the same request continues.
+    """
+    if check_whole("trials", trials, least=None) < 1:
+        raise UsageError(f"trials must be at least 1, got {trials}")
+    first = resolve(request, watch)
+    if not hasattr(first.made.agent, "update"):
+        raise UsageError(
+            f"agent '{first.made.spec.id}' isn't trained update by update, so that nothing is "
+            "validated on the way; there is nothing to tune"
+        )
+    axes = step_sizes(first.made.config) if axes is None else axes
+    if not axes:
+        raise UsageError(
+            f"agent '{first.made.spec.id}' has no step size; name what to search, such as "
+            "--search inner_steps=5,10"
+        )
+    folder = first.folder.with_name(f"tune-{first.folder.name}")
+    refuse_links(folder)
+    writable(folder)
+    # All resolved first: what isn't allowed is told before any training, not after half of it.
+    chosen = _distinct(request, drawn(axes, request.seed), trials)
+    with locked(folder), Signals(watch.note) as signals, using_threads(request.threads):
+        remove_leftovers(folder)
+        found = list(_all(folder, chosen, watch, signals))
+        _keep(folder, request, first, found)
+    return folder, found
+
+
+def _distinct(
+    request: RunRequest, points: Iterator[dict[str, Any]], trials: int
+) -> list[tuple[dict[str, Any], Cell]]:
+    """The first settings that make so many runs, none of them twice, each with its cell."""
+    chosen: dict[str, tuple[dict[str, Any], Cell]] = {}
+    for settings in points:
+        cell = resolve(replace(request, overrides={**request.overrides, **settings}))
+        # What is written otherwise may come to the same, such as the preset's own value.
+        chosen.setdefault(cell.key, (settings, cell))
+        if len(chosen) == trials:
+            break
+    return list(chosen.values())
+
+
+def best(found: Sequence[Tried]) -> list[Tried]:
+    """Return what was tried, best first; what has no score comes last."""
+    return sorted(found, key=lambda tried: (tried.val is None, -(tried.val or 0.0)))
+
+
+def read_found(folder: Path) -> Found:
+    """Return what the search in a folder came to.
+
+    Raises:
+        UsageError: no finished search is there.
+    """
+    path = folder / _FOUND
+    try:
+        told = json.loads(read_file(path))
+        return Found(**{**told, "tuning": Tuning(**told["tuning"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{folder} holds no finished search ({type(error).__name__} at {path.name}); give the "
+            "folder that lazybench tune names at its end"
+        ) from error
+
+
+def _keep(folder: Path, request: RunRequest, cell: Cell, found: Sequence[Tried]) -> None:
+    """Write what a search came to, unless no configuration has a score."""
+    first = best(found)[0]
+    if first.val is None:
+        (folder / _FOUND).unlink(missing_ok=True)
+        return
+    tuning = Tuning(
+        trials=len(found),
+        cpu_s=sum(tried.cpu_s for tried in found),
+        image_gradients=round(sum(tried.image_gradients for tried in found)),
+    )
+    told = {
+        "agent": cell.made.asked,
+        "env": cell.spec.id,
+        "budget": request.budget,
+        "settings": {**request.overrides, **first.settings},
+        "tuning": tuning.model_dump(mode="json"),
+    }
+    write_json(folder / _FOUND, told)
+
+
+def _all(
+    folder: Path,
+    chosen: Sequence[tuple[dict[str, Any], Cell]],
+    watch: Watch,
+    signals: Signals,
+) -> Iterator[Tried]:
+    path = folder / "trials.jsonl"
+    known = {line["key"]: line["tried"] for line in read_lines(path)}
+    for number, (settings, cell) in enumerate(chosen):
+        if cell.key in known:
+            yield replace(Tried(**known[cell.key]), number=number)
+            continue
+        shown = ", ".join(f"{name}={value}" for name, value in settings.items()) or "the preset"
+        watch.note(f"trial {number}: {shown}")
+        tried = _one(folder, number, settings, cell, watch, signals)
+        append_line(path, {"key": cell.key, "tried": vars(tried)})
+        yield tried
+
+
+def _one(
+    folder: Path,
+    number: int,
+    settings: dict[str, Any],
+    cell: Cell,
+    watch: Watch,
+    signals: Signals,
+) -> Tried:
+    try:
+        progress = fit(Training.of(cell, folder / cell.key[:12]), watch, signals)
+    except Interrupted:
+        raise
+    except Diverged as error:
+        return Tried(number, settings, None, 0, 0.0, str(error))
+    score = progress.best_score
+    told = score if math.isfinite(score) else None
+    why = "" if told is not None else "it was never validated"
+    images = progress.totals.get("image_gradients", 0.0)
+    return Tried(number, settings, told, progress.best_step, progress.train_cpu_s, why, images)

@@ -1,0 +1,354 @@
+"""The policy behind a record: the agent as it was set, and the state that it was judged with."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lazybench.errors import StoreError, UnknownName, UsageError
+from lazybench.files import plain
+from lazybench.records import Record, Store
+from lazybench.records.store import first_difference
+from lazybench.runner import checkpoint
+from lazybench.runner.callbacks import Watch
+from lazybench.runner.request import Made, make, resolve_env
+from lazybench.runner.run_dir import list_runs, writable
+from lazybench.runner.signals import Signals
+from lazybench.runner.train import Progress, Training, fit, fit_whole
+from lazybench.runner.trained import find_run, read_weights
+from lazybench.runner.transfer import check_backbone, check_code, moved
+from lazybench.specs import EnvSpec
+from lazybench.verify.findings import Finding
+from lazybench.verify.static_checks import spec_of
+
+
+@dataclass(frozen=True)
+class StateSource:
+    """Where the trained state comes from.
+
+    Attributes:
+        checkpoint: a run's folder, one of its `ckpt/step-N`, or a file in that; None looks for the
+            run among `runs`.
+        retrain: train again, from the record's settings and seed.
+        init: weights to start that training from, where the record started from given ones.
+        out: the store, where the record of the fit behind a judgement stands.
+        runs: folder of working state.
+    """
+
+    checkpoint: Path | None = None
+    retrain: bool = False
+    init: str | None = None
+    out: Path = Path("leaderboards")
+    runs: Path = Path("runs")
+
+
+def asked(record: Record) -> str:
+    """Return an agent's name as it was typed: an id, or `file.py:Class`."""
+    return record.agent.origin if ":" in record.agent.origin else record.agent.id
+
+
+def remade(record: Record) -> tuple[Made, EnvSpec]:
+    """Return a record's agent with its settings, and the environment that it was trained on.
+
+    Raises:
+        UnknownName: no such agent or environment.
+        UsageError: settings that it doesn't have, or code that has changed since.
+    """
+    home = spec_of(record)
+    if record.trained_on is not None:
+        home = resolve_env(record.trained_on.split()[0])[0]
+    made = make(asked(record), home, record.preset, record.config, whole=True)
+    check_code(made, record.agent.version, record.agent.source_sha256)
+    check_backbone(record.network, made, home)
+    return made, home
+
+
+def check_settings(record: Record, made: Made, home: EnvSpec) -> Finding:
+    """Return whether an agent made with a record's settings has these settings.
+
+    So must one made as the run was asked for, with its budget and the settings that its row is
+    named by. Settings that came into the package after the run are named.
+    """
+    if record.preset != record.budget:
+        detail = f"preset is {record.preset} in the record, whose budget is {record.budget}"
+        return Finding("settings", False, detail)
+    told = {name: made.config.get(name) for name in record.config}
+    difference = first_difference(record.config, told)
+    if difference is not None:
+        name, old, new = difference
+        return Finding(
+            "settings", False, f"{name} is {old} in the record; the agent makes it {new}"
+        )
+    anew = make(asked(record), home, record.preset, record.overrides).config
+    difference = first_difference(record.config, {name: anew.get(name) for name in record.config})
+    if difference is not None:
+        name, old, new = difference
+        given = ", ".join(f"{k}={v}" for k, v in sorted(record.overrides.items())) or "no setting"
+        detail = f"{name} is {old} in the record; {record.preset} with {given} makes it {new}"
+        return Finding("settings", False, detail)
+    added = sorted(set(made.config) - set(record.config))
+    more = f"; settings added since, at their defaults: {', '.join(added)}" if added else ""
+    return Finding("settings", True, f"{record.agent.id} takes them as they are{more}")
+
+
+def check_network(record: Record, made: Made, task: Any) -> Finding | None:
+    """Return whether an agent's network on its task is the recorded one; None where none is told.
+
+    Args:
+        record: the record.
+        made: its agent.
+        task: of the environment that it was trained on.
+    """
+    tell = getattr(made.agent, "network", None)
+    here = None if tell is None else tell(task)
+    if record.network is None or here is None:
+        return None
+    names = ("name", "parameters", "batch_norm")
+    found = first_difference(
+        {name: getattr(record.network, name) for name in names},
+        {name: getattr(here, name) for name in names},
+    )
+    if found is None:
+        return Finding("network", True, f"{here.name}, {here.parameters:,} parameters")
+    name, old, new = found
+    return Finding("network", False, f"{name} is {old} in the record; the agent has {new}")
+
+
+def trained_policy(
+    record: Record, made: Made, env: Any, source: StateSource, device: str, watch: Watch
+) -> tuple[Any, list[Finding]]:
+    """Return the policy that a record judged, and whether its state is the recorded one.
+
+    Args:
+        record: the record.
+        made: its agent.
+        env: what it is to play, opened.
+        source: where its state comes from.
+        device: where it computes.
+        watch: hears of a training.
+
+    Raises:
+        UnknownName: the run isn't there.
+        UsageError: no state, or none of the recorded step; the message says what to do.
+        Interrupted: a signal stopped a training at a checkpoint; the same call continues.
+    """
+    whole = hasattr(made.agent, "fit")
+    counters: list[Finding] = []
+    if source.retrain or not made.spec.trains:
+        progress, policy = _trained(record, made, source, device, watch)
+        if whole:
+            return policy, [Finding("checkpoint", None, "trained again; the agent keeps no state")]
+        state = _state_at(progress, record)
+        counters += [_check_counters(record, progress)] if made.spec.trains else []
+    elif whole:
+        raise UsageError(
+            f"'{record.agent.id}' trains in a loop of its own and keeps no state; train it again "
+            f"with --retrain ({_how_long(record)})"
+        )
+    else:
+        state, found = _kept_state(record, source)
+        if isinstance(found, Finding):
+            return None, [found]
+        counters.append(_check_counters(record, found))
+    findings = [*counters, *([_check_state(record, state)] if made.spec.trains else [])]
+    if record.trained_on is not None:
+        state = moved(made, state, env.task)
+    return made.agent.policy(checkpoint.to_device(state, device)), findings
+
+
+def _trained(
+    record: Record, made: Made, source: StateSource, device: str, watch: Watch
+) -> tuple[Progress, Any]:
+    """A training like the one behind a record, and the policy of an agent that has no state.
+
+    What was trained before an interruption is kept, and continued by the next call.
+    """
+    kept = source.runs / f"verify-{record.key[:12]}"
+    fitted = record
+    if record.trained_on is not None:
+        found = Store(source.out).find(record.fit or "")
+        if found is None:
+            raise UsageError(
+                f"the record is a judgement of the run {str(record.fit)[:12]}, whose own record "
+                f"isn't in {source.out}, so that it can't be trained again; give --checkpoint"
+            )
+        fitted = found
+        made = make(asked(fitted), spec_of(fitted), fitted.preset, fitted.config, whole=True)
+    training = Training(
+        made.agent,
+        spec_of(fitted),
+        fitted.preset,
+        fitted.seed,
+        device,
+        kept / "ckpt" if made.spec.trains else None,
+        _weights(fitted, source),
+    )
+    if made.spec.trains:
+        watch.note(f"training again: {_how_long(fitted)}")
+    if made.spec.trains:
+        writable(kept)
+    with Signals(watch.note) as signals:
+        if hasattr(made.agent, "fit"):
+            return fit_whole(training, signals)
+        progress = fit(training, watch, signals)
+    shutil.rmtree(kept, ignore_errors=True)
+    return progress, None
+
+
+def _weights(record: Record, source: StateSource) -> Any:
+    """What a training started from; None for fresh weights.
+
+    Raises:
+        UsageError: it started from weights that aren't given, or from others.
+    """
+    wanted = None if record.network is None else record.network.weights_sha256
+    if wanted is None:
+        return None
+    told = f"{record.network.weights if record.network else ''} (sha256 {wanted[:12]})"
+    if source.init is None:
+        raise UsageError(f"this run started from weights, {told}; give them with --init")
+    weights = read_weights(source.init, source.runs)
+    if weights.sha256 != wanted:
+        raise UsageError(
+            f"this run started from {told}; --init {source.init} has sha256 {weights.sha256[:12]}"
+        )
+    return weights.params
+
+
+def _how_long(record: Record) -> str:
+    """How long a run trained, and where, as the best guess of how long it will take again."""
+    took, machine = record.cost.train_wall_s, record.machine
+    if took is None:
+        return "the record doesn't say how long it took"
+    time = f"{took:.0f} s" if took < 120 else f"{took / 60:.0f} min"
+    return (
+        f"the run took {time} ({machine.processor}, {machine.threads} threads, {record.device}), "
+        "validation aside"
+    )
+
+
+def _state_at(progress: Progress, record: Record) -> Any:
+    """The state of a finished training that a record judged, as far as its step tells.
+
+    Another step than was kept gives the best state: whether that is the one, its sha256 says.
+    """
+    step = None if record.checkpoint is None else record.checkpoint.step
+    return progress.state if step == progress.step != progress.best_step else progress.best
+
+
+def _kept_state(record: Record, source: StateSource) -> tuple[Any, Progress | Finding]:
+    """The state that a run left behind, and how far it came; a finding for that of another run.
+
+    Raises:
+        UnknownName: the run isn't there.
+        UsageError: a checkpoint that isn't sound, or without the recorded step.
+    """
+    step = None if record.checkpoint is None else record.checkpoint.step
+    folder = source.checkpoint
+    if folder is not None and folder.is_file():
+        folder = folder.parent
+    if folder is not None and not (folder / "config.json").is_file():
+        try:
+            progress = Progress.of(checkpoint.read(folder))
+        except StoreError as error:
+            raise UsageError(
+                f"--checkpoint {source.checkpoint} is neither a run's folder nor one of its "
+                f"ckpt/step-N: {error}"
+            ) from error
+        return _state_at(progress, record), progress
+    fit = record.fit or record.key
+    name = str(folder) if folder is not None else fit[:12]
+    if folder is None and not any(run.key12 == fit[:12] for run in list_runs(source.runs)):
+        raise UnknownName(
+            f"the run {fit[:12]} isn't in {source.runs}: name its folder or a checkpoint of it "
+            f"with --checkpoint, train it again with --retrain ({_how_long(record)}), or check the "
+            "stored answers alone with --trials 0"
+        )
+    run = find_run(name, source.runs)
+    if run.key != fit:
+        told = {k: v for k, v in record.identity().items() if k in run.identity}
+        name, old, new = first_difference(told, run.identity) or ("key", fit[:12], run.key[:12])
+        detail = f"{run.folder} is another run: {name} is {old} in the record and {new} there"
+        return None, Finding("checkpoint", False, detail)
+    if step is None or step == run.progress.best_step:
+        return run.progress.best, run.progress
+    return run.state(str(step))[0], run.progress
+
+
+def check_updates(record: Record, made: Made, task: Any) -> Finding | None:
+    """Return whether a record tells of as many updates as its settings plan.
+
+    None for agents without training, or with a loop of their own.
+
+    Args:
+        record: the record.
+        made: its agent.
+        task: of the environment that it was trained on.
+    """
+    if not made.spec.trains or hasattr(made.agent, "fit"):
+        return None
+    planned = made.agent.plan(task).updates
+    told, step = record.cost.outer_steps, 0 if record.checkpoint is None else record.checkpoint.step
+    last = max((int(point.get("step") or 0) for point in record.curve), default=0)
+    if told is not None and told != planned:
+        detail = f"the record tells of {told} updates; its settings plan {planned}"
+        return Finding("updates", False, detail)
+    if max(step, last) > planned:
+        where = "checkpoint" if step > planned else "curve"
+        detail = f"the {where} of the record is of {max(step, last)} updates, planned are {planned}"
+        return Finding("updates", False, detail)
+    return Finding("updates", True, f"{planned}, as its settings plan")
+
+
+_CURVE = ("step", "val", "loss")
+_COUNTS = ("inner_steps", "image_gradients", "gradient_equivalents")
+
+
+def _check_counters(record: Record, progress: Progress) -> Finding:
+    """Whether a training counted what the record says: updates, work and validation scores.
+
+    A checkpoint from the midst of a training has counted less, and the begin of the curve.
+    """
+    updates = record.cost.outer_steps
+    if updates is not None and updates < progress.step:
+        detail = f"updates are {updates} in the record, and {progress.step} in the training"
+        return Finding("counters", False, detail)
+    whole = updates in (None, progress.step)
+    told: dict[str, Any] = {}
+    here: dict[str, Any] = {}
+    for name in _COUNTS:
+        counted = progress.totals.get(name)
+        if whole and counted is not None and getattr(record.cost, name) is not None:
+            told[name] = float(getattr(record.cost, name))
+            # Records keep whole counts.
+            here[name] = counted if told[name] == counted else float(round(counted))
+    # A judgement of a transferred state has no curve, and the record of its fit isn't at hand.
+    if record.curve:
+        points = len(record.curve) if whole else len(progress.curve)
+        for where, curve in ((told, record.curve), (here, progress.curve)):
+            where["curve"] = [
+                [plain(point.get(name)) for name in _CURVE] for point in curve[:points]
+            ]
+    found = first_difference(told, here)
+    if found is None:
+        return Finding("counters", True, f"{progress.step} updates; work and curve as recorded")
+    name, old, new = found
+    return Finding("counters", False, f"{name} is {old} in the record, and {new} in the training")
+
+
+def _check_state(record: Record, state: Any) -> Finding:
+    """Whether a state is the recorded one, by its sha256."""
+    if record.checkpoint is None:
+        return Finding("checkpoint", None, "the record names none")
+    found, _ = checkpoint.digest(state)
+    wanted = record.checkpoint.sha256
+    if found == wanted:
+        detail = f"sha256 {wanted[:12]}, after {record.checkpoint.step} updates"
+        return Finding("checkpoint", True, detail)
+    detail = (
+        f"sha256 is {wanted[:12]} in the record, after {record.checkpoint.step} updates, and "
+        f"{found[:12]} of the state that was evaluated now"
+    )
+    return Finding("checkpoint", False, detail)

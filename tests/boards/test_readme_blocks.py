@@ -1,0 +1,106 @@
+"""Short boards inside a Markdown file: what is replaced, what stays, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lazybench.boards import build
+from lazybench.boards.readme_blocks import END, filled
+from lazybench.errors import UnknownName, UsageError
+from lazybench.paper.claims import NOTE
+from lazybench.records import Reported
+
+BEGIN = "<!-- lazybench board: glyphs-5way-1shot small 2 -->"
+
+
+@pytest.fixture
+def boards(make_run: Any) -> list[Any]:
+    return build([make_run("worst"), make_run("best", 0.2), make_run("a|b", 0.1)])
+
+
+def test_the_best_rows_stand_between_the_marks_and_the_rest_stays(boards: list[Any]) -> None:
+    text = filled(f"before\n{BEGIN}\nold\n{END}\nafter\n", boards)
+    assert text.startswith(f"before\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "old" not in text
+    assert text.index("| best") < text.index("a\\|b")
+    assert "worst" not in text
+    assert "2 rows and 1 more, 3 records" in text
+    assert filled(text, boards) == text
+
+
+def test_further_columns_hold_measures_and_what_papers_report(make_run: Any) -> None:
+    told = {"env": "glyphs-5way-1shot", "source": "S", "table": "T", "row": "R", "unit": "%"}
+    papers = [
+        Reported(**told, agent="a", metric="accuracy", value=61.0, batch_norm="inductive"),
+        Reported(**told, agent="a", metric="accuracy", value=63.0, ci95_half=0.5),
+        Reported(**told, agent="a", metric="accuracy", value=67.0, settings={"hull": 3}),
+        Reported(**told, agent="a", metric="top1_error_pct", value=40.0),
+        Reported(**told, agent=None, metric="accuracy", value=99.0),
+    ]
+    error = {"value": 41.5, "ci95": None, "n": 40, "unit": "%", "better": "lower"}
+    runs = [
+        make_run(
+            "a", 0.2, config={"batch_norm": "transductive"}, metrics={"top1_error_pct": error}
+        ),
+        make_run("a", 0.1, config={"batch_norm": "transductive", "hull": 3}, overrides={"hull": 3}),
+        make_run("b", 0.0, track="LT", cost__gradient_equivalents=1234.0),
+    ]
+    asked = "track F top1_error_pct paper paper:top1_error_pct"
+    mark = f"<!-- lazybench board: glyphs-5way-1shot small 9 {asked} -->"
+    text = filled(f"{mark}\n{END}", build(runs, papers))
+    head, _, *rows = [line.split("|")[-6:-1] for line in text.splitlines() if "|" in line]
+    assert [cell.strip() for cell in head] == [
+        *("track", "F", "top1 error, %", "reported, %", "reported top1 error, %")
+    ]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["", "", "41.50", "63.00 ± 0.50", "40.00"],
+        ["", "", "", "67.00", ""],
+        ["LT", "1,234", "", "", ""],
+    ]
+
+
+def test_text_without_marks_is_left_alone(boards: list[Any]) -> None:
+    assert filled("# Mine\n", boards) == "# Mine\n"
+    assert filled(f"{END}\n", boards) == f"{END}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "told"),
+    [
+        (BEGIN, UsageError, "isn't closed"),
+        (f"{BEGIN}\n{BEGIN}\n{END}", UsageError, "isn't closed"),
+        (f"<!-- lazybench board: glyphs-5way-1shot -->\n{END}", UsageError, "form"),
+        (f"<!-- lazybench board: glyphs-5way-1shot small 0 -->\n{END}", UsageError, "form"),
+        (f"<!-- lazybench board: glyphs-5way-1shot small 2 trak -->\n{END}", UsageError, "track"),
+        (f"<!-- lazybench board: glyphs-5way-1shot small 2 paper -->\n{END}", UsageError, "paper"),
+        (f"<!-- lazybench board: glyph-5way-1shot small 2 -->\n{END}", UnknownName, "glyphs-5way"),
+        (f"<!-- lazybench board: glyphs-5way-1shot paper 2 -->\n{END}", UnknownName, "paper"),
+    ],
+)
+def test_what_cant_be_filled_is_refused(
+    boards: list[Any], text: str, error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        filled(text, boards)
+
+
+def test_an_environment_of_two_boards_is_refused(make_run: Any) -> None:
+    two = build([make_run("a"), make_run("b", data__fingerprint="f" * 64)])
+    with pytest.raises(UsageError, match="2 boards"):
+        filled(f"{BEGIN}\n{END}", two)
+
+
+def test_a_note_is_filled_from_the_package(boards: list[Any]) -> None:
+    mark, end = "<!-- lazybench note: verdicts -->", "<!-- lazybench note: end -->"
+    text = filled(f"# Mine\n\n{mark}\nold\n{end}\n\n{BEGIN}\n{END}\n", boards)
+    assert NOTE in text
+    assert "old" not in text
+    assert "| best" in text
+    assert filled(text, boards) == text
+    with pytest.raises(UnknownName, match=r"names no note.+Did you mean: verdicts"):
+        filled(f"<!-- lazybench note: verdict -->\n{end}", boards)
+    with pytest.raises(UsageError, match=f"isn't closed; put {end}"):
+        filled(f"{mark}\n{END}", boards)

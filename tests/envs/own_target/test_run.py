@@ -1,0 +1,555 @@
+"""`lazybench attack`: reports that add up, exit codes, and a run that is killed and goes on."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lazybench import files
+from lazybench.cli import main
+from lazybench.envs.attack.oracle import Oracle
+from lazybench.envs.attack.protocol import read_protocol
+from lazybench.envs.own_target.form import TargetForm, in_form
+from lazybench.envs.own_target.run import EightBit, inner_eps
+from lazybench.errors import ContractError, UsageError
+
+SOURCE = '''
+import numpy as np
+import torch
+
+
+def bright(rows):
+    """Class 0 up to a mean brightness of .6, class 1 beyond, class 2 never."""
+    mean = rows.flatten(1).mean(1)
+    return torch.stack([0 * mean, 50 * (mean - 0.6), 0 * mean - 90], 1)
+
+
+def bytes_last(images):
+    assert isinstance(images, np.ndarray) and images.shape[3] == 1
+    mean = images.mean(axis=(1, 2, 3)) / 255
+    high = 1 / (1 + np.exp(-50 * (mean - 0.6)))
+    return np.stack([1 - high, high, 0 * high], 1)
+
+
+def one_logit(rows):
+    return 50 * (rows.flatten(1).mean(1) - 0.6)
+
+
+def one(rows):
+    return torch.sigmoid(one_logit(rows))[:, None]
+
+
+def purifies(rows):
+    with torch.enable_grad():
+        wanted = rows.detach().requires_grad_()
+        (slope,) = torch.autograd.grad((wanted**2).sum(), wanted)
+    return bright(rows - 0 * slope)
+
+
+def noisy(rows):
+    return bright(rows) + torch.rand(len(rows), 3)
+
+
+def batchy(rows):
+    return bright(rows) + rows.shape[0] * torch.tensor([0.0, 0.1, 0.0])
+
+
+def decides(rows):
+    return (rows.flatten(1).mean(1) > 0.6).long()
+
+
+def stubborn(rows):
+    return torch.tensor([[1.0, 0.0, 0.0]]).expand(len(rows), -1)
+
+
+def broken(rows):
+    raise RuntimeError("no such layer")
+
+
+def ends(rows):
+    raise SystemExit(0)
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.noise = torch.nn.Dropout(0.9)
+
+    def forward(self, rows):
+        return bright(self.noise(rows))
+'''
+BRIGHTNESS = (100, 120, 140, 149, 152, 160)
+"""Of six images of four pixels; the target takes the last one for another class than its label."""
+
+
+class Own(NamedTuple):
+    """A target file, an npz file of images and the folder of the report."""
+
+    file: Path
+    images: Path
+    out: Path
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Own:
+    monkeypatch.chdir(tmp_path)
+    found = Own(tmp_path / "mine.py", tmp_path / "images.npz", tmp_path / "report")
+    found.file.write_text(SOURCE)
+    x = np.repeat(np.array(BRIGHTNESS, np.uint8), 4).reshape(6, 1, 2, 2)
+    np.savez(found.images, x=x, y=np.zeros(6, np.int64))
+    (tmp_path / "nine.txt").write_text("9\n" * 6)
+    return found
+
+
+def words(own: Own, *more: str, target: str = "bright", budget: int = 60) -> list[str]:
+    where = target if ":" in target else f"{own.file}:{target}"
+    given = ["attack", "--target", where, "--images", str(own.images), "--out", str(own.out)]
+    return [*given, "--query-budget", str(budget), "--quiet", *more]
+
+
+def told(own: Own) -> Any:
+    return json.loads((own.out / "report.json").read_text())
+
+
+def test_a_report_adds_up(own: Own, capsys: pytest.CaptureFixture[str]) -> None:
+    # Four pixels up by eps: 153 / 255 is the border, so 120 is .26 away in L2, 100 is .42 away.
+    argv = words(own, "--eps", "0.3", "--attacks", "square,hopskipjump", "--fail-under", "0.5")
+    assert main(argv) == 3
+    shown = capsys.readouterr()
+    assert "worst case" in shown.out
+    assert "below --fail-under 0.5" in shown.err
+    facts = told(own)
+    assert facts["images"] == 6
+    assert facts["clean_accuracy"]["accuracy"] == pytest.approx(5 / 6)
+    assert [each["attack"] for each in facts["attacks"]] == ["square", "hopskipjump"]
+    assert facts["asked"] is None
+    rows = list(csv.DictReader((own.out / "images.csv").read_text().splitlines()))
+    assert [row["right"] for row in rows] == ["1"] * 5 + ["0"]
+    for each in facts["attacks"]:
+        won = [row[f"{each['attack']}_success"] == "1" for row in rows]
+        assert each["accuracy"] == pytest.approx((5 - sum(won)) / 6)
+        for row, success in zip(rows, won, strict=True):
+            if success:
+                assert 0 < float(row[f"{each['attack']}_distance"]) <= 0.3 + 1e-6
+                assert 0 < int(row[f"{each['attack']}_success_query"]) <= 60
+    assert rows[0]["robust"] == "1"
+    worst = [row["robust"] == "1" for row in rows]
+    assert facts["worst_case"]["accuracy"] == pytest.approx(sum(worst) / 6)
+    assert worst == [
+        row["right"] == "1" and row["square_success"] == row["hopskipjump_success"] == "0"
+        for row in rows
+    ]
+    with np.load(own.out / "adversarials.npz") as held:
+        assert len(held["x"]) == sum(
+            row[f"{name}_success"] == "1" for row in rows for name in ("square", "hopskipjump")
+        )
+        mean = torch.from_numpy(held["x"]).flatten(1).mean(1)
+        assert (mean > 0.6).all()
+        far = np.sqrt(((held["x"] - held["clean"]) ** 2).sum((1, 2, 3)))
+        np.testing.assert_allclose(far, held["distance"], rtol=1e-5)
+    with Image.open(own.out / "sheet.png") as sheet:
+        assert sheet.width > 6
+    assert "upper bounds of robustness" in (own.out / "report.md").read_text()
+
+
+def test_a_target_that_nothing_turns(own: Own) -> None:
+    argv = words(own, "--attacks", "square", "--fail-under", "1", "--json", target="stubborn")
+    # A folder of somebody's own isn't written to; an earlier report's is.
+    own.out.mkdir()
+    for name in ("sheet.png", "report.md", "images.csv"):
+        mine = own.out / name
+        mine.write_text("my own")
+        assert main(argv) == 73
+        assert mine.read_text() == "my own"
+        assert list(own.out.iterdir()) == [mine]
+        mine.unlink()
+    assert main(argv) == 0
+    (own.out / "sheet.png").write_text("of an earlier report")
+    assert main(argv) == 0
+    facts = told(own)
+    assert facts["worst_case"]["accuracy"] == 1
+    assert facts["attacks"][0]["mean_queries"] == 60
+    assert facts["attacks"][0]["median_distance"] is None
+    assert not (own.out / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("bytes_last", ("--layout", "nhwc", "--bounds", "0,255", "--answers", "probs")),
+        ("decides", ("--answers", "label", "--classes", "3")),
+        ("Net", ()),
+        ("purifies", ()),
+    ],
+)
+def test_layouts_bounds_and_answers(own: Own, target: str, options: tuple[str, ...]) -> None:
+    arrays = ("--arrays", "numpy") if target == "bytes_last" else ()
+    argv = words(own, *options, *arrays, "--eps", "1", "--attacks", "hopskipjump", target=target)
+    assert main(argv) == 0
+    assert told(own)["clean_accuracy"]["accuracy"] == pytest.approx(5 / 6)
+    assert told(own)["worst_case"]["accuracy"] < 5 / 6
+
+
+@pytest.mark.parametrize(
+    ("more", "target", "code", "message"),
+    [
+        (("--attacks", "squar"), "bright", 2, "square"),
+        (("--attacks", "square,square"), "bright", 2, "given twice"),
+        (("--attacks", "meta_attack"), "bright", 2, "must be trained"),
+        (("--attacks", "reptile"), "bright", 2, "attacks nothing"),
+        (("--attacks", "surrogate_prior"), "bright", 3, "such as square"),
+        (
+            ("--answers", "label", "--classes", "3", "--attacks", "surrogate_prior"),
+            *("decides", 2, "a target that shows scores"),
+        ),
+        (("--answers", "label"), "decides", 2, "needs classes"),
+        (("--classes", "9", "--labels", "nine.txt"), "broken", 2, "[0, 9), the target's"),
+        (("--eps", "inf", "--attacks", "square"), "bright", 2, "such as hopskipjump"),
+        (("--answers", "label", "--classes", "3", "--attacks", "square"), "decides", 2, "scores"),
+        (("--answers", "probs"), "bright", 3, "declare answers 'scores'"),
+        (("--eps", "-1"), "bright", 2, "eps must be"),
+        (("--eps", "0.001", "--norm", "linf", "--eight-bit"), "bright", 2, "one brightness"),
+        (("--query-budget", "0"), "bright", 2, "query_budget"),
+        (("--bounds", "1"), "bright", 2, "--bounds"),
+        (("--bounds", "1,0"), "bright", 2, "the lower first"),
+        (("--fail-under", "60"), "bright", 2, "--fail-under"),
+        (("--header", "secret"), "bright", 2, "--header takes"),
+        ((), "broken", 3, "no such layer"),
+        ((), "ends", 3, "rows: SystemExit: 0"),
+        ((), "nothing", 2, "has no 'nothing'"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    own: Own,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+    target: str,
+    code: int,
+    message: str,
+) -> None:
+    assert main(words(own, *more, target=target)) == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert "secret" not in err
+    assert err.startswith("error: ")
+    assert not (own.out / "report.json").exists()
+
+
+def test_rounding_to_eight_bits_stays_inside_the_ball() -> None:
+    def protocol(norm: Any, eps: str) -> EightBit:
+        told = read_protocol(
+            1,
+            norm=norm,
+            eps=eps,
+            query_budget=1,
+            mode=None,
+            targeted=False,
+            access="scores",
+            target_rule="next",
+        )
+        return EightBit(**vars(told))
+
+    assert inner_eps(protocol("linf", "8/255"), 784) == pytest.approx(8 / 255)
+    assert inner_eps(protocol("linf", "0.033"), 784) == pytest.approx(8 / 255)
+    assert inner_eps(protocol("l2", "inf"), 784) == float("inf")
+    with pytest.raises(UsageError, match="one brightness"):
+        inner_eps(protocol("linf", "0.003"), 784)
+    for pixels, eps in ((784, 3.0), (3072, 0.5)):
+        inner = inner_eps(protocol("l2", str(eps)), pixels)
+        assert 0.95 * eps < inner < eps
+        clean = torch.randint(60, 200, (500, pixels)) / 255
+        apart = torch.nn.functional.normalize(torch.randn(500, pixels)) * inner
+        sent = ((clean + apart) * 255).round() / 255
+        assert ((sent - clean).norm(dim=1) <= eps).float().mean() > 0.99
+
+
+def test_probabilities_and_labels_become_scores() -> None:
+    probs = TargetForm(answers="probs")
+    told = in_form(lambda rows: [[0.25, 0.75, 0.0]] * len(rows), probs)(torch.zeros(2, 1, 1, 1))
+    assert told[0].exp().tolist() == pytest.approx([0.25, 0.75, 0])
+    for answer in ([[0.5, 1.5]], [[1, 2, 3], [1]], [0.5, 0.5], "cat"):
+        with pytest.raises(ContractError):
+            probs.scores(answer, 1)
+    labels = TargetForm(answers="label", classes=3)
+    assert labels.scores([2], 1).argmax(1).tolist() == [2]
+    for answer in ([3], [-1], [0.0], [[0]], [0, 1]):
+        with pytest.raises(ContractError):
+            labels.scores(answer, 1)
+
+
+def test_one_number_is_two_classes_where_it_is_declared(
+    own: Own, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probability = TargetForm(answers="binary")
+    told = probability.scores(torch.tensor([[0.25], [1.0]]), 2)
+    assert told[0].exp().tolist() == pytest.approx([0.75, 0.25])
+    assert told[1].argmax() == 1
+    logit = TargetForm(answers="binary_logits").scores(np.array([-2.0, 30.0]), 2)
+    expected = torch.sigmoid(torch.tensor([-2.0, 30.0]))
+    torch.testing.assert_close(logit.softmax(1)[:, 1], expected)
+    for answer, match in (([[0.5, 0.5]], "one number each"), ([1.5], "binary_logits"), ([], "one")):
+        with pytest.raises(ContractError, match=match):
+            probability.scores(answer, 1)
+    with pytest.raises(UsageError, match="has 2 classes"):
+        TargetForm(answers="binary", classes=3)
+    # Found, not declared: a single class can't be left, so nothing would be attacked.
+    for form in (TargetForm(), TargetForm(answers="probs")):
+        for found in ([[0.5]], [0.5], np.zeros((1, 0))):
+            with pytest.raises(ContractError, match="at least 2 classes"):
+                form.scores(found, 1)
+    with pytest.raises(ContractError, match="at least 2 classes"):
+        Oracle(lambda rows: torch.zeros(len(rows), 1), None)(torch.zeros(2, 1, 1, 1))
+
+    assert main(words(own, target="one")) == 3
+    assert "declare --answers binary" in capsys.readouterr().err
+    assert not (own.out / "report.json").exists()
+    for target, answers in (("one", "binary"), ("one_logit", "binary_logits")):
+        argv = words(own, "--answers", answers, "--attacks", "square", "--eps", "1", target=target)
+        assert main([*argv, "--out", str(own.out / target)]) == 0
+        facts = json.loads((own.out / target / "report.json").read_text())
+        assert facts["clean_accuracy"]["accuracy"] == pytest.approx(5 / 6)
+        assert facts["worst_case"]["accuracy"] < 5 / 6
+
+
+def test_targeted_attacks_work_as_they_are(own: Own) -> None:
+    x = np.repeat(np.array([40, 60, 220, 240, 128], np.uint8), 4).reshape(5, 1, 2, 2)
+    np.savez(own.images, x=x, y=np.array([0, 0, 1, 1, 0]))
+    two = ("--targeted", "--eps", "2", "--norm", "l2")
+    for target, more in (("one", ("--answers", "binary")), ("decides", ("--answers", "label"))):
+        classes = ("--classes", "2") if target == "decides" else ()
+        out = own._replace(out=own.out / target)
+        assert main(words(out, *two, *more, *classes, target=target)) == 0
+        facts = told(out)
+        assert facts["protocol"]["targeted"] is True
+        assert {each["attack"] for each in facts["attacks"]} >= {"hopskipjump"}
+        # An image of the class is the first query of an attacker that starts from one.
+        by_label = next(each for each in facts["attacks"] if each["attack"] == "hopskipjump")
+        assert by_label["success"] == by_label["mean_queries"] == 1
+        assert facts["notes"] == []
+    with np.load(own.out / "decides" / "adversarials.npz") as held:
+        mean = held["x"].mean((1, 2, 3))
+        assert ((mean > 0.6) == (held["label"] == 0)).all()
+
+
+def test_a_targeted_attack_says_which_class_it_has_no_image_of(
+    own: Own, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = words(own, "--targeted", "--eps", "inf", "--attacks", "hopskipjump,boundary", budget=200)
+    argv.remove("--quiet")
+    assert main(argv) == 0
+    err = capsys.readouterr().err
+    assert "no image is taken for class 1 (1 of 1 classes to reach have none)" not in err
+    np.savez(own.images, x=np.full((2, 1, 2, 2), 100, np.uint8), y=np.zeros(2, np.int64))
+    assert main([*argv, "--out", str(own.out / "two")]) == 0
+    assert "no image is taken for class 1 (1 of 1 classes to reach have none)" in (
+        capsys.readouterr().err
+    )
+    # Found by search all the same, and every query of it is charged.
+    facts = json.loads((own.out / "two" / "report.json").read_text())
+    for each in facts["attacks"]:
+        assert each["success"] == 1
+        assert each["mean_queries"] > 1
+
+
+def test_random_answers_and_those_that_depend_on_the_batch_are_said(
+    own: Own, loopback: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for target, random, batch in (("bright", 0, 0), ("noisy", 4, 0), ("batchy", 0, 4)):
+        out = own._replace(out=own.out / target)
+        argv = words(out, "--attacks", "square", target=target, budget=2)
+        argv.remove("--quiet")
+        assert main(argv) == 0
+        facts, err = told(out), capsys.readouterr().err
+        assert facts["probes"] == {
+            **{"images": 4, "queries": 8, "random": random, "batch": batch},
+            "probable": 0,
+        }
+        assert ("answers are random: 4 of 4" in err) == (target == "noisy")
+        assert ("depend on the batch: 4 of 4" in err) == (target == "batchy")
+        assert len(facts["notes"]) == (target != "bright")
+        page = (out.out / "report.md").read_text()
+        assert "by 8 queries that no attack is charged for" in page
+        assert all(note in page for note in facts["notes"])
+    loopback.before = lambda number: (
+        (200, {}, json.dumps({"predictions": [[0.5 + number, 0]]}).encode()) if number else None
+    )
+    argv = words(own, "--limit", "1", "--attacks", "square", target=loopback.url, budget=1)
+    assert main(argv) == 0
+    (note,) = told(own)["notes"]
+    assert "--repeats" in note
+    asked = len(loopback.requests)
+    assert main(argv) == 0
+    # Probes are in the journal too; whoever declares random answers isn't probed.
+    assert len(loopback.requests) == asked
+    assert main([*argv, "--fresh", "--repeats"]) == 0
+    assert told(own)["probes"] is None
+
+
+def test_probabilities_that_were_declared_as_logits_are_said(own: Own) -> None:
+    base = ("--layout", "nhwc", "--bounds", "0,255", "--arrays", "numpy", "--attacks", "square")
+    for answers, notes in (("scores", 1), ("probs", 0)):
+        out = own._replace(out=own.out / answers)
+        assert main(words(out, *base, "--answers", answers, target="bytes_last", budget=2)) == 0
+        assert len(told(out)["notes"]) == notes
+    assert "--answers probs" in told(own._replace(out=own.out / "scores"))["notes"][0]
+
+
+def test_a_full_disk_ends_with_74(
+    own: Own, loopback: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = words(own, "--attacks", "square", target=loopback.url, budget=5)
+
+    def full(*args: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def before(number: int) -> None:
+        monkeypatch.setattr(files.os, "write", full)
+
+    loopback.before = before
+    assert main(argv) == 74
+    assert "No space left" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(own.file.parent)
+    loopback.before = lambda number: None
+    assert main(argv) == 0
+
+
+def test_an_earlier_report_of_other_results_is_kept(
+    own: Own, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = words(own, "--attacks", "square", budget=5)
+    assert main(argv) == 0
+    first = (own.out / "report.json").read_bytes()
+    assert main(argv) == 0
+    assert "the earlier report" not in capsys.readouterr().err
+    assert not (own.out / "earlier-1").exists()
+    before = (own.out / "report.json").read_bytes()
+    assert main([*argv, "--seed", "1"]) == 0
+    assert f"it is now in {own.out / 'earlier-1'}" in capsys.readouterr().err
+    assert (own.out / "earlier-1" / "report.json").read_bytes() == before
+    assert json.loads(first)["protocol"]["seed"] == 0
+    assert told(own)["protocol"]["seed"] == 1
+    assert main(argv) == 0
+    assert sorted(path.name for path in own.out.glob("earlier-*")) == ["earlier-1", "earlier-2"]
+
+
+def test_no_name_of_an_image_is_a_formula(own: Own) -> None:
+    folder = own.file.parent / "pictures" / "0"
+    folder.mkdir(parents=True)
+    for name in ("=1+1.png", "-2.png", "@x.png", "+3.png", "a\tb.png"):
+        Image.new("L", (2, 2), 100).save(folder / name)
+    argv = words(own, "--labels", str(own.file.parent / "labels.txt"), budget=2)
+    (own.file.parent / "labels.txt").write_text("0\n" * 5)
+    argv[argv.index("--images") + 1] = str(folder)
+    assert main([*argv, "--attacks", "square"]) == 0
+    cells = [
+        cell
+        for row in csv.reader((own.out / "images.csv").read_text().splitlines())
+        for cell in row
+        # No nearest image has a distance of -1.
+        if cell != "-1"
+    ]
+    assert "'=1+1.png" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "-", "+", "@", "\t", "\r"))]
+
+
+def test_folders_that_are_fewer_than_the_targets_classes_are_said(
+    own: Own, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, level in (("dark", 90), ("light", 200)):
+        (own.file.parent / "pictures" / name).mkdir(parents=True)
+        Image.new("L", (2, 2), level).save(own.file.parent / "pictures" / name / "a.png")
+    argv = words(own, "--attacks", "square", budget=2)
+    argv[argv.index("--images") + 1] = str(own.file.parent / "pictures")
+    assert main(argv) == 0
+    (note,) = told(own)["notes"]
+    assert "the target has 3 classes and there are 2 class folders" in note
+    # Also where no progress is shown, and beside JSON.
+    assert note in capsys.readouterr().err
+    assert main([*argv, "--json"]) == 0
+    shown = capsys.readouterr()
+    assert note in shown.err
+    assert json.loads(shown.out)["notes"] == [note]
+
+
+def test_an_address_that_stays_away_is_unavailable(
+    own: Own, loopback: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loopback.before = lambda number: (404, {}, b"no such model")
+    assert main(words(own, target=loopback.url)) == 3
+    loopback.before = lambda number: (503, {}, b"")
+    assert main(words(own, "--retries", "0", target=loopback.url)) == 69
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_a_finished_run_asks_nothing_again_until_it_is_told_to(
+    own: Own, loopback: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = words(own, "--attacks", "square", "--limit", "2", target=loopback.url, budget=5)
+    argv.remove("--quiet")
+    assert main(argv) == 0
+    paid = len(loopback.answered)
+    assert main(argv) == 0
+    assert len(loopback.answered) == paid
+    assert f"{paid} answers are in" in capsys.readouterr().err
+    assert main([*argv, "--fresh", "--quiet"]) == 0
+    assert len(loopback.answered) == 2 * paid
+
+
+def test_killed_midway_and_resumed_no_image_is_paid_twice(own: Own, loopback: Any) -> None:
+    argv = words(own, "--eps", "0.3", "--concurrency", "1", "--batch", "3", target=loopback.url)
+    whole = Own(own.file, own.images, own.out.with_name("whole"))
+    assert main(words(whole, "--eps", "0.3", "--batch", "64", target=loopback.url)) == 0
+    paid = len(loopback.answered)
+    # Four images are asked again twice, as probes.
+    assert paid == len(set(loopback.answered)) + 8 == told(whole)["asked"]
+
+    del loopback.requests[:], loopback.answered[:]
+    held, release = threading.Event(), threading.Event()
+
+    def stall(number: int) -> Any:
+        if number < 12:
+            return None
+        held.set()
+        release.wait(300)
+        return (503, {}, b"")
+
+    loopback.before = stall
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-m", "lazybench", *argv], env=env) as process:
+        try:
+            # With one request after another, all answers before this one are on the disk.
+            assert held.wait(300)
+        finally:
+            process.send_signal(signal.SIGKILL)
+    release.set()
+    before = len(loopback.answered)
+    assert 0 < before < paid
+    loopback.before = lambda number: None
+    assert main(argv) == 0
+    assert len(loopback.answered) == len(set(loopback.answered)) + 8 == paid
+    resumed, once = told(own), told(whole)
+    assert resumed["asked"] == paid - before
+    for facts in (resumed, once):
+        for each in facts["attacks"]:
+            del each["wall_s"]
+        del facts["asked"], facts["replayed"]
+    assert resumed == once
+    # What was sent has 8 bits, and distances are those of what was sent.
+    with np.load(own.out / "adversarials.npz") as found:
+        assert found["x"].dtype == np.uint8
+        apart = (found["x"].astype(float) - found["clean"]) / 255
+        np.testing.assert_allclose(np.sqrt((apart**2).sum((1, 2, 3))), found["distance"], rtol=1e-5)

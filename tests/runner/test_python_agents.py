@@ -1,0 +1,286 @@
+"""What `lazybench.run` and its kind take in Python: classes, instances, and no bad arguments."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lazybench
+import lazybench.runner.request
+from lazybench import user_code
+from lazybench.errors import LazybenchError, UsageError
+from lazybench.runner.request import RunRequest, make
+from lazybench.verify import score
+
+ENV = "sinusoid-5shot"
+SOURCE = """
+import torch
+from dataclasses import dataclass
+
+class Zeros:
+    def __init__(self, value: float = 0.0):
+        self.value = value
+    def init(self, env, rng):
+        return {}
+    def policy(self, state):
+        return lambda seen, memory=None: (torch.zeros_like(seen["query_y"]) + self.value, memory)
+"""
+
+
+def zeros(folder: Path, text: str = SOURCE) -> Any:
+    """The class of a file in a folder."""
+    path = folder / "zeros.py"
+    path.write_text(text)
+    return user_code.load(f"{path}:Zeros")
+
+
+def defined(text: str = SOURCE, **names: Any) -> Any:
+    """The class of a text that is no file, as at a prompt."""
+    module = types.ModuleType("a_prompt")
+    vars(module).update(names)
+    exec(compile(text, "<prompt>", "exec"), vars(module))
+    return vars(module)["Zeros"]
+
+
+def play(folder: Path, agent: Any, **more: Any) -> lazybench.Record:
+    options = {"budget": "smoke", "out": folder / "store", "runs": folder / "runs", **more}
+    return lazybench.run(agent, ENV, **options)
+
+
+def test_a_class_is_the_run_of_its_file(tmp_path: Path) -> None:
+    by_class = play(tmp_path, zeros(tmp_path))
+    by_name = play(tmp_path, f"{tmp_path / 'zeros.py'}:Zeros")
+    assert by_class.key == by_name.key
+    assert by_class.agent.source_sha256 == user_code.source_sha256(tmp_path / "zeros.py")
+    assert not by_class.diagnostics
+    assert len(lazybench.load_records(out=tmp_path / "store")) == 1
+
+
+def test_settings_and_attributes_are_part_of_the_key(tmp_path: Path) -> None:
+    kind = zeros(tmp_path)
+    plain = play(tmp_path, kind)
+    by_class = play(tmp_path, kind, settings={"value": 1.0})
+    by_instance = play(tmp_path, kind(1.0))
+    assert by_class.key == by_instance.key != plain.key
+    assert by_instance.config == {"value": 1.0}
+    with pytest.raises(UsageError, match="settings go with an agent's id or class"):
+        play(tmp_path, kind(), settings={"value": 2.0})
+
+
+def test_an_instance_is_copied_and_told_by_plain_attributes(tmp_path: Path) -> None:
+    class Counts:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def init(self, env: Any, rng: Any) -> Any:
+            self.calls += 1
+            return {}
+
+        def policy(self, state: Any) -> Any:
+            return lambda seen: torch.zeros_like(seen["query_y"])
+
+    mine = Counts()
+    made = make(mine, lazybench.runner.request.resolve_env(ENV)[0], "smoke", {})
+    made.agent.init(None, None)
+    assert mine.calls == 0
+    mine.net = torch.nn.Linear(1, 1)
+    with pytest.raises(UsageError, match=r"can't be told .* give its class"):
+        play(tmp_path, mine)
+
+
+def test_a_class_of_no_file_is_marked_and_hashed_by_its_code(tmp_path: Path) -> None:
+    first = play(tmp_path, defined())
+    assert first.diagnostics["code_not_in_a_file"] is True
+    assert play(tmp_path, defined()).key == first.key
+    other = play(tmp_path, defined(SOURCE.replace("+ self.value", "- self.value")))
+    assert other.key != first.key
+    assert play(tmp_path, defined(SOURCE.replace("= 0.0", "= 3.0"))).key != first.key
+
+
+def test_a_class_that_uses_what_is_around_it_is_refused(tmp_path: Path) -> None:
+    def around(value: float) -> Any:
+        class Closes:
+            def init(self, env: Any, rng: Any) -> Any:
+                return {}
+
+            def policy(self, state: Any) -> Any:
+                return lambda seen, memory=None: (seen["query_y"] * 0 + value, memory)
+
+        return Closes
+
+    with pytest.raises(UsageError, match="uses 'value' of the function that it is defined in"):
+        play(tmp_path, around(1.0))
+
+
+def test_a_file_that_changed_since_its_import_is_refused(tmp_path: Path) -> None:
+    kind = zeros(tmp_path, f"{SOURCE}\n# of {tmp_path}\n")
+    path = tmp_path / "zeros.py"
+    path.write_text(f"{SOURCE}\n# a comment\n")
+    assert user_code.defining_sha256(kind) == user_code.source_sha256(path)
+    path.write_text(SOURCE.replace("+ self.value", "- self.value"))
+    with pytest.raises(UsageError, match=r"has changed since it was imported \('Zeros\.policy'"):
+        play(tmp_path, kind)
+
+
+def test_the_package_s_own_classes_go_by_id(tmp_path: Path) -> None:
+    kind = user_code.load("lazybench.agents.fewshot.baselines:Chance")
+    own = play(tmp_path, kind)
+    assert own.key == play(tmp_path, "chance").key
+    assert own.agent.source_sha256 is None
+    with pytest.raises(UsageError, match=r"is the class of several agents; name one: .*maml"):
+        play(tmp_path, user_code.load("lazybench.agents.fewshot.gradient:GradientAgent"))
+
+
+def test_a_script_s_own_class_runs_and_is_judged_again_from_its_file(tmp_path: Path) -> None:
+    script = SOURCE + (
+        "\nif __name__ == '__main__':\n    import lazybench\n"
+        f"    r = lazybench.run(Zeros, '{ENV}', budget='smoke', out='s', runs='r')\n"
+        "    print(r.agent.origin, r.agent.source_sha256)\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    sha256 = user_code.source_sha256(tmp_path / "script.py")
+    assert done.stdout.split() == ["script.py:Zeros", sha256]
+
+
+BAD: list[dict[str, Any]] = [
+    {"seed": "a"},
+    {"seed": -1},
+    {"seed": True},
+    {"seed": 1.0},
+    {"threads": "2"},
+    {"threads": 0},
+    {"limit": "3"},
+    {"limit": True},
+    {"settings": "lr=1"},
+    {"settings": {1: 2}},
+    {"budget": 3},
+    {"precision": None},
+    {"device": 0},
+    {"init": 3},
+    {"force": "yes"},
+    {"out": 3},
+    {"out": "a\0b"},
+    {"runs": None},
+    {"tracker": "tensorboard"},
+    {"agent": 3},
+    {"agent": ""},
+    {"agent": len},
+    {"agent": os},
+    {"env": 3},
+    {"env": ["a"]},
+]
+
+
+@pytest.mark.parametrize("given", BAD, ids=str)
+def test_bad_arguments_of_run_are_refused_before_anything_is_made(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    options = {"agent": "chance", "env": ENV, "budget": "smoke", "out": tmp_path / "s"}
+    options |= {"runs": tmp_path / "r"} | given
+    with pytest.raises(LazybenchError):
+        lazybench.run(options.pop("agent"), options.pop("env"), **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_where_runs_should_be_is_told_before_the_store_is_made(tmp_path: Path) -> None:
+    (tmp_path / "r").write_text("")
+    with pytest.raises(LazybenchError, match="r is a file"):
+        play(tmp_path, "chance", runs=tmp_path / "r")
+    assert [each.name for each in tmp_path.iterdir()] == ["r"]
+
+
+def test_numpy_s_integers_are_seeds(tmp_path: Path) -> None:
+    request = RunRequest("chance", ENV, seed=np.int64(3), limit=np.int32(2))
+    assert (request.seed, type(request.seed), request.limit) == (3, int, 2)
+
+
+def _zeros(seen: Any) -> Any:
+    return torch.zeros_like(seen["query_y"])
+
+
+CALLS: dict[str, Any] = {
+    "evaluate name": lambda d: lazybench.evaluate(_zeros, ENV, name=3),
+    "evaluate seed": lambda d: lazybench.evaluate(_zeros, ENV, name="m", seed="a"),
+    "evaluate seed < 0": lambda d: lazybench.evaluate(_zeros, ENV, name="m", seed=-1),
+    "evaluate config": lambda d: lazybench.evaluate(_zeros, ENV, name="m", config="lr=1"),
+    "evaluate config value": lambda d: lazybench.evaluate(_zeros, ENV, name="m", config={"f": len}),
+    "evaluate limit": lambda d: lazybench.evaluate(_zeros, ENV, name="m", limit="3"),
+    "evaluate threads": lambda d: lazybench.evaluate(_zeros, ENV, name="m", threads="2"),
+    "evaluate budget": lambda d: lazybench.evaluate(_zeros, ENV, name="m", budget=1),
+    "evaluate env": lambda d: lazybench.evaluate(_zeros, 3, name="m"),
+    "evaluate out": lambda d: lazybench.evaluate(_zeros, ENV, name="m", out=3),
+    "score path": lambda d: score(3, ENV, name="m"),
+    "score name": lambda d: score(_answers(d), ENV, name=3),
+    "score seed": lambda d: score(_answers(d), ENV, name="m", seed="a"),
+    "score config": lambda d: score(_answers(d), ENV, name="m", config="a"),
+    "score out": lambda d: score(_answers(d), ENV, name="m", out=3),
+    "make_env id": lambda d: lazybench.make_env(None),
+    "make_env num_envs": lambda d: lazybench.make_env(ENV, num_envs="2"),
+    "make_env num_envs 0": lambda d: lazybench.make_env(ENV, num_envs=0),
+    "make_env split": lambda d: lazybench.make_env(ENV, split="dev"),
+    "make_env setting": lambda d: lazybench.make_env(ENV, shots="a"),
+    "make_env device": lambda d: lazybench.make_env(ENV, backend="torch", device="gpu"),
+    "make_agent budget": lambda d: lazybench.make_agent("chance", ENV, budget=["smoke"]),
+    "make_agent agent": lambda d: lazybench.make_agent(3, ENV),
+    "make_agent setting": lambda d: lazybench.make_agent("maml", ENV, inner_lr="fast"),
+    "load_policy run": lambda d: lazybench.load_policy(3, runs=d),
+    "load_policy settings": lambda d: lazybench.load_policy("abcdef", settings="a", runs=d),
+    "load_policy step": lambda d: lazybench.load_policy("abcdef", step=None, runs=d),
+    "load_policy runs": lambda d: lazybench.load_policy("abcdef", runs=3),
+    "load_records env": lambda d: lazybench.load_records(3),
+    "load_records agent": lambda d: lazybench.load_records(agent=3),
+    "load_records out": lambda d: lazybench.load_records(out=3),
+    "register_agent": lambda d: lazybench.register_agent("mine"),
+    "register_env": lambda d: lazybench.register_env(None),
+    "register_data": lambda d: lazybench.register_data({}),
+    "check_agent agent": lambda d: _found(lazybench.check_agent(3, ENV)),
+    "check_agent env": lambda d: lazybench.check_agent("chance", 3),
+    "check_env": lambda d: lazybench.check_env(3),
+    "as_dataset env": lambda d: lazybench.as_dataset(3),
+    "as_dataset batches": lambda d: lazybench.as_dataset(_train(), batches="3"),
+    "as_dataset seed": lambda d: lazybench.as_dataset(_train(), seed="a"),
+    "as_torchmeta env": lambda d: lazybench.as_torchmeta(3),
+    "as_torchmeta batches": lambda d: lazybench.as_torchmeta(_train(), batches="3"),
+    "as_dataset stream": lambda d: lazybench.as_dataset(_stream(), batches="3"),
+    "from_torchmeta loader": lambda d: lazybench.from_torchmeta(3),
+    "from_torchmeta tasks": lambda d: lazybench.from_torchmeta([], tasks="a"),
+}
+
+
+def _answers(folder: Path) -> Path:
+    path = folder / "answers.npy"
+    np.save(path, np.zeros((2, 15, 1), np.float32))
+    return path
+
+
+def _train() -> Any:
+    return lazybench.make_env(ENV, num_envs=2, split="train")
+
+
+def _stream() -> Any:
+    return lazybench.make_env("glyphs-lt-100", split="train", epochs=1)
+
+
+def _found(findings: Any) -> None:
+    """Raise what a check found, which tells of errors without raising them."""
+    for finding in findings:
+        if not finding.ok:
+            raise UsageError(finding.detail)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_bad_arguments_in_python_are_a_line(tmp_path: Path, call: Any) -> None:
+    with pytest.raises(LazybenchError) as told:
+        call(tmp_path)
+    assert "\n" not in str(told.value)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lazybench.errors import LazybenchError, UsageError
+from lazybench.runner.request import make, resolve_env
+from lazybench.sweep.suite import expand, read_suite, shipped
+
+GOOD = """
+name = "mine"
+[[cells]]
+agents = ["a", "b"]
+envs = ["e"]
+seeds = [0, 1]
+set = { x = 1 }
+[cells.grid]
+y = [2, 3]
+[[cells]]
+agents = ["a"]
+envs = ["e"]
+set = { x = 1, y = 2 }
+"""
+
+
+def test_a_suite_is_every_combination_once_in_the_order_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    cells = expand(read_suite(str(path)))
+    assert [cell.name for cell in cells] == [
+        f"{agent} e s{seed} x=1 y={y}" for agent in "ab" for seed in (0, 1) for y in (2, 3)
+    ]
+    assert cells[0].settings == {"x": 1, "y": 2}
+    # As editors save it: behind a byte-order mark.
+    path.write_text(GOOD, encoding="utf-8-sig")
+    assert expand(read_suite(str(path))) == cells
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_suites_name_only_what_there_is(name: str) -> None:
+    suite = read_suite(name)
+    assert suite.name == name
+    for cell in expand(suite):
+        spec, _ = resolve_env(cell.env)
+        try:
+            make(cell.agent, spec, cell.budget, cell.settings)
+        except LazybenchError as error:
+            raise AssertionError(f"{name}: {cell.name}: {error}") from error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "is no TOML file"),
+        ('name = "x"\ncells = []', "cells"),
+        (GOOD.replace("envs", "env"), "env"),
+        (GOOD.replace("seeds = [0, 1]", 'seeds = ["no"]'), r"cells\.0\.seeds\.0"),
+        (GOOD.replace("seeds = [0, 1]", 'budget = "tiny"'), "medium, paper, got 'tiny'"),
+    ],
+)
+def test_a_suite_that_cant_be_read_is_told_in_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message) as raised:
+        read_suite(str(path))
+    assert "\n" not in str(raised.value).strip() or "TOML" in str(raised.value)
+
+
+def test_an_unknown_suite_tells_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="table2"):
+        read_suite("tabel2")

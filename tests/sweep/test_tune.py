@@ -1,0 +1,180 @@
+"""A search of settings: what is drawn, what is kept, and that test tasks stay closed."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lazybench.boards import build
+from lazybench.errors import UsageError
+from lazybench.records import Tuning
+from lazybench.runner.request import RunRequest
+from lazybench.runner.run import run
+from lazybench.sweep import tune as tuning
+from lazybench.sweep.tune import Axis, best, drawn, read_axis, read_found, step_sizes, tune
+
+ENV = "glyphs-5way-1shot"
+LEARNER = f"{Path(__file__).parents[1] / 'runner' / 'players.py'}:Learner"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "axis"),
+    [
+        ("inner_lr=0.01..1", "inner_lr", Axis(lo=0.01, hi=1.0)),
+        ("lr=1e-4..1e-2", "lr", Axis(lo=1e-4, hi=1e-2)),
+        ("inner_steps=1,5,10", "inner_steps", Axis((1, 5, 10))),
+        ("backbone=conv4-32", "backbone", Axis(("conv4-32",))),
+        ("rho=0.1,0.5", "rho", Axis((0.1, 0.5))),
+    ],
+)
+def test_axes_are_read(text: str, name: str, axis: Axis) -> None:
+    assert read_axis(text) == (name, axis)
+
+
+@pytest.mark.parametrize("text", ["lr", "lr=", "=1..2", "lr=1..0.1", "lr=0..1", "lr=a..b"])
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--search takes|a range is"):
+        read_axis(text)
+
+
+def first(many: int, axes: Any, seed: int) -> list[dict[str, Any]]:
+    return list(itertools.islice(drawn(axes, seed), many))
+
+
+def test_draws_lie_on_their_axes_begin_with_the_preset_and_are_repeated() -> None:
+    axes = {"lr": Axis(lo=0.001, hi=0.1), "steps": Axis((1, 5, 10))}
+    found = first(33, axes, seed=0)
+    assert found[0] == {}
+    assert all(0.001 <= each["lr"] <= 0.1 for each in found[1:])
+    assert {each["steps"] for each in found[1:]} == {1, 5, 10}
+    # By its logarithm: as many below the geometric mean as above it.
+    assert sum(each["lr"] < 0.01 for each in found[1:]) == 16
+    assert first(9, axes, seed=0) == found[:9]
+    assert first(9, axes, seed=1) != found[:9]
+
+
+def test_lists_of_values_give_each_combination_once_in_an_order_of_the_seed() -> None:
+    axes = {"lr": Axis((0.1, 0.2, 0.1)), "steps": Axis((1, 5, 10))}
+    found = list(drawn(axes, seed=0))
+    assert found[0] == {}
+    pairs = [(each["lr"], each["steps"]) for each in found[1:]]
+    assert sorted(pairs) == sorted(itertools.product((0.1, 0.2), (1, 5, 10)))
+    assert list(drawn(axes, seed=0)) == found
+    assert any(list(drawn(axes, seed)) != found for seed in range(1, 4))
+
+
+def test_a_range_that_rounds_to_few_values_ends() -> None:
+    found = list(drawn({"lr": Axis(lo=0.1, hi=0.102)}, seed=0))
+    assert sorted(each["lr"] for each in found[1:]) == [0.1, 0.101, 0.102]
+
+
+def test_step_sizes_are_what_is_searched_unless_told() -> None:
+    config = {"lr": 0.1, "inner_lr": 0.5, "outer_lr": 0.0, "inner_steps": 5, "clip": None}
+    assert step_sizes(config) == {"lr": Axis(lo=0.01, hi=1.0), "inner_lr": Axis(lo=0.05, hi=5.0)}
+
+
+def request(tmp_path: Path, **changes: Any) -> RunRequest:
+    given = {"agent": "protonet", "env": ENV, "budget": "smoke", "runs": tmp_path, "threads": 1}
+    return RunRequest(**{**given, **changes})
+
+
+def test_a_search_is_continued_and_never_opens_test_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    real = tuning.fit
+
+    def fit(training: Any, watch: Any, signals: Any) -> Any:
+        opened.append(training.folder.name)
+        return real(training, watch, signals)
+
+    monkeypatch.setattr(tuning, "fit", fit)
+    axes = {"iterations": Axis((2, 4)), "lr": Axis(lo=1e-3, hi=1e-2)}
+    asked = request(tmp_path, overrides={"image_gradients": 0, "iterations": 2})
+    folder, two = tune(asked, 2, axes)
+    assert two[0].settings == {}
+    assert all(tried.val is not None and 0 < tried.val < 1 for tried in two)
+    again, three = tune(asked, 3, axes)
+    assert again == folder
+    assert three[:2] == two
+    assert len(opened) == 3, "what was tried isn't tried again"
+    assert not (tmp_path / "records").exists()
+
+
+def test_fewer_distinct_settings_than_trials_are_tried_and_paid_for_once(tmp_path: Path) -> None:
+    asked = request(tmp_path, overrides={"iterations": 2})
+    # 2 is what it has already, and 3.0 is 3.
+    folder, tried = tune(asked, 9, {"iterations": Axis((2, 3, 3.0))})
+    assert [each.number for each in tried] == [0, 1]
+    assert tried[0].settings == {}
+    assert tried[1].settings["iterations"] == 3
+    assert len((folder / "trials.jsonl").read_text().splitlines()) == 2
+    tuning = read_found(folder).tuning
+    assert tuning.trials == 2
+    assert tuning.image_gradients == sum(each.image_gradients for each in tried)
+
+
+def test_a_training_that_diverges_has_no_score(tmp_path: Path) -> None:
+    asked = request(
+        tmp_path, agent="maml", overrides={"image_gradients": 0, "iterations": 2, "clip": None}
+    )
+    _, (preset, wild) = tune(asked, 2, {"inner_lr": Axis((1e30,))})
+    assert preset.val is not None
+    assert wild.val is None
+    assert wild.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "trials", "axes", "message"),
+    [
+        ({}, 0, None, "trials must be at least 1"),
+        ({"agent": "chance"}, 2, None, "nothing to tune"),
+        ({}, 2, {}, "name what to search"),
+        ({}, 3, {"lrr": Axis((1,))}, "no setting 'lrr'"),
+        ({}, 3, {"lr": Axis(("x",))}, "bad value for lr"),
+    ],
+)
+def test_what_cant_be_searched_is_told_before_any_training(
+    tmp_path: Path, changes: Any, trials: int, axes: Any, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        tune(request(tmp_path, **changes), trials, axes)
+    assert not list(tmp_path.rglob("trials.jsonl"))
+
+
+def test_a_run_with_what_a_search_found_tells_what_that_cost(tmp_path: Path) -> None:
+    asked = request(tmp_path, overrides={"iterations": 2})
+    with pytest.raises(UsageError, match="holds no finished search"):
+        read_found(tmp_path)
+    folder, tried = tune(asked, 2, None)
+    found = read_found(folder)
+    assert (found.agent, found.env, found.budget) == ("protonet", ENV, "smoke")
+    assert found.settings == {"iterations": 2, **best(tried)[0].settings}
+    assert found.tuning.trials == 2
+    assert found.tuning.image_gradients == sum(each.image_gradients for each in tried) > 0
+
+    folders = {"out": tmp_path / "store", "runs": tmp_path / "runs", "limit": 4}
+    tuned = request(tmp_path, overrides=found.settings, tuning=found.tuning, **folders)
+    plain = request(tmp_path, overrides={"iterations": 3}, **folders)
+    record = run(tuned)
+    assert record.tuning == found.tuning
+    boards = build([record, run(plain)])
+    (rows,) = (board.unranked for board in boards)
+    told = {row.keys[0]: row.tuning_trials for row in rows}
+    assert told.pop(record.key12) == 2
+    assert list(told.values()) == [None]
+    # How settings were found is no part of what came out.
+    assert run(request(tmp_path, overrides=found.settings, **folders)).key == record.key
+
+
+def test_an_agent_that_nobody_tuned_is_tuned_once_it_was_searched(tmp_path: Path) -> None:
+    folders = {"out": tmp_path / "store", "runs": tmp_path / "runs"}
+    asked = {"agent": LEARNER, "env": "sinusoid-5shot", "overrides": {"updates": 2}, **folders}
+    found = Tuning(trials=3, cpu_s=1.0, image_gradients=0)
+    tuned = run(request(tmp_path, **asked, tuning=found))
+    assert not tuned.untuned
+    again = run(request(tmp_path, **asked, force=True))
+    assert again.untuned, "the same result, whoever chose the settings"
