@@ -1,1 +1,0 @@
-"""The harness: one loop that trains, validates, checkpoints, judges and records every agent."""
