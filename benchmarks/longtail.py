@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lazybench.agents.longtail import training
+from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.classifier import ClassifierAgent
 from lazybench.agents.longtail.meta import MetaWeightAgent
 from lazybench.agents.longtail.meta_settings import MetaConfig
@@ -50,8 +50,8 @@ def ways(data: str, shared: dict[str, Any]) -> dict[str, Callable[[], object]]:
     batch["mask"] = torch.as_tensor(batch["mask"])
     plain = ClassifierAgent(LongTailConfig(**shared))
     state = plain.init(env, Rng(0))
-    now = training.learner(plain.config, state)
-    x = training.prepared(plain.config, now.net, batch["x"], Rng(1))
+    now = learner.current(plain.config, state)
+    x = learner.prepared(plain.config, now.net, batch["x"], Rng(1))
     y, point = batch["y"], leaves(state["theta"])
 
     def passes() -> object:
@@ -67,7 +67,7 @@ def ways(data: str, shared: dict[str, Any]) -> dict[str, Callable[[], object]]:
     found: dict[str, Callable[[], object]] = {
         "F": passes,
         "bare step": lambda: now.step(state, x, y, None),
-        "stream, augmented": lambda: training.prepared(plain.config, now.net, drawn()["x"], Rng(2)),
+        "stream, augmented": lambda: learner.prepared(plain.config, now.net, drawn()["x"], Rng(2)),
         "the two": lambda: plain.update(state, drawn(), Rng(2)),
     }
     for name, settings in META.items():

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from lazybench.agent import Network, Observation, Plan
 from lazybench.agents.fewshot.weights import overlay, told
-from lazybench.agents.longtail import training
+from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.augment import shrunk
-from lazybench.agents.longtail.heads import Head, head_of
+from lazybench.agents.longtail.learner import State
+from lazybench.agents.longtail.losses import Head, effective_number, head_of, log_priors
 from lazybench.agents.longtail.presets import classifier_preset
 from lazybench.agents.longtail.settings import LongTailConfig
-from lazybench.agents.longtail.training import State
-from lazybench.agents.longtail.weights import effective_number, log_priors
 from lazybench.errors import UsageError
 from lazybench.nets import Net, Stats
 from lazybench.nets.params import Params
@@ -129,7 +128,7 @@ class Classifying:
         Raises:
             UsageError: a network that can't take these images.
         """
-        return training.begin(self.config, env.task, rng)
+        return learner.begin(self.config, env.task, rng)
 
     def warm(self, state: State, weights: Mapping[str, Tensor]) -> State:
         """Return the first state with weights from elsewhere in its body.
@@ -167,7 +166,7 @@ class Classifying:
             config.posthoc,
             config.posthoc_tau,
         )
-        net = training.net_of(config, task)
+        net = learner.net_of(config, task)
         return Classify(net, head, theta, state["running"], config.side)
 
     def network(self, task: LongTailTask) -> Network:
@@ -176,7 +175,7 @@ class Classifying:
         Raises:
             UsageError: a network that can't take these images.
         """
-        net = training.net_of(self.config, task)
+        net = learner.net_of(self.config, task)
         theta = head_of(self.config).init(net, Rng(0))
         return told(net, theta)
 
@@ -216,8 +215,8 @@ class ClassifierAgent(Classifying):
             Diverged: a parameter isn't finite afterwards.
         """
         config = self.config
-        now = training.learner(config, state)
-        x, y = training.labelled(batch)
+        now = learner.current(config, state)
+        x, y = learner.labelled(batch)
         if config.dev == "joined":
             x, y = torch.cat([x, batch["dev_x"]]), torch.cat([y, batch["dev_y"]])
         elif config.dev == "late" and now.late:
@@ -225,8 +224,8 @@ class ClassifierAgent(Classifying):
         if state["step"] == config.begins(config.late, now.task) and (
             config.late_trains == "fresh_head"
         ):
-            state = training.fresh_head(config, state, rng.at("head"))
-        x = training.prepared(config, now.net, x, rng.at("augment"))
+            state = learner.fresh_head(config, state, rng.at("head"))
+        x = learner.prepared(config, now.net, x, rng.at("augment"))
         after, loss = now.step(state, x, y, now.class_weights(state["theta"], y))
         share = FROZEN_SHARE if now.late and config.late_trains != "all" else 1.0
         return after, {

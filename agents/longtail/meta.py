@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.agent import Observation, Plan
-from lazybench.agents.longtail import training
+from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.classifier import Classifying
+from lazybench.agents.longtail.learner import Learner, State
 from lazybench.agents.longtail.meta_settings import MetaConfig
 from lazybench.agents.longtail.presets import meta_preset
-from lazybench.agents.longtail.training import Learner, State
 from lazybench.errors import UsageError
 from lazybench.learning import (
     Examples,
@@ -164,9 +164,9 @@ class MetaWeightAgent(Classifying):
         Reference: Algorithm 2, lines 3-13.
         """
         config = self.config
-        now = training.learner(config, state)
-        x, y = training.labelled(batch)
-        x = training.prepared(config, now.net, x, rng.at("augment"))
+        now = learner.current(config, state)
+        x, y = learner.labelled(batch)
+        x = learner.prepared(config, now.net, x, rng.at("augment"))
         rows, equivalents, passed = len(y), 1.0, len(y)
         weights = now.class_weights(state["theta"], y)
         if now.late:
@@ -270,7 +270,7 @@ class MetaWeightAgent(Classifying):
     def _halves(self, now: Learner, batch: Observation, rng: Rng) -> DevHalves:
         """The dev images, each class in both halves as far as it goes."""
         y = batch["dev_y"]
-        x = training.prepared(self.config, now.net, batch["dev_x"], rng)
+        x = learner.prepared(self.config, now.net, batch["dev_x"], rng)
         if self.config.teacher == "greedy":
             return DevHalves(x, y, x[:0], y[:0])
         order = y.argsort(stable=True)

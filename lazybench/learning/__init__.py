@@ -1,8 +1,5 @@
 """The lazy core: student, teacher, meta-gradients and outer updates, shared by every family."""
 
-from lazybench.learning.gaussian import kl, sample
-from lazybench.learning.implicit import implicit_gradient
-from lazybench.learning.inequality import INEQUALITIES, entropy, inequality
 from lazybench.learning.inner import (
     Direction,
     InnerRule,
@@ -16,19 +13,21 @@ from lazybench.learning.inner import (
     student,
     unrolled,
 )
-from lazybench.learning.meta import (
+from lazybench.learning.meta_gradient import (
     MetaGradient,
     Outer,
     annealed,
     fomaml_gradient,
     imaml_gradient,
+    implicit_gradient,
     maml_gradient,
     outer_adam,
     outer_sgd,
+    replayed_gradient,
     reptile_gradient,
 )
 from lazybench.learning.precondition import Preconditioner, curvature, elementwise
-from lazybench.learning.replay import replayed_gradient
+from lazybench.learning.regularisers import INEQUALITIES, entropy, inequality, kl, sample
 from lazybench.learning.teacher import GAMMAS, Leap, Teacher, greedy, lazy, on_rates, simplex_grid
 from lazybench.learning.weighting import (
     ExampleLosses,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lazybench.errors import Diverged, UsageError
 from lazybench.learning.inner import LossFn, Trail, sgd, student, unrolled
-from lazybench.learning.meta import maml_gradient
+from lazybench.learning.meta_gradient import maml_gradient
 from lazybench.learning.teacher import Leap, ScoreFn, Teacher, greedy
 from lazybench.nets.params import Params, leaves
 

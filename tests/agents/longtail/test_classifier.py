@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from lazybench.agents import CATALOGUE
 from lazybench.agents.longtail.classifier import ClassifierAgent
+from lazybench.agents.longtail.learner import net_of
 from lazybench.agents.longtail.settings import LongTailConfig
-from lazybench.agents.longtail.training import net_of
 from lazybench.errors import UsageError
 from lazybench.nets import backbone, count_parameters
 from lazybench.runner.request import make, resolve_env

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from lazybench.agents.longtail import training
+from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.classifier import ClassifierAgent
+from lazybench.agents.longtail.losses import effective_number
 from lazybench.agents.longtail.meta import DevHalves, MetaWeightAgent
 from lazybench.agents.longtail.meta_settings import WIDE_GAMMAS, MetaConfig
 from lazybench.agents.longtail.settings import LongTailConfig
-from lazybench.agents.longtail.weights import effective_number
 from lazybench.errors import Diverged, UsageError
 from lazybench.nets.params import Params
 from lazybench.seeding import Rng
@@ -79,7 +79,7 @@ class Doubled:
         if "net" in self.state:
             params = {n: v.double() for n, v in self.state["net"]["params"].items()}
             self.state["net"] = {"params": params, "outer": one.net_outer.init(params)}
-        self.now = training.learner(one.config, self.state)
+        self.now = learner.current(one.config, self.state)
         batch, dev = batch_at(0), batch_at(1, 12)
         self.x, self.y = self.now.net.prepare(batch["x"].double() / 255), batch["y"]
         dev_x = self.now.net.prepare(dev["dev_x"].double() / 255)
@@ -279,7 +279,7 @@ def test_the_lazy_halves_share_no_image_and_have_every_class() -> None:
     one = agent(**LAZY, dev_batch=6)
     batch = batch_at(3, 12)
     batch["dev_x"] = torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(12, 3, 16, 16)
-    now = training.learner(one.config, start(one))
+    now = learner.current(one.config, start(one))
     halves = one._halves(now, batch, Rng(0))
     seen = [float(x.flatten()[0]) for x in (*halves.x, *halves.score_x)]
     assert len(set(seen)) == 12

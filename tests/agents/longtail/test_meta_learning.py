@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lazybench.agents.longtail import training
+from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.meta import MetaWeightAgent
 from lazybench.agents.longtail.meta_settings import MetaConfig
 from lazybench.envs.longtail.env import LongTailEnv
@@ -73,8 +73,8 @@ def test_examples_with_wrong_labels_get_less(run: Run, settings: dict[str, Any])
         draw, batch = torch.Generator().manual_seed(seed), run.batch(seed)
         turned = torch.rand(50, generator=draw) < 0.4
         y = torch.where(turned, torch.randint(60, (50,), generator=draw), batch["y"])
-        now = training.learner(config, run.state)
-        x = training.prepared(config, now.net, batch["x"], Rng(seed))
+        now = learner.current(config, run.state)
+        x = learner.prepared(config, now.net, batch["x"], Rng(seed))
         weights = agent.weigh(now, run.state, x, y, agent._halves(now, batch, Rng(9))).weights
         right.append(weights[~turned].mean())
         wrong.append(weights[turned].mean())

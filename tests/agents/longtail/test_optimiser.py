@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lazybench.agents.longtail.learner import sgd_step
 from lazybench.agents.longtail.settings import LongTailConfig
-from lazybench.agents.longtail.training import sgd_step
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

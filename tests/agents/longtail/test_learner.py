@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lazybench.agents.longtail import training
+from lazybench.agents.longtail import learner
+from lazybench.agents.longtail.losses import effective_number
 from lazybench.agents.longtail.settings import LongTailConfig
-from lazybench.agents.longtail.weights import effective_number
 from lazybench.errors import Diverged, UsageError
 from lazybench.runner import checkpoint
 from lazybench.seeding import Rng
@@ -31,7 +31,7 @@ def test_updates_are_torchs_own(weighted, stream, make_agent, start):
     settings = {"class_weights": "effective_number"} if weighted else {}
     agent = make_agent(batch=16, drops=((0.5, 0.1),), **settings, **PLAIN)
     state = start(agent, stream.task, double=True)
-    net = training.net_of(agent.config, stream.task)
+    net = learner.net_of(agent.config, stream.task)
     theirs = {n: torch.nn.Parameter(v.clone()) for n, v in state["theta"].items()}
     averages = [[part.clone() for part in pair] for pair in state["running"]]
     optimiser = torch.optim.SGD(
@@ -90,9 +90,9 @@ def test_a_new_head_learns_above_a_frozen_body(stream, make_agent, start, train)
     assert logs[0]["gradient_equivalents"] == pytest.approx(1 / 3)
     # By hand: one step from the drawn head, without momentum, on features of the frozen body.
     rng = Rng(0).at("update", 8)
-    fresh = training.fresh_head(agent.config, body, rng.at("head"))
-    net, batch = training.net_of(agent.config, stream.task), stream.batch(8)
-    x = training.prepared(agent.config, net, batch["x"], rng.at("augment"))
+    fresh = learner.fresh_head(agent.config, body, rng.at("head"))
+    net, batch = learner.net_of(agent.config, stream.task), stream.batch(8)
+    x = learner.prepared(agent.config, net, batch["x"], rng.at("augment"))
     with torch.no_grad():
         features = net.features(body["theta"], x, body["running"])
     weight, bias = fresh["theta"]["head.weight"], fresh["theta"]["head.bias"]
