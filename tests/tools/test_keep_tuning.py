@@ -1,0 +1,68 @@
+"""Searches of settings are kept as files, and the page's table is what they make."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lazybench.errors import UsageError
+from lazybench.files import append_line, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tool() -> Any:
+    spec = importlib.util.spec_from_file_location("keep_tuning", ROOT / "tools" / "keep_tuning.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def search(folder: Path) -> Path:
+    folder.mkdir()
+    settings = {"image_gradients": "300000", "lr": 0.004}
+    tuning = {"cpu_s": 5.0, "image_gradients": 600_000, "trials": 2}
+    found = {"agent": "protonet", "env": "e-5way-1shot", "budget": "medium"}
+    write_json(folder / "found.json", {**found, "settings": settings, "tuning": tuning})
+    trials = [
+        {"number": 1, "settings": {"lr": 0.004}, "val": 0.98, "reason": ""},
+        {"number": 0, "settings": {}, "val": 0.97, "reason": ""},
+        {"number": 2, "settings": {"lr": 9.0}, "val": None, "reason": "the loss is nan"},
+    ]
+    for trial in trials:
+        cost = {"step": 7, "cpu_s": 2.5, "image_gradients": 300_000.0}
+        append_line(folder / "trials.jsonl", {"key": "0" * 64, "tried": {**trial, **cost}})
+    return folder
+
+
+def test_a_finished_search_is_kept_whole(tool: Any, tmp_path: Path) -> None:
+    path = tool.keep(search(tmp_path / "tune-a"), tmp_path / "kept")
+    assert path == tmp_path / "kept" / "e-5way-1shot" / "protonet.json"
+    kept = json.loads(path.read_bytes())
+    assert kept["fixed"] == {"image_gradients": "300000"}
+    assert [trial["number"] for trial in kept["trials"]] == [0, 1, 2]
+    lines = tool.table([kept]).splitlines()
+    assert lines[2].startswith("| e-5way-1shot | protonet | preset at the time | 300,000 | 97.0 |")
+    assert [line.endswith("| yes |") for line in lines[2:]] == [False, True, False]
+    assert "the loss is nan" in lines[4]
+
+
+def test_an_unfinished_search_is_refused(tool: Any, tmp_path: Path) -> None:
+    (tmp_path / "tune-b").mkdir()
+    with pytest.raises(UsageError, match="no finished search"):
+        tool.keep(tmp_path / "tune-b", tmp_path / "kept")
+
+
+def test_the_page_is_what_the_files_make(tool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["keep_tuning.py", "--check"])
+    assert tool.main() == 0
+    with pytest.raises(ValueError, match="markers"):
+        tool.page("no markers", [])

@@ -1,0 +1,116 @@
+"""Keep the results of `lazybench tune` and write them into docs/presets.md.
+
+    python tools/keep_tuning.py runs/tune-*      # copy finished searches to leaderboards/tuning/
+    python tools/keep_tuning.py                  # only write the page anew
+    python tools/keep_tuning.py --check          # exit 1 if the page isn't what the files make
+
+A search is kept as `leaderboards/tuning/<env>/<agent>.json`: the agent, the budget, the settings
+that were fixed, and each configuration with its validation score and cost. The block of
+docs/presets.md between the markers is a pure function of these files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from lazybench.files import read_lines, write_json
+from lazybench.runner.provenance import code
+from lazybench.sweep.tune import read_found
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "leaderboards" / "tuning"
+PAGE = ROOT / "docs" / "presets.md"
+BEGIN, END = "<!-- tuning: begin -->", "<!-- tuning: end -->"
+
+
+def keep(folder: Path, to: Path = KEPT, commit: str | None = None) -> Path:
+    """Copy one finished search; return the file that now holds it.
+
+    Args:
+        folder: what `lazybench tune` named at its end.
+        to: the folder of all searches.
+        commit: of the checkout that ran the search, where it isn't this one.
+
+    Raises:
+        UsageError: the folder holds no finished search.
+    """
+    found = read_found(folder)
+    tried = [line["tried"] for line in read_lines(folder / "trials.jsonl")]
+    searched = {name for trial in tried for name in trial["settings"]}
+    facts = {
+        "agent": found.agent,
+        "budget": found.budget,
+        "commit": commit or code().commit,
+        "env": found.env,
+        "fixed": {name: v for name, v in found.settings.items() if name not in searched},
+        "trials": sorted(tried, key=lambda trial: int(trial["number"])),
+    }
+    path = to / found.env / f"{found.agent}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, facts)
+    return path
+
+
+def table(kept: list[dict[str, Any]]) -> str:
+    """Return all searches as one Markdown table, the best configuration of each marked."""
+    lines = [
+        "| environment | agent | settings | image-gradients | val % | CPU s | best |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for search in kept:
+        scores = [trial["val"] for trial in search["trials"] if trial["val"] is not None]
+        for trial in search["trials"]:
+            val = trial["val"]
+            text = ", ".join(f"{name} {value}" for name, value in trial["settings"].items())
+            cells = (
+                search["env"],
+                search["agent"],
+                text or "preset at the time",
+                f"{round(trial['image_gradients']):,}",
+                trial["reason"] if val is None else f"{100 * val:.1f}",
+                f"{trial['cpu_s']:.0f}",
+                "yes" if val is not None and val == max(scores) else "",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def page(text: str, kept: list[dict[str, Any]]) -> str:
+    """Return the page with the table between its markers.
+
+    Raises:
+        ValueError: the markers aren't in the page, once each and in order.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page needs the markers {BEGIN} and {END}, in this order")
+    return f"{head}{BEGIN}\n\n{table(kept)}\n\n{END}{tail}"
+
+
+def main() -> int:
+    """Keep the named searches, then write or check the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folders", nargs="*", type=Path, help="folders that lazybench tune named")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it differs")
+    parser.add_argument("--commit", help="of the checkout that ran the searches, if not this one")
+    options = parser.parse_args()
+    for folder in options.folders:
+        print(keep(folder, commit=options.commit).relative_to(ROOT))
+    kept = [json.loads(path.read_bytes()) for path in sorted(KEPT.rglob("*.json"))]
+    old = PAGE.read_text("utf-8")
+    new = page(old, kept)
+    if options.check:
+        if new != old:
+            print(f"{PAGE.name} isn't what leaderboards/tuning makes: run {Path(__file__).name}")
+        return int(new != old)
+    PAGE.write_text(new, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
