@@ -23,7 +23,7 @@ from lazybench.agents.fewshot.meta_step import (
     teacher_of,
 )
 from lazybench.agents.fewshot.presets import preset
-from lazybench.agents.fewshot.weights import HEAD, NORM, moved, overlay, told
+from lazybench.agents.fewshot.weights import HEAD, NORM, describe_network, moved, overlay
 from lazybench.errors import Diverged, UsageError
 from lazybench.learning import InnerRule, Outer
 from lazybench.nets import Stats, backbone
@@ -201,7 +201,7 @@ class GradientAgent:
     def network(self, task: TaskShape) -> Network:
         """Return the backbone's name and its number of parameters, learned rates not counted."""
         net = backbone(self.config.backbone, task)
-        return told(net, net.init(Rng(0).torch()))
+        return describe_network(net, net.init(Rng(0).torch()))
 
     def init(self, env: Any, rng: Rng) -> State:
         """Return a fresh meta-model.

@@ -19,7 +19,7 @@ NORM = "norm"
 """How those of batch norm's scales and offsets begin."""
 
 
-def told(net: Net, params: Params) -> Network:
+def describe_network(net: Net, params: Params) -> Network:
     """Return what a network of these parameters is, for the record.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lazybench.agent import Network, Observation, Plan
-from lazybench.agents.fewshot.weights import overlay, told
+from lazybench.agents.fewshot.weights import describe_network, overlay
 from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.augment import shrunk
 from lazybench.agents.longtail.learner import State
@@ -177,7 +177,7 @@ class Classifying:
         """
         net = learner.net_of(self.config, task)
         theta = head_of(self.config).init(net, Rng(0))
-        return told(net, theta)
+        return describe_network(net, theta)
 
     def diagnostics(self, state: State) -> dict[str, Any]:
         """Return the span of the class weights, and of the norms of the head's rows."""

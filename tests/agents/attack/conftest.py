@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lazybench.agents.attack_catalogue import CATALOGUE
+from lazybench.agents import CATALOGUE
 from lazybench.envs.datasets.glyphs import instances, read_frozen
 from lazybench.specs import EnvSpec
 from lazybench.user_code import load
