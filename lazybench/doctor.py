@@ -29,7 +29,7 @@ from lazybench.data.catalogue import DataStatus, status, verify
 from lazybench.data.folders import CACHE_VARIABLE, cache_root, data_root
 from lazybench.data.importing.catalogue import ORIGIN
 from lazybench.errors import LazybenchError, OutputUnavailable, StoreError
-from lazybench.files import MOST_LINES_BYTES, open_file, read_file, sound_bytes
+from lazybench.files import MOST_LINES_BYTES, file_digest, read_file, sound_bytes
 from lazybench.records import Store, write_bytes
 from lazybench.registry import AGENTS, DATASETS, ENVS
 from lazybench.runtime import locks
@@ -299,9 +299,8 @@ def _unsound(step: Path) -> str:
         manifest: Any = json.loads(read_file(step / "manifest.json"))
         wanted = {str(name): str(facts["sha256"]) for name, facts in manifest.items()}
         for name, sha256 in wanted.items():
-            with open_file(step / Path(name).name, None) as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    return f"{name} doesn't match its sha256"
+            if file_digest(step / Path(name).name) != sha256:
+                return f"{name} doesn't match its sha256"
     except FileNotFoundError as error:
         return f"incomplete: {Path(str(error.filename)).name} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

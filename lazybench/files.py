@@ -1,7 +1,8 @@
-"""Files that others may have made: opened so that they can't block, flood memory or lead elsewhere.
+"""Reading and writing files: regular files within a size, atomic writes, lines with checksums.
 
-A path may be a named pipe, a device, a folder, a file of terabytes or a link. What is read must be
-a regular file within a size; what is written in a folder of our own goes through no link.
+A path may be a named pipe, a device, a folder, a file of terabytes or a link. Readers take regular
+files within a size only. Writers never follow a link in a folder of lazybench's own, and a file or
+folder that they write is whole or absent.
 """
 
 from __future__ import annotations
@@ -9,18 +10,22 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lazybench.errors import DataUnavailable, OutputUnavailable, StoreError, UsageError
 
@@ -89,6 +94,16 @@ def read_file(path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> byt
     return parts[0] if len(parts) <= 2 else b"".join(parts)
 
 
+def file_digest(path: str | os.PathLike[str], kind: str = "sha256") -> str:
+    """Hash of a regular file of any size, in hex digits.
+
+    Raises:
+        OSError: it can't be read, or is no regular file.
+    """
+    with open_file(path, None) as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
 def need_regular(state: os.stat_result, path: str | os.PathLike[str]) -> None:
     """Look whether what was opened is a regular file.
 
@@ -135,7 +150,10 @@ FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
 """What systems call a disk, a quota or a file that is full."""
 _TAIL_BYTES = 1 << 16
 _HEAD_BYTES = 1 << 10
-_TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"
+"""Begin of a temporary file's name; in a temporary folder's name it follows the final name."""
+
+_ASIDE = "old"
 MOST_LINES_BYTES = 1 << 33
 # A link isn't followed, and a named pipe doesn't wait for a reader.
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND
@@ -212,14 +230,20 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def sync(file: IO[Any]) -> None:
+    """Flush an open file down to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
 def _sync_folder(folder: Path) -> None:
-    # Some systems and network folders refuse to sync a folder; the rename is atomic all the same.
-    with contextlib.suppress(OSError):
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    if os.name == "nt":  # Windows can't open a folder to sync it.
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, *, replace: bool = True) -> Path:
@@ -237,7 +261,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, replace: bool = Tr
     """
     target = Path(path)
     # A short name of its own, so that the longest allowed target name still works.
-    temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = target.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -266,7 +290,9 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, replace: bool = Tr
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
-    _sync_folder(target.parent)
+    # Some systems and network folders refuse to sync a folder; the rename is atomic all the same.
+    with contextlib.suppress(OSError):
+        _sync_folder(target.parent)
     return target
 
 
@@ -313,11 +339,63 @@ def remove_leftovers(folder: Path, *, older_than_s: float = 0.0) -> None:
         older_than_s: leave younger files alone; 0 for whoever knows that nobody writes there now.
     """
     latest = time.time() - older_than_s
-    for path in folder.rglob(f"{_TEMPORARY}*"):
+    for path in folder.rglob(f"{TEMPORARY}*"):
         # Another process may remove it first.
         with contextlib.suppress(OSError):
             if older_than_s <= 0 or path.stat().st_mtime < latest:
                 path.unlink()
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder that replaces `folder` when the block ends without an error.
+
+    A reader sees the old folder or the new one, whole. Only one process may write `folder`: hold
+    its lock. The parent folder must exist.
+
+    Raises:
+        OSError: the folder can't be made or moved; the old one stays where it is.
+    """
+    remove_unfinished(folder)
+    place = Path(tempfile.mkdtemp(prefix=f"{folder.name}{TEMPORARY}", dir=folder.parent))
+    try:
+        yield place
+        # mkdtemp gives 0700; a folder may be shared as far as the user's umask says.
+        place.chmod(folder.parent.stat().st_mode & 0o777)
+        _sync_folder(place)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f"{folder.name}{TEMPORARY}", dir=folder.parent))
+            os.replace(folder, old / _ASIDE)
+            try:
+                os.replace(place, folder)
+            except OSError:
+                os.replace(old / _ASIDE, folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(place, folder)
+        _sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def put_back(folder: Path) -> None:
+    """Restore `folder` if a process was killed after moving it aside; hold its lock.
+
+    Raises:
+        OSError: it can't be moved.
+    """
+    if not folder.exists():
+        for aside in sorted(folder.parent.glob(f"{folder.name}{TEMPORARY}*/{_ASIDE}")):
+            os.replace(aside, folder)
+            return
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary folders of `folder` that killed processes left; hold its lock."""
+    for stale in folder.parent.glob(f"{folder.name}{TEMPORARY}*"):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def _rename_to_new(temporary: Path, target: Path) -> None:

@@ -42,7 +42,7 @@ CHECKPOINT = "lazybench/runner/checkpoint.py"
 STORE = "lazybench/records/store.py"
 ATOMIC = "lazybench/files.py"
 BOARDS = "lazybench/boards/write.py"
-SWAP = "lazybench/data/atomic_folder.py"
+SWAP = "lazybench/files.py"
 
 T_LEDGER = "tests/envs/attack/test_ledger.py"
 T_BLACKBOX = "tests/envs/attack/test_blackbox.py"

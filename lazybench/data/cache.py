@@ -1,7 +1,17 @@
-"""Room for arrays under construction that may be larger than memory."""
+"""Prepared arrays on disk: built once, verified by sha256 and memory-mapped at each opening.
+
+A file below `REMEMBERED_FROM` bytes is hashed at each opening. A larger one is hashed as a whole
+once per change: its hash is remembered in `verified/` below the cache folder (below the user's own
+where that one can't be written), with the file's size, times, device and inode, and a file of which
+any of these has changed is hashed again.
+The change time (ctime) moves with every write, also where a program sets the modification time
+back. A change that moves none of them, such as a disk that loses a bit, is found by `whole=True`,
+which `lazybench data verify` and `lazybench doctor --deep` use.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -9,19 +19,149 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
-from lazybench.data.atomic_folder import replaced_folder, sync
-from lazybench.data.checked_arrays import Damaged, frozen, mapped
-from lazybench.data.folders import CACHE_VARIABLE, cache_root
-from lazybench.errors import UsageError
-from lazybench.files import read_file
+from lazybench.data.folders import CACHE_VARIABLE, cache_root, own_cache_root
+from lazybench.errors import LazybenchError, UsageError
+from lazybench.files import (
+    canonical_json,
+    file_digest,
+    open_file,
+    read_file,
+    replaced_folder,
+    sync,
+    write_json,
+)
+from lazybench.runtime.locks import held
+
+Arrays = dict[str, NDArray[Any]]
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+# What an unwritable cache leaves in memory: the second opening must not decode everything again.
+_held: dict[tuple[Path, str], Arrays] = {}
+
+
+REMEMBERED_FROM = 64 << 20
+"""Bytes from which on a file is hashed once per change, and not at each opening."""
+
+VERIFIED = "verified"
+_SETTLED_NS = 2_000_000_000
+"""The coarsest step of a file system's clock: a later write within it may show the same time."""
+
+_State = tuple[int, int, int, int, int]
+
+# Where no cache folder can be written, a process still hashes each file once per change.
+_known: dict[tuple[str, str], _State] = {}
+
+
+class Damaged(Exception):
+    """A file isn't what was written; the text says what is wrong with it."""
+
+
+def mapped(path: Path, size: int, sha256: str, *, whole: bool = False) -> NDArray[Any]:
+    """The array in a `.npy` file, read-only and memory-mapped, its size and sha256 verified.
+
+    Args:
+        path: the file.
+        size: its bytes.
+        sha256: 64 hex digits over all of its content.
+        whole: hash it even where it is remembered and hasn't changed since.
+
+    Raises:
+        Damaged: it is missing, or is another file than was written.
+    """
+    try:
+        # One handle for hash and map: a file replaced in between can't slip through.
+        with open_file(path, None) as file:
+            _check(file, path, size, sha256, whole=whole)
+            file.seek(0)
+            major, _ = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0
+            if major > 1:
+                header = np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = header(file)
+            if not shape or 0 in shape:
+                # An empty file section can't be mapped, and a scalar isn't worth a map.
+                file.seek(0)
+                return frozen(np.load(file, allow_pickle=False))
+            order: Literal["F", "C"] = "F" if fortran else "C"
+            return np.memmap(file, dtype, "r", file.tell(), shape, order)
+    except OSError as error:
+        raise Damaged(error.strerror or str(error)) from error
+    except ValueError as error:
+        raise Damaged(str(error)) from error
+
+
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """A view of an array that can't be written through."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _check(file: BufferedReader, path: Path, size: int, sha256: str, *, whole: bool) -> None:
+    """Check an open file's size and content.
+
+    Raises:
+        Damaged: it has others.
+    """
+    state = os.fstat(file.fileno())
+    if state.st_size != size:
+        raise Damaged(f"{state.st_size} bytes, not {size}")
+    large = size >= REMEMBERED_FROM
+    if large and not whole and _identity(state) in _remembered(path, sha256):
+        return
+    began_ns = time.time_ns()
+    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+        raise Damaged("its content doesn't match its sha256")
+    changed_ns = state.st_ctime_ns if os.name == "posix" else state.st_mtime_ns
+    if large and began_ns - changed_ns > _SETTLED_NS:
+        _remember(path, sha256, _identity(state))
+
+
+def _identity(state: os.stat_result) -> _State:
+    return (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_dev, state.st_ino)
+
+
+def _notes(path: Path) -> Iterator[Path]:
+    """Files that may remember the hash of `path`."""
+    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
+    for root in (cache_root(), own_cache_root()):
+        yield root / VERIFIED / f"{name}.json"
+
+
+def _remembered(path: Path, sha256: str) -> list[_State]:
+    """The states in which `path` is known to have this content."""
+    known = _known.get((os.path.realpath(path), sha256))
+    found = [] if known is None else [known]
+    for note in _notes(path):
+        # A note that can't be read costs a hash.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            content = json.loads(read_file(note))
+            size, mtime_ns, ctime_ns, device, inode = map(int, content["state"])
+            if content["sha256"] == sha256:
+                found.append((size, mtime_ns, ctime_ns, device, inode))
+    return found
+
+
+def _remember(path: Path, sha256: str, state: _State) -> None:
+    _known[os.path.realpath(path), sha256] = state
+    content = {"path": os.path.realpath(path), "sha256": sha256, "state": list(state)}
+    for note in _notes(path):
+        with contextlib.suppress(LazybenchError, OSError):
+            write_json(note, content)
+            return
 
 
 def scratch(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
@@ -39,17 +179,6 @@ def scratch(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
             return np.memmap(file, dtype, "w+", shape=shape)
     except (OSError, ValueError):
         return np.zeros(shape, dtype)
-
-
-Arrays = dict[str, NDArray[Any]]
-
-MANIFEST = "manifest.json"
-SCHEMA = 1
-_log = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-
-# What an unwritable cache leaves in memory: the second opening must not decode everything again.
-_held: dict[tuple[Path, str], Arrays] = {}
 
 
 class _File(NamedTuple):
@@ -73,8 +202,8 @@ def prepared(
 ) -> Arrays:
     """Arrays that `build` made, now or earlier: read-only, memory-mapped where the cache allows.
 
-    Every file's size and sha256 are verified as `checked_arrays` does: of a file of 64 MiB or more
-    once per change, so that opening takes milliseconds. A damaged entry is rebuilt with one logged
+    Every file's size and sha256 are verified (of a file of 64 MiB or more once per
+    change, so that opening takes milliseconds). A damaged entry is rebuilt with one logged
     warning. Processes that want the same entry wait for the one that builds it. Where the folder
     can't be written, the arrays stay in memory, with one logged warning a process.
 
@@ -102,13 +231,12 @@ def prepared(
         pass
     if (folder, key) in _held:
         return dict(_held[folder, key])
-    lock = FileLock(folder.with_name(f"{entry}.lock"))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        return _in_memory(folder, key, _checked(build()), error)
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(folder.with_name(f"{entry}.lock"), -1))
+        except OSError as error:
+            return _in_memory(folder, key, _checked(build()), error)
         try:
             return _open(folder, key, whole=whole)
         except _Missing:
@@ -121,8 +249,6 @@ def prepared(
             return _open(folder, key)
         except (OSError, _Missing, Damaged) as error:
             return _in_memory(folder, key, arrays, error)
-    finally:
-        lock.release()
 
 
 def damage(folder: Path, *, whole: bool = False) -> str:
@@ -213,12 +339,6 @@ def _manifest(folder: Path) -> tuple[str, dict[str, _File]]:
         raise Damaged(f"{MANIFEST} can't be read") from error
 
 
-def _facts(path: Path) -> dict[str, str | int]:
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        return {"bytes": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
 def _write(folder: Path, key: str, arrays: Arrays) -> None:
     with replaced_folder(folder) as place:
         files: dict[str, dict[str, str | int]] = {}
@@ -227,8 +347,8 @@ def _write(folder: Path, key: str, arrays: Arrays) -> None:
             with path.open("xb") as file:
                 np.save(file, array, allow_pickle=False)
                 sync(file)
-            files[name] = _facts(path)
+            files[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
         manifest = {"schema": SCHEMA, "key": key, "files": files}
         with (place / MANIFEST).open("x", encoding="utf-8") as text:
-            text.write(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+            text.write(canonical_json(manifest))
             sync(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -20,7 +19,7 @@ import requests
 from lazybench.data.folders import DATA_VARIABLE, data_root
 from lazybench.data.sources import SOURCES, Remote
 from lazybench.errors import DataUnavailable, OutputUnavailable, UnknownName, nearest
-from lazybench.files import open_file
+from lazybench.files import file_digest
 from lazybench.runtime.locks import alone
 
 TRIES = 4
@@ -105,7 +104,7 @@ def _there(name: str, root: Path, remote: Remote) -> Fetched | None:
     path = root / remote.place
     if not path.exists():
         return None
-    found = _digest(path, "md5") if remote.md5 else ""
+    found = file_digest(path, "md5") if remote.md5 else ""
     if found != remote.md5:
         raise DataUnavailable(
             f"{name}: {path} is there with other content than the published one (md5 {found}, "
@@ -212,10 +211,5 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _digest(path: Path, kind: str) -> str:
-    with open_file(path, None) as file:
-        return hashlib.file_digest(file, kind).hexdigest()
-
-
 def _told(path: Path, remote: Remote, url: str, *, fresh: bool) -> Fetched:
-    return Fetched(path, url, path.stat().st_size, remote.md5, _digest(path, "sha256"), fresh)
+    return Fetched(path, url, path.stat().st_size, remote.md5, file_digest(path), fresh)

@@ -9,9 +9,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from lazybench.errors import Busy, OutputUnavailable
+
+
+@contextmanager
+def held(path: Path, timeout_s: float = 0.0) -> Iterator[None]:
+    """Hold a lock file inside a block.
+
+    Args:
+        path: the lock file; its folder must exist.
+        timeout_s: seconds to wait for another process; negative for as long as it takes.
+
+    Raises:
+        TimeoutError: another process holds it.
+        OSError: it is no regular file, or can't be opened or locked.
+    """
+    # Imported here: it costs more than opening a data set, which locks only in rare cases.
+    from filelock import FileLock
+
+    _need_file(path)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=timeout_s)
+    except NotImplementedError as error:
+        # A network file system may have no locks.
+        raise OSError(errno.ENOSYS, str(error), str(path)) from error
+    try:
+        yield
+    finally:
+        # The system lets go of what can't be unlocked when the process ends.
+        with contextlib.suppress(OSError):
+            lock.release()
 
 
 @contextmanager
@@ -34,21 +62,15 @@ def alone(
         OutputUnavailable: the folder can't be made or written, or can't hold a lock: a network
             file system may have none, and a folder or link may have the lock's name.
     """
-    lock = FileLock(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _need_file(path)
-        lock.acquire(timeout=timeout_s)
-    except Timeout:
-        raise Busy(busy if isinstance(busy, str) else busy()) from None
-    except (OSError, NotImplementedError) as error:
-        raise OutputUnavailable(closed(error)) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(path, timeout_s))
+        except TimeoutError:
+            raise Busy(busy if isinstance(busy, str) else busy()) from None
+        except OSError as error:
+            raise OutputUnavailable(closed(error)) from error
         yield
-    finally:
-        # The system lets go of what can't be unlocked when the process ends.
-        with contextlib.suppress(OSError):
-            lock.release()
 
 
 def why_closed(error: Exception) -> str:
@@ -78,13 +100,8 @@ def is_held(path: Path) -> bool:
     """
     if not path.exists():
         return False
-    _need_file(path)
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        with held(path):
+            return False
+    except TimeoutError:
         return True
-    except NotImplementedError as error:
-        raise OSError(errno.ENOSYS, str(error), str(path)) from error
-    lock.release()
-    return False

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazybench.data import checked_arrays
-from lazybench.data.atomic_folder import replaced_folder, sync
+from lazybench.data import cache
 from lazybench.data.cache import prepared
 from lazybench.errors import UsageError
+from lazybench.files import replaced_folder, sync
 
 ARRAYS: dict[str, Any] = {
     "x": np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
@@ -111,9 +111,9 @@ def test_damage_is_rebuilt_with_one_warning(
 
 def aged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files count as settled at once, and as large whatever their size."""
-    monkeypatch.setattr(checked_arrays, "REMEMBERED_FROM", 1)
-    monkeypatch.setattr(checked_arrays, "_SETTLED_NS", 0)
-    monkeypatch.setattr(checked_arrays, "_known", {})
+    monkeypatch.setattr(cache, "REMEMBERED_FROM", 1)
+    monkeypatch.setattr(cache, "_SETTLED_NS", 0)
+    monkeypatch.setattr(cache, "_known", {})
 
 
 def test_large_files_are_hashed_once_per_change(
@@ -134,7 +134,7 @@ def test_large_files_are_hashed_once_per_change(
     size = file.stat().st_size
     monkeypatch.setattr(hashlib, "file_digest", counted)
     for _ in range(2):
-        monkeypatch.setattr(checked_arrays, "_known", {})  # As in another process.
+        monkeypatch.setattr(cache, "_known", {})  # As in another process.
         prepared("set", "1", build)
         assert (build.calls, hashed) == (1, [])
     for at in (0, 7, 60, 128, size // 2, size - 1):
@@ -167,7 +167,7 @@ def test_a_file_that_was_just_written_is_not_remembered(
 ) -> None:
     # A second write within a step of the clock would leave all times as they are.
     aged(monkeypatch)
-    monkeypatch.setattr(checked_arrays, "_SETTLED_NS", 3_600_000_000_000)
+    monkeypatch.setattr(cache, "_SETTLED_NS", 3_600_000_000_000)
     for _ in range(2):
         prepared("set", "1", Builder())
     assert not (root / "verified").exists()
@@ -181,7 +181,7 @@ def test_what_is_remembered_is_of_one_content(root: Path, monkeypatch: pytest.Mo
     held = json.loads(manifest.read_text())
     held["files"]["x"]["sha256"] = "0" * 64
     manifest.write_text(json.dumps(held))
-    monkeypatch.setattr(checked_arrays, "_known", {})
+    monkeypatch.setattr(cache, "_known", {})
     assert_whole(prepared("set", "1", build))
     assert build.calls == 2, "a file that another content is expected of was used"
 
@@ -196,7 +196,7 @@ def test_what_is_remembered_may_be_damaged(
     for note in (root / "verified").iterdir():
         note.write_text(text)
     flip(root / "set-1" / "x.npy")
-    monkeypatch.setattr(checked_arrays, "_known", {})
+    monkeypatch.setattr(cache, "_known", {})
     assert_whole(prepared("set", "1", build))
     assert build.calls == 2
 

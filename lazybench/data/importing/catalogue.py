@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from lazybench.data.atomic_folder import TEMPORARY, put_back
 from lazybench.data.folders import data_root
 from lazybench.data.splits import SPLITS, Split
 from lazybench.errors import DataUnavailable
-from lazybench.files import read_file
+from lazybench.files import TEMPORARY, put_back, read_file
+from lazybench.runtime.locks import held
 from lazybench.specs import DataSpec
 
 FOLDER = "imported"
@@ -172,10 +172,8 @@ def data_specs() -> tuple[list[DataSpec], dict[str, str]]:
 
 def _put_back(folder: Path) -> bool:
     """Whether a set is there again that a killed import had moved aside."""
-    from filelock import FileLock
-
-    # Whoever holds the lock is replacing the set and hasn't been killed.
-    with contextlib.suppress(OSError, NotImplementedError), FileLock(lock_path(folder), 0):
+    # A process that holds the lock is replacing the set and hasn't been killed.
+    with contextlib.suppress(OSError), held(lock_path(folder)):
         put_back(folder)
     return folder.is_dir()
 

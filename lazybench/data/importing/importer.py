@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lazybench import gymnasium_ids
-from lazybench.data.atomic_folder import remove_leftovers, replaced_folder
 from lazybench.data.importing.arrays import is_split_folder, read_npz
 from lazybench.data.importing.catalogue import NAME, ORIGIN, Meta, imported_root, lock_path
 from lazybench.data.importing.folder import read_image_folder
 from lazybench.data.importing.split import Preparation, Rows, choose_split
 from lazybench.data.importing.write import write_imported
 from lazybench.errors import DuplicateName, OutputUnavailable, StoreError, UnknownName, UsageError
-from lazybench.files import FULL
+from lazybench.files import FULL, remove_unfinished, replaced_folder
 from lazybench.registry import AGENTS, DATA_ALIASES, DATASETS
 from lazybench.runtime.locks import alone, why_closed
 from lazybench.user_code import load
@@ -146,7 +145,7 @@ def forget(name: str) -> None:
         with _alone(folder):
             # A set that lies elsewhere by a link is the user's own: the link alone is ours.
             folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
-            remove_leftovers(folder)
+            remove_unfinished(folder)
     except OSError as error:
         raise OutputUnavailable(
             f"{folder} can't be removed ({error.strerror or error}); make it writable"

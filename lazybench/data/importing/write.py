@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench.data.atomic_folder import sync
-from lazybench.data.checked_arrays import Damaged, mapped
+from lazybench.data.cache import Damaged, mapped
 from lazybench.data.fingerprint import content_fingerprint, repeated_instances
 from lazybench.data.importing.arrays import MOST_FEATURE
 from lazybench.data.importing.catalogue import (
@@ -29,7 +27,8 @@ from lazybench.data.importing.split import ChosenSplit, Read, Rows
 from lazybench.data.pool import Pool
 from lazybench.data.splits import SPLITS, Split
 from lazybench.errors import DataUnavailable, UsageError
-from lazybench.files import write_json
+from lazybench.files import file_digest, sync, write_json
+from lazybench.runtime.locks import held
 
 _SWAP_S = 1.0
 """Seconds to wait for an import that may be replacing the folder."""
@@ -84,7 +83,7 @@ def array_path(folder: Path, split: Split) -> Path:
 
 
 def open_imported(name: str) -> ImportedSet:
-    """The data set imported as `name`, its files verified as `checked_arrays` does.
+    """The data set imported as `name`, its files verified as `data.cache` does.
 
     Raises:
         DataUnavailable: it isn't there, or a file isn't the one that was imported.
@@ -97,11 +96,8 @@ def open_imported(name: str) -> ImportedSet:
         lock = lock_path(folder)
         if not lock.exists():
             raise
-        # Imported here: it costs more than all the rest of an opening.
-        from filelock import FileLock
-
-        # What filelock raises where it has to wait too long is an OSError.
-        with contextlib.suppress(OSError, NotImplementedError), FileLock(lock, _SWAP_S):
+        # A lock that can't be had in that time is an OSError, too.
+        with contextlib.suppress(OSError), held(lock, _SWAP_S):
             return _open(folder)
         raise
 
@@ -214,14 +210,12 @@ def write_imported(
         path = array_path(place, split)
         hashes[split] = _write_split(path, rows, chosen, split, scale)
         classes = chosen.split.classes(split)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         splits[split] = SplitMeta(
             classes=tuple(classes),
             groups=tuple(chosen.groups[label] or label for label in classes),
             counts=tuple(len(chosen.members[label]) for label in classes),
             bytes=path.stat().st_size,
-            sha256=digest,
+            sha256=file_digest(path),
         )
     meta = Meta(
         name=name,

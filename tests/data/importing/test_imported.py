@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import lazybench
-from lazybench.data import catalogue, checked_arrays
+from lazybench.data import cache, catalogue
 from lazybench.data.importing import importer, write
 from lazybench.data.importing.catalogue import imported_root, read_meta
 from lazybench.data.importing.importer import Imported, forget
@@ -154,8 +154,8 @@ def test_any_flipped_byte_is_noticed_at_the_opening(
 ) -> None:
     if remembered:
         monkeypatch.setenv("LAZYBENCH_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(checked_arrays, "REMEMBERED_FROM", 1)
-        monkeypatch.setattr(checked_arrays, "_SETTLED_NS", 0)
+        monkeypatch.setattr(cache, "REMEMBERED_FROM", 1)
+        monkeypatch.setattr(cache, "_SETTLED_NS", 0)
     print_ = bring(own.save(tmp_path / "f.npz")).meta.fingerprint
     for split in SPLITS:
         path = imported_root() / "mine" / f"{split}.npy"
@@ -172,14 +172,14 @@ def test_any_flipped_byte_is_noticed_at_the_opening(
 def test_what_moves_no_time_is_found_by_verify(
     tmp_path: Path, own: Any, bring: Bring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checked_arrays, "REMEMBERED_FROM", 1)
+    monkeypatch.setattr(cache, "REMEMBERED_FROM", 1)
     bring(own.save(tmp_path / "f.npz"))
     rewritten(imported_root() / "mine" / "test.npy", 200)
     # As on a disk that loses a bit: the state is the remembered one.
     monkeypatch.setattr(
-        checked_arrays,
+        cache,
         "_remembered",
-        lambda path, sha256: [checked_arrays._facts(path.stat())],
+        lambda path, sha256: [cache._identity(path.stat())],
     )
     open_imported("mine")
     found = catalogue.verify("mine")
