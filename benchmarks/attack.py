@@ -24,7 +24,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lazybench import make_env
-from lazybench.envs.targets.names import load_net
+from lazybench.envs.targets.nets import load_net
 from lazybench.runner.evaluate import judge
 from lazybench.runner.request import make, resolve_env
 from lazybench.runtime.threads import keep_freed_memory

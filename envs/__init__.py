@@ -7,15 +7,16 @@ if __name__ != "lazybench.envs":
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from lazybench import registry
 from lazybench.data.folders import data_root
-from lazybench.data.importing.catalogue import ORIGIN, metas
-from lazybench.envs.attack import ids
+from lazybench.data.importing.catalogue import ORIGIN, Meta, metas
+from lazybench.data.splits import held_out_each
+from lazybench.envs.attack.summary import COLUMNS
+from lazybench.envs.attack.summary import MEASURES as ATTACK_MEASURES
 from lazybench.envs.data_catalogue import DATA_CATALOGUE
-from lazybench.envs.longtail import ids as longtail_ids
-from lazybench.specs import EnvSpec, Resolved
+from lazybench.specs import BUDGETS, EnvSpec, Measure, Resolved
 
 __all__ = [
     "ALIASES",
@@ -92,6 +93,137 @@ def _sinusoid(shot: int) -> EnvSpec:
     )
 
 
+DEV_PER_CLASS = 10
+
+LONGTAIL_MEASURES = (
+    Measure("top1_error_pct", "%", "lower"),
+    Measure("many_accuracy"),
+    Measure("medium_accuracy"),
+    Measure("few_accuracy"),
+    Measure("geometric_mean"),
+    Measure("zero_recall_count", "classes", "lower"),
+    Measure("ece", "fraction", "lower"),
+    Measure("nll", "nats", "lower"),
+)
+"""What a pass tells beside the balanced accuracy; see `lazybench.envs.longtail.metrics`."""
+
+_STREAM_NAME = re.compile(r"(?P<data>[a-z][a-z0-9-]*)-lt-(?P<imbalance>[1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a spec tells of a data set: its classes, its test images and the listed imbalances."""
+
+    classes: int
+    test_images: int
+    listed: tuple[int, ...] = ()
+
+
+SIZES: Mapping[str, Size] = {
+    "cifar10": Size(10, 10_000, (200, 100, 50, 20, 10)),
+    "cifar100": Size(100, 10_000, (200, 100, 50, 20, 10)),
+    "glyphs": Size(60, 1800, (100, 50, 20)),
+    "glyphshard": Size(60, 1800),
+}
+
+
+def long_tailed(data: str, imbalance: int, size: Size) -> EnvSpec:
+    """Return the spec of a long-tailed stream; a trial is one test image."""
+    dev = DEV_PER_CLASS * size.classes
+    return EnvSpec(
+        id=f"{data}-lt-{imbalance}",
+        family="longtail",
+        target="lazybench.envs.longtail.env:LongTailEnv",
+        vector_target=None,
+        data=data,
+        kwargs={"data": data, "imbalance": imbalance},
+        trials=dict.fromkeys(BUDGETS, size.test_images),
+        val_trials=dict.fromkeys(BUDGETS, dev),
+        measures=LONGTAIL_MEASURES,
+        training={"eval_split": "val"},
+        about=f"long-tailed {data}, {size.classes} classes, imbalance {imbalance}",
+        cites=("cui2019classbalanced", "liu2019openworld"),
+    )
+
+
+_STREAMS: tuple[EnvSpec, ...] = tuple(
+    long_tailed(data, imbalance, size) for data, size in SIZES.items() for imbalance in size.listed
+)
+
+
+def _resolve_stream(name: str, known: Mapping[str, EnvSpec]) -> EnvSpec | None:
+    """Return the stream of that name, on built-in data or on imported images, or None."""
+    match = _STREAM_NAME.fullmatch(name)
+    if match is None:
+        return None
+    data, imbalance = match["data"], int(match["imbalance"])
+    if data in SIZES:
+        return known.get(name) or long_tailed(data, imbalance, SIZES[data])
+    found = [meta for meta in metas()[0] if meta.name == data and meta.kind == "images"]
+    return replace(long_tailed(data, imbalance, _size(found[0])), origin=ORIGIN) if found else None
+
+
+def _size(meta: Meta) -> Size:
+    """What `lazybench.data.labelled` makes of an imported set."""
+    counts = meta.splits["train"].counts
+    return Size(len(counts), len(counts) * held_out_each(min(counts)))
+
+
+QUERY_BUDGET = 3000
+
+SMALL: Mapping[str, int] = {"mnist": 100, "glyphs": 100, "cifar10": 50}
+"""Images of each data set that are attacked at `small`."""
+
+VERSIONS: Mapping[str, int] = {"cifar10": 2}
+"""Revisions by data set, where it isn't the first. The second of CIFAR-10 has validation tasks from
+a white box that had learned something; the first one's answered at random."""
+
+TARGETS = ("mnist-net4", "mnist-lenet5", "cifar10-resnet18", "cifar10-resnet8", "glyphs-net4")
+
+
+def attack_env(target: str, *, targeted: bool, label: bool, linf: bool) -> EnvSpec:
+    """Return the spec of attacks on a target; a trial is one image that it gets right."""
+    data = target.partition("-")[0]
+    aim = "targeted" if targeted else "untargeted"
+    ending = ("-label" if label else "") + ("-linf" if linf else "")
+    shown = "top class" if label else "scores"
+    return EnvSpec(
+        id=f"{target}-{aim}{ending}",
+        version=VERSIONS.get(data, 1),
+        family="attack",
+        target="lazybench.envs.attack.env:AttackEnv",
+        vector_target="lazybench.envs.attack.env:AttackVectorEnv",
+        data=data,
+        kwargs={
+            "target": target,
+            "targeted": targeted,
+            "access": "label" if label else "scores",
+            "norm": "linf" if linf else "l2",
+            "query_budget": QUERY_BUDGET,
+        },
+        trials={"smoke": 8, "small": SMALL[data], "medium": SMALL[data], "paper": 1000},
+        val_trials={"smoke": 4, "small": 32, "medium": 32, "paper": 64},
+        metric="success",
+        val_metric=("mse", "lower"),
+        measures=ATTACK_MEASURES,
+        columns=COLUMNS,
+        block=SMALL[data],
+        apart=True,
+        options=("eps", "query_budget", "mode", "target_rule", "strict"),
+        about=f"{aim} attacks on {target} by its {shown}, {'linf' if linf else 'L2'}",
+        cites=("du2020metaattack",),
+    )
+
+
+_ATTACKS: tuple[EnvSpec, ...] = tuple(
+    attack_env(target, targeted=targeted, label=label, linf=linf)
+    for target in TARGETS
+    for targeted in (False, True)
+    for label in (False, True)
+    for linf in (False, True)
+)
+
+
 CATALOGUE: tuple[EnvSpec, ...] = (
     *(
         few_shot(data, way, shot, noniid=noniid)
@@ -102,8 +234,8 @@ CATALOGUE: tuple[EnvSpec, ...] = (
     ),
     _sinusoid(5),
     _sinusoid(10),
-    *longtail_ids.CATALOGUE,
-    *ids.CATALOGUE,
+    *_STREAMS,
+    *_ATTACKS,
 )
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -142,7 +274,7 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     is installed, else the embedded glyphs (tiered by script); the note says which. Data sets
     registered by other packages or at run time count.
     """
-    stream = longtail_ids.resolve(name, known)
+    stream = _resolve_stream(name, known)
     if stream is not None:
         return Resolved(stream)
     match = _NAME.fullmatch(name)

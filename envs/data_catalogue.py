@@ -2,8 +2,161 @@
 
 from __future__ import annotations
 
-from lazybench.envs import data_sheets as sheets
+from collections.abc import Mapping
+
 from lazybench.specs import DataSpec
+
+Sheet = Mapping[str, str]
+CONTENT, ORIGIN, HERE, LIMITS = (
+    "Classes and instances",
+    "How it was made",
+    "What lazybench makes of it",
+    "What to mind",
+)
+"""The headings of every sheet."""
+
+
+def _sheet(content: str, origin: str, here: str, limits: str) -> Sheet:
+    return dict(zip((CONTENT, ORIGIN, HERE, LIMITS), (content, origin, here, limits), strict=True))
+
+
+_GLYPH_CONTENT = (
+    "1,705 Unicode characters of 22 scripts (symbols, arrows and the like count as scripts, too), "
+    "4 to 12 bitmaps each: 13,298 bitmaps of 28x28 grey pixels, strokes bright on black. Splits "
+    "are by script: 1,129 characters of 7 scripts train, 151 of 7 validate, 425 of 8 test."
+)
+_GLYPH_ORIGIN = (
+    "`tools/render_glyphs.py` rendered them once from the twelve faces of the DejaVu 2.35 fonts, "
+    "dropped characters that look like another one, and froze the result in the package with its "
+    "sha256. No person drew or labelled anything; a label is the character."
+)
+_GLYPH_LIMITS = (
+    "Printed characters are easier than handwriting: deformations are random, not a writer's. The "
+    "scripts are of very different sizes (Canadian syllabics are half of the test), and symbols "
+    "dominate training. Use it to compare learners without any download; don't report it as "
+    "Omniglot."
+)
+GLYPHS = _sheet(
+    _GLYPH_CONTENT,
+    _GLYPH_ORIGIN,
+    "20 instances of each character: its faces in random order, each under a random rotation, "
+    "scale, shear, shift and elastic deformation (`medium`), a pure function of the character and "
+    "the instance. Long-tailed streams take 60 characters of all scripts with 210 training "
+    "images, tested on faces held out; attack targets ten characters of the test scripts.",
+    _GLYPH_LIMITS,
+)
+GLYPHS_HARD = _sheet(
+    _GLYPH_CONTENT,
+    _GLYPH_ORIGIN,
+    "The same characters, smaller, under a stronger jitter (`hard`) with random stroke weight: "
+    "the second tier of the boards.",
+    _GLYPH_LIMITS,
+)
+
+_OMNIGLOT_CONTENT = (
+    "1,623 handwritten characters of 50 alphabets, each drawn once by 20 people: 32,460 images of "
+    "105x105 black and white pixels."
+)
+_OMNIGLOT_ORIGIN = (
+    "Drawn online by paid volunteers (Amazon Mechanical Turk) for Lake, Salakhutdinov and "
+    "Tenenbaum; the authors give it out with strokes as well, which lazybench doesn't use."
+)
+OMNIGLOT = _sheet(
+    _OMNIGLOT_CONTENT,
+    _OMNIGLOT_ORIGIN,
+    "Images resized to 28x28, strokes bright. 1,100 / 100 / 423 classes at random, a fixed list "
+    "in the package; train classes turned by 90, 180 and 270 degrees count as classes of their "
+    "own, validation and test classes stay as they are.",
+    "Random splits share alphabets between training and test. Papers differ in the split and in "
+    "whether test classes are turned, so numbers of different papers aren't comparable; 5-way "
+    "tasks are close to solved.",
+)
+OMNIGLOT_ALPHABET = _sheet(
+    _OMNIGLOT_CONTENT,
+    _OMNIGLOT_ORIGIN,
+    "Images resized to 28x28, strokes bright, not turned. The authors' background alphabets train "
+    "and validate, their evaluation alphabets test: no alphabet is on both sides.",
+    "Harder than the random split, and closer to what the authors meant; fewer papers use it.",
+)
+
+_CIFAR_ORIGIN = (
+    "Chosen from the 80 Million Tiny Images, which were gathered from web searches, and labelled "
+    "by paid students (Krizhevsky 2009)."
+)
+_CIFAR_LIMITS = (
+    "The images show what web searches gave in 2008, people among them, without anybody's "
+    "consent; Tiny Images itself was withdrawn in 2020 for offensive labels, which these classes "
+    "don't have. Some test images have near duplicates in training."
+)
+CIFAR_FS = _sheet(
+    "CIFAR-100's 100 classes of 600 colour images, 32x32: 64 train, 16 validate, 20 test, a "
+    "random split of classes fixed by its authors.",
+    _CIFAR_ORIGIN,
+    "All 600 images of a class, those of CIFAR-100's train and test parts together.",
+    _CIFAR_LIMITS,
+)
+FC100 = _sheet(
+    "The same images, split by super-class: 60 classes of 12 super-classes train, 20 of 4 "
+    "validate, 20 of 4 test.",
+    _CIFAR_ORIGIN,
+    "All 600 images of a class. No super-class is on two sides, so training helps less than on "
+    "CIFAR-FS.",
+    _CIFAR_LIMITS,
+)
+CIFAR10 = _sheet(
+    "10 classes, 6,000 colour images each, 32x32: 50,000 in the train part, 10,000 in the test "
+    "part.",
+    _CIFAR_ORIGIN,
+    "Long-tailed streams and attack targets, on the official parts.",
+    _CIFAR_LIMITS,
+)
+CIFAR100 = _sheet(
+    "100 classes, 600 colour images each, 32x32: 50,000 in the train part, 10,000 in the test "
+    "part.",
+    _CIFAR_ORIGIN,
+    "Long-tailed streams, on the official parts; 10 images a class of the train part are the dev "
+    "set.",
+    _CIFAR_LIMITS,
+)
+
+_IMAGENET_ORIGIN = (
+    "Images of the ILSVRC 2012 classes, gathered from web searches and labelled by paid workers "
+    "(Russakovsky et al. 2015)."
+)
+_IMAGENET_LIMITS = (
+    "ImageNet's terms hold: non-commercial research and education, and the images remain their "
+    "owners'. People appear in them without their consent. lazybench ships none of them."
+)
+MINI_IMAGENET = _sheet(
+    "100 classes, 600 colour images each, 84x84: 64 train, 16 validate, 20 test, the split of "
+    "Ravi and Larochelle.",
+    _IMAGENET_ORIGIN + " Vinyals et al. (2016) chose 100 classes; everybody uses the other split.",
+    "Read from the usual pickles, or resized to 84x84 from the JPEG files and their lists.",
+    _IMAGENET_LIMITS + " Copies differ in how they were resized; the fingerprint tells them apart.",
+)
+TIERED_IMAGENET = _sheet(
+    "608 classes, 779,165 colour images, 84x84: 351 classes of 20 categories train (448,695 "
+    "images), 97 of 6 validate (124,261), 160 of 8 test (206,209).",
+    _IMAGENET_ORIGIN + " Ren et al. (2018) grouped the classes by ImageNet's hierarchy.",
+    "Read from the authors' pickles, mapped to disk once. `tiered-…` names it where it is "
+    "installed.",
+    _IMAGENET_LIMITS,
+)
+MNIST = _sheet(
+    "10 digits, 60,000 train and 10,000 test images, 28x28, grey.",
+    "Digits written by employees of the US Census Bureau and by pupils, collected by NIST and "
+    "mixed anew by LeCun, Cortes and Burges.",
+    "Attack targets and their white boxes, on the official parts.",
+    "Solved by any classifier; what an attack achieves here says little about photographs.",
+)
+SINUSOID = _sheet(
+    "Sine waves y = a sin(x - p) with a from .1 to 5, p from 0 to pi and x from -5 to 5, all "
+    "uniform; without end.",
+    "Generated: each trial's wave and points are a function of the trial's number.",
+    "Regression: K points to learn from, 15 to predict; the score is the mean squared error.",
+    "A toy problem: fit for checking a learner, not for ranking it.",
+)
+
 
 _CIFAR100 = tuple(
     f"{folder}cifar-100-python{ending}"
@@ -41,7 +194,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         licence="bitmaps rendered from DejaVu fonts; see NOTICE",
         about="1,705 characters of 22 scripts, tiered by script, medium jitter, 28x28",
         cites=("lazybench",),
-        sheet=sheets.GLYPHS,
+        sheet=GLYPHS,
     ),
     DataSpec(
         "glyphshard",
@@ -51,7 +204,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         licence="bitmaps rendered from DejaVu fonts; see NOTICE",
         about="the same characters under hard jitter",
         cites=("lazybench",),
-        sheet=sheets.GLYPHS_HARD,
+        sheet=GLYPHS_HARD,
     ),
     DataSpec(
         "omniglot",
@@ -61,7 +214,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         licence="MIT",
         about="1,623 handwritten characters; 1100/100/423 random classes, train also rotated",
         cites=("lake2015omniglot", "finn2017maml"),
-        sheet=sheets.OMNIGLOT,
+        sheet=OMNIGLOT,
     ),
     DataSpec(
         "omniglot-alphabet",
@@ -71,7 +224,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         licence="MIT",
         about="the authors' split: background alphabets train and validate, evaluation ones test",
         cites=("lake2015omniglot",),
-        sheet=sheets.OMNIGLOT_ALPHABET,
+        sheet=OMNIGLOT_ALPHABET,
     ),
     DataSpec(
         "cifarfs",
@@ -81,7 +234,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         licence="none stated; cite Krizhevsky (2009)",
         about="CIFAR-100's classes, 600 images each, 32x32; 64/16/20 random classes (CIFAR-FS)",
         cites=("krizhevsky2009cifar", "bertinetto2019r2d2"),
-        sheet=sheets.CIFAR_FS,
+        sheet=CIFAR_FS,
     ),
     DataSpec(
         "fc100",
@@ -91,7 +244,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         licence="none stated; cite Krizhevsky (2009)",
         about="the same images; 60/20/20 classes of 12/4/4 disjoint super-classes",
         cites=("krizhevsky2009cifar", "oreshkin2018tadam"),
-        sheet=sheets.FC100,
+        sheet=FC100,
     ),
     DataSpec(
         "miniimagenet",
@@ -100,7 +253,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         licence="ImageNet's terms: non-commercial research and education",
         about="100 ImageNet classes, 600 images each, 84x84; 64/16/20 of Ravi & Larochelle",
         cites=("vinyals2016matching", "ravi2017optimization", "russakovsky2015imagenet"),
-        sheet=sheets.MINI_IMAGENET,
+        sheet=MINI_IMAGENET,
     ),
     DataSpec(
         "tieredimagenet",
@@ -109,7 +262,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         licence="ImageNet's terms: non-commercial research and education",
         about="608 ImageNet classes, 84x84; 351/97/160 of 20/6/8 disjoint categories",
         cites=("ren2018tiered", "russakovsky2015imagenet"),
-        sheet=sheets.TIERED_IMAGENET,
+        sheet=TIERED_IMAGENET,
     ),
     DataSpec(
         "mnist",
@@ -118,7 +271,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         licence="none stated; cite LeCun et al. (1998)",
         about="10 handwritten digits, 60,000 train and 10,000 test images, 28x28",
         cites=("lecun1998mnist",),
-        sheet=sheets.MNIST,
+        sheet=MNIST,
     ),
     DataSpec(
         "cifar10",
@@ -128,7 +281,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         licence="none stated; cite Krizhevsky (2009)",
         about="10 classes, 6,000 images each, 32x32; official train and test parts",
         cites=("krizhevsky2009cifar",),
-        sheet=sheets.CIFAR10,
+        sheet=CIFAR10,
     ),
     DataSpec(
         "cifar100",
@@ -138,7 +291,7 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         licence="none stated; cite Krizhevsky (2009)",
         about="100 classes, 600 images each, 32x32; official train and test parts",
         cites=("krizhevsky2009cifar",),
-        sheet=sheets.CIFAR100,
+        sheet=CIFAR100,
     ),
     DataSpec(
         "sinusoid",
@@ -147,6 +300,6 @@ DATA_CATALOGUE: tuple[DataSpec, ...] = (
         licence="none needed: generated",
         about="sine waves of random amplitude and phase, for regression",
         cites=("finn2017maml",),
-        sheet=sheets.SINUSOID,
+        sheet=SINUSOID,
     ),
 )

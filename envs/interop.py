@@ -13,7 +13,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from lazybench.arguments import check_whole
 from lazybench.errors import UsageError
-from lazybench.user_code import load
 
 
 class TrainingBatches(IterableDataset[dict[str, Tensor]]):
@@ -103,10 +102,10 @@ def as_dataset(env: Any, *, seed: int = 0, batches: int | None = None) -> Traini
             isn't there.
     """
     if hasattr(getattr(env, "task", None), "steps"):
-        streamed: TrainingBatches = load("lazybench.envs.longtail.env:LongTailDataset")(
-            env, seed=seed, batches=batches
-        )
-        return streamed
+        # That module imports this one.
+        from lazybench.envs.longtail.env import LongTailDataset
+
+        return LongTailDataset(env, seed=seed, batches=batches)
     kind = TrainingBatches if batches is None else CountedBatches
     return kind(env, seed=seed, batches=batches)
 
@@ -128,10 +127,10 @@ def as_torchmeta(
     Raises:
         UsageError: an environment of another split, family or form.
     """
-    found: Iterable[TorchmetaBatch] = load("lazybench.envs.fewshot.torchmeta:TorchmetaBatches")(
-        env, seed=seed, batches=batches
-    )
-    return found
+    # That module imports this one.
+    from lazybench.envs.fewshot.torchmeta import TorchmetaBatches
+
+    return TorchmetaBatches(env, seed=seed, batches=batches)
 
 
 def from_torchmeta(  # noqa: PLR0913 - what is taken, how much of it, and how it is shown
@@ -164,7 +163,10 @@ def from_torchmeta(  # noqa: PLR0913 - what is taken, how much of it, and how it
         UsageError: batches of another form, no task, tasks of different shapes, labels that don't
             name as many rows of each class, or too many tasks.
     """
-    return load("lazybench.envs.fewshot.torchmeta:TorchmetaVectorEnv")(
+    # That module imports this one.
+    from lazybench.envs.fewshot.torchmeta import TorchmetaVectorEnv
+
+    return TorchmetaVectorEnv(
         loader,
         num_envs=num_envs,
         split=split,

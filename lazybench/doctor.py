@@ -370,7 +370,7 @@ TORCH_S = 120.0
 
 _AGAIN = "install lazybench again: pip install -c constraints.txt ."
 _EMBEDDED = ("lazybench.envs.datasets.glyphs:read_frozen",)
-_EMBEDDED_DEEP = ("lazybench.envs.targets.names:embedded_nets",)
+_EMBEDDED_DEEP = ("lazybench.envs.targets.nets:embedded_nets",)
 _TRY = """
 import torch
 x = torch.ones(3, 3, requires_grad=True)

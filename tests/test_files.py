@@ -210,7 +210,7 @@ def _idx(path: Path) -> Any:
 
 
 def _networks(path: Path) -> Any:
-    from lazybench.envs.targets.files import read_nets
+    from lazybench.envs.targets.nets import read_nets
 
     return read_nets(path, remedy="train it")
 

@@ -25,7 +25,7 @@ from lazybench.envs.attack.gradient_maps import maps_shape
 from lazybench.envs.attack.protocol import read_protocol
 from lazybench.envs.fewshot.trial_sampler import QUERIES
 from lazybench.envs.longtail.stream import class_counts
-from lazybench.envs.targets.names import WHITEBOXES
+from lazybench.envs.targets.nets import WHITEBOXES
 from lazybench.errors import DataUnavailable, LazybenchError, UnknownName
 from lazybench.records import Record, Store, make_key
 from lazybench.records.store import first_difference

@@ -25,10 +25,9 @@ from lazybench.data.pool import SPLITS, Split
 from lazybench.envs.attack.batch import AttackBlock, Observation, Stepped
 from lazybench.envs.attack.blackbox import BlackBox
 from lazybench.envs.attack.gradient_maps import GradientMaps, maps_shape
-from lazybench.envs.attack.named_target import load_pictures, whiteboxes
 from lazybench.envs.attack.protocol import TargetRule, read_protocol
 from lazybench.envs.attack.summary import summary
-from lazybench.envs.attack.target import OpenTarget
+from lazybench.envs.attack.target import OpenTarget, load_pictures, whiteboxes
 from lazybench.envs.trial_index import first_row, one_trial
 from lazybench.errors import UsageError
 from lazybench.runtime.threads import one_thread_after_fork

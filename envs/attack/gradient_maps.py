@@ -25,13 +25,13 @@ from lazybench.data.pool import Split
 from lazybench.envs.fewshot.episodes import Block, choose
 from lazybench.envs.fewshot.trial_sampler import Trials
 from lazybench.envs.single_step import Backend, OneStepVectorEnv
-from lazybench.envs.targets.data import target_data
-from lazybench.envs.targets.files import Trained
-from lazybench.envs.targets.names import (
+from lazybench.envs.targets.nets import (
+    Trained,
     Whiteboxes,
     is_trained,
     load_net,
-    parted,
+    split_name,
+    target_data,
     untrained,
     whiteboxes,
 )
@@ -125,7 +125,7 @@ class GradientMaps(OneStepVectorEnv):
 
     def examples(self) -> Tensor:
         """Return the first training image of each class, `[classes, *instance]` float32."""
-        x, y = target_data(parted(self.trials.boxes.val)[0]).images("train")
+        x, y = target_data(split_name(self.trials.boxes.val)[0]).images("train")
         _, first = np.unique(y, return_index=True)
         return torch.from_numpy(x[first].astype(np.float32)).div_(255.0)
 
@@ -254,8 +254,8 @@ def maps_shape(
 def _boxes(target: str, given: Sequence[str] | None) -> Whiteboxes:
     if given is None:
         return whiteboxes(target)
-    data, net = parted(target)
-    strange = [name for name in given if parted(name)[0] != data or name == target]
+    data, net = split_name(target)
+    strange = [name for name in given if split_name(name)[0] != data or name == target]
     if isinstance(given, str) or len(set(given)) < max(2, len(given)) or strange:
         raise UsageError(
             f"whiteboxes must be at least two different networks on {data} beside {net}, the last "
@@ -271,7 +271,7 @@ def _pools(boxes: Whiteboxes, split: Split, maps: int) -> Pools:
     are none of train's.
     """
     names = boxes.train if split == "train" else (boxes.val,)
-    opened = target_data(parted(names[0])[0])
+    opened = target_data(split_name(names[0])[0])
     missing = [name for name in (*boxes.train, boxes.val) if not is_trained(name, opened)]
     if missing:
         raise untrained(missing)

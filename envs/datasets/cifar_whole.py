@@ -16,7 +16,7 @@ from lazybench.data.folders import data_root
 from lazybench.data.labelled import Labelled
 from lazybench.data.pool import Split
 from lazybench.envs.datasets import cifar
-from lazybench.envs.datasets.cifar_files import (
+from lazybench.envs.datasets.cifar import (
     Batch,
     batch,
     find_cifar,
@@ -24,10 +24,10 @@ from lazybench.envs.datasets.cifar_files import (
     md5,
     read_cifar,
 )
-from lazybench.envs.datasets.class_lists import Named
-from lazybench.envs.datasets.images import (
+from lazybench.envs.datasets.image_set import (
     Images,
     ImageSet,
+    Named,
     hash_all,
     missing,
     official_parts,

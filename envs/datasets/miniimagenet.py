@@ -21,11 +21,13 @@ from lazybench.data.cache import scratch
 from lazybench.data.folders import data_root
 from lazybench.data.pickles import as_text, load_pickle, text_keys
 from lazybench.data.pool import SPLITS, Split
-from lazybench.envs.datasets.class_lists import Named, Roster, few_shot_roster
-from lazybench.envs.datasets.images import (
+from lazybench.envs.datasets.image_set import (
     Images,
     ImageSet,
+    Named,
+    Roster,
     decode_all,
+    few_shot_roster,
     hash_all,
     missing,
     open_images,

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from lazybench.data.folders import data_root
 from lazybench.data.labelled import Labelled
 from lazybench.data.pool import Split
-from lazybench.envs.datasets.class_lists import Named
-from lazybench.envs.datasets.images import (
+from lazybench.envs.datasets.image_set import (
     Images,
     ImageSet,
+    Named,
     hash_all,
     missing,
     official_parts,

@@ -18,8 +18,16 @@ from numpy.typing import NDArray
 from lazybench.data.folders import data_root
 from lazybench.data.pickles import as_text, load_pickle, text_keys
 from lazybench.data.pool import SPLITS, Split
-from lazybench.envs.datasets.class_lists import Named, Roster, few_shot_roster
-from lazybench.envs.datasets.images import Images, ImageSet, decode_all, missing, open_images
+from lazybench.envs.datasets.image_set import (
+    Images,
+    ImageSet,
+    Named,
+    Roster,
+    decode_all,
+    few_shot_roster,
+    missing,
+    open_images,
+)
 from lazybench.errors import DataUnavailable
 
 NAME = "tieredimagenet"

@@ -17,7 +17,7 @@ from lazybench.arguments import check_one_of, check_options, check_whole
 from lazybench.data.labelled import open_labelled
 from lazybench.data.pool import SPLITS, Split
 from lazybench.envs.interop import CountedBatches
-from lazybench.envs.longtail.oracle import HiddenPass, as_answer
+from lazybench.envs.longtail.metrics import HiddenPass, as_answer
 from lazybench.envs.longtail.samplers import Schedule, stages
 from lazybench.envs.longtail.stream import (
     Stream,

@@ -166,7 +166,7 @@ def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
                 "again; --fresh forgets them"
             )
         try:
-            target = load("lazybench.envs.own_target.run:UserAttack")(
+            target = load("lazybench.envs.own_target.user_target:UserAttack")(
                 predict,
                 images,
                 {**request.protocol, "access": form.access},

@@ -14,9 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lazybench import seeding
-from lazybench.envs.targets.data import Labelled, target_data
-from lazybench.envs.targets.files import Trained, write_nets
-from lazybench.envs.targets.names import load_net, parted, place
+from lazybench.envs.targets.nets import (
+    Labelled,
+    Trained,
+    load_net,
+    place,
+    split_name,
+    target_data,
+    write_nets,
+)
 from lazybench.errors import Diverged, UsageError
 from lazybench.nets.params import Params, detached, finite
 from lazybench.nets.whitebox import MOMENTS, Classifier, classifier
@@ -88,7 +94,7 @@ def recipe_of(name: str, budget: str) -> Recipe:
     Raises:
         UsageError: no such network or budget.
     """
-    data = parted(name)[0]
+    data = split_name(name)[0]
     recipes = RECIPES[data]
     if budget not in recipes:
         raise UsageError(f"budget must be one of {', '.join(recipes)}, got '{budget}'")
@@ -120,7 +126,7 @@ def train_net(
         DataUnavailable: its data aren't installed.
         Diverged: the loss or a weight isn't finite, or nothing was learned.
     """
-    data, architecture = parted(name)
+    data, architecture = split_name(name)
     recipe = recipe or recipe_of(name, budget)
     opened = target_data(data)
     net = classifier(architecture, opened.instance, opened.classes)
@@ -170,7 +176,7 @@ def keep_net(
         StoreError: the disk is full.
         OutputUnavailable: the cache folder can't be written.
     """
-    data = parted(name)[0]
+    data = split_name(name)[0]
     if data == "glyphs":
         if replace:
             raise UsageError(

@@ -258,7 +258,7 @@ TRAIN_EXAMPLES = (
     "lazybench targets train cifar10-resnet8 --budget paper --replace",
 )
 
-_NETS = "lazybench.envs.targets.names"
+_NETS = "lazybench.envs.targets.nets"
 _TRAINING = "lazybench.envs.targets.training"
 
 
@@ -352,7 +352,7 @@ def _written(
 ) -> list[dict[str, Any]]:
     train, write = (
         _loaded(_TRAINING, "train_net"),
-        _loaded("lazybench.envs.targets.files", "write_nets"),
+        _loaded("lazybench.envs.targets.nets", "write_nets"),
     )
     nets = {name: train(name, budget=budget, seed=seed, watch=watch) for name in names}
     write(path, nets)
@@ -365,10 +365,10 @@ def _wanted(names: list[str], *, only: bool) -> list[str]:
     Raises:
         UsageError: no such network.
     """
-    boxes, parted = _loaded(_NETS, "WHITEBOXES"), _loaded(_NETS, "parted")
+    boxes, split_name = _loaded(_NETS, "WHITEBOXES"), _loaded(_NETS, "split_name")
     found: list[str] = []
     for name in names:
-        parted(name)
+        split_name(name)
         found.append(name)
         if name in boxes and not only:
             found += [*boxes[name].train, boxes[name].val]

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lazybench.envs.targets.files import Trained, read_nets
-from lazybench.envs.targets.names import names
+from lazybench.envs.targets.nets import Trained, names, read_nets
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import torch
 from gymnasium.vector import AsyncVectorEnv
 
 import lazybench
-from lazybench import parallel
+from lazybench.runtime import threads
 
 IDS = {
     "fewshot": "glyphs-5way-1shot",
@@ -39,7 +39,7 @@ def work(*_):
 def on_one_thread(name):
     env = lazybench.make_env(name)
     env.reset(seed=0)
-    return work(), torch.get_num_threads(), parallel.map_tasks(work, range(2))
+    return work(), torch.get_num_threads(), threads.map_tasks(work, range(2))
 
 torch.set_num_threads(4)
 """
@@ -57,9 +57,9 @@ for name in IDS.values():
 
 AS_POOL = """
 names = list(IDS.values())
-with parallel.using_threads(2):
+with threads.using_threads(2):
     # The threads of this pool are in no child.
-    parallel.map_tasks(work, range(2))
+    threads.map_tasks(work, range(2))
 here = [on_one_thread(name) for name in names]
 with multiprocessing.get_context("fork").Pool(2) as pool:
     told = pool.map(on_one_thread, names)

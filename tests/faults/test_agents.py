@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import lazybench
-from lazybench.envs.targets import names as targets
+from lazybench.envs.targets import nets as targets
 from lazybench.records import canonical_json
 from lazybench.runner.request import RunRequest
 from lazybench.runner.run import run

@@ -29,12 +29,12 @@ from lazybench.data.importing.split import Preparation, Rows
 from lazybench.data.importing.write import open_imported
 from lazybench.data.pickles import load_pickle
 from lazybench.data.splits import SPLITS, listed_split
-from lazybench.envs.attack.named_target import load_pictures
-from lazybench.envs.datasets.cifar_files import batch
+from lazybench.envs.attack.target import load_pictures
+from lazybench.envs.datasets.cifar import batch
 from lazybench.envs.datasets.mnist import read_idx
 from lazybench.envs.own_target.images import read_user_images
 from lazybench.envs.own_target.journal import Journal
-from lazybench.envs.targets.files import read_nets
+from lazybench.envs.targets.nets import read_nets
 from lazybench.errors import LazybenchError
 from lazybench.records import Record, Store, read_lines
 from lazybench.runner import checkpoint

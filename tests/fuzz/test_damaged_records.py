@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 
 from lazybench.envs.own_target.journal import Journal
-from lazybench.envs.targets.files import Trained, write_nets
+from lazybench.envs.targets.nets import Trained, write_nets
 from lazybench.records import Record, Store, append_line
 from lazybench.runner import checkpoint
 from lazybench.runner.train import Progress

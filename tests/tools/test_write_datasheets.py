@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lazybench.envs.data_sheets import CONTENT, HERE, LIMITS, ORIGIN
+from lazybench.envs.data_catalogue import CONTENT, HERE, LIMITS, ORIGIN
 from lazybench.envs.datasets.glyphs import read_frozen
 from lazybench.registry import DATASETS, open_data
 

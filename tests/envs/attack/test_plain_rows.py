@@ -17,7 +17,7 @@ from lazybench.envs.attack.env import AttackVectorEnv
 from lazybench.envs.attack.oracle import Oracle, plain
 from lazybench.envs.own_target.form import TargetForm, in_form
 from lazybench.envs.own_target.images import UserImages
-from lazybench.envs.own_target.run import UserAttack
+from lazybench.envs.own_target.user_target import UserAttack
 from lazybench.errors import ContractError
 from lazybench.tasks import Queries
 

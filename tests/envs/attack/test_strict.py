@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lazybench.envs.attack.env import AttackVectorEnv
-from lazybench.envs.attack.strict import ChildTarget
+from lazybench.envs.attack.target import ChildTarget
 from lazybench.errors import ContractError, UsageError
 from lazybench.tasks import Queries
 

@@ -15,8 +15,7 @@ from lazybench.data.folders import data_root
 from lazybench.data.pool import SPLITS
 from lazybench.envs.datasets import cifar
 from lazybench.envs.datasets.cifar import Cifar100, check, open_cifar100
-from lazybench.envs.datasets.class_lists import Named, few_shot_roster
-from lazybench.envs.datasets.images import ImageSet, open_images
+from lazybench.envs.datasets.image_set import ImageSet, Named, few_shot_roster, open_images
 from lazybench.envs.fewshot.episodes import ClassSampler
 from lazybench.errors import DataUnavailable, UsageError
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lazybench.envs.datasets.glyphs import open_glyphs, read_frozen
-from lazybench.envs.datasets.glyphs_variants import (
+from lazybench.envs.datasets.glyphs import (
+    ATTACK_EACH,
+    ATTACK_SHA256,
     CHARACTERS,
-    GLYPHS_ATTACK_EACH,
-    GLYPHS_ATTACK_SHA256,
-    glyphs_attack_build,
+    attack_build,
+    open_glyphs,
     open_ten,
+    read_frozen,
 )
 from lazybench.errors import DataUnavailable
 
 
 def test_the_pixels_are_the_published_ones() -> None:
     ten = open_ten()
-    assert bytes(glyphs_attack_build(read_frozen())["sha256"]).hex() == GLYPHS_ATTACK_SHA256
+    assert bytes(attack_build(read_frozen())["sha256"]).hex() == ATTACK_SHA256
     assert "+" not in ten.prep
-    for part, each in GLYPHS_ATTACK_EACH.items():
+    for part, each in ATTACK_EACH.items():
         assert ten.x[part].shape == (10 * each, 1, 28, 28)
         assert np.bincount(ten.labels(part)).tolist() == [each] * 10
 
@@ -49,8 +50,6 @@ def test_an_image_shows_its_label() -> None:
 
 
 def test_a_character_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "lazybench.envs.datasets.glyphs_variants.CHARACTERS", (("LATIN", "U+0000 NOTHING"),)
-    )
+    monkeypatch.setattr("lazybench.envs.datasets.glyphs.CHARACTERS", (("LATIN", "U+0000 NOTHING"),))
     with pytest.raises(DataUnavailable, match="no bitmaps of U\\+0000 NOTHING"):
-        glyphs_attack_build(read_frozen())
+        attack_build(read_frozen())

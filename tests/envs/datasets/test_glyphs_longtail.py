@@ -7,9 +7,15 @@ import pytest
 
 from lazybench import seeding
 from lazybench.data.labelled import open_labelled
-from lazybench.envs.datasets import glyphs_variants
-from lazybench.envs.datasets.glyphs import read_frozen
-from lazybench.envs.datasets.glyphs_variants import CLASSES, EACH, FACES, TEST_FACES, classes
+from lazybench.envs.datasets import glyphs
+from lazybench.envs.datasets.glyphs import (
+    FACES,
+    LONGTAIL_CLASSES,
+    LONGTAIL_EACH,
+    TEST_FACES,
+    longtail_classes,
+    read_frozen,
+)
 
 
 @pytest.mark.parametrize("name", ["glyphs", "glyphshard"])
@@ -18,10 +24,10 @@ def test_images_are_the_published_ones(name: str) -> None:
     # A plus would mean that this platform's arithmetic gives other pixels.
     assert data.prep.endswith("-longtail1")
     assert data.name == name
-    assert len(set(data.classes)) == CLASSES == len(data.train.count)
-    assert set(data.train.count) == {EACH["train"]}
-    assert set(data.test.count) == {EACH["test"]}
-    assert data.train.x.shape == (CLASSES * EACH["train"], 1, 28, 28)
+    assert len(set(data.classes)) == LONGTAIL_CLASSES == len(data.train.count)
+    assert set(data.train.count) == {LONGTAIL_EACH["train"]}
+    assert set(data.test.count) == {LONGTAIL_EACH["test"]}
+    assert data.train.x.shape == (LONGTAIL_CLASSES * LONGTAIL_EACH["train"], 1, 28, 28)
     assert not data.train.x.flags.writeable
 
 
@@ -37,12 +43,12 @@ def test_test_faces_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     marked = np.zeros((len(frozen.bitmaps), 28, 28), np.int64)
     marked[:, 0, 0] = np.arange(len(marked))
     object.__setattr__(frozen, "bitmaps", marked)
-    monkeypatch.setattr(glyphs_variants, "deform", lambda bitmaps, keys, strength: bitmaps)
+    monkeypatch.setattr(glyphs, "deform", lambda bitmaps, keys, strength: bitmaps)
     new = set()
-    for row in classes(frozen)[:5]:
+    for row in longtail_classes(frozen)[:5]:
         faces = {}
-        for part in EACH:
-            got = glyphs_variants._class_images(frozen, int(row), part, "medium")[:, 0, 0]
+        for part in LONGTAIL_EACH:
+            got = glyphs._class_images(frozen, int(row), part, "medium")[:, 0, 0]
             faces[part], uses = np.unique(got - frozen.start[row], return_counts=True)
             assert uses.max() - uses.min() <= 1
         assert len(faces["test"]) == TEST_FACES
@@ -53,9 +59,11 @@ def test_test_faces_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_classes_are_drawn_among_whole_characters() -> None:
     frozen = read_frozen()
-    rows = classes(frozen)
+    rows = longtail_classes(frozen)
     assert (frozen.count[rows] == FACES).all()
     assert len({frozen.scripts[row] for row in rows}) > 5
     keys = seeding.mix("glyphs", "longtail1", "classes")
     whole = np.flatnonzero(frozen.count == FACES)
-    np.testing.assert_array_equal(rows, whole[seeding.permutation(keys, len(whole))[:CLASSES]])
+    np.testing.assert_array_equal(
+        rows, whole[seeding.permutation(keys, len(whole))[:LONGTAIL_CLASSES]]
+    )

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from lazybench.data.pool import Split
-from lazybench.envs.datasets.class_lists import Named
-from lazybench.envs.datasets.images import Images, hash_all, open_images
+from lazybench.envs.datasets.image_set import Images, Named, hash_all, open_images
 
 
 class Drawn:

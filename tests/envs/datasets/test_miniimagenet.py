@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from lazybench.data.pool import SPLITS, Split
-from lazybench.envs.datasets import images
-from lazybench.envs.datasets.class_lists import Named, few_shot_roster
-from lazybench.envs.datasets.images import ImageSet, open_images
+from lazybench.envs.datasets import image_set
+from lazybench.envs.datasets.image_set import ImageSet, Named, few_shot_roster, open_images
 from lazybench.envs.datasets.miniimagenet import EACH, MiniImageNet, check, open_miniimagenet
 from lazybench.errors import DataUnavailable
 
@@ -124,7 +123,7 @@ def test_warm_opening_decodes_nothing(root: Path, monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> None:
         raise AssertionError("an image was decoded")
 
-    monkeypatch.setattr(images, "decoded", fail)
+    monkeypatch.setattr(image_set, "decoded", fail)
     assert opened(root).fingerprint == first.fingerprint
 
 

@@ -14,9 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lazybench.envs.datasets import omniglot, omniglot_files
-from lazybench.envs.datasets.omniglot import Omniglot, open_below, open_omniglot
-from lazybench.envs.datasets.omniglot_files import HELD_OUT, PARTS, Protocol, Roster
+from lazybench.envs.datasets import omniglot
+from lazybench.envs.datasets.omniglot import (
+    HELD_OUT,
+    PARTS,
+    Omniglot,
+    Protocol,
+    Roster,
+    open_below,
+    open_omniglot,
+)
 from lazybench.errors import DataUnavailable, UsageError
 
 EACH = 3
@@ -142,7 +149,7 @@ def test_warm_opening_reads_no_image(root: Path, monkeypatch: pytest.MonkeyPatch
     def fail(*_: object) -> None:
         raise AssertionError("an image was decoded")
 
-    monkeypatch.setattr(omniglot_files, "decode_grey", fail)
+    monkeypatch.setattr(omniglot, "decode_grey", fail)
     assert opened(root).fingerprint == first.fingerprint
     # The other protocol shares the decoded characters.
     opened(root, "alphabet")
@@ -265,7 +272,7 @@ def test_unknown_protocol() -> None:
 
 
 def test_official_lists_are_the_documented_ones() -> None:
-    roster = omniglot_files.official_roster()
+    roster = omniglot.official_roster()
     everything = sorted([*roster.parts["background"], *roster.parts["evaluation"]])
     assert [len(roster.parts[part]) for part in PARTS] == [964, 659]
     assert len(set(everything)) == 1623
@@ -290,9 +297,9 @@ def test_official_lists_are_the_documented_ones() -> None:
 
 
 def test_damaged_list_says_reinstall(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(omniglot_files, "_CLASSES_SHA256", "0" * 64)
+    monkeypatch.setattr(omniglot, "_CLASSES_SHA256", "0" * 64)
     with pytest.raises(DataUnavailable, match="reinstall lazybench"):
-        omniglot_files.official_roster.__wrapped__()
+        omniglot.official_roster.__wrapped__()
 
 
 @pytest.mark.data

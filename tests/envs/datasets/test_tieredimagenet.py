@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from lazybench.data.pool import SPLITS
-from lazybench.envs.datasets.class_lists import Named, few_shot_roster
-from lazybench.envs.datasets.images import ImageSet, open_images
+from lazybench.envs.datasets.image_set import ImageSet, Named, few_shot_roster, open_images
 from lazybench.envs.datasets.tieredimagenet import (
     IMAGES,
     TieredImageNet,

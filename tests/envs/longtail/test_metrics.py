@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lazybench.envs.longtail.oracle import calibration_error, metrics
+from lazybench.envs.longtail.metrics import calibration_error, metrics
 
 # Four classes, two images each: recalls 1, 1/2, 1/2, 0.
 LABELS = np.array([0, 0, 1, 1, 2, 2, 3, 3])

@@ -23,7 +23,7 @@ from lazybench.cli import main
 from lazybench.envs.attack.oracle import Oracle
 from lazybench.envs.attack.protocol import read_protocol
 from lazybench.envs.own_target.form import TargetForm, in_form
-from lazybench.envs.own_target.run import EightBit, inner_eps
+from lazybench.envs.own_target.user_target import EightBit, inner_eps
 from lazybench.errors import ContractError, UsageError
 
 SOURCE = '''

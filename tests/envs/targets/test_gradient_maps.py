@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from lazybench.data.folders import cache_root
 from lazybench.envs.attack.gradient_maps import GradientMaps, gradient_maps, maps_shape
-from lazybench.envs.targets.names import WHITEBOXES, load_net
+from lazybench.envs.targets.nets import WHITEBOXES, load_net
 from lazybench.envs.targets.training import keep_net
 from lazybench.errors import ContractError, DataUnavailable, UsageError
 from lazybench.nets.whitebox import classifier

@@ -11,19 +11,21 @@ import torch
 
 from lazybench.data.folders import cache_root
 from lazybench.envs.datasets.mnist import Mnist
-from lazybench.envs.targets import names as targets
-from lazybench.envs.targets.data import target_data
-from lazybench.envs.targets.files import Trained, read_nets, write_nets
-from lazybench.envs.targets.names import (
+from lazybench.envs.targets import nets as targets
+from lazybench.envs.targets.nets import (
     NETS,
     WHITEBOXES,
+    Trained,
     attack_images,
     is_trained,
     load_net,
     load_target,
     names,
-    parted,
+    read_nets,
+    split_name,
+    target_data,
     whiteboxes,
+    write_nets,
 )
 from lazybench.envs.targets.training import RECIPES, keep_net
 from lazybench.errors import DataUnavailable, UsageError
@@ -34,21 +36,21 @@ from lazybench.sweep.suite import SuiteCell
 
 def test_names_are_data_and_architecture() -> None:
     assert {net for nets in NETS.values() for net in nets} <= set(CLASSIFIERS)
-    assert parted("glyphs-net1-small") == ("glyphs", "net1-small")
+    assert split_name("glyphs-net1-small") == ("glyphs", "net1-small")
     assert all(set(RECIPES[data]) == {"smoke", "small", "paper"} for data in NETS)
     for wrong in ("mnist", "mnist-net5", "cifar10-net4", "module:function", ""):
         with pytest.raises(UsageError, match="no target '"):
-            parted(wrong)
+            split_name(wrong)
 
 
 def test_no_white_box_is_its_target() -> None:
     for target, boxes in WHITEBOXES.items():
-        data, net = parted(target)
+        data, net = split_name(target)
         every = (*boxes.train, boxes.val)
         assert len(set(every)) == len(every) == 4
-        assert {parted(name)[0] for name in every} == {data}
+        assert {split_name(name)[0] for name in every} == {data}
         # Not the same architecture under another width either.
-        assert not any(parted(name)[1].startswith(net) for name in every)
+        assert not any(split_name(name)[1].startswith(net) for name in every)
         assert set(every) <= set(names())
     with pytest.raises(UsageError, match="no white boxes belong to target 'mnist-net3'"):
         whiteboxes("mnist-net3")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from lazybench.envs.targets import training
-from lazybench.envs.targets.names import names
+from lazybench.envs.targets.nets import names
 from lazybench.envs.targets.training import (
     RATES,
     RECIPES,
