@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench._version import __version__
-from lazybench.boards.csv_table import csv_cell
 from lazybench.envs.own_target.attack import Attacked, AttackOutcome
 from lazybench.errors import OutputUnavailable
 from lazybench.files import open_file, plain, read_file, write_bytes, write_json
 from lazybench.stats import wilson
+from lazybench.tables import csv_cell
 from lazybench.user_code import load
 
 REPORT, FACTS, TABLE = "report.md", "report.json", "images.csv"

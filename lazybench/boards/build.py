@@ -20,8 +20,8 @@ from lazybench.boards.group import (
     score_of,
 )
 from lazybench.boards.rows import Row, failed_row, row_of
+from lazybench.errors import UsageError
 from lazybench.files import canonical_json
-from lazybench.paper.reported import rows_for
 from lazybench.records.fields import Reported
 from lazybench.records.schema import Record
 from lazybench.stats import Difference, told_apart
@@ -43,6 +43,10 @@ GROUPS_NOTE = (
     "weights; networks of different kinds are never ranked against each other."
 )
 SUPERSEDED = "superseded"
+NO_NETWORK = "No network recorded"
+UNRANKED = "Not ranked: limited, smoke or superseded runs"
+TRANSFERRED = "Transfer: trained on other tasks, not ranked"
+FAILED = "Without a score"
 _BUDGETS = ("medium", "small", "paper", "smoke")
 # A limited run differs in the number of trials, and is to stand under the whole ones.
 _TRIAL_COUNTS = frozenset({"trials", "n_trials", "test_trials"})
@@ -104,6 +108,18 @@ class Board:
         return [(name, tuple(rows)) for name, rows in grouped]
 
     @property
+    def blocks(self) -> list[tuple[str, tuple[Row, ...]]]:
+        """The rows block by block, each with its title; empty for a single rank group."""
+        several = self.rank_groups
+        ranked = [(name or NO_NETWORK if len(several) > 1 else "", rows) for name, rows in several]
+        rest = (
+            (UNRANKED, self.unranked),
+            (TRANSFERRED, self.transferred),
+            (FAILED, self.failed),
+        )
+        return [*ranked, *((title, rows) for title, rows in rest if rows)]
+
+    @property
     def rows(self) -> tuple[Row, ...]:
         """All rows, block after block."""
         return (*self.ranked, *self.unranked, *self.transferred, *self.failed)
@@ -120,6 +136,14 @@ def build(records: Iterable[Record], reported: Iterable[Reported] = ()) -> list[
     return sorted((_board(table, papers) for table in tables(records)), key=_board_order)
 
 
+def rows_for(reported: Iterable[Reported], env_id: str) -> tuple[Reported, ...]:
+    """The rows that papers report for `env_id`, in the order given.
+
+    A revision of an env makes no difference here: papers know nothing of it.
+    """
+    return tuple(row for row in reported if row.env == env_id)
+
+
 def tables(records: Iterable[Record]) -> list[list[Record]]:
     """Return the records of each board: those of one environment, data, protocol and budget."""
     found: dict[str, list[Record]] = defaultdict(list)
@@ -127,6 +151,55 @@ def tables(records: Iterable[Record]) -> list[list[Record]]:
         # Compact, which Python writes ten times as fast as the canonical form.
         found[json.dumps(_table(record), sort_keys=True)].append(record)
     return list(found.values())
+
+
+def one_table(records: Sequence[Record], protocol: Mapping[str, str]) -> list[Record]:
+    """Return the records of the one board that has some settings, of the newest version that does.
+
+    Empty where no board has them.
+
+    Args:
+        records: of one environment and budget.
+        protocol: settings of the environment by name, as text, that the board must have.
+
+    Raises:
+        UsageError: several boards have them.
+    """
+    fitting = [table for table in tables(records) if _fits(table, protocol)]
+    newest = max((table[0].env.version for table in fitting), default=0)
+    fitting = [table for table in fitting if table[0].env.version == newest]
+    if len(fitting) > 1:
+        first = fitting[0][0]
+        raise UsageError(
+            f"{first.env.id} has {len(fitting)} boards at budget {first.budget}, which differ in "
+            f"{_differing(fitting)}; choose with --protocol NAME=VALUE, or keep the data contents "
+            "in stores of their own"
+        )
+    return fitting[0] if fitting else []
+
+
+def _settings(table: Sequence[Record]) -> dict[str, str]:
+    """Names and values of a board's protocol; limited runs may have faced fewer trials."""
+    first = min(table, key=lambda record: record.limited)
+    return {name: str(v) for name, v in first.env.protocol.items() if name not in SHOWN}
+
+
+def _fits(table: Sequence[Record], protocol: Mapping[str, str]) -> bool:
+    return protocol.items() <= _settings(table).items()
+
+
+def _differing(several: Sequence[Sequence[Record]]) -> str:
+    values_of: dict[str, set[str]] = defaultdict(set)
+    for table in several:
+        data = table[0].data
+        values_of["data"].add(f"{data.name} {data.fingerprint[:12]} {data.prep}")
+        for name, value in sorted(_settings(table).items()):
+            values_of[name].add(value)
+    return "; ".join(
+        f"{name} ({', '.join(sorted(values))})"
+        for name, values in values_of.items()
+        if len(values) > 1
+    )
 
 
 def _table(record: Record) -> list[Any]:

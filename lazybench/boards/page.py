@@ -6,59 +6,28 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from lazybench.boards.build import Board
+from lazybench.boards.columns import (
+    REPORTED_COLUMNS,
+    Column,
+    columns_of,
+    common_source,
+    short_places,
+)
 from lazybench.boards.pictures import Pictures, pictures
-from lazybench.boards.render import columns_of, made_by, metric_words, rounded
+from lazybench.boards.render import made_by
 from lazybench.boards.rows import Row
-from lazybench.paper.reported import places, value_text
 from lazybench.records.fields import Reported
 from lazybench.records.schema import Record
+from lazybench.tables import rounded
 
 COMMAND = "lazybench leaderboard --html FILE"
 _SCRIPTS = ("shape.js", "plots.js", "table.js")
-# What most readers look at first; the rest appears on request.
-_FIRST = frozenset(
-    {
-        *(
-            "rank",
-            "ranks",
-            "agent",
-            "score",
-            "std over seeds",
-            "to best",
-            "why no score",
-            "seeds",
-            "trials",
-            "batch norm",
-        ),
-        *("backbone", "train CPU s", "peak MB", "inner steps", "outer steps", "queries"),
-        *("gradient-equivalents (F)", "track", "tuning trials", "marks"),
-    }
-)
-_SORT: dict[str, Callable[[Row], float | None]] = {
-    "rank": lambda row: row.rank,
-    "ranks": lambda row: None if row.ranks is None else row.ranks[0],
-    "score": lambda row: row.score,
-    "std over seeds": lambda row: row.seed_std,
-    "to best": lambda row: None if row.diff is None else row.diff.mean,
-    "seeds": lambda row: len(row.seeds),
-    "trials": lambda row: row.trials,
-    "parameters": lambda row: row.parameters,
-    "train wall s": lambda row: row.train_wall_s,
-    "eval wall s": lambda row: row.eval_wall_s,
-    "train CPU s": lambda row: row.train_cpu_s,
-    "peak MB": lambda row: row.peak_memory_mb,
-    "inner steps": lambda row: row.inner_steps,
-    "outer steps": lambda row: row.outer_steps,
-    "image-gradients": lambda row: row.image_gradients,
-    "gradient-equivalents (F)": lambda row: row.gradient_equivalents,
-    "queries": lambda row: row.queries,
-}
 
 
 @dataclass(frozen=True)
@@ -121,27 +90,8 @@ def _markup(text: str) -> Any:
 
 def _section(found: Pictures) -> dict[str, Any]:
     board = found.board
-    columns = [
-        (name, cell, [cell(row, board.unit) for row in board.rows])
-        for name, cell in columns_of(board.rows)
-    ]
-    kept = [(name, cell) for name, cell, texts in columns if any(texts)]
-    span = _span(board)
-    several = board.rank_groups
-    named = len(several) > 1
-    blocks = [
-        ((name or "without a network, or none told") if named else "", rows)
-        for name, rows in several
-    ]
-    blocks += [
-        (title, rows)
-        for title, rows in (
-            ("not ranked: limited, smoke or superseded runs", board.unranked),
-            ("transfer: judged on other tasks than trained on, not ranked", board.transferred),
-            ("without a score", board.failed),
-        )
-        if rows
-    ]
+    columns = columns_of(board, board.rows)
+    span, blocks = _span(board), board.blocks
     return {
         "id": found.id,
         "board": board,
@@ -149,22 +99,16 @@ def _section(found: Pictures) -> dict[str, Any]:
         "protocol": "; ".join(f"{name} {_short(value)}" for name, value in board.protocol),
         "columns": [
             {
-                "title": f"{board.metric} ({board.unit}), 95 % interval"
-                if name == "score"
-                else name,
-                "first": name in _FIRST or _measure_is_first(name, board),
-                "ascending": name in ("rank", "ranks", "agent") or _is_cost(name),
+                "title": column.heading(board),
+                "help": column.help,
+                "first": column.first,
+                "ascending": column.ascending,
+                "key": column.key,
             }
-            for name, _ in kept
+            for column in columns
         ],
         "blocks": [
-            (
-                title,
-                [
-                    [_shown(name, cell(row, board.unit), row, span) for name, cell in kept]
-                    for row in rows
-                ],
-            )
+            (title, [[_shown(column, row, board, span) for column in columns] for row in rows])
             for title, rows in blocks
         ],
         "names": _names(found, blocks),
@@ -186,35 +130,18 @@ def _names(found: Pictures, blocks: Sequence[tuple[str, Sequence[Row]]]) -> list
     ]
 
 
-def _is_cost(name: str) -> bool:
-    return name in _SORT and name not in ("score", "to best", "seeds", "trials")
-
-
-def _measure_is_first(name: str, board: Board) -> bool:
-    """Whether a further metric is one of those that attacks are compared by."""
-    return board.family == "attack" and name.startswith(("mean queries", "median queries"))
-
-
-def _shown(name: str, text: str, row: Row, span: tuple[float, float] | None) -> Shown:
-    sort = _SORT.get(name)
-    value = sort(row) if sort is not None else _leading_number(name, row)
-    if name != "score" or row.score is None or span is None:
-        return Shown(text, rounded(value))
+def _shown(column: Column, row: Row, board: Board, span: tuple[float, float] | None) -> Shown:
+    (text,) = column.cells(board, [row])
+    value = None if column.sort is None else rounded(column.sort(row))
+    if column.key != "score" or row.score is None or span is None:
+        return Shown(text, value)
     low, high = span
     ends = (row.score if end is None else end for end in (row.lo, row.score, row.hi))
     # Halves, since the greatest numbers are further apart than any number is large.
     left, middle, right = (
         round(100 * ((end / 2 - low / 2) / (high / 2 - low / 2)), 2) for end in ends
     )
-    return Shown(text, rounded(value), (left, round(right - left, 2), middle))
-
-
-def _leading_number(name: str, row: Row) -> float | None:
-    """The value of a further metric's column."""
-    for measure, unit, value in row.measures:
-        if name == f"{metric_words(measure)} ({unit})":
-            return value
-    return None
+    return Shown(text, value, (left, round(right - left, 2), middle))
 
 
 def _span(board: Board) -> tuple[float, float] | None:
@@ -268,7 +195,10 @@ def _reported(boards: Sequence[Board]) -> list[dict[str, Any]]:
     }
     found = []
     for env, (board, rows) in by_env.items():
-        source, where = places(rows)
-        shown = [(row, value_text(row), place) for row, place in zip(rows, where, strict=True)]
-        found.append({"env": env, "family": board.family, "source": source, "rows": shown})
+        source = common_source(rows)
+        columns = short_places(REPORTED_COLUMNS) if source else REPORTED_COLUMNS
+        cells = [[(column.text(row), column.style) for column in columns] for row in rows]
+        headings = [column.heading for column in columns]
+        facts = {"env": env, "family": board.family, "source": source}
+        found.append(facts | {"headings": headings, "rows": cells})
     return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from lazybench.boards.build import Board
+from lazybench.boards.columns import AXES, MEAN_QUERIES
 from lazybench.boards.group import bounded, factor
 from lazybench.boards.rows import Row
 from lazybench.files import canonical_json
@@ -20,17 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Points = tuple[tuple[float, float], ...]
-
-COSTS = (
-    ("train_cpu_s", "training, CPU seconds"),
-    ("train_wall_s", "training, wall seconds"),
-    ("peak_memory_mb", "peak memory, MB"),
-    ("image_gradients", "image-gradients"),
-    ("gradient_equivalents", "gradient-equivalents (F)"),
-    ("queries", "queries, whole test"),
-    ("mean_queries", "queries an image"),
-)
-"""Costs that a score can stand against, with what an axis says."""
 
 _TRAINING = ("train_cpu_s", "train_wall_s", "image_gradients", "gradient_equivalents")
 _ON_VALIDATION = "LT+dev"
@@ -51,7 +41,7 @@ class Series:
         score: in the board's unit.
         lo: lower end of the 95 % interval; None where it can't be told.
         hi: upper end.
-        costs: by the names of `COSTS`, those that are known.
+        costs: by the names of `AXES`, those that are known.
         learning: for each seed, validation against what `Pictures.learning_x` says.
         success: share of images won by so many queries, mean over seeds; empty for other tests.
     """
@@ -89,12 +79,13 @@ class Pictures:
     @property
     def costs(self) -> list[tuple[str, str]]:
         """Names and labels of the costs that any row has, the one to begin with first."""
-        known = [cost for cost in COSTS if any(each.costs.get(cost[0]) for each in self.series)]
-        first = "mean_queries" if self.board.family == "attack" else "train_cpu_s"
-        return sorted(known, key=lambda cost: cost[0] != first)
+        known = [cost for cost in AXES if any(each.costs.get(cost[0]) for each in self.series)]
+        attacks = [MEAN_QUERIES] if self.board.family == "attack" else []
+        first = [*attacks, "train_cpu_s"]
+        return sorted(known, key=lambda cost: (*first, cost[0]).index(cost[0]))
 
     def cost_note(self, cost: str) -> str:
-        """Which rows a picture of one of the `COSTS` leaves out, or an empty string."""
+        """Which rows a picture of one of the `AXES` leaves out, or an empty string."""
         names = [each.name for each in self.series if cost not in each.costs]
         return f"Left out, since their records don't tell it: {', '.join(names)}." if names else ""
 
@@ -175,13 +166,11 @@ def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> Pictures:
 
 def _series(name: str, row: Row, records: Sequence[Record], *, by_images: bool) -> Series:
     costs = {
-        cost: _clipped(value)
-        for cost, _ in COSTS
-        if (value := getattr(row, cost, None)) is not None
+        cost: _clipped(value) for cost, _ in AXES if (value := getattr(row, cost, None)) is not None
     }
     if row.train_wall_s == 0 and not row.outer_steps:
         costs = dict.fromkeys(_TRAINING, 0.0) | costs
-    costs |= {name: _clipped(value) for name, _, value in row.measures if name == "mean_queries"}
+    costs |= {name: _clipped(value) for name, _, value in row.measures if name == MEAN_QUERIES}
     return Series(
         name=name,
         ranked=row.rank is not None,
@@ -225,6 +214,21 @@ def gamma_counts(diagnostics: Mapping[str, Any]) -> dict[str, float]:
     counts = told if isinstance(told, Mapping) else {}
     sound = all(is_drawable(count) and count >= 0 for count in counts.values())
     return dict(counts) if sound and 0 < sum(counts.values()) <= _LARGEST else {}
+
+
+def gamma_text(diagnostics: Mapping[str, Any]) -> str:
+    """Return one line on the gammas that a lazy agent chose, or an empty string for any other."""
+    histogram = gamma_counts(diagnostics)
+    if not histogram:
+        return ""
+    total = sum(histogram.values())
+    shares = ", ".join(f"{gamma} {100 * n / total:.0f} %" for gamma, n in histogram.items())
+    parts = [f"gammas chosen: {shares}"]
+    if is_drawable(edge := diagnostics.get("gamma_edge_share")):
+        parts.append(f"{100 * edge:.0f} % at the grid's edge")
+    if is_drawable(leap := diagnostics.get("mean_leap")):
+        parts.append(f"mean leap {leap:.3g}")
+    return "; ".join(parts)
 
 
 def _success(records: Sequence[Record]) -> Points:

@@ -6,14 +6,24 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lazybench.boards.build import FEWEST_SEEDS, Board, build
-from lazybench.boards.csv_table import MADE_BY, csv_text
-from lazybench.boards.latex import NEEDS, footnote, latex_cell, latex_comment, latex_text, tabular
-from lazybench.boards.render import markdown_text, number_text
+from lazybench.boards.build import FEWEST_SEEDS, Board, build, one_table
+from lazybench.boards.columns import number_text
 from lazybench.boards.rows import Row
-from lazybench.boards.select import one_table
 from lazybench.errors import UnknownName, UsageError
 from lazybench.records.schema import Record
+from lazybench.tables import (
+    LATEX_NEEDS,
+    MADE_BY,
+    csv_table,
+    latex_cell,
+    latex_comment,
+    latex_float,
+    latex_footnote,
+    latex_table,
+    latex_text,
+    markdown_table,
+    markdown_text,
+)
 
 NOT_MEASURED = "not measured"
 _KEY_DIGITS = 6
@@ -436,8 +446,6 @@ def pivot_markdown(table: Pivot, *, command: str) -> str:
         table: what to show.
         command: the command that made it, named in the first line.
     """
-    from tabulate import tabulate
-
     few = some_are_few(table)
 
     def marked(cell: Cell | str, unit: str) -> str:
@@ -448,7 +456,7 @@ def pivot_markdown(table: Pivot, *, command: str) -> str:
 
     rows = [[markdown_text(row[0]), *row[1:]] for row in _grid(table, marked)]
     header = [markdown_text(name) for name in _header(table)]
-    shown = tabulate(rows, header, tablefmt="github", disable_numparse=True)
+    shown = markdown_table(header, rows)
     notes = " ".join(markdown_text(note) for note in footnotes(table))
     made = " ".join(_made(command).replace(">", " ").split())
     return f"<!-- {made} -->\n\n{shown}\n\n{notes}\n"
@@ -473,18 +481,9 @@ def pivot_latex(table: Pivot, *, command: str) -> str:
 
     rows = [[latex_cell(row[0]), *row[1:]] for row in _grid(table, marked)]
     header = [latex_text(name) for name in _header(table)]
-    return "\n".join(
-        [
-            latex_comment(_made(command)),
-            NEEDS,
-            r"\begin{table}[htbp]",
-            r"\centering\small",
-            tabular(header, [("", rows)], "l" + "r" * (len(header) - 1)),
-            footnote(" ".join(footnotes(table))),
-            r"\end{table}",
-            "",
-        ]
-    )
+    shown = latex_table(header, [("", rows)], "l" + "r" * (len(header) - 1))
+    body = f"{shown}\n{latex_footnote(' '.join(footnotes(table)))}"
+    return "\n".join([latex_comment(_made(command)), LATEX_NEEDS, latex_float(body), ""])
 
 
 def pivot_csv(table: Pivot, *, command: str) -> str:
@@ -507,7 +506,7 @@ def pivot_csv(table: Pivot, *, command: str) -> str:
             else:
                 row += [None] * 4
         rows.append([*row, average, command])
-    return csv_text([*header, _AVERAGE, MADE_BY], rows)
+    return csv_table([*header, _AVERAGE, MADE_BY], rows)
 
 
 def _made(command: str) -> str:

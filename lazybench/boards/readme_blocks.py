@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from tabulate import tabulate
-
 from lazybench.boards.build import Board
-from lazybench.boards.group import TRANSDUCTIVE
-from lazybench.boards.render import (
-    count_text,
-    markdown_text,
+from lazybench.boards.columns import (
+    COLUMNS,
+    Block,
     measure_text,
     measures_of,
     metric_words,
+    row_name,
+    value_text,
 )
+from lazybench.boards.group import TRANSDUCTIVE
 from lazybench.boards.rows import Row
 from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.paper.claims import NOTE
-from lazybench.paper.reported import row_name, value_text
 from lazybench.records.fields import Reported
+from lazybench.tables import markdown_table, markdown_text
 
 END = "<!-- lazybench board: end -->"
 _BEGIN = re.compile(r"<!-- lazybench (?P<kind>board|note): (?!end )(?P<asked>[^\n]*?) -->")
@@ -29,8 +29,9 @@ _NOTES: Mapping[str, str] = {"verdicts": NOTE}
 _FORM = "<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->, such as glyphs-20way-5shot small 5"
 _MOST_ROWS = 1_000
 _PAPER = "paper"
-
-Column = tuple[str, Callable[[Row], str]]
+_BLOCKS = [column.block for column in COLUMNS if column.block is not None]
+_ALWAYS = [block for block in _BLOCKS if not block.asked]
+_FURTHER = {block.asked: block for block in _BLOCKS if block.asked}
 
 
 class _Asked(NamedTuple):
@@ -109,14 +110,12 @@ def _board(asked: _Asked, boards: Sequence[Board]) -> Board:
 
 
 def _table(board: Board, asked: _Asked) -> str:
-    columns = [*_always(board), *(_further(name, board) for name in asked.columns)]
+    columns = [*_ALWAYS, *(_further(name, board) for name in asked.columns)]
     rows = board.ranked[: asked.rows]
-    table = tabulate(
-        [[markdown_text(cell(row)) for _, cell in columns] for row in rows],
-        [markdown_text(name) for name, _ in columns],
-        tablefmt="github",
-        disable_numparse=True,
-        colalign=["left" if name in _TEXTS else "right" for name, _ in columns],
+    table = markdown_table(
+        [markdown_text(_heading(column, board)) for column in columns],
+        [[markdown_text(column.text(row, board.unit)) for column in columns] for row in rows],
+        ["left" if column.left else "right" for column in columns],
     )
     left = len(board.ranked) - len(rows)
     more = f" and {left} more" if left > 0 else ""
@@ -124,47 +123,25 @@ def _table(board: Board, asked: _Asked) -> str:
     return f"\n{table}\n\n{markdown_text(told)}\n"
 
 
-_TEXTS = ("agent", "track")
-_FACTS: Mapping[str, Column] = {
-    "track": ("track", lambda row: row.track or ""),
-    "F": ("F", lambda row: count_text(row.gradient_equivalents)),
-    "peak_mb": ("peak MB", lambda row: count_text(row.peak_memory_mb)),
-}
+def _heading(column: Block, board: Board) -> str:
+    return f"{board.metric}, {board.unit}" if column.heading == "score" else column.heading
 
 
-def _always(board: Board) -> tuple[Column, ...]:
-    return (
-        ("rank", lambda row: str(row.rank)),
-        ("agent", _name),
-        (f"{board.metric}, {board.unit}", lambda row: _rounded(row.score)),
-        (
-            "95 % interval",
-            lambda row: (
-                ""
-                if row.lo is None or row.hi is None
-                else f"{_rounded(row.lo)} to {_rounded(row.hi)}"
-            ),
-        ),
-        ("seeds", lambda row: str(len(row.seeds))),
-        ("training, s", lambda row: count_text(row.train_wall_s)),
-    )
-
-
-def _further(name: str, board: Board) -> Column:
+def _further(name: str, board: Board) -> Block:
     """A column that a block asks for.
 
     Raises:
         UsageError: no such column.
     """
-    if name in _FACTS:
-        return _FACTS[name]
+    if name in _FURTHER:
+        return _FURTHER[name]
     papers = {_paper(row.metric, board): row.metric for row in board.reported}
     if name in papers:
         return _of_papers(papers[name], board)
     units = dict(measures_of(board.ranked))
     if name in units:
-        return _headed(name, units[name]), lambda row: measure_text(row, name)
-    known = (*_FACTS, *units, *papers)
+        return Block(_headed(name, units[name]), lambda row, _: measure_text(row, name))
+    known = (*_FURTHER, *units, *papers)
     raise UsageError(
         f"{board.name} has no column '{name}' for a block.{nearest(name, known)} Columns: "
         f"{', '.join(known)}"
@@ -176,12 +153,12 @@ def _paper(metric: str, board: Board) -> str:
     return _PAPER if metric == board.metric else f"{_PAPER}:{metric}"
 
 
-def _of_papers(metric: str, board: Board) -> Column:
+def _of_papers(metric: str, board: Board) -> Block:
     told: dict[tuple[str | None, str | None], Reported] = {
         (row_name(row), row.batch_norm): row for row in board.reported if row.metric == metric
     }
 
-    def cell(row: Row) -> str:
+    def cell(row: Row, _: str) -> str:
         # What a paper doesn't tell the batch norm of stands beside our default.
         found = told.get((row.agent, row.batch_norm))
         if found is None and row.batch_norm in (None, TRANSDUCTIVE):
@@ -190,19 +167,10 @@ def _of_papers(metric: str, board: Board) -> Column:
 
     unit = next(row.unit for row in told.values())
     heading = f", {unit}" if metric == board.metric else f" {_headed(metric, unit)}"
-    return f"reported{heading}", cell
+    return Block(f"reported{heading}", cell)
 
 
 def _headed(metric: str, unit: str) -> str:
     """A metric's name with its unit, where that isn't its last word already."""
     words = metric_words(metric)
     return words if words.lower().endswith(unit.lower()) else f"{words}, {unit}"
-
-
-def _name(row: Row) -> str:
-    name = row.agent if row.batch_norm is None else f"{row.agent}, {row.batch_norm}"
-    return f"{name} ({', '.join(row.marks)})" if row.marks else name
-
-
-def _rounded(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"

@@ -1,40 +1,62 @@
-"""Boards as Markdown and JSON: pure functions to text, the same bytes for the same boards."""
+"""Boards as Markdown, CSV, LaTeX, JSON and plain text; the same bytes for the same boards."""
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 from lazybench.boards.build import Board
-from lazybench.boards.group import bounded
+from lazybench.boards.columns import (
+    COLUMNS,
+    OPTIONAL,
+    REPORTED_COLUMNS,
+    Column,
+    columns_of,
+    common_source,
+    csv_columns,
+    measures_of,
+    place_text,
+    short_places,
+)
 from lazybench.boards.rows import Row
 from lazybench.files import canonical_json
-from lazybench.paper.reported import place_text, value_text
 from lazybench.records.fields import Reported
+from lazybench.tables import (
+    LATEX_NEEDS,
+    MADE_BY,
+    csv_table,
+    latex_cell,
+    latex_comment,
+    latex_float,
+    latex_footnote,
+    latex_heading,
+    latex_table,
+    latex_text,
+    markdown_table,
+    markdown_text,
+    one_line,
+    rounded,
+    text_table,
+)
 
 COMMAND = "lazybench leaderboard --write"
-_DIGITS = 6
-_LONG = 1e15
-"""From here on numbers are shown by their power of ten."""
-_PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._,:=+/()%-]*[A-Za-z0-9)%])?")
-_MARKUP = re.compile(r"([\\`*_{}\[\]#|~!^$])")
-_NUMBER = re.compile(r"([0-9]+)")
 BLOCKS = ("ranked", "unranked", "transferred", "failed")
-
-Cell = Callable[[Row, str], str]
+_BOARD = ("env", "version", "data", "fingerprint", "prep", "budget", "protocol", "metric")
+"""Columns of CSV that describe the board."""
+_NUMERIC = re.compile(r"-?[\d,.]*\d(?:e[+-]?\d+)?(?: \(.*\)| ± .*)?")
+_ALWAYS = frozenset({"rank", "agent", "score", "diff"})
+"""Columns that LaTeX shows also where all rows agree."""
 
 
 def made_by(boards: Sequence[Board], command: str = COMMAND) -> str:
-    """The line that says where a file comes from."""
+    """The line that names the command that made a file of some boards."""
     return made_from(sum(board.n_records for board in boards), command)
 
 
 def made_from(n: int, command: str = COMMAND) -> str:
-    """The line that says where a file of so many records comes from."""
+    """The line that names the command that made a file of `n` records."""
     return f"Made by `{command}` from {n} record{'' if n == 1 else 's'}. Don't edit."
 
 
@@ -48,201 +70,33 @@ def page_mark(name: str) -> str:
     return f"<!-- Made by `lazybench reproduce {name}`. Don't edit. -->"
 
 
-def markdown_text(text: str) -> str:
-    """`text` as one line that Markdown and HTML show as it stands, also inside a table."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    if _PLAIN.fullmatch(line):
-        return line
-    return _MARKUP.sub(r"\\\1", html.escape(line, quote=False))
+def several_of(boards: Board | Sequence[Board]) -> list[Board]:
+    """Return the boards as a list, also a single one."""
+    return [boards] if isinstance(boards, Board) else list(boards)
 
 
-def number_text(value: float | None, unit: str) -> str:
-    """A score as boards show it: two decimals of a percentage, else four digits."""
-    if value is None:
-        return ""
-    return f"{value:.2f}" if unit == "%" and abs(value) < _LONG else f"{value:.4g}"
-
-
-def _score(row: Row, unit: str) -> str:
-    if row.score is None:
-        return ""
-    ends = (
-        "" if row.lo is None else f" ({number_text(row.lo, unit)} to {number_text(row.hi, unit)})"
+def _facts_line(board: Board) -> str:
+    return (
+        f"Data {board.data} {board.fingerprint[:12]}, prep {board.prep}. "
+        f"{board.better.capitalize()} is better."
     )
-    return f"{number_text(row.score, unit)}{ends}"
 
 
-def _difference(row: Row, unit: str) -> str:
-    if row.diff is None:
-        return ""
-    mean, lo, hi, _ = row.diff
-    return f"{number_text(mean, unit)} ({number_text(lo, unit)} to {number_text(hi, unit)})"
+def _protocol(board: Board) -> str:
+    return "; ".join(f"{name} {value}" for name, value in board.protocol)
 
 
-def count_text(value: float | None) -> str:
-    """A count as boards show it, thousands apart; empty for None."""
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if abs(value) < _LONG else f"{bounded(value):.4g}"
+def _is_last_of_env(boards: Sequence[Board], i: int) -> bool:
+    """Whether the numbers of papers come after a board: once, after its environment's boards."""
+    return bool(boards[i].reported) and (i + 1 == len(boards) or boards[i + 1].env != boards[i].env)
 
 
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.1f}" if value < _LONG else f"{value:.4g}"
-
-
-def _tuning(row: Row) -> str:
-    """How many configurations were searched, or whose choice the settings are."""
-    if row.tuning_trials is not None:
-        return count_text(row.tuning_trials)
-    return "preset" if row.tuned else "none"
-
-
-_MEASURES = "measures"
-"""Stands where a board's further metrics come, a column each."""
-
-_COLUMNS: tuple[tuple[str, Cell], ...] = (
-    ("rank", lambda row, unit: "" if row.rank is None else str(row.rank)),
-    ("ranks", lambda row, unit: "" if row.ranks is None else "{} to {}".format(*row.ranks)),
-    ("agent", lambda row, unit: row.agent),
-    ("score", _score),
-    ("std over seeds", lambda row, unit: number_text(row.seed_std, unit)),
-    ("to best", _difference),
-    (_MEASURES, lambda row, unit: ""),
-    ("track", lambda row, unit: row.track or ""),
-    ("why no score", lambda row, unit: row.reason or ""),
-    (
-        "seeds",
-        lambda row, unit: str(len(row.seeds)) if row.reason is None else f"seed {row.seeds[0]}",
-    ),
-    ("trials", lambda row, unit: str(row.trials) if row.trials else ""),
-    ("batch norm", lambda row, unit: row.batch_norm or ""),
-    ("backbone", lambda row, unit: row.backbone or ""),
-    ("parameters", lambda row, unit: count_text(row.parameters)),
-    ("weights", lambda row, unit: row.weights or ""),
-    ("train wall s", lambda row, unit: _seconds(row.train_wall_s)),
-    ("eval wall s", lambda row, unit: _seconds(row.eval_wall_s)),
-    ("train CPU s", lambda row, unit: _seconds(row.train_cpu_s)),
-    ("peak MB", lambda row, unit: count_text(row.peak_memory_mb)),
-    ("inner steps", lambda row, unit: count_text(row.inner_steps)),
-    ("outer steps", lambda row, unit: count_text(row.outer_steps)),
-    ("image-gradients", lambda row, unit: count_text(row.image_gradients)),
-    ("gradient-equivalents (F)", lambda row, unit: count_text(row.gradient_equivalents)),
-    ("queries", lambda row, unit: count_text(row.queries)),
-    ("tuning trials", lambda row, unit: _tuning(row)),
-    ("version", lambda row, unit: ", ".join(row.versions)),
-    ("marks", lambda row, unit: ", ".join(row.marks)),
-)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of the columns in which some row has something."""
-    from tabulate import tabulate
-
-    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    cells = [[markdown_text(row[i]) for i in kept] for row in rows]
-    head = [header[i] for i in kept]
-    return str(tabulate(cells, headers=head, tablefmt="github", disable_numparse=True))
-
-
-def _rows_table(rows: Sequence[Row], board: Board) -> str:
-    columns = list(columns_of(rows))
-    header = [
-        f"{board.metric} ({board.unit}), 95 % CI" if name == "score" else name
-        for name, _ in columns
-    ]
-    header = [markdown_text(name) for name in header]
-    return _table(header, [[cell(row, board.unit) for _, cell in columns] for row in rows])
-
-
-def columns_of(rows: Sequence[Row]) -> Iterator[tuple[str, Cell]]:
-    """The columns of some rows, with one for each of their further metrics."""
-    for name, cell in _COLUMNS:
-        if name != _MEASURES:
-            yield name, cell
-            continue
-        for measure, unit in measures_of(rows):
-            yield f"{metric_words(measure)} ({unit})", partial(_measure, measure)
-
-
-def measures_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return names and units of the further metrics of some rows, each once, by name.
-
-    Numbers in names go by their value: `median_l2_at_300` comes before `median_l2_at_1000`.
-    """
-    found = {(name, unit) for row in rows for name, unit, _ in row.measures}
-    return sorted(found, key=lambda measure: (_natural(measure[0]), measure))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """What sorts names by their text, and by the value of the numbers in it."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in _NUMBER.split(name)]
-
-
-def metric_words(name: str) -> str:
-    """What a further metric is called, without its unit."""
-    return name.removesuffix("_pct").replace("_", " ")
-
-
-def measure_text(row: Row, wanted: str) -> str:
-    """A further metric of a row in its own unit; empty where the row has none."""
-    for name, own_unit, value in row.measures:
-        if name == wanted:
-            return number_text(value, own_unit)
-    return ""
-
-
-def _measure(wanted: str, row: Row, unit: str) -> str:
-    return measure_text(row, wanted)
-
-
-def _reported_table(rows: Sequence[Reported]) -> str:
-    header = ("as printed", "agent", "metric", "reported", "unit", "batch norm", "where", "note")
-    cells = [
-        (
-            row.row,
-            row.agent or "",
-            row.metric.replace("_", " "),
-            value_text(row),
-            row.unit,
-            row.batch_norm or "",
-            place_text(row),
-            row.note or "",
-        )
-        for row in rows
-    ]
-    return _table(header, cells)
-
-
-def _section(board: Board) -> Iterator[str]:
-    yield f"## {markdown_text(board.name)}, budget {markdown_text(board.budget)}"
-    facts = f"Data {board.data} {board.fingerprint[:12]}, prep {board.prep}"
-    protocol = "; ".join(f"{name} {value}" for name, value in board.protocol)
-    yield markdown_text(f"{facts}. {board.better.capitalize()} is better.") + (
-        f" Protocol: {markdown_text(protocol)}." if protocol else ""
-    )
-    several = board.rank_groups
-    for name, rows in several:
-        if len(several) > 1:
-            yield f"### {markdown_text(name or 'Without a network, or none told')}"
-        yield _rows_table(rows, board)
-    if not several:
-        yield "No ranked rows."
-    yield from (markdown_text(note) for note in board.notes)
-    if board.unranked:
-        yield "### Not ranked: limited, smoke or superseded runs"
-        yield _rows_table(board.unranked, board)
-    if board.transferred:
-        yield "### Transfer: judged by `lazybench evaluate`, not ranked"
-        yield _rows_table(board.transferred, board)
-    if board.failed:
-        yield "### Without a score"
-        yield _rows_table(board.failed, board)
+def _reported_title(board: Board) -> str:
+    return f"Reported for {board.env}: not measured here, unranked"
 
 
 def to_markdown(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
-    """The boards as a Markdown page; what papers report stands once, after its env's boards.
+    """The boards as a Markdown page; papers' numbers come once, after their env's boards.
 
     Args:
         boards: one board or several.
@@ -252,32 +106,188 @@ def to_markdown(boards: Board | Sequence[Board], *, command: str = COMMAND) -> s
     parts = [comment(sum(board.n_records for board in several), command)]
     for i, board in enumerate(several):
         parts += _section(board)
-        last = i + 1 == len(several) or several[i + 1].env != board.env
-        if last and board.reported:
-            parts.append(
-                f"### Reported for {markdown_text(board.env)}: not measured here, unranked"
-            )
+        if _is_last_of_env(several, i):
+            parts.append(f"### {markdown_text(_reported_title(board))}")
             parts.append(_reported_table(board.reported))
     return "\n\n".join(parts) + "\n"
 
 
-def several_of(boards: Board | Sequence[Board]) -> list[Board]:
-    """Return the boards as a list, also a single one."""
-    return [boards] if isinstance(boards, Board) else list(boards)
+def _section(board: Board) -> Iterator[str]:
+    yield f"## {markdown_text(board.name)}, budget {markdown_text(board.budget)}"
+    protocol = _protocol(board)
+    yield markdown_text(_facts_line(board)) + (
+        f" Protocol: {markdown_text(protocol)}." if protocol else ""
+    )
+    ranked = len(board.rank_groups)
+    if not ranked:
+        yield "No ranked rows."
+        yield from (markdown_text(note) for note in board.notes)
+    for place, (title, rows) in enumerate(board.blocks, start=1):
+        if title:
+            yield f"### {markdown_text(title)}"
+        yield _rows_table(rows, board)
+        if place == ranked:
+            yield from (markdown_text(note) for note in board.notes)
 
 
-def rounded(value: Any) -> Any:
-    """`value` with floats of 6 significant digits, which every machine computes alike."""
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}")
-    if isinstance(value, dict):
-        return {name: rounded(item) for name, item in value.items()}
-    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
+def _rows_table(rows: Sequence[Row], board: Board) -> str:
+    columns = columns_of(board, rows)
+    cells = [map(markdown_text, column.cells(board, rows)) for column in columns]
+    header = [markdown_text(column.heading(board)) for column in columns]
+    return markdown_table(header, [list(row) for row in zip(*cells, strict=True)])
 
 
-def _row_facts(row: Row) -> dict[str, Any]:
-    facts: dict[str, Any] = rounded(asdict(row))
-    return facts | {"diff": None if row.diff is None else rounded(row.diff._asdict())}
+def _reported_table(rows: Sequence[Reported]) -> str:
+    cells = [[markdown_text(column.text(row)) for row in rows] for column in REPORTED_COLUMNS]
+    kept = [i for i, texts in enumerate(cells) if any(texts)]
+    header = [REPORTED_COLUMNS[i].heading for i in kept]
+    return markdown_table(header, list(zip(*(cells[i] for i in kept), strict=True)))
+
+
+def to_csv(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
+    """The boards as one CSV table: a header, then a row each.
+
+    Args:
+        boards: one board or several.
+        command: the command that made the file, which each row names.
+    """
+    several = several_of(boards)
+    rows = [row for board in several for row in board.rows]
+    measures = list(dict.fromkeys(name for name, _ in measures_of(rows)))
+    columns = csv_columns(rows)
+    names = ("block", *(column.key for column in columns), "source", "note", MADE_BY)
+    lines = []
+    for board in several:
+        head = {name: getattr(board, name) for name in _BOARD} | {"protocol": _protocol(board)}
+        for facts, further in _csv_rows(board, columns):
+            # What papers report may be of another metric than the board's.
+            metric = facts.get("metric", board.metric)
+            facts |= {MADE_BY: command}
+            lines.append(
+                [
+                    *(head | {"metric": metric}).values(),
+                    *(facts.get(name) for name in names),
+                    *(further.get(name) for name in measures),
+                ]
+            )
+    return csv_table((*_BOARD, *names, *measures), lines)
+
+
+def _csv_rows(
+    board: Board, columns: Sequence[Column]
+) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
+    """The values of each row by column, and its further metrics, which may have the same names."""
+    for block in BLOCKS:
+        for row in getattr(board, block):
+            facts = {c.key: c.csv(row, board.unit) for c in columns if c.csv is not None}
+            yield facts | {"block": block}, {name: value for name, _, value in row.measures}
+    for paper in board.reported:
+        half, value = paper.ci95_half, paper.value
+        ends = (None, None) if half is None or value is None else (value - half, value + half)
+        facts = {
+            "block": "reported",
+            "metric": paper.metric,
+            "agent": paper.row,
+            "score": value,
+            "lo": ends[0],
+            "hi": ends[1],
+            "unit": paper.unit,
+            "batch_norm": paper.batch_norm,
+            "source": place_text(paper),
+            "note": paper.note,
+        }
+        yield facts, {}
+
+
+def to_latex(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
+    r"""The boards as LaTeX, a floating booktabs table each; nothing in it is taken for a command.
+
+    A column in which all rows agree is in the note under the table instead, and the note names the
+    columns that only the other formats have.
+
+    Args:
+        boards: one board or several.
+        command: the command that made the text, named in its first line.
+    """
+    several = several_of(boards)
+    parts = [f"{latex_comment(made_by(several, command))}\n{LATEX_NEEDS}"]
+    for i, board in enumerate(several):
+        caption = latex_text(f"{board.name}, budget {board.budget}")
+        if board.rows:
+            parts.append(latex_float(_latex_board(board), caption, narrow=True))
+        if _is_last_of_env(several, i):
+            caption = latex_text(_reported_title(board))
+            parts.append(latex_float(_latex_reported(board.reported), caption, narrow=True))
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex_board(board: Board) -> str:
+    rows = board.rows
+    columns = [(column, column.cells(board, rows)) for column in columns_of(board, rows)]
+    varying = [
+        (column, texts)
+        for column, texts in columns
+        if column.key in _ALWAYS or len(rows) == 1 or len(set(texts)) > 1
+    ]
+    kept = [(column, texts) for column, texts in varying if column.latex]
+    header = [
+        latex_heading(column.heading(board) if column.key == "score" else column.latex)
+        for column, _ in kept
+    ]
+    lines = [[latex_cell(texts[i]) for _, texts in kept] for i in range(len(rows))]
+    places = {id(row): i for i, row in enumerate(rows)}
+    blocks = [
+        (latex_text(title), [lines[places[id(row)]] for row in members])
+        for title, members in board.blocks
+    ]
+    align = "".join(
+        "r" if all(_NUMERIC.fullmatch(text) for text in texts if text) else "l" for _, texts in kept
+    )
+    shared = [(c, texts[0]) for c, texts in columns if (c, texts) not in varying and texts[0]]
+    elsewhere = [column for column, texts in varying if not column.latex]
+    return f"{latex_table(header, blocks, align)}\n{_latex_note(board, shared, elsewhere)}"
+
+
+def _latex_note(
+    board: Board, shared: Sequence[tuple[Column, str]], elsewhere: Sequence[Column]
+) -> str:
+    protocol = _protocol(board)
+    common = "; ".join(f"{_name(column)} {text}" for column, text in shared)
+    names = ", ".join(map(_name, elsewhere))
+    parts = [
+        _facts_line(board),
+        f"Protocol: {protocol}." if protocol else "",
+        f"All rows: {common}." if common else "",
+        *board.notes,
+        f"In the CSV: {names}." if names else "",
+    ]
+    return latex_footnote(" ".join(filter(None, parts)))
+
+
+def _name(column: Column) -> str:
+    return column.page.heading if column.page is not None else column.key
+
+
+def _latex_reported(rows: Sequence[Reported]) -> str:
+    source = common_source(rows)
+    columns = [column for column in REPORTED_COLUMNS if column.latex]
+    columns = short_places(columns) if source else columns
+    cells = [[latex_cell(column.text(row)) for column in columns] for row in rows]
+    align = "".join("r" if column.style == "number" else "l" for column in columns)
+    table = latex_table([latex_text(column.heading) for column in columns], [("", cells)], align)
+    return f"{table}\n{latex_footnote(f'Source: {source}.')}" if source else table
+
+
+def to_json(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
+    """The boards as canonical JSON; numbers have 6 significant digits.
+
+    Args:
+        boards: one board or several.
+        command: the command that made the file, under the first key.
+    """
+    several = several_of(boards)
+    facts = [_board_facts(board) for board in several]
+    return canonical_json({"_made_by": made_by(several, command), "boards": facts})
 
 
 def _board_facts(board: Board) -> dict[str, Any]:
@@ -292,13 +302,61 @@ def _board_facts(board: Board) -> dict[str, Any]:
     )
 
 
-def to_json(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
-    """The boards as canonical JSON; numbers have 6 significant digits.
+def _row_facts(row: Row) -> dict[str, Any]:
+    facts: dict[str, Any] = rounded(asdict(row))
+    facts |= {"diff": None if row.diff is None else rounded(row.diff._asdict())}
+    return {k: value for k, value in facts.items() if value is not None or k not in OPTIONAL}
+
+
+def board_text(board: Board, *, new: Collection[str] = (), columns: int | None = None) -> str:
+    """Return a board as text: a heading, one aligned table, and what a reader must know.
 
     Args:
-        boards: one board or several.
-        command: the command that made the file, under the first key.
+        board: the board.
+        new: first 12 digits of the keys whose rows are marked with `>`.
+        columns: width of the terminal; None where lines may be of any length.
     """
-    several = several_of(boards)
-    facts = [_board_facts(board) for board in several]
-    return canonical_json({"_made_by": made_by(several, command), "boards": facts})
+    unit = f" in {board.unit}" if board.unit == "%" else f" ({board.unit})" if board.unit else ""
+    lines = [
+        one_line(
+            f"{board.name}, budget {board.budget}, data {board.data} {board.fingerprint[:12]} "
+            f"prep {board.prep}: {board.metric}{unit}, {board.better} is better"
+        )
+    ]
+    several = board.rank_groups
+    parts = [(f"ranked: {name or 'without a network'}", rows) for name, rows in several]
+    rest = (*board.unranked, *board.transferred, *board.failed)
+    if len(several) < 2:
+        parts = [("", (*board.ranked, *rest))]
+    elif rest:
+        parts.append(("not ranked", rest))
+    shown = [column.terminal for column in COLUMNS if column.terminal is not None]
+    header = ("", *(look.heading for look in shown))
+    for name, rows in parts:
+        lines += [one_line(name)] if name else []
+        cells = [
+            (
+                ">" if set(row.keys) & set(new) else "",
+                *(look.text(row, board.unit) for look in shown),
+            )
+            for row in rows
+        ]
+        lines.append(text_table(header, cells, columns=columns))
+    if any(set(row.keys) & set(new) for row in board.rows):
+        lines.append("> is this run")
+    return "\n".join([*lines, *board.notes])
+
+
+def reported_text(board: Board, *, columns: int | None = None) -> str:
+    """Return what papers report for the board's environment, or an empty string.
+
+    Args:
+        board: the board.
+        columns: width of the terminal; None where lines may be of any length.
+    """
+    if not board.reported:
+        return ""
+    shown = [column for column in REPORTED_COLUMNS if column.terminal]
+    rows = [[column.text(row) for column in shown] for row in board.reported]
+    table = text_table([column.heading for column in shown], rows, columns=columns)
+    return f"{_reported_title(board)}\n{table}"

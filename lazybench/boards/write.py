@@ -25,14 +25,14 @@ from typing import Any
 
 from lazybench._version import __version__
 from lazybench.boards.build import Board, build
-from lazybench.boards.csv_table import is_made_by, to_csv
-from lazybench.boards.render import COMMAND, comment, markdown_text, to_json, to_markdown
+from lazybench.boards.render import COMMAND, comment, to_csv, to_json, to_markdown
 from lazybench.errors import StoreError
 from lazybench.files import read_file, refuse_links
 from lazybench.records import RecordList, Store, remove_leftovers, slug, write_bytes
 from lazybench.records.fields import Reported
 from lazybench.records.store import MOST_RECORD_BYTES, REPORTED
 from lazybench.runtime.locks import alone
+from lazybench.tables import is_made_by, markdown_table, markdown_text
 
 LOCK = ".boards.lock"
 """Next to `README.md`; the system lets go of it with the process that holds it."""
@@ -400,14 +400,12 @@ def _line(board: Board) -> list[str]:
 
 
 def _section(made: Sequence[_Made]) -> str:
-    from tabulate import tabulate
-
     lines = sorted((line for each in made for line in each.lines), key=lambda line: line[0])
     parts = [comment(sum(count for _, count, _ in lines))]
     header = ["board", "budget", "data", "records", "best agent (of each backbone)", "score"]
     if lines:
         rows = [line for _, _, line in lines]
-        parts.append(str(tabulate(rows, header, tablefmt="github", disable_numparse=True)))
+        parts.append(markdown_table(header, rows))
     else:
         parts.append("No records yet.")
     for each in made:

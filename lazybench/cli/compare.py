@@ -86,7 +86,7 @@ def _one_board(records: list[Record], told: str, protocol: Mapping[str, str]) ->
         UnknownName: there are none.
         UsageError: several boards have them.
     """
-    from lazybench.boards.select import one_table
+    from lazybench.boards.build import one_table
 
     found = one_table(records, protocol)
     if not found:

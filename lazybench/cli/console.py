@@ -7,14 +7,16 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
+from lazybench import tables
 from lazybench.plugins import to_stderr
 
 _GAP = "  "
-_LEAST = 16
 
+one_line = tables.one_line
+table = tables.text_table
 
 _answers: list[TextIO | None] = []
 """Where lines of output go while a command keeps stdout for its JSON; else empty."""
@@ -44,11 +46,6 @@ def note(content: str) -> None:
 def as_json(value: Any) -> None:
     """Write `value` to stdout as indented JSON; what JSON lacks appears as text."""
     line(json.dumps(value, indent=2, ensure_ascii=False, default=str))
-
-
-def one_line(content: str) -> str:
-    """Return `content` in one line, without characters that steer a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in content).split())
 
 
 def width() -> int | None:
@@ -81,27 +78,6 @@ def answer_alone() -> Iterator[None]:
         if own is not None:
             with contextlib.suppress(OSError):
                 own.close()
-
-
-def table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, columns: int | None = None
-) -> str:
-    """Return rows as aligned columns under a header; empty columns are left out.
-
-    Numbers stand to the right. Where `columns` is given and too small, the last column is cut.
-    """
-    cells = [[one_line(cell) for cell in row] for row in rows]
-    kept = [i for i in range(len(header)) if not cells or any(row[i] for row in cells)]
-    head = [header[i] for i in kept]
-    body = [[row[i] for i in kept] for row in cells]
-    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    if columns is not None and widths:
-        over = sum(widths) + len(_GAP) * (len(widths) - 1) - columns
-        if over > 0:
-            widths[-1] = max(min(_LEAST, widths[-1]), widths[-1] - over)
-    right = [all(_is_number(row[i]) for row in body) and bool(body) for i in range(len(head))]
-    ruled = [head, ["-" * size for size in widths], *body]
-    return "\n".join(_aligned(row, widths, right) for row in ruled)
 
 
 def facts(values: Mapping[str, Any], indent: str = "") -> str:
@@ -140,26 +116,6 @@ def seconds(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def _is_number(cell: str) -> bool:
-    if not cell:
-        return True
-    with contextlib.suppress(ValueError):
-        float(cell.replace(",", ""))
-        return True
-    return False
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    cut = [
-        cell if len(cell) <= w else cell[: w - 1] + "…" for cell, w in zip(row, widths, strict=True)
-    ]
-    placed = (
-        cell.rjust(w) if to_right else cell.ljust(w)
-        for cell, w, to_right in zip(cut, widths, right, strict=True)
-    )
-    return _GAP.join(placed).rstrip()
 
 
 def _write(stream: TextIO | None, content: str) -> None:

@@ -160,7 +160,7 @@ _HEADER = (
 
 
 def _cells(line: Beside, numbers: Mapping[str, int]) -> tuple[str, ...]:
-    from lazybench.paper.reported import value_text
+    from lazybench.boards.columns import value_text
 
     row, got = line.reported, line.measured
     return (

@@ -242,7 +242,8 @@ def publish(records: Sequence[Record], root: Path, *, show: bool, write: bool = 
         write: whether to write board files, those that the store's changes touch.
     """
     from lazybench import boards
-    from lazybench.cli import leaderboard
+    from lazybench.boards.pictures import gamma_text
+    from lazybench.boards.render import board_text
     from lazybench.records import Store
 
     store = Store(root)
@@ -252,10 +253,10 @@ def publish(records: Sequence[Record], root: Path, *, show: bool, write: bool = 
         for table in boards.tables(everything):
             if any(record.key12 in new for record in table):
                 for board in boards.build(table):
-                    console.line(leaderboard.board_text(board, new=new, columns=console.width()))
+                    console.line(board_text(board, new=new, columns=console.width()))
         for record in records:
             which = f"seed {record.seed}: " if len(records) > 1 else ""
-            if line := leaderboard.gamma_text(record.diagnostics):
+            if line := gamma_text(record.diagnostics):
                 console.line(f"{which}{line}")
             console.line(f"{which}record: {store.path(record)}")
     if write:

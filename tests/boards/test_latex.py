@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from lazybench.boards import build
-from lazybench.boards.latex import latex_cell, latex_text, to_latex
+from lazybench.boards.render import to_latex
 from lazybench.records import Reported
+from lazybench.tables import latex_cell, latex_text
 
 HOSTILE = ["\\input{/etc/passwd}", "a & b \\\\ c", "50 % off", "$x^2$", "#1_{y}", "~", "[a]", "*"]
 HOSTILE += ["🙂", "ő <b>|`\"'", "x" * 300, "a\nb", "\x1b[31m", "}\\end{tabular}"]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from lazybench.boards import build, to_csv, to_html, to_json, to_latex, to_markdown
-from lazybench.boards.csv_table import csv_cell
-from lazybench.boards.render import measures_of
-from lazybench.cli.leaderboard import reported_text
+from lazybench.boards.columns import measures_of
+from lazybench.boards.render import reported_text
 from lazybench.records import Reported
+from lazybench.tables import csv_cell
 
 HOSTILE = ["../x", "<script>alert(1)</script>", "a|b", "_%&", "=1+1", "@x", "-1", "🙂", "x" * 300]
 HOSTILE += ["a\nb", "\t=1", "[a](javascript:b)", "`a`", "\x1b[31m", "--> <b>"]
