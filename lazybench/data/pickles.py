@@ -1,8 +1,9 @@
-"""How many parts the tuples of a pickle have, told from its instructions without following them.
+"""Pickles of published data sets, read by an unpickler that knows the names of data alone.
 
-A tuple is hashed as a whole, part by part, each time that it becomes a key. Forty instructions can
-nest one tuple twice in the next, so that hashing the last takes longer than anyone waits, and a
-million can nest them so deep that Python's stack ends.
+Python's own unpickler in C can't be asked about the keys that it hashes, and a tuple is hashed as a
+whole, part by part, each time that it becomes a key: forty instructions can nest one tuple twice in
+the next, so that hashing the last takes longer than anyone waits. So this is a subclass of
+`pickle`'s unpickler in Python, which checks each key first.
 """
 
 from __future__ import annotations
@@ -11,12 +12,10 @@ import io
 import math
 import os
 import pickle
-import pickletools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,95 +23,12 @@ from numpy.typing import NDArray
 from lazybench.errors import DataUnavailable
 from lazybench.files import open_file
 
-PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
-
-_GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
-_FILLS = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS"})
-_MAKES = frozenset(
-    {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ"}
-    | {"INST"}
-)
-
-
-@dataclass(slots=True)
-class _Part:
-    """An object under construction; one that is filled later is the same in every place."""
-
-    parts: int = 1
-    depth: int = 1
-
-    def take(self, others: Iterable[_Part]) -> None:
-        for other in others:
-            self.parts += other.parts
-            self.depth = max(self.depth, other.depth + 1)
-
-
-class Tuples:
-    """Follows a pickle's instructions; `parts` and `depth` are those of its largest tuple so far.
-
-    What a function gives counts as much as what it is given, and a list or dict as much as what is
-    in it: either can become a tuple.
-    """
-
-    def __init__(self) -> None:
-        """Nothing was followed yet."""
-        self.parts = self.depth = 0
-        self._stack: list[_Part] = []
-        self._marks: list[int] = []
-        self._memo: dict[int, _Part] = {}
-
-    def follow(self, code: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Do one instruction.
-
-        Raises:
-            IndexError: it takes what isn't there.
-            KeyError: it gets what wasn't put.
-        """
-        name, stack = code.name, self._stack
-        if name == "MARK":
-            self._marks.append(len(stack))
-        elif name == "MEMOIZE":
-            self._memo[len(self._memo)] = stack[-1]
-        elif name in PUTS:
-            self._memo[int(argument)] = stack[-1]
-        elif name in _GETS:
-            stack.append(self._memo[int(argument)])
-        elif name == "DUP":
-            stack.append(stack[-1])
-        elif name == "POP" and self._marks and self._marks[-1] == len(stack):
-            self._marks.pop()
-        elif name == "BUILD":
-            # It gives back the object that it sets the state of.
-            state = stack.pop()
-            stack[-1].take([state])
-        elif name in _FILLS:
-            items = self._taken(code.stack_before[1:])
-            stack[-1].take(items)
-        else:
-            made = _Part()
-            made.take(self._taken(code.stack_before))
-            stack.extend(made for _ in code.stack_after)
-            if name in _MAKES:
-                self.parts, self.depth = max(self.parts, made.parts), max(self.depth, made.depth)
-
-    def _taken(self, wanted: Sequence[pickletools.StackObject]) -> list[_Part]:
-        """What an instruction takes off the stack."""
-        at = len(self._stack) - len(wanted)
-        if pickletools.markobject in wanted:
-            at = self._marks.pop() - wanted.index(pickletools.markobject)
-        if at < 0:
-            raise IndexError("it takes more than there is")
-        taken = self._stack[at:]
-        del self._stack[at:]
-        return taken
-
-
 MOST_BYTES = 16 << 30
 
 _BUFFER = 1 << 20
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|[SU][1-9]\d{0,5}|O8?)")
 _MOST_AXES = 32
-_MOST_PARTS, _MOST_DEEP = 1 << 26, 200
+_ATOMS = (str, bytes, int, float, complex, type(None), np.generic)
 
 
 def load_pickle(source: Path | bytes, where: str = "", *, most_bytes: int = MOST_BYTES) -> Any:
@@ -196,13 +112,13 @@ class _DType:
     __slots__ = ("dtype",)
 
     def __init__(self, name: object, *_: object) -> None:
-        name = as_text(name)
+        name = _word(name)
         if not _DTYPE.fullmatch(name):
             raise _Refused(f"it asks for the array type {name[:40]!r}")
         self.dtype = np.dtype("O" if name.endswith(("O", "O8")) else name)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        order: Any = as_text(state[1])
+        order: Any = _word(state[1])
         if order not in ("<", ">", "|", "=") or any(state[2:5]):
             raise _Refused("it asks for a structured array")
         self.dtype = self.dtype.newbyteorder(order)
@@ -218,6 +134,25 @@ class _Array(np.ndarray[Any, Any]):
         super().__setstate__((1, shape, dtype, order, _bytes_or_list(content)))
 
 
+def _word(value: object) -> str:
+    """Text or bytes as text; anything else may take without end to write."""
+    if not isinstance(value, str | bytes):
+        raise _Refused(f"it gives a {type(value).__name__} in place of a name")
+    return as_text(value)
+
+
+def _need_keys(values: Iterable[Any]) -> None:
+    """Check that values are text, numbers, or flat tuples of them, which are cheap to hash.
+
+    Raises:
+        _Refused: another one.
+    """
+    for value in values:
+        parts = value if isinstance(value, tuple | frozenset) else (value,)
+        if not all(isinstance(part, _ATOMS) for part in parts):
+            raise _Refused(f"it has a key of type {type(value).__name__} that isn't flat")
+
+
 def _bytes_or_list(content: Any) -> Any:
     return content.encode("latin-1") if isinstance(content, str) else content
 
@@ -227,7 +162,7 @@ def _shaped(shape: Any, kind: Any, content: Any) -> np.dtype[Any]:
     if not isinstance(kind, _DType) or not isinstance(shape, tuple) or len(shape) > _MOST_AXES:
         raise _Refused("it holds an array without type or shape")
     if any(not isinstance(size, int) or size < 0 for size in shape):
-        raise _Refused(f"it holds an array of shape {shape}")
+        raise _Refused("it holds an array of a shape that isn't sizes")
     dtype, values = kind.dtype, math.prod(shape)
     if dtype.hasobject != isinstance(content, list):
         raise _Refused("it holds an array whose content isn't of its type")
@@ -254,7 +189,7 @@ def _scalar(kind: Any, content: Any = b"") -> Any:
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     # Python 3 writes bytes this way for protocols that have none.
-    if not isinstance(text, str) or as_text(encoding) not in ("latin1", "latin-1"):
+    if not isinstance(text, str) or _word(encoding) not in ("latin1", "latin-1"):
         raise _Refused("it encodes text otherwise than as latin-1")
     return text.encode("latin-1")
 
@@ -268,6 +203,12 @@ def _plain(container: Callable[..., Any]) -> Callable[..., Any]:
     def make(items: Any = ()) -> Any:
         if not isinstance(items, list | tuple | dict | set):
             raise _Refused(f"it makes a container from a {type(items).__name__}")
+        if container is dict and not isinstance(items, dict):
+            if not all(isinstance(pair, list | tuple) for pair in items):
+                raise _Refused("it makes a dict from what isn't pairs")
+            _need_keys(key for pair in items for key in pair[:1])
+        elif container in (set, frozenset):
+            _need_keys(items)
         return container(items)
 
     return make
@@ -304,8 +245,10 @@ _ALLOWED: dict[tuple[str, str], _Maker] = {
 }
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler that knows the names of data and no other."""
+class _Reader(pickle._Unpickler):
+    """An unpickler that knows the names of data and no other, and hashes flat keys alone."""
+
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the maker behind a name."""
@@ -315,19 +258,23 @@ class _Reader(pickle.Unpickler):
         return found
 
 
-def _scan(file: BinaryIO) -> None:
-    """Refuse a pickle that a table or a hash would take without end, before anything is built.
+def _checked(opcode: bytes, first: int, step: int) -> None:
+    """Let an instruction check its keys: every `step`-th entry of the stack from `first` on."""
+    load = pickle._Unpickler.dispatch[opcode[0]]
 
-    A table is made up to the highest number of an object.
-    """
-    tuples = Tuples()
-    for count, (code, argument, _) in enumerate(pickletools.genops(file)):
-        if code.name in PUTS and isinstance(argument, int) and argument > count:
-            raise _Refused(f"it numbers an object {argument} that can be at most the {count}th")
-        tuples.follow(code, argument)
-        if tuples.parts > _MOST_PARTS or tuples.depth > _MOST_DEEP:
-            raise _Refused("it nests tuples so that they couldn't be keys")
-    file.seek(0)
+    def check(reader: Any) -> None:
+        _need_keys(reader.stack[first::step])
+        load(reader)
+
+    _Reader.dispatch[opcode[0]] = check
+
+
+# After a mark, the unpickler's stack holds the entries since that mark alone.
+_checked(pickle.SETITEM, -2, 2)
+_checked(pickle.SETITEMS, 0, 2)
+_checked(pickle.DICT, 0, 2)
+_checked(pickle.ADDITEMS, 0, 1)
+_checked(pickle.FROZENSET, 0, 1)
 
 
 def _load(file: BinaryIO, where: str, size: int, most_bytes: int) -> Any:
@@ -337,8 +284,12 @@ def _load(file: BinaryIO, where: str, size: int, most_bytes: int) -> Any:
             "official source"
         )
     try:
-        _scan(file)
-        return _Reader(file, encoding="latin1").load()
+        reader: Any = _Reader(file, encoding="latin1")
+        found = reader.load()
+        # The unpickler in C would make a table up to the highest number of an object.
+        if (most := max(reader.memo, default=0)) > size:
+            raise _Refused(f"it numbers an object {most}, in {size} bytes")
+        return found
     except _Refused as error:
         raise DataUnavailable(
             f"{where} is refused: {error}; nothing in it was run; fetch it from its official source"

@@ -126,6 +126,15 @@ def array_of(shape: tuple[int, ...], dtype: bytes = b"u1", content: bytes = b"U\
         + b"q\x010]q\x000h\x00(h\x01h\x01e0c__builtin__\ntuple\nh\x00\x85R" * 64
         + b"Ns.",
         b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns.",
+        b"\x80\x02}()" + b"2\x86" * 64 + b"Nu.",
+        b"\x80\x02()" + b"2\x86" * 64 + b"Nd.",
+        b"\x80\x04\x8f()" + b"2\x86" * 64 + b"\x90.",
+        b"\x80\x04()" + b"2\x86" * 64 + b"\x91.",
+        b"\x80\x02c__builtin__\nset\n])" + b"2\x86" * 64 + b"a\x85R.",
+        b"\x80\x02c__builtin__\ndict\n]])" + b"2\x86" * 64 + b"aNaa\x85R.",
+        # Names that would take as long to write.
+        b"\x80\x02cnumpy\ndtype\n)" + b"2\x86" * 64 + b"\x85R.",
+        b"\x80\x02c_codecs\nencode\nU\x01x)" + b"2\x86" * 64 + b"\x86R.",
         # Setting attributes on a function of the reader itself.
         b"\x80\x02c_codecs\nencode\n}U\x05_make}sb.",
         b"\x80\x02c_codecs\nencode\nN}U\x05_makeK\x01s\x86b.",
