@@ -1,45 +1,32 @@
-"""The contract of agents, one for all families.
+"""The contract of agents, one for all families: the base class `Agent`.
 
-Its methods::
-
-    init(env, rng) -> state
-    update(state, batch, rng) -> (state, logs)      one meta-iteration or mini-batch
-    policy(state) -> p        p(observation, memory) -> (action, memory)
+An agent has `init` and `policy`. One that learns has `plan` and `update` as well: the runner owns
+the loop, so progress, validation, checkpoints and resume come with the contract. One with a loop of
+its own has `fit` instead. Every other hook is optional; `Agent` documents each with its default.
 
 `state` is a tree of dicts, lists, tensors, numbers, strings and None; the runner saves it. `batch`
 is an observation of the training environment, as tensors. Randomness comes from `rng` alone, which
-is a function of seed, role and step. An agent without training has no `update`. The runner owns the
-loop, so progress, validation, checkpoints and resume come with the contract.
+is a function of seed, role and step.
 
-More is taken where an agent has it::
-
-    diagnostics(state) -> dict          JSON values for the record; the names of those that are
-                                        True mark its row on the boards (`under_trained`)
-    network(task) -> Network            what it trains, for the boards' columns
-    warm(state, weights) -> state       the first state with the weights of another training in it
-    transfer(state, task) -> state      a trained state made ready for tasks of another shape
-    JUDGED = ("batch_norm",)            settings that change how a trained state is judged and
-                                        nothing of the training: runs that differ in these alone are
-                                        judgements of one fit, validated at their defaults
-    settle(given, find) -> given        (static) settings as typed to settings as they are; `find`
-                                        gives the record of a key, to match another run
-    fit(env, budget, rng) -> policy     instead of all of the above, a loop of its own on a training
-                                        environment; such a run can't be continued, and its record
-                                        says so; `env` of its `plan(task)`, where it has
-                                        one, opens that environment
-
-What `init` is given tells of tasks. Where data are kept apart by track (`LT` and `LT+dev`) it is an
-`EnvFacts`, which opens none. The environment that `fit` is given ends with a pass over the dev set,
-never with one over the test.
+Classes that have these methods and don't inherit `Agent` are agents, too: `contract` and `adapted`
+show them through it. Both also take the former names of hooks (`FORMER`), for one release.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from lazybench.seeding import Rng
+from lazybench.errors import ContractError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from lazybench.seeding import Rng
+    from lazybench.specs import EnvSpec, Family
 
 State = Any
 Observation = Mapping[str, Any]
@@ -47,6 +34,36 @@ Logs = Mapping[str, float]
 
 COUNTED = ("inner_steps", "image_gradients", "queries", "gradient_equivalents")
 """Logs that are summed over updates and become cost columns; `loss` is shown as progress."""
+
+FORMER = {
+    "JUDGED": "EVAL_ONLY",
+    "network": "describe_network",
+    "settle": "resolve_settings",
+    "warm": "load_weights",
+}
+"""Former names of hooks, and their names now; the former ones go with the next release."""
+
+HOOKS = (
+    "families",
+    "name",
+    "cites",
+    "Config",
+    "LATER",
+    "preset",
+    "resolve_settings",
+    "EVAL_ONLY",
+    "SHARDED",
+    "init",
+    "plan",
+    "update",
+    "policy",
+    "fit",
+    "describe_network",
+    "load_weights",
+    "transfer",
+    "diagnostics",
+)
+"""Names that an agent may define."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +87,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class EnvFacts:
-    """What may be known of an environment before training, without a way to its data.
+    """What may be known of an environment before training, without access to its data.
 
     Attributes:
         task: shape of its tasks.
         split: `val`, or what else it is opened for.
         track: what data the training sees.
         data: name, fingerprint, preparation and source of the data.
-        protocol: what belongs to the protocol beside the arguments of the environment's id.
+        protocol: settings of the protocol that the environment's id doesn't name.
         observation_space: of the environment.
         action_space: of the environment.
     """
@@ -91,7 +108,7 @@ class EnvFacts:
     action_space: Any = None
 
     def __getattr__(self, name: str) -> Any:
-        """Refuse what isn't there.
+        """Refuse an attribute that isn't there.
 
         Raises:
             AttributeError: always.
@@ -111,8 +128,8 @@ class Network:
         name: the backbone's name.
         parameters: how many numbers, head included.
         batch_norm: whether batch statistics can make a difference to it.
-        source_sha256: what stands for its source in a run's key, as `lazybench.nets.source_sha256`
-            gives it; None for a network of the package's.
+        source_sha256: hash that represents its source in a run's key, as
+            `lazybench.nets.source_sha256` gives it; None for a network of the package's.
     """
 
     name: str
@@ -129,19 +146,214 @@ class Policy(Protocol):
     start.
     """
 
-    def __call__(self, observation: Observation, memory: Any = None) -> tuple[Any, Any]:
+    def __call__(self, observation: Observation, memory: Any = None, /) -> tuple[Any, Any]:
         """Return the action and the memory for the trial's next step."""
         ...
 
 
-@runtime_checkable
-class Agent(Protocol):
-    """What every agent has; training agents also have `plan(task) -> Plan` and `update`."""
+def is_vectorized(policy: Policy) -> bool:
+    """Return whether a policy takes whole blocks of trials; functions may have the attribute."""
+    return bool(getattr(policy, "vectorized", False))
+
+
+class AgentLike(Protocol):
+    """What every agent has, whether it inherits `Agent` or not."""
 
     def init(self, env: Any, rng: Rng) -> State:
-        """Return the state before any update; `env.task` tells the shape of tasks."""
+        """Return the state before any update."""
         ...
 
     def policy(self, state: State) -> Policy:
-        """Return a policy with what `state` has learned; the state isn't changed."""
+        """Return a policy with what `state` has learned."""
         ...
+
+
+class Agent:
+    """Base class of agents: every hook, with its default.
+
+    A class with a `Config` is made as `cls(config)`; one without as `cls(**settings)`.
+
+    Attributes:
+        families: families of environments that it can play.
+        name: its id on boards; empty for the class's name. Registered agents have their spec's.
+        cites: keys of `lazybench/references.bib`, or BibTeX entries.
+        Config: pydantic model of its settings; None for the arguments of `__init__`.
+        LATER: settings that versions of the agent added; records of older versions lack them, and
+            take their defaults rather than the preset's values.
+        EVAL_ONLY: settings that change how a trained state is evaluated and nothing of the
+            training: runs that differ in these alone share one training, validated at their
+            defaults.
+        SHARDED: whether `update` computes `distributed.mine` and adds up by `distributed.summed`,
+            so that a meta-batch can be spread over processes.
+    """
+
+    families: ClassVar[tuple[Family, ...]] = ("fewshot",)
+    name: ClassVar[str] = ""
+    cites: ClassVar[tuple[str, ...]] = ()
+    Config: ClassVar[type[BaseModel] | None] = None
+    LATER: ClassVar[tuple[str, ...]] = ()
+    EVAL_ONLY: ClassVar[tuple[str, ...]] = ()
+    SHARDED: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Take hooks that a subclass defines under their former names."""
+        super().__init_subclass__(**given)
+        for former, hook in FORMER.items():
+            if former in vars(cls) and hook not in vars(cls):
+                _warn_of(former, cls.__name__)
+                setattr(cls, hook, vars(cls)[former])
+
+    @staticmethod
+    def preset(algorithm: str, env: EnvSpec, budget: str) -> Mapping[str, Any]:
+        """Return settings for an environment and budget; the default leaves all to `Config`."""
+        return {}
+
+    @staticmethod
+    def resolve_settings(given: Mapping[str, Any], find: Callable[[str], Any]) -> Mapping[str, Any]:
+        """Return the settings as they are, from the settings as typed; the default is the same.
+
+        Args:
+            given: settings that replace the preset's.
+            find: gives the record of a key, or None; for settings that match another run.
+        """
+        return given
+
+    def init(self, env: Any, rng: Rng) -> State:
+        """Return the state before any update; required unless there is `fit`.
+
+        Args:
+            env: an environment, whose `task` has the shape of tasks. Where data are kept separate
+                by track (`LT` and `LT+dev`) it is an `EnvFacts`, which opens none.
+            rng: source of all randomness.
+        """
+        raise NotImplementedError
+
+    def plan(self, task: Any) -> Plan | None:
+        """Return how it wants to be trained; None, the default, for one without training."""
+        return None
+
+    def update(self, state: State, batch: Observation, rng: Rng) -> tuple[State, Logs]:
+        """Return the state after one meta-iteration or mini-batch, and its logs.
+
+        The given state isn't changed. `loss` is shown and checked; those of `COUNTED` are summed.
+        """
+        raise NotImplementedError
+
+    def policy(self, state: State) -> Policy:
+        """Return a policy with what `state` has learned; required unless there is `fit`.
+
+        The state isn't changed.
+        """
+        raise NotImplementedError
+
+    def fit(self, env: Any, budget: str, rng: Rng) -> Policy:
+        """Return a policy trained in a loop of its own, instead of `init`, `update` and `policy`.
+
+        Such a run can't be continued, and its record says so. `env` is a training environment: the
+        one that `plan` asks for, where it gives a plan. It ends with a pass over the dev set, never
+        with one over the test.
+        """
+        raise NotImplementedError
+
+    def describe_network(self, task: Any) -> Network | None:
+        """Return what it trains, for the columns of boards; None, the default, for nothing."""
+        return None
+
+    def load_weights(self, state: State, weights: Mapping[str, Any]) -> State:
+        """Return the first state with the weights of another training in it; optional."""
+        raise NotImplementedError
+
+    def transfer(self, state: State, task: Any) -> State:
+        """Return a trained state made ready for tasks of another shape; optional."""
+        raise NotImplementedError
+
+    def diagnostics(self, state: State) -> Mapping[str, Any]:
+        """Return JSON values for the record; the default has none.
+
+        The names of those that are True mark its row on the boards (`under_trained`).
+        """
+        return {}
+
+    @classmethod
+    def learns(cls) -> bool:
+        """Return whether the runner trains it, update by update."""
+        return cls.update is not Agent.update
+
+    @classmethod
+    def has_own_loop(cls) -> bool:
+        """Return whether it trains in `fit`, a loop of its own."""
+        return cls.fit is not Agent.fit
+
+    @classmethod
+    def can_load_weights(cls) -> bool:
+        """Return whether it can start from given weights."""
+        return cls.load_weights is not Agent.load_weights
+
+    @classmethod
+    def can_transfer(cls) -> bool:
+        """Return whether a trained state can answer tasks of another shape."""
+        return cls.transfer is not Agent.transfer
+
+
+def contract(source: Any) -> type[Agent]:
+    """Return an agent's class, factory or instance as a class of the contract.
+
+    A subclass of `Agent` is its own. Any other gets a subclass with the hooks that `source` has:
+    for a class it answers what there is; for an instance its methods are the instance's.
+    """
+    given = source if inspect.isclass(source) else type(source)
+    if issubclass(given, Agent):
+        return given
+    label = source.__name__ if inspect.isclass(source) else given.__name__
+    names = [*((hook, hook) for hook in HOOKS), *FORMER.items()]
+    found: dict[str, Any] = {}
+    for name, hook in names:
+        value = None if hook in found else getattr(source, name, None)
+        if value is None:
+            continue
+        if name in FORMER:
+            _warn_of(name, label)
+        function = callable(value) and not inspect.isclass(value)
+        found[hook] = staticmethod(value) if function else value
+    return type(label, (Agent,), found)
+
+
+def adapted(agent: Any) -> Agent:
+    """Return an agent as one of the contract: itself, or a view of one that doesn't inherit it."""
+    return agent if isinstance(agent, Agent) else contract(agent)()
+
+
+def check_contract(agent: Agent, name: str) -> None:
+    """Check that an agent has the methods that go together.
+
+    Args:
+        agent: the agent.
+        name: its id, for the message.
+
+    Raises:
+        ContractError: it lacks some.
+    """
+    kind = type(agent)
+    required = (("init", kind.init, Agent.init), ("policy", kind.policy, Agent.policy))
+    for hook, method, default in () if agent.has_own_loop() else required:
+        if method is default or not callable(method):
+            raise ContractError(
+                f"agent '{name}' has no method '{hook}'; every agent has init(env, rng) and "
+                "policy(state), those that learn plan(task) and update(state, batch, rng); "
+                "one with a loop of its own has fit(env, budget, rng) instead"
+            )
+    # A loop of its own may plan its environment without updates.
+    if agent.learns() != (kind.plan is not Agent.plan) and not agent.has_own_loop():
+        raise ContractError(
+            f"agent '{name}' has only one of the methods plan(task) and update(state, batch, "
+            "rng); an agent that learns has both, one that doesn't has neither"
+        )
+
+
+def _warn_of(former: str, label: str) -> None:
+    warnings.warn(
+        f"{former} of agent {label} is now {FORMER[former]}; the former name goes with the next "
+        "release",
+        DeprecationWarning,
+        stacklevel=3,
+    )

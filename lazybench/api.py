@@ -70,7 +70,7 @@ def make_agent(
         UsageError: an unknown setting or a value out of range.
     """
     spec, _ = resolve_env(env)
-    return make(agent, spec, check_budget(budget), settings).agent
+    return make(agent, spec, check_budget(budget), settings).own
 
 
 def run(  # noqa: PLR0913 - each is a flag of the command line

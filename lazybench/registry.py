@@ -14,6 +14,7 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import Any, Generic, Protocol, TypeVar
 
+from lazybench.agent import contract
 from lazybench.errors import DuplicateName, UnknownName, UsageError, nearest
 from lazybench.plugins import check_spec, contained, describe, package, points
 from lazybench.specs import AgentSpec, DataSpec, EnvSpec, Resolved
@@ -292,15 +293,14 @@ def _need_no_closure(given: type) -> None:
 
 def _spec_for(factory: Any, name: str) -> AgentSpec:
     """The spec of what a user wrote, which stands at `name`."""
-    families = tuple(getattr(factory, "families", ("fewshot",)))
-    label = getattr(factory, "name", None) or name.rpartition(":")[2]
+    agent = contract(factory)
     return AgentSpec(
-        id=str(label),
-        families=families,
+        id=str(agent.name or name.rpartition(":")[2]),
+        families=tuple(agent.families),
         target=name,
-        trains=hasattr(factory, "update") or hasattr(factory, "fit"),
+        trains=agent.learns() or agent.has_own_loop(),
         tuned=False,
         about=(factory.__doc__ or "").strip().partition("\n")[0],
         origin=name,
-        cites=tuple(getattr(factory, "cites", ())),
+        cites=tuple(agent.cites),
     )

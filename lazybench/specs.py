@@ -90,7 +90,7 @@ class EnvSpec:
     def __post_init__(self) -> None:
         """Freeze the mappings: a spec is shared by everyone who asks for it."""
         for name in ("kwargs", "trials", "val_trials", "training"):
-            object.__setattr__(self, name, _frozen(getattr(self, name)))
+            object.__setattr__(self, name, _frozen(vars(self)[name]))
 
     def rows(self, trials: int) -> int:
         """Return how many trials to open together where there are `trials` of them.
@@ -176,7 +176,7 @@ class DataSpec:
     def __post_init__(self) -> None:
         """Freeze the mappings."""
         for name in ("kwargs", "sheet"):
-            object.__setattr__(self, name, _frozen(getattr(self, name)))
+            object.__setattr__(self, name, _frozen(vars(self)[name]))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""The shape of a few-shot task, known before any task is drawn."""
+"""Shapes of tasks of the three families, known before any task is drawn."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -39,11 +40,11 @@ class TaskShape:
     def __post_init__(self) -> None:
         """Make tuples of what a file may have made lists of."""
         for name in ("instance", "target_shape"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, tuple(vars(self)[name]))
 
     def fields(self) -> dict[str, Any]:
         """Return the shape as a dict that an agent's state can hold; `TaskShape(**it)` is equal."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return dict(vars(self))
 
     @property
     def support_rows(self) -> int:
@@ -80,6 +81,25 @@ class Tracked(Protocol):
         ...
 
 
+@runtime_checkable
+class HasProtocol(Protocol):
+    """An environment that says which settings of its protocol its id doesn't name."""
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """Settings of the protocol, as JSON values."""
+        ...
+
+
+@runtime_checkable
+class Summarised(Protocol):
+    """An environment with metrics of all its trials together."""
+
+    def summary(self, scores: Any, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return metrics by name, from the score `[n]` and the further numbers of each trial."""
+        ...
+
+
 @dataclass(frozen=True)
 class LongTailTask:
     """What an agent may know of a stream beforehand; the same on every split.
@@ -106,11 +126,11 @@ class LongTailTask:
     def __post_init__(self) -> None:
         """Make tuples of what a file may have made lists of."""
         for name in ("instance", "class_counts"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, tuple(vars(self)[name]))
 
     def fields(self) -> dict[str, Any]:
         """Return it as a dict that an agent's state can hold; `LongTailTask(**it)` is equal."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return dict(vars(self))
 
     @property
     def outputs(self) -> int:
@@ -167,13 +187,13 @@ class AttackTask:
     def __post_init__(self) -> None:
         """Make tuples of what a file may have made lists of, and a shape of its fields."""
         for name in ("instance", "whiteboxes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, tuple(vars(self)[name]))
         if isinstance(self.maps, dict):
             object.__setattr__(self, "maps", TaskShape(**self.maps))
 
     def fields(self) -> dict[str, Any]:
         """Return it as a dict that an agent's state can hold; `AttackTask(**it)` is equal."""
-        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        named = dict(vars(self))
         return {**named, "maps": self.maps.fields()}
 
     @property

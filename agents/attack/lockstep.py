@@ -8,7 +8,7 @@ step, so that what happens to one image depends on no other.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -20,9 +20,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from lazybench import seeding
-from lazybench.agent import Observation
+from lazybench.agent import Agent, Observation
 from lazybench.seeding import Rng
-from lazybench.specs import EnvSpec
 from lazybench.tasks import AttackTask, Queries, Replies, margin
 
 Attack = Generator[Queries, Replies, None]
@@ -109,7 +108,7 @@ class AttackConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LockstepAgent(ABC):
+class LockstepAgent(Agent, ABC):
     """An attacker without training: `attack` is all that it adds."""
 
     families = ("attack",)
@@ -118,11 +117,6 @@ class LockstepAgent(ABC):
     def __init__(self, config: Any) -> None:
         """Keep the settings."""
         self.config = config
-
-    @staticmethod
-    def preset(algorithm: str, env: EnvSpec, budget: str) -> Mapping[str, Any]:
-        """Return the settings of an algorithm for an environment and budget."""
-        return {}
 
     def init(self, env: Any, rng: Rng) -> State:
         """Return what a policy needs: the protocol and the run's seed."""

@@ -134,7 +134,7 @@ def _rows(params: Params, rows: Tensor) -> Params:
 
 BACKBONE = "lazybench.nets.attacker:EncoderDecoder"
 
-JUDGED = (*CoordinateConfig.model_fields, "tune_steps", "tune_lr", "most_steps")
+EVAL_ONLY = (*CoordinateConfig.model_fields, "tune_steps", "tune_lr", "most_steps")
 """Settings of the attack, which the meta-training doesn't know of."""
 
 
@@ -269,7 +269,8 @@ class MetaAttackAgent(ScoreAgent):
     """
 
     Config = MetaAttackConfig
-    JUDGED = (*GradientAgent.JUDGED, *JUDGED)
+    LATER = MetaAttackConfig.LATER
+    EVAL_ONLY = (*GradientAgent.EVAL_ONLY, *EVAL_ONLY)
     SHARDED = True
 
     def __init__(self, config: MetaAttackConfig) -> None:
@@ -283,13 +284,13 @@ class MetaAttackAgent(ScoreAgent):
         return preset(algorithm, env, budget)
 
     @staticmethod
-    def settle(given: Mapping[str, Any], find: Callable[[str], Any]) -> Mapping[str, Any]:
+    def resolve_settings(given: Mapping[str, Any], find: Callable[[str], Any]) -> Mapping[str, Any]:
         """Return the settings with `matched_to=KEY` replaced by that lazy run's and its mean leap.
 
         Raises:
             UsageError: no such record, or not one of a lazy search.
         """
-        return GradientAgent.settle(given, find)
+        return GradientAgent.resolve_settings(given, find)
 
     def plan(self, task: AttackTask) -> Plan:
         """Return how many meta-iterations to run, on what tasks.
@@ -299,9 +300,9 @@ class MetaAttackAgent(ScoreAgent):
         """
         return self.learner.plan(task.maps)
 
-    def network(self, task: AttackTask) -> Network:
+    def describe_network(self, task: AttackTask) -> Network:
         """Return the attacker's name and its number of parameters."""
-        return self.learner.network(task.maps)
+        return self.learner.describe_network(task.maps)
 
     def init(self, env: Any, rng: Rng) -> State:
         """Return a fresh attacker, with validation images to compare by where `env` has them.
@@ -319,13 +320,13 @@ class MetaAttackAgent(ScoreAgent):
             "untrained_mse": self._mse(learner, held_out) if held_out else None,
         }
 
-    def warm(self, state: State, weights: Mapping[str, Tensor]) -> State:
+    def load_weights(self, state: State, weights: Mapping[str, Tensor]) -> State:
         """Return the first state with the weights of another training in it.
 
         Raises:
             UsageError: an entry of the network's body is missing or has another shape.
         """
-        return {**state, "learner": self.learner.warm(state["learner"], weights)}
+        return {**state, "learner": self.learner.load_weights(state["learner"], weights)}
 
     def transfer(self, state: State, task: AttackTask) -> State:
         """Return a trained state made ready for another target or protocol.

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from lazybench.agent import Observation
+from lazybench.agent import Agent, Observation
 from lazybench.seeding import Rng
 
 
@@ -18,7 +18,7 @@ class NoSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Chance:
+class Chance(Agent):
     """Answers at random, or 0 where targets are real values."""
 
     families = ("fewshot",)
@@ -58,7 +58,7 @@ class _Guess:
         return torch.randint(self._state["way"], (count,), generator=generator)
 
 
-class NearestPixel:
+class NearestPixel(Agent):
     """Answers with the target of the nearest support instance in raw pixels (Euclidean)."""
 
     families = ("fewshot",)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lazybench import learning
-from lazybench.agent import Observation
+from lazybench.agent import Agent, Observation
 from lazybench.agents.fewshot.episode import Row, select_row
 from lazybench.agents.fewshot.settings import EpisodicConfig
 from lazybench.agents.fewshot.weights import HEAD, moved, overlay
@@ -95,7 +95,7 @@ def embed(
     return both[: len(support)], both[len(support) :]
 
 
-class Descending:
+class Descending(Agent):
     """What agents share that take one step on the losses of whole tasks in a meta-iteration.
 
     Attributes:
@@ -104,11 +104,12 @@ class Descending:
     """
 
     families = ("fewshot",)
-    JUDGED: ClassVar[tuple[str, ...]] = ("batch_norm",)
+    LATER = EpisodicConfig.LATER
+    EVAL_ONLY: ClassVar[tuple[str, ...]] = ("batch_norm",)
     config: EpisodicConfig
     outer: Outer
 
-    def warm(self, state: dict[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    def load_weights(self, state: dict[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return the first state with weights from elsewhere in its body.
 
         Raises:

@@ -114,7 +114,7 @@ class EmbeddingAgent(Descending):
         self._check(task)
         plan = self.config.plan(task, self.images(task))
         # Prototypes of the features themselves (backbone=linear) have nothing to learn.
-        return plan if self.network(task).parameters else replace(plan, updates=0)
+        return plan if self.describe_network(task).parameters else replace(plan, updates=0)
 
     def init(self, env: Any, rng: Rng) -> dict[str, Any]:
         """Return a fresh embedding and head.
@@ -163,7 +163,7 @@ class EmbeddingAgent(Descending):
 
         return PerTask(answer)
 
-    def network(self, task: TaskShape) -> Network:
+    def describe_network(self, task: TaskShape) -> Network:
         """Return the name of the embedding and how many parameters it and the head have.
 
         Raises:

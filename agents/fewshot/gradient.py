@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lazybench import learning
-from lazybench.agent import Network, Observation, Plan
+from lazybench.agent import Agent, Network, Observation, Plan
 from lazybench.agents.fewshot.episode import Episode, PerTask, Row, adapting, select_row
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.agents.fewshot.meta_step import (
@@ -121,7 +121,7 @@ class _Sums(NamedTuple):
     loss: float
 
 
-class GradientAgent:
+class GradientAgent(Agent):
     """Meta-learns an initialisation theta: student, teacher, meta-gradient, outer step.
 
     The state holds theta (`theta`), what is meta-learned beside it (`meta`: learned rates, the
@@ -132,7 +132,8 @@ class GradientAgent:
 
     families = ("fewshot",)
     Config = GradientConfig
-    JUDGED = ("batch_norm", "test_steps", "test_batch", "test_prox", "test_leap")
+    LATER = GradientConfig.LATER
+    EVAL_ONLY = ("batch_norm", "test_steps", "test_batch", "test_prox", "test_leap")
     SHARDED = True
 
     def __init__(self, config: GradientConfig) -> None:
@@ -152,7 +153,7 @@ class GradientAgent:
         return preset(algorithm, env, budget)
 
     @staticmethod
-    def settle(given: Mapping[str, Any], find: Callable[[str], Any]) -> Mapping[str, Any]:
+    def resolve_settings(given: Mapping[str, Any], find: Callable[[str], Any]) -> Mapping[str, Any]:
         """Return the settings with `matched_to=KEY` replaced by that record's.
 
         Everything is that run's but its search: the mean leap takes its place.
@@ -198,7 +199,7 @@ class GradientAgent:
             )
         return config.plan(task, config.images(task))
 
-    def network(self, task: TaskShape) -> Network:
+    def describe_network(self, task: TaskShape) -> Network:
         """Return the backbone's name and its number of parameters, learned rates not counted."""
         net = backbone(self.config.backbone, task)
         return describe_network(net, net.init(Rng(0).torch()))
@@ -231,7 +232,7 @@ class GradientAgent:
             "task": env.task.fields(),
         }
 
-    def warm(self, state: State, weights: Mapping[str, Tensor]) -> State:
+    def load_weights(self, state: State, weights: Mapping[str, Tensor]) -> State:
         """Return the first state with the weights of another training in it.
 
         Raises:

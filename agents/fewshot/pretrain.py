@@ -135,7 +135,7 @@ class PretrainedAgent(Descending):
     """
 
     Config = PretrainConfig
-    JUDGED = ("batch_norm", "start", "test_lr", "test_steps", "test_batch", "adapts")
+    EVAL_ONLY = ("batch_norm", "start", "test_lr", "test_steps", "test_batch", "adapts")
     config: PretrainConfig
 
     def __init__(self, config: PretrainConfig) -> None:
@@ -203,7 +203,7 @@ class PretrainedAgent(Descending):
         body = {name: value for name, value in theta.items() if not name.startswith(HEAD)}
         return PerTask(lambda row: self._answer(net, task, body, row))
 
-    def network(self, task: TaskShape) -> Network:
+    def describe_network(self, task: TaskShape) -> Network:
         """Return the body's name and the number of parameters that answer a task.
 
         Raises:

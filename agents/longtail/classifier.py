@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lazybench.agent import Network, Observation, Plan
+from lazybench.agent import Agent, Network, Observation, Plan
 from lazybench.agents.fewshot.weights import describe_network, overlay
 from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.augment import shrunk
@@ -90,7 +90,7 @@ FROZEN_SHARE = 1 / 3
 body counts as two forward ones."""
 
 
-class Classifying:
+class Classifying(Agent):
     """What all agents share that train a classifier on a stream by weighted descent.
 
     Attributes:
@@ -98,7 +98,7 @@ class Classifying:
     """
 
     families = ("longtail",)
-    JUDGED = ("posthoc", "posthoc_tau")
+    EVAL_ONLY = ("posthoc", "posthoc_tau")
     config: LongTailConfig
 
     def plan(self, task: LongTailTask) -> Plan:
@@ -130,7 +130,7 @@ class Classifying:
         """
         return learner.begin(self.config, env.task, rng)
 
-    def warm(self, state: State, weights: Mapping[str, Tensor]) -> State:
+    def load_weights(self, state: State, weights: Mapping[str, Tensor]) -> State:
         """Return the first state with weights from elsewhere in its body.
 
         Raises:
@@ -169,7 +169,7 @@ class Classifying:
         net = learner.net_of(config, task)
         return Classify(net, head, theta, state["running"], config.side)
 
-    def network(self, task: LongTailTask) -> Network:
+    def describe_network(self, task: LongTailTask) -> Network:
         """Return the network's name and the number of parameters, head included.
 
         Raises:

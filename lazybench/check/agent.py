@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lazybench.agent import Plan
+from lazybench.agent import Agent, Plan, Policy, is_vectorized
 from lazybench.check.findings import (
     Broken,
     Finding,
@@ -81,13 +81,15 @@ class _AgentCheck:
 
     def __init__(self, agent: Any, spec: EnvSpec, watch: Watch) -> None:
         self._name, self._spec, self._watch = agent, spec, watch
+        self._agent: Agent
+        self._plan: Plan | None
         self._policy: Any = None
         self._state: Any = None
 
     @property
     def whole(self) -> bool:
         """Whether the agent has a training loop of its own."""
-        return hasattr(self._agent, "fit")
+        return self._agent.has_own_loop()
 
     @property
     def trains(self) -> bool:
@@ -99,9 +101,8 @@ class _AgentCheck:
         made = make(self._name, self._spec, "smoke", {})
         self._agent = made.agent
         self._val = open_env(self._spec, self._spec.rows(_TRIALS), "val")
-        self._plan: Plan | None = None
-        if hasattr(self._agent, "plan"):
-            self._plan = self._agent.plan(self._val.task)
+        self._plan = self._agent.plan(self._val.task)
+        if self._plan is not None or self._agent.learns():
             _check_plan(self._plan)
         return f"{made.spec.id} with {len(made.config)} settings"
 
@@ -128,8 +129,7 @@ class _AgentCheck:
         if checkpoint.digest(after) != checkpoint.digest(again):
             raise Broken("update gives another state for the same rng; draw from rng alone")
         _check_logs(logs)
-        if hasattr(self._agent, "diagnostics"):
-            plain(self._agent.diagnostics(after))
+        plain(self._agent.diagnostics(after))
         shown = ", ".join(sorted(logs)) or "nothing"
         return f"update is a function of state, batch and rng; logs {shown}"
 
@@ -153,7 +153,7 @@ class _AgentCheck:
     def learns(self) -> str:
         """Train at smoke budget; be ahead of answering 0, or of the state before training."""
         metric, better = self._spec.validation
-        policies = {"answering 0": Zeros()}
+        policies: dict[str, Policy] = {"answering 0": Zeros()}
         if not self.whole and self._plan is not None:
             policies["its first state"] = self._agent.policy(self._state)
             self._watch.stage("train", self._plan.updates)
@@ -253,7 +253,7 @@ class _Watched:
 
     def __init__(self, policy: Any) -> None:
         self._policy = policy
-        self.vectorized = getattr(policy, "vectorized", False)
+        self.vectorized = is_vectorized(policy)
 
     def __call__(self, observation: Mapping[str, Any], memory: Any = None) -> Any:
         kept = copied(observation)
@@ -287,7 +287,7 @@ def _check_plan(plan: Any) -> None:
     if not isinstance(plan, Plan):
         raise Broken(f"plan(task) returns a lazybench.Plan, got {type(plan).__name__}")
     for name, least in (("updates", 0), ("meta_batch", 1), ("validate_every", 0)):
-        value = getattr(plan, name)
+        value = vars(plan)[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise Broken(f"{name} of a plan is a whole number of at least {least}, got {value!r}")
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lazybench.agent import EnvFacts, Plan
+from lazybench.agent import EnvFacts, Plan, is_vectorized
 from lazybench.errors import ContractError
 from lazybench.files import plain
 from lazybench.runner.callbacks import Watch
 from lazybench.runtime import distributed
 from lazybench.specs import EnvSpec
-from lazybench.tasks import Tracked
+from lazybench.tasks import HasProtocol, Summarised, Tracked
 from lazybench.user_code import load
 
 Scores = NDArray[np.float64]
@@ -262,8 +262,7 @@ def gathered(
     """Return judged blocks as one, with what their environment makes of all trials together."""
     scores = np.concatenate([each.scores for each in blocks])
     told = {name: np.concatenate([each.columns[name] for each in blocks]) for name in columns}
-    summary = getattr(env, "summary", None)
-    whole = {} if summary is None else dict(plain(summary(scores, told)))
+    whole = dict(plain(env.summary(scores, told))) if isinstance(env, Summarised) else {}
     answers = [each.answers for each in blocks]
     return Scored(scores, answers, wall_s, cpu_s, whole or blocks[-1].metrics, told)
 
@@ -305,7 +304,7 @@ def answer_rows(
     Raises:
         ContractError: actions of another form or shape.
     """
-    if getattr(policy, "vectorized", False):
+    if is_vectorized(policy):
         return pair(policy(observation, memory))
     memories = memory if memory is not None else [None] * rows
     pairs = [
@@ -363,7 +362,7 @@ def pair(answer: Any) -> tuple[Any, Any]:
 def env_protocol(env: Any) -> dict[str, Any]:
     """Return what belongs to an environment's protocol beside the arguments of its id."""
     # Few-shot environments of other packages needn't tell more than the shape of their tasks.
-    return dict(env.protocol) if hasattr(env, "protocol") else {"query": env.task.query}
+    return dict(env.protocol) if isinstance(env, HasProtocol) else {"query": env.task.query}
 
 
 def env_facts(spec: EnvSpec, env: Any, trials: int) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from lazybench.agent import is_vectorized
 from lazybench.arguments import check_path, check_settings, check_whole
 from lazybench.errors import ContractError, UsageError
 from lazybench.files import plain
@@ -96,7 +99,7 @@ def evaluate(  # noqa: PLR0913 - a public door
 def _two_arguments(policy: Any) -> Any:
     """A policy of the contract around one that takes the observation alone."""
     # A torch module's own call takes anything; what it hands on to is `forward`.
-    called = getattr(policy, "forward", policy)
+    called = policy.forward if isinstance(policy, torch.nn.Module) else policy
     try:
         parameters = [
             parameter
@@ -111,5 +114,5 @@ def _two_arguments(policy: Any) -> Any:
     def with_memory(observation: Any, memory: Any = None) -> tuple[Any, Any]:
         return policy(observation), None
 
-    with_memory.vectorized = getattr(policy, "vectorized", False)  # type: ignore[attr-defined]
+    with_memory.vectorized = is_vectorized(policy)  # type: ignore[attr-defined]
     return with_memory

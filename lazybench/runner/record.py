@@ -51,7 +51,7 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
             origin=made.spec.origin,
             source_sha256=made.source,
             trained_by="lazybench" if made.spec.trains else "none",
-            resumable=not hasattr(made.agent, "fit"),
+            resumable=not made.agent.has_own_loop(),
         ),
         config=made.config,
         preset=request.budget,

@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from lazybench.agent import Network
+from lazybench.agent import Agent, Network, adapted, check_contract, contract
 from lazybench.arguments import check_flag, check_path, check_settings, check_text, check_whole
-from lazybench.errors import ContractError, DeviceUnavailable, UnknownName, UsageError, nearest
+from lazybench.errors import DeviceUnavailable, UnknownName, UsageError, nearest
 from lazybench.files import plain
 from lazybench.plugins import Escaped, contained, describe
 from lazybench.records import Tuning
@@ -215,12 +215,12 @@ class RunRequest:
             UsageError: a value of another type, or out of range.
         """
         checked: dict[str, Any] = {
-            name: check_text(name, getattr(self, name))
+            name: check_text(name, vars(self)[name])
             for name in ("env", "budget", "device", "precision")
         }
         checked["seed"] = check_whole("seed", self.seed)
         for name in ("threads", "limit"):
-            value = getattr(self, name)
+            value = vars(self)[name]
             checked[name] = None if value is None else check_whole(name, value, least=None)
         checked["overrides"] = check_settings("settings", self.overrides)
         checked["protocol"] = check_settings("protocol", self.protocol)
@@ -246,7 +246,8 @@ class Made:
 
     Attributes:
         spec: what the registry holds.
-        agent: the agent.
+        agent: the agent, through its contract.
+        own: the object that its class made: `agent` itself where it inherits `Agent`.
         config: all of its settings.
         overrides: those that were asked for.
         source: sha256 of the user's code that it is made of; None for the package's own.
@@ -256,7 +257,8 @@ class Made:
     """
 
     spec: AgentSpec
-    agent: Any
+    agent: Agent
+    own: Any
     config: dict[str, Any]
     overrides: dict[str, Any]
     source: str | None
@@ -266,7 +268,7 @@ class Made:
     @property
     def judged(self) -> tuple[str, ...]:
         """Names of the settings that change how a trained state is judged, and no training."""
-        return tuple(getattr(type(self.agent), "JUDGED", ()))
+        return tuple(self.agent.EVAL_ONLY)
 
 
 def check_device(device: str, *, here: bool = True) -> str:
@@ -329,7 +331,7 @@ def check_isolable(made: Made) -> None:
     Raises:
         UsageError: it can't.
     """
-    if hasattr(made.agent, "fit"):
+    if made.agent.has_own_loop():
         raise UsageError(
             f"agent '{made.spec.id}' has a loop of its own, whose policy can't be sent to another "
             "process; leave isolated out, or give it init, update and policy"
@@ -358,10 +360,10 @@ def make(
         env: what it is to play.
         budget: names the preset.
         overrides: settings that replace the preset's.
-        find: from the first digits of a key to the record, or None; for agents whose `settle`
-            reads a setting off another run.
+        find: from the first digits of a key to the record, or None; for agents whose
+            `resolve_settings` reads a setting off another run.
         whole: `overrides` are all settings of a run, maybe of an older version: those in the
-            configuration's `LATER` that it lacks take their defaults, not the preset's values.
+            agent's `LATER` that it lacks take their defaults, not the preset's values.
 
     Raises:
         UnknownName: no such agent.
@@ -383,18 +385,16 @@ def make(
             f"see: lazybench list agents --family {env.family}"
         )
     # As typed: digits of a key may look like a number.
-    settled = factory.settle(overrides, find) if hasattr(factory, "settle") else overrides
-    read = {key: _read(value) for key, value in settled.items()}
-    config_type = getattr(factory, "Config", None)
+    kind = contract(factory)
+    read = {key: _read(value) for key, value in kind.resolve_settings(overrides, find).items()}
+    config_type = kind.Config
     if not isinstance(name, str) and not given_class:
         agent, resolved = copy.deepcopy(name), _attributes(name, spec, read)
     elif config_type is not None:
-        preset = getattr(factory, "preset", None)
-        algorithm = str(spec.kwargs.get("algorithm", spec.id))
-        base = dict(preset(algorithm, env, budget)) if preset else {}
+        base = dict(kind.preset(str(spec.kwargs.get("algorithm", spec.id)), env, budget))
         base |= {key: value for key, value in spec.kwargs.items() if key != "algorithm"}
-        for name in getattr(config_type, "LATER", ()) if whole else ():
-            base.pop(name, None)
+        for later in kind.LATER if whole else ():
+            base.pop(later, None)
         config = _validated(spec.id, config_type, base, read)
         resolved = config.model_dump(mode="json")
         try:
@@ -413,21 +413,8 @@ def make(
                 f"agent '{spec.id}' can't be made with the settings {base}: "
                 f"{describe(error)}; change them with --set"
             ) from error
-    whole = callable(getattr(agent, "fit", None))
-    for method in () if whole else ("init", "policy"):
-        if not callable(getattr(agent, method, None)):
-            raise ContractError(
-                f"agent '{spec.id}' has no method '{method}'; every agent has init(env, rng) and "
-                "policy(state), those that learn plan(task) and update(state, batch, rng); "
-                "one with a loop of its own has fit(env, budget, rng) instead"
-            )
-    learns = [callable(getattr(agent, method, None)) for method in ("plan", "update")]
-    # A loop of its own may plan its environment without updates.
-    if any(learns) and not all(learns) and not whole:
-        raise ContractError(
-            f"agent '{spec.id}' has only one of the methods plan(task) and update(state, batch, "
-            "rng); an agent that learns has both, one that doesn't has neither"
-        )
+    hooks = adapted(agent)
+    check_contract(hooks, spec.id)
     if not spec.trains and resolved.get("iterations"):
         raise UsageError(
             f"agent '{spec.id}' is a floor that learns nothing before the test: iterations must "
@@ -437,7 +424,7 @@ def make(
     given = {key: resolved.get(key, value) for key, value in read.items()}
     source, in_file = _source(spec, factory)
     asked = name if isinstance(name, str) else spec.target if spec.origin != OWN else spec.id
-    return Made(spec, agent, resolved, given, source, asked, in_file)
+    return Made(spec, hooks, agent, resolved, given, source, asked, in_file)
 
 
 def _attributes(given: Any, spec: AgentSpec, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -451,7 +438,10 @@ def _attributes(given: Any, spec: AgentSpec, overrides: Mapping[str, Any]) -> di
             f"settings go with an agent's id or class; this '{spec.id}' is made already: make it "
             f"with {', '.join(overrides)}, or give its class"
         )
-    told = vars(given) if hasattr(given, "__dict__") else None
+    try:
+        told = vars(given)
+    except TypeError:
+        told = None
     config = None if told is None else told.get("config", told.get("_config"))
     if isinstance(config, BaseModel):
         return config.model_dump(mode="json")

@@ -28,6 +28,7 @@ from lazybench.runner.trained import Weights, read_weights
 from lazybench.runtime import distributed
 from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
+from lazybench.tasks import Tracked
 
 
 @dataclass(frozen=True)
@@ -115,18 +116,18 @@ def resolve(request: RunRequest, watch: Watch = SILENT, *, here: bool = True) ->
     trials, limited = chosen_trials(spec, request.budget, request.limit)
     judged = open_env(spec, 1, "test")
     train: Any = None
-    plan = made.agent.plan(judged.task) if hasattr(made.agent, "plan") else None
-    distributed.check(made.agent, made.spec.id, None if plan is None else plan.meta_batch)
+    plan = made.agent.plan(judged.task)
+    distributed.check(made.agent.SHARDED, made.spec.id, None if plan is None else plan.meta_batch)
     if plan is not None:
         # Opened here so that shots that the data can't serve are told before anything is written.
         train = open_training(spec, replace(plan, meta_batch=1))
-    elif hasattr(made.agent, "fit"):
+    elif made.agent.has_own_loop():
         train = open_training(spec, None)
     weights = _weights(made, request)
     if weights is not None:
         # Tried here, so that weights that don't fit are told before anything is written.
         first = made.agent.init(for_init(open_env(spec, 1, "val")), Rng(request.seed).at("init"))
-        made.agent.warm(first, weights.params)
+        made.agent.load_weights(first, weights.params)
     network = _network(made, judged.task, weights)
     described = env_facts(spec, judged, trials)
     identity = {
@@ -159,7 +160,7 @@ def resolve(request: RunRequest, watch: Watch = SILENT, *, here: bool = True) ->
         facts=described,
         network=network,
         weights=weights,
-        track=getattr(train, "track", None),
+        track=train.track if isinstance(train, Tracked) else None,
     )
 
 
@@ -179,18 +180,17 @@ def _weights(made: Made, request: RunRequest) -> Weights | None:
     """
     if request.init is None:
         return None
-    if not hasattr(made.agent, "warm"):
+    if not made.agent.can_load_weights():
         raise UsageError(
             f"agent '{made.spec.id}' can't start from given weights: it has no method "
-            "warm(state, weights); leave --init out"
+            "load_weights(state, weights); leave --init out"
         )
     return read_weights(request.init, request.runs)
 
 
 def _network(made: Made, task: Any, weights: Weights | None) -> NetworkFacts | None:
     """What the agent trains, with the source of a network that the user wrote."""
-    tell = getattr(made.agent, "network", None)
-    network = None if tell is None else tell(task)
+    network = made.agent.describe_network(task)
     if network is None:
         return None
     if not network.batch_norm and "batch_norm" in made.overrides:

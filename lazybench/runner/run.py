@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lazybench.agent import Agent
 from lazybench.arguments import need_folder
 from lazybench.errors import (
     Busy,
@@ -166,7 +167,7 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals, tracker: Tracker) -
     scored: Scored | None = None
     known: dict[str, Any] = {}
     try:
-        if hasattr(training.agent, "fit"):
+        if training.agent.has_own_loop():
             progress, policy = fit_whole(training, signals)
             cell.file("episodes", "jsonl").unlink(missing_ok=True)
         else:
@@ -197,10 +198,9 @@ def _make_record(cell: Cell, watch: Watch, signals: Signals, tracker: Tracker) -
     return record(cell, progress, scored, Outcome(status, reason, started, known))
 
 
-def _diagnostics(agent: Any, state: Any) -> dict[str, Any]:
+def _diagnostics(agent: Agent, state: Any) -> dict[str, Any]:
     """What an agent tells of its training, as plain JSON values."""
-    describe = getattr(agent, "diagnostics", None)
-    return dict(plain(describe(state))) if describe is not None and state is not None else {}
+    return {} if state is None else dict(plain(agent.diagnostics(state)))
 
 
 def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Signals) -> Scored:

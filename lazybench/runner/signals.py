@@ -24,7 +24,7 @@ def _no_way_out() -> Iterator[None]:
 
     Children that were forked in it end as they always do.
     """
-    whose, before = os.getpid(), {name: getattr(os, name) for name in _WAYS_OUT}
+    whose, before = os.getpid(), {name: vars(os)[name] for name in _WAYS_OUT}
 
     def instead(name: str) -> Callable[..., NoReturn]:
         def refuse(*given: Any, **named: Any) -> NoReturn:

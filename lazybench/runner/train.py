@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazybench.agent import COUNTED, Logs, Plan
+from lazybench.agent import COUNTED, Agent, Logs, Plan
 from lazybench.errors import ContractError, Diverged, Interrupted, StoreError
 from lazybench.nets import training_passes
 from lazybench.runner import checkpoint, provenance
@@ -76,7 +76,7 @@ class Progress:
 
     def tree(self) -> dict[str, Any]:
         """Return the progress as a checkpoint's tree."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return dict(vars(self))
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> Progress:
@@ -97,7 +97,7 @@ class Progress:
 class Training:
     """Who is trained, on what, where checkpoints go (None keeps none), and from what weights."""
 
-    agent: Any
+    agent: Agent
     spec: EnvSpec
     budget: str
     seed: int
@@ -135,13 +135,13 @@ def fit(
     spec, agent, rng = training.spec, training.agent, Rng(training.seed)
     rows = spec.rows(math.ceil(spec.val_trials[training.budget] / distributed.size()))
     judged = open_env(spec, rows, "val", training.device)
-    plan: Plan | None = agent.plan(judged.task) if hasattr(agent, "plan") else None
+    plan = agent.plan(judged.task)
     progress = _start(training, judged, rng, watch)
     if plan is not None and progress.step:
         whole = f"this fit is complete ({progress.step} updates): nothing is trained again"
         part = f"continuing from the checkpoint at meta-iteration {progress.step}"
         watch.note(whole if progress.step >= plan.updates else part)
-    if plan is None or plan.updates == 0 or not hasattr(agent, "update"):
+    if plan is None or plan.updates == 0 or not agent.learns():
         progress.best, progress.best_step = progress.state, progress.step
         return progress
     if training.folder is not None and progress.step < plan.updates:
@@ -199,18 +199,14 @@ def fit_whole(training: Training, signals: Signals) -> tuple[Progress, Any]:
     Raises:
         Interrupted: a signal came; there is nothing to save, so it ends at once.
     """
-    env = open_training(training.spec, whole_plan(training.agent, training.spec), training.device)
+    plan = training.agent.plan(open_env(training.spec, 1, "val").task)
+    env = open_training(training.spec, plan, training.device)
     env.reset(seed=training.seed)
     clock = Clock()
     with signals.at_once("interrupted; this agent has a loop of its own, which begins anew"):
         policy = training.agent.fit(env, training.budget, Rng(training.seed).at("fit"))
     wall_s, cpu_s = clock.seconds()
     return Progress(train_wall_s=wall_s, train_cpu_s=cpu_s), policy
-
-
-def whole_plan(agent: Any, spec: EnvSpec) -> Plan | None:
-    """Return the plan of an agent with a loop of its own, where it has one."""
-    return agent.plan(open_env(spec, 1, "val").task) if hasattr(agent, "plan") else None
 
 
 def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
@@ -227,7 +223,7 @@ def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
             return progress
     fresh = training.agent.init(for_init(judged), rng.at("init"))
     if training.weights is not None:
-        fresh = training.agent.warm(fresh, training.weights)
+        fresh = training.agent.load_weights(fresh, training.weights)
     return Progress(state=checkpoint.to_device(fresh, training.device))
 
 

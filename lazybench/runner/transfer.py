@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lazybench.agent import Policy, is_vectorized
 from lazybench.arguments import check_path, check_settings, check_text, check_whole, need_folder
 from lazybench.errors import UsageError
 from lazybench.nets import forget_loaded, published_source
@@ -69,10 +70,10 @@ class TransferRequest:
             UsageError: a value of another type.
         """
         for name in ("run", "step", "split", "device"):
-            check_text(name, getattr(self, name))
+            check_text(name, vars(self)[name])
         check_settings("settings", self.overrides)
         for name in ("threads", "limit"):
-            if (value := getattr(self, name)) is not None:
+            if (value := vars(self)[name]) is not None:
                 check_whole(name, value, least=None)
         check_path("runs", self.runs)
         if self.out is not None:
@@ -188,7 +189,7 @@ def load_policy(
     settings: Mapping[str, Any] | None = None,
     device: str = "cpu",
     runs: str | Path = "runs",
-) -> Any:
+) -> Policy:
     """Return what a run has learned as a policy: `policy(observation, memory) -> (action, memory)`.
 
     It can be given to `lazybench.evaluate`, or asked by hand in any environment of those tasks.
@@ -223,7 +224,7 @@ _FRESH_STREAM = 2**31 - 1
 """A stream of training trials that no seed of a run is likely to have learned from."""
 
 
-def _without_answers(policy: Any) -> Any:
+def _without_answers(policy: Policy) -> Policy:
     """A policy that sees training tasks as it sees test tasks: their query targets hidden."""
 
     def answer(observation: Any, memory: Any = None) -> tuple[Any, Any]:
@@ -231,10 +232,9 @@ def _without_answers(policy: Any) -> Any:
         if targets is not None:
             hidden = targets.new_tensor(0 if targets.is_floating_point() else -1)
             observation = {**observation, "query_y": hidden.expand_as(targets)}
-        result: tuple[Any, Any] = policy(observation, memory)
-        return result
+        return policy(observation, memory)
 
-    answer.vectorized = getattr(policy, "vectorized", False)  # type: ignore[attr-defined]
+    answer.vectorized = is_vectorized(policy)  # type: ignore[attr-defined]
     return answer
 
 
@@ -291,7 +291,7 @@ def moved(made: Made, state: Any, task: TaskShape) -> Any:
     Raises:
         UsageError: the agent can't answer them.
     """
-    if hasattr(made.agent, "transfer"):
+    if made.agent.can_transfer():
         return made.agent.transfer(state, task)
     raise UsageError(
         f"agent '{made.spec.id}' can't be judged on other tasks: it has no method "
@@ -316,7 +316,8 @@ def check_backbone(network: NetworkFacts | None, made: Made, home: EnvSpec) -> N
     source = published_source(network.name)
     if source is None:
         forget_loaded()
-        source = network_source(made.agent.network(open_env(home, 1, "test").task))
+        here = made.agent.describe_network(open_env(home, 1, "test").task)
+        source = None if here is None else network_source(here)
     if source != network.source_sha256:
         raise UsageError(
             f"backbone {network.name} has changed since this run: its source hashes to {source}, "

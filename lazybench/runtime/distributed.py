@@ -89,11 +89,11 @@ def cores_each(cores: int) -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if size() > 1 else cores
 
 
-def check(agent: Any, name: str, meta_batch: int | None) -> None:
-    """Look whether an agent's meta-batch can be spread over the ranks there are.
+def check(sharded: bool, name: str, meta_batch: int | None) -> None:
+    """Check that an agent's meta-batch can be spread over the ranks there are.
 
     Args:
-        agent: has `SHARDED = True` where its `update` computes `mine` and adds up by `summed`.
+        sharded: whether its `update` computes `mine` and adds up by `summed`.
         name: its id, for the message.
         meta_batch: tasks of a meta-batch; None where it has none.
 
@@ -102,7 +102,7 @@ def check(agent: Any, name: str, meta_batch: int | None) -> None:
     """
     if size() == 1:
         return
-    if meta_batch is None or not getattr(agent, "SHARDED", False):
+    if meta_batch is None or not sharded:
         raise UsageError(
             f"agent '{name}' has no meta-batch that could be spread over {size()} processes; run "
             "it without torchrun (many runs side by side: lazybench sweep --jobs)"

@@ -187,7 +187,7 @@ def tune(
     if check_whole("trials", trials, least=None) < 1:
         raise UsageError(f"trials must be at least 1, got {trials}")
     first = resolve(request, watch)
-    if not hasattr(first.made.agent, "update"):
+    if not first.made.agent.learns():
         raise UsageError(
             f"agent '{first.made.spec.id}' isn't trained update by update, so that nothing is "
             "validated on the way; there is nothing to tune"

@@ -101,8 +101,7 @@ def check_network(record: Record, made: Made, task: Any) -> Finding | None:
         made: its agent.
         task: of the environment that it was trained on.
     """
-    tell = getattr(made.agent, "network", None)
-    here = None if tell is None else tell(task)
+    here = made.agent.describe_network(task)
     if record.network is None or here is None:
         return None
     names = ("name", "parameters", "batch_norm")
@@ -134,7 +133,7 @@ def trained_policy(
         UsageError: no state, or none of the recorded step; the message says what to do.
         Interrupted: a signal stopped a training at a checkpoint; the same call continues.
     """
-    whole = hasattr(made.agent, "fit")
+    whole = made.agent.has_own_loop()
     counters: list[Finding] = []
     if source.retrain or not made.spec.trains:
         progress, policy = _trained(record, made, source, device, watch)
@@ -190,7 +189,7 @@ def _trained(
     if made.spec.trains:
         writable(kept)
     with Signals(watch.note) as signals:
-        if hasattr(made.agent, "fit"):
+        if made.agent.has_own_loop():
             return fit_whole(training, signals)
         progress = fit(training, watch, signals)
     shutil.rmtree(kept, ignore_errors=True)
@@ -287,9 +286,10 @@ def check_updates(record: Record, made: Made, task: Any) -> Finding | None:
         made: its agent.
         task: of the environment that it was trained on.
     """
-    if not made.spec.trains or hasattr(made.agent, "fit"):
+    if not made.spec.trains or made.agent.has_own_loop():
         return None
-    planned = made.agent.plan(task).updates
+    plan = made.agent.plan(task)
+    planned = 0 if plan is None else plan.updates
     told, step = record.cost.outer_steps, 0 if record.checkpoint is None else record.checkpoint.step
     last = max((int(point.get("step") or 0) for point in record.curve), default=0)
     if told is not None and told != planned:

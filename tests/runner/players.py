@@ -141,7 +141,7 @@ class Movable(Learner):
     """Offers all that an agent may: one fit for two judgements, given weights, other tasks."""
 
     Config = Settings
-    JUDGED = ("shift",)
+    EVAL_ONLY = ("shift",)
 
     def __init__(self, config):
         super().__init__(config.updates)
@@ -162,10 +162,10 @@ class Movable(Learner):
             memory,
         )
 
-    def network(self, task):
+    def describe_network(self, task):
         return Network("three-numbers", 3)
 
-    def warm(self, state, weights):
+    def load_weights(self, state, weights):
         return {**state, "theta": {"w": weights["w"].clone()}}
 
     def transfer(self, state, task):

@@ -86,7 +86,7 @@ class Movable(Learner):
         fresh, logs = super().update(state, batch, rng)
         return {**state, **fresh}, logs
 
-    def network(self, task):
+    def describe_network(self, task):
         from lazybench.agent import Network
 
         return Network("table", task.classes, batch_norm=False)

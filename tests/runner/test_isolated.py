@@ -174,12 +174,13 @@ def test_a_policy_that_hangs_is_stopped_with_its_process(tmp_path: Path, agents:
 
 def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import os, time\nfrom lazybench import pipes\n"
+        "import os, time\nfrom lazybench.runtime import pipes\n"
         "def serve(): pipes.serve(lambda: lambda message: time.sleep(600))\n"
     )
     (tmp_path / "sleeper.py").write_text(code)
     begin = (
-        "import threading, time; from lazybench import pipes; c = pipes.Child('sleeper:serve');"
+        "import threading, time; from lazybench.runtime import pipes;"
+        "c = pipes.Child('sleeper:serve');"
         "threading.Thread(target=c.exchange, args=(b'',), daemon=True).start();"
         "print(c._process.pid, flush=True); time.sleep(600)"
     )

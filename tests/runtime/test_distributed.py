@@ -116,17 +116,14 @@ def test_without_torchrun_there_is_one_rank_and_sums_are_what_was_given() -> Non
 
 
 def test_a_meta_batch_has_a_task_for_each_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Sharded:
-        SHARDED = True
-
-    distributed.check(object(), "chance", None)
+    distributed.check(False, "chance", None)
     monkeypatch.setattr(distributed, "size", lambda: 4)
-    distributed.check(Sharded(), "mine", 4)
+    distributed.check(True, "mine", 4)
     with pytest.raises(UsageError, match=r"2 tasks can't be spread over 4 .* at most 2 of them"):
-        distributed.check(Sharded(), "mine", 2)
-    for agent, batch in ((object(), 8), (Sharded(), None)):
+        distributed.check(True, "mine", 2)
+    for sharded, batch in ((False, 8), (True, None)):
         with pytest.raises(UsageError, match="has no meta-batch that could be spread over 4"):
-            distributed.check(agent, "mine", batch)
+            distributed.check(sharded, "mine", batch)
 
 
 def test_blocks_that_ranks_judge_side_by_side_take_as_long_as_the_longest(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lazybench.agents.attack.meta_attack import JUDGED, MetaAttackAgent, MetaAttackConfig, preset
+from lazybench.agents.attack.meta_attack import EVAL_ONLY, MetaAttackAgent, MetaAttackConfig, preset
 from lazybench.errors import UsageError
 from lazybench.nets.attacker import EncoderDecoder
 from lazybench.nets.params import Params
@@ -136,8 +136,8 @@ def test_settings_follow_the_data_and_the_papers() -> None:
     assert (made.inner_steps, made.train_shots, made.updates(5 * 800)) == (5, 800, 6006)
     untrained = MetaAttackAgent(MetaAttackConfig(**preset("meta_attack_untrained", grey, "small")))
     assert untrained.plan(SimpleNamespace(access="scores", maps=MAPS)).updates == 0  # type: ignore[arg-type]
-    assert set(JUDGED) <= set(MetaAttackConfig.model_fields)
-    assert set(MetaAttackAgent.JUDGED) <= set(MetaAttackConfig.model_fields)
+    assert set(EVAL_ONLY) <= set(MetaAttackConfig.model_fields)
+    assert set(MetaAttackAgent.EVAL_ONLY) <= set(MetaAttackConfig.model_fields)
 
 
 MAPS = TaskShape(1, 4, 2, (1, 28, 28), "float32", "array", (1, 28, 28))
@@ -147,7 +147,7 @@ def test_plans_tasks_of_its_size(task: Any) -> None:
     plan = agent(iterations=7).plan(task)
     assert (plan.updates, plan.meta_batch) == (7, 3)
     assert plan.env == {"shots": 4, "queries": 3}
-    assert agent().network(task).name.endswith("EncoderDecoder")
+    assert agent().describe_network(task).name.endswith("EncoderDecoder")
 
 
 def test_settings_of_few_shot_learners_that_make_no_sense_are_refused() -> None:
@@ -212,7 +212,7 @@ def test_warm_starts_from_the_weights_of_another_training(task: Any) -> None:
     learner = agent()
     state = learner.init(SimpleNamespace(task=task), Rng(0))
     weights = learner.init(SimpleNamespace(task=task), Rng(1))["learner"]["theta"]
-    torch.testing.assert_close(learner.warm(state, weights)["learner"]["theta"], weights)
+    torch.testing.assert_close(learner.load_weights(state, weights)["learner"]["theta"], weights)
 
 
 def test_matched_takes_over_a_lazy_run_without_its_search() -> None:
@@ -220,9 +220,10 @@ def test_matched_takes_over_a_lazy_run_without_its_search() -> None:
     record = SimpleNamespace(
         config=lazy, diagnostics={"mean_leap": 0.2}, agent=SimpleNamespace(id="lazy_meta_attack")
     )
-    settled = MetaAttackAgent.settle({"matched_to": "abc", "step": 0.02}, lambda _: record)
+    given = {"matched_to": "abc", "step": 0.02}
+    settled = MetaAttackAgent.resolve_settings(given, lambda _: record)
     matched = MetaAttackConfig(**settled)
     assert (matched.teacher, matched.matched_leap) == ("greedy", 0.2)
     assert (matched.step, matched.inner_steps) == (0.02, lazy["inner_steps"])
     with pytest.raises(UsageError, match="store"):
-        MetaAttackAgent.settle({"matched_to": "abc"}, lambda _: None)
+        MetaAttackAgent.resolve_settings({"matched_to": "abc"}, lambda _: None)

@@ -203,19 +203,19 @@ def test_weights_from_elsewhere_go_into_the_embedding(head: str, tasks: Any, sta
     agent = protonet(head=head, backbone="mlp")
     state = start(agent, tasks.blobs)
     given = backbone("mlp", tasks.blobs).init(Rng(9).torch())
-    warm = agent.warm(state, given)["theta"]
+    warm = agent.load_weights(state, given)["theta"]
     assert list(warm) == list(state["theta"])
     for name, value in warm.items():
         expected = state["theta"] if name.startswith("head.") else given
         assert torch.equal(value, expected[name])
     with pytest.raises(UsageError, match="backbone"):
-        agent.warm(state, {})
+        agent.load_weights(state, {})
 
 
 def test_the_network_counts_the_parameters_of_embedding_and_head(tasks: Any, start: Any) -> None:
     for head in HEADS:
         agent = protonet(head=head, backbone="conv4-32")
-        network = agent.network(tasks.blobs)
+        network = agent.describe_network(tasks.blobs)
         theta = start(agent, tasks.blobs)["theta"]
         assert network.name == "conv4-32"
         assert network.parameters == sum(value.numel() for value in theta.values())

@@ -181,13 +181,13 @@ def test_hooks_of_the_contract(
 ) -> None:
     agent = make_agent(algorithm, tasks.blobs, backbone="mlp")
     state = start(agent, tasks.blobs)
-    assert agent.JUDGED == ("batch_norm", "test_steps", "test_batch", "test_prox", "test_leap")
-    trained = agent.network(tasks.blobs)
+    assert agent.EVAL_ONLY == ("batch_norm", "test_steps", "test_batch", "test_prox", "test_leap")
+    trained = agent.describe_network(tasks.blobs)
     assert trained.name == "mlp-40-40"
     assert trained.parameters == 256 * 40 + 40 + 40 * 40 + 40 + 40 * 3 + 3
 
     other = start(agent, tasks.blobs, seed=1)
-    warm = agent.warm(state, other["theta"])
+    warm = agent.load_weights(state, other["theta"])
     same(warm["theta"], other["theta"])
     same({**warm, "theta": None}, {**state, "theta": None})
 

@@ -148,11 +148,11 @@ def test_a_trained_state_serves_other_ways_and_takes_weights(tasks: Any, draw: A
     answers, _ = agent.policy(agent.transfer(state, wide))(draw(wide, 2))
     assert answers.shape == (2, 21)
     given = backbone("mlp", tasks.blobs).init(Rng(9).torch())
-    warm = agent.warm(state, given)["theta"]
+    warm = agent.load_weights(state, given)["theta"]
     assert torch.equal(warm["layer1.weight"], given["layer1.weight"])
     assert torch.equal(warm["head.weight"], state["theta"]["head.weight"])
     assert warm["head.weight"].shape == (CLASSES, 40)
-    assert agent.network(tasks.blobs).parameters == 256 * 40 + 40 + 40 * 41 + 3 * 41
+    assert agent.describe_network(tasks.blobs).parameters == 256 * 40 + 40 + 40 * 41 + 3 * 41
 
 
 def test_the_plan_asks_for_class_labels_and_the_environment_gives_them() -> None:

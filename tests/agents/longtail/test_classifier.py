@@ -94,7 +94,8 @@ def test_margins_go_with_cosines(stream, make_agent, start, train):
     torch.testing.assert_close(
         answers(agent, state, batch)["probs"], (20 * cosines).softmax(1), rtol=1e-4, atol=1e-6
     )
-    lost = agent.network(stream.task).parameters - make_agent().network(stream.task).parameters
+    usual = make_agent().describe_network(stream.task)
+    lost = agent.describe_network(stream.task).parameters - usual.parameters
     assert lost == -4
 
 
@@ -121,7 +122,7 @@ def test_there_are_twelve_classifiers():
 
 def test_small_is_resnet8_on_16_pixels():
     agent = ClassifierAgent(LongTailConfig(backbone="resnet8", side=16))
-    found = agent.network(CIFAR)
+    found = agent.describe_network(CIFAR)
     net = backbone("resnet8", TaskShape(100, 1, 1, (3, 16, 16), "uint8"))
     assert (found.name, found.parameters) == ("resnet8", count_parameters(net))
     state = agent.init(SimpleNamespace(task=CIFAR), Rng(0))
@@ -135,7 +136,7 @@ def test_small_is_resnet8_on_16_pixels():
 
 def test_weights_from_elsewhere_and_other_streams(stream, make_agent, trained, start):
     agent = make_agent()
-    warm = agent.warm(start(agent, stream.task), trained["theta"])
+    warm = agent.load_weights(start(agent, stream.task), trained["theta"])
     torch.testing.assert_close(warm["theta"], trained["theta"], rtol=0, atol=0)
     flatter = dataclasses.replace(stream.task, class_counts=(30, 25, 20, 15))
     # Corrections need the counts of the training, not of the stream that it is judged on.
