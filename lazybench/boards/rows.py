@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,8 @@ class Row:
         train_cpu_s: processor seconds over all threads, which other work on the machine changes
             far less.
         peak_memory_mb: the largest over seeds, in 10^6 bytes.
+        peak_gpu_memory_mb: the most that tensors took on a GPU, the largest over seeds, in 10^6
+            bytes; None for runs on a CPU.
         inner_steps: steps of inner loops, training and evaluation.
         outer_steps: meta-iterations.
         image_gradients: images that a gradient was taken of.
@@ -89,6 +91,7 @@ class Row:
     eval_wall_s: float | None
     train_cpu_s: float | None
     peak_memory_mb: float | None
+    peak_gpu_memory_mb: float | None
     inner_steps: float | None
     outer_steps: float | None
     image_gradients: float | None
@@ -207,7 +210,6 @@ def failed_row(record: Record, name: str, *, mixed_devices: bool) -> Row:
 def _facts(records: Sequence[Record]) -> dict[str, Any]:
     costs = [record.cost for record in records]
     network = records[0].network
-    peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
     names = (
         "train_wall_s",
         "eval_wall_s",
@@ -226,12 +228,18 @@ def _facts(records: Sequence[Record]) -> dict[str, Any]:
         "parameters": None if network is None else network.parameters,
         "weights": None if network is None else network.weights,
         "rank_group": rank_group(records[0]),
-        "peak_memory_mb": bounded(max(peaks)) / 1e6 if peaks else None,
+        "peak_memory_mb": _largest_mb(cost.peak_memory_bytes for cost in costs),
+        "peak_gpu_memory_mb": _largest_mb(cost.peak_gpu_memory_bytes for cost in costs),
         "tuned": not any(record.untuned for record in records),
         "tuning_trials": _tuning(records, "trials"),
         "versions": tuple(sorted({record.code.version for record in records})),
         "keys": tuple(record.key12 for record in records),
     }
+
+
+def _largest_mb(sizes: Iterable[int | None]) -> float | None:
+    known = [size for size in sizes if size is not None]
+    return bounded(max(known)) / 1e6 if known else None
 
 
 def _measures(records: Sequence[Record]) -> tuple[tuple[str, str, float], ...]:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from lazybench.files import plain
 
@@ -29,6 +37,19 @@ class Facts(BaseModel):
     """What all parts of a record are: frozen, and without room for unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True)
+
+
+class _GrownFacts(Facts):
+    """Facts that got fields later: where these are None the JSON lacks them, as in old records."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content = handler(self)
+        return {
+            k: value for k, value in content.items() if value is not None or k not in self.LATER
+        }
 
 
 class EnvFacts(Facts):
@@ -79,12 +100,15 @@ class Metric(Facts):
     better: Better
 
 
-class Cost(Facts):
+class Cost(_GrownFacts):
     """What the run cost; None where it wasn't measured.
 
     Walls depend on what else the machine did; `train_cpu_s` and `cpu_s` (training, validation and
     test) are processor seconds over all threads, which depend on that far less.
+    `peak_gpu_memory_bytes` is the most that tensors took on the GPU; None for runs on a CPU.
     """
+
+    LATER = frozenset({"peak_gpu_memory_bytes"})
 
     train_wall_s: Seconds = None
     eval_wall_s: Seconds = None
@@ -92,6 +116,7 @@ class Cost(Facts):
     train_cpu_s: Seconds = None
     cpu_s: Seconds = None
     peak_memory_bytes: Count = None
+    peak_gpu_memory_bytes: Count = None
     inner_steps: Count = None
     outer_steps: Count = None
     image_gradients: Count = None
@@ -121,8 +146,10 @@ class Code(Facts):
     dirty: bool = False
 
 
-class Machine(Facts):
-    """Where it ran; none of it is part of the key."""
+class Machine(_GrownFacts):
+    """Where it ran, `gpu` the name of the GPU that computed; none of it is part of the key."""
+
+    LATER = frozenset({"gpu"})
 
     python: str
     torch: str | None = None
@@ -131,6 +158,7 @@ class Machine(Facts):
     processor: str
     cores: int
     threads: int
+    gpu: str | None = None
 
 
 class Checkpoint(Facts):

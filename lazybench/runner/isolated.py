@@ -45,6 +45,7 @@ class IsolatedPolicy:
     Attributes:
         cpu_s: processor seconds of the child that nobody has taken yet.
         peak_memory_bytes: its largest resident size.
+        peak_gpu_memory_bytes: the most that its tensors took on a GPU; 0 without one.
     """
 
     vectorized = True
@@ -61,7 +62,7 @@ class IsolatedPolicy:
             UsageError: the child can't make the agent, or makes another one.
             PolicyFailed: it died or failed.
         """
-        self.cpu_s, self.peak_memory_bytes = 0.0, 0
+        self.cpu_s, self.peak_memory_bytes, self.peak_gpu_memory_bytes = 0.0, 0, 0
         self._device = cell.device
         self._child = pipes.Child("lazybench.runner.isolated:serve")
         self._turn = 0
@@ -121,6 +122,8 @@ class IsolatedPolicy:
                 raise StoreError("a message holds no dict")
             self.cpu_s += max(float(reply.pop("cpu_s")), 0.0)
             self.peak_memory_bytes = max(self.peak_memory_bytes, int(reply.pop("peak")))
+            gpu_peak = int(reply.pop("gpu_peak"))
+            self.peak_gpu_memory_bytes = max(self.peak_gpu_memory_bytes, gpu_peak)
             if reply.get("status") == "refused":
                 raise UsageError(f"in a process of its own: {reply['reason']}")
             if "status" in reply:
@@ -185,15 +188,24 @@ class _Served:
         try:
             asked = unpacked(message)
             reply = self._made(asked) if self._policy is None else self._answer(asked)
-            told = packed(reply | _costs(begin_s))
+            told = packed(reply | self._costs(begin_s))
         except (Exception, SystemExit) as error:
             if not isinstance(error, _Refused):
                 status, reason = status_and_reason(error)
             else:
                 status, reason = "refused", str(error)
             trace = traceback.format_exc()
-            told = packed({"status": status, "reason": reason, "trace": trace} | _costs(begin_s))
+            told = packed(
+                {"status": status, "reason": reason, "trace": trace} | self._costs(begin_s)
+            )
         return told
+
+    def _costs(self, begin_s: float) -> dict[str, Any]:
+        return {
+            "cpu_s": time.process_time() - begin_s,
+            "peak": provenance.peak_memory_bytes(),
+            "gpu_peak": provenance.peak_gpu_memory_bytes(self._asked.get("device", "cpu")),
+        }
 
     def _made(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Make the policy; return what it was made from."""
@@ -231,7 +243,3 @@ class _Served:
 
 class _Refused(LazybenchError):
     """The agent can't be made here."""
-
-
-def _costs(begin_s: float) -> dict[str, Any]:
-    return {"cpu_s": time.process_time() - begin_s, "peak": provenance.peak_memory_bytes()}

@@ -11,6 +11,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from lazybench._version import __version__
 from lazybench.records import Code, Machine
 from lazybench.runtime.threads import threads, usable_cores
@@ -30,8 +32,8 @@ def code() -> Code:
     return Code(version=__version__, commit=commit or None, dirty=bool(changed))
 
 
-def machine() -> Machine:
-    """Return versions and hardware of this process."""
+def machine(device: str = "cpu") -> Machine:
+    """Return versions and hardware of this process, with the GPU where the device is one."""
     return Machine(
         python=platform.python_version(),
         torch=version("torch"),
@@ -40,11 +42,14 @@ def machine() -> Machine:
         processor=_processor(),
         cores=usable_cores(),
         threads=threads(),
+        gpu=torch.cuda.get_device_name(device) if _is_gpu(device) else None,
     )
 
 
-def reset_peak_memory() -> None:
-    """Start measuring anew, where the system can: another run in this process isn't charged."""
+def reset_peak_memory(device: str = "cpu") -> None:
+    """Forget the peaks so far, where the system can: other runs in this process aren't counted."""
+    if _is_gpu(device):
+        torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
@@ -61,6 +66,15 @@ def peak_memory_bytes() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def peak_gpu_memory_bytes(device: str) -> int:
+    """Return the most that tensors took on a GPU since the last reset; 0 where it is none."""
+    return torch.cuda.max_memory_allocated(device) if _is_gpu(device) else 0
+
+
+def _is_gpu(device: str) -> bool:
+    return device.partition(":")[0] == "cuda"
 
 
 def now() -> str:

@@ -78,11 +78,15 @@ def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outco
             + progress.val_cpu_s
             + (scored.eval_cpu_s if scored is not None else 0.0),
             "peak_memory_bytes": max(progress.peak_memory_bytes, provenance.peak_memory_bytes()),
+            "peak_gpu_memory_bytes": max(
+                progress.peak_gpu_memory_bytes, provenance.peak_gpu_memory_bytes(cell.device)
+            )
+            or None,
             "outer_steps": progress.step,
             **counts,
         },
         code=provenance.code(),
-        machine=provenance.machine(),
+        machine=provenance.machine(cell.device),
         checkpoint={"sha256": sha256, "bytes": size, "step": progress.best_step}
         if trains and scored is not None
         else None,
@@ -107,8 +111,8 @@ def _loose(made: Made) -> dict[str, Any]:
     return {} if made.in_file else {"code_not_in_a_file": True}
 
 
-def judged_alone(spec: EnvSpec, scored: Scored) -> dict[str, Any]:
-    """Return what the record of a judgement alone has: scores, costs, code and machine."""
+def judged_alone(spec: EnvSpec, scored: Scored, device: str = "cpu") -> dict[str, Any]:
+    """Return the parts of a record of an evaluation alone: scores, costs, code and machine."""
     return {
         "metrics": metrics(spec, scored),
         "trials": trials(scored),
@@ -117,9 +121,10 @@ def judged_alone(spec: EnvSpec, scored: Scored) -> dict[str, Any]:
             "wall_s": scored.eval_wall_s,
             "cpu_s": scored.eval_cpu_s,
             "peak_memory_bytes": provenance.peak_memory_bytes(),
+            "peak_gpu_memory_bytes": provenance.peak_gpu_memory_bytes(device) or None,
         },
         "code": provenance.code(),
-        "machine": provenance.machine(),
+        "machine": provenance.machine(device),
     }
 
 

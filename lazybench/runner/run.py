@@ -155,7 +155,7 @@ def _told(cell: Cell) -> dict[str, Any]:
 
 def _make_record(cell: Cell, watch: Watch, signals: Signals, tracker: Tracker) -> Record:
     started = provenance.now()
-    provenance.reset_peak_memory()
+    provenance.reset_peak_memory(cell.device)
     # Asked now, while the files are what was imported: a checkout may move on during a long run.
     provenance.code()
     cell.file("error", "txt").unlink(missing_ok=True)
@@ -236,6 +236,9 @@ def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Si
         _all_blocks(cell, judged, blocks, digest, rows, apart, watch, signals)
         if apart is not None:
             progress.peak_memory_bytes = max(progress.peak_memory_bytes, apart.peak_memory_bytes)
+            progress.peak_gpu_memory_bytes = max(
+                progress.peak_gpu_memory_bytes, apart.peak_gpu_memory_bytes
+            )
     wall_s = distributed.longest_side_by_side([block.wall_s for block in blocks])
     cpu_s = sum(block.cpu_s for block in blocks)
     return gathered(env, blocks, names, wall_s, cpu_s)

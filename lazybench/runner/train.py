@@ -39,6 +39,10 @@ _KEPT_STATES = 6
 """States on the disk at most: the current and the best one, in two checkpoints and a third."""
 
 
+_LATER = frozenset({"peak_gpu_memory_bytes"})
+"""Fields of `Progress` that checkpoints of older versions lack."""
+
+
 @dataclass
 class Progress:
     """Where a training stands.
@@ -57,6 +61,7 @@ class Progress:
         train_cpu_s: processor seconds of updates so far, over all threads and sittings.
         val_cpu_s: processor seconds of validation so far, likewise.
         peak_memory_bytes: largest resident size so far, over all sittings.
+        peak_gpu_memory_bytes: the most that tensors took on a GPU so far; 0 without one.
         last_loss: last finite loss.
     """
 
@@ -72,6 +77,7 @@ class Progress:
     train_cpu_s: float = 0.0
     val_cpu_s: float = 0.0
     peak_memory_bytes: int = 0
+    peak_gpu_memory_bytes: int = 0
     last_loss: float | None = None
 
     def tree(self) -> dict[str, Any]:
@@ -85,7 +91,8 @@ class Progress:
         Raises:
             StoreError: another version wrote it.
         """
-        if not isinstance(tree, dict) or set(tree) != set(cls.__dataclass_fields__):
+        fields = set(cls.__dataclass_fields__)
+        if not isinstance(tree, dict) or not fields - _LATER <= set(tree) <= fields:
             raise StoreError(
                 "the run's checkpoint was written by another version of lazybench; continue with "
                 "that version, or start anew with --force"
@@ -317,5 +324,8 @@ def _validate(
 
 def _save(training: Training, progress: Progress) -> None:
     progress.peak_memory_bytes = max(progress.peak_memory_bytes, provenance.peak_memory_bytes())
+    progress.peak_gpu_memory_bytes = max(
+        progress.peak_gpu_memory_bytes, provenance.peak_gpu_memory_bytes(training.device)
+    )
     if training.folder is not None and distributed.rank() == 0:
         checkpoint.save(training.folder, progress.step, progress.tree())

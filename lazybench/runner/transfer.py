@@ -129,7 +129,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
     publishes = request.split == "test" and request.out is not None
     if publishes and request.out is not None:
         writable(request.out)
-    provenance.reset_peak_memory()
+    provenance.reset_peak_memory(device)
     started, clock = provenance.now(), Clock()
     env = open_env(spec, spec.rows(trials), request.split, device)
     # On train, trials of stream 0 are those that the first seed learned from.
@@ -169,7 +169,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
         seed=seed,
         precision=precision,
         device=device.partition(":")[0],
-        **report.judged_alone(spec, scored),
+        **report.judged_alone(spec, scored, device),
         checkpoint={"sha256": sha256, "bytes": size, "step": step},
         network=run.network,
         fit=run.key,

@@ -1,0 +1,87 @@
+"""One entry in the table of columns is a column in every format, and only where a row fills it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from lazybench.boards import build, to_csv, to_html, to_json, to_latex, to_markdown
+from lazybench.boards.columns import COLUMNS
+from lazybench.boards.pictures import pictures
+from lazybench.boards.readme_blocks import END, filled
+from lazybench.boards.render import board_text
+from lazybench.records import Record
+from lazybench.runner import provenance
+
+GPU = {"train_wall_s": 3.0, "peak_memory_bytes": 5, "peak_gpu_memory_bytes": 1_234_000_000}
+
+
+def test_gpu_memory_is_shown_in_every_format(make_run: Any) -> None:
+    runs = [make_run("a", 0.5, cost=GPU), make_run("b", 0.4)]
+    boards = build(runs)
+    (board,) = boards
+    assert "GPU memory MB" in to_markdown(boards)
+    assert "1,234" in to_markdown(boards)
+    assert "GPU memory MB" in to_html(boards, runs)
+    assert r"GPU MB" in to_latex(boards).replace(r"\\", " ")
+    assert "GPU MB" in board_text(board)
+    values = [row["peak_gpu_memory_mb"] for row in csv.DictReader(io.StringIO(to_csv(boards)))]
+    assert values == ["1234.0", ""]
+    first, second = json.loads(to_json(boards))["boards"][0]["ranked"]
+    assert first["peak_gpu_memory_mb"] == 1234
+    assert "peak_gpu_memory_mb" not in second
+    block = filled(f"<!-- lazybench board: {board.env} small 5 gpu_mb -->\n{END}", boards)
+    assert "GPU MB" in block
+    assert "1,234" in block
+    (shown,) = pictures(boards, runs)
+    assert ("peak_gpu_memory_mb", "peak GPU memory, MB") in shown.costs
+
+
+def test_boards_without_a_gpu_lack_the_column(make_run: Any) -> None:
+    runs = [make_run("a", 0.5), make_run("b", 0.4)]
+    boards = build(runs)
+    texts = [render(boards) for render in (to_markdown, to_csv, to_json, to_latex)]
+    texts += [to_html(boards, runs), board_text(boards[0])]
+    assert not any("gpu" in text.lower() for text in texts)
+
+
+def test_records_without_a_gpu_keep_their_bytes(make_run: Any) -> None:
+    old, new = make_run("a", 0.5), make_run("a", 0.5, cost=GPU)
+    assert "gpu" not in old.to_json()
+    assert Record.from_json(old.to_json()).to_json() == old.to_json()
+    assert Record.from_json(new.to_json()).cost.peak_gpu_memory_bytes == 1_234_000_000
+    assert old.key == new.key
+    assert "gpu" not in json.dumps(new.comparable())
+
+
+def test_a_gpu_is_named_and_its_memory_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    for name, value in (
+        ("get_device_name", "a GPU"),
+        ("max_memory_allocated", 7),
+        ("reset_peak_memory_stats", None),
+    ):
+
+        def answer(device: str, value: Any = value) -> Any:
+            asked.append(device)
+            return value
+
+        monkeypatch.setattr(f"torch.cuda.{name}", answer)
+    assert provenance.machine().gpu is None
+    assert provenance.peak_gpu_memory_bytes("cpu") == 0
+    provenance.reset_peak_memory()
+    assert not asked
+    provenance.reset_peak_memory("cuda:1")
+    assert provenance.machine("cuda:1").gpu == "a GPU"
+    assert provenance.peak_gpu_memory_bytes("cuda:1") == 7
+    assert asked == ["cuda:1"] * 3
+
+
+def test_every_column_has_a_key_of_its_own_and_help() -> None:
+    assert not [key for key, n in Counter(column.key for column in COLUMNS).items() if n > 1]
+    assert all(column.help for column in COLUMNS)
