@@ -43,12 +43,9 @@ _HOMES = {
     "Record": "lazybench.records",
     "Rng": "lazybench.seeding",
     "Tracker": "lazybench.runner.callbacks",
-    "as_dataset": "lazybench.envs.interop",
-    "as_torchmeta": "lazybench.envs.interop",
     "check_agent": "lazybench.check.agent",
     "check_env": "lazybench.check.env",
     "evaluate": "lazybench.runner.external",
-    "from_torchmeta": "lazybench.envs.interop",
     "load_policy": "lazybench.runner.transfer",
     "load_records": "lazybench.api",
     "make_agent": "lazybench.api",
@@ -87,7 +84,14 @@ __all__ = [
 ]
 
 
+_INTEROP = ("as_dataset", "as_torchmeta", "from_torchmeta")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _INTEROP:
+        from lazybench.envs import interop
+
+        return getattr(interop, name)
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'lazybench' has no attribute '{name}'")
@@ -95,7 +99,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_HOMES, *_INTEROP])
 
 
 _moved.install()

@@ -11,46 +11,80 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED: Mapping[str, str] = {
-    "lazybench.attack_task": "lazybench.tasks",
-    "lazybench.counter": "lazybench.seeding",
-    "lazybench.envs.attack_doors": "lazybench.envs.attack.adapters",
-    "lazybench.envs.attack_ids": "lazybench.envs",
-    "lazybench.envs.longtail_ids": "lazybench.envs",
-    "lazybench.harness": "lazybench.runner",
-    "lazybench.harness.trained": "lazybench.runner.trained",
-    "lazybench.interop": "lazybench.envs.interop",
-    "lazybench.longtail_task": "lazybench.tasks",
-    "lazybench.params": "lazybench.nets.params",
-    "lazybench.rng": "lazybench.seeding",
-    "lazybench.task": "lazybench.tasks",
+    "attack_task": "tasks",
+    "counter": "seeding",
+    "envs.attack_doors": "envs.attack.adapters",
+    "envs.attack_ids": "envs",
+    "envs.longtail_ids": "envs",
+    "harness": "runner",
+    "harness.trained": "runner.trained",
+    "interop": "envs.interop",
+    "longtail_task": "tasks",
+    "params": "nets.params",
+    "rng": "seeding",
+    "task": "tasks",
 }
-"""Former names that the documentation had, and where the module is now."""
+"""Former names of documented modules, and where each is now; both below `lazybench`."""
+
+RENAMED: Mapping[str, Mapping[str, str]] = {"envs.attack_ids": {"attack": "attack_env"}}
+"""Names that changed when their module moved, by the module's former name: former name, new name."""
+
+_PACKAGE = "lazybench."
+
+
+def new_name(former: str) -> str | None:
+    """Return the new name of a module by its former one; None for any other name.
+
+    A module inside a package that moved, such as `lazybench.harness.request`, moved with it.
+    """
+    if not former.startswith(_PACKAGE):
+        return None
+    name = former.removeprefix(_PACKAGE)
+    if name in MOVED:
+        return _PACKAGE + MOVED[name]
+    package, _, rest = name.partition(".")
+    return f"{_PACKAGE}{MOVED[package]}.{rest}" if rest and package in MOVED else None
 
 
 class _Former(MetaPathFinder, Loader):
-    """Finds the names of `MOVED` and loads what they became."""
+    """Import hook for the names of `MOVED`: a former name gives the module of the new name."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, ModuleSpec | None] = {}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return a spec for a former name; None for any other."""
-        return ModuleSpec(fullname, self) if fullname in MOVED else None
+        return None if new_name(fullname) is None else ModuleSpec(fullname, self)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Return the module under its new name."""
-        new = MOVED[spec.name]
+        new = new_name(spec.name)
+        if new is None:
+            raise ImportError(f"{spec.name} is no former name", name=spec.name)
         warnings.warn(
             f"{spec.name} is now {new}; the former name goes with the next release",
             DeprecationWarning,
             stacklevel=2,
         )
-        return importlib.import_module(new)
+        module = importlib.import_module(new)
+        renamed = RENAMED.get(spec.name.removeprefix(_PACKAGE))
+        if renamed is not None:
+            values = vars(module)
+            module = ModuleType(spec.name, module.__doc__)
+            vars(module).update({former: values[now] for former, now in renamed.items()})
+        self._specs[spec.name] = module.__spec__ or spec
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Do nothing: the module ran under its new name."""
+        """Give the module its own spec back: it ran under its new name."""
+        if module.__spec__ is not None:
+            module.__spec__ = self._specs.pop(module.__spec__.name)
 
 
 def install() -> None:
     """Let the former names be imported."""
     if not any(isinstance(finder, _Former) for finder in sys.meta_path):
-        sys.meta_path.append(_Former())
+        # First, since the path of `runner` would find its modules again below `harness`.
+        sys.meta_path.insert(0, _Former())

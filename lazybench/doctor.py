@@ -33,7 +33,6 @@ from lazybench.files import MOST_LINES_BYTES, file_digest, read_file, sound_byte
 from lazybench.records import Store, write_bytes
 from lazybench.registry import AGENTS, DATASETS, ENVS
 from lazybench.runtime import locks
-from lazybench.user_code import load
 
 State = Literal["ok", "warn", "bad"]
 
@@ -369,8 +368,6 @@ PACKAGE = "lazybench"
 TORCH_S = 120.0
 
 _AGAIN = "install lazybench again: pip install -c constraints.txt ."
-_EMBEDDED = ("lazybench.envs.datasets.glyphs:read_frozen",)
-_EMBEDDED_DEEP = ("lazybench.envs.targets.nets:embedded_nets",)
 _TRY = """
 import torch
 x = torch.ones(3, 3, requires_grad=True)
@@ -395,7 +392,7 @@ def examine_installation(*, deep: bool) -> Iterator[Finding]:
     else:
         yield from _versions(held)
         yield from _files(held)
-    yield from _embedded((*_EMBEDDED, *(_EMBEDDED_DEEP if deep else ())))
+    yield from _embedded(deep=deep)
     if deep:
         yield _torch()
 
@@ -459,12 +456,25 @@ def _files(held: metadata.Distribution) -> Iterator[Finding]:
         yield Finding(INSTALLATION_AREA, "files", "ok", f"{len(own)} files as they were installed")
 
 
-def _embedded(targets: tuple[str, ...]) -> Iterator[Finding]:
-    for target in targets:
-        subject = target.partition(":")[0].rpartition(".")[2]
+def _read_glyphs() -> None:
+    from lazybench.envs.datasets.glyphs import read_frozen
+
+    read_frozen()
+
+
+def _read_networks() -> None:
+    from lazybench.envs.targets.nets import embedded_nets
+
+    embedded_nets()
+
+
+def _embedded(*, deep: bool) -> Iterator[Finding]:
+    """The package's own images and, with `deep`, its networks, which torch reads."""
+    readers = {"glyphs": _read_glyphs} | ({"networks": _read_networks} if deep else {})
+    for subject, read in readers.items():
         try:
-            load(target)()
-        except LazybenchError as error:
+            read()
+        except (LazybenchError, ImportError) as error:
             yield Finding(INSTALLATION_AREA, f"embedded {subject}", "bad", str(error), _AGAIN)
         else:
             yield Finding(

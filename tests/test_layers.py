@@ -1,14 +1,17 @@
-"""Imports go downward only, nothing unpickles freely, and only the command line prints."""
+"""Imports go down the layers only, nothing unpickles freely, and only the command line prints."""
 
 from __future__ import annotations
 
 import ast
+import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+parse = functools.cache(ast.parse)
 
 # Which packages the files of a folder may not import.
 FORBIDDEN = {
@@ -19,6 +22,37 @@ FORBIDDEN = {
 
 # What may import everything: public names, the command line, and what looks over all of it.
 FRONT = ("lazybench/__init__.py", "lazybench/api.py", "lazybench/cli/", "lazybench/doctor.py")
+
+# The layers of the package, bottom up: a room imports from rows above its own, and from itself.
+# Rooms of one row don't know each other. CONTRIBUTING has the same order.
+LAYERS = (
+    ("_version", "errors"),
+    ("arguments", "files", "seeding", "specs", "stats", "tasks"),
+    ("agent", "plugins", "runtime", "tables"),
+    ("user_code",),
+    ("nets", "registry"),
+    ("gymnasium_ids", "learning", "records", "references"),
+    ("data", "scaffold"),
+    ("agents", "envs"),
+    ("runner",),
+    ("check", "sweep", "verify"),
+    ("boards",),
+    ("envs.own_target", "paper"),
+    ("_moved", "api", "doctor"),
+    ("cli",),
+)
+LAYER = {room: number for number, row in enumerate(LAYERS) for room in row}
+
+# Imports that go up on purpose: who, what, and why.
+UPWARD = {
+    ("envs.targets.training", "runner.callbacks"): "the protocol of progress, which runs share",
+    ("paper.pages", "cli.console"): "prints what it puts on the page",
+    ("boards.readme_blocks", "paper.claims"): "the note on verdicts is a block of the README",
+}
+
+# Rooms below envs and agents may not name their modules by strings; ids are mapped to code here.
+SPECS = ("lazybench.registry", "lazybench.specs")
+MODULE = re.compile(r"lazybench\.(envs|agents)(\.\w+)*(:\w+)?")
 
 # Calls that run code found in the file that they read.
 UNSAFE_LOADS = {
@@ -62,14 +96,58 @@ def upward_imports(code: str, module: str, folder: str, *, is_package: bool = Fa
     banned = (*FORBIDDEN[folder], "envs", "agents")
     return [
         f"{line}: {name}"
-        for line, name in imported(ast.parse(code), module, is_package=is_package)
+        for line, name in imported(parse(code), module, is_package=is_package)
         if any(name == package or name.startswith(f"{package}.") for package in banned)
     ]
 
 
+def room_of(module: str) -> str:
+    """The room of a module, `runner` for `lazybench.runner.train`; the package itself is ``."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[: 2 if parts[:2] == ["envs", "own_target"] else 1])
+
+
+def climbs(code: str, module: str, *, is_package: bool = False) -> list[str]:
+    """Imports of rooms in the same or a higher layer that `UPWARD` doesn't name."""
+    own = room_of(module)
+    found = []
+    for line, name in imported(parse(code), module, is_package=is_package):
+        room = room_of(name)
+        if name.partition(".")[0] != "lazybench" or room not in LAYER or room == own:
+            continue
+        allowed = any(
+            within(module, f"lazybench.{who}") and within(name, f"lazybench.{what}")
+            for who, what in UPWARD
+        )
+        if LAYER[room] >= LAYER[own] and not allowed:
+            found.append(f"{line}: {name}")
+    return found
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def named_modules(code: str) -> list[str]:
+    """String constants that name a module of `lazybench.envs` or `lazybench.agents`."""
+    return [
+        f"{node.lineno}: {node.value}"
+        for node in ast.walk(parse(code))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and MODULE.fullmatch(node.value)
+    ]
+
+
+def modules(folder: str) -> Iterator[tuple[Path, str]]:
+    """Every module of a top-level folder with its dotted name."""
+    for path in sources(folder):
+        yield path, module_name(path.parent if path.name == "__init__.py" else path)
+
+
 def unsafe_loads(code: str) -> list[str]:
     """Uses of loaders that run code; an `Unpickler` with its own `find_class` is fine."""
-    tree = ast.parse(code)
+    tree = parse(code)
     names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -100,7 +178,7 @@ def unsafe_loads(code: str) -> list[str]:
 def prints(code: str) -> list[int]:
     return [
         node.lineno
-        for node in ast.walk(ast.parse(code))
+        for node in ast.walk(parse(code))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == "print"
@@ -111,16 +189,52 @@ def prints(code: str) -> list[int]:
 def test_imports_go_downward(folder: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}:{hit}"
-        for path in sources(folder)
+        for path, module in modules(folder)
         if not path.relative_to(ROOT).as_posix().startswith(FRONT)
         for hit in upward_imports(
-            path.read_text("utf-8"),
-            module_name(path.parent if path.name == "__init__.py" else path),
-            folder,
-            is_package=path.name == "__init__.py",
+            path.read_text("utf-8"), module, folder, is_package=path.name == "__init__.py"
         )
     ]
     assert not found, f"may not import {FORBIDDEN[folder]}"
+
+
+@pytest.mark.parametrize("folder", sorted(FORBIDDEN))
+def test_rooms_import_lower_layers_only(folder: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{hit}"
+        for path, module in modules(folder)
+        if module not in ("lazybench", "lazybench.__main__")
+        for hit in climbs(path.read_text("utf-8"), module, is_package=path.name == "__init__.py")
+    ]
+    assert not found, "import from a lower layer, or say in UPWARD why not"
+
+
+def test_every_room_has_its_layer_and_every_exception_is_used() -> None:
+    named = {(room_of(module), module) for folder in FORBIDDEN for _, module in modules(folder)}
+    rooms = {room for room, module in named} - {"", "__main__"}
+    assert rooms == set(LAYER)
+    for who, what in UPWARD:
+        used = [
+            name
+            for folder in FORBIDDEN
+            for path, module in modules(folder)
+            if within(module, f"lazybench.{who}")
+            for _, name in imported(
+                parse(path.read_text("utf-8")), module, is_package=path.name == "__init__.py"
+            )
+            if within(name, f"lazybench.{what}")
+        ]
+        assert used, f"{who} doesn't import {what} any more: take the row out of UPWARD"
+
+
+def test_the_core_names_no_environment_or_agent_by_a_string() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{hit}"
+        for path, module in modules("lazybench")
+        if module not in SPECS
+        for hit in named_modules(path.read_text("utf-8"))
+    ]
+    assert not found, "import it, inside a function where start-up asks for that"
 
 
 @pytest.mark.parametrize("folder", sorted(FORBIDDEN))
@@ -182,6 +296,50 @@ def test_relative_import_in_a_package_file_is_resolved() -> None:
 )
 def test_downward_import_is_allowed(code: str, module: str, folder: str) -> None:
     assert upward_imports(code, module, folder) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "module"),
+    [
+        ("from lazybench.runner import run", "lazybench.records.store"),
+        ("def f():\n    from lazybench.cli import console", "lazybench.paper.claims"),
+        ("from lazybench.sweep.suite import Suite", "lazybench.check.env"),
+        ("from lazybench.runner.run import run", "lazybench.envs.targets.training"),
+        ("from lazybench.envs.own_target import run", "lazybench.envs.attack.env"),
+        ("from .boards import build", "lazybench.stats"),
+    ],
+)
+def test_climbing_import_is_seen(code: str, module: str) -> None:
+    assert climbs(code, module)
+
+
+@pytest.mark.parametrize(
+    ("code", "module"),
+    [
+        ("from lazybench.records import Store", "lazybench.runner.run"),
+        ("from lazybench.runner.callbacks import Watch", "lazybench.envs.targets.training"),
+        ("from lazybench.runner.run import run", "lazybench.envs.own_target.attack"),
+        ("import torch\nfrom . import shape", "lazybench.nets.conv4"),
+    ],
+)
+def test_descending_import_is_allowed(code: str, module: str) -> None:
+    assert climbs(code, module) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lazybench.envs",
+        "lazybench.envs.targets.names:embedded_nets",
+        "lazybench.agents.fewshot",
+    ],
+)
+def test_string_that_names_a_module_is_seen(text: str) -> None:
+    assert named_modules(f"load({text!r})")
+
+
+def test_prose_that_names_a_module_is_allowed() -> None:
+    assert named_modules('def f():\n    """Import `lazybench.envs.targets`."""') == []
 
 
 @pytest.mark.parametrize(

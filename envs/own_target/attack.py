@@ -13,6 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lazybench.envs.own_target.form import TargetForm, in_form
+from lazybench.envs.own_target.http import HttpSettings, HttpTarget
+from lazybench.envs.own_target.images import read_user_images
+from lazybench.envs.own_target.journal import forget
+from lazybench.envs.own_target.user_target import UserAttack
 from lazybench.errors import ContractError, DataUnavailable, UsageError
 from lazybench.runner.callbacks import SILENT, Watch
 from lazybench.runner.evaluate import Clock
@@ -153,10 +158,8 @@ def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
         OutputUnavailable: the folder can't be written.
     """
     _known_attacks(request.attacks)
-    images = load("lazybench.envs.own_target.images:read_user_images")(
-        request.images, request.labels, request.limit
-    )
-    form = load("lazybench.envs.own_target.form:TargetForm")(**request.form)
+    images = read_user_images(request.images, request.labels, request.limit)
+    form = TargetForm(**request.form)
     eight_bit = request.eight_bit or request.is_http
     writable(request.out)
     with locked(request.out), _opened(request, form) as (name, predict, http):
@@ -166,7 +169,7 @@ def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
                 "again; --fresh forgets them"
             )
         try:
-            target = load("lazybench.envs.own_target.user_target:UserAttack")(
+            target = UserAttack(
                 predict,
                 images,
                 {**request.protocol, "access": form.access},
@@ -224,16 +227,14 @@ def _probe(request: AttackRequest, predict: Any, http: Any) -> Any:
 def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any]]:
     """Name, function and, behind an address, the target itself, which is closed in the end."""
     if not request.is_http:
-        predict = load("lazybench.envs.own_target.form:in_form")(load(request.target), form)
+        predict = in_form(load(request.target), form)
         yield request.target, predict, None
         return
-    settings = load("lazybench.envs.own_target.http:HttpSettings")(**request.http)
+    settings = HttpSettings(**request.http)
     journal = request.out / JOURNAL
     if request.fresh:
-        load("lazybench.envs.own_target.journal:forget")(journal)
-    target = load("lazybench.envs.own_target.http:HttpTarget")(
-        request.target, form, settings, journal=journal
-    )
+        forget(journal)
+    target = HttpTarget(request.target, form, settings, journal=journal)
     try:
         yield target.name, target, target
     finally:

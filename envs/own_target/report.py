@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from lazybench._version import __version__
 from lazybench.envs.own_target.attack import Attacked, AttackOutcome
+from lazybench.envs.picture import grid
 from lazybench.errors import OutputUnavailable
 from lazybench.files import open_file, plain, read_file, write_bytes, write_json
 from lazybench.stats import wilson
 from lazybench.tables import csv_cell
-from lazybench.user_code import load
 
 REPORT, FACTS, TABLE = "report.md", "report.json", "images.csv"
 ADVERSARIALS, SHEET = "adversarials.npz", "sheet.png"
@@ -275,8 +275,7 @@ def sheet(outcome: AttackOutcome) -> NDArray[np.uint8] | None:
     tiles = np.stack([clean, near, stretched], 1).reshape(-1, *clean.shape[1:])
     if tiles.shape[1] not in (1, 3):
         tiles = tiles[:, :1]
-    picture: NDArray[np.uint8] = load("lazybench.envs.picture:grid")(tiles, 6)
-    return picture
+    return grid(tiles, 6)
 
 
 def _told(outcome: AttackOutcome, each: Attacked) -> dict[str, Any]:

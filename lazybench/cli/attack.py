@@ -258,12 +258,11 @@ TRAIN_EXAMPLES = (
     "lazybench targets train cifar10-resnet8 --budget paper --replace",
 )
 
-_NETS = "lazybench.envs.targets.nets"
-_TRAINING = "lazybench.envs.targets.training"
-
 
 def _targets_complete(incomplete: str) -> list[str]:
-    return [name for name in _loaded(_NETS, "names")() if name.startswith(incomplete)]
+    from lazybench.envs.targets.nets import names
+
+    return [name for name in names() if name.startswith(incomplete)]
 
 
 Names = Annotated[
@@ -286,7 +285,9 @@ Into = Annotated[
 
 def list_command(json: options.Json = False) -> None:
     """Print all networks, one a line."""
-    found = [_status(name) for name in _loaded(_NETS, "names")()]
+    from lazybench.envs.targets.nets import names
+
+    found = [_status(name) for name in names()]
     if json:
         console.as_json({"targets": found})
         return
@@ -323,6 +324,7 @@ def train_command(  # noqa: PLR0913 - one argument for each option
         OutputUnavailable: the folder can't be written.
     """
     from lazybench.cli.progress import watching
+    from lazybench.envs.targets.training import keep_net
 
     wanted = _wanted(names, only=only)
     told = []
@@ -330,9 +332,8 @@ def train_command(  # noqa: PLR0913 - one argument for each option
         if into is not None:
             told = _written(wanted, into, budget, seed, watch)
         else:
-            keep = _loaded(_TRAINING, "keep_net")
             for name in wanted:
-                held, fresh = keep(name, budget=budget, seed=seed, replace=replace, watch=watch)
+                held, fresh = keep_net(name, budget=budget, seed=seed, replace=replace, watch=watch)
                 told.append(held.facts() | {"fresh": fresh, "sha256": held.sha256})
     if json:
         console.as_json({"targets": told})
@@ -350,12 +351,11 @@ def train_command(  # noqa: PLR0913 - one argument for each option
 def _written(
     names: list[str], path: Path, budget: str, seed: int, watch: Watch
 ) -> list[dict[str, Any]]:
-    train, write = (
-        _loaded(_TRAINING, "train_net"),
-        _loaded("lazybench.envs.targets.nets", "write_nets"),
-    )
-    nets = {name: train(name, budget=budget, seed=seed, watch=watch) for name in names}
-    write(path, nets)
+    from lazybench.envs.targets.nets import write_nets
+    from lazybench.envs.targets.training import train_net
+
+    nets = {name: train_net(name, budget=budget, seed=seed, watch=watch) for name in names}
+    write_nets(path, nets)
     return [held.facts() | {"fresh": True, "sha256": held.sha256} for held in nets.values()]
 
 
@@ -365,25 +365,27 @@ def _wanted(names: list[str], *, only: bool) -> list[str]:
     Raises:
         UsageError: no such network.
     """
-    boxes, split_name = _loaded(_NETS, "WHITEBOXES"), _loaded(_NETS, "split_name")
+    from lazybench.envs.targets.nets import WHITEBOXES, split_name
+
     found: list[str] = []
     for name in names:
         split_name(name)
         found.append(name)
-        if name in boxes and not only:
-            found += [*boxes[name].train, boxes[name].val]
+        if name in WHITEBOXES and not only:
+            found += [*WHITEBOXES[name].train, WHITEBOXES[name].val]
     return list(dict.fromkeys(found))
 
 
 def _status(name: str) -> dict[str, Any]:
-    boxes = _loaded(_NETS, "WHITEBOXES")
-    role = "target" if name in boxes else "white box"
+    from lazybench.envs.targets.nets import WHITEBOXES, is_trained, load_net
+
+    role = "target" if name in WHITEBOXES else "white box"
     try:
-        trained = _loaded(_NETS, "is_trained")(name)
+        trained = is_trained(name)
         detail = "" if trained else f"train it with: lazybench targets train {name}"
         accuracy = None
         if trained:
-            held = _loaded(_NETS, "load_net")(name)[1]
+            held = load_net(name)[1]
             accuracy, detail = held.accuracy, f"{held.budget}, seed {held.seed}"
     except DataUnavailable as error:
         trained, accuracy, detail = False, None, str(error)
@@ -394,9 +396,3 @@ def _status(name: str) -> dict[str, Any]:
         "role": role,
         "detail": detail,
     }
-
-
-def _loaded(module: str, name: str) -> Any:
-    from lazybench.user_code import load
-
-    return load(f"{module}:{name}")

@@ -64,7 +64,7 @@ class IsolatedPolicy:
         """
         self.cpu_s, self.peak_memory_bytes, self.peak_gpu_memory_bytes = 0.0, 0, 0
         self._device = cell.device
-        self._child = pipes.Child("lazybench.runner.isolated:serve")
+        self._child = pipes.Child(f"{__name__}:serve")
         self._turn = 0
         rows = env.num_envs if cell.spec.vector_target is not None else None
         shape = env.single_action_space.shape if rows is not None else None
