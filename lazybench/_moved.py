@@ -27,7 +27,7 @@ MOVED: Mapping[str, str] = {
 """Former names of documented modules, and where each is now; both below `lazybench`."""
 
 RENAMED: Mapping[str, Mapping[str, str]] = {"envs.attack_ids": {"attack": "attack_env"}}
-"""Names that changed when their module moved, by the module's former name: former name, new name."""
+"""Names that changed when their module moved: the former name and the new one, by module."""
 
 _PACKAGE = "lazybench."
 
