@@ -68,6 +68,8 @@ def few_shot(data: str, way: int, shot: int, *, noniid: bool = False) -> EnvSpec
         vector_target="lazybench.envs.fewshot.env:FewShotVectorEnv",
         data=data,
         kwargs={"data": data, "way": way, "shot": shot, "noniid": noniid},
+        # In the memorisation trap the ways are the groups that labels come from.
+        plan_options=() if noniid else ("way",),
         trials=_TRIALS[size],
         val_trials=_VAL_TRIALS[size],
         about=f"{way}-way {shot}-shot classification on {data}{trap}",

@@ -55,6 +55,7 @@ class EnvSpec:
         block: trials that are opened together; `rows` says how many where there are fewer.
         apart: whether a trial comes out alike however many are opened with it.
         options: names of `kwargs` that a run may change; they are part of its key.
+        plan_options: names of `kwargs` that an agent's plan may set for its training tasks.
         training: further arguments of the environments that agents are trained on, such as what
             keeps these from the official test; not part of a key.
         about: one line for listings.
@@ -81,6 +82,7 @@ class EnvSpec:
     block: int = 8
     apart: bool = False
     options: tuple[str, ...] = ()
+    plan_options: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     about: str = ""
     version: int = 1

@@ -33,11 +33,16 @@ def embedding_preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any
     way, shot = int(env.kwargs.get("way", 1)), int(env.kwargs.get("shot", 1))
     settings: dict[str, Any] = dict(_HEADS[algorithm])
     if budget == "paper":
-        return settings | _paper(algorithm, env.data, way, shot)
-    settings |= {**_SMALL[algorithm], "train_queries": 5, "meta_batch": 2}
-    settings |= spending(env, budget)
+        settings |= _paper(algorithm, env.data, way, shot)
+    else:
+        settings |= {**_SMALL[algorithm], "train_queries": 5, "meta_batch": 2}
+        settings |= spending(env, budget)
     if budget == "medium" and way > 1:
-        settings |= {"lr": 1e-3, "meta_batch": 1, "train_ways": _train_ways(env.data, way, shot)}
+        settings |= {"lr": 1e-3, "meta_batch": 1}
+    many = budget == "medium" or (budget == "paper" and algorithm in ("protonet", "r2d2"))
+    # In the memorisation trap, say, the ways of training tasks can't be chosen.
+    if many and "way" in env.plan_options:
+        settings |= {"train_ways": _train_ways(env.data, way, shot)}
     return settings
 
 
@@ -66,8 +71,6 @@ def _paper(algorithm: str, data: str, way: int, shot: int) -> dict[str, Any]:
         "iterations": 100_000,
         "validations": 20,
     }
-    if algorithm in ("protonet", "r2d2") and way > 1:
-        settings |= {"train_ways": _train_ways(data, way, shot)}
     if algorithm == "protonet" and image28:
         # Snell et al., section 3.1: five queries a class in episodes of 60 ways.
         settings |= {"train_queries": 5}

@@ -113,7 +113,8 @@ def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> Any:
     """
     given = {} if plan is None else dict(plan.env)
     for name in given:
-        if name in _RESERVED or name in spec.kwargs or name in spec.training:
+        protected = name in spec.kwargs and name not in spec.plan_options
+        if protected or name in _RESERVED or name in spec.training:
             raise ContractError(
                 f"an agent's plan can't set '{name}' of its training environment, which belongs to "
                 f"{spec.id} and how it is scored; leave it out of Plan(env=…)"

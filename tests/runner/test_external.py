@@ -144,8 +144,16 @@ def test_the_headline_metric_is_what_the_environment_tells():
     assert Judged(0, scores, scores, 0.0, 0.0).score("accuracy") == 0.5
 
 
-@pytest.mark.parametrize("name", ["split", "backend", "device", "num_envs", "render_mode", "way"])
+@pytest.mark.parametrize("name", ["split", "backend", "device", "num_envs", "render_mode", "shot"])
 def test_a_plan_sets_nothing_of_what_is_judged(name):
     spec = resolve_env("glyphs-5way-1shot")[0]
     with pytest.raises(ContractError, match=f"plan can't set '{name}'"):
         open_training(spec, Plan(updates=1, env={name: "test"}))
+
+
+def test_a_plan_may_train_on_more_ways_but_not_in_the_memorisation_trap():
+    spec = resolve_env("glyphs-5way-1shot")[0]
+    assert open_training(spec, Plan(updates=1, env={"way": 7})).task.way == 7
+    trap = resolve_env("glyphs-5way-1shot-noniid")[0]
+    with pytest.raises(ContractError, match="plan can't set 'way'"):
+        open_training(trap, Plan(updates=1, env={"way": 7}))

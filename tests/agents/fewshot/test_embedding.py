@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lazybench.agents.fewshot.embedding import EmbeddingAgent, EmbeddingConfig
 from lazybench.agents.fewshot.embedding_presets import embedding_preset
-from lazybench.api import make_agent, make_env
+from lazybench.api import make_agent, make_env, run
 from lazybench.errors import UsageError
 from lazybench.nets import backbone
 from lazybench.nets.params import Params
@@ -323,3 +323,14 @@ def test_a_head_of_fixed_size_refuses_train_ways(agent: str) -> None:
         make_agent(agent, "glyphs-5way-1shot", train_ways=20)
     with pytest.raises(UsageError, match="at least 2, got 1"):
         make_agent("protonet", "glyphs-5way-1shot", train_ways=1)
+
+
+def test_a_run_trains_on_more_ways_than_it_is_tested_on(tmp_path: Any) -> None:
+    stores = {"out": tmp_path / "store", "runs": tmp_path / "runs"}
+    given = {"train_ways": 20, "image_gradients": 1200}
+    record = run("protonet", "glyphs-5way-1shot", budget="smoke", settings=given, **stores)
+    assert record.overrides["train_ways"] == 20
+    assert record.cost.image_gradients == 5 * 2 * 20 * 6
+    trap = ENVS.resolve("glyphs-5way-1shot-noniid").spec
+    assert "train_ways" not in embedding_preset("protonet", trap, "medium")
+    assert embedding_preset("protonet", trap, "paper").get("train_ways", 0) == 0
