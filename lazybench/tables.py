@@ -115,7 +115,11 @@ def markdown_text(text: str) -> str:
 
 
 def markdown_table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence[str] | None = None
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    align: Sequence[str] | None = None,
+    *,
+    padded: bool = True,
 ) -> str:
     """A Markdown table.
 
@@ -123,7 +127,13 @@ def markdown_table(
         header: names of the columns, as Markdown.
         rows: cells, as Markdown (see `markdown_text`).
         align: `left` or `right` for each column; None leaves it to the reader's program.
+        padded: whether cells of a column have one width in the text, too; tables of long cells
+            are easier to compare without.
     """
+    if not padded:
+        rule = "|".join("---:" if side == "right" else "---" for side in align or header)
+        first, *lines = (f"| {' | '.join(row)} |" for row in (header, *rows))
+        return "\n".join([first, f"|{rule}|", *lines])
     from tabulate import tabulate
 
     table = tabulate(rows, header, tablefmt="github", disable_numparse=True, colalign=align)

@@ -19,13 +19,11 @@ from lazybench.boards.columns import (
 from lazybench.boards.group import TRANSDUCTIVE
 from lazybench.boards.rows import Row
 from lazybench.errors import UnknownName, UsageError, nearest
-from lazybench.paper.claims import NOTE
 from lazybench.records.fields import Reported
 from lazybench.tables import markdown_table, markdown_text
 
 END = "<!-- lazybench board: end -->"
 _BEGIN = re.compile(r"<!-- lazybench (?P<kind>board|note): (?!end )(?P<asked>[^\n]*?) -->")
-_NOTES: Mapping[str, str] = {"verdicts": NOTE}
 _FORM = "<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->, such as glyphs-20way-5shot small 5"
 _MOST_ROWS = 1_000
 _PAPER = "paper"
@@ -41,7 +39,7 @@ class _Asked(NamedTuple):
     columns: tuple[str, ...]
 
 
-def filled(text: str, boards: Sequence[Board]) -> str:
+def filled(text: str, boards: Sequence[Board], notes: Mapping[str, str] | None = None) -> str:
     """Return a Markdown text with the best rows of boards between its marks.
 
     A block begins with `<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->` and ends with
@@ -53,6 +51,7 @@ def filled(text: str, boards: Sequence[Board]) -> str:
     Args:
         text: any Markdown; without marks it comes back as it is.
         boards: of the store.
+        notes: texts of notes by name.
 
     Raises:
         UnknownName: no board of that environment and budget, or no such note.
@@ -65,21 +64,20 @@ def filled(text: str, boards: Sequence[Board]) -> str:
         following = _BEGIN.search(text, begin.end())
         if end < 0 or (following is not None and following.start() < end):
             raise UsageError(f"'{begin[0]}' isn't closed; put {closing} below it")
-        parts += [text[place : begin.end()], "\n", _content(begin, boards), "\n"]
+        parts += [text[place : begin.end()], "\n", _content(begin, boards, notes or {}), "\n"]
         place = end
     return "".join([*parts, text[place:]])
 
 
-def _content(begin: re.Match[str], boards: Sequence[Board]) -> str:
+def _content(begin: re.Match[str], boards: Sequence[Board], notes: Mapping[str, str]) -> str:
     if begin["kind"] == "board":
         asked = _asked(begin)
         return _table(_board(asked, boards), asked)
-    if begin["asked"] not in _NOTES:
+    if begin["asked"] not in notes:
         raise UnknownName(
-            f"'{begin[0]}' names no note.{nearest(begin['asked'], _NOTES)} Notes: "
-            f"{', '.join(_NOTES)}"
+            f"'{begin[0]}' names no note.{nearest(begin['asked'], notes)} Notes: {', '.join(notes)}"
         )
-    return f"\n{_NOTES[begin['asked']]}"
+    return f"\n{notes[begin['asked']]}"
 
 
 def _asked(begin: re.Match[str]) -> _Asked:

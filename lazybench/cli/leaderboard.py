@@ -175,10 +175,11 @@ def _blocks(store: Store, paths: Sequence[Path]) -> list[tuple[Path, str, str]]:
         UsageError: a block asks for what isn't there.
     """
     from lazybench.boards.readme_blocks import filled
+    from lazybench.paper.claims import NOTE
 
     texts = [(path, _text_of(path)) for path in paths]
     found = _boards(store, _Wanted())[1] if texts else []
-    return [(path, text, filled(text, found)) for path, text in texts]
+    return [(path, text, filled(text, found, {"verdicts": NOTE})) for path, text in texts]
 
 
 def _text_of(path: Path) -> str:

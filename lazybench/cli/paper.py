@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,10 +14,11 @@ from lazybench.arguments import need_folder
 from lazybench.cli import console, options
 from lazybench.cli.sweep import exit_code, run_cells
 from lazybench.errors import UsageError
-from lazybench.paper import pages
 
 if TYPE_CHECKING:
-    from lazybench.paper.paper_vs_measured import Beside
+    from lazybench.paper.claims import ContrastResult
+    from lazybench.paper.reproduce import PaperVsMeasured
+    from lazybench.records import Record, Reported
     from lazybench.sweep.scheduler import CellOutcome
 
 HELP = "Run what is missing of a table or figure of the paper, and print it beside its numbers."
@@ -78,8 +79,7 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
     """
     need_folder(out_dir, "--out")
     need_folder(runs, "--runs")
-    from lazybench.paper.paper_vs_measured import beside
-    from lazybench.paper.reproduce import CLAIMS, VALIDITY, cells, rows_of
+    from lazybench.paper.reproduce import CLAIMS, VALIDITY, cells, paper_vs_measured, rows_of
     from lazybench.records import Store
     from lazybench.runner.request import check_budget
     from lazybench.sweep.scheduler import SweepRequest, split
@@ -89,11 +89,11 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
     if name in (CLAIMS, VALIDITY):
         records = store.records()
         if name == CLAIMS:
-            text = pages.claims(records, store.reported(), json=json)
+            text = _claims(records, store.reported(), json=json)
         else:
-            text = pages.validity(records, json=json)
+            text = _validity(records, json=json)
         if page is not None and not dry_run:
-            pages.write(page, name, text)
+            _write(page, name, text)
         return
     if page is not None:
         raise UsageError(
@@ -106,7 +106,7 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
     if not dry_run:
         outcomes += run_cells(missing, request, quiet=quiet)
     whys = _whys(outcomes)
-    lines = beside(reported, store.records(), budget, whys)
+    lines = paper_vs_measured(reported, store.records(), budget, whys)
     if json:
         rows = [line.reported.model_dump(mode="json") for line in lines]
         console.as_json([{**asdict(x), "reported": r} for x, r in zip(lines, rows, strict=True)])
@@ -122,6 +122,88 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
         raise typer.Exit(code)
 
 
+def _claims(records: Sequence[Record], reported: Sequence[Reported], *, json: bool) -> str:
+    """Print what the records say of the paper's claims, and return the page."""
+    from lazybench.paper.claims import (
+        CLAIMS,
+        INTERVALS,
+        NOTE,
+        claims_page,
+        contrast_results,
+        intervals_text,
+        stated,
+        verdict,
+        verdict_text,
+    )
+
+    def facts(each: ContrastResult) -> dict[str, Any]:
+        content = asdict(each) | {"interval": INTERVALS[each.verdict], "p": each.p}
+        return {
+            name: value for name, value in content.items() if name not in ("verdict", "alike_p")
+        }
+
+    found = [(claim, contrast_results(claim, records, reported)) for claim in CLAIMS]
+    if json:
+        console.as_json(
+            [
+                {
+                    "claim": claim.text,
+                    "where": claim.where,
+                    "elsewhere": claim.elsewhere,
+                    "verdict": stated(results),
+                    "intervals": INTERVALS[verdict(results)],
+                    "findings": [facts(each) for each in results],
+                }
+                for claim, results in found
+            ]
+        )
+    else:
+        rows = [
+            (
+                str(number),
+                claim.text,
+                claim.elsewhere or verdict_text(results),
+                "" if claim.elsewhere else intervals_text(results),
+                str(len(results)),
+            )
+            for number, (claim, results) in enumerate(found, 1)
+        ]
+        head = ("", "claim", "verdict", "intervals", "findings")
+        console.line(console.table(head, rows, columns=console.width()))
+        console.line(f"\n{NOTE}")
+    return claims_page(found)
+
+
+def _validity(records: Sequence[Record], *, json: bool) -> str:
+    """Print how alike boards order their agents, and return the page."""
+    from lazybench.paper.validity import agreements, validity_page
+
+    found = agreements(records)
+    if json:
+        console.as_json([{**asdict(x), "rows": [row._asdict() for row in x.rows]} for x in found])
+    else:
+        rows = [(x.left, x.right, str(len(x.rows)), f"{x.tau:+.2f}", f"{x.p:.2g}") for x in found]
+        console.line(
+            console.table(("board", "board", "rows", "tau", "p"), rows, columns=console.width())
+        )
+    return validity_page(found)
+
+
+def _write(page: Path, name: str, text: str) -> None:
+    """Write a page and say where.
+
+    Raises:
+        OutputUnavailable: the file is something else, or it can't be written.
+    """
+    from lazybench.boards.render import page_mark
+    from lazybench.files import replace_ours
+
+    instead = "name another file with --page, or move that one away"
+    mark = page_mark(name).encode()
+    replace_ours(page, text.encode("utf-8"), mark=mark, instead=instead)
+    console.note(f"written: {page}")
+
+
 def _whys(outcomes: Sequence[CellOutcome]) -> Mapping[tuple[str, str], str]:
     """Why cells have no score, by agent and environment."""
     return {
@@ -135,7 +217,7 @@ def _why(status: str, reason: str) -> str:
     return f"images absent: {reason}" if status == "absent" else reason
 
 
-def _told(name: str, lines: Sequence[Beside]) -> None:
+def _told(name: str, lines: Sequence[PaperVsMeasured]) -> None:
     """Print the lines; notes that several share stand below the table by number."""
     from lazybench.paper.reproduce import ALL, ELSEWHERE
 
@@ -159,7 +241,7 @@ _HEADER = (
 )
 
 
-def _cells(line: Beside, numbers: Mapping[str, int]) -> tuple[str, ...]:
+def _cells(line: PaperVsMeasured, numbers: Mapping[str, int]) -> tuple[str, ...]:
     from lazybench.boards.columns import value_text
 
     row, got = line.reported, line.measured

@@ -20,6 +20,7 @@ from lazybench.boards.render import page_mark
 from lazybench.files import canonical_json
 from lazybench.records.schema import Record
 from lazybench.stats import standard_error
+from lazybench.tables import markdown_table, markdown_text
 
 FEWEST = 5
 """Agents in common below which no order is compared: with four, p can't fall below .05."""
@@ -206,14 +207,20 @@ def _table(found: Sequence[Agreement]) -> Iterator[str]:
         yield f"No two boards share {FEWEST} rows."
         yield ""
         return
-    yield "| boards | | rows | tau | range | p |"
-    yield "|---|---|---:|---:|---|---:|"
-    for each in found:
-        spread = "" if math.isnan(each.lo) else f"{each.lo:+.2f} to {each.hi:+.2f}"
-        yield (
-            f"| {each.left} | {each.right} | {len(each.rows)} | {each.tau:+.2f} "
-            f"| {spread} | {each.p:.2g} |"
+    rows = [
+        (
+            markdown_text(each.left),
+            markdown_text(each.right),
+            str(len(each.rows)),
+            f"{each.tau:+.2f}",
+            "" if math.isnan(each.lo) else f"{each.lo:+.2f} to {each.hi:+.2f}",
+            f"{each.p:.2g}",
         )
+        for each in found
+    ]
+    header = ("boards", "", "rows", "tau", "range", "p")
+    align = ["left", "left", "right", "right", "left", "right"]
+    yield markdown_table(header, rows, align, padded=False)
     yield ""
     if len(found) > 1:
         yield _medians(found)
@@ -232,11 +239,16 @@ def _medians(found: Sequence[Agreement]) -> str:
 def _section(each: Agreement) -> Iterator[str]:
     yield f"## {each.left}, and {each.right}"
     yield ""
-    yield "| row | score | place | score there | place there |"
-    yield "|---|---:|---:|---:|---:|"
-    for row in each.rows:
-        yield (
-            f"| {row.name} | {row.left:.1f} | {row.left_place} | {row.right:.1f} "
-            f"| {row.right_place} |"
+    rows = [
+        (
+            markdown_text(row.name),
+            f"{row.left:.1f}",
+            str(row.left_place),
+            f"{row.right:.1f}",
+            str(row.right_place),
         )
+        for row in each.rows
+    ]
+    header = ("row", "score", "place", "score there", "place there")
+    yield markdown_table(header, rows, ["left", *["right"] * 4], padded=False)
     yield ""

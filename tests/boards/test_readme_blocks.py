@@ -94,13 +94,14 @@ def test_an_environment_of_two_boards_is_refused(make_run: Any) -> None:
 
 
 def test_a_note_is_filled_from_the_package(boards: list[Any]) -> None:
+    notes = {"verdicts": NOTE}
     mark, end = "<!-- lazybench note: verdicts -->", "<!-- lazybench note: end -->"
-    text = filled(f"# Mine\n\n{mark}\nold\n{end}\n\n{BEGIN}\n{END}\n", boards)
+    text = filled(f"# Mine\n\n{mark}\nold\n{end}\n\n{BEGIN}\n{END}\n", boards, notes)
     assert NOTE in text
     assert "old" not in text
     assert "| best" in text
-    assert filled(text, boards) == text
+    assert filled(text, boards, notes) == text
     with pytest.raises(UnknownName, match=r"names no note.+Did you mean: verdicts"):
-        filled(f"<!-- lazybench note: verdict -->\n{end}", boards)
+        filled(f"<!-- lazybench note: verdict -->\n{end}", boards, notes)
     with pytest.raises(UsageError, match=f"isn't closed; put {end}"):
         filled(f"{mark}\n{END}", boards)

@@ -12,18 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from lazybench.paper.claims import CLAIMS, NOTE, Claim, Contrast, Side
-from lazybench.paper.findings import (
-    Finding,
+from lazybench.paper.claims import (
+    CLAIMS,
+    NOTE,
+    Claim,
+    Contrast,
+    ContrastResult,
+    Side,
     _alike_p,
     _decided,
+    claims_page,
+    contrast_results,
     corrected,
-    findings,
     intervals_text,
     verdict,
     verdict_text,
 )
-from lazybench.paper.pages import claims_page
 from lazybench.records import Packed, Reported
 from lazybench.stats import Difference, Estimate, Parts, paired_estimate
 
@@ -52,7 +56,7 @@ def runs(make_run: Any, shift: float, seeds: int = 3, **changes: Any) -> list[An
     ],
 )
 def test_verdicts(make_run: Any, claim: Claim, shift: float, seeds: int, told: str) -> None:
-    (found,) = findings(claim, runs(make_run, shift, seeds))
+    (found,) = contrast_results(claim, runs(make_run, shift, seeds))
     assert found.verdict == told
     assert found.difference.mean == pytest.approx(100 * shift, abs=1)
     assert (found.place, found.seeds) == (f"{ENV}, small", seeds)
@@ -60,22 +64,22 @@ def test_verdicts(make_run: Any, claim: Claim, shift: float, seeds: int, told: s
 
 
 def test_where_less_is_better_the_sign_turns(make_run: Any) -> None:
-    (found,) = findings(HELPS, runs(make_run, -0.1, env__better="lower"))
+    (found,) = contrast_results(HELPS, runs(make_run, -0.1, env__better="lower"))
     assert found.verdict == "confirmed"
     assert 0 < found.difference.lo < found.difference.mean < found.difference.hi
 
 
 def test_findings_that_disagree_are_undecided(make_run: Any) -> None:
     records = runs(make_run, 0.1) + runs(make_run, -0.1, env__id="omniglot-5way-1shot")
-    found = findings(HELPS, records)
+    found = contrast_results(HELPS, records)
     assert [each.verdict for each in found] == ["confirmed", "refuted"]
     assert verdict(found) == "undecided"
     assert verdict(found[:1]) == "confirmed"
     assert verdict([]) == "undecided"
 
 
-def _found(p: float, told: str = "confirmed", seeds: int = 3) -> Finding:
-    return Finding("b", "a", "there", Difference(1.0, 0.1, 1.9, p), seeds, told, ())  # type: ignore[arg-type]
+def _found(p: float, told: str = "confirmed", seeds: int = 3) -> ContrastResult:
+    return ContrastResult("b", "a", "there", Difference(1.0, 0.1, 1.9, p), seeds, told, ())  # type: ignore[arg-type]
 
 
 def test_one_board_of_many_may_be_above_by_chance() -> None:
@@ -157,13 +161,13 @@ SHIFT = 0.002
 
 
 def test_alike_is_corrected_for_the_number_of_findings(make_run: Any) -> None:
-    def told(boards: int) -> list[Finding]:
+    def told(boards: int) -> list[ContrastResult]:
         records = [
             record
             for i in range(boards)
             for record in runs(make_run, 0.01 if i else SHIFT, env__id=f"glyphs{i}-5way-1shot")
         ]
-        return findings(ALIKE, records)
+        return contrast_results(ALIKE, records)
 
     (alone,) = told(1)
     first, *others = told(9)
@@ -177,7 +181,7 @@ def test_alike_is_corrected_for_the_number_of_findings(make_run: Any) -> None:
 def test_one_alike_contrast_leaves_the_others_corrected(make_run: Any) -> None:
     side = Contrast(Side("c"), Side("a"), "alike", ("-1shot",))
     claim = Claim("both", "nowhere", (*HELPS.contrasts, side))
-    found = findings(claim, runs(make_run, 0.1) + [make_run("c", 0.1, s) for s in range(3)])
+    found = contrast_results(claim, runs(make_run, 0.1) + [make_run("c", 0.1, s) for s in range(3)])
     assert [each.verdict for each in found] == ["confirmed", "refuted"]
     weak = [_found(0.03), *(_found(0.5, "undecided") for _ in range(3))]
     assert corrected(weak)[0].verdict == "undecided"
@@ -193,7 +197,7 @@ def test_no_verdict_stands_at_small_and_refuted_nowhere(make_run: Any) -> None:
         ("paper", 0.1, "confirmed", "as claimed"),
         ("paper", -0.1, "withdrawn", "against it"),
     ):
-        found = findings(HELPS, runs(make_run, shift, budget=budget))
+        found = contrast_results(HELPS, runs(make_run, shift, budget=budget))
         assert (verdict_text(found), intervals_text(found)) == (told, says)
         page = claims_page([(HELPS, found)])
         assert NOTE in page
@@ -210,14 +214,14 @@ def test_what_doesnt_count(make_run: Any) -> None:
         {"overrides": {"inner_steps": 3}},
         {"env__id": "glyphs-5way-5shot"},
     ):
-        assert findings(HELPS, runs(make_run, 0.1, **changes)) == []
+        assert contrast_results(HELPS, runs(make_run, 0.1, **changes)) == []
 
 
 def test_a_difference_of_differences(make_run: Any) -> None:
     contrast = Contrast(Side("b"), Side("a"), "above", ("-5way-5shot",), ("-5way-1shot",))
     claim = Claim("more at 5 shots", "nowhere", (contrast,))
     records = runs(make_run, 0.05) + runs(make_run, 0.15, env__id="glyphs-5way-5shot")
-    (found,) = findings(claim, records)
+    (found,) = contrast_results(claim, records)
     assert found.difference.mean == pytest.approx(10, abs=1)
     assert found.verdict == "confirmed"
     assert 0 < found.difference.p < 0.05
@@ -227,7 +231,7 @@ def test_a_difference_of_differences(make_run: Any) -> None:
         0
     ].verdict == ("undecided")
     other = runs(make_run, 0.15, env__id="omniglot-5way-5shot", data__name="omniglot")
-    assert findings(claim, runs(make_run, 0.05) + other) == [], "gains of two data sets"
+    assert contrast_results(claim, runs(make_run, 0.05) + other) == [], "gains of two data sets"
 
 
 def _printed(agent: str, value: float | None, **changes: Any) -> Reported:
@@ -238,13 +242,13 @@ def _printed(agent: str, value: float | None, **changes: Any) -> Reported:
 def test_the_papers_difference_stands_beside_ours_where_it_prints_both(make_run: Any) -> None:
     ours = runs(make_run, 0.1)
     papers = [_printed("a", 60.0), _printed("b", 70.0)]
-    (found,) = findings(HELPS, ours, papers)
+    (found,) = contrast_results(HELPS, ours, papers)
     assert found.reported == pytest.approx(10)
-    assert found.holds_reported
+    assert found.contains_reported
     page = claims_page([(HELPS, [found])])
     assert "| +10.00 |" in page
-    (found,) = findings(HELPS, ours, [_printed("a", 60.0), _printed("b", 90.0)])
-    assert not found.holds_reported
+    (found,) = contrast_results(HELPS, ours, [_printed("a", 60.0), _printed("b", 90.0)])
+    assert not found.contains_reported
     assert "| +30.00 (out) |" in claims_page([(HELPS, [found])])
     for other in (
         _printed("b", None),
@@ -253,7 +257,7 @@ def test_the_papers_difference_stands_beside_ours_where_it_prints_both(make_run:
         _printed("b", 70.0, settings={"hull": 3}),
         _printed("b", 70.0, batch_norm="inductive"),
     ):
-        (found,) = findings(HELPS, ours, [papers[0], other])
+        (found,) = contrast_results(HELPS, ours, [papers[0], other])
         assert found.reported is None
 
 
@@ -261,7 +265,7 @@ def test_errors_and_queries_that_papers_print_are_better_where_they_are_less(
     make_run: Any,
 ) -> None:
     papers = [_printed(name, v, metric="top1_error_pct") for name, v in (("a", 60.0), ("b", 57.0))]
-    (found,) = findings(HELPS, runs(make_run, 0.1), papers)
+    (found,) = contrast_results(HELPS, runs(make_run, 0.1), papers)
     assert found.reported == pytest.approx(3)
     contrast = Contrast(Side("b"), Side("a"), "above", ("-1shot",), column="queries")
     ours = runs(make_run, 0.0)
@@ -272,7 +276,7 @@ def test_errors_and_queries_that_papers_print_are_better_where_they_are_less(
         _printed(name, value, metric="success_queries", unit="queries")
         for name, value in (("a", 749.0), ("b", 566.0))
     ]
-    (found,) = findings(Claim("fewer", "nowhere", (contrast,)), ours, papers)
+    (found,) = contrast_results(Claim("fewer", "nowhere", (contrast,)), ours, papers)
     assert found.difference.mean == pytest.approx(10)
     assert found.reported == pytest.approx(183)
 
@@ -282,12 +286,12 @@ def test_a_printed_difference_of_differences(make_run: Any) -> None:
     records = runs(make_run, 0.05) + runs(make_run, 0.15, env__id="glyphs-5way-5shot")
     papers = [_printed("a", 60.0), _printed("b", 61.0)]
     papers += [_printed(n, v, env="glyphs-5way-5shot") for n, v in (("a", 70.0), ("b", 74.0))]
-    (found,) = findings(Claim("more", "nowhere", (contrast,)), records, papers)
+    (found,) = contrast_results(Claim("more", "nowhere", (contrast,)), records, papers)
     assert found.reported == pytest.approx(3)
 
 
 def _told(records: list[Any]) -> list[Any]:
-    return [(claim, findings(claim, records)) for claim in CLAIMS]
+    return [(claim, contrast_results(claim, records)) for claim in CLAIMS]
 
 
 def test_the_page_has_every_claim_and_no_number_without_records(make_run: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazybench.paper.paper_vs_measured import beside
+from lazybench.paper.reproduce import paper_vs_measured
 from lazybench.records.fields import Reported
 from lazybench.stats import over_seeds
 
@@ -34,7 +34,7 @@ def test_seeds_are_averaged_with_the_boards_interval(make_run: Any) -> None:
         make_run("a", seed=seed, metrics=metrics(float(each.mean())))
         for seed, each in enumerate(scores)
     ]
-    (line,) = beside([paper()], told, "small")
+    (line,) = paper_vs_measured([paper()], told, "small")
     assert line.measured is not None
     summary = over_seeds(scores)
     assert line.measured.value == pytest.approx(100 * summary.mean)
@@ -53,7 +53,7 @@ def test_the_interval_of_shares_stays_within_them(make_run: Any) -> None:
         make_run("a", seed=seed, metrics=metrics(level), scores=np.full(40, level))
         for seed, level in enumerate((0.01, 0.99))
     ]
-    (line,) = beside([paper()], told, "small")
+    (line,) = paper_vs_measured([paper()], told, "small")
     assert line.measured is not None
     assert (line.measured.lo, line.measured.hi) == (0.0, 100.0)
 
@@ -69,10 +69,10 @@ def test_what_fills_a_cell_and_what_never_does(make_run: Any) -> None:
         {"env__id": "glyphs-20way-1shot"},
         {"agent__trained_by": "external"},
     ):
-        (line,) = beside([paper()], [make_run("a", **good, **other)], "small")
+        (line,) = paper_vs_measured([paper()], [make_run("a", **good, **other)], "small")
         assert (line.measured, line.difference, line.same_protocol) == (None, None, None)
         assert line.note == "not measured yet"
-    (line,) = beside(
+    (line,) = paper_vs_measured(
         [paper(settings={"hull": 3})], [make_run("a", **good, overrides={"hull": 3})], "small"
     )
     assert line.measured is not None
@@ -97,7 +97,7 @@ def test_the_batch_norm_is_the_papers_and_transductive_where_it_doesnt_tell(make
         for record in runs
     ]
     rows = [paper(), paper(batch_norm="transductive"), paper(batch_norm="inductive")]
-    unsaid, over, under = beside(rows, runs, "small")
+    unsaid, over, under = paper_vs_measured(rows, runs, "small")
     for line in (unsaid, over, under):
         assert line.measured is not None
     assert unsaid.measured == over.measured
@@ -108,18 +108,20 @@ def test_the_batch_norm_is_the_papers_and_transductive_where_it_doesnt_tell(make
 
 def test_a_full_run_has_the_papers_protocol(make_run: Any) -> None:
     mean = float(make_run("a").trials.scores_array().mean())
-    (line,) = beside([paper()], [make_run("a", metrics=metrics(mean), budget="paper")], "paper")
+    (line,) = paper_vs_measured(
+        [paper()], [make_run("a", metrics=metrics(mean), budget="paper")], "paper"
+    )
     assert line.same_protocol is True
     assert line.note == ""
     subset = make_run("a", metrics=metrics(mean), budget="paper", data__source="subset of it")
-    (line,) = beside([paper()], [subset], "paper")
+    (line,) = paper_vs_measured([paper()], [subset], "paper")
     assert (line.same_protocol, line.note) == (False, "a subset of the data")
 
 
 def test_metrics_beside_the_headline(make_run: Any) -> None:
     mean = float(make_run("a").trials.scores_array().mean())
     run = make_run("a", metrics=metrics(mean, top1_error_pct=61.5))
-    drawn, wrong, absent = beside(
+    drawn, wrong, absent = paper_vs_measured(
         [
             paper(metric="top1_error_pct", value=None),
             paper(metric="top1_error_pct", value=60.0),
@@ -135,20 +137,20 @@ def test_metrics_beside_the_headline(make_run: Any) -> None:
 
 
 def test_an_agent_that_isnt_ours(make_run: Any) -> None:
-    (line,) = beside([paper(None)], [make_run("a")], "small")
+    (line,) = paper_vs_measured([paper(None)], [make_run("a")], "small")
     assert line.note == "not measured: lazybench has no such agent"
 
 
 def test_why_nothing_was_measured_and_what_the_figure_prints_all_the_same(make_run: Any) -> None:
     drawn = paper(value=None, note="the figure prints 34.28 and 29.15, unassigned")
     why = {("a", ENV): "images absent: not found", ("b", ENV): "another's"}
-    (line,) = beside([drawn], [], "small", why)
+    (line,) = paper_vs_measured([drawn], [], "small", why)
     assert line.note == "not measured: images absent: not found; " + drawn.note
-    (line,) = beside([drawn], [], "small")
+    (line,) = paper_vs_measured([drawn], [], "small")
     assert line.note == "not measured yet; " + drawn.note
     # What stands was measured elsewhere, whatever keeps the cell from running here.
     mean = float(make_run("a").trials.scores_array().mean())
-    (line,) = beside([drawn], [make_run("a", metrics=metrics(mean))], "small", why)
+    (line,) = paper_vs_measured([drawn], [make_run("a", metrics=metrics(mean))], "small", why)
     assert line.measured is not None
     assert "not measured" not in line.note
 
@@ -156,6 +158,6 @@ def test_why_nothing_was_measured_and_what_the_figure_prints_all_the_same(make_r
 def test_a_measure_of_successes_where_nothing_succeeded(make_run: Any) -> None:
     run = make_run("a", metrics=metrics(0.0), scores=np.zeros(40))
     why = {("a", ENV): "not trained on this machine"}
-    (line,) = beside([paper(metric="success_l2")], [run], "small", why)
+    (line,) = paper_vs_measured([paper(metric="success_l2")], [run], "small", why)
     assert line.measured is None
     assert line.note == "its runs have no value of this, as where nothing succeeded"
