@@ -1,4 +1,4 @@
-"""Bandits: a gradient that is learned from step to step, two queries at a time."""
+"""Bandits: a gradient prior that is updated at each step, two queries at a time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lazybench.agents.attack.lockstep import Attack, Start, State
 from lazybench.agents.attack.search import (
+    Iterates,
     ScoreAgent,
     ScoreConfig,
-    Walk,
     along,
     length,
     normals,
@@ -28,7 +28,7 @@ class BanditsConfig(ScoreConfig):
     """Settings of bandits; None takes the released ones of the norm, which are for ImageNet.
 
     Attributes:
-        tile: cells along each side of the prior; the image's own size where that is smaller.
+        tile: cells along each side of the prior; the image's size where that is smaller.
         probe: eta, length of a probe in L2 (released: .01; in linf .1).
         exploration: delta, how far around the prior it looks (released: .01; in linf 1).
         prior_rate: how fast the prior learns (released: .1; in linf 100).
@@ -52,7 +52,7 @@ _RELEASED: Mapping[Norm, Mapping[str, float]] = {
 class Bandits(ScoreAgent):
     """Bandits with a time and a tiling prior.
 
-    Queries of an image: for each step, two for the prior, and one that checks where the step has
+    Queries per image: for each step, two for the prior, and one that checks where the step has
     led. The authors don't count the check. `Choice:` slopes are of the margin, where the authors
     take the cross-entropy.
 
@@ -69,7 +69,7 @@ class Bandits(ScoreAgent):
         return {"tile": 8, "step": 0.005 if env.kwargs.get("norm") == "linf" else 0.1}
 
     def attack(self, start: Start, state: State) -> Attack:
-        """Yield queries and be sent their replies until no image is left."""
+        """Yield queries, and receive their replies, until no image is left."""
         norm = start.task.norm
         given = {name: getattr(self.config, name) for name in _RELEASED[norm]}
         chosen = {
@@ -77,26 +77,26 @@ class Bandits(ScoreAgent):
             for name, value in _RELEASED[norm].items()
         }
         explored, probe = chosen["exploration"], chosen["probe"]
-        walk = Walk(start, self.radius(start.task))
+        iterates = Iterates(start, self.radius(start.task))
         channels, height, width = start.x.shape[1:]
         cells = (channels, min(self.config.tile, height), min(self.config.tile, width))
         prior = start.x.new_zeros(len(start.x), *cells)
         for step in count():
-            live = walk.live
+            live = iterates.live
             if not len(live):
                 return
             noise = normals(start, "bandits", live, step, cells) / prior[0].numel() ** 0.5
             around = explored * torch.stack([noise, -noise], 1) + prior[live][:, None]
             ahead = tiled(around, height, width)
-            rows = walk.x[live][:, None] + probe * ahead / length(ahead)
-            margin, kept = yield from walk.send(rows)
-            live = walk.live
+            rows = iterates.x[live][:, None] + probe * ahead / length(ahead)
+            margin, kept = yield from iterates.send(rows)
+            live = iterates.live
             slope = (margin[:, 0] - margin[:, 1]) / (probe * explored)
             gradient = slope[:, None, None, None] * explored * noise[kept]
             prior[live] = learned(prior[live], chosen["prior_rate"] * gradient, norm)
             direction = along(tiled(prior[live], height, width), norm)
-            walk.move(walk.x[live] + chosen["step"] * direction)
-            yield from walk.check()
+            iterates.move(iterates.x[live] + chosen["step"] * direction)
+            yield from iterates.check()
 
 
 def learned(prior: Tensor, change: Tensor, norm: Norm) -> Tensor:

@@ -26,13 +26,13 @@ class BoundaryConfig(LabelConfig):
     Attributes:
         sideways: first length of the step on the sphere around the clean image, as a share of the
             distance to it.
-        inwards: first length of the step towards the clean image, likewise.
+        inwards: first length of the step towards the clean image, as the same share.
         adaptation: factor by which these lengths are changed.
         check_every: steps between checks of the sphere's candidate, a query each.
-        sideways_window: checks after which the step on the sphere is judged.
-        inwards_window: checks after which the step inwards is judged.
-        converged: an image whose step inwards is shorter asks no more.
-        start_tolerance: width of the bisection of the start, as a share of the way; 1 leaves it.
+        sideways_window: checks after which the step on the sphere is adapted.
+        inwards_window: checks after which the step inwards is adapted.
+        converged: an image stops once its step inwards is shorter.
+        start_tolerance: width of the bisection of the start, as a share of the way; 1 skips it.
     """
 
     sideways: float = Field(0.01, gt=0)
@@ -48,13 +48,13 @@ class BoundaryConfig(LabelConfig):
 class Boundary(LabelAgent):
     """Attack by decisions; it minimises L2, whatever the protocol's norm.
 
-    Queries of an image: its tries for a start; the bisection of the start; then 1 a step, and 1
+    Queries per image: its tries for a start; the bisection of the start; then 1 a step, and 1
     more in every `check_every`-th step, the first among them.
 
     `Choice:` the start is bisected towards the clean image (6 queries), where the paper sets off
     from the noise itself and foolbox looks through 50 blends. `Choice:` both rates of success are
     those among the checks, as foolbox has it; the authors' code counts a step inwards only where
-    the step on the sphere was adversarial. `Choice:` they are judged over one window after the
+    the step on the sphere was adversarial. `Choice:` they are measured over one window after the
     other, not a sliding one.
 
     Reference: Brendel, Rauber & Bethge, "Decision-Based Adversarial Attacks", ICLR 2018,
@@ -65,7 +65,7 @@ class Boundary(LabelAgent):
     config: BoundaryConfig
 
     def attack(self, start: Start, state: State) -> Attack:
-        """Begin anywhere that is adversarial and draw nearer until the budget is spent."""
+        """Start from any adversarial point and move closer until the budget is spent."""
         config, n, device = self.config, len(start.x), start.x.device
         search = Decisions(start)
         points, going = yield from starting_points(search, config, state.get("examples"))
@@ -130,7 +130,7 @@ def candidates(
 
 
 class _Rate(NamedTuple):
-    """How often something succeeded for each of n images since its last judgement."""
+    """How often a step succeeded for each of n images in the present window."""
 
     hits: Tensor
     tries: Tensor
@@ -148,7 +148,7 @@ class _Rate(NamedTuple):
     def change(self, window: int, low: float, high: float, factor: float) -> Tensor:
         """Return what steps are multiplied by, `[n]`: more above `high`, less below `low`, else 1.
 
-        Images are judged when `window` tries are full; their counts then begin anew.
+        An image's steps change after `window` tries; its counts then restart at 0.
         """
         rate = self.hits / self.tries.clamp(min=1)
         full = self.tries >= window

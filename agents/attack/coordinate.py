@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lazybench.agents.attack.differences import coordinate_slopes, placed
 from lazybench.agents.attack.lockstep import Attack, Start, State
-from lazybench.agents.attack.search import ScoreAgent, ScoreConfig, Space, Walk, order
+from lazybench.agents.attack.search import Iterates, ScoreAgent, ScoreConfig, Space, order
 from lazybench.specs import EnvSpec
 
 
@@ -34,9 +34,9 @@ class CoordinateConfig(ScoreConfig):
 
 
 class Coordinate(ScoreAgent):
-    """Probe q random coordinates, follow the signs of their slopes for j steps, and again.
+    """Probe q random coordinates, follow the signs of their slopes for j steps, and repeat.
 
-    Queries of an image: one for the clean image; then rounds of q probes and j steps, each checked
+    Queries per image: one for the clean image; then rounds of q probes and j steps, each checked
     by a query. `Choice:` the first probes come at once, since there is nothing to follow before.
 
     Reference: Du et al., "Query-efficient meta attack to deep neural networks", ICLR 2020, with the
@@ -53,19 +53,19 @@ class Coordinate(ScoreAgent):
         return {}
 
     def attack(self, start: Start, state: State) -> Attack:
-        """Yield queries and be sent their replies until no image is left."""
+        """Yield queries, and receive their replies, until no image is left."""
         config: CoordinateConfig = self.config
-        walk = Walk(start, self.radius(start.task), config.space)
+        iterates = Iterates(start, self.radius(start.task), config.space)
         signs = torch.zeros_like(start.x)
-        yield from walk.check()
+        yield from iterates.check()
         for step in count():
             if step % config.every == 0:
-                live = walk.live
+                live = iterates.live
                 chosen = order(start, "coordinates", live, step, start.x[0].numel())
                 chosen = chosen[:, : config.coordinates]
-                slopes, kept = yield from coordinate_slopes(walk, chosen, config.width)
-                signs[walk.live] = placed(slopes.sign(), chosen[kept], walk.clean)
-            if not len(walk.live):
+                slopes, kept = yield from coordinate_slopes(iterates, chosen, config.width)
+                signs[iterates.live] = placed(slopes.sign(), chosen[kept], iterates.clean)
+            if not len(iterates.live):
                 return
-            walk.move(walk.values[walk.live] + config.step * signs[walk.live])
-            yield from walk.check()
+            iterates.move(iterates.values[iterates.live] + config.step * signs[iterates.live])
+            yield from iterates.check()

@@ -1,4 +1,4 @@
-"""HopSkipJump: along the gradient that decisions show, back to the decision by bisection."""
+"""HopSkipJump: steps along a gradient estimated from decisions, then bisection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lazybench.agents.attack.search import (
 from lazybench.tasks import distance
 
 _DRAWS = 1 << 20
-"""More probes than any one estimate takes, so that every probe has a number of its own."""
+"""More probes than any one estimate takes, so that every probe has a unique number."""
 
 
 class HopSkipJumpConfig(LabelConfig):
@@ -48,10 +48,10 @@ class HopSkipJumpConfig(LabelConfig):
 class HopSkipJump(LabelAgent):
     """Attack by decisions, in L2 or linf.
 
-    Queries of an image: its tries for a start; a bisection; then in iteration t min(B_0 sqrt(t),
+    Queries per image: its tries for a start; a bisection; then in iteration t min(B_0 sqrt(t),
     what leaves room for the rest of the iteration) probes, a query for each length of the step
-    that is tried, and a bisection. Images wait for one another between these parts without asking
-    anything.
+    that is tried, and a bisection. Images wait for one another between these parts, which costs no
+    queries.
 
     `Choice:` the start is bisected once at the final tolerance, not twice. `Choice:` the last
     estimate takes fewer probes rather than leave the budget unused.
@@ -63,11 +63,11 @@ class HopSkipJump(LabelAgent):
     config: HopSkipJumpConfig
 
     def attack(self, start: Start, state: State) -> Attack:
-        """Begin anywhere that is adversarial and draw nearer until the budget is spent."""
+        """Start from any adversarial point and move closer until the budget is spent."""
         config, norm, x = self.config, start.task.norm, start.x
         size = x[0].numel()
         tolerance = config.gamma / size ** (2.0 if norm == "linf" else 1.5)
-        # Probes' distance as a share of how far the point lay before its bisection.
+        # The probes' distance as a share of the point's distance before its bisection.
         share = tolerance * size ** (1.0 if norm == "linf" else 0.5)
         search = Decisions(start)
         points, going = yield from starting_points(search, config, state.get("examples"))
@@ -86,7 +86,7 @@ class HopSkipJump(LabelAgent):
                 search, images, points[images], probes[images], radius[images], step
             )
             stepped = yield from self._step(search, images, points[images], ahead, step)
-            # Not 0 even where the clean image itself is adversarial: it divides.
+            # Above 0 even where the clean image itself is adversarial: it is a divisor.
             radius[images] = (share * distance(stepped, x[images], norm)).clamp(min=1e-8)
             points[images] = yield from bisect(search, images, stepped, tolerance)
 
@@ -108,7 +108,7 @@ class HopSkipJump(LabelAgent):
         plain, signed = torch.zeros_like(points), torch.zeros_like(points)
         votes = torch.zeros(len(images), device=points.device)
         for first in range(0, int(probes.max()), PROBES_AT_ONCE):
-            # Whoever has succeeded in the meantime asks no more.
+            # Images that have succeeded in the meantime are queried no more.
             row, number = ragged((probes - first).clamp(0, PROBES_AT_ONCE) * search.live[images])
             draw, owner = (step * _DRAWS + first + number).cpu(), images[row]
             if linf:

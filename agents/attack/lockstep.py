@@ -1,8 +1,8 @@
-"""What every attacker shares: many images attacked side by side, each as if it were alone.
+"""The base of every attacker: many images attacked in parallel, independently of each other.
 
 An attack is a generator: it yields `Queries` for any of its images and is sent `Replies`. It ends
-when it has nothing more to ask. Its randomness comes from `Start.keys`, counters of run, image and
-step, so that what happens to one image depends on no other.
+when it has no more queries to make. Its randomness comes from `Start.keys`, counters of run, image
+and step, so that what happens to one image depends on no other.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Start:
         """Return counters for `size` random numbers of each of some images, `[len(images), size]`.
 
         Args:
-            name: what they are for.
+            name: purpose of the numbers.
             images: `[m]` int64 positions in 0..n-1.
             step: which draw; one number, or one for each of these images.
             size: how many numbers.
@@ -69,13 +69,13 @@ class Start:
         return drawn.to(self.x.device)
 
     def margin(self, scores: Tensor, owner: Tensor) -> Tensor:
-        """Return how far past its decision each row is, above 0 where adversarial, `[R]`."""
+        """Return the margin of each row, above 0 where adversarial, `[R]`."""
         goal = None if self.goal is None else self.goal[owner]
         return margin(scores, self.label[owner], goal)
 
 
 class Lockstep:
-    """The policy of an attack: asks it for queries, tells it the replies."""
+    """The policy of an attack: passes its queries on and sends it the replies."""
 
     vectorized = True
 
@@ -98,7 +98,7 @@ class Lockstep:
 
 
 def _ended() -> Attack:
-    """An attack that asks nothing."""
+    """An attack without queries."""
     yield from ()
 
 
@@ -109,7 +109,7 @@ class AttackConfig(BaseModel):
 
 
 class LockstepAgent(Agent, ABC):
-    """An attacker without training: `attack` is all that it adds."""
+    """Base class of attackers without training; a subclass implements `attack`."""
 
     families = ("attack",)
     Config: ClassVar[type[AttackConfig]] = AttackConfig
@@ -128,7 +128,7 @@ class LockstepAgent(Agent, ABC):
 
     @abstractmethod
     def attack(self, start: Start, state: State) -> Attack:
-        """Yield queries and be sent their replies until there is nothing more to ask."""
+        """Yield queries, and receive their replies, until there are no more to make."""
 
     def _begin(self, state: State, observation: Observation) -> Attack:
         task = AttackTask(**state["task"])

@@ -1,4 +1,4 @@
-"""Attackers that each follow one image: a network's weights once for every image, tuned at once."""
+"""Meta-attack: a meta-learned network predicts gradient maps and is fine-tuned to each image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lazybench.agent import Network, Observation, Plan, Policy
 from lazybench.agents.attack.coordinate import Coordinate, CoordinateConfig
 from lazybench.agents.attack.differences import coordinate_slopes, placed
 from lazybench.agents.attack.lockstep import Attack, Lockstep, Start, State
-from lazybench.agents.attack.search import ScoreAgent, Space, Walk, pixels, variables
+from lazybench.agents.attack.search import Iterates, ScoreAgent, Space, pixels, variables
 from lazybench.agents.fewshot.gradient import GradientAgent
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.nets import Net, backbone
@@ -29,21 +29,21 @@ from lazybench.specs import EnvSpec
 from lazybench.tasks import AttackTask
 
 _BLOCK = 8
-"""Images that pass through their attackers together. Blocks that aren't full are filled up, since
-other shapes are rounded otherwise, and twenty steps of Adam make much of little: so an image fares
-alone as it does among others, bit for bit as far as its attacker goes."""
+"""Images that pass through their attackers together. Blocks that aren't full are padded: other
+shapes round differently and twenty steps of Adam amplify that. So an image's attacker gives the
+same bits whether the image is alone or among others."""
 
 
 def predict(net: Net, params: Params, x: Tensor, *, stacked: bool = True) -> Tensor:
-    """Return what each image's own network makes of it, `[n, …]`.
+    """Return the output of each image's network, `[n, …]`.
 
-    Every image is a batch of its own, so norms take its statistics alone.
+    Every image is a batch by itself, so norms take its statistics alone.
 
     Args:
         net: a pure function of its parameters.
         params: each `[n, …]`, or those that all images share.
         x: `[n, channels, height, width]`.
-        stacked: whether each image has parameters of its own.
+        stacked: whether `params` has separate parameters for each image.
     """
     alone = torch.func.vmap(
         lambda weights, image: net(weights, image[None])[0], (0 if stacked else None, 0)
@@ -57,15 +57,15 @@ def fine_tune(  # noqa: PLR0913 - what is tuned, on what, how far
 ) -> Params:
     """Return the stacked weights after Adam's steps on some coordinates of each image's map.
 
-    Adam works entry by entry and a sum of losses that share no weight has each one's own gradient,
-    so one student of all the weights is as many students as there are images.
+    Adam works entry by entry, and losses that share no weight keep their gradients in a sum, so one
+    student of all the weights is as many students as there are images.
 
     Args:
         net: a pure function of its parameters.
         params: stacked, each `[n, …]`; left untouched.
         x: `[n, channels, height, width]`.
         picked: `[n, q]` int64 positions in the flattened maps.
-        target: `[n, q]` values that the maps shall have there.
+        target: `[n, q]` values that the maps should have there.
         steps: steps of a fresh Adam.
         lr: its step size.
 
@@ -80,28 +80,28 @@ def fine_tune(  # noqa: PLR0913 - what is tuned, on what, how far
 
 
 class Attackers:
-    """One attacker for each of n images: all alike at first, each tuned to its own image."""
+    """One attacker for each of n images: all alike at first, each fine-tuned to its image."""
 
     def __init__(self, net: Net, theta: Params) -> None:
-        """Give all images one network."""
+        """Start all images from one network."""
         self._net, self._theta = net, theta
-        self._own: Params | None = None
+        self._tuned: Params | None = None
 
     def maps(self, x: Tensor) -> Tensor:
         """Return each image's map, `[n, channels, height, width]`, without a graph."""
-        own = self._own
+        held = self._tuned
         with torch.no_grad():
             found = [
                 predict(self._net, self._theta, x[rows], stacked=False)
-                if own is None
-                else predict(self._net, _rows(own, rows), x[rows])
+                if held is None
+                else predict(self._net, _rows(held, rows), x[rows])
                 for rows in _blocks(x)
             ]
         return torch.cat(found)[: len(x)]
 
     def tune(self, x: Tensor, picked: Tensor, target: Tensor, *, steps: int, lr: float) -> None:
         """Tune each image's attacker as `fine_tune` does."""
-        start = self._own
+        start = self._tuned
         if start is None:
             start = {
                 name: value.expand(len(x), *value.shape) for name, value in self._theta.items()
@@ -110,15 +110,15 @@ class Attackers:
         for rows in _blocks(x):
             at = _rows(start, rows), x[rows], picked[rows], target[rows]
             tuned.append(fine_tune(self._net, *at, steps=steps, lr=lr))
-        self._own = {
+        self._tuned = {
             name: torch.cat([part[name] for part in tuned])[: len(x)] for name in self._theta
         }
 
     def keep(self, kept: Tensor) -> None:
         """Forget the attackers of images that are finished; `kept` has the positions of others."""
-        own = self._own
-        if own is not None and len(kept) < len(next(iter(own.values()))):
-            self._own = _rows(own, kept)
+        held = self._tuned
+        if held is not None and len(kept) < len(next(iter(held.values()))):
+            self._tuned = _rows(held, kept)
 
 
 def _blocks(x: Tensor) -> list[Tensor]:
@@ -149,7 +149,7 @@ class MetaAttackConfig(GradientConfig, CoordinateConfig):
     Attributes:
         tune_steps: Adam's steps on each image's attacker after a round of probes.
         tune_lr: Adam's step size there.
-        most_steps: give images up after so many steps; 0 goes on as long as there are queries.
+        most_steps: an image is given up after this many steps; 0 continues while it has queries.
     """
 
     backbone: str = BACKBONE
@@ -202,7 +202,7 @@ def preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any]:
 
     `Choice:` beta is .01 at `paper` on CIFAR-10, too, as the lazy paper has it; the released code
     leaves the factor out there, which is outer_lr=1. Adam's beta1 is 0 in the inner loop, as in all
-    of lazybench's Reptiles, where the released code has .9; both start anew with each task.
+    of lazybench's Reptiles, where the released code has .9; both restart with each task.
 
     Reference: Du et al. 2020, section 5.1 and released code; the lazy paper, Algorithm 3 and A.2.
     """
@@ -259,7 +259,7 @@ to adapt to."""
 
 
 class MetaAttackAgent(ScoreAgent):
-    """Meta-learns to foretell gradient maps, and attacks by them.
+    """Meta-learns to predict gradient maps, and attacks with them.
 
     The state holds the meta-learner's (`learner`), the protocol (`task`), the run's seed, and a few
     validation images with their maps (`held_out`), on which the trained attacker is compared with
@@ -349,25 +349,25 @@ class MetaAttackAgent(ScoreAgent):
         return {**state, "learner": learner}, logs
 
     def policy(self, state: State) -> MapsOrAttack:
-        """Return the policy that attacks, and on validation tasks foretells maps."""
+        """Return the policy that attacks, and on validation tasks predicts maps."""
         return MapsOrAttack(self.learner.policy(state["learner"]), partial(self._begin, state))
 
     def diagnostics(self, state: State) -> dict[str, Any]:
-        """Return the meta-learner's, and how the trained attacker does beside the untrained one.
+        """Return the meta-learner's diagnostics, and the errors of trained and untrained attackers.
 
-        `held_out_mse` and `untrained_mse` are squared errors, in units of the maps' own variance,
+        `held_out_mse` and `untrained_mse` are squared errors, in units of the maps' variance,
         on validation images after the same few steps on others. `under_trained` is True where the
         trained attacker does no better than the untrained one, or than a map of zeros.
         """
         learner = state["learner"]
-        told = self.learner.diagnostics(learner)
+        found = self.learner.diagnostics(learner)
         if state["untrained_mse"] is None or not learner["step"]:
-            return told
+            return found
         trained = self._mse(learner, state["held_out"])
-        told |= {"held_out_mse": trained, "untrained_mse": state["untrained_mse"]}
+        found |= {"held_out_mse": trained, "untrained_mse": state["untrained_mse"]}
         zeros = float(state["held_out"]["query_y"].square().mean())
         baseline = min(state["untrained_mse"], zeros)
-        return told | {"under_trained": not trained < baseline}
+        return found | {"under_trained": not trained < baseline}
 
     def attack(self, start: Start, state: State) -> Attack:
         """Yield iterates and probes; the attacker of each image follows that image's probes.
@@ -386,36 +386,42 @@ class MetaAttackAgent(ScoreAgent):
         config: MetaAttackConfig = self.config
         net = backbone(config.backbone, start.task.maps)
         attackers = Attackers(net, detached(state["learner"]["theta"]))
-        walk = Walk(start, self.radius(start.task))
+        iterates = Iterates(start, self.radius(start.task))
         chosen: Tensor | None = None
         bounded = config.most_steps > 0
         steps: Iterable[int] = range(config.most_steps) if bounded else itertools.count()
         for step in steps:
-            kept = yield from walk.check()
+            kept = yield from iterates.check()
             if not len(kept):
                 return
             attackers.keep(kept)
             chosen = None if chosen is None else chosen[kept]
             probed: Tensor | None = None
             if (step + 1) % config.every == 0:
-                asked = (
-                    self._steepest(attackers.maps(walk.x[walk.live])) if chosen is None else chosen
+                picked = (
+                    self._steepest(attackers.maps(iterates.x[iterates.live]))
+                    if chosen is None
+                    else chosen
                 )
-                rise, kept = yield from coordinate_slopes(walk, asked, config.width)
+                rise, kept = yield from coordinate_slopes(iterates, picked, config.width)
                 if not len(kept):
                     return
                 attackers.keep(kept)
-                asked = asked[kept]
-                probed = _as_map(rise, asked, walk.clean)
-                values = probed.gather(1, asked)
+                picked = picked[kept]
+                probed = _as_map(rise, picked, iterates.clean)
+                values = probed.gather(1, picked)
                 attackers.tune(
-                    walk.x[walk.live], asked, values, steps=config.tune_steps, lr=config.tune_lr
+                    iterates.x[iterates.live],
+                    picked,
+                    values,
+                    steps=config.tune_steps,
+                    lr=config.tune_lr,
                 )
-            x = walk.x[walk.live]
+            x = iterates.x[iterates.live]
             maps = attackers.maps(x).flatten(1)
             chosen = self._steepest(maps)
             slopes = (maps if probed is None else probed).gather(1, chosen)
-            walk.move(_moved(x, chosen, -config.step * slopes.sign(), config.space))
+            iterates.move(_moved(x, chosen, -config.step * slopes.sign(), config.space))
 
     def _steepest(self, maps: Tensor) -> Tensor:
         """The q pixels of each map that are farthest from 0, `[n, q]` int64."""
@@ -428,9 +434,9 @@ class MetaAttackAgent(ScoreAgent):
 
 
 def _as_map(rise: Tensor, probed: Tensor, like: Tensor) -> Tensor:
-    """Slopes of the margin as what an attacker shall foretell, `[n, pixels]`, 0 where unprobed.
+    """Slopes of the margin as targets of an attacker's map, `[n, pixels]`, 0 where unprobed.
 
-    The sign turns, since maps are gradients of what is left of the label's lead. They are divided
+    The sign is flipped, since maps are gradients of the label's remaining lead. They are divided
     by their standard deviation over all pixels, so no constant factor matters.
     """
     fall = torch.where(rise.isfinite(), -rise, torch.zeros_like(rise))
@@ -448,7 +454,7 @@ class MapsOrAttack(Lockstep):
     """The policy of a meta-attacker: gradient maps where there is a support set, else an attack."""
 
     def __init__(self, maps: Policy, begin: Callable[[Observation], Attack]) -> None:
-        """Hold the policy that foretells maps, and what begins an attack."""
+        """Hold the policy that predicts maps, and the function that begins an attack."""
         super().__init__(begin)
         self._maps = maps
 
@@ -460,9 +466,9 @@ class MapsOrAttack(Lockstep):
 
 
 def _held_out(env: Any) -> dict[str, Tensor]:
-    """The images of one validation task and their maps, half to adapt to and half to judge by.
+    """The images of one validation task and their maps, half to adapt to and half to evaluate on.
 
-    Empty where `env` isn't a validation environment. Its own query targets stay hidden, so the
+    Empty where `env` isn't a validation environment. Its query targets stay hidden, so the
     support set is divided.
     """
     if not hasattr(env, "reset"):

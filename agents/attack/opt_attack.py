@@ -26,7 +26,7 @@ class OptAttackConfig(RayConfig):
 class OptAttack(LabelAgent):
     """Attack by decisions: a value of g costs a line of queries, a gradient `probes` of them.
 
-    Queries of an image: its first ray (`rays.first_rays`); in each iteration `probes` searches of
+    Queries per image: its first ray (`rays.first_rays`); in each iteration `probes` searches of
     g near the present one (`rays.local`) and a line search. All rows are counted.
 
     `Choice:` probes without any decision within twice the present length are left out of the mean;
@@ -49,11 +49,11 @@ class OptAttack(LabelAgent):
             each = Rays(*(part.repeat_interleave(q, 0) for part in here))
             number = torch.arange(q).repeat(m)
             u = unit(start.normal("probe", each.images, step * q + number), norm)
-            apart = beta.repeat_interleave(q)
-            moved = unit(each.direction + _wide(apart, u) * u, norm)
+            width = beta.repeat_interleave(q)
+            moved = unit(each.direction + _wide(width, u) * u, norm)
             rays = each._replace(direction=moved)
-            length = yield from local(search, rays, apart * config.tolerance, longer=True)
-            change = torch.where(torch.isinf(length), 0.0, (length - each.length) / apart)
+            length = yield from local(search, rays, width * config.tolerance, longer=True)
+            change = torch.where(torch.isinf(length), 0.0, (length - each.length) / width)
             found = (_wide(change, u) * u).view(m, q, *u.shape[1:]).mean(1)
             best = length.view(m, q).argmin(1) + q * torch.arange(m, device=length.device)
             return found, rays._replace(length=length).of(best)

@@ -1,4 +1,4 @@
-"""Climbing by gradients estimated along random directions: NES, RGF and Frank-Wolfe."""
+"""Ascent along gradients estimated from random directions: NES, RGF and Frank-Wolfe."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from lazybench.agents.attack.differences import directional_slopes
 from lazybench.agents.attack.lockstep import Attack, Start, State
 from lazybench.agents.attack.search import (
+    Iterates,
     ScoreAgent,
     ScoreConfig,
-    Walk,
     along,
     length,
     normals,
@@ -28,7 +28,7 @@ from lazybench.tasks import Norm
 
 
 class DirectionsConfig(ScoreConfig):
-    """Settings of what climbs along random directions.
+    """Settings of attacks along random directions.
 
     Attributes:
         directions: q, how many make up a gradient estimate.
@@ -40,7 +40,7 @@ class DirectionsConfig(ScoreConfig):
 
 
 class SteppedConfig(DirectionsConfig):
-    """Settings of what moves by steps of one length.
+    """Settings of attacks with steps of a fixed length.
 
     Attributes:
         step_l2: length of a step in L2.
@@ -56,30 +56,30 @@ class SteppedConfig(DirectionsConfig):
 
 
 class RandomDirections(ScoreAgent):
-    """Estimate a gradient along q random directions, move, check, and again."""
+    """Estimate a gradient along q random directions, move, check, and repeat."""
 
     both_sides: ClassVar[bool] = True
 
     def attack(self, start: Start, state: State) -> Attack:
-        """Yield queries and be sent their replies until no image is left."""
+        """Yield queries, and receive their replies, until no image is left."""
         config: DirectionsConfig = self.config
-        walk = Walk(start, self.radius(start.task))
+        iterates = Iterates(start, self.radius(start.task))
         followed = torch.zeros_like(start.x)
         if not self.both_sides:
-            yield from walk.check()
+            yield from iterates.check()
         for step in count():
-            if not len(walk.live):
+            if not len(iterates.live):
                 return
-            drawn = self.directions(start, walk.live, step)
+            drawn = self.directions(start, iterates.live, step)
             width = self.width(start)
             slopes, kept = yield from directional_slopes(
-                walk, drawn, width, both_sides=self.both_sides
+                iterates, drawn, width, both_sides=self.both_sides
             )
             estimate = torch.einsum("mq,mq...->m...", slopes, drawn[kept]) / config.directions
-            live = walk.live
+            live = iterates.live
             followed[live] = config.momentum * followed[live] + (1 - config.momentum) * estimate
-            walk.move(self.moved(walk, followed[live], step))
-            yield from walk.check()
+            iterates.move(self.moved(iterates, followed[live], step))
+            yield from iterates.check()
 
     @abstractmethod
     def directions(self, start: Start, images: Tensor, step: int) -> Tensor:
@@ -89,10 +89,10 @@ class RandomDirections(ScoreAgent):
     def width(self, start: Start) -> float:
         """Return how far along its direction a probe goes."""
 
-    def moved(self, walk: Walk, gradient: Tensor, step: int) -> Tensor:
-        """Return where the live images go, before they are brought back into ball and box."""
-        norm = walk.start.task.norm
-        return walk.x[walk.live] + float(self.config.step(norm)) * along(gradient, norm)
+    def moved(self, iterates: Iterates, gradient: Tensor, step: int) -> Tensor:
+        """Return where the live images go, before projection into ball and box."""
+        norm = iterates.start.task.norm
+        return iterates.x[iterates.live] + float(self.config.step(norm)) * along(gradient, norm)
 
 
 class NesConfig(SteppedConfig):
@@ -110,7 +110,7 @@ class NesConfig(SteppedConfig):
 class Nes(RandomDirections):
     """Natural evolution strategies: antithetic standard normal directions.
 
-    Queries of an image: for each step, two for each of the q directions, and one that checks where
+    Queries per image: for each step, two for each of the q directions, and one that checks where
     the step has led. The paper moves by signs in linf; `Choice:` in L2 by the estimate at a fixed
     length. `Choice:` 10 directions (the paper has 25 to 50 of ImageNet's size). `Choice:` slopes
     are of the margin, where the authors take the cross-entropy.
@@ -140,7 +140,7 @@ class RgfConfig(SteppedConfig):
     """Settings of tiled RGF.
 
     Attributes:
-        tile: cells along each side of a direction; the image's own size where that is smaller.
+        tile: cells along each side of a direction; the image's size where that is smaller.
         width: how far a probe goes, times the square root of the number of pixels and channels.
     """
 
@@ -151,7 +151,7 @@ class RgfConfig(SteppedConfig):
 class TiledRgf(RandomDirections):
     """Random gradient-free descent along tiled directions of length 1, by forward differences.
 
-    Queries of an image: one for the clean image; then for each step q, and one that checks where
+    Queries per image: one for the clean image; then for each step q, and one that checks where
     the step has led, which is the other end of the next differences. `Choice:` slopes are of the
     margin, where the authors take the cross-entropy.
 
@@ -201,10 +201,10 @@ class FrankWolfeConfig(DirectionsConfig):
 class FrankWolfe(RandomDirections):
     """Black-box Frank-Wolfe: towards the point of a ball that the estimated gradient shows.
 
-    Queries of an image: for each step, two for each of the q directions, and one that checks where
+    Queries per image: for each step, two for each of the q directions, and one that checks where
     the step has led. The authors don't count the check. `Choice:` no momentum, as released
-    (`momentum` has the paper's); the loss is the margin, released as an option beside the
-    cross-entropy.
+    (`momentum` has the paper's); the loss is the margin, which the released code has as an
+    option next to the cross-entropy.
 
     Reference: Chen, Zhou, Yi & Gu, "A Frank-Wolfe framework for efficient and effective adversarial
     attacks", AAAI 2020, Algorithm 2.
@@ -222,12 +222,12 @@ class FrankWolfe(RandomDirections):
         """Return delta."""
         return float(self.config.delta)
 
-    def moved(self, walk: Walk, gradient: Tensor, step: int) -> Tensor:
+    def moved(self, iterates: Iterates, gradient: Tensor, step: int) -> Tensor:
         """Return the images after part of the way to the stretched ball's farthest point."""
         config: FrankWolfeConfig = self.config
-        x = walk.x[walk.live]
-        far = config.stretch * walk.radius * along(gradient, walk.start.task.norm)
-        return x + config.rate / math.sqrt(step + 1) * (walk.clean + far - x)
+        x = iterates.x[iterates.live]
+        far = config.stretch * iterates.radius * along(gradient, iterates.start.task.norm)
+        return x + config.rate / math.sqrt(step + 1) * (iterates.clean + far - x)
 
 
 def _steps(env: EnvSpec) -> Mapping[str, Any]:

@@ -32,7 +32,7 @@ class RayConfig(LabelConfig):
         tolerance: width at which other bisections end, over beta.
         line_steps: most doublings, and most quarterings, of the step in one line search.
         least_alpha: below it, alpha is 1 again and beta a tenth.
-        least_beta: below it, an image asks no more.
+        least_beta: below it, an image stops.
     """
 
     directions: int = Field(100, ge=0)
@@ -113,7 +113,7 @@ def local(search: Decisions, rays: Rays, tolerance: Tensor, *, longer: bool) -> 
     along, so that bisection has no more than 1 % to do.
 
     Args:
-        search: asks.
+        search: makes the queries.
         rays: where to look.
         tolerance: `[m]` width at which bisection ends.
         longer: look beyond the given lengths, too, up to twice them; otherwise a ray that isn't
@@ -152,9 +152,9 @@ def first_rays(
 ) -> Asking[tuple[Rays, Tensor]]:
     """Return a ray for every image, and for whom one was found, `[n]` bool.
 
-    Untargeted: one query for each random direction at its own length; one at the best length so
+    Untargeted: one query for each random direction at its drawn length; one at the best length so
     far where that is shorter; and a bisection where it wins. Where none is adversarial, and in a
-    targeted attack, the way to a starting point, bisected likewise. `Choice:` of the goal class
+    targeted attack, the way to a starting point, also bisected. `Choice:` of the goal class
     that is one image; the authors try many of the training set.
     """
     start, norm = search.start, search.start.task.norm
@@ -166,23 +166,23 @@ def first_rays(
         if not len(images):
             break
         drawn = start.normal("direction", images, step)
-        own = distance(drawn, torch.zeros_like(drawn), norm).double()
-        rays = Rays(images, unit(drawn, norm), own)
+        reach = distance(drawn, torch.zeros_like(drawn), norm).double()
+        rays = Rays(images, unit(drawn, norm), reach)
         yield from _improve(search, best, rays, config.start_tolerance)
     missing = torch.isinf(best.length)
     points, found = yield from starting_points(search, config, examples, missing)
     images = search.among(found)
     away = points[images] - start.x[images]
-    own = distance(points[images], start.x[images], norm).double()
-    rays = Rays(images, unit(away, norm), own)
-    width = torch.full_like(own, config.start_tolerance)
-    length = yield from narrow(search, rays, torch.zeros_like(own), own, width)
+    reach = distance(points[images], start.x[images], norm).double()
+    rays = Rays(images, unit(away, norm), reach)
+    width = torch.full_like(reach, config.start_tolerance)
+    length = yield from narrow(search, rays, torch.zeros_like(reach), reach, width)
     best.put(images, rays._replace(length=length))
     return best, torch.isfinite(best.length)
 
 
 def _improve(search: Decisions, best: Rays, rays: Rays, tolerance: float) -> Asking[None]:
-    """Put those rays in the place of the best that are adversarial at a shorter length."""
+    """Replace the best rays by those that are adversarial at a shorter length."""
     adversarial = yield from ask_at(search, rays, rays.length)
     rays = rays.of(torch.nonzero(adversarial)[:, 0])
     # What is longer than the best so far must be adversarial at the best's length, too.
@@ -202,8 +202,8 @@ def descend(
 ) -> Asking[None]:
     """Descend g from the first rays until the budget is spent or beta is too small.
 
-    An iteration asks what `slope` asks and then for a line search. `Choice:` a trial step that
-    isn't adversarial at the length to beat is refused after that one query; the authors' code
+    An iteration makes the queries of `slope`, then those of a line search. `Choice:` a trial step
+    that isn't adversarial at the length to beat is refused after that one query; the authors' code
     looks for its length all the same.
 
     Reference: Cheng et al. 2019, Algorithm 2; Cheng et al. 2020, Algorithm 1.

@@ -1,4 +1,4 @@
-"""What label-only attackers share: asking for decisions, starting points, searches on lines."""
+"""What attackers share: decisions, starting points, bisection, iterates, random draws."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lazybench.nets.net import scaled
 from lazybench.seeding import Rng
 from lazybench.tasks import AttackTask, Norm, Queries, Replies, distance
 
-Found = TypeVar("Found")
-Asking = Generator[Queries, Replies, Found]
-"""A part of an attack that asks and then returns what it has found."""
+Result = TypeVar("Result")
+Asking = Generator[Queries, Replies, Result]
+"""A part of an attack that makes queries and then returns a result."""
 
 PROBES_AT_ONCE = 32
 """Rows that an image sends in one call where an estimate needs hundreds; it bounds the memory.
@@ -35,8 +35,8 @@ class LabelConfig(AttackConfig):
     Attributes:
         start_tries: images that are tried as a start, one query each; then the image is given up.
         uniform_tries: how many of them are uniform noise, in an untargeted attack. `Choice:` later
-            ones blend the clean image with coarse noise, since many networks hold all fine noise
-            for one class and would never be left from there.
+            ones blend the clean image with coarse noise, since many networks assign all fine
+            noise to one class, which an attack couldn't leave from there.
     """
 
     start_tries: int = Field(500, ge=1)
@@ -76,10 +76,10 @@ class LabelAgent(LockstepAgent):
 
 
 class Decisions:
-    """Asks whether rows are adversarial, wherever they lie, and keeps who may go on asking.
+    """Queries whether rows are adversarial, in the ball or not, and tracks the queries left.
 
-    A decision is the class alone: whether an image is inside the ball of the protocol is for the
-    environment to judge.
+    A decision is the class alone: the environment decides whether an image is inside the ball of
+    the protocol.
 
     Attributes:
         start: the attacked images.
@@ -108,7 +108,7 @@ class Decisions:
         return wrong & replies.served
 
     def hear(self, replies: Replies) -> None:
-        """Note who has how many queries left."""
+        """Record how many queries each image has left."""
         self.left = replies.left
         self.live = ~replies.done & (replies.left > 0)
 
@@ -118,11 +118,9 @@ class Decisions:
 
 
 def uniform(start: Start, name: str, images: Tensor, step: int | Tensor) -> Tensor:
-    """Return an image of uniform noise in [0, 1) for each of some images, `[m, *instance]`."""
+    """Return an image of uniform noise in [0, 1] for each of some images, `[m, *instance]`."""
     shape = start.x.shape[1:]
-    values = seeding.uniform(start.keys(name, images, step, shape.numel())).astype(np.float32)
-    # The largest of the 53-bit numbers round up to 1.
-    return torch.from_numpy(values).view(len(images), *shape).to(start.x.device)
+    return chance(start, name, images, step, shape.numel()).view(len(images), *shape)
 
 
 def ragged(counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,10 +140,10 @@ def starting_points(
 ) -> Asking[tuple[Tensor, Tensor]]:
     """Return an adversarial image for each, `[n, *instance]`, and for whom one was found, `[n]`.
 
-    One query a try. Images without one stand at their clean image.
+    One query a try. Images without one keep their clean image.
 
     Args:
-        search: asks.
+        search: makes the queries.
         config: how many tries.
         examples: `[classes, *instance]` images to start from in a targeted attack.
         wanted: `[n]` bool: who needs one; None for all.
@@ -166,7 +164,7 @@ def starting_points(
 def _try(
     start: Start, images: Tensor, step: int, config: LabelConfig, examples: Tensor | None
 ) -> Tensor:
-    """Return what is tried as a start."""
+    """Return the rows to try as a start."""
     if start.goal is None or examples is None:
         if step < config.uniform_tries:
             return uniform(start, "start", images, step)
@@ -206,7 +204,7 @@ def bisect(search: Decisions, images: Tensor, points: Tensor, tolerance: float) 
     Costs `ceil(log2(1 / tolerance))` queries each in L2.
 
     Args:
-        search: asks.
+        search: makes the queries.
         images: `[m]` positions.
         points: `[m, *instance]` adversarial points.
         tolerance: width of the last interval as a share of the way; in linf at most as a distance,
@@ -233,17 +231,14 @@ def bisect(search: Decisions, images: Tensor, points: Tensor, tolerance: float) 
         low[active] = torch.where(adversarial, low[active], middle)
 
 
-"""A part of an attack that asks and then returns what it has found."""
-
 Space = Literal["pixel", "tanh"]
 """Where steps are taken: in pixels, clipped to [0, 1], or in w with pixels (tanh(w) + 1) / 2."""
-"""Rows that an image sends in one call where an estimate needs hundreds; it bounds the memory."""
 
 _INSIDE = 1 - 1e-6
 """Share of an L2 ball's radius that is used, so that rounding to float32 leaves no one outside."""
 
 _STEEPEST = 1 - 1e-6
-"""Pixels are drawn this close to the box's middle before their w is taken: at its edge w is
+"""Pixels are pulled this close to the box's middle before their w is taken: at its edge w is
 infinite."""
 
 
@@ -261,8 +256,8 @@ class ScoreConfig(AttackConfig):
 class ScoreAgent(LockstepAgent):
     """An attacker that needs scores.
 
-    `Choice:` what it walks through is always brought back into the ball and the box, also by
-    attacks that know no ball; a protocol with an infinite `eps` leaves these as published.
+    `Choice:` every iterate is projected into the ball and the box, also in attacks that
+    know no ball; a protocol with an infinite `eps` leaves these as published.
     """
 
     Config: ClassVar[type[AttackConfig]] = ScoreConfig
@@ -292,20 +287,20 @@ class ScoreAgent(LockstepAgent):
 
     def radius(self, task: AttackTask) -> float:
         """Return the radius of the ball that the attack stays in."""
-        own: float | None = self.config.radius
-        return task.eps if own is None else own
+        given: float | None = self.config.radius
+        return task.eps if given is None else given
 
 
-class Walk:
-    """Where the images of an attack are, and which of them are still attacked.
+class Iterates:
+    """The iterates of an attack by scores, and which images are still attacked.
 
     Attributes:
         start: the attack's images before any query.
         radius: of the ball that iterates stay in.
         space: where steps are taken.
         x: `[n, …]` each image's iterate in pixels, float32 in [0, 1].
-        values: `[n, …]` what stands for the iterates in `space`.
-        margin: `[n]` of what `check` asked last.
+        values: `[n, …]` the iterates in the coordinates of `space`.
+        margin: `[n]` margins of the last `check`.
         live: `[m]` int64 images that are still attacked: not finished, and without a success unless
             `shrink`.
     """
@@ -349,7 +344,7 @@ class Walk:
     def look(
         self, count: int, build: Callable[[Tensor, slice], Tensor]
     ) -> Asking[tuple[Tensor, Tensor]]:
-        """Ask `count` rows of each live image, and drop the images that end.
+        """Query `count` rows of each live image, and drop the images that end.
 
         Args:
             count: rows of each image.
@@ -379,16 +374,16 @@ class Walk:
         return margin[here], here
 
     def send(self, rows: Tensor) -> Asking[tuple[Tensor, Tensor]]:
-        """Ask rows `[m, rows, …]` of the live images; return margins and positions as `look`."""
+        """Query rows `[m, rows, …]` of the live images; return margins and positions as `look`."""
         return (yield from self.look(rows.shape[1], lambda here, part: rows[here][:, part]))
 
     def ask(self, images: Tensor) -> Asking[tuple[Tensor, Tensor]]:
-        """Ask one row of each live image; return margins `[kept]` and positions as `look` does."""
+        """Query one row of each live image; return margins `[kept]`, positions as `look` does."""
         margin, kept = yield from self.send(images[:, None])
         return margin[:, 0], kept
 
     def check(self) -> Asking[Tensor]:
-        """Ask the live iterates, keep their margins; return positions as `look` does."""
+        """Query the live iterates, keep their margins; return positions as `look` does."""
         margin, kept = yield from self.ask(self.x[self.live])
         self.margin[self.live] = margin
         return kept
@@ -401,9 +396,9 @@ def project(images: Tensor, clean: Tensor, norm: Norm, radius: float) -> Tensor:
     """
     if norm == "linf":
         return torch.minimum(torch.maximum(images, clean - radius), clean + radius).clamp(0, 1)
-    apart = images - clean
-    share = radius * _INSIDE / length(apart)
-    return torch.where(share < 1, clean + share * apart, images).clamp(0, 1)
+    offset = images - clean
+    share = radius * _INSIDE / length(offset)
+    return torch.where(share < 1, clean + share * offset, images).clamp(0, 1)
 
 
 def length(images: Tensor) -> Tensor:
@@ -418,17 +413,18 @@ def along(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def variables(x: Tensor, space: Space) -> Tensor:
-    """Return what stands for pixels in a space; at the box's edge w is about 7."""
+    """Return pixels in the coordinates of a space; at the box's edge w is about 7."""
     return x if space == "pixel" else torch.atanh((2 * x - 1) * _STEEPEST)
 
 
 def pixels(values: Tensor, space: Space) -> Tensor:
-    """Return the images that stand for values of a space, in [0, 1]."""
+    """Return the images of values in a space's coordinates, in [0, 1]."""
     return values.clamp(0, 1) if space == "pixel" else (torch.tanh(values) + 1) / 2
 
 
 def chance(start: Start, name: str, images: Tensor, step: int | Tensor, size: int) -> Tensor:
     """Return uniform numbers in [0, 1] of each of some images, `[m, size]` float32."""
+    # The largest of the 53-bit numbers round up to 1.
     drawn = seeding.uniform(start.keys(name, images, step, size)).astype("float32")
     return torch.from_numpy(drawn).to(start.x.device)
 

@@ -27,7 +27,7 @@ class SignOptConfig(RayConfig):
 class SignOpt(LabelAgent):
     """Attack by decisions: whether a nearby ray is longer or shorter costs one query.
 
-    Queries of an image: its first ray (`rays.first_rays`); in each iteration `probes`, or what
+    Queries per image: its first ray (`rays.first_rays`); in each iteration `probes`, or what
     leaves `reserve` but at least 1, and a line search. All rows are counted.
 
     `Choice:` in linf, directions have a largest entry of 1 and a step follows the slope's signs.
@@ -53,8 +53,8 @@ class SignOpt(LabelAgent):
                 each = here.of(row)
                 draw = (step * config.probes + first + number).cpu()
                 u = unit(start.normal("probe", each.images, draw), norm)
-                apart = beta[row].to(u.dtype)[:, None, None, None]
-                rays = each._replace(direction=unit(each.direction + apart * u, norm))
+                width = beta[row].to(u.dtype)[:, None, None, None]
+                rays = each._replace(direction=unit(each.direction + width * u, norm))
                 shorter = yield from ask_at(search, rays, each.length)
                 sign = 1 - 2 * shorter.to(u.dtype)
                 found.index_add_(0, row, sign[:, None, None, None] * u)

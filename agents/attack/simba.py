@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lazybench.agents.attack.lockstep import Attack, Start, State
-from lazybench.agents.attack.search import ScoreAgent, ScoreConfig, Walk, order
+from lazybench.agents.attack.search import Iterates, ScoreAgent, ScoreConfig, order
 from lazybench.specs import EnvSpec
 
 
@@ -33,7 +33,7 @@ class SimbaConfig(ScoreConfig):
 class Simba(ScoreAgent):
     """Try each direction of a basis forwards, then backwards; keep what raises the margin.
 
-    Queries of an image: one for the clean image; then one for a direction that helps forwards, two
+    Queries per image: one for the clean image; then one for a direction that helps forwards, two
     for any other. Directions come in a random order without replacement; once all were tried they
     come again in another. `Choice:` the margin, where the paper has the true class's probability:
     it saturates in float32. Steps along other directions than those tried are taken only where a
@@ -50,24 +50,24 @@ class Simba(ScoreAgent):
         return {"basis": "dct" if algorithm == "simba_dct" else "pixel"}
 
     def attack(self, start: Start, state: State) -> Attack:
-        """Yield queries and be sent their replies until no image is left."""
+        """Yield queries, and receive their replies, until no image is left."""
         config: SimbaConfig = self.config
-        walk = Walk(start, self.radius(start.task))
+        iterates = Iterates(start, self.radius(start.task))
         n, size = len(start.x), start.x[0].numel()
-        tried, back = torch.zeros_like(walk.live), torch.zeros(n, dtype=torch.bool)
+        tried, back = torch.zeros_like(iterates.live), torch.zeros(n, dtype=torch.bool)
         back = back.to(start.x.device)
-        orders = self._order(start, walk.live, 0)
-        yield from walk.check()
-        while len(walk.live):
-            live = walk.live
+        orders = self._order(start, iterates.live, 0)
+        yield from iterates.check()
+        while len(iterates.live):
+            live = iterates.live
             chosen = orders[live].gather(1, (tried[live] % size)[:, None])[:, 0]
             side = torch.where(back[live], -config.step, config.step)[:, None, None, None]
-            candidate = walk.inside(walk.x[live] + side * self._directions(start, chosen))
-            margin, kept = yield from walk.ask(candidate)
-            live = walk.live
-            better = margin > walk.margin[live]
-            walk.x[live[better]] = candidate[kept][better]
-            walk.margin[live[better]] = margin[better]
+            candidate = iterates.inside(iterates.x[live] + side * self._directions(start, chosen))
+            margin, kept = yield from iterates.ask(candidate)
+            live = iterates.live
+            better = margin > iterates.margin[live]
+            iterates.x[live[better]] = candidate[kept][better]
+            iterates.margin[live[better]] = margin[better]
             over = better | back[live]
             back[live] = ~over
             tried[live] += over

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lazybench.agents.attack.lockstep import Attack, Start, State
 from lazybench.agents.attack.search import (
+    Iterates,
     ScoreAgent,
     ScoreConfig,
-    Walk,
     chance,
     length,
     signs,
@@ -27,7 +27,7 @@ _SAME = 1e-7
 
 
 class SquareConfig(ScoreConfig):
-    """Settings of the Square attack; the defaults are the paper's for networks as usual.
+    """Settings of the Square attack; the defaults are the paper's for standard networks.
 
     Attributes:
         area_l2: p, share of the image that the first squares cover, in L2.
@@ -41,8 +41,8 @@ class SquareConfig(ScoreConfig):
 class Square(ScoreAgent):
     """Random search by squares whose size shrinks on a schedule.
 
-    Queries of an image: one for the first candidate (stripes in linf, a grid of bumps in L2), then
-    one for each candidate. The clean image isn't asked. The schedule is stretched to the query
+    Queries per image: one for the first candidate (stripes in linf, a grid of bumps in L2), then
+    one for each candidate. The clean image isn't queried. The schedule is stretched to the query
     budget. All candidates lie on the ball's edge, up to what the box cuts off.
 
     `Choice:` squares may touch every edge of the image; released, they miss the last row and
@@ -56,24 +56,24 @@ class Square(ScoreAgent):
     ball_needed = True
 
     def attack(self, start: Start, state: State) -> Attack:
-        """Yield queries and be sent their replies until no image is left."""
+        """Yield queries, and receive their replies, until no image is left."""
         linf = start.task.norm == "linf"
-        walk = Walk(start, self.radius(start.task))
+        iterates = Iterates(start, self.radius(start.task))
         first, proposal = (stripes, self._linf) if linf else (bumps, self._l2)
-        candidate = walk.inside(first(walk))
+        candidate = iterates.inside(first(iterates))
         for step in count():
-            margin, kept = yield from walk.ask(candidate)
-            live = walk.live
+            margin, kept = yield from iterates.ask(candidate)
+            live = iterates.live
             if not len(live):
                 return
-            better = margin > walk.margin[live]
-            walk.x[live[better]] = candidate[kept][better]
-            walk.margin[live[better]] = margin[better]
-            candidate = walk.inside(proposal(walk, step))
+            better = margin > iterates.margin[live]
+            iterates.x[live[better]] = candidate[kept][better]
+            iterates.margin[live[better]] = margin[better]
+            candidate = iterates.inside(proposal(iterates, step))
 
-    def _linf(self, walk: Walk, step: int) -> Tensor:
+    def _linf(self, iterates: Iterates, step: int) -> Tensor:
         """A square in which every channel is moved to one end of its range, `[m, …]`."""
-        start, live, x = walk.start, walk.live, walk.x[walk.live]
+        start, live, x = iterates.start, iterates.live, iterates.x[iterates.live]
         channels, height, width = x.shape[1:]
         task = start.task
         share = scheduled(self.config.area_linf, step, task.query_budget)
@@ -84,38 +84,38 @@ class Square(ScoreAgent):
         while len(todo) and turn < 2 ** (channels + 4):
             drawn = signs(start, f"square sign {turn}", live[todo], step, channels)
             at = (todo[:, None, None, None], *(part[todo] for part in window))
-            moved = walk.clean[at] + walk.radius * drawn[:, :, None, None]
+            moved = iterates.clean[at] + iterates.radius * drawn[:, :, None, None]
             candidate[at] = moved.clamp(0, 1)
             same = (candidate[at] - x[at]).abs().flatten(1).amax(1) < _SAME
             todo, turn = todo[same], turn + 1
         return candidate
 
-    def _l2(self, walk: Walk, step: int) -> Tensor:
-        """A bump put in one window, paid for by what another held, `[m, …]`."""
-        start, live = walk.start, walk.live
-        apart = walk.x[live] - walk.clean
-        height, width = apart.shape[2:]
+    def _l2(self, iterates: Iterates, step: int) -> Tensor:
+        """A bump put in one window, with the norm that another window gives up, `[m, …]`."""
+        start, live = iterates.start, iterates.live
+        offset = iterates.x[live] - iterates.clean
+        height, width = offset.shape[2:]
         share = scheduled(self.config.area_l2, step, start.task.query_budget)
         size = max(round((share * height * width) ** 0.5), 3)
         size = min(size + 1 - size % 2, height, width)
-        here = torch.arange(len(live), device=apart.device)[:, None, None, None]
+        here = torch.arange(len(live), device=offset.device)[:, None, None, None]
         target = (here, *_window(start, "square", live, step, size))
         source = (here, *_window(start, "square from", live, step, size))
-        both = torch.zeros_like(apart, dtype=torch.bool)
+        both = torch.zeros_like(offset, dtype=torch.bool)
         both[target] = True
         both[source] = True
-        old = apart[target]
-        drawn = bump(size).to(apart)
+        old = offset[target]
+        drawn = bump(size).to(offset)
         flipped = chance(start, "square turn", live, step, 1)[:, :, None, None] < 0.5
-        sign = signs(start, "square sign", live, step, apart.shape[1])[:, :, None, None]
+        sign = signs(start, "square sign", live, step, offset.shape[1])[:, :, None, None]
         new = sign * torch.where(flipped, drawn.mT, drawn) + old / (_norm(old) + 1e-10)
-        unused = (walk.radius**2 - length(apart).square()).clamp_min(0) / apart.shape[1]
+        unused = (iterates.radius**2 - length(offset).square()).clamp_min(0) / offset.shape[1]
         new = new / _norm(new).clamp_min(1e-12)
-        new = new * (unused + _norm(apart * both).square()).sqrt()
-        moved = apart.clone()
+        new = new * (unused + _norm(offset * both).square()).sqrt()
+        moved = offset.clone()
         moved[source] = 0
         moved[target] = new
-        return walk.clean + walk.radius * moved / length(moved)
+        return iterates.clean + iterates.radius * moved / length(moved)
 
 
 def scheduled(area: float, step: int, budget: int) -> float:
@@ -125,27 +125,27 @@ def scheduled(area: float, step: int, budget: int) -> float:
     return area / float(2**halved)
 
 
-def stripes(walk: Walk) -> Tensor:
+def stripes(iterates: Iterates) -> Tensor:
     """Return the live images with vertical stripes at the ends of the ball, `[m, …]`."""
-    channels, _, width = walk.clean.shape[1:]
-    drawn = signs(walk.start, "square stripes", walk.live, 0, channels * width)
-    return walk.clean + walk.radius * drawn.view(-1, channels, 1, width)
+    channels, _, width = iterates.clean.shape[1:]
+    drawn = signs(iterates.start, "square stripes", iterates.live, 0, channels * width)
+    return iterates.clean + iterates.radius * drawn.view(-1, channels, 1, width)
 
 
-def bumps(walk: Walk) -> Tensor:
+def bumps(iterates: Iterates) -> Tensor:
     """Return the live images with a grid of bumps of random signs, at the radius, `[m, …]`."""
-    clean = walk.clean
+    clean = iterates.clean
     channels, height, width = clean.shape[1:]
     size = max(min(height, width) // 5, 1)
     down, right = height // size, width // size
-    drawn = signs(walk.start, "square bumps", walk.live, 0, channels * down * right)
+    drawn = signs(iterates.start, "square bumps", iterates.live, 0, channels * down * right)
     grid = drawn.view(-1, channels, down, 1, right, 1) * bump(size).to(clean)[:, None]
     top, left = (height - down * size) // 2, (width - right * size) // 2
-    apart = torch.zeros_like(clean)
-    apart[..., top : top + down * size, left : left + right * size] = grid.reshape(
+    offset = torch.zeros_like(clean)
+    offset[..., top : top + down * size, left : left + right * size] = grid.reshape(
         -1, channels, down * size, right * size
     )
-    return clean + walk.radius * apart / length(apart)
+    return clean + iterates.radius * offset / length(offset)
 
 
 def bump(size: int) -> Tensor:
@@ -165,7 +165,7 @@ def _heap(height: int, width: int) -> Tensor:
     levels = max(height // 2, width // 2) + 1
     down = (torch.arange(height) - height // 2).abs()
     right = (torch.arange(width) - width // 2).abs()
-    # A pixel lies in every rectangle that reaches at least its distance from the middle.
+    # A pixel is in every rectangle that reaches at least its distance from the middle.
     distance = torch.maximum(down[:, None], right[None])
     weight = 1 / torch.arange(1, levels + 1, dtype=torch.float64).square()
     above = weight.flip(0).cumsum(0).flip(0)

@@ -28,7 +28,7 @@ class SurrogatePriorConfig(AttackConfig):
     """Settings of the prior-guided attack.
 
     Attributes:
-        random: q, random directions that are probed beside the white-box gradients.
+        random: q, random directions that are probed next to the white-box gradients.
         history: probe along the last estimate, too.
         probe: length of a probe over the square root of the number of pixels. `Choice:` the
             authors' 1e-4, as a forward difference.
@@ -48,12 +48,12 @@ class SurrogatePriorConfig(AttackConfig):
 
 
 class SurrogatePrior(LockstepAgent):
-    """Attack by scores with what meta-attack knows, too: white-box networks.
+    """Attack by scores that also uses white-box networks, as meta-attack does.
 
-    Each iteration asks for the present image (1 query) and for one probe along every white-box
+    Each iteration queries the present image (1 query) and one probe along every white-box
     network's gradient there, along the last estimate (after the first) and along `random` random
-    directions. The estimate is the target's gradient projected on what these probes span, which
-    leaves the weight of every white box to the target's own answers; a step of fixed length along
+    directions. The estimate is the target's gradient projected on what these probes span, so
+    the target's answers decide the weight of every white box; a step of fixed length along
     it follows, back into the ball and box. Directions that lead nowhere inside the box cost
     nothing.
 
@@ -112,7 +112,7 @@ class SurrogatePrior(LockstepAgent):
                 radius[won] = config.shrink * distance(nearest, x[won], task.norm)
                 points[won] = _inside(start, won, nearest, radius[won])
             value = start.margin(replies.scores, images)
-            # A won image stands elsewhere now: its margin is asked for before it is probed.
+            # An image that succeeded has moved: its margin is queried before it is probed.
             go = search.live[images] & ~replies.hit
             images, value = images[go], value[go]
             if not len(images):
@@ -181,7 +181,7 @@ def _priors(start: Start, boxes: list[Logits], images: Tensor, points: Tensor) -
     found = [points.new_zeros(0, len(boxes), *points.shape[1:])]
     for first in range(0, len(images), _IMAGES_AT_ONCE):
         part = slice(first, first + _IMAGES_AT_ONCE)
-        # The caller may judge without gradients.
+        # The caller may evaluate without gradients.
         with torch.inference_mode(False), torch.enable_grad():
             here = points[part].clone().requires_grad_()
             margins = [

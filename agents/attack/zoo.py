@@ -14,10 +14,10 @@ from torch import Tensor
 from lazybench.agents.attack.differences import coordinate_slopes
 from lazybench.agents.attack.lockstep import Attack, Start, State
 from lazybench.agents.attack.search import (
+    Iterates,
     ScoreAgent,
     ScoreConfig,
     Space,
-    Walk,
     length,
     normals,
     order,
@@ -31,7 +31,7 @@ _UNBOUNDED = 1e9
 
 
 class DistortionConfig(ScoreConfig):
-    """Settings of what trades distance against margin.
+    """Settings of attacks that trade distance against margin.
 
     Attributes:
         constant: c in the loss c max(0, -margin) + squared L2 distance.
@@ -77,7 +77,7 @@ class Adam:
         return -mean / ((self.square[at] / (1 - 0.999**steps)).sqrt() + 1e-8)
 
     def forget(self, images: Tensor) -> None:
-        """Begin anew for some images."""
+        """Reset some images."""
         for held in (self.mean, self.square, self.steps):
             held[images] = 0
 
@@ -97,7 +97,7 @@ class ZooConfig(DistortionConfig):
 class Zoo(ScoreAgent):
     """Zeroth-order optimisation: Adam on random coordinates.
 
-    Queries of an image: in each iteration one for the iterate and two for each coordinate, 257 in
+    Queries per image: in each iteration one for the iterate and two for each coordinate, 257 in
     all as released (whose log says 128). After a success it goes on to shrink the distance, where
     the protocol minimises. The distance's gradient is known and costs nothing. `Choice:` one
     constant, no binary search: no query budget here reaches the end of its first stage.
@@ -113,27 +113,31 @@ class Zoo(ScoreAgent):
         return {"space": "tanh"} if env.data.startswith("cifar") else {}
 
     def attack(self, start: Start, state: State) -> Attack:
-        """Yield queries and be sent their replies until no image is left."""
+        """Yield queries, and receive their replies, until no image is left."""
         config: ZooConfig = self.config
-        walk = Walk(start, self.radius(start.task), config.space, shrink=True)
+        iterates = Iterates(start, self.radius(start.task), config.space, shrink=True)
         adam = Adam(start.x.flatten(1))
         for step in count():
-            yield from walk.check()
-            chosen = order(start, "zoo", walk.live, step, start.x[0].numel())
+            yield from iterates.check()
+            chosen = order(start, "zoo", iterates.live, step, start.x[0].numel())
             chosen = chosen[:, : config.coordinates]
             slopes, kept = yield from coordinate_slopes(
-                walk, chosen, config.width, both_sides=True, loss=lambda margin: margin.clamp(max=0)
+                iterates,
+                chosen,
+                config.width,
+                both_sides=True,
+                loss=lambda margin: margin.clamp(max=0),
             )
-            live, chosen = walk.live, chosen[kept]
+            live, chosen = iterates.live, chosen[kept]
             if not len(live):
                 return
-            x, clean = walk.x[live], walk.clean
+            x, clean = iterates.x[live], iterates.clean
             # dx/dw of (tanh(w) + 1) / 2.
             inner = 2 * x * (1 - x) if config.space == "tanh" else torch.ones_like(x)
             nearer = (2 * (x - clean) * inner).flatten(1).gather(1, chosen)
             change = adam.change(live, chosen, nearer - config.constant * slopes)
-            values = walk.values[live].flatten(1).scatter_add(1, chosen, config.rate * change)
-            walk.move(values.view_as(x))
+            values = iterates.values[live].flatten(1).scatter_add(1, chosen, config.rate * change)
+            iterates.move(values.view_as(x))
 
 
 class AutoZoomConfig(DistortionConfig):
@@ -141,7 +145,7 @@ class AutoZoomConfig(DistortionConfig):
 
     Attributes:
         constant: c at the beginning.
-        latent: cells along each side of what is searched; the image's own size where that is
+        latent: cells along each side of what is searched; the image's size where that is
             smaller.
         directions: q, random directions in an iteration.
         switch: iterations after which c is multiplied by 10, or bisected once it has sufficed.
@@ -156,7 +160,7 @@ class AutoZoomConfig(DistortionConfig):
 class AutoZoom(ScoreAgent):
     """AutoZOOM-BiLIN: Adam on a small image that is enlarged, one random direction at a time.
 
-    Queries of an image: in each iteration one for the iterate and q for the directions. After a
+    Queries per image: in each iteration one for the iterate and q for the directions. After a
     success it goes on to shrink the distance, where the protocol minimises. `Choice:` the variant
     without an autoencoder, since no unlabelled data is part of the protocol.
 
@@ -171,43 +175,43 @@ class AutoZoom(ScoreAgent):
         return {"space": "tanh", "latent": 8} if env.data.startswith("cifar") else {}
 
     def attack(self, start: Start, state: State) -> Attack:
-        """Yield queries and be sent their replies until no image is left."""
+        """Yield queries, and receive their replies, until no image is left."""
         config: AutoZoomConfig = self.config
-        walk = Walk(start, self.radius(start.task), shrink=True)
+        iterates = Iterates(start, self.radius(start.task), shrink=True)
         n, (channels, height, width) = len(start.x), start.x.shape[1:]
         cells = (channels, min(config.latent, height), min(config.latent, width))
         small = start.x.new_zeros(n, *cells)
         numbers = torch.arange(small[0].numel(), device=small.device)
         beta = 1 / len(numbers)
         adam = Adam(small.flatten(1))
-        trade = Trade(start.x.new_full((n,), config.constant))
+        switching = DynamicConstant(start.x.new_full((n,), config.constant))
 
         def shown(small: Tensor) -> Tensor:
             """The images `[m, q, …]` of latent ones `[m, q, …]` of the live images."""
             full = F.interpolate(
                 small.flatten(0, 1), (height, width), mode="bilinear", align_corners=True
-            ).view(*small.shape[:2], *walk.x.shape[1:])
-            images = pixels(variables(walk.clean, config.space)[:, None] + full, config.space)
-            return torch.stack([walk.inside(each) for each in images.unbind(1)], 1)
+            ).view(*small.shape[:2], *iterates.x.shape[1:])
+            images = pixels(variables(iterates.clean, config.space)[:, None] + full, config.space)
+            return torch.stack([iterates.inside(each) for each in images.unbind(1)], 1)
 
         for step in count():
-            walk.x[walk.live] = shown(small[walk.live][:, None])[:, 0]
-            yield from walk.check()
-            live = walk.live
-            first, switched = trade.update(live, walk.margin[live], step, config.switch)
+            iterates.x[iterates.live] = shown(small[iterates.live][:, None])[:, 0]
+            yield from iterates.check()
+            live = iterates.live
+            first, switched = switching.update(live, iterates.margin[live], step, config.switch)
             adam.forget(live[first | switched])
             drawn = normals(start, "autozoom", live, step, (config.directions, *cells))
             drawn = drawn / length(drawn)
             rows = shown(small[live][:, None] + beta * drawn)
-            # Distances are known: only margins are asked.
-            near = (rows - walk.clean[:, None]).flatten(2).square().sum(2)
-            here = (walk.x[live] - walk.clean).flatten(1).square().sum(1)
-            margin, kept = yield from walk.send(rows)
-            live = walk.live
+            # Distances are known: only margins are queried.
+            near = (rows - iterates.clean[:, None]).flatten(2).square().sum(2)
+            here = (iterates.x[live] - iterates.clean).flatten(1).square().sum(1)
+            margin, kept = yield from iterates.send(rows)
+            live = iterates.live
             if not len(live):
                 return
-            weight = trade.constant[live][:, None]
-            before = here[kept][:, None] - weight * walk.margin[live][:, None].clamp(max=0)
+            weight = switching.constant[live][:, None]
+            before = here[kept][:, None] - weight * iterates.margin[live][:, None].clamp(max=0)
             after = near[kept] - weight * margin.clamp(max=0)
             estimate = torch.einsum("mq,mq...->m...", (after - before) / beta, drawn[kept])
             every = numbers.expand(len(live), -1)
@@ -215,8 +219,8 @@ class AutoZoom(ScoreAgent):
             small[live] += config.rate * change.view(len(live), *cells)
 
 
-class Trade:
-    """What distance and margin are weighed by: grown tenfold until it suffices, then bisected.
+class DynamicConstant:
+    """The constant that weighs margin against distance: times 10 until it suffices, then bisected.
 
     Attributes:
         constant: `[n]` c.
@@ -239,7 +243,7 @@ class Trade:
 
         Returns:
             which images are adversarial for the first time, and whose constant was changed after
-            they once were, `[m]` bool each: those for which Adam begins anew.
+            they once were, `[m]` bool each: those for which Adam restarts.
         """
         adversarial = margin > 0
         first = adversarial & ~self._ever[images]

@@ -1,4 +1,4 @@
-"""Floors: what any learner must beat."""
+"""Baselines that every learner must beat."""
 
 from __future__ import annotations
 

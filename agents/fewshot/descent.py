@@ -1,4 +1,4 @@
-"""Descent on whole tasks: what agents without an inner loop do in a meta-iteration, and answer."""
+"""Outer steps on whole tasks, for agents without an inner loop."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def descend(
     def run(index: int) -> tuple[Params, float]:
         row, point = select_row(batch, index), leaves(theta)
         value = loss(point, row)
-        # A module of a user's own may have parameters that it doesn't use.
+        # A user's module may have parameters that it doesn't use.
         grads = torch.autograd.grad(
             value, list(point.values()), allow_unused=True, materialize_grads=True
         )
@@ -58,9 +58,9 @@ def descend(
 
     results = map_tasks(run, distributed.mine(tasks))
     meta = combine([gradient for gradient, _ in results], [1 / tasks] * len(results))
-    told = torch.tensor(float(sum(value for _, value in results)), dtype=torch.float64)
-    # The loss beside the gradient's entries, none of which has an empty name.
-    meta = distributed.summed({**meta, "": told})
+    summed = torch.tensor(float(sum(value for _, value in results)), dtype=torch.float64)
+    # The loss goes with the gradient's entries, none of which has an empty name.
+    meta = distributed.summed({**meta, "": summed})
     total = float(meta.pop(""))
     with torch.no_grad():
         theta, moments = outer.update(theta, state["outer"], meta, factor)
@@ -96,7 +96,7 @@ def embed(
 
 
 class Descending(Agent):
-    """What agents share that take one step on the losses of whole tasks in a meta-iteration.
+    """Base class of agents that take one step on the losses of whole tasks a meta-iteration.
 
     Attributes:
         config: their settings.

@@ -1,7 +1,7 @@
 """Embedding-based meta-learners: each composes an embedding and a head.
 
-`protonet`, `matching_net`, `relation_net` and `r2d2` are settings of one agent; none has code of
-its own but its head (`heads`).
+`protonet`, `matching_net`, `relation_net` and `r2d2` are settings of one agent; only their heads
+(`heads`) have separate code.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lazybench.tasks import TaskShape
 
 
 class EmbeddingConfig(EpisodicConfig):
-    """Settings of an embedding-based meta-learner, beside those of every episodic agent.
+    """Settings of an embedding-based meta-learner, on top of those of every episodic agent.
 
     Attributes:
         head: `prototypes` (ProtoNet), `matching` (Matching Networks), `relation` (Relation
@@ -45,7 +45,7 @@ class EmbeddingConfig(EpisodicConfig):
         ridge_lambda: lambda of the ridge regression before it is learned.
         ridge_scale: the scale of its outputs before it is learned.
         loss: `cross_entropy`, or `mse` between the outputs' sigmoid and the one-hot labels
-            (Relation Networks). Real-valued targets have their own squared error.
+            (Relation Networks). Real-valued targets always have the squared error.
         lr: Adam's step size.
         batch_norm: `transductive` (statistics of support and queries together) or `inductive` (of
             the support set).
@@ -87,7 +87,7 @@ class EmbeddingAgent(Descending):
     `Choice:` training tasks have `train_ways` classes, more than a test task, as the authors of
     Prototypical Networks and of R2-D2 train; 0 takes the environment's ways.
 
-    Reference: the heads' own papers.
+    Reference: the heads' papers.
     """
 
     Config = EmbeddingConfig

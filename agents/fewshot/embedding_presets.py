@@ -1,6 +1,6 @@
 """Presets of the embedding-based agents and of pre-training.
 
-`paper` has the settings of each agent's own paper or code where they say any. `small` and `medium`
+`paper` has the settings of each agent's paper or code, where it gives them. `small` and `medium`
 give each the same number of training image-gradients as every other agent of the environment.
 `smoke` is `small` for seconds, never ranked.
 """
@@ -58,10 +58,10 @@ def _train_ways(data: str, way: int, shot: int) -> int:
 
 
 def _paper(algorithm: str, data: str, way: int, shot: int) -> dict[str, Any]:
-    """The agents' own papers and codes; one episode a step, Adam, as all of them have it.
+    """The agents' papers and code; one episode a step, Adam, as all of them have it.
 
     `Choice:` learning rates fall linearly where they are halved every so often in the originals.
-    Matching Networks' paper tells no rates: ProtoNet's.
+    Matching Networks' paper gives no rates; they are ProtoNet's.
     """
     image28 = data.startswith(("omniglot", "glyphs"))
     settings: dict[str, Any] = {

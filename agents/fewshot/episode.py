@@ -1,4 +1,4 @@
-"""Blocks of tasks, row by row: what every few-shot agent does with them."""
+"""Blocks of tasks, row by row: policies, and a task's losses in the inner loop."""
 
 from __future__ import annotations
 

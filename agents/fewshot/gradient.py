@@ -1,4 +1,4 @@
-"""Fine-tuning at meta-test: the policy of every gradient-based agent."""
+"""The gradient-based few-shot agents: one agent class, and fine-tuning at meta-test."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ State = dict[str, Any]
 
 
 class _Sums(NamedTuple):
-    """What a meta-batch comes to: gradient, inner state, choices of gamma, mean loss."""
+    """Sums over a meta-batch: gradient, inner state, choices of gamma, mean loss."""
 
     gradient: Params
     inner: Params
@@ -124,10 +124,10 @@ class _Sums(NamedTuple):
 class GradientAgent(Agent):
     """Meta-learns an initialisation theta: student, teacher, meta-gradient, outer step.
 
-    The state holds theta (`theta`), what is meta-learned beside it (`meta`: learned rates, the
+    The state holds theta (`theta`), what else is meta-learned (`meta`: learned rates, the
     noise of weights), the outer and inner rules' states, the histogram of gamma and the step.
 
-    Reference: Algorithm 1; the settings' own papers.
+    Reference: Algorithm 1; the settings' papers.
     """
 
     families = ("fewshot",)
@@ -272,7 +272,7 @@ class GradientAgent(Agent):
         with torch.no_grad():
             learned, outer = self.outer.update({**theta, **meta}, state["outer"], gradient, factor)
         if not finite(learned):
-            # The loss tells of it one meta-iteration later, and after the last one never.
+            # The loss would show it one meta-iteration later, and never after the last one.
             raise Diverged(f"a parameter isn't finite after meta-iteration {state['step'] + 1}")
         fresh = {
             "theta": {name: learned[name] for name in theta},
@@ -316,7 +316,7 @@ class GradientAgent(Agent):
         return {name: theta[name] for name in names}
 
     def _summed(self, results: list[TaskResult], tasks: int, *, carried: bool) -> _Sums:
-        """What all tasks of a meta-batch come to, over the ranks that share them."""
+        """Sums over all tasks of a meta-batch, on whatever ranks they are."""
         config, many = self.config, len(results)
         weight = 1.0 if config.reduce == "sum" else 1.0 / tasks
         gradient = combine([result.gradient.params for result in results], [weight] * many)
@@ -331,13 +331,13 @@ class GradientAgent(Agent):
             if result.leap.candidates:
                 gamma[config.gammas.index(result.leap.gamma)] += 1
         losses = [result.trail.losses[-1] for result in results if result.trail.losses]
-        told = torch.tensor([float(sum(losses)), float(len(losses))], dtype=torch.float64)
+        summed = torch.tensor([float(sum(losses)), float(len(losses))], dtype=torch.float64)
         whole = distributed.summed(
             {
                 **{f"gradient/{name}": value for name, value in gradient.items()},
                 **{f"inner/{name}": value for name, value in inner.items()},
                 "gamma": gamma,
-                "losses": told,
+                "losses": summed,
             }
         )
         loss, number = whole["losses"].tolist()
@@ -352,8 +352,8 @@ class GradientAgent(Agent):
         """The gradient of the weighted inequality of the tasks' losses at theta.
 
         The losses meet only here, so the chain rule is finished by hand: each task's gradient is
-        weighed by the measure's slope for its loss. Ranks tell each other the losses, a second sum
-        of as many numbers as there are tasks.
+        weighed by the measure's slope for its loss. Ranks exchange the losses in a second sum, of
+        as many numbers as there are tasks.
         """
         before = [result.before for result in results if result.before is not None]
         if not before:

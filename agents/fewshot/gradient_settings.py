@@ -1,4 +1,4 @@
-"""Settings of the gradient-based few-shot agents: the axes that every one of them is a point of."""
+"""Settings of the gradient-based few-shot agents; each agent is one choice of them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lazybench.tasks import TaskShape
 
 
 class GradientConfig(EpisodicConfig):
-    """Settings of a gradient-based meta-learner, beside those of `EpisodicConfig`.
+    """Settings of a gradient-based meta-learner, on top of those of `EpisodicConfig`.
 
     Attributes:
         inner: `student` (no graph), `unrolled` (the whole inner loop on the graph), or `replayed`
             (MAML's gradient as unrolled has it, from Hessian-vector products at each step: memory
             is flat but for a parameter set a step, and each step passes forward and back twice).
         teacher: `greedy` (phi_k) or `lazy` (the best leap on the task's validation rows).
-        meta_gradient: how a task moves theta; `none` for a floor that learns nothing before the
-            test.
+        meta_gradient: how a task moves theta; `none` for a baseline that learns nothing before
+            the test.
         adapts: `all` weights or the `head` (last layer) alone. With the head alone, the body's
             features are computed once a task, support and queries each as one batch.
         rates: how an inner gradient becomes a step. `fixed` takes `inner_lr`; `elementwise`
@@ -38,10 +38,10 @@ class GradientConfig(EpisodicConfig):
         fairness: how a meta-batch's tasks are kept from being favoured (TAML): `entropy` of the
             answers to the query rows, high before and low after adapting, or an inequality of the
             tasks' losses at theta on their support sets.
-        fairness_weight: its weight beside the validation loss.
-        regulariser: `kl` draws the body's weights from N(theta, std) anew for each task and pays
-            `beta` times their divergence from N(0, I) (MR-MAML on weights). `Choice:` scales and
-            offsets aren't drawn; at meta-test the mean is taken.
+        fairness_weight: its weight relative to the validation loss.
+        regulariser: `kl` draws the body's weights from N(theta, std) for each task and adds
+            `beta` times their divergence from N(0, I) to the loss (MR-MAML on weights). `Choice:`
+            scales and offsets aren't drawn; at meta-test the mean is taken.
         beta: weight of that divergence in nats.
         std: initial standard deviation of the body's weights.
         inner_rule: plain gradient descent, or Adam with beta1 = 0 (Reptile's).
@@ -205,11 +205,10 @@ class GradientConfig(EpisodicConfig):
         """Return the image-gradients of a training task with so many support and query rows.
 
         Support rows count once for each inner step that passes through the whole network (once in
-        all where the head alone adapts), query rows once for the outer loss. Second-order
-        passes count nothing beside the first-order ones, whoever makes them: those through an
-        unrolled inner loop, a replayed one's, the products of an implicit meta-gradient with the
-        Hessian. TAML's entropy at theta takes the query rows once more, its inequalities the
-        support rows.
+        all where the head alone adapts), query rows once for the outer loss. Second-order passes
+        aren't counted: neither those through an unrolled or a replayed inner loop, nor the products
+        of an implicit meta-gradient with the Hessian. TAML's entropy at theta takes the query rows
+        once more, its inequalities the support rows.
         """
         unfair = {"none": 0, "entropy": query}.get(self.fairness, support)
         if self.adapts == "head":

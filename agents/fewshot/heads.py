@@ -1,4 +1,4 @@
-"""Heads: how embedded queries are answered from an embedded support set, as pure functions."""
+"""Heads: pure functions from an embedded support set and embedded queries to outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one task of a meta-batch gives: student, teacher and meta-gradient, as the settings say."""
+"""The work on one task of a meta-batch: student, teacher and meta-gradient."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOG_STD = "log_std."
 
 
 class TaskResult(NamedTuple):
-    """What one task of a meta-batch gives.
+    """The result of one task of a meta-batch.
 
     Attributes:
         gradient: its meta-gradient.
@@ -59,7 +59,7 @@ def inner_rule(config: GradientConfig, meta: Params, names: Iterable[str]) -> In
 
 
 def plain_rule(config: GradientConfig) -> InnerRule:
-    """Return the inner update at the settings' own rate."""
+    """Return the inner update at the settings' rate."""
     if config.inner_rule == "sgd":
         return learning.sgd(config.inner_lr)
     return learning.adam(config.inner_lr)
@@ -97,7 +97,7 @@ class MetaStep:
             teacher: the one that they name; its grid is made once for all meta-iterations.
             task: shape of the tasks.
             theta: the meta-model's weights.
-            meta: what is meta-learned beside them (rates, noise), by prefixed names.
+            meta: what else is meta-learned (rates, noise), by prefixed names.
         """
         self._config, self._task, self._theta, self._meta = config, task, theta, meta
         self._net = backbone(config.backbone, task, second_order=self._twice)
@@ -110,7 +110,7 @@ class MetaStep:
         return self._config.inner != "student" and self._config.adapts == "all"
 
     def __call__(self, inner: dict[str, Tensor], row: Observation, rng: Rng) -> TaskResult:
-        """Return what the task `row` gives; `inner` is the inner rule's carried state."""
+        """Return the result of the task `row`; `inner` is the inner rule's carried state."""
         config, net = self._config, self._net
         point = leaves({**self._theta, **self._meta})
         weights = self._weights(point, rng)
@@ -201,7 +201,7 @@ class MetaStep:
         config = self._config
         if config.meta_gradient == "reptile":
             return learning.reptile_gradient(self._theta, leap)
-        # With learned rates and no graph of the inner loop the leap stands on their graph.
+        # With learned rates and no graph of the inner loop the leap is on their graph.
         on_rates = self._rates is not None and config.inner == "student"
         if config.meta_gradient == "maml" or on_rates:
             return learning.maml_gradient(point, leap, valid)

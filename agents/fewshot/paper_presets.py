@@ -1,4 +1,4 @@
-"""The `paper` presets of the gradient-based agents: what their own papers and codes say."""
+"""The `paper` presets of the gradient-based agents: the settings of their papers and code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _reptile(algorithm: str, data: str, way: int, image28: bool) -> dict[str, An
     a lost point), and so gamma weighs the student's end: with gamma on theta a step of beta 1 would
     go a twentieth to a quarter of Reptile's way, though section 4.3 gives both the same beta. The
     other reading, eq. (4)'s wording, is `leap_on=theta outer_lr=10`. Omniglot's iteration count is
-    unreadable there: 100,000, Reptile's own.
+    unreadable there: 100,000, as for Reptile.
     """
     settings: dict[str, Any] = {
         "inner_lr": 1e-3,
@@ -87,9 +87,9 @@ def _maml(way: int, shot: int, image28: bool) -> dict[str, Any]:
 
 
 def _on_maml(algorithm: str, way: int, image28: bool) -> dict[str, Any]:
-    """What a paper that builds on MAML has otherwise.
+    """What a paper that builds on MAML sets differently.
 
-    ANIL: MAML's own settings (Raghu et al. 2020, appendix B). Meta-SGD: one step, rates drawn from
+    ANIL: MAML's settings (Raghu et al. 2020, appendix B). Meta-SGD: one step, rates drawn from
     [.005, .1] (Li et al. 2017, section 4.2), read as of the mean loss. Meta-Curvature: MAML's, one
     step of .4 in all four settings of Omniglot in the authors' code. TAML: MAML's with one step on
     Omniglot (Jamal & Qi 2019; the lazy paper's Figure 2). MR-MAML: the authors' beta and almost no
@@ -135,7 +135,7 @@ def _lazy(way: int) -> dict[str, Any]:
 
     `Choice:` its inner rates are taken as MAML's are, for a loss that is summed over classes, and
     multiplied by the ways; and gamma weighs the student's end, so that the leap goes as far as
-    MAML's own inner loop. Both as printed would adapt by a fiftieth of that on 20 ways of 84 px.
+    MAML's inner loop. Both as printed would adapt by a fiftieth of that on 20 ways of 84 px.
     `Choice:` A.2's k=10 and A.3's 15/15/18 are the training horizons; section 4.1.1's 10/15/20/20
     are read as test-time steps. ANIL and Meta-SGD, our extension, take the same.
     """

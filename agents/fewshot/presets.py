@@ -3,7 +3,7 @@
 `small` and `medium` give every agent of an environment the same number of training image-gradients
 (an image passed forward and backward once for the training of the meta-model); docs/presets.md says
 how each was chosen. `smoke` is `small` for seconds, never ranked. `paper` follows the lazy paper
-(Table 4, A.2, A.3) and the agents' own papers.
+(Table 4, A.2, A.3) and the agents' papers.
 """
 
 from __future__ import annotations

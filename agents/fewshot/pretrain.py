@@ -1,4 +1,4 @@
-"""Last layers that are trained by descent: on all train classes, or on one task's support set."""
+"""Pre-training on all train classes; a new last layer is trained on each task's support set."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ def by_cosine(temperature: float) -> Classifier:
 
 
 def standardised(features: Tensor, like: Tensor | None = None) -> Tensor:
-    """Return features less the mean and by the deviation of those of `like` (their own if None)."""
+    """Return features less the mean and over the deviation of `like` (itself if None)."""
     variance, mean = torch.var_mean(features if like is None else like, dim=0, correction=0)
     return (features - mean) * (variance + NORM_EPS).rsqrt()
 
 
 class PretrainConfig(EpisodicConfig):
-    """Settings of pre-training, beside those of every episodic agent.
+    """Settings of pre-training, on top of those of every episodic agent.
 
     Attributes:
         head: classifier of the train classes, and of a task's: `linear` (Baseline) or `cosine`
@@ -163,14 +163,14 @@ class PretrainedAgent(Descending):
         """Return a fresh body and a head for all train classes.
 
         Raises:
-            UsageError: tasks without classes, an environment that doesn't tell how many there are
+            UsageError: tasks without classes, an environment that doesn't say how many there are
                 in training, or a network that can't take these instances.
         """
         _need_classes(env.task)
         classes = int(getattr(env, "train_classes", 0))
         if classes < 2:
             raise UsageError(
-                "pre-training needs an environment that tells how many classes it trains on "
+                "pre-training needs an environment that says how many classes it trains on "
                 f"(train_classes) and takes labels='class', got {classes} classes; choose a "
                 "built-in one (lazybench list envs)"
             )
@@ -253,7 +253,7 @@ class PretrainedAgent(Descending):
         return standardised(support, like), standardised(embedded, like)
 
     def _logits(self, theta: Params, features: Tensor) -> Tensor:
-        """Logits of rows that are a batch of their own."""
+        """Logits of rows that are one batch."""
         if self.config.features == "standardised":
             features = standardised(features)
         return self.classifier.logits(theta, features)

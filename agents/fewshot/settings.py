@@ -1,4 +1,4 @@
-"""What all agents that train on few-shot episodes have in common: settings, budgets, cadence."""
+"""Settings that all agents on few-shot episodes share: budget, meta-batch, validations."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class EpisodicConfig(BaseModel):
         """Return how to train on tasks of a shape when each costs `images` image-gradients.
 
         Args:
-            task: shape of the tasks that the agent is judged on.
+            task: shape of the tasks that the agent is evaluated on.
             images: image-gradients of one task.
             env: further arguments of the training environment.
 
@@ -139,7 +139,7 @@ _OF_84_PX = ("miniimagenet", "tieredimagenet")
 def spending(env: EnvSpec, budget: str) -> dict[str, int]:
     """Return the settings that give every agent on `env` the same training budget.
 
-    Empty at `paper`, where each agent's own paper says how long it trains.
+    Empty at `paper`, where each agent's paper says how long it trains.
     """
     if budget == "paper":
         return {}

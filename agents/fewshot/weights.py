@@ -1,4 +1,4 @@
-"""Weights from elsewhere, and trained states for tasks of another shape."""
+"""Weights of another training, and trained states for tasks of another shape."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NORM = "norm"
 
 
 def describe_network(net: Net, params: Params) -> Network:
-    """Return what a network of these parameters is, for the record.
+    """Return the description of a network with these parameters, for the record.
 
     Raises:
         UsageError: as `lazybench.nets.source_sha256` does.
@@ -44,7 +44,7 @@ def overlay(theta: Params, weights: Mapping[str, Tensor]) -> Params:
     for name, value in theta.items():
         given = weights.get(name)
         if given is not None and given.shape == value.shape:
-            # Copied into place, so that the memory format stays the network's own.
+            # Copied into place, so that the network keeps its memory format.
             fresh[name] = value.clone().copy_(given)
             taken += 1
         elif name.startswith(HEAD):
@@ -74,7 +74,7 @@ def moved(state: dict[str, Any], task: TaskShape, *, ways_free: bool) -> dict[st
     Args:
         state: holds the shape of the tasks that it was trained on as `task`.
         task: shape of the tasks to answer.
-        ways_free: whether any number of classes will do; a head of fixed size needs its own.
+        ways_free: whether any number of classes will do; a head of fixed size needs the same.
 
     Raises:
         UsageError: other instances or targets than the network takes, or other ways than its head.

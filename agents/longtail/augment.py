@@ -1,4 +1,4 @@
-"""Training images made anew: padded by reflection, cropped back, mirrored; and made smaller."""
+"""Augmentation of training images (reflection padding, crops, mirroring), and shrinking."""
 
 from __future__ import annotations
 

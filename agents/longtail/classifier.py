@@ -1,4 +1,4 @@
-"""Answers of a trained network, as they are or corrected after training."""
+"""Classifiers on long-tailed streams, and corrections of their answers after training."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ body counts as two forward ones."""
 
 
 class Classifying(Agent):
-    """What all agents share that train a classifier on a stream by weighted descent.
+    """Base class of agents that train a classifier on a stream by weighted descent.
 
     Attributes:
         config: their settings.
@@ -119,7 +119,7 @@ class Classifying(Agent):
         )
 
     def dev_rows(self, task: LongTailTask) -> int:
-        """Return the dev images that an update asks for."""
+        """Return the number of dev images that an update needs."""
         return self.config.dev_rows(task)
 
     def init(self, env: Any, rng: Rng) -> State:
@@ -191,7 +191,7 @@ class Classifying(Agent):
 
 
 class ClassifierAgent(Classifying):
-    """Descends on one loss in two stages; its settings make it each of the cheap rivals.
+    """Descends on one loss in two stages; its settings make it each of the one-loss agents.
 
     Reference: Cui et al. 2019; Cao et al. 2019; Menon et al. 2021; Ren et al. 2020; Kang et al.
     2020; the stages' defaults are those of Jamal et al. 2020 (160 and 40 epochs).

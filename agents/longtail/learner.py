@@ -68,7 +68,7 @@ class Learner(NamedTuple):
     Attributes:
         config: settings.
         task: the stream.
-        net: the network; its own head is used by name alone.
+        net: the network; of its head only the names are used.
         late: whether the second stage has begun.
         lr: step size of this update.
     """
@@ -80,11 +80,11 @@ class Learner(NamedTuple):
     lr: float
 
     def row_losses(self, theta: Params, x: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of each row of a prepared batch, `[n]`, on the batch's own statistics."""
+        """Return the loss of each row of a prepared batch, `[n]`, with the batch's statistics."""
         return self._losses(theta, self.net.features(theta, x), y)
 
     def logits(self, theta: Params, x: Tensor) -> Tensor:
-        """Return logits `[n, classes]` of a prepared batch, on the batch's own statistics."""
+        """Return logits `[n, classes]` of a prepared batch, with the batch's statistics."""
         return head_of(self.config).answers(theta, self.net.features(theta, x))
 
     def class_weights(self, theta: Params, y: Tensor) -> Tensor | None:
@@ -148,7 +148,7 @@ def current(config: LongTailConfig, state: State) -> Learner:
 
 
 def net_of(config: LongTailConfig, task: LongTailTask) -> Net:
-    """Return the network for a stream's images at the size that the settings ask for.
+    """Return the network for a stream's images at the size that the settings name.
 
     Raises:
         UsageError: a network that can't take these images.
@@ -196,7 +196,7 @@ def labelled(batch: Observation) -> tuple[Tensor, Tensor]:
 
 
 def prepared(config: LongTailConfig, net: Net, x: Tensor, rng: Rng) -> Tensor:
-    """Return training images made anew, made smaller and as the network wants them."""
+    """Return training images augmented, shrunk and prepared for the network."""
     x = augmented(x, rng, pad=config.pad, flip=config.flip)
     return net.prepare(shrunk(x, config.side))
 
@@ -211,7 +211,7 @@ def averaged(running: Stats, found: Stats) -> Stats:
 
 
 def train_features(net: Net, theta: Params, x: Tensor) -> tuple[Tensor, Stats]:
-    """Return features on the batch's own statistics, and these.
+    """Return features with the batch's statistics, and these.
 
     Networks without `train_features` pass once more for them, and give biased variances.
     """

@@ -52,7 +52,7 @@ class Head(NamedTuple):
     Attributes:
         init: from a network and a stream to all parameters of a network with this head.
         logits: from parameters and features `[n, d]` to what the loss takes, `[n, classes]`.
-        answers: likewise, to logits whose softmax are the probabilities.
+        answers: from the same to logits whose softmax gives the probabilities.
     """
 
     init: Callable[[Net, Rng], Params]

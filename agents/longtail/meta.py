@@ -1,4 +1,4 @@
-"""Meta-Weight-Net: an example's weight as a learned function of its loss."""
+"""Agents that learn the weights of examples from a dev set, one step ahead."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class WeightNet:
         """Return the weights `[B]` of losses `[B]`, on the graph of `params` alone.
 
         `Choice:` the loss is a constant here, as in the authors' code for noisy labels; in theirs
-        for imbalance the weights' own slope joins the virtual step.
+        for imbalance the weights' slope joins the virtual step.
         """
         drawn = torch.sigmoid(self._net(params, losses.detach()[:, None])).flatten()
         return drawn / drawn.sum()
@@ -78,14 +78,14 @@ class DevHalves(NamedTuple):
 
 
 class Weighed(NamedTuple):
-    """What a meta-step makes of the slopes.
+    """The result of a meta-step.
 
     Attributes:
         weights: of the real step, `[B]`.
         leap: where the validation loss was taken.
         ratio: mean size of eps over the mean class weight; 0 where weights have one part.
         negative: share of examples whose weight was below 0, before any cut.
-        net: the weights' network after its own step, and its rule's state; empty without one.
+        net: the weights' network after its step, and its rule's state; empty without one.
     """
 
     weights: Tensor
@@ -98,9 +98,9 @@ class Weighed(NamedTuple):
 class MetaWeightAgent(Classifying):
     """Plain steps first, then in each step the examples' weights from a batch of the dev set.
 
-    Meta passes take the statistics of their own batch in batch norm; the real step alone updates
-    the running ones. eps starts from 0 in every mini-batch. The state has, beside a classifier's,
-    `seen` (what diagnostics tell of) and `net` (the weights' network, where there is one).
+    Meta passes take the statistics of their batch in batch norm; the real step alone updates the
+    running ones. eps starts from 0 in every mini-batch. The state has, on top of a classifier's,
+    `seen` (what diagnostics report) and `net` (the weights' network, where there is one).
 
     Reference: Algorithm 2 (`lazy_two_component`); Jamal et al. 2020 (`two_component`); Ren et al.
     2018 (`l2rw`); Shu et al. 2019 (`meta_weight_net`).
@@ -192,7 +192,7 @@ class MetaWeightAgent(Classifying):
             state: of the training.
             x: prepared images.
             y: their labels.
-            dev: images that the weights are judged by.
+            dev: images for the validation loss and the candidates' scores.
         """
         config, theta = self.config, state["theta"]
         examples = Examples(
@@ -291,7 +291,7 @@ def _rectified(found: WeightGradient) -> Weighed:
 
 
 def _noted(state: State, weighed: Weighed, config: MetaConfig) -> State:
-    """The state with what diagnostics tell of and the weights' network after its step."""
+    """The state with the counts for diagnostics and the weights' network after its step."""
     seen = state["seen"]
     gamma = seen["gamma"].clone()
     if weighed.leap.candidates:

@@ -15,7 +15,7 @@ WIDE_GAMMAS: tuple[float, ...] = tuple(round(0.95 - 0.1 * step, 2) for step in r
 
 
 class MetaConfig(LongTailConfig):
-    """Settings of a meta-weighting agent, beside those of every classifier on a stream.
+    """Settings of a meta-weighting agent, on top of those of every classifier on a stream.
 
     Meta-steps are those of the second stage, from the share `late` of the updates on; before it
     the loss is the plain one.
@@ -108,7 +108,7 @@ class MetaConfig(LongTailConfig):
         return self
 
     def dev_rows(self, task: LongTailTask) -> int:
-        """Return the dev images that an update asks for: the lazy teacher's, too."""
+        """Return the number of dev images that an update needs, the lazy teacher's included."""
         wanted = self.dev_batch * (2 if self.teacher == "lazy" else 1)
         return min(wanted, task.dev_per_class * task.classes)
 
@@ -137,6 +137,6 @@ class MetaConfig(LongTailConfig):
         lazily = self.teacher == "lazy"
         valid = (dev // 2 if lazily else dev) / rows
         candidates = len(self.gammas) * (dev - dev // 2) / rows / 3 if lazily else 0.0
-        # l2rw stands at weights of 0, where the virtual step has no backward pass.
+        # l2rw has weights of 0, where the virtual step has no backward pass.
         virtual = 1 / 3 if self.weighting == "l2rw" else 1.0
         return virtual + self.inner_steps + candidates + valid + 1.0 + 1.0

@@ -29,7 +29,7 @@ _AGENTS: Mapping[str, Mapping[str, Any]] = {
     "balanced_softmax": {"loss": "balanced_softmax"},
     "drw": _DEFERRED,
     "ldam_drw": {"loss": "ldam", **_DEFERRED},
-    # The body's schedule ends with the first stage; the new head has one of its own.
+    # The body's schedule ends with the first stage; the new head has a separate one.
     "crt": {
         "late_sampler": "class",
         "late_trains": "fresh_head",

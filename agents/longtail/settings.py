@@ -1,4 +1,4 @@
-"""Settings of every agent on long-tailed streams: the axes that each of them is a point of."""
+"""Settings of every agent on long-tailed streams; each agent is one choice of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Sampler = Literal["instance", "class", "sqrt"]
 
 
 class LongTailConfig(BaseModel):
-    """Settings of a classifier on a long-tailed stream, beside which meta-learners have their own.
+    """Settings of a classifier on a long-tailed stream; meta-learners add to them.
 
     A training has two stages; `late` is the share of the updates at which the second begins.
 
@@ -50,7 +50,7 @@ class LongTailConfig(BaseModel):
         late_trains: what the second stage moves: `all`, or the `head` above a frozen body, or a
             `fresh_head`. A frozen body keeps its running statistics.
         dev: what the dev set is for: `none`, all of the second stage's mini-batches (`late`), or
-            images beside each mini-batch, as many as their share of all (`joined`).
+            images added to each mini-batch, as many as their share of all (`joined`).
         posthoc: what is done to the trained network's answers: `none`, `logit_adjust` (less
             `posthoc_tau` times the log priors) or `tau_norm` (the head's rows divided by
             `posthoc_tau` powers of their norms, without offsets).
@@ -129,16 +129,16 @@ class LongTailConfig(BaseModel):
         factor = 1.0
         for share, then in self.drops:
             factor = then if step >= self.begins(share, task) else factor
-        warm = task.train_steps(self.warmup_epochs, self.batch) if self.warmup_epochs else 1
-        return self.lr * factor * min(1.0, (step + 1) / warm)
+        rising = task.train_steps(self.warmup_epochs, self.batch) if self.warmup_epochs else 1
+        return self.lr * factor * min(1.0, (step + 1) / rising)
 
     def counts(self, task: LongTailTask) -> tuple[int, ...]:
         """Return the training images of each class, dev images included where they are joined."""
-        beside = task.dev_per_class if self.dev == "joined" else 0
-        return tuple(count + beside for count in task.class_counts)
+        joined = task.dev_per_class if self.dev == "joined" else 0
+        return tuple(count + joined for count in task.class_counts)
 
     def dev_rows(self, task: LongTailTask) -> int:
-        """Return the dev images that an update asks for."""
+        """Return the number of dev images that an update needs."""
         dev = task.dev_per_class * task.classes
         if self.dev == "none":
             return 0

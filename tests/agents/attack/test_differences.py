@@ -12,17 +12,17 @@ from torch import Tensor
 
 from lazybench.agents.attack.differences import coordinate_slopes, directional_slopes, placed
 from lazybench.agents.attack.lockstep import Start
-from lazybench.agents.attack.search import Space, Walk, pixels, project, tiled, variables
+from lazybench.agents.attack.search import Iterates, Space, pixels, project, tiled, variables
 from lazybench.tasks import distance, margin
 
 INSTANCE = (2, 4, 4)
 
 
 @pytest.fixture
-def at(meter: ModuleType) -> Callable[..., tuple[Walk, Any, Callable[[Tensor], Tensor]]]:
-    """A function from images to a walk there, its meter, and the margin as a function of them."""
+def at(meter: ModuleType) -> Callable[..., tuple[Iterates, Any, Callable[[Tensor], Tensor]]]:
+    """A function from images to iterates there, their meter, and the margin as a function."""
 
-    def make(x: Tensor, space: Space = "pixel") -> tuple[Walk, Any, Callable[[Tensor], Tensor]]:
+    def make(x: Tensor, space: Space = "pixel") -> tuple[Iterates, Any, Callable[[Tensor], Tensor]]:
         # A ball so small that no probe is a success.
         task = meter.protocol(INSTANCE, query_budget=10_000, eps=1e-5)
         target = meter.smooth(INSTANCE)
@@ -33,7 +33,7 @@ def at(meter: ModuleType) -> Callable[..., tuple[Walk, Any, Callable[[Tensor], T
         def height(images: Tensor) -> Tensor:
             return margin(torch.log_softmax(target(images), 1), label)
 
-        return Walk(start, 10.0, space), box, height
+        return Iterates(start, 10.0, space), box, height
 
     return make
 
@@ -53,10 +53,10 @@ def test_coordinate_slopes_are_the_gradient(
     meter: ModuleType, at: Callable[..., Any], space: Space, both_sides: bool
 ) -> None:
     x = 0.2 + 0.6 * torch.rand(3, *INSTANCE, generator=torch.Generator().manual_seed(1))
-    walk, box, height = at(x, space)
-    meter.drive(walk.check(), box)
+    iterates, box, height = at(x, space)
+    meter.drive(iterates.check(), box)
     index = torch.rand(3, 32, generator=torch.Generator().manual_seed(2)).argsort(1)
-    found, kept = meter.drive(coordinate_slopes(walk, index, 1e-2, both_sides=both_sides), box)
+    found, kept = meter.drive(coordinate_slopes(iterates, index, 1e-2, both_sides=both_sides), box)
     assert kept.tolist() == [0, 1, 2]
     assert box.queries == [1 + 32 * (1 + both_sides)] * 3
     expected = slopes_by_autograd(height, x, space).float()
@@ -69,10 +69,10 @@ def test_at_the_edges_probes_stay_inside(
     meter: ModuleType, at: Callable[..., Any], both_sides: bool
 ) -> None:
     x = torch.rand(2, *INSTANCE, generator=torch.Generator().manual_seed(1)).round()
-    walk, box, height = at(x)
-    meter.drive(walk.check(), box)
+    iterates, box, height = at(x)
+    meter.drive(iterates.check(), box)
     index = torch.arange(32).expand(2, -1)
-    found, _ = meter.drive(coordinate_slopes(walk, index, 1e-2, both_sides=both_sides), box)
+    found, _ = meter.drive(coordinate_slopes(iterates, index, 1e-2, both_sides=both_sides), box)
     expected = slopes_by_autograd(height, x).float()
     torch.testing.assert_close(placed(found, index, x), expected, rtol=0.1, atol=0.05)
     # Nothing was clipped on the way: each probe differs from the image in one pixel by h.
@@ -89,8 +89,8 @@ def test_the_loss_is_differentiated_in_place_of_the_margin(
     x = torch.full((1, *INSTANCE), 0.3)
     index = torch.arange(32)[None]
     plain, squared = at(x), at(x)
-    for walk, box, _ in (plain, squared):
-        meter.drive(walk.check(), box)
+    for iterates, box, _ in (plain, squared):
+        meter.drive(iterates.check(), box)
     found, _ = meter.drive(coordinate_slopes(plain[0], index, 1e-2, both_sides=True), plain[1])
     asked = coordinate_slopes(
         squared[0], index, 1e-2, both_sides=True, loss=lambda value: value.square()
@@ -107,9 +107,11 @@ def test_directional_slopes_are_products_with_the_gradient(
     generator = torch.Generator().manual_seed(5)
     x = 0.2 + 0.6 * torch.rand(3, *INSTANCE, generator=generator)
     directions = torch.randn(3, 6, *INSTANCE, generator=generator)
-    walk, box, height = at(x)
-    meter.drive(walk.check(), box)
-    found, _ = meter.drive(directional_slopes(walk, directions, 2e-3, both_sides=both_sides), box)
+    iterates, box, height = at(x)
+    meter.drive(iterates.check(), box)
+    found, _ = meter.drive(
+        directional_slopes(iterates, directions, 2e-3, both_sides=both_sides), box
+    )
     gradient = slopes_by_autograd(height, x).float()
     expected = torch.einsum("mchw,mqchw->mq", gradient, directions)
     error = 1e-2 if both_sides else 5e-2
@@ -134,11 +136,11 @@ def test_projection_reaches_the_ball_and_leaves_what_is_inside() -> None:
 
 
 def test_moving_keeps_values_that_were_not_brought_back(at: Callable[..., Any]) -> None:
-    walk, _, _ = at(torch.zeros(1, *INSTANCE), "tanh")
-    before = walk.values.clone()
+    iterates, _, _ = at(torch.zeros(1, *INSTANCE), "tanh")
+    before = iterates.values.clone()
     # There and back from near 0 in float32 would have moved w by a tenth.
-    walk.move(before + 1e-3)
-    torch.testing.assert_close(walk.values, before + 1e-3, rtol=0, atol=1e-6)
+    iterates.move(before + 1e-3)
+    torch.testing.assert_close(iterates.values, before + 1e-3, rtol=0, atol=1e-6)
 
 
 def test_tiles_are_rectangles_of_one_value() -> None:

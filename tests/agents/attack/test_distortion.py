@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lazybench.agents.attack.bandits import learned
-from lazybench.agents.attack.zoo import Adam, Trade
+from lazybench.agents.attack.zoo import Adam, DynamicConstant
 
 
 def test_adam_is_torchs_where_all_numbers_move() -> None:
@@ -39,7 +39,7 @@ def test_adam_counts_each_number_for_itself() -> None:
 
 
 def test_the_constant_grows_until_it_suffices_and_is_then_bisected() -> None:
-    trade = Trade(torch.tensor([10.0, 10.0]))
+    trade = DynamicConstant(torch.tensor([10.0, 10.0]))
     images = torch.arange(2)
     fails, wins = torch.tensor([-1.0, -1.0]), torch.tensor([1.0, -1.0])
     assert trade.update(images, fails, 0, 4)[0].tolist() == [False, False]
