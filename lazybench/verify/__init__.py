@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from lazybench.verify.audit import Audit, audit
 from lazybench.verify.export import Exported, export_trials
-from lazybench.verify.findings import Finding, Verification
 from lazybench.verify.load_policy import StateSource
-from lazybench.verify.read_record import find_record
+from lazybench.verify.read_record import Finding, Verification, find_record
 from lazybench.verify.submit import score
 from lazybench.verify.verify import verify
 

@@ -1,4 +1,4 @@
-"""Official trials as a file, for frameworks that don't play Gymnasium environments."""
+"""Official trials as a file, for frameworks that don't run Gymnasium environments."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ class Exported:
 
 
 def need_answers(spec: EnvSpec) -> None:
-    """Look whether answers alone say how well an environment's trials were solved.
+    """Check that an environment's trials can be scored from answers alone.
 
     Raises:
         UsageError: they don't.
     """
     if spec.family == "attack":
         raise UsageError(
-            f"{spec.id} is judged by the queries that an attack needs, and answers in a file can't "
-            "prove how often the target was asked; play the environment instead: lazybench run, "
-            "lazybench.evaluate, or the doors of docs/attack.md"
+            f"{spec.id} is scored by the queries that an attack needs, and answers in a file can't "
+            "prove how many queries were sent; run the environment instead: lazybench run, "
+            "lazybench.evaluate, or the adapters of docs/attack.md"
         )
     if spec.family not in ("fewshot", "longtail"):
         raise UsageError(
@@ -71,19 +71,19 @@ def export_trials(
     arrays: bool = False,
     watch: Watch = SILENT,
 ) -> Exported:
-    """Return what was written of an environment's official trials; no query label is.
+    """Write an environment's official trials to a file, without query labels.
 
     Args:
         env: id or alias.
         path: `.npz`, or `.jsonl` with a line for the whole and one for each trial.
-        budget: whose number of trials.
+        budget: budget that sets the number of test trials.
         limit: the first so many alone.
         arrays: whether the instances themselves are written, not only their hashes; npz alone.
         watch: hears of the progress.
 
     Raises:
-        UsageError: an unknown environment, budget or ending, trials that answers can't be judged
-            on, or more bytes than a file should hold.
+        UsageError: an unknown environment, budget or ending, trials that can't be scored from
+            answers, or more bytes than a file should hold.
         DataUnavailable: the data isn't installed or is damaged.
         OutputUnavailable: the file can't be written, or another file, not of trials, is there.
     """
@@ -136,7 +136,7 @@ def _check_size(task: Any, trials: int) -> None:
 
 
 def _blocks(env: Any, trials: int, arrays: bool, watch: Watch) -> Iterator[Rows]:
-    """The trials block by block: index, support labels, hashes, and instances where asked."""
+    """The trials block by block: index, support labels, hashes, and instances where wanted."""
     rows = env.num_envs
     watch.stage("trials", trials)
     for first in range(0, trials, rows):

@@ -20,7 +20,7 @@ from lazybench.runner.train import Progress, Training, fit, fit_whole
 from lazybench.runner.trained import find_run, read_weights
 from lazybench.runner.transfer import check_backbone, check_code, moved
 from lazybench.specs import EnvSpec
-from lazybench.verify.findings import Finding
+from lazybench.verify.read_record import Finding
 from lazybench.verify.static_checks import spec_of
 
 
@@ -33,7 +33,7 @@ class StateSource:
             run among `runs`.
         retrain: train again, from the record's settings and seed.
         init: weights to start that training from, where the record started from given ones.
-        out: the store, where the record of the fit behind a judgement stands.
+        out: the store, where the record of the run that trained the agent is.
         runs: folder of working state.
     """
 
@@ -44,8 +44,8 @@ class StateSource:
     runs: Path = Path("runs")
 
 
-def asked(record: Record) -> str:
-    """Return an agent's name as it was typed: an id, or `file.py:Class`."""
+def agent_name(record: Record) -> str:
+    """An agent's name as it was typed: an id, or `file.py:Class`."""
     return record.agent.origin if ":" in record.agent.origin else record.agent.id
 
 
@@ -59,7 +59,7 @@ def remade(record: Record) -> tuple[Made, EnvSpec]:
     home = spec_of(record)
     if record.trained_on is not None:
         home = resolve_env(record.trained_on.split()[0])[0]
-    made = make(asked(record), home, record.preset, record.config, whole=True)
+    made = make(agent_name(record), home, record.preset, record.config, whole=True)
     check_code(made, record.agent.version, record.agent.source_sha256)
     check_backbone(record.network, made, home)
     return made, home
@@ -68,21 +68,21 @@ def remade(record: Record) -> tuple[Made, EnvSpec]:
 def check_settings(record: Record, made: Made, home: EnvSpec) -> Finding:
     """Return whether an agent made with a record's settings has these settings.
 
-    So must one made as the run was asked for, with its budget and the settings that its row is
-    named by. Settings that came into the package after the run are named.
+    So must one made from the run's budget and overrides. Settings that came into the package after
+    the run are named.
     """
     if record.preset != record.budget:
         detail = f"preset is {record.preset} in the record, whose budget is {record.budget}"
         return Finding("settings", False, detail)
-    told = {name: made.config.get(name) for name in record.config}
-    difference = first_difference(record.config, told)
+    here = {name: made.config.get(name) for name in record.config}
+    difference = first_difference(record.config, here)
     if difference is not None:
         name, old, new = difference
         return Finding(
             "settings", False, f"{name} is {old} in the record; the agent makes it {new}"
         )
-    anew = make(asked(record), home, record.preset, record.overrides).config
-    difference = first_difference(record.config, {name: anew.get(name) for name in record.config})
+    again = make(agent_name(record), home, record.preset, record.overrides).config
+    difference = first_difference(record.config, {name: again.get(name) for name in record.config})
     if difference is not None:
         name, old, new = difference
         given = ", ".join(f"{k}={v}" for k, v in sorted(record.overrides.items())) or "no setting"
@@ -94,7 +94,7 @@ def check_settings(record: Record, made: Made, home: EnvSpec) -> Finding:
 
 
 def check_network(record: Record, made: Made, task: Any) -> Finding | None:
-    """Return whether an agent's network on its task is the recorded one; None where none is told.
+    """Whether an agent's network on its task is the recorded one; None where one is unknown.
 
     Args:
         record: the record.
@@ -118,7 +118,7 @@ def check_network(record: Record, made: Made, task: Any) -> Finding | None:
 def trained_policy(
     record: Record, made: Made, env: Any, source: StateSource, device: str, watch: Watch
 ) -> tuple[Any, list[Finding]]:
-    """Return the policy that a record judged, and whether its state is the recorded one.
+    """The policy that a record evaluated, and whether its state is the recorded one.
 
     Args:
         record: the record.
@@ -170,11 +170,11 @@ def _trained(
         found = Store(source.out).find(record.fit or "")
         if found is None:
             raise UsageError(
-                f"the record is a judgement of the run {str(record.fit)[:12]}, whose own record "
+                f"the record evaluates the run {str(record.fit)[:12]}, whose own record "
                 f"isn't in {source.out}, so that it can't be trained again; give --checkpoint"
             )
         fitted = found
-        made = make(asked(fitted), spec_of(fitted), fitted.preset, fitted.config, whole=True)
+        made = make(agent_name(fitted), spec_of(fitted), fitted.preset, fitted.config, whole=True)
     training = Training(
         made.agent,
         spec_of(fitted),
@@ -205,13 +205,14 @@ def _weights(record: Record, source: StateSource) -> Any:
     wanted = None if record.network is None else record.network.weights_sha256
     if wanted is None:
         return None
-    told = f"{record.network.weights if record.network else ''} (sha256 {wanted[:12]})"
+    recorded = f"{record.network.weights if record.network else ''} (sha256 {wanted[:12]})"
     if source.init is None:
-        raise UsageError(f"this run started from weights, {told}; give them with --init")
+        raise UsageError(f"this run started from weights, {recorded}; give them with --init")
     weights = read_weights(source.init, source.runs)
     if weights.sha256 != wanted:
         raise UsageError(
-            f"this run started from {told}; --init {source.init} has sha256 {weights.sha256[:12]}"
+            f"this run started from {recorded}; --init {source.init} has sha256 "
+            f"{weights.sha256[:12]}"
         )
     return weights.params
 
@@ -229,7 +230,7 @@ def _how_long(record: Record) -> str:
 
 
 def _state_at(progress: Progress, record: Record) -> Any:
-    """The state of a finished training that a record judged, as far as its step tells.
+    """The state of a finished training that a record evaluated, as far as its step shows.
 
     Another step than was kept gives the best state: whether that is the one, its sha256 says.
     """
@@ -267,8 +268,8 @@ def _kept_state(record: Record, source: StateSource) -> tuple[Any, Progress | Fi
         )
     run = find_run(name, source.runs)
     if run.key != fit:
-        told = {k: v for k, v in record.identity().items() if k in run.identity}
-        name, old, new = first_difference(told, run.identity) or ("key", fit[:12], run.key[:12])
+        recorded = {k: v for k, v in record.identity().items() if k in run.identity}
+        name, old, new = first_difference(recorded, run.identity) or ("key", fit[:12], run.key[:12])
         detail = f"{run.folder} is another run: {name} is {old} in the record and {new} there"
         return None, Finding("checkpoint", False, detail)
     if step is None or step == run.progress.best_step:
@@ -277,7 +278,7 @@ def _kept_state(record: Record, source: StateSource) -> tuple[Any, Progress | Fi
 
 
 def check_updates(record: Record, made: Made, task: Any) -> Finding | None:
-    """Return whether a record tells of as many updates as its settings plan.
+    """Whether a record has as many updates as its settings plan.
 
     None for agents without training, or with a loop of their own.
 
@@ -290,10 +291,11 @@ def check_updates(record: Record, made: Made, task: Any) -> Finding | None:
         return None
     plan = made.agent.plan(task)
     planned = 0 if plan is None else plan.updates
-    told, step = record.cost.outer_steps, 0 if record.checkpoint is None else record.checkpoint.step
+    counted = record.cost.outer_steps
+    step = 0 if record.checkpoint is None else record.checkpoint.step
     last = max((int(point.get("step") or 0) for point in record.curve), default=0)
-    if told is not None and told != planned:
-        detail = f"the record tells of {told} updates; its settings plan {planned}"
+    if counted is not None and counted != planned:
+        detail = f"the record has {counted} updates; its settings plan {planned}"
         return Finding("updates", False, detail)
     if max(step, last) > planned:
         where = "checkpoint" if step > planned else "curve"
@@ -309,29 +311,29 @@ _COUNTS = ("inner_steps", "image_gradients", "gradient_equivalents")
 def _check_counters(record: Record, progress: Progress) -> Finding:
     """Whether a training counted what the record says: updates, work and validation scores.
 
-    A checkpoint from the midst of a training has counted less, and the begin of the curve.
+    A checkpoint from the middle of a training has counted less, and has the start of the curve.
     """
     updates = record.cost.outer_steps
     if updates is not None and updates < progress.step:
         detail = f"updates are {updates} in the record, and {progress.step} in the training"
         return Finding("counters", False, detail)
     whole = updates in (None, progress.step)
-    told: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
     here: dict[str, Any] = {}
     for name in _COUNTS:
         counted = progress.totals.get(name)
         if whole and counted is not None and getattr(record.cost, name) is not None:
-            told[name] = float(getattr(record.cost, name))
+            recorded[name] = float(getattr(record.cost, name))
             # Records keep whole counts.
-            here[name] = counted if told[name] == counted else float(round(counted))
-    # A judgement of a transferred state has no curve, and the record of its fit isn't at hand.
+            here[name] = counted if recorded[name] == counted else float(round(counted))
+    # An evaluation of a transferred state has no curve, and the record of its fit isn't at hand.
     if record.curve:
         points = len(record.curve) if whole else len(progress.curve)
-        for where, curve in ((told, record.curve), (here, progress.curve)):
+        for where, curve in ((recorded, record.curve), (here, progress.curve)):
             where["curve"] = [
                 [plain(point.get(name)) for name in _CURVE] for point in curve[:points]
             ]
-    found = first_difference(told, here)
+    found = first_difference(recorded, here)
     if found is None:
         return Finding("counters", True, f"{progress.step} updates; work and curve as recorded")
     name, old, new = found

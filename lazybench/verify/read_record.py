@@ -1,22 +1,101 @@
-"""Records as files: found by path or by key, and what their own text says about them."""
+"""Record files, given by path or key, checked by their own text; the findings of all checks."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lazybench.errors import StoreError, UnknownName, UsageError
 from lazybench.files import read_file
 from lazybench.records import Record, Store, make_key
 from lazybench.records.store import MOST_RECORD_BYTES
-from lazybench.verify.findings import Finding
+
+Verdict = Literal["reproduced", "consistent", "not reproducible here", "refuted"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check.
+
+    Attributes:
+        check: its name: file, key, environment, trials, settings, answers, numbers,
+            network, training, checkpoint, scores.
+        ok: whether it holds; None where nothing could be checked.
+        detail: one line on the result; where it doesn't hold, on what differs.
+    """
+
+    check: str
+    ok: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Findings of `verify` on one record, and the verdict that follows.
+
+    Attributes:
+        path: the file.
+        key: the record's key; '' where the file holds no record.
+        agent: agent id, '' where the file holds no record.
+        env: environment id, '' where the file holds no record.
+        findings: all checks, in order.
+        trials: trials that were evaluated again, 0 for none.
+        exact: whether scores must be equal; False where they may differ by a tolerance.
+        equal: whether all that was evaluated again is equal to the last bit.
+        finds: the smallest share of forged trials of which a sample of this size holds one with a
+            chance of 95 %; None where no trial was evaluated again, or a forged one can't be
+            distinguished from rounding on another platform.
+        seed: what the sample of trials was drawn with; None where none was drawn.
+        unchecked: parts of the record that no check covers.
+    """
+
+    path: Path
+    key: str
+    agent: str
+    env: str
+    findings: tuple[Finding, ...]
+    trials: int = 0
+    exact: bool = False
+    equal: bool = False
+    finds: float | None = None
+    seed: int | None = None
+    unchecked: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict over all checks.
+
+        `reproduced`: trials that were evaluated again are equal to the last bit. `consistent`: they
+        are within what another platform explains. `not reproducible here`: none could be evaluated
+        again, or they show nothing. `refuted`: a check failed.
+        """
+        if refuted(self.findings):
+            return "refuted"
+        shown = any(each.check == "scores" and each.ok for each in self.findings)
+        if not (self.trials and shown):
+            return "not reproducible here"
+        return "reproduced" if self.equal else "consistent"
+
+    @property
+    def verified(self) -> bool:
+        """Whether the record was reproduced, or is consistent with what was evaluated here."""
+        return self.verdict in ("reproduced", "consistent")
+
+
+def refuted(findings: Iterable[Finding]) -> bool:
+    """Return whether a check failed."""
+    return any(finding.ok is False for finding in findings)
+
 
 _KEY = re.compile(r"[0-9a-f]{6,64}")
 _KEY12 = 12
 
 
 def find_record(name: str, out: Path) -> Path:
-    """Return the file of a record: `name` itself, or the one in a store whose key begins so.
+    """The file of a record, given by its path or by the first digits of its key.
 
     Args:
         name: a path, or 6 to 64 hex digits.
@@ -45,7 +124,7 @@ def find_record(name: str, out: Path) -> Path:
 
 
 def read_record(path: Path) -> tuple[Record | None, list[Finding]]:
-    """Return the record of a file, None where it holds none, and whether file and key are sound.
+    """The record of a file (None where it holds none), and whether file and key are sound.
 
     Raises:
         StoreError: the file can't be read.

@@ -1,4 +1,4 @@
-"""Answers that were given before, played to the environment as a policy, so that it judges them."""
+"""Stored answers scored again by their environment, and trials evaluated again and compared."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from lazybench.runner import provenance
 from lazybench.runner.callbacks import Watch
 from lazybench.runner.evaluate import Judged, Scored, gathered, judge, judge_block
 from lazybench.specs import EnvSpec
-from lazybench.verify.findings import Finding
+from lazybench.verify.read_record import Finding
 
 
 class NotReplayed(UsageError):
-    """Answers that can't be played again, for no fault of their own."""
+    """Answers that can't be scored again, though they may be right."""
 
 
 class Replay:
-    """A policy that gives stored answers block by block, whatever it is asked.
+    """A policy that gives stored answers block by block, whatever it observes.
 
     Blocks must be opened in the order of their trials, from the first one.
     """
@@ -109,8 +109,8 @@ def shaped(answers: NDArray[Any], task: Any) -> NDArray[Any]:
     return whole.astype(np.int64) if task.target == "class" else whole
 
 
-def judge_answers(spec: EnvSpec, env: Any, answers: NDArray[Any], seed: int) -> Scored:
-    """Return what the environment makes of answers to its trials from the first one on.
+def score_answers(spec: EnvSpec, env: Any, answers: NDArray[Any], seed: int) -> Scored:
+    """The environment's scores of answers to its trials, from the first one on.
 
     Args:
         spec: the environment.
@@ -120,7 +120,7 @@ def judge_answers(spec: EnvSpec, env: Any, answers: NDArray[Any], seed: int) -> 
 
     Raises:
         UsageError: answers of another shape, or to other images than there are.
-        NotReplayed: a pass whose images can't be told apart.
+        NotReplayed: a pass with equal images of different answers.
         ContractError: answers out of range.
         DataUnavailable: the data isn't installed or is damaged.
     """
@@ -143,7 +143,7 @@ TRIAL_SHARE = 0.1
 """How far one trial's score may be off on another platform: of the scores' range."""
 
 MEAN_SHARE = 0.01
-"""How far the mean over the sampled trials may be off there, likewise."""
+"""How far the mean over the sampled trials may be off there, as a share of the same range."""
 
 DRIFT = 1e-3
 """Share of honest records that the tests of drift refute elsewhere, at most: one in a thousand."""
@@ -203,7 +203,7 @@ def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it,
     """Return `wanted` of a record's trials, each drawn by itself by `seed`, evaluated again.
 
     Rounding may depend on a trial's row in its block and, rarely, on what lies in the other rows.
-    So each trial is evaluated in the row that it had in the run, beside others of the sample, and
+    So each trial is evaluated in the row that it had in the run, with others of the sample, and
     one that doesn't give what is stored once more in the block that it had: that counts. Where the
     test is one pass, that is all of it.
     """
@@ -293,28 +293,28 @@ def _pairs(record: Record, again: Again) -> list[Pair]:
     """What is stored of some trials and what they gave now, `[m, …]` each, by name."""
     pairs: list[Pair] = [("scores", record.trials.scores_array()[again.trials], again.scores)]
     if record.trials.predictions is not None and again.answers.size:
-        told = record.trials.predictions.unpack()[again.trials]
-        pairs.append(("answers", told, again.answers.reshape(told.shape).astype(told.dtype)))
-    stored = dict(record.trials.columns)
+        stored = record.trials.predictions.unpack()[again.trials]
+        now = again.answers.reshape(stored.shape).astype(stored.dtype)
+        pairs.append(("answers", stored, now))
     for name, values in again.columns.items():
-        if name in stored:
-            told = stored[name].unpack()[again.trials]
-            pairs.append((name, told, values.astype(told.dtype)))
+        if name in record.trials.columns:
+            stored = record.trials.columns[name].unpack()[again.trials]
+            pairs.append((name, stored, values.astype(stored.dtype)))
     return pairs
 
 
 def differing(record: Record, again: Again) -> NDArray[np.bool_]:
     """Return which trials, `[m]`, gave anything else than what is stored, to the last bit."""
     odd: NDArray[np.bool_] = np.zeros(len(again.trials), np.bool_)
-    for _, told, now in _pairs(record, again):
-        odd |= ~_same(told, now)
+    for _, stored, now in _pairs(record, again):
+        odd |= ~_same(stored, now)
     return odd
 
 
-def _same(told: NDArray[Any], now: NDArray[Any]) -> NDArray[np.bool_]:
+def _same(stored: NDArray[Any], now: NDArray[Any]) -> NDArray[np.bool_]:
     """Which rows of `[m, …]` are equal; NaN is equal to NaN."""
-    kind = told.dtype.kind == "f"
-    same = np.isclose(told, now, rtol=0, atol=0, equal_nan=True) if kind else told == now
+    kind = stored.dtype.kind == "f"
+    same = np.isclose(stored, now, rtol=0, atol=0, equal_nan=True) if kind else stored == now
     found: NDArray[np.bool_] = same.reshape(len(same), -1).all(axis=1)
     return found
 
@@ -336,24 +336,26 @@ def compare(record: Record, again: Again, *, exact: bool) -> list[Finding]:
         return [Finding("scores", True, detail)]
     if not exact:
         return _elsewhere(record, again, pairs)
-    findings = [_equal(name, told, now, again.trials) for name, told, now in pairs]
+    findings = [_equal(name, stored, now, again.trials) for name, stored, now in pairs]
     return [finding for finding in findings if finding.ok is False]
 
 
-def _equal(what: str, told: NDArray[Any], now: NDArray[Any], trials: NDArray[np.int64]) -> Finding:
+def _equal(
+    what: str, stored: NDArray[Any], now: NDArray[Any], trials: NDArray[np.int64]
+) -> Finding:
     """Whether arrays `[m, …]` are equal."""
-    wrong = np.flatnonzero(~_same(told, now))
+    wrong = np.flatnonzero(~_same(stored, now))
     if not len(wrong):
         return Finding(what, True, "equal")
     at = int(wrong[0])
-    if told.ndim == 1:
-        values = f"{told[at]:.6g} stored, {now[at]:.6g} evaluated"
+    if stored.ndim == 1:
+        values = f"{stored[at]:.6g} stored, {now[at]:.6g} evaluated"
     else:
-        values = f"{int((told[at] != now[at]).sum())} of {told[at].size} differ"
+        values = f"{int((stored[at] != now[at]).sum())} of {stored[at].size} differ"
     return Finding(
         what,
         False,
-        f"{what} of {len(wrong)} of {len(told)} trials evaluated again differ; first trial "
+        f"{what} of {len(wrong)} of {len(stored)} trials evaluated again differ; first trial "
         f"{trials[at]}: {values}",
     )
 
@@ -361,17 +363,17 @@ def _equal(what: str, told: NDArray[Any], now: NDArray[Any], trials: NDArray[np.
 def _elsewhere(record: Record, again: Again, pairs: Sequence[Pair]) -> list[Finding]:
     """Whether other arithmetic explains how trials differ.
 
-    Where trials have numbers beside their score, they are paths of queries that part early, and say
-    nothing one by one; they are compared as distributions. Hits flip or don't, so that only their
-    mean has a tolerance.
+    Trials with further numbers are paths of queries, which diverge early and say nothing one by
+    one; they are compared as distributions. Hits flip or don't, so that only their mean has a
+    tolerance.
     """
-    named = [(name, told, now) for name, told, now in pairs if name != "answers"]
+    named = [(name, stored, now) for name, stored, now in pairs if name != "answers"]
     paths = bool(record.trials.columns)
     findings = [] if paths else [_within(record, named[0][1], again)]
     tests = [
         (f"the {name} {how}", p)
-        for name, told, now in named
-        for how, p in drifts(told, now, distribution=paths).items()
+        for name, stored, now in named
+        for how, p in drifts(stored, now, distribution=paths).items()
     ]
     level = DRIFT / len(tests)
     if len(again.trials) < least_trials(level):
@@ -379,8 +381,8 @@ def _elsewhere(record: Record, again: Again, pairs: Sequence[Pair]) -> list[Find
             f"{len(again.trials)} trials evaluated again on another platform differ, and are too "
             f"few to tell whether by rounding: evaluate {least_trials(level)} or more (--trials)"
         )
-        told = [each for each in findings if each.ok is False]
-        return told or [Finding("scores", None, detail)]
+        failed = [each for each in findings if each.ok is False]
+        return failed or [Finding("scores", None, detail)]
     name, p = min(tests, key=lambda test: test[1])
     detail = f"on another platform, of {len(tests)} tests the least p is {p:.2g}, of {name}"
     if p < level:
@@ -388,13 +390,13 @@ def _elsewhere(record: Record, again: Again, pairs: Sequence[Pair]) -> list[Find
         return [*findings, Finding("drift", False, detail)]
     if not findings:
         what = ", ".join(name for name, _, _ in named)
-        told_of = f"{len(again.trials)} trials evaluated again on another platform"
-        findings = [Finding("scores", True, f"{told_of}: {what} alike as distributions")]
+        trials = f"{len(again.trials)} trials evaluated again on another platform"
+        findings = [Finding("scores", True, f"{trials}: {what} alike as distributions")]
     return [*findings, Finding("drift", True, f"{detail} (refuted below {level:.2g})")]
 
 
 def drifts(
-    told: NDArray[Any], now: NDArray[Any], *, distribution: bool = False
+    stored: NDArray[Any], now: NDArray[Any], *, distribution: bool = False
 ) -> dict[str, float]:
     """Return p-values of stored numbers `[m]` not being higher or lower than those of now.
 
@@ -405,8 +407,8 @@ def drifts(
     """
     from scipy.stats import binomtest, ks_2samp
 
-    both = np.isfinite(told.astype(np.float64)) & np.isfinite(now.astype(np.float64))
-    left, right = (side[both].astype(np.float64) for side in (told, now))
+    both = np.isfinite(stored.astype(np.float64)) & np.isfinite(now.astype(np.float64))
+    left, right = (side[both].astype(np.float64) for side in (stored, now))
     apart = left - right
     apart = apart[apart != 0]
     found = {"of one sign": 1.0, "summed": 1.0}
@@ -444,15 +446,14 @@ def least_trials(level: float) -> int:
 
 
 def finds(record: Record, again: Again) -> float | None:
-    """Return `finds_share` of a sample; None where one forged trial can't be told from rounding.
+    """`finds_share` of a sample; None where a forged trial can't be distinguished from rounding.
 
     That is so elsewhere, for hits and for paths of queries, which have no tolerance one by one.
     """
-    told = record.trials
-    single = not told.columns and not _hits(record)
+    single = not record.trials.columns and not _hits(record)
     if differing(record, again).any() and not single:
         return None
-    return finds_share(told.n, len(again.trials))
+    return finds_share(record.trials.n, len(again.trials))
 
 
 def _hits(record: Record) -> bool:
@@ -474,10 +475,10 @@ def finds_share(n: int, m: int) -> float:
     return float(forged[found][0] / n)
 
 
-def _within(record: Record, told: NDArray[np.float32], again: Again) -> Finding:
+def _within(record: Record, stored: NDArray[np.float32], again: Again) -> Finding:
     """Whether scores are within what other arithmetic explains."""
-    scale, mean = _scale(record), abs(_mean_off(told, again))
-    apart = np.abs(told.astype(np.float64) - again.scores)
+    scale, mean = _scale(record), abs(_mean_off(stored, again))
+    apart = np.abs(stored.astype(np.float64) - again.scores)
     worst = int(apart.argmax())
     hits = _hits(record)
     within = mean <= MEAN_SHARE * scale and (hits or apart[worst] <= TRIAL_SHARE * scale)
@@ -514,6 +515,6 @@ def _scale(record: Record) -> float:
     return 1.0 if record.env.unit == "fraction" else float(everything.max() - everything.min())
 
 
-def _mean_off(told: NDArray[np.float32], again: Again) -> float:
+def _mean_off(stored: NDArray[np.float32], again: Again) -> float:
     """How far the stored mean is above that of now."""
-    return float(told.mean(dtype=np.float64) - again.scores.mean(dtype=np.float64))
+    return float(stored.mean(dtype=np.float64) - again.scores.mean(dtype=np.float64))

@@ -1,4 +1,4 @@
-"""What a record says, checked against its environment and its own answers; no agent is needed."""
+"""Checks of a record against its environment and its own answers, without running its agent."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lazybench.runner import record as report
 from lazybench.runner.evaluate import Judged, Scored, env_facts, gathered
 from lazybench.runner.request import official_trials, resolve_env, with_protocol
 from lazybench.specs import EnvSpec
-from lazybench.verify.findings import Finding
-from lazybench.verify.rescore import NotReplayed, judge_answers
+from lazybench.verify.read_record import Finding
+from lazybench.verify.rescore import NotReplayed, score_answers
 
 _ROUNDING = 1e-6
 """Relative; scores are kept as float32 and were averaged as float64."""
@@ -25,7 +25,7 @@ _CONTENT = ("name", "fingerprint", "prep")
 
 
 def spec_of(record: Record) -> EnvSpec:
-    """Return the environment of a record, with the settings that its run chose.
+    """The environment of a record, with the settings of its run.
 
     Raises:
         UnknownName: no such environment.
@@ -38,12 +38,13 @@ def spec_of(record: Record) -> EnvSpec:
             f"{record.env.version}; verify it with the lazybench that made it "
             f"({record.code.version})"
         )
-    told = record.env.protocol
-    return with_protocol(spec, {name: told[name] for name in spec.options if name in told})
+    protocol = record.env.protocol
+    chosen = {name: protocol[name] for name in spec.options if name in protocol}
+    return with_protocol(spec, chosen)
 
 
 def check_environment(record: Record, spec: EnvSpec, env: Any) -> list[Finding]:
-    """Return whether the record's environment, data and trials are those that are installed.
+    """Whether the record's environment, data and trials are those that are installed.
 
     Args:
         record: the record.
@@ -75,8 +76,8 @@ def check_environment(record: Record, spec: EnvSpec, env: Any) -> list[Finding]:
     ]
 
 
-def _same(check: str, here: dict[str, Any], told: dict[str, Any], what: str) -> Finding:
-    difference = first_difference(told, here)
+def _same(check: str, here: dict[str, Any], stored: dict[str, Any], what: str) -> Finding:
+    difference = first_difference(stored, here)
     if difference is None:
         return Finding(check, True, what)
     name, old, new = difference
@@ -84,53 +85,53 @@ def _same(check: str, here: dict[str, Any], told: dict[str, Any], what: str) -> 
 
 
 def check_answers(record: Record, spec: EnvSpec, env: Any) -> tuple[list[Finding], Scored | None]:
-    """Return whether the stored answers earn the stored scores, and what the environment told.
+    """Whether the stored answers give the stored scores, and the new scores.
 
-    All answers are judged again; whatever the machine, the result is the same to the last bit.
+    All answers are scored again; the result is the same to the last bit on every machine.
 
     Raises:
         DataUnavailable: the data isn't installed or is damaged.
     """
     packed = record.trials.predictions
     if packed is None:
-        told = "no answers are stored, so that scores can't be judged again from them"
-        return [Finding("answers", None, told)], None
+        detail = "no answers are stored, so that scores can't be computed again from them"
+        return [Finding("answers", None, detail)], None
     answers = packed.unpack()
     try:
-        scored = judge_answers(spec, env, answers, record.seed)
+        scored = score_answers(spec, env, answers, record.seed)
     except NotReplayed as error:
-        return [Finding("answers", None, f"the answers can't be judged again: {error}")], None
+        return [Finding("answers", None, f"the answers can't be scored again: {error}")], None
     except (UsageError, ContractError) as error:
-        return [Finding("answers", False, f"the stored answers can't be judged: {error}")], None
+        return [Finding("answers", False, f"the stored answers can't be scored: {error}")], None
     stored, again = record.trials.scores_array(), scored.scores.astype(np.float32)
     wrong = np.flatnonzero(stored != again)
     if not len(wrong):
-        detail = f"all {len(stored)} trials judged again from their answers: the stored scores"
+        detail = f"all {len(stored)} trials scored again from their answers: the stored scores"
         return [Finding("answers", True, detail)], scored
     at = int(wrong[0])
     detail = (
         f"{len(wrong)} of {len(stored)} scores aren't those of their answers; first trial {at}: "
-        f"{stored[at]:.6g} stored, {again[at]:.6g} judged"
+        f"{stored[at]:.6g} stored, {again[at]:.6g} scored again"
     )
     return [Finding("answers", False, detail)], scored
 
 
-def check_numbers(record: Record, spec: EnvSpec, env: Any, judged: Scored | None) -> Finding:
-    """Return whether headline number, interval and measures follow from the stored trials.
+def check_numbers(record: Record, spec: EnvSpec, env: Any, scored: Scored | None) -> Finding:
+    """Whether headline number, interval and measures follow from the stored trials.
 
     Args:
         record: the record.
         spec: its environment.
         env: it, opened for the test.
-        judged: what the environment told of the stored answers; None where there are none.
+        scored: what `check_answers` got from the stored answers; None where there are none.
     """
-    if judged is None and spec.vector_target is None:
+    if scored is None and spec.vector_target is None:
         return Finding("numbers", None, "a pass without answers: nothing to compute them from")
     scores = record.trials.scores_array().astype(np.float64)
     if not len(scores) or not np.isfinite(scores).all():
         return Finding("numbers", False, "there isn't one finite score for each trial")
-    if judged is not None and spec.vector_target is None:
-        scored = Scored(scores, judged.answers, 0.0, 0.0, judged.metrics)
+    if scored is not None and spec.vector_target is None:
+        scored = Scored(scores, scored.answers, 0.0, 0.0, scored.metrics)
     else:
         columns = {name: packed.unpack() for name, packed in record.trials.columns.items()}
         missing = [name for name in spec.columns if name not in columns]
@@ -144,25 +145,25 @@ def check_numbers(record: Record, spec: EnvSpec, env: Any, judged: Scored | None
             return Finding(
                 "numbers", False, f"{name} is missing; the trials give {fields['value']}"
             )
-        told = record.metrics[name].model_dump(mode="json")
+        stored = record.metrics[name].model_dump(mode="json")
         for part in fields:
-            if not _close(told[part], fields[part]):
+            if not _close(stored[part], fields[part]):
                 where = name if part == "value" else f"{part} of {name}"
-                detail = f"{where} is {told[part]} in the record, its trials give {fields[part]}"
+                detail = f"{where} is {stored[part]} in the record, its trials give {fields[part]}"
                 return Finding("numbers", False, detail)
     more = sorted(set(record.metrics) - set(derived))
-    beside = f"; not from answers alone: {', '.join(more)}" if more else ""
+    others = f"; not from answers alone: {', '.join(more)}" if more else ""
     value = derived[spec.metric]["value"]
-    return Finding("numbers", True, f"{spec.metric} {value:.6g} follows from its trials{beside}")
+    return Finding("numbers", True, f"{spec.metric} {value:.6g} follows from its trials{others}")
 
 
-def _close(told: Any, derived: Any) -> bool:
+def _close(stored: Any, derived: Any) -> bool:
     """Whether two values are equal, numbers but for rounding; None and NaN alike."""
-    if isinstance(told, list | tuple) and isinstance(derived, list | tuple):
-        both = zip(told, derived, strict=False)
-        return len(told) == len(derived) and all(_close(a, b) for a, b in both)
-    if isinstance(derived, float) and isinstance(told, int | float | None):
-        if told is None or not math.isfinite(derived):
-            return told is None and not math.isfinite(derived)
-        return math.isclose(told, derived, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
-    return bool(told == derived)
+    if isinstance(stored, list | tuple) and isinstance(derived, list | tuple):
+        both = zip(stored, derived, strict=False)
+        return len(stored) == len(derived) and all(_close(a, b) for a, b in both)
+    if isinstance(derived, float) and isinstance(stored, int | float | None):
+        if stored is None or not math.isfinite(derived):
+            return stored is None and not math.isfinite(derived)
+        return math.isclose(stored, derived, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+    return bool(stored == derived)

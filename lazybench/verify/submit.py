@@ -27,7 +27,7 @@ KEYS = ("predictions", "index", "about")
 _FORM = "save it with numpy.savez(FILE, predictions=array), array [trials, queries]"
 
 
-def score(  # noqa: PLR0913 - a public door
+def score(  # noqa: PLR0913 - a public function
     path: str | Path,
     env: str,
     *,
@@ -46,18 +46,18 @@ def score(  # noqa: PLR0913 - a public door
             of, and `about` as `export_trials` wrote it; or `.npy` with the predictions.
         env: environment id or alias.
         name: agent name for the board.
-        config: settings to tell apart variants of the same name; part of the key.
+        config: settings that distinguish variants of the same name; part of the key.
         seed: the seed that trained it; part of the key.
-        budget: whose number of trials. Answers to the first of them alone make a limited record,
-            which is never ranked.
+        budget: budget that sets the number of test trials. Answers to the first of them alone make
+            a limited record, which is never ranked.
         out: store to publish to; None publishes nowhere.
         watch: hears of the progress.
 
     Raises:
         UsageError: a file of another form, answers of another shape, type or range, or an
-            environment whose trials answers alone can't be judged on.
+            environment whose trials can't be scored from answers alone.
         DataUnavailable: the data isn't installed or is damaged.
-        OutputUnavailable: the store can't be written; found out before judging.
+        OutputUnavailable: the store can't be written (checked before scoring).
         RecordConflict: the store holds the same name, config and seed with other answers.
     """
     path, out = check_path("path", path), None if out is None else check_path("out", out)
@@ -93,7 +93,7 @@ def score(  # noqa: PLR0913 - a public door
         )
     except ContractError as error:
         raise UsageError(f"{path}: {error}") from error
-    # What judging answers costs says nothing about whoever gave them.
+    # The cost of scoring answers says nothing about the model that gave them.
     submitted = record.model_copy(update={"kind": "submitted", "cost": Cost()})
     if out is not None:
         Store(out).publish(submitted)
@@ -175,11 +175,11 @@ def _check_about(about: Any, spec: EnvSpec, data: Mapping[str, Any], path: Path)
         UsageError: for those of another environment or other data.
     """
     try:
-        told = json.loads(str(about))
+        facts = json.loads(str(about))
         pairs = [
-            ("env", told["env"], spec.id),
-            ("version", told["version"], spec.version),
-            ("data fingerprint", told["data"]["fingerprint"], data["fingerprint"]),
+            ("env", facts["env"], spec.id),
+            ("version", facts["version"], spec.version),
+            ("data fingerprint", facts["data"]["fingerprint"], data["fingerprint"]),
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
@@ -189,5 +189,5 @@ def _check_about(about: Any, spec: EnvSpec, data: Mapping[str, Any], path: Path)
         if theirs != here:
             raise UsageError(
                 f"{path}: these predictions are for {what} {theirs}, here it is {here}; export the "
-                f"trials anew with: lazybench trials {spec.id}"
+                f"trials again with: lazybench trials {spec.id}"
             )

@@ -1,4 +1,4 @@
-"""A record put to the test: its text, its answers, and a sample of its trials evaluated again."""
+"""Verify a record: its text, its answers, and a sample of its trials evaluated again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from lazybench.runner.request import check_device
 from lazybench.runtime.precision import using_precision
 from lazybench.runtime.threads import using_threads
 from lazybench.specs import EnvSpec
-from lazybench.verify.findings import Finding, Verification, refuted
 from lazybench.verify.load_policy import (
     StateSource,
     check_network,
@@ -24,7 +23,7 @@ from lazybench.verify.load_policy import (
     remade,
     trained_policy,
 )
-from lazybench.verify.read_record import read_record
+from lazybench.verify.read_record import Finding, Verification, read_record, refuted
 from lazybench.verify.rescore import (
     compare,
     compare_trained,
@@ -37,10 +36,10 @@ from lazybench.verify.rescore import (
 from lazybench.verify.static_checks import check_answers, check_environment, check_numbers, spec_of
 
 TRIALS = 50
-"""Trials that are evaluated again unless another number is asked for."""
+"""Default number of trials that are evaluated again."""
 
 
-def verify(  # noqa: PLR0913 - a public door
+def verify(  # noqa: PLR0913 - a public function
     path: Path,
     *,
     trials: int = TRIALS,
@@ -50,13 +49,13 @@ def verify(  # noqa: PLR0913 - a public door
     threads: int | None = None,
     watch: Watch = SILENT,
 ) -> Verification:
-    """Return what speaks for and against a record.
+    """The findings on a record, and the verdict that follows from them.
 
     Checked in turn, up to the first that fails: that the file is a whole record; its key; its
-    environment, data and number of trials; that its answers, judged again, earn its scores; that
+    environment, data and number of trials; that its answers, scored again, give its scores; that
     its numbers follow from its trials; and, for a sample of trials, that its agent does what the
-    record says. The last needs the trained state: floors have none, others have it in their run's
-    folder, or are trained again.
+    record says. The last needs the trained state: baselines have none, others have it in their
+    run's folder, or are trained again.
 
     Args:
         path: the record's file.
@@ -79,10 +78,10 @@ def verify(  # noqa: PLR0913 - a public door
     record, findings = read_record(path)
     if record is None:
         return Verification(path, "", "", "", tuple(findings))
-    told = Verification(path, record.key, record.agent.id, record.env.id, tuple(findings))
+    result = Verification(path, record.key, record.agent.id, record.env.id, tuple(findings))
     if refuted(findings):
-        return told
-    told = replace(told, unchecked=tuple(unchecked(record, trials=0, retrained=False)))
+        return result
+    result = replace(result, unchecked=tuple(unchecked(record, trials=0, retrained=False)))
     if record.status != "ok":
         raise UsageError(
             f"the record says that the run {record.status} and has no scores to verify; run it "
@@ -92,21 +91,21 @@ def verify(  # noqa: PLR0913 - a public door
     env = open_env(spec, spec.rows(max(1, record.trials.n)), "test")
     findings += check_environment(record, spec, env)
     if not refuted(findings):
-        again, judged = check_answers(record, spec, env)
-        findings += [*again, check_numbers(record, spec, env, judged)]
-    told = replace(told, findings=tuple(findings))
+        again, scored = check_answers(record, spec, env)
+        findings += [*again, check_numbers(record, spec, env, scored)]
+    result = replace(result, findings=tuple(findings))
     if refuted(findings) or not trials:
-        return told
+        return result
     if record.agent.trained_by == "external":
-        why = "what was trained elsewhere can't be evaluated again; its answers alone were judged"
-        return replace(told, findings=(*findings, Finding("scores", None, why)))
+        why = "what was trained elsewhere can't be evaluated again; only its answers were scored"
+        return replace(result, findings=(*findings, Finding("scores", None, why)))
     on = check_device(device or record.device)
     with using_threads(threads), using_precision(record.precision, on):
-        return _rerun(told, record, spec, trials, source or StateSource(), seed, on, watch)
+        return _rerun(result, record, spec, trials, source or StateSource(), seed, on, watch)
 
 
 def unchecked(record: Record, *, trials: int, retrained: bool) -> Iterator[str]:
-    """Yield what of a record nothing is said about.
+    """Yield the parts of a record that no check covers.
 
     Args:
         record: the record.
@@ -125,11 +124,11 @@ def unchecked(record: Record, *, trials: int, retrained: bool) -> Iterator[str]:
     elif trials < record.trials.n:
         yield f"whether its agent does the same on the other {record.trials.n - trials} trials"
     if record.trials.predictions is None and trials < record.trials.n:
-        yield "scores of trials that weren't evaluated again: no answers are stored to judge by"
+        yield "scores of trials that weren't evaluated again: no answers are stored to score"
 
 
 def _rerun(  # noqa: PLR0913 - all that a rerun depends on
-    told: Verification,
+    result: Verification,
     record: Record,
     spec: EnvSpec,
     trials: int,
@@ -138,9 +137,9 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     device: str,
     watch: Watch,
 ) -> Verification:
-    """What was found so far, and what the record's agent does on a sample of its trials."""
+    """The result so far, and the findings on a sample of trials that the agent is evaluated on."""
     made, home = remade(record)
-    findings = [*told.findings, check_settings(record, made, home)]
+    findings = [*result.findings, check_settings(record, made, home)]
     wanted = min(trials, record.trials.n)
     env: Any = open_env(spec, spec.rows(wanted), "test", device)
     home_task = env.task if record.trained_on is None else open_env(home, 1, "test").task
@@ -149,7 +148,7 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     updates = check_updates(record, made, home_task)
     findings += [] if updates is None else [updates]
     if refuted(findings):
-        return replace(told, findings=tuple(findings))
+        return replace(result, findings=tuple(findings))
     exact = same_platform(record, device)
     policy, about = trained_policy(record, made, env, source, device, watch)
     other = False
@@ -159,7 +158,7 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
         other = any(each.ok is None for each in about if each.check == "checkpoint")
     findings += about
     if refuted(findings):
-        return replace(told, findings=tuple(findings))
+        return replace(result, findings=tuple(findings))
     drawn = draw_seed(seed)
     again = evaluate_sample(record, spec, env, policy, wanted, drawn, watch)
     exact = exact and not other
@@ -168,7 +167,7 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     state = [each for each in about if each.check == "checkpoint"]
     retrained = source.retrain and not other and all(each.ok for each in state)
     return replace(
-        told,
+        result,
         findings=tuple(findings),
         trials=count,
         exact=exact,

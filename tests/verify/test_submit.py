@@ -209,9 +209,9 @@ def test_answers_to_the_same_image_must_be_the_same(tmp_path, monkeypatch):
 def test_attacks_are_refused_with_the_reason(tmp_path):
     env = "glyphs-net4-untargeted"
     np.save(tmp_path / "p.npy", ZEROS)
-    with pytest.raises(UsageError, match="can't prove how often the target was asked"):
+    with pytest.raises(UsageError, match="can't prove how many queries were sent"):
         score(tmp_path / "p.npy", env, name="theirs")
-    with pytest.raises(UsageError, match="can't prove how often the target was asked"):
+    with pytest.raises(UsageError, match="can't prove how many queries were sent"):
         export_trials(env, tmp_path / "t.npz")
 
 

@@ -450,7 +450,7 @@ def test_a_state_that_was_trained_for_longer_than_told_is_refuted(tmp_path, lear
     path = saved(tmp_path, longer, keyed=True, **told)
     source = StateSource(checkpoint=next((tmp_path / "runs").glob("*/ckpt/step-8")))
     found = verify(path, source=source)
-    assert wrong(found) == {"updates": "the record tells of 8 updates; its settings plan 2"}
+    assert wrong(found) == {"updates": "the record has 8 updates; its settings plan 2"}
     cost = longer.cost.model_copy(update={"outer_steps": 2})
     path = saved(tmp_path, longer, keyed=True, **told, cost=cost)
     found = verify(path, source=source)
