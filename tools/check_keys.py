@@ -34,7 +34,7 @@ from lazybench.runner.evaluate import open_env, open_training
 from lazybench.runner.request import RunRequest, resolve_env
 from lazybench.specs import EnvSpec
 from lazybench.tasks import AttackTask, LongTailTask, TaskShape
-from lazybench.verify.load_policy import asked
+from lazybench.verify.load_policy import agent_name
 
 ROOT = Path(__file__).resolve().parents[1]
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
@@ -111,7 +111,7 @@ def _compared(record: Record) -> tuple[str, str]:
 
     told = record.env.protocol
     request = RunRequest(
-        asked(record),
+        agent_name(record),
         record.env.id,
         record.budget,
         record.seed,
