@@ -32,7 +32,7 @@ class DuplicateName(UsageError):
 
 
 class DeviceUnavailable(UsageError):
-    """A device or precision was asked for that this machine doesn't have."""
+    """A device or precision was requested that this machine doesn't have."""
 
 
 class ContractError(LazybenchError):
@@ -42,7 +42,7 @@ class ContractError(LazybenchError):
 
 
 class Interrupted(LazybenchError):
-    """The run stopped at a safe point because a signal asked for it; it can be continued."""
+    """The run stopped at a safe point because of a signal; it can be continued."""
 
     def __init__(self, number: int, text: str) -> None:
         """Keep the exit code that shells expect: 128 + the signal's number."""
@@ -57,7 +57,7 @@ class TooSlow(LazybenchError):
 
 
 class PolicyFailed(LazybenchError):
-    """A policy in a process of its own failed; `status` is what its run is called."""
+    """A policy in a child process failed; `status` is the status of its run."""
 
     exit_code = 3
 
@@ -102,7 +102,7 @@ class StoreError(LazybenchError):
 
 
 class RecordConflict(StoreError):
-    """A record of the same key with other content stands in the store already."""
+    """The store already holds a record of the same key with other content."""
 
 
 class Busy(LazybenchError):

@@ -40,7 +40,7 @@ class Rng:
     @property
     def integer(self) -> int:
         """A 63-bit integer that depends on seed and path alone."""
-        # numpy's whole numbers have a text of their own, and must lead where the same int leads.
+        # numpy's integers have another text, and must give the same stream as the same int.
         path = [part if isinstance(part, str) else index(part) for part in (self.seed, *self.path)]
         text = repr(tuple(path)).encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
@@ -73,7 +73,7 @@ def mix(*parts: Part) -> NDArray[np.uint64]:
 
     Integers count modulo 2^64 (so -1 is allowed); strings enter by blake2b of their UTF-8 bytes;
     integer arrays broadcast against each other. Without an array the result has shape `[]`. A part
-    of the same value gives the same key whether it is an `int` or stands in an array.
+    of the same value gives the same key whether it is an `int` or an entry of an array.
 
     Args:
         *parts: integers, strings and integer arrays; with the arrays last, the scalars
@@ -194,7 +194,7 @@ def _scramble(word: int) -> int:
 
 
 def _scramble_array(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return splitmix64's finaliser of each word, in place (`words` must be the caller's own)."""
+    """Return splitmix64's finaliser of each word, in place (the caller must own `words`)."""
     flat = words.reshape(-1)
     spare = np.empty(min(flat.size, _BLOCK), dtype=np.uint64)
     # Block by block: eight passes over a block stay in the cache, over the whole they don't.

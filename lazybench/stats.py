@@ -17,7 +17,7 @@ _LEAST_P = 1e-12
 
 
 class Parts(NamedTuple):
-    """What the variance of a mean comes from, and from how many draws it is known.
+    """The variance of a mean by source, with degrees of freedom.
 
     Attributes:
         seeds: variance that comes from the seeds.
@@ -87,7 +87,7 @@ class Parts(NamedTuple):
         return Parts(by * self.seeds, self.seeds_df, by * self.trials, self.trials_df)
 
     def plus(self, other: Parts) -> Parts:
-        """The parts of the sum or difference of two means that have nothing to do with each other.
+        """The parts of the sum or difference of two independent means.
 
         Degrees of freedom are Welch's.
         """
@@ -120,8 +120,8 @@ class Parts(NamedTuple):
 def _welch(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
     """The sum of two variances and its degrees of freedom, the least of both where it is 0."""
     total = one[0] + other[0]
-    told = sum(part**2 / df for part, df in (one, other) if part)
-    return total, total**2 / told if told else min(one[1], other[1])
+    spread = sum(part**2 / df for part, df in (one, other) if part)
+    return total, total**2 / spread if spread else min(one[1], other[1])
 
 
 class Estimate(NamedTuple):
@@ -140,7 +140,7 @@ class Estimate(NamedTuple):
         return Estimate(factor * self.mean, self.parts.scaled(factor))
 
     def less(self, other: Estimate) -> Estimate:
-        """The difference from another that has nothing to do with it."""
+        """The difference from an independent estimate."""
         return Estimate(self.mean - other.mean, self.parts.plus(other.parts))
 
     def p(self, value: float = 0.0) -> float:
@@ -160,7 +160,7 @@ class Estimate(NamedTuple):
 
 
 def _between_and_noise(arrays: list[NDArray[Any]]) -> tuple[float, float]:
-    """The variance of the mean over seeds as their means tell it, and how much of it is chance."""
+    """The variance of the mean over seeds from their means, and the part of it that is chance."""
     import numpy as np
 
     count = len(arrays)
@@ -303,7 +303,7 @@ def over_seeds(seeds: Sequence[ArrayLike]) -> Summary:
     One seed: the interval over its trials (`mean_interval`). Several: the half-width is the root of
     `t(S - 1)^2 * seeds + t(n - 1)^2 * trials`, Student's quantiles times the variance of the mean
     that comes from the seeds and from the trials. Where all seeds have equally many trials these
-    are the same ones, and the two are told apart as in a two-way table. Scores that are all 0 or 1
+    are the same ones, and the two are separated as in a two-way table. Scores that are all 0 or 1
     have Wilson's interval of as many trials as would have that half-width, so that it leans away
     from 0 % and 100 % and stays within.
 
@@ -390,18 +390,19 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -
     One seed a side: Student's t over the trials' differences, which says something about two
     trained models; its ends and p are NaN for a single trial. Several: as `over_seeds`, of the
     differences seed by seed where both sides have the same ones, else with the seeds of both sides
-    apart (Welch's degrees of freedom). p belongs to the interval: it is below .05 where 0 lies
+    separate (Welch's degrees of freedom). p belongs to the interval: it is below .05 where 0 is
     outside.
 
     Choice: paired seeds keep what chance is left in their means (`Parts.of_paired`), so that
-    intervals hold the true difference in 95 to 97.5 % and equal agents are told apart on at most
-    6 % of boards, even from 3 seeds. With that chance taken off, as in `over_seeds`, three seeds
-    often look alike and p comes from the trials alone: one board in five told equal agents apart.
+    intervals hold the true difference in 95 to 97.5 % and equal agents come out different on at
+    most 6 % of boards, even from 3 seeds. With that chance taken off, as in `over_seeds`, three
+    seeds often look alike and p comes from the trials alone: one board in five found equal agents
+    different.
 
     Choice: seeds are paired where they can be. A seed draws the same first weights, batches and
     held-out images for every agent, so that sides that differ in little differ by about as much
-    with every seed (two meta-weighting agents: an interval of .06 points, in place of 4). Two
-    seeds are kept apart all the same, since one difference of theirs says too little: in the
+    with every seed (two meta-weighting agents: an interval of .06 points, in place of 4). Two seeds
+    are kept separate all the same, since a single difference between them says too little: in the
     simulation 90 % of such intervals held the truth.
 
     Args:
@@ -443,7 +444,7 @@ def paired_estimate(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -> 
 
 
 def _paired(a: Any, b: Any, same_seeds: bool) -> tuple[Parts | None, NDArray[Any]]:
-    """The parts of a paired difference, None where trials alone tell, and it trial by trial."""
+    """The parts of a paired difference, None for trials alone, and it trial by trial."""
     sides = [_by_seed(a), _by_seed(b)]
     sizes = sorted({array.size for side in sides for array in side})
     if len(sizes) > 1:
@@ -525,7 +526,7 @@ class _Pairs:
         self.trials = np.zeros(len(one))
         if self._n > 1:
             spread = means - self._mean[:, None]
-            self.trials = _apart(spread) / (self._n - 1) / self._n
+            self.trials = _squared_distances(spread) / (self._n - 1) / self._n
         self.trials_df = np.full(len(one), max(1.0, self._n - 1.0))
         own = [Parts.of_mean(side) for side in sides]
         variance, freedom = np.array([(part.seeds, part.seeds_df) for part in own]).T
@@ -538,7 +539,7 @@ class _Pairs:
             if len(each) >= FEWEST_PAIRS:
                 self._pair([i for i, seeds in enumerate(self._seeds) if seeds == each])
         self.p = np.full(len(one), -1.0)
-        self._settle()
+        self._set_exact_p()
 
     def _pair(self, places: list[int]) -> None:
         """Pair the seeds of sides that have the same ones, as `Parts.of_paired` does."""
@@ -551,14 +552,14 @@ class _Pairs:
         which = np.flatnonzero(inner[self.pairs].all(axis=1))
         rows = table.mean(axis=2)
         level = rows - rows.mean(axis=1, keepdims=True)
-        self.seeds[which] = _apart(level) / (seeds - 1) / seeds
+        self.seeds[which] = _squared_distances(level) / (seeds - 1) / seeds
         self.seeds_df[which] = seeds - 1
         if n > 1:
             left = table - table.mean(axis=1, keepdims=True) - level[:, :, None]
-            noise = _apart(left.reshape(len(places), -1)) / ((seeds - 1) * (n - 1))
+            noise = _squared_distances(left.reshape(len(places), -1)) / ((seeds - 1) * (n - 1))
             self.trials[which] = np.maximum(0.0, self.trials[which] - noise / (seeds * n))
 
-    def _settle(self) -> None:
+    def _set_exact_p(self) -> None:
         """Set p where nothing varies, or so little that rounding decides; NaN for one trial."""
         import numpy as np
 
@@ -578,13 +579,13 @@ class _Pairs:
         for variance, freedom in parts:
             values, place = np.unique(freedom[which], return_inverse=True)
             width += (stdtrit(values, 1 - p / 2) ** 2)[place] * variance[which]
-        told = self.p[which]
+        known = self.p[which]
         wide = np.sqrt(width) < np.abs(self.mean[which])
-        found: NDArray[Any] = which[np.where(told < 0, wide, told < p)]
+        found: NDArray[Any] = which[np.where(known < 0, wide, known < p)]
         return found
 
 
-def _apart(rows: NDArray[Any]) -> NDArray[Any]:
+def _squared_distances(rows: NDArray[Any]) -> NDArray[Any]:
     """The squared distance of each pair of rows, pair after pair in the order of combinations."""
     import numpy as np
 
@@ -615,13 +616,13 @@ def told_apart(
     for place, size in enumerate(sizes):
         if len(size) == 1:
             by_size.setdefault(next(iter(size)), []).append(place)
-    apart = set(itertools.combinations(range(len(sides)), 2))
+    different = set(itertools.combinations(range(len(sides)), 2))
     found = []
     for places in by_size.values():
         if len(places) > 1:
             pairs = _Pairs([arrays[i] for i in places], [seeds[i] for i in places])
             known = np.flatnonzero(~np.isnan(pairs.p))
-            apart -= {(places[i], places[j]) for i, j in pairs.pairs[known].tolist()}
+            different -= {(places[i], places[j]) for i, j in pairs.pairs[known].tolist()}
             found.append((places, pairs, known))
     # Benjamini and Hochberg's step-up: the most pairs whose largest p is in proportion to them.
     total = left = sum(len(known) for _, _, known in found)
@@ -632,7 +633,7 @@ def told_apart(
         if count == left:
             break
         left = count
-    return apart | {
+    return different | {
         (places[i], places[j])
         for places, pairs, known in found
         for i, j in pairs.pairs[known].tolist()

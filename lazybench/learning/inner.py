@@ -28,7 +28,7 @@ class Trail(NamedTuple):
         last: phi_{k-b+1}, ..., phi_k, oldest first.
         state: state of the inner rule after the last step.
         losses: the training loss before each step, k floats.
-        drift: the sum of the inner gradients up to each checkpoint in `last`, where asked for.
+        drift: the sum of the inner gradients up to each checkpoint in `last`, where requested.
     """
 
     start: Params
@@ -195,7 +195,7 @@ def student(
             f"keep must be at most k + 1 = {len(seen) + 1} for {len(seen)} inner steps, got "
             f"{keep}; take more inner steps or keep fewer checkpoints"
         )
-    # With one checkpoint the student's own tensors are handed over: no copy is made at all.
+    # With one checkpoint the student's tensors are returned without a copy.
     last = tuple(kept) or ({name: value.detach() for name, value in phi.items()},)
     found = tuple(float(loss) for loss in seen)
     return Trail(anchor, last, rule_state, found, tuple(sums) if drift else ())
@@ -218,7 +218,8 @@ def unrolled(
         losses: one scalar loss for each step.
         lr: step size of plain gradient descent.
         order: 2 differentiates through the inner gradients; 1 treats them as constants.
-        direction: what a step subtracts, on the graph of its own parameters; None takes `lr` times
+        direction: what a step subtracts, on the graph of the direction's parameters; None takes
+        `lr` times
             the gradient.
 
     Raises:

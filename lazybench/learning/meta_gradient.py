@@ -43,7 +43,7 @@ def fomaml_gradient(theta: Params, leap: Leap, valid: LossFn) -> MetaGradient:
     """Return the gradient of the validation loss at the leap, passed to theta unchanged.
 
     Entries of theta that the loss reaches past the leap, such as weights that don't adapt, have
-    their own gradient added where theta asks for gradients.
+    their direct gradient added where theta requires gradients.
 
     Reference: first-order MAML, Finn et al. 2017, section 5.2.
     """
@@ -56,7 +56,7 @@ def imaml_gradient(
     """Return the meta-gradient where `solve` takes the gradient at the leap to one at theta.
 
     Args:
-        theta: the meta-model, on its own graph where the loss reaches it past the leap.
+        theta: the meta-model, on a graph where the loss reaches it past the leap.
         leap: where the inner loop ended, near a minimum of the proximal training loss.
         valid: validation loss.
         solve: (I + H / lam)^-1 times its argument, H the training loss's Hessian at the leap:
@@ -65,14 +65,14 @@ def imaml_gradient(
     Reference: Rajeswaran et al. 2019, eq. (6) and Algorithm 2.
     """
     point = leaves(leap.params)
-    beside = {name: value for name, value in theta.items() if value.requires_grad}
+    past_leap = {name: value for name, value in theta.items() if value.requires_grad}
     loss = valid(point)
-    grads = torch.autograd.grad(loss, [*point.values(), *beside.values()], allow_unused=True)
+    grads = torch.autograd.grad(loss, [*point.values(), *past_leap.values()], allow_unused=True)
     slopes = dict(zip(point, grads, strict=False))
     moved = solve(
         {n: torch.zeros_like(point[n]) if slope is None else slope for n, slope in slopes.items()}
     )
-    direct = dict(zip(beside, grads[len(point) :], strict=True))
+    direct = dict(zip(past_leap, grads[len(point) :], strict=True))
     found: Params = {}
     for name, value in theta.items():
         parts = [part for part in (moved.get(name), direct.get(name)) if part is not None]
@@ -179,7 +179,7 @@ def replayed_gradient(
         trail: of a student that took plain gradient steps without a graph and kept all of phi_0 to
             phi_k.
         losses: the loss of each step; they depend on theta through their argument alone.
-        valid: the validation loss, likewise.
+        valid: the validation loss, as a function of its argument alone, too.
         lr: the student's step size.
 
     Raises:
@@ -233,7 +233,7 @@ def implicit_gradient(
     the training gradient. So memory is that of one double backward, whatever the inner loop's
     length, and the cost is one gradient with a graph and `steps` backward passes through it.
 
-    The matrix must be positive definite, and is where no eigenvalue of H lies below
+    The matrix must be positive definite, and is where no eigenvalue of H is below
     -(lam + damping). Conjugate gradient stops at the first direction of zero or negative curvature
     and returns what it has: the last iterate, or `valid` (the first-order meta-gradient) where that
     is the first direction, as truncated Newton methods do. It also stops when the residual reaches

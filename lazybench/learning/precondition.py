@@ -43,7 +43,7 @@ def elementwise(
         lr: the value that every step size starts from, so that the first step is plain descent.
         within: lowest and highest value of a uniform draw for each entry instead. `Choice:` off;
             the paper starts in [0.005, 0.1].
-        rng: where `within` draws from; each name has a stream of its own.
+        rng: where `within` draws from; each name has a separate stream.
 
     Raises:
         ValueError: `lr` isn't positive, `within` isn't an interval of positive numbers, or it comes

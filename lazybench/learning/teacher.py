@@ -1,6 +1,6 @@
 """The teacher: how a finished inner loop becomes one task model.
 
-Greedy and lazy are two values of one type, so no algorithm has a lazy variant of its own. Symbols
+Greedy and lazy are two values of one type, so no algorithm needs a separate lazy variant. Symbols
 of the paper: gamma (weight of the anchor in the leap), alpha (weights of the hull), b (checkpoints
 kept).
 """
@@ -137,7 +137,7 @@ def on_rates(
         anchor: theta, on its graph.
         leap: what the teacher chose.
         trail: of `student(..., drift=True)`.
-        direction: the student's, on the graph of its own parameters.
+        direction: the student's, on the graph of the direction's parameters.
         leap_on: as the teacher's.
 
     Reference: Li et al. 2017 (Meta-SGD), eq. (2), with eqs. (4) and (5) around it.
@@ -175,7 +175,7 @@ def simplex_grid(b: int, step: float) -> tuple[tuple[float, ...], ...]:
 
 
 def _beats(score: Score, best: Score) -> bool:
-    """Python compares tuples past a NaN as if it weren't there, so it is asked for first."""
+    """True where a score is better; NaN is checked first, since tuple comparison passes over it."""
     if any(map(math.isnan, score)):
         return False
     return any(map(math.isnan, best)) or score > best

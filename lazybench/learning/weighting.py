@@ -5,7 +5,7 @@ after one virtual step on the weighted examples), gamma (weight of the anchor in
 
 theta(eps) = theta - lr * sum_i (w_i + eps_i) grad L_i(theta) is linear in eps, so the gradient of
 any function of it is -lr * <grad L_i(theta), v>, where v is that function's gradient for
-theta(eps): no virtual model has to stand on a graph.
+theta(eps): no virtual model has to be on a graph.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Products = Literal["vjp", "jvp"]
 
 
 class Examples:
-    """The losses of a mini-batch's examples at theta: one forward pass for all that is asked.
+    """The losses of a mini-batch's examples at theta: one forward pass for all results.
 
-    With batch norm on the batch's own statistics, examples meet: an example's gradient is that of
+    With the batch's statistics in batch norm, examples interact: an example's gradient is that of
     its entry of the loss vector, the way through the statistics included.
 
     Attributes:
@@ -105,7 +105,7 @@ class Examples:
             [slope for slope, _ in on_graph],
             seed,
             [part for _, part in on_graph],
-            # The forward pass's graph is below this one, and is asked again.
+            # The forward pass's graph is below this one, and is needed again.
             retain_graph=True,
         )
         return product.detach()
@@ -128,7 +128,7 @@ class Examples:
     def _forward(self, direction: Params) -> Tensor:
         with torch.no_grad(), forward_ad.dual_level():
             with warnings.catch_warnings():
-                # The first dual number loads scripts of torch's own, which warn of themselves.
+                # The first dual number loads scripts of torch, which give warnings.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 dual = {
                     name: forward_ad.make_dual(  # type: ignore[no-untyped-call]
@@ -166,7 +166,7 @@ class LookAhead(NamedTuple):
 
 
 class WeightGradient(NamedTuple):
-    """How a validation loss one step ahead answers to the examples' weights.
+    """The gradient of a validation loss one step ahead for the examples' weights.
 
     Attributes:
         slopes: d L_val(leap(theta(eps))) / d eps at eps = 0, `[B]`.

@@ -63,8 +63,8 @@ _PUBLISHED: Mapping[str, tuple[Callable[[TaskShape], Net], str]] = {
         "e0f623905fe7def63659aaee4ac9ba695d1b30c157ae276ae8cad8bf45728954",
     ),
 }
-"""The package's own networks that published records name by their place, and what stands for their
-source in the keys of these; both stay, wherever a network is moved to and however it is formatted.
+"""Networks of the package that published records name by `module:class`, each with the hash that
+represents its source in their keys; both stay, wherever a network is moved or however formatted.
 """
 
 _WIDTHS = re.compile(r"mlp(-[1-9][0-9]{0,4}){1,8}")
@@ -79,7 +79,7 @@ def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
     `mlp` has hidden layers of 40 and 40, `mlp-256-128` of 256 and 128, `linear` none. `resnet8`,
     `resnet20` and `resnet32` are CIFAR's, of 16 filters first; `resnet8-8` has 8.
     `module:factory` and `file.py:factory` name a function from a `TaskShape` to a `torch.nn.Module`
-    that gives features `[n, d]` (see `ModuleNet`), or to a `Net`. Beside a factory its file may say
+    that gives features `[n, d]` (see `ModuleNet`), or to a `Net`. A factory's file may also say
     `TRAIN_MODE = False`, so that its module is in evaluation mode in training, too.
 
     Args:
@@ -99,10 +99,10 @@ def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
 
 
 def source_sha256(net: Net) -> str | None:
-    """Return what stands for a network's source in a key; None for the package's own.
+    """Return the hash of a network's source for a key; None for the package's networks.
 
-    Of a user's it is the sha256 of the code, and of the state that its factory gives whatever the
-    seed (pre-trained weights, say).
+    Of a user's network it is the sha256 of the code, and of the state that its factory gives
+    whatever the seed (pre-trained weights, say).
 
     Raises:
         UsageError: a factory that gives other parameters under the same seed.
@@ -113,12 +113,12 @@ def source_sha256(net: Net) -> str | None:
 
 
 def published_source(name: str) -> str | None:
-    """Return what stands for the source of one of the package's networks in keys; None for none."""
+    """Return the pinned source hash of one of the package's networks; None where it has none."""
     return _PUBLISHED[name][1] if name in _PUBLISHED else None
 
 
 def forget_loaded() -> None:
-    """Make networks of the user's anew from now on, since files that they read may have changed."""
+    """Build users' networks again from now on, since files that they read may have changed."""
     _from_factory.cache_clear()
 
 
@@ -138,8 +138,8 @@ def _loaded(name: str, factory: Any, task: TaskShape, second_order: bool) -> Net
     net = _from_factory(name, factory, task, second_order)
     if precision() == "bf16" and not isinstance(net, ModuleNet):
         raise UsageError(
-            f"backbone '{name}' has a forward pass of its own, which runs at fp32, got precision "
-            "bf16; let it give a torch.nn.Module, or use --precision fp32"
+            f"backbone '{name}' isn't a torch.nn.Module: its forward pass runs at fp32, got "
+            "precision bf16; let it give a torch.nn.Module, or use --precision fp32"
         )
     return net
 
@@ -148,7 +148,9 @@ def _loaded(name: str, factory: Any, task: TaskShape, second_order: bool) -> Net
 def _from_factory(name: str, factory: Any, task: TaskShape, second_order: bool) -> Net:
     train_mode = declared(name, "TRAIN_MODE", True)
     if not isinstance(train_mode, bool):
-        raise UsageError(f"TRAIN_MODE beside '{name}' must be True or False, got {train_mode!r}")
+        raise UsageError(
+            f"TRAIN_MODE in the file of '{name}' must be True or False, got {train_mode!r}"
+        )
     return from_factory(name, factory, task, train_mode=train_mode, second_order=second_order)
 
 

@@ -85,7 +85,7 @@ class _Convolve(torch.autograd.Function):
 
 
 class _ConvolveGrad(torch.autograd.Function):
-    """Gradients of inputs and weight, each where it is asked for; bilinear in `grad` and both."""
+    """Gradients of inputs and weight, each where it is needed; bilinear in `grad` and both."""
 
     @staticmethod
     def forward(
@@ -120,7 +120,7 @@ class _ConvolveGrad(torch.autograd.Function):
 
 
 class _Kept(NamedTuple):
-    """What the forward pass leaves for gradients, besides its inputs."""
+    """What the forward pass keeps for gradients, in addition to its inputs."""
 
     out: Tensor
     best: Tensor
@@ -246,13 +246,13 @@ def _scatter(images: Tensor, places: Tensor, rows: Tensor) -> None:
 
 
 def _plainly(
-    values: tuple[Tensor, ...], along: tuple[Tensor, ...], eps: float, asked: tuple[bool, ...]
+    values: tuple[Tensor, ...], along: tuple[Tensor, ...], eps: float, needed: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """What `_NormPoolGrad.backward` returns, with a graph, through the layers themselves."""
     grad, u, scale, offset = values
     out = F.batch_norm(u, None, None, scale, offset, training=True, eps=eps)
     out = F.relu(F.max_pool2d(out, 2))
     first = torch.autograd.grad(out, (u, scale, offset), grad, create_graph=True)
-    wanted = [value for value, is_asked in zip(values[:3], asked, strict=True) if is_asked]
+    wanted = [value for value, is_needed in zip(values[:3], needed, strict=True) if is_needed]
     found = iter(torch.autograd.grad(first, wanted, along, create_graph=True, allow_unused=True))
-    return [next(found) if is_asked else None for is_asked in asked]
+    return [next(found) if is_needed else None for is_needed in needed]

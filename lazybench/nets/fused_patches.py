@@ -11,7 +11,7 @@ Four facts leave a few passes, most of them over half of it or a quarter:
   negative, the filter's sign is turned instead.
 - The gradient at the convolution's output is sparse (one of four places of each window) plus an
   affine function of that output. The second part meets the patches in their second moments again
-  and is never written out; the norm's own gradients fall out of the first part's product.
+  and is never written out; the norm's gradients follow from the first part's product.
 - Whether the second of two entries won is the sign of their difference, so the backward pass
   needs no indices, and a tie goes to the first entry in row-major order, as in `max_pool2d`.
 

@@ -1,4 +1,4 @@
-"""Batch norms inside other people's modules, made to take the statistics that they are told."""
+"""Users' torch modules as networks: pure functions whose batch norms take given statistics."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from lazybench.nets.net import (
     Net,
     Pick,
     Stats,
+    batch_moments,
     batch_norm,
     head,
     head_outputs,
     measured,
-    own,
     scaled,
 )
 from lazybench.nets.params import Params
@@ -43,7 +43,7 @@ class BatchStatistics(nn.Module):
         """Take over a batch norm's parameters."""
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        self.pick: Pick = own
+        self.pick: Pick = batch_moments
 
     def forward(self, x: Tensor) -> Tensor:
         """Return normalised inputs."""
@@ -54,13 +54,13 @@ def with_batch_statistics(name: str, module: nn.Module) -> nn.Module:
     """Return the module with each batch norm in it replaced.
 
     Raises:
-        UsageError: a batch norm that does more than normalise; `name` tells of which backbone.
+        UsageError: a batch norm that does more than normalise; `name` is the backbone's.
     """
     if isinstance(module, _BatchNorm):
         if type(module).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
             # It does more than normalise (an activation, say), and that would be lost.
             raise UsageError(
-                f"backbone '{name}' has a batch norm with a forward of its own, "
+                f"backbone '{name}' has a batch norm with a custom forward, "
                 f"{type(module).__name__}; use torch's BatchNorm1d, 2d or 3d"
             )
         return BatchStatistics(module)
@@ -95,12 +95,12 @@ class ModuleNet:
     The module takes prepared instances `[n, *instance]` (images in [0, 1]; vectors as they are) and
     gives features `[n, d]`. Its batch norms use the statistics of the batch, or those handed in, in
     the order in which they run; running averages aren't kept. Buffers are constants. So are
-    parameters that don't ask for gradients: a factory freezes what it has pre-trained by
+    parameters that don't require gradients: a factory freezes what it has pre-trained by
     `requires_grad_(False)`.
 
     In an agent's updates it runs in training mode, unless `train_mode` is False, and else in
     evaluation mode. Random numbers of a pass (dropout's) are a function of the parameters and the
-    instances, so that the same pass is the same function again, whatever runs beside it.
+    instances, so that the same pass is the same function again, whatever runs in parallel.
 
     Parameters: `norm.<path>` for those of batch norm, `body.<path>` for all others, and
     `head.weight|bias`.
@@ -158,7 +158,7 @@ class ModuleNet:
         return _sourced(self.name, states, ["train mode 1"] if self._acts else [])
 
     def init(self, generator: torch.Generator) -> Params:
-        """Return the parameters of a module that the factory makes anew, and a fresh head.
+        """Return the parameters of a module that the factory builds, and a fresh head.
 
         The factory's random numbers come from torch's generator on the CPU, seeded from
         `generator` and put back after.
@@ -227,7 +227,7 @@ class ModuleNet:
         finally:
             # What `pick` holds would keep this pass's graph alive.
             for norm in norms:
-                norm.pick = own
+                norm.pick = batch_moments
         return out
 
     def _copy(self, device: torch.device) -> tuple[nn.Module, list[BatchStatistics]]:
@@ -259,7 +259,7 @@ class ModuleNet:
         params = dict(self._module.named_parameters())
         mine = {name: params[path].detach() for name, path in self._paths.items()}
         x = self._instances()
-        got = self._forward(lambda: self._run(mine, x, own, train=False))
+        got = self._forward(lambda: self._run(mine, x, batch_moments, train=False))
         if not isinstance(got, Tensor) or got.dim() != 2 or len(got) != len(x) or not got.shape[1]:
             shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
             raise UsageError(
@@ -287,7 +287,7 @@ class ModuleNet:
         def one(seed: int, *, train: bool) -> tuple[Any, bool]:
             with _seeded(seed):
                 start = torch.default_generator.get_state()
-                got = self._forward(lambda: self._run(mine, x, own, train=train))
+                got = self._forward(lambda: self._run(mine, x, batch_moments, train=train))
                 drawn = not torch.equal(start, torch.default_generator.get_state())
             if any(not torch.equal(value, before[name]) for name, value in mine.items()):
                 raise UsageError(
@@ -309,12 +309,12 @@ class ModuleNet:
             if not isinstance(first, Tensor) or first.shape != plain.shape:
                 raise UsageError(
                     f"backbone '{self.name}' gives no features {list(plain.shape)} in training "
-                    "mode, as it does in evaluation mode; say TRAIN_MODE = False beside it"
+                    "mode, as it does in evaluation mode; set TRAIN_MODE = False in its file"
                 )
             if not torch.equal(first, second):
                 raise UsageError(
                     f"backbone '{self.name}' is random in training mode by other numbers than "
-                    "torch's: two passes under one seed differ; draw from torch's own generator"
+                    "torch's: two passes under one seed differ; draw from torch's generator"
                 )
             self._draws[True] = draws
             acts = draws or not torch.equal(first, plain)
@@ -337,7 +337,7 @@ class ModuleNet:
     def _uneven(self) -> UsageError:
         return UsageError(
             f"backbone '{self.name}' runs another number of batch norms from call to call, so it "
-            "can't be judged with the statistics of the support set; use --set "
+            "can't be evaluated with the statistics of the support set; use --set "
             "batch_norm=transductive"
         )
 
@@ -492,7 +492,7 @@ def _sourced(name: str, states: list[dict[str, Tensor]], more: list[str]) -> str
     ):
         raise UsageError(
             f"backbone '{name}' gives other parameters each time, whatever the seed; draw them "
-            "from torch's own generator"
+            "from torch's generator"
         )
     kept = [entry for entry in sorted(first) if entry in other]
     lines = [_line(entry, first[entry]) for entry in kept if _same(first[entry], other[entry])]
@@ -557,7 +557,7 @@ _PLAIN_ATTENTION = _PlainAttention()
 
 
 class _Copies(threading.local):
-    """Modules with their batch norms, by device; every thread sees its own."""
+    """Modules with their batch norms, by device; separate for every thread."""
 
     def __init__(self) -> None:
         self.by_device: dict[torch.device, tuple[nn.Module, list[BatchStatistics]]] = {}
@@ -565,7 +565,7 @@ class _Copies(threading.local):
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Draw from torch's own generator on the CPU as if it had this seed; put it back after."""
+    """Seed torch's generator on the CPU inside the block, and restore it afterwards."""
     with _ONE_DRAWS, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""What every network is: a pure function of its parameters."""
+"""The interface of networks (pure functions of their parameters), and their common layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Stats = tuple[Moments, ...]
 """Moments of every normalisation layer in order."""
 
 Pick = Callable[[Tensor], Moments | None]
-"""From the inputs of a batch norm to the moments it shall use; None for the inputs' own."""
+"""From the inputs of a batch norm to the moments it should use; None for those of the inputs."""
 
 NORM_EPS = 1e-3
 """Added to the variance in batch norm.
@@ -31,8 +31,8 @@ NORM_EPS = 1e-3
 class Net(Protocol):
     """A network as a pure function.
 
-    Names of parameters tell their part: `head.` begins those of the last layer, `norm` those of
-    batch norm, and anything else the rest of the body.
+    Names of parameters say which part they belong to: `head.` begins those of the last layer,
+    `norm` those of batch norm, and anything else the rest of the body.
     """
 
     name: str
@@ -74,18 +74,18 @@ def moments(x: Tensor) -> Moments:
 
 
 def in_turn(stats: Stats | None) -> Pick:
-    """Return what gives each batch norm its moments in order: those handed in, or its input's own.
+    """Return what gives each batch norm its moments in order: those given, or its input's.
 
     For one pass through the network.
     """
     if stats is None:
-        return own
+        return batch_moments
     given = iter(stats)
     return lambda inputs: next(given)
 
 
-def own(inputs: Tensor) -> None:
-    """Return None: the batch's own moments."""
+def batch_moments(inputs: Tensor) -> None:
+    """Return None: the moments of the batch itself."""
 
 
 def measured(run: Callable[[Pick], object]) -> Stats:
@@ -103,7 +103,7 @@ def measured(run: Callable[[Pick], object]) -> Stats:
 def batch_norm(
     x: Tensor, scale: Tensor | None, offset: Tensor | None, given: Moments | None, eps: float
 ) -> Tensor:
-    """Return `x` normalised by its own moments, or by given ones, then scaled and moved."""
+    """Return `x` normalised by its moments or by given ones, then scaled and shifted."""
     mean, variance = given if given is not None else (None, None)
     return F.batch_norm(x, mean, variance, scale, offset, training=given is None, eps=eps)
 

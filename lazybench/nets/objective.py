@@ -20,7 +20,7 @@ class _Score(Protocol):
 
 
 class Objective(NamedTuple):
-    """What to descend, what to compare by, what to answer.
+    """The loss to descend, the score to compare by, and the answer.
 
     Attributes:
         loss: mean loss over rows, a scalar with a graph.

@@ -15,14 +15,14 @@ Params = dict[str, Tensor]
 
 
 def detached(params: Params, *, requires_grad: bool = False) -> Params:
-    """Return copies cut off from any graph, leaves of their own."""
+    """Return copies detached from any graph, as new leaves."""
     return {
         name: value.detach().clone().requires_grad_(requires_grad) for name, value in params.items()
     }
 
 
 def leaves(params: Params) -> Params:
-    """Return views off any graph that ask for gradients; they share memory with `params`."""
+    """Return views off any graph that require gradients; they share memory with `params`."""
     return {name: value.detach().requires_grad_() for name, value in params.items()}
 
 
@@ -68,7 +68,7 @@ def mean(sets: Sequence[Params]) -> Params:
 
 
 def count(params: Params) -> int:
-    """Return how many numbers a parameter set holds."""
+    """Return the number of entries of a parameter set."""
     return sum(value.numel() for value in params.values())
 
 

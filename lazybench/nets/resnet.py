@@ -33,7 +33,7 @@ class ResNet12:
     Each convolution is followed by batch norm and, but for the block's last, leaky ReLU (0.1). The
     block's input joins through a 1x1 convolution with batch norm, then come leaky ReLU and 2x2
     max-pool with floor. Widths are 64, 160, 320, 640: 12.42 million parameters on colour images,
-    the head aside.
+    without the head.
 
     Parameters: `conv{block}.{1|2|3|skip}.weight`, `norm{block}.{1|2|3|skip}.weight|bias`,
     `head.weight|bias`. Statistics are in the order 1, 2, 3, skip within a block.

@@ -108,7 +108,7 @@ class ResNetCifar:
 
     @at_precision
     def train_pass(self, params: Params, x: Tensor) -> tuple[Tensor, Stats]:
-        """Return logits with the batch's own statistics, and these for running averages.
+        """Return logits with the batch's statistics, and these for running averages.
 
         See `train_features`.
         """
@@ -117,10 +117,10 @@ class ResNetCifar:
 
     @at_precision
     def train_features(self, params: Params, x: Tensor) -> tuple[Tensor, Stats]:
-        """Return features `[n, 4 * width]` with the batch's own statistics, and these.
+        """Return features `[n, 4 * width]` with the batch's statistics, and these.
 
         The statistics are means and *unbiased* variances, as torch's running averages take them,
-        without a graph. They cost no pass of their own.
+        without a graph. They cost no extra pass.
         """
         found: list[Moments] = []
 

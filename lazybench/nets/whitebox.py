@@ -46,7 +46,7 @@ class Classifier(Protocol):
         ...
 
     def train_pass(self, params: Params, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return logits as training has them: dropout on, the batch's own moments."""
+        """Return logits as training has them: dropout on, the batch's moments."""
         ...
 
     def frozen(self, params: Params, batches: Iterable[Tensor]) -> Params:
@@ -245,7 +245,7 @@ def _as_stats(params: Params) -> Stats:
 
 
 def _vgg(*widths: int) -> tuple[Layer, ...]:
-    """3x3 convolutions that keep the size; 0 stands for pooling."""
+    """3x3 convolutions that keep the size; 0 means pooling."""
     return tuple(Conv(width, 3, padding=1) if width else Pool() for width in widths)
 
 

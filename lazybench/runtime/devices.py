@@ -1,4 +1,4 @@
-"""Which device each of the cells side by side gets: `cuda:0-7`, so many cells on each."""
+"""The devices of runs in parallel: `cuda:0-7`, with a number of runs on each."""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
     torchrun --nproc-per-node 2 -m lazybench run --agent maml --env glyphs-20way-5shot
 
 Every rank holds the same state and sees the whole meta-batch; it computes the tasks whose index
-leaves its own number when divided by the number of ranks, and one all-reduce adds up what they
-came to. Tasks are functions of their index, so they are the same for any number of ranks, and
-results differ from those of one process by the order of sums alone. Without torchrun there is one
-rank, and nothing here does anything.
+leaves its rank when divided by the number of ranks, and one all-reduce adds up the results. Tasks
+are functions of their index, so they are the same for any number of ranks, and results differ from
+those of one process by the order of sums alone. Without torchrun there is one rank, and nothing
+here does anything.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ LOST_S = 1800.0
 _MEETING_PAUSE_S = 0.05
 
 
-class _Beside:
-    """What goes along with each sum: a stop asked for, and the processor seconds up to it."""
+class _Extras:
+    """What each sum carries as well: a requested stop, and the processor seconds up to it."""
 
     stop = 0
     begin_s = own_s = all_s = 0.0
 
 
-_beside = _Beside()
+_extras = _Extras()
 
 
 def launched() -> tuple[int, int]:
@@ -73,7 +73,7 @@ def join(device: str) -> None:
         local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if local >= there:
             raise DeviceUnavailable(
-                f"rank {local} of this machine has no CUDA device of its own, there are {there}; "
+                f"rank {local} of this machine has no CUDA device left, there are {there}; "
                 f"start as many: --nproc-per-node {there}"
             )
         torch.cuda.set_device(local)
@@ -105,7 +105,7 @@ def check(sharded: bool, name: str, meta_batch: int | None) -> None:
     if meta_batch is None or not sharded:
         raise UsageError(
             f"agent '{name}' has no meta-batch that could be spread over {size()} processes; run "
-            "it without torchrun (many runs side by side: lazybench sweep --jobs)"
+            "it without torchrun (many runs in parallel: lazybench sweep --jobs)"
         )
     if meta_batch < size():
         raise UsageError(
@@ -129,14 +129,14 @@ def summed(parts: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     if size() == 1:
         return parts
-    own_s = time.process_time() - _beside.begin_s
+    own_s = time.process_time() - _extras.begin_s
     device = next(iter(parts.values())).device
     pieces = [part.detach().reshape(-1).to(device, torch.float32) for part in parts.values()]
-    beside = torch.tensor([float(_beside.stop), own_s], device=device)
-    vector = torch.cat([*pieces, beside])
+    extras = torch.tensor([float(_extras.stop), own_s], device=device)
+    vector = torch.cat([*pieces, extras])
     _collective(lambda: torch.distributed.all_reduce(vector))
-    _beside.stop, _beside.own_s = int(vector[-2]), own_s
-    _beside.all_s = float(vector[-1])
+    _extras.stop, _extras.own_s = int(vector[-2]), own_s
+    _extras.all_s = float(vector[-1])
     found, at = {}, 0
     for name, part in parts.items():
         piece = vector[at : at + part.numel()].view(part.shape)
@@ -146,19 +146,19 @@ def summed(parts: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def begin_update(stop: int) -> None:
-    """Note what the next sum tells the others: whether this rank was asked to stop."""
-    _beside.stop, _beside.begin_s = stop, time.process_time()
-    _beside.own_s = _beside.all_s = 0.0
+    """Set what the next sum sends to the others: whether this rank should stop."""
+    _extras.stop, _extras.begin_s = stop, time.process_time()
+    _extras.own_s = _extras.all_s = 0.0
 
 
 def stop_of(stop: int) -> int:
-    """Return the signal that stops all ranks after this update; 0 where none was asked to.
+    """Return the signal that stops all ranks after this update; 0 where none should stop.
 
     All ranks learn of it by the same sum, so that none waits for one that has stopped.
     """
     if size() == 1:
         return stop
-    return (stop or _SIGTERM) if _beside.stop else 0
+    return (stop or _SIGTERM) if _extras.stop else 0
 
 
 def cpu_s_of(own_s: float) -> float:
@@ -166,7 +166,7 @@ def cpu_s_of(own_s: float) -> float:
 
     What comes after the sum is the same work on each.
     """
-    return own_s if size() == 1 else _beside.all_s + (own_s - _beside.own_s) * size()
+    return own_s if size() == 1 else _extras.all_s + (own_s - _extras.own_s) * size()
 
 
 def gathered(item: A) -> list[A]:
@@ -196,7 +196,7 @@ def of_first(make: Callable[[], A]) -> A:
 
 
 def longest_side_by_side(walls_s: Sequence[float]) -> float:
-    """Return the wall seconds of blocks that the ranks judged in turn, by those of each block."""
+    """Return the wall seconds of blocks that the ranks evaluated in turn, from each block's."""
     each = size()
     return sum(max(walls_s[at : at + each]) for at in range(0, len(walls_s), each))
 
@@ -218,19 +218,19 @@ def _unused(store: Any, number: int, ranks: int) -> Any:
     """Return a part of the ranks' store that nothing was written to before they started.
 
     torchrun keeps its store when it starts the ranks again, and a rank would look for the others at
-    the addresses of those that are gone. Its count of restarts is each machine's own. So rank 0
-    draws a name, and gives it to whoever asks, until each of the others says that it has it: one
-    that is gone may have asked before.
+    the addresses of those that are gone. Each machine counts restarts separately. So rank 0
+    draws a name and answers every request with it until each of the others confirms it: a request
+    may come from a rank that is gone.
     """
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
-    own = uuid.uuid4().hex
+    token = uuid.uuid4().hex
     if number > 0:
-        store.set(f"lazybench/asks/{number}", own)
-        name = store.get(f"lazybench/answer/{own}").decode()
+        store.set(f"lazybench/asks/{number}", token)
+        name = store.get(f"lazybench/answer/{token}").decode()
         store.set(f"{name}/{number}", "met")
         return PrefixStore(name, store)
-    name, missing = f"lazybench/{own}", set(range(1, ranks))
+    name, missing = f"lazybench/{token}", set(range(1, ranks))
     until_s = time.monotonic() + LOST_S
     while missing:
         if time.monotonic() > until_s:

@@ -1,4 +1,4 @@
-"""A process of its own, asked over a pipe: messages are lengths and bytes, of a limited size.
+"""A child process that answers over a pipe: messages are lengths and bytes, of a limited size.
 
 A child is a fresh Python and no fork: nothing that its parent holds in memory is in it. It ends
 when its parent does, or closes the pipe.
@@ -43,7 +43,7 @@ class Child:
             function: `module:name` of what it runs: it hands `serve` what answers.
         """
         module, _, name = function.partition(":")
-        # The child finds what this process finds, the user's own modules included, and (-P) nothing
+        # The child finds what this process finds, the user's modules included, and (-P) nothing
         # of the folder that it happens to be begun in.
         path = os.pathsep.join(each or os.getcwd() for each in sys.path)
         self._process = subprocess.Popen(
@@ -60,7 +60,7 @@ class Child:
         """Return the reply to a message.
 
         Args:
-            message: what the child is asked.
+            message: the request to the child.
             limit_s: seconds without an answer after which the child is killed; None waits.
 
         Raises:
@@ -80,7 +80,7 @@ class Child:
             write(process.stdin, message)
             reply = read(process.stdout)
         except OSError:
-            # Nobody reads any more.
+            # The other end is closed.
             pass
         except ValueError as error:
             why = f"sent what is no message ({error})"
@@ -136,7 +136,7 @@ def write(pipe: BinaryIO | Any, message: bytes) -> None:
 
     Raises:
         ValueError: it is longer than `MOST_BYTES`.
-        OSError: nobody reads.
+        OSError: the other end is closed.
     """
     if len(message) > MOST_BYTES:
         raise ValueError(f"{len(message)} bytes, of which at most {MOST_BYTES} are allowed")
@@ -177,7 +177,7 @@ def _end_with(parent: int) -> None:
 def _kill_late(
     process: subprocess.Popen[bytes], limit_s: float, done: threading.Event, late: threading.Event
 ) -> None:
-    """Kill a child that doesn't answer in time; that ends its pipe, so that nobody hangs."""
+    """Kill a child that doesn't answer in time; that ends its pipe, so that no reader hangs."""
     patience = Patience(limit_s)
     while not done.wait(patience.tick_s):
         if patience.tick():
@@ -201,7 +201,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             try:
                 pipe.close()
             except OSError:
-                # What was still to be written has nobody to read it.
+                # What was still to be written has no reader left.
                 continue
     if _exit_code(process) is None:
         process.kill()

@@ -1,7 +1,7 @@
 """Number formats of a network's forward pass: float32, TensorFloat-32 or bfloat16.
 
 Parameters, losses, inner and outer updates are float32 in every format. With `bf16` the forward
-pass alone runs under autocast, entered anew in each call of a network, because autocast holds for
+pass alone runs under autocast, entered in each call of a network, because autocast holds for
 one thread and tasks run on many.
 """
 

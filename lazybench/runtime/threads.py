@@ -1,8 +1,8 @@
-"""Independent tasks side by side on the cores of one machine.
+"""Independent tasks in parallel on the cores of one machine.
 
 Each task runs on one thread with one thread inside its operators: on small networks that is faster
-than one task at a time on all cores, and the result of a task can't depend on how many run beside
-it.
+than one task at a time on all cores, and the result of a task can't depend on how many others run
+at the same time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
 @contextmanager
 def using_threads(threads: int | None) -> Iterator[int]:
-    """Set the number of tasks side by side inside a block; torch's own threads are put back after.
+    """Set the number of parallel tasks inside a block; torch's threads are restored afterwards.
 
     Raises:
         UsageError: fewer than one thread.
@@ -130,7 +130,7 @@ class _one_thread:
 
 @cache
 def keep_freed_memory() -> bool:
-    """Tell the C library to keep freed memory for the next step; True where that was possible.
+    """Make the C library keep freed memory for the next step; True where that was possible.
 
     Each inner step allocates and frees the same few megabytes. By default glibc hands blocks of
     that size back to the kernel at once and gets them again page by page, which costs a third of a

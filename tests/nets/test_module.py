@@ -228,7 +228,7 @@ def fail(task: TaskShape) -> nn.Module:
         (lambda task: nn.Flatten(0), "must give features [n, d] for instances [4, 6], got [24]"),
         (lambda task: nn.LSTM(6, 2), "must give features [n, d] for instances [4, 6], got tuple"),
         (lambda task: nn.Threshold(2.0, float("nan")), "aren't all finite numbers"),
-        (lambda task: nn.Sequential(nn.Linear(6, 2), Activated(2)), "of its own, Activated"),
+        (lambda task: nn.Sequential(nn.Linear(6, 2), Activated(2)), "custom forward, Activated"),
     ],
 )  # fmt: skip
 def test_what_is_no_backbone_is_refused(factory, message):
@@ -314,7 +314,7 @@ class Noisy(nn.Module):
         ("always", "is random: two passes on the same instances differ, in evaluation mode"),
         ("numpy", "is random in training mode by other numbers than torch's"),
         ("weights", "changes its parameters as it runs"),
-        ("pair", "say TRAIN_MODE = False beside it"),
+        ("pair", "set TRAIN_MODE = False in its file"),
     ],
 )
 def test_a_pass_that_is_no_function_is_refused(when, message):
@@ -383,7 +383,7 @@ def test_a_file_may_keep_its_module_in_evaluation_mode(tmp_path):
         with training_passes():
             assert bool((net.features(params, x) == 0).any()) is acts
     path.write_text(text + "TRAIN_MODE = 'no'\n")
-    with pytest.raises(UsageError, match="TRAIN_MODE beside"):
+    with pytest.raises(UsageError, match="TRAIN_MODE in the file of"):
         backbone(f"{path}:f", VECTORS)
 
 

@@ -97,7 +97,7 @@ def test_operators_in_a_task_run_on_one_thread() -> None:
 def test_set_threads() -> None:
     assert parallel.set_threads(3) == 3
     assert parallel.threads() == 3
-    assert parallel.set_threads(None) == parallel.usable_cores() == parallel.threads()
+    assert parallel.set_threads(None) == threads.usable_cores() == parallel.threads()
     for wrong in (0, -2):
         with pytest.raises(UsageError, match=f"threads must be at least 1, got {wrong}"):
             parallel.set_threads(wrong)
@@ -107,7 +107,7 @@ def test_set_threads() -> None:
 def test_usable_cores_follow_the_affinity() -> None:
     code = (
         "import os; core = min(os.sched_getaffinity(0)); os.sched_setaffinity(0, {core})\n"
-        "from lazybench import parallel\n"
-        "raise SystemExit(parallel.usable_cores() != 1)"
+        "from lazybench.runtime import threads\n"
+        "raise SystemExit(threads.usable_cores() != 1)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
