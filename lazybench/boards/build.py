@@ -1,4 +1,4 @@
-"""Boards from records: who shares a table and in what order the rows stand."""
+"""Boards from records: which runs share a table, and the order and ranks of its rows."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ FEW_SEEDS_NOTE = (
     "algorithms, and forms no tied groups."
 )
 TIES_NOTE = (
-    f"Rows of at least {FEWEST_SEEDS} seeds share a rank, also across rows of fewer, where their "
-    "paired difference to the first of them may be 0; `ranks` are the places among such rows that "
-    "their comparisons allow. Both hold after correction for the number of pairs (false "
-    "discoveries at most 5 %); the intervals beside differences aren't corrected."
+    f"Rows of at least {FEWEST_SEEDS} seeds share a rank when their paired difference from the "
+    "top row of that rank is not significant (false discovery rate 5 %). `ranks` gives all "
+    "positions compatible with the pairwise tests. The intervals of differences aren't corrected "
+    "for the number of pairs."
 )
-SMOKE_NOTE = "A smoke budget shows that a thing runs; its rows are never ranked."
+SMOKE_NOTE = "A smoke budget only shows that an agent runs; its rows are never ranked."
 GROUPS_NOTE = (
-    "Ranks and differences are told among rows of the same backbone and the same source of "
-    "weights; networks of different kinds are never ranked against each other."
+    "Ranks and differences compare rows of the same backbone and the same source of weights; "
+    "different networks are never ranked against each other."
 )
 SUPERSEDED = "superseded"
 NO_NETWORK = "No network recorded"
@@ -48,7 +48,7 @@ UNRANKED = "Not ranked: limited, smoke or superseded runs"
 TRANSFERRED = "Transfer: trained on other tasks, not ranked"
 FAILED = "Without a score"
 _BUDGETS = ("medium", "small", "paper", "smoke")
-# A limited run differs in the number of trials, and is to stand under the whole ones.
+# A limited run differs in the number of trials, and shares the board of the whole ones.
 _TRIAL_COUNTS = frozenset({"trials", "n_trials", "test_trials"})
 
 
@@ -72,7 +72,7 @@ class Board:
         unranked: limited, smoke and superseded rows, by score.
         transferred: rows of agents trained on other tasks, by score; never ranked.
         failed: one row for each run without a score.
-        reported: what papers print for this env.
+        reported: numbers of papers for this env.
         notes: sentences that belong under the table.
         n_records: measured or submitted records behind the board.
     """
@@ -130,7 +130,7 @@ def build(records: Iterable[Record], reported: Iterable[Reported] = ()) -> list[
 
     Args:
         records: any records; those that can't be compared never share a board.
-        reported: rows of papers; each stands on every board of its env.
+        reported: rows of papers; each is on every board of its env.
     """
     papers = list(reported)
     return sorted((_board(table, papers) for table in tables(records)), key=_board_order)
@@ -272,7 +272,7 @@ def _is_rankable(group: Group, newest_of: Mapping[tuple[str, str], int]) -> bool
 def _rank_groups(pairs: Sequence[tuple[Group, Row]]) -> list[list[tuple[Group, Row]]]:
     """Pairs by rank group, the group with the best row first; the order inside stays.
 
-    Rows without a network, such as floors, stand with the kind of network that has most rows.
+    Rows without a network, such as baselines, join the network with most rows.
     """
     names = Counter(row.rank_group for _, row in pairs if row.rank_group)
     if names:
@@ -293,26 +293,26 @@ def _level(row: Row) -> float:
 
 
 def _difference(group: Group, other: Group) -> Difference | None:
-    """The paired difference, or None where there is no telling it."""
+    """The paired difference, or None where it is unknown."""
     found = difference(group, other)
-    # A single trial has no spread to tell an interval from.
+    # A single trial has no spread, so no interval.
     return None if found is None or math.isnan(found.lo) else found
 
 
 def _ranked(pairs: Sequence[tuple[Group, Row]]) -> list[Row]:
     """The rows with ranks and differences, given by score, best first.
 
-    A row of `FEWEST_SEEDS` seeds joins the group that another such row opened above it where they
-    aren't told apart, whatever rows of fewer seeds stand between; of those only equal scores share
-    a rank.
+    A row of `FEWEST_SEEDS` seeds shares the rank of another such row above it where they don't
+    differ significantly, whatever rows of fewer seeds are between; of those only equal scores
+    share a rank.
     """
-    firm, apart = _told_apart([group for group, _ in pairs])
+    firm, differing = _significant_pairs([group for group, _ in pairs])
     rows: list[Row] = []
     given: list[int] = []
     leader: int | None = None
     for place, (group, row) in enumerate(pairs):
         rank = place + 1
-        if leader is not None and place in firm and (leader, place) not in apart:
+        if leader is not None and place in firm and (leader, place) not in differing:
             rank = given[leader]
         elif place and _level(row) == _level(rows[-1]):
             rank = given[-1]
@@ -321,18 +321,18 @@ def _ranked(pairs: Sequence[tuple[Group, Row]]) -> list[Row]:
         given.append(rank)
         ranks = None
         if place in firm and len(firm) > 1:
-            above = sum((other, place) in apart for other in firm)
-            below = sum((place, other) in apart for other in firm)
+            above = sum((other, place) in differing for other in firm)
+            below = sum((place, other) in differing for other in firm)
             ranks = (1 + above, len(firm) - below)
         to_best = _difference(group, pairs[0][0]) if place else None
         rows.append(replace(row, rank=rank, ranks=ranks, diff=to_best))
     return rows
 
 
-def _told_apart(found: Sequence[Group]) -> tuple[set[int], set[tuple[int, int]]]:
+def _significant_pairs(found: Sequence[Group]) -> tuple[set[int], set[tuple[int, int]]]:
     """The places of groups with enough seeds, and the pairs (better, worse) of them that differ.
 
-    Pairs without the same trials aren't compared: they are as far apart as their scores.
+    Pairs without the same trials aren't compared: they differ where their scores do.
     """
     firm = [i for i, group in enumerate(found) if len(group.scored) >= FEWEST_SEEDS]
     sides = [found[i].trial_scores() or [] for i in firm]

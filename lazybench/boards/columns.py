@@ -93,11 +93,11 @@ class Look(NamedTuple):
 
 
 class Block(NamedTuple):
-    """How a README block shows a column; `asked` names the column in a mark, empty: always."""
+    """How a README block shows a column; `name` is its name in a mark; empty: always shown."""
 
     heading: str
     text: Cell
-    asked: str = ""
+    name: str = ""
     left: bool = False
 
 
@@ -117,7 +117,7 @@ class Column:
         optional: whether CSV and JSON leave it out where no row has a value.
         sort: what HTML sorts the column by; None sorts by text.
         ascending: whether a first click in HTML sorts from least to greatest.
-        first: whether HTML shows it before a reader asks for all columns.
+        first: whether HTML shows it before a reader chooses all columns.
         axis: label of plots of the score against it; empty where there is none.
     """
 

@@ -75,25 +75,25 @@ def compare(
 
     Args:
         records: of one environment, data content, protocol and budget.
-        left: a row's name as boards show it, an agent id that stands in one row, or the first
+        left: a row's name as boards show it, an agent id with a single row, or the first
             digits of a record's key.
-        right: likewise.
-        norm: batch norm of the rows; None takes the transductive one where a name stands in
-            several.
+        right: the other row, in the same form.
+        norm: batch norm of the rows; None takes the transductive one where a name has
+            several rows.
 
     Raises:
         UnknownName: no such row.
         UsageError: a name that several rows share, or sides that faced different trials.
     """
     rows = groups(records)
-    sides = [_found(rows, name, norm) for name in (left, right)]
+    sides = [_select(rows, name, norm) for name in (left, right)]
     scores = []
     for group in sides:
         trials = group.trial_scores()
         if trials is None:
             raise UsageError(
                 f"{group.name} has no score of each trial that its own score is the mean of; only "
-                "rows judged trial by trial can be compared"
+                "rows scored trial by trial can be compared"
             )
         scores.append(trials)
     first = sides[0].records[0]
@@ -114,8 +114,8 @@ def _difference(left: Group, right: Group) -> Difference:
     found = difference(left, right)
     if found is None:
         raise UsageError(
-            f"a paired difference needs the same trials on both sides; {left.name} was judged on "
-            f"{left.scored[0].trials.n}, {right.name} on {right.scored[0].trials.n}"
+            f"a paired difference needs the same trials on both sides; {left.name} was evaluated "
+            f"on {left.scored[0].trials.n}, {right.name} on {right.scored[0].trials.n}"
         )
     return found
 
@@ -124,7 +124,7 @@ def _side(group: Group, scores: list[NDArray[Any]], rows: Sequence[Group]) -> Si
     import numpy as np
 
     keys = tuple(record.key12 for record in group.scored)
-    # In the trials' own unit, where hits are told from other scores.
+    # In the trials' own unit, which shows whether they are hits.
     found, first = over_seeds(scores), group.records[0]
     scale = factor(first)
     summary = found._replace(
@@ -139,7 +139,7 @@ def _side(group: Group, scores: list[NDArray[Any]], rows: Sequence[Group]) -> Si
     return Side(name, summary, np.stack(scores).mean(axis=0, dtype=np.float64) * scale, keys)
 
 
-def _found(rows: Sequence[Group], name: str, norm: str | None) -> Group:
+def _select(rows: Sequence[Group], name: str, norm: str | None) -> Group:
     if norm is not None:
         rows = [group for group in rows if batch_norm(group.records[0]) in (None, norm)]
     named = [group for group in rows if group.scored and group.name == name]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Settings that a column shows, so that neither the row's name nor the board's head needn't.
 SHOWN = frozenset({"batch_norm"})
 TRANSDUCTIVE = "transductive"
-"""The batch norm that stands for an agent's row where none is named."""
+"""The batch norm of an agent's row where none is named."""
 _LONGEST_OVERRIDES = 80
 _AGREE = 1e-4
 _LARGEST_SCORE = 1e100
@@ -48,7 +48,7 @@ class Group:
     def trial_scores(self) -> list[NDArray[Any]] | None:
         """Each scored seed's [n] trial scores, or None where they aren't what the score is of.
 
-        An env may judge by something other than the mean over trials; then the trials' scores
+        An env's score may be something other than the mean over trials; then the trials' scores
         give neither an interval nor a paired difference.
         """
         return self._trial_scores
@@ -99,8 +99,8 @@ class Group:
     def _values(self, column: str) -> list[NDArray[Any]]:
         if not column:
             return self.trial_scores() or []
-        told = [record.trials.columns.get(column) for record in self.scored]
-        return [packed.unpack() for packed in told if packed is not None]
+        columns = [record.trials.columns.get(column) for record in self.scored]
+        return [packed.unpack() for packed in columns if packed is not None]
 
 
 def bounded(value: float) -> float:
@@ -135,7 +135,7 @@ def score_of(record: Record) -> float | None:
 
 
 def factor(record: Record) -> float:
-    """What a score is multiplied by to stand on the board: 100 for fractions."""
+    """The factor from a score to the board's unit: 100 for fractions."""
     return 100.0 if record.env.unit == "fraction" else 1.0
 
 
@@ -160,7 +160,7 @@ def difference(group: Group, other: Group) -> Difference | None:
 
 
 def batch_norm(record: Record) -> str | None:
-    """Whose batch statistics judged the run, from its config or protocol; None without any."""
+    """The batch-norm mode of the evaluation, from config or protocol; None without any."""
     if record.network is not None and not record.network.batch_norm:
         return None
     value = record.config.get("batch_norm", record.env.protocol.get("batch_norm"))
@@ -168,7 +168,7 @@ def batch_norm(record: Record) -> str | None:
 
 
 def whole_runs(records: Iterable[Record]) -> list[Record]:
-    """The records of a real budget, judged on all official trials of what they were trained on."""
+    """The records of a real budget, evaluated on all official trials of their own environment."""
     return [
         record
         for record in records
@@ -184,14 +184,14 @@ def newest(
     Args:
         found: groups of one environment.
         agent: id.
-        settings: those that were asked for, beside batch norm; no others may have been.
+        settings: all overrides but the batch norm.
         norm: its batch norm, where it has one.
     """
     fitting = []
     for group in found:
         first = group.records[0]
-        asked = {name: value for name, value in first.overrides.items() if name != "batch_norm"}
-        same = (first.agent.id, asked) == (agent, dict(settings))
+        overrides = {name: value for name, value in first.overrides.items() if name != "batch_norm"}
+        same = (first.agent.id, overrides) == (agent, dict(settings))
         if same and batch_norm(first) in (None, norm):
             fitting.append(group)
     return max(fitting, key=lambda group: group.records[0].agent.version, default=None)
@@ -200,19 +200,19 @@ def newest(
 def rank_group(record: Record) -> str:
     """The backbone and the source of its weights, whose rows alone are ranked together.
 
-    What a user wrote is told apart by its content: files of one name may hold different things.
-    Empty where no network was told of: a floor without one, or a record older than this fact.
+    A user's file is distinguished by its content: files of one name may differ. Empty where no
+    network was recorded: a baseline without one, or a record older than this fact.
     """
     network = record.network
     if network is None:
         return ""
-    name = _told_apart(network.name, network.source_sha256)
+    name = _with_digest(network.name, network.source_sha256)
     if network.weights == "fresh":
         return name
-    return f"{name}, weights: {_told_apart(network.weights, network.weights_sha256)}"
+    return f"{name}, weights: {_with_digest(network.weights, network.weights_sha256)}"
 
 
-def _told_apart(name: str, sha256: str | None) -> str:
+def _with_digest(name: str, sha256: str | None) -> str:
     return name if sha256 is None else f"{name} #{sha256[:6]}"
 
 
@@ -223,8 +223,8 @@ def groups(records: Iterable[Record]) -> list[Group]:
         members[_sameness(record)].append(record)
     ordered = sorted(members.items(), key=lambda item: (item[1][0].agent.id, item[0]))
     firsts = [group[0] for _, group in ordered]
-    told, newest_of = _told_of_agents(firsts), newest_versions(firsts)
-    names = [_name(first, told[first.agent.id], newest_of) for first in firsts]
+    values, newest_of = _values_of_agents(firsts), newest_versions(firsts)
+    names = [_name(first, values[first.agent.id], newest_of) for first in firsts]
     shown = Counter((n, batch_norm(r), r.limited) for n, r in zip(names, firsts, strict=True))
     result = []
     for (digest, group), name, first in zip(ordered, names, firsts, strict=True):
@@ -243,8 +243,8 @@ def _sameness(record: Record) -> str:
     return hashlib.sha256(canonical_json(same).encode("ascii")).hexdigest()
 
 
-def _told_of_agents(firsts: Iterable[Record]) -> dict[str, dict[str, set[str]]]:
-    """For each agent id what its rows have of the settings that a name may tell."""
+def _values_of_agents(firsts: Iterable[Record]) -> dict[str, dict[str, set[str]]]:
+    """For each agent id the values, over its rows, of the facts that a name may show."""
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for record in firsts:
         for key, value in _varying(record).items():
@@ -253,7 +253,7 @@ def _told_of_agents(firsts: Iterable[Record]) -> dict[str, dict[str, set[str]]]:
 
 
 def _name(
-    record: Record, told: Mapping[str, set[str]], newest_of: Mapping[tuple[str, str], int]
+    record: Record, values: Mapping[str, set[str]], newest_of: Mapping[tuple[str, str], int]
 ) -> str:
     """The agent's id, its overrides, and what else differs among the rows of that agent."""
     parts = []
@@ -265,7 +265,7 @@ def _name(
     if len(text) > _LONGEST_OVERRIDES:
         text = text[: _LONGEST_OVERRIDES - 1] + "…"
     parts = [text] if text else []
-    parts += [value for key, value in _varying(record).items() if value and len(told[key]) > 1]
+    parts += [value for key, value in _varying(record).items() if value and len(values[key]) > 1]
     if is_superseded(record, newest_of):
         parts.append(f"version {record.agent.version}")
     return f"{record.agent.id} ({', '.join(parts)})" if parts else record.agent.id

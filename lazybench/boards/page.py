@@ -137,7 +137,7 @@ def _shown(column: Column, row: Row, board: Board, span: tuple[float, float] | N
         return Shown(text, value)
     low, high = span
     ends = (row.score if end is None else end for end in (row.lo, row.score, row.hi))
-    # Halves, since the greatest numbers are further apart than any number is large.
+    # Halves, since the difference of the greatest numbers would overflow.
     left, middle, right = (
         round(100 * ((end / 2 - low / 2) / (high / 2 - low / 2)), 2) for end in ends
     )

@@ -1,4 +1,4 @@
-"""What the pictures of a board show, as numbers: intervals, learning, attacks, cost and score."""
+"""Data of a board's plots: intervals, learning curves, attacks, cost against score."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from lazybench.boards.build import Board
-from lazybench.boards.columns import AXES, MEAN_QUERIES
+from lazybench.boards.columns import AXES, COLUMNS, MEAN_QUERIES
 from lazybench.boards.group import bounded, factor
 from lazybench.boards.rows import Row
 from lazybench.files import canonical_json
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Points = tuple[tuple[float, float], ...]
 
+_COSTS = [(each.key, each.sort) for each in COLUMNS if each.axis and each.sort is not None]
 _TRAINING = ("train_cpu_s", "train_wall_s", "image_gradients", "gradient_equivalents")
 _ON_VALIDATION = "LT+dev"
 """The track of long-tailed streams whose training sees the images that validation counts."""
@@ -39,7 +40,7 @@ class Series:
         name: the row's name, with the batch norm where two rows share it.
         ranked: whether the row is ranked.
         score: in the board's unit.
-        lo: lower end of the 95 % interval; None where it can't be told.
+        lo: lower end of the 95 % interval; None where it is unknown.
         hi: upper end.
         costs: by the names of `AXES`, those that are known.
         learning: for each seed, validation against what `Pictures.learning_x` says.
@@ -66,7 +67,7 @@ class Pictures:
         series: one for each row with a score, in the board's order.
         learning_x: what the horizontal axis of learning curves counts.
         learning_y: what its vertical axis shows.
-        learning_note: what must be read beside the curves, or an empty string.
+        learning_note: a caution for readers of the curves, or an empty string.
     """
 
     board: Board
@@ -87,7 +88,7 @@ class Pictures:
     def cost_note(self, cost: str) -> str:
         """Which rows a picture of one of the `AXES` leaves out, or an empty string."""
         names = [each.name for each in self.series if cost not in each.costs]
-        return f"Left out, since their records don't tell it: {', '.join(names)}." if names else ""
+        return f"Left out, since their records don't have it: {', '.join(names)}." if names else ""
 
 
 def pictures(boards: Sequence[Board], records: Iterable[Record]) -> list[Pictures]:
@@ -130,8 +131,8 @@ def _ids(boards: Sequence[Board]) -> list[str]:
 
 
 def _digest(board: Board) -> str:
-    told = [board.env, board.data, board.fingerprint, board.prep, dict(board.protocol)]
-    return hashlib.sha256(canonical_json(told).encode("ascii")).hexdigest()[:6]
+    facts = [board.env, board.data, board.fingerprint, board.prep, dict(board.protocol)]
+    return hashlib.sha256(canonical_json(facts).encode("ascii")).hexdigest()[:6]
 
 
 def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> Pictures:
@@ -157,7 +158,7 @@ def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> Pictures:
         if board.family == "attack"
         else f"validation {board.metric} ({board.unit})",
         learning_note=f"Track {_ON_VALIDATION}: training may have used the images that validation "
-        "counts, so that these curves can stand far above the test score: "
+        "counts, so that these curves can be far above the test score: "
         f"{', '.join(on_validation)}."
         if on_validation
         else "",
@@ -165,9 +166,7 @@ def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> Pictures:
 
 
 def _series(name: str, row: Row, records: Sequence[Record], *, by_images: bool) -> Series:
-    costs = {
-        cost: _clipped(value) for cost, _ in AXES if (value := getattr(row, cost, None)) is not None
-    }
+    costs = {cost: _clipped(value) for cost, number in _COSTS if (value := number(row)) is not None}
     if row.train_wall_s == 0 and not row.outer_steps:
         costs = dict.fromkeys(_TRAINING, 0.0) | costs
     costs |= {name: _clipped(value) for name, _, value in row.measures if name == MEAN_QUERIES}
@@ -210,8 +209,8 @@ def is_drawable(value: Any) -> TypeGuard[float]:
 
 def gamma_counts(diagnostics: Mapping[str, Any]) -> dict[str, float]:
     """How often a lazy agent chose each gamma; empty for others, and where a count is none."""
-    told = diagnostics.get("gamma_histogram")
-    counts = told if isinstance(told, Mapping) else {}
+    histogram = diagnostics.get("gamma_histogram")
+    counts = histogram if isinstance(histogram, Mapping) else {}
     sound = all(is_drawable(count) and count >= 0 for count in counts.values())
     return dict(counts) if sound and 0 < sum(counts.values()) <= _LARGEST else {}
 
@@ -242,8 +241,8 @@ def _success(records: Sequence[Record]) -> Points:
         if column is None:
             return ()
         firsts.append(np.where(column.unpack() > 0, column.unpack(), np.inf))
-        told = record.env.protocol.get("query_budget")
-        budget = max(budget, min(told, _MOST_QUERIES) if isinstance(told, int) else 1)
+        limit = record.env.protocol.get("query_budget")
+        budget = max(budget, min(limit, _MOST_QUERIES) if isinstance(limit, int) else 1)
     if not firsts:
         return ()
     counts = np.unique(np.geomspace(1, budget, _QUERY_STEPS).round().astype(int))

@@ -1,4 +1,4 @@
-"""Cells of a table of agents against environments: which row, and how it stands in its column."""
+"""Tables of agents against environments: the row behind each cell, and its rank in the column."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _KEY_DIGITS = 6
 
 @dataclass(frozen=True)
 class Wanted:
-    """One row that is asked for.
+    """One row of the table.
 
     Attributes:
-        label: what stands in the table.
+        label: its name in the table.
         names: row names, agent ids or first digits of keys; the first that a board has is taken.
     """
 
@@ -48,11 +48,11 @@ class Cell:
 
     Attributes:
         score: in the column's unit.
-        half: the wider half of its 95 % interval; None where it can't be told.
+        half: the wider half of its 95 % interval; None where it is unknown.
         place: rank among the shown rows, tied ones sharing the mean of their places; None where
             the cell isn't ranked among them.
         best: whether no other ranked cell of the column is better.
-        tied: whether the column's best can't be told from it.
+        tied: whether the column's best isn't significantly better.
         outside: whether it is of another backbone, or of other weights, than what is ranked.
         row: the row of the board that it comes from.
     """
@@ -147,17 +147,17 @@ def measure_facts(records: Sequence[Record], metric: str, env: str) -> tuple[str
     Raises:
         UnknownName: no record has it.
     """
-    told = [record.metrics[metric] for record in records if metric in record.metrics]
-    if not told:
+    found = [record.metrics[metric] for record in records if metric in record.metrics]
+    if not found:
         names = dict.fromkeys(name for record in records for name in record.metrics)
         raise UnknownName(
             f"no record of {env} has the metric '{metric}'; there are: {', '.join(names)}"
         )
-    return told[0].better, "%" if told[0].unit == "fraction" else told[0].unit
+    return found[0].better, "%" if found[0].unit == "fraction" else found[0].unit
 
 
 def measured(rows: Sequence[Row | str], metric: str, better: str) -> list[Cell | str]:
-    """The cells of a further metric, which has no trials to tell intervals and ties from."""
+    """The cells of a further metric, which has no trials, so neither intervals nor ties."""
     cells: list[Cell | str] = []
     for row in rows:
         values = (
@@ -190,42 +190,39 @@ def footnotes(table: Pivot) -> list[str]:
     notes.append("Bold: best of its column.")
     if any(cell.place is not None for cell in filled):
         notes.append(
-            f"Underlined: not told apart from the best (at least {FEWEST_SEEDS} seeds a side, "
-            "paired over trials, corrected for the number of pairs). Average rank: over all "
-            "columns, among the rows without a gap; ties share the mean of their places."
+            f"Underlined: not significantly different from the best (at least {FEWEST_SEEDS} "
+            "seeds a side, paired over trials, corrected for the number of pairs). Average rank: "
+            "over all columns, among the rows without a gap; ties share the mean of their places."
         )
     counts = sorted({len(cell.row.seeds) for cell in filled})
     notes.append(f"Seeds: {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}.")
     if counts[0] < FEWEST_SEEDS:
         which = f"{FEW}: fewer" if some_are_few(table) else "All cells have fewer"
-        notes.append(
-            f"{which} than {FEWEST_SEEDS} seeds, which tell of a trained model, not of an "
-            "algorithm."
-        )
+        notes.append(f"{which} than {FEWEST_SEEDS} seeds: a trained model, not an algorithm.")
     if any(cell.outside for cell in filled):
         notes.append("†: another backbone or other weights than the ranked rows; not ranked.")
-    notes += _told_of_cells(table)
+    notes += _notes_of_cells(table)
     data: dict[str, list[str]] = defaultdict(list)
     for column in table.columns:
         data[column.data] += [column.env] if column.data else []
-    told = [f"{name} ({', '.join(envs)})" for name, envs in data.items() if envs]
-    return [*notes, f"Data: {'; '.join(told)}."]
+    contents = [f"{name} ({', '.join(envs)})" for name, envs in data.items() if envs]
+    return [*notes, f"Data: {'; '.join(contents)}."]
 
 
-def _told_of_cells(table: Pivot) -> list[str]:
+def _notes_of_cells(table: Pivot) -> list[str]:
     """What a reader must know of single cells, and why some have no score."""
-    told: dict[str, list[str]] = defaultdict(list)
+    places_of: dict[str, list[str]] = defaultdict(list)
     filled = 0
     for column in table.columns:
         for label, cell in zip(table.labels, column.cells, strict=True):
             if isinstance(cell, str):
                 places = [] if cell == NOT_MEASURED else [f"{label} on {column.env}"]
-                told[f"-- {cell}"] += places
+                places_of[f"-- {cell}"] += places
                 continue
             filled += 1
             for mark in (*cell.row.marks, *([] if cell.row.tuned else ["untuned"])):
-                told[mark].append(f"{label} on {column.env}")
-    return [f"{mark}{_where(mark, places, filled)}." for mark, places in told.items()]
+                places_of[mark].append(f"{label} on {column.env}")
+    return [f"{mark}{_where(mark, places, filled)}." for mark, places in places_of.items()]
 
 
 def _where(mark: str, places: list[str], filled: int) -> str:
@@ -234,13 +231,13 @@ def _where(mark: str, places: list[str], filled: int) -> str:
 
 
 def some_are_few(table: Pivot) -> bool:
-    """Whether some cells have fewer seeds than tell of an algorithm, and others enough."""
+    """Whether some cells have too few seeds for an algorithm, and others enough."""
     cells = [cell for column in table.columns for cell in column.cells if isinstance(cell, Cell)]
     return len({is_few(cell) for cell in cells}) > 1
 
 
 def is_few(cell: Cell) -> bool:
-    """Whether a cell has fewer seeds than tell of an algorithm."""
+    """Whether a cell has too few seeds for an algorithm."""
     return len(cell.row.seeds) < FEWEST_SEEDS
 
 
@@ -260,7 +257,8 @@ class Choice:
     Attributes:
         budget: compute budget.
         protocol: settings of the environment by name, as text, that boards must have.
-        batch_norm: keeps rows judged so, and those without the switch; None keeps all.
+        batch_norm: keeps rows evaluated with this mode, and those without batch norm; None keeps
+            all.
         metric: a further metric instead of the headline one.
     """
 
@@ -275,7 +273,7 @@ class Column:
     """One environment.
 
     Attributes:
-        env: its id, with the version where one was asked for.
+        env: its id, with the version where one was given.
         metric: name of what is shown.
         unit: its unit.
         better: `higher` or `lower`.
@@ -297,7 +295,7 @@ class Pivot:
 
     Attributes:
         labels: names of the rows.
-        columns: environments in the order asked for.
+        columns: environments in the order given.
         average: mean place of each row over all columns, among the rows that have them all; None
             for the others.
         choice: what it was made of.
@@ -311,8 +309,8 @@ class Pivot:
     @property
     def shared(self) -> str:
         """Metric and unit where all measured columns have the same, else an empty string."""
-        told = {f"{column.metric} ({column.unit})" for column in self.columns if column.unit}
-        return told.pop() if len(told) == 1 else ""
+        names = {f"{column.metric} ({column.unit})" for column in self.columns if column.unit}
+        return names.pop() if len(names) == 1 else ""
 
     def cells(self, label: str) -> list[Cell | str]:
         """The cells of one row."""
@@ -325,8 +323,8 @@ def pivot(
 ) -> Pivot:
     """Return the table of some agents on some environments.
 
-    Ranks and ties are those of the rows shown, told from their trials; rows of other boards than
-    the one of an environment, and rows that no board ranks, aren't taken.
+    Ranks and ties are those of the rows shown, computed from their trials. Unranked rows, and
+    rows of other boards than the one of an environment, aren't taken.
 
     Args:
         records: of any environments.

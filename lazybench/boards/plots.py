@@ -253,7 +253,7 @@ def _pareto(shown: Pictures) -> Figure | None:
 
 
 def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
-    """A horizontal axis for costs, of which some are above 0; zeros stand at its left edge."""
+    """A horizontal axis for costs, of which some are above 0; zeros are at its left edge."""
     positive = [value for value in values if value > 0]
     low, high = min(positive) / 1.15, max(positive) * 1.15
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -285,14 +285,14 @@ _PAINTERS: dict[str, Callable[[Pictures], Figure | None]] = {
 _DOT = 12.0
 _LARGEST = 900.0
 _FEW_PLACES = 16
-"""At most so many places have their trials counted beside them, those of three seeds of hits."""
+"""The most places whose trials are counted next to them: those of three seeds of hits."""
 
 
 def compare_picture(found: Comparison, form: str) -> bytes:
     """Return a scatter of the trials' scores as `png` or `svg`.
 
     The area of a dot grows with the trials at its place; where those are at few places, such as
-    hits and misses, their counts are written beside them.
+    hits and misses, their counts are written next to them.
 
     Raises:
         LazybenchError: matplotlib isn't installed.
@@ -335,7 +335,7 @@ _BINS = 20
 def record_picture(record: Record) -> bytes:
     """Return a PNG of one record: its learning curve, its histogram of gamma, its trials' scores.
 
-    What a record doesn't have is left out: floors learn nothing, greedy teachers choose nothing.
+    What a record doesn't have is left out: baselines learn nothing, greedy teachers choose nothing.
 
     Raises:
         UsageError: it has none of them, as a run that failed early.
@@ -369,8 +369,8 @@ def _curve(axes: Axes, record: Record) -> None:
     scale = 1.0 if attack else factor(record)
     steps, values = zip(*_points(record), strict=True)
     axes.plot(steps, [bounded(value * scale) for value in values], "o-", color=_BLUE, markersize=4)
-    told = f"validation {record.env.metric} ({_unit(record)})"
-    axes.set_ylabel("validation error (MSE)" if attack else told)
+    label = f"validation {record.env.metric} ({_unit(record)})"
+    axes.set_ylabel("validation error (MSE)" if attack else label)
     axes.set_xlabel("meta-iterations" if record.env.family == "fewshot" else "updates")
     axes.set_xlim(left=0)
     axes.set_title("learning", fontsize=9, loc="left")

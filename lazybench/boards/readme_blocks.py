@@ -23,16 +23,16 @@ from lazybench.records.fields import Reported
 from lazybench.tables import markdown_table, markdown_text
 
 END = "<!-- lazybench board: end -->"
-_BEGIN = re.compile(r"<!-- lazybench (?P<kind>board|note): (?!end )(?P<asked>[^\n]*?) -->")
+_BEGIN = re.compile(r"<!-- lazybench (?P<kind>board|note): (?!end )(?P<words>[^\n]*?) -->")
 _FORM = "<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->, such as glyphs-20way-5shot small 5"
 _MOST_ROWS = 1_000
 _PAPER = "paper"
 _BLOCKS = [column.block for column in COLUMNS if column.block is not None]
-_ALWAYS = [block for block in _BLOCKS if not block.asked]
-_FURTHER = {block.asked: block for block in _BLOCKS if block.asked}
+_ALWAYS = [block for block in _BLOCKS if not block.name]
+_FURTHER = {block.name: block for block in _BLOCKS if block.name}
 
 
-class _Asked(NamedTuple):
+class _Mark(NamedTuple):
     env: str
     budget: str
     rows: int
@@ -43,10 +43,10 @@ def filled(text: str, boards: Sequence[Board], notes: Mapping[str, str] | None =
     """Return a Markdown text with the best rows of boards between its marks.
 
     A block begins with `<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->` and ends with
-    `<!-- lazybench board: end -->`; what stands between is replaced. Only ranked rows are shown.
-    Further columns are `track`, `F` (gradient-equivalents), `peak_mb`, the name of any further
-    further metric, and `paper` or `paper:METRIC`, what papers report of the row. A note from
-    `<!-- lazybench note: verdicts -->` to `<!-- lazybench note: end -->` is filled likewise.
+    `<!-- lazybench board: end -->`; the text between is replaced. Only ranked rows are shown.
+    Further columns are `track`, `F` (gradient-equivalents), `peak_mb`, the name of any
+    further metric, and `paper` or `paper:METRIC`, the paper's number for the row. A note from
+    `<!-- lazybench note: verdicts -->` to `<!-- lazybench note: end -->` is filled, too.
 
     Args:
         text: any Markdown; without marks it comes back as it is.
@@ -71,45 +71,45 @@ def filled(text: str, boards: Sequence[Board], notes: Mapping[str, str] | None =
 
 def _content(begin: re.Match[str], boards: Sequence[Board], notes: Mapping[str, str]) -> str:
     if begin["kind"] == "board":
-        asked = _asked(begin)
-        return _table(_board(asked, boards), asked)
-    if begin["asked"] not in notes:
+        mark = _parsed(begin)
+        return _table(_board(mark, boards), mark)
+    if begin["words"] not in notes:
         raise UnknownName(
-            f"'{begin[0]}' names no note.{nearest(begin['asked'], notes)} Notes: {', '.join(notes)}"
+            f"'{begin[0]}' names no note.{nearest(begin['words'], notes)} Notes: {', '.join(notes)}"
         )
-    return f"\n{notes[begin['asked']]}"
+    return f"\n{notes[begin['words']]}"
 
 
-def _asked(begin: re.Match[str]) -> _Asked:
-    words = begin["asked"].split()
+def _parsed(begin: re.Match[str]) -> _Mark:
+    words = begin["words"].split()
     if len(words) < 3 or not words[2].isdecimal() or not 0 < int(words[2]) <= _MOST_ROWS:
         raise UsageError(f"'{begin[0]}' isn't of the form {_FORM}")
-    return _Asked(words[0], words[1], int(words[2]), tuple(words[3:]))
+    return _Mark(words[0], words[1], int(words[2]), tuple(words[3:]))
 
 
-def _board(asked: _Asked, boards: Sequence[Board]) -> Board:
+def _board(mark: _Mark, boards: Sequence[Board]) -> Board:
     found = [
         board
         for board in boards
-        if asked.env in (board.env, board.name) and board.budget == asked.budget
+        if mark.env in (board.env, board.name) and board.budget == mark.budget
     ]
     if not found:
         names = sorted({board.env for board in boards})
         raise UnknownName(
-            f"no board of {asked.env} at budget {asked.budget}.{nearest(asked.env, names)} "
+            f"no board of {mark.env} at budget {mark.budget}.{nearest(mark.env, names)} "
             "Boards: lazybench leaderboard"
         )
     if len(found) > 1:
         raise UsageError(
-            f"{asked.env} has {len(found)} boards at budget {asked.budget} (of other data, "
+            f"{mark.env} has {len(found)} boards at budget {mark.budget} (of other data, "
             "protocols or revisions); keep one of them in a store of its own, or name ENV-vN"
         )
     return found[0]
 
 
-def _table(board: Board, asked: _Asked) -> str:
-    columns = [*_ALWAYS, *(_further(name, board) for name in asked.columns)]
-    rows = board.ranked[: asked.rows]
+def _table(board: Board, mark: _Mark) -> str:
+    columns = [*_ALWAYS, *(_further(name, board) for name in mark.columns)]
+    rows = board.ranked[: mark.rows]
     table = markdown_table(
         [markdown_text(_heading(column, board)) for column in columns],
         [[markdown_text(column.text(row, board.unit)) for column in columns] for row in rows],
@@ -117,8 +117,8 @@ def _table(board: Board, asked: _Asked) -> str:
     )
     left = len(board.ranked) - len(rows)
     more = f" and {left} more" if left > 0 else ""
-    told = f"{board.name}, {board.budget}: {len(rows)} rows{more}, {board.n_records} records."
-    return f"\n{table}\n\n{markdown_text(told)}\n"
+    summary = f"{board.name}, {board.budget}: {len(rows)} rows{more}, {board.n_records} records."
+    return f"\n{table}\n\n{markdown_text(summary)}\n"
 
 
 def _heading(column: Block, board: Board) -> str:
@@ -126,7 +126,7 @@ def _heading(column: Block, board: Board) -> str:
 
 
 def _further(name: str, board: Board) -> Block:
-    """A column that a block asks for.
+    """A further column of a block.
 
     Raises:
         UsageError: no such column.
@@ -152,18 +152,18 @@ def _paper(metric: str, board: Board) -> str:
 
 
 def _of_papers(metric: str, board: Board) -> Block:
-    told: dict[tuple[str | None, str | None], Reported] = {
+    numbers: dict[tuple[str | None, str | None], Reported] = {
         (row_name(row), row.batch_norm): row for row in board.reported if row.metric == metric
     }
 
     def cell(row: Row, _: str) -> str:
-        # What a paper doesn't tell the batch norm of stands beside our default.
-        found = told.get((row.agent, row.batch_norm))
+        # A number of unknown batch norm is compared with our default.
+        found = numbers.get((row.agent, row.batch_norm))
         if found is None and row.batch_norm in (None, TRANSDUCTIVE):
-            found = told.get((row.agent, None))
+            found = numbers.get((row.agent, None))
         return "" if found is None else value_text(found)
 
-    unit = next(row.unit for row in told.values())
+    unit = next(row.unit for row in numbers.values())
     heading = f", {unit}" if metric == board.metric else f" {_headed(metric, unit)}"
     return Block(f"reported{heading}", cell)
 

@@ -158,7 +158,7 @@ def to_csv(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
     names = ("block", *(column.key for column in columns), "source", "note", MADE_BY)
     lines = []
     for board in several:
-        head = {name: getattr(board, name) for name in _BOARD} | {"protocol": _protocol(board)}
+        head = {name: vars(board)[name] for name in _BOARD} | {"protocol": _protocol(board)}
         for facts, further in _csv_rows(board, columns):
             # What papers report may be of another metric than the board's.
             metric = facts.get("metric", board.metric)
@@ -178,7 +178,7 @@ def _csv_rows(
 ) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
     """The values of each row by column, and its further metrics, which may have the same names."""
     for block in BLOCKS:
-        for row in getattr(board, block):
+        for row in vars(board)[block]:
             facts = {c.key: c.csv(row, board.unit) for c in columns if c.csv is not None}
             yield facts | {"block": block}, {name: value for name, _, value in row.measures}
     for paper in board.reported:
@@ -292,9 +292,9 @@ def to_json(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
 
 def _board_facts(board: Board) -> dict[str, Any]:
     names = ("env", "version", "family", "data", "fingerprint", "prep", "budget", "metric", "unit")
-    blocks = {name: getattr(board, name) for name in BLOCKS}
+    blocks = {name: vars(board)[name] for name in BLOCKS}
     return (
-        {name: getattr(board, name) for name in names}
+        {name: vars(board)[name] for name in names}
         | {"better": board.better, "notes": board.notes, "n_records": board.n_records}
         | {"protocol": dict(board.protocol)}
         | {name: [_row_facts(row) for row in rows] for name, rows in blocks.items()}

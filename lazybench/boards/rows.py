@@ -32,10 +32,10 @@ class Row:
         rank: 1 for the best, shared inside a tied group; None where the row isn't ranked.
         ranks: the highest and lowest rank that its comparisons allow; None where the row or all
             others have too few seeds.
-        agent: name shown: the id, with overrides and what else tells it from its neighbours.
+        agent: name shown: the id, with overrides and whatever else differs among its rows.
         agent_id: the agent's id.
         score: mean score in the board's unit; None where there is none.
-        lo: lower end of the 95 % interval; None where it can't be told.
+        lo: lower end of the 95 % interval; None where it is unknown.
         hi: upper end of the 95 % interval.
         seed_std: standard deviation of the seeds' means in the board's unit; None for one seed.
         diff: paired difference to the best row in the board's unit; None for the best row itself
@@ -43,7 +43,7 @@ class Row:
         seeds: the seeds.
         trials: trials of each seed.
         batch_norm: `transductive`, `inductive`, … or None where the agent has no such switch.
-        backbone: name of the network; None where the agent has none or didn't tell.
+        backbone: name of the network; None where the agent has none or it is unknown.
         parameters: how many numbers it trains, head included.
         weights: `fresh`, or where the weights come from that training started from.
         rank_group: names the rows that it is ranked among: those of equal backbone and weights.
@@ -57,7 +57,7 @@ class Row:
         inner_steps: steps of inner loops, training and evaluation.
         outer_steps: meta-iterations.
         image_gradients: images that a gradient was taken of.
-        queries: rows that a target was asked for.
+        queries: rows that a target predicted.
         gradient_equivalents: forward and backward passes on one mini-batch that training cost.
         track: what data the training used, where the environment offers more than one kind.
         measures: further metrics by name with their unit, mean over seeds; `fraction` as `%`.
@@ -127,10 +127,10 @@ def _marks(group: Group, mixed_devices: bool) -> tuple[str, ...]:
         (f"trained on {first.trained_on}", first.trained_on not in (None, first.env.id)),
         (first.device, mixed_devices),
     ]
-    told = dict.fromkeys(
+    flags = dict.fromkeys(
         name for record in records for name, value in record.diagnostics.items() if value is True
     )
-    marks += [(name.replace("_", "-"), True) for name in told]
+    marks += [(name.replace("_", "-"), True) for name in flags]
     counted = [f"{status} {n} of {len(records)}" for status, n in sorted(lost.items())]
     return tuple([mark for mark, holds in marks if holds] + counted)
 
@@ -140,7 +140,7 @@ def _loss(record: Record) -> str:
 
 
 def _mean(costs: Sequence[Cost], name: str) -> float | None:
-    values = [bounded(value) for cost in costs if (value := getattr(cost, name)) is not None]
+    values = [bounded(value) for cost in costs if (value := vars(cost)[name]) is not None]
     return bounded(sum(values) / len(values)) if values else None
 
 
@@ -248,12 +248,12 @@ def _measures(records: Sequence[Record]) -> tuple[tuple[str, str, float], ...]:
     names.pop(records[0].env.metric, None)
     found = []
     for name in names:
-        told = [record.metrics[name] for record in records if name in record.metrics]
-        values = [metric.value for metric in told if metric.value is not None]
+        held = [record.metrics[name] for record in records if name in record.metrics]
+        values = [metric.value for metric in held if metric.value is not None]
         if values:
-            fraction = told[0].unit == "fraction"
+            fraction = held[0].unit == "fraction"
             mean = sum(values) / len(values) * (100.0 if fraction else 1.0)
-            found.append((name, "%" if fraction else told[0].unit, bounded(mean)))
+            found.append((name, "%" if fraction else held[0].unit, bounded(mean)))
     # Columns that are there only where a row has them, as those of further metrics.
     for name, unit, attribute in _TUNING:
         cost = _tuning(records, attribute)
@@ -263,10 +263,10 @@ def _measures(records: Sequence[Record]) -> tuple[tuple[str, str, float], ...]:
 
 
 def _tuning(records: Sequence[Record], name: str) -> float | None:
-    """The mean of what a search of settings cost, over the records that tell it."""
+    """The mean of what a search of settings cost, over the records that have it."""
     costs = [
         bounded(value)
         for record in records
-        if record.tuning is not None and (value := getattr(record.tuning, name)) is not None
+        if record.tuning is not None and (value := vars(record.tuning)[name]) is not None
     ]
     return bounded(sum(costs) / len(costs)) if costs else None

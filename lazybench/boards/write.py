@@ -50,8 +50,8 @@ _RENDER = (("md", to_markdown), ("csv", to_csv), ("json", to_json))
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What the records of one folder make.
+class _FolderBoards:
+    """The boards of one folder's records.
 
     Attributes:
         files: text of the board files by name.
@@ -69,7 +69,7 @@ class _Made:
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found of a store.
+    """The state of a store.
 
     Attributes:
         n_records: sound records.
@@ -82,7 +82,7 @@ class Checked:
     differences: list[str]
 
 
-def _made(store: Store, records: RecordList, papers: Sequence[Reported]) -> _Made:
+def _made(store: Store, records: RecordList, papers: Sequence[Reported]) -> _FolderBoards:
     boards = build(records, papers)
     files = {}
     for (env, revision), group in groupby(boards, key=lambda board: (board.env, board.version)):
@@ -95,10 +95,10 @@ def _made(store: Store, records: RecordList, papers: Sequence[Reported]) -> _Mad
         (skip.path.relative_to(store.root).as_posix(), skip.reason.replace(root, ""))
         for skip in records.skipped
     ]
-    return _Made(files, lines, skipped, len(records))
+    return _FolderBoards(files, lines, skipped, len(records))
 
 
-def _all(store: Store) -> Iterator[_Made]:
+def _all(store: Store) -> Iterator[_FolderBoards]:
     """What each folder's records make; one folder's records are held at a time."""
     papers = store.reported()
     for folder in store.folders():
@@ -114,7 +114,7 @@ def expected_files(store: Store) -> dict[Path, str]:
     return _expected(store, list(_all(store)))
 
 
-def _expected(store: Store, made: Sequence[_Made]) -> dict[Path, str]:
+def _expected(store: Store, made: Sequence[_FolderBoards]) -> dict[Path, str]:
     files = {
         store.root / "boards" / name: text for each in made for name, text in each.files.items()
     }
@@ -151,7 +151,7 @@ def write(store: Store, *, anew: bool = False) -> list[Path]:
 
 
 def _closed(root: Path, error: Exception) -> str:
-    why = getattr(error, "strerror", None) or error
+    why = (isinstance(error, OSError) and error.strerror) or error
     return f"can't write to {root} ({why}); choose a folder that can be written to with --out"
 
 
@@ -200,7 +200,7 @@ def _replace(root: Path, path: Path, text: str) -> None:
 
 
 class _Stamps:
-    """What tells whether files are those that were indexed."""
+    """Stamps of files, to see whether they are those that were indexed."""
 
     def __init__(self, root: Path) -> None:
         """Take the time that the store's file system has now; the lock's file is this process's."""
@@ -214,11 +214,11 @@ class _Stamps:
         return {path.relative_to(self._root).as_posix(): self._of(path) for path in paths}
 
     def _of(self, path: Path) -> list[Any]:
-        """Size, times, number, and the content's sha256 where the times may not tell."""
+        """Size, times, number, and the content's sha256 where the times may be too coarse."""
         try:
-            told = _status(path)
-            recent = max(told[1:3]) >= self._recent_ns
-            return [*told, _digest(path) if recent else ""]
+            status = _status(path)
+            recent = max(status[1:3]) >= self._recent_ns
+            return [*status, _digest(path) if recent else ""]
         except OSError:
             return []
 
@@ -228,18 +228,18 @@ def _digest(path: Path) -> str:
 
 
 def _status(path: Path) -> list[int]:
-    told = os.stat(path)
-    return [told.st_size, told.st_mtime_ns, told.st_ctime_ns, told.st_ino]
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
-def _unchanged(store: Store, folder: Path, entry: Any) -> _Made | None:
+def _unchanged(store: Store, folder: Path, entry: Any) -> _FolderBoards | None:
     """What an entry says of a folder; None where its files or boards aren't those of the entry."""
     try:
         boards = [store.root / "boards" / str(name) for name in entry["names"]]
         same = _are(store.root, store.files_in(folder), entry["sources"])
         if not (same and _are(store.root, boards, entry["files"])):
             return None
-        return _Made(
+        return _FolderBoards(
             dict.fromkeys((path.name for path in boards), ""),
             [
                 ((str(env), int(revision)), int(count), [str(cell) for cell in line])
@@ -293,8 +293,8 @@ def _makers(store: Store) -> list[Any]:
     code = [[path.name, *_status(path)[:2]] for path in sorted(sources)]
     libraries = [version(name) for name in ("numpy", "scipy", "tabulate")]
     papers = [*REPORTED.glob("*.json"), *(store.root / "reported").glob("*.json")]
-    told = [[path.parent.name, path.name, _digest(path)] for path in sorted(papers)]
-    return [__version__, code, libraries, told, str(store.root)]
+    contents = [[path.parent.name, path.name, _digest(path)] for path in sorted(papers)]
+    return [__version__, code, libraries, contents, str(store.root)]
 
 
 def check(store: Store) -> list[str]:
@@ -307,7 +307,7 @@ def check(store: Store) -> list[str]:
 
 
 def checked(store: Store) -> Checked:
-    """Return what reading all records tells of the store and of its board files.
+    """Return the state of the store and of its board files, from all records.
 
     Raises:
         StoreError: a file of reported rows is damaged, or a file can't be read.
@@ -399,7 +399,7 @@ def _line(board: Board) -> list[str]:
     ]
 
 
-def _section(made: Sequence[_Made]) -> str:
+def _section(made: Sequence[_FolderBoards]) -> str:
     lines = sorted((line for each in made for line in each.lines), key=lambda line: line[0])
     parts = [comment(sum(count for _, count, _ in lines))]
     header = ["board", "budget", "data", "records", "best agent (of each backbone)", "score"]

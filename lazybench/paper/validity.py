@@ -1,4 +1,4 @@
-"""Whether boards agree: how alike two of them order the agents that stand on both."""
+"""Whether boards agree: how alike two of them order the agents that are on both."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DRAWS = 2_000
 
 
 class Common(NamedTuple):
-    """A row that stands on both boards, in their units.
+    """A row that is on both boards, in their units.
 
     Attributes:
         name: the row's name on the left board.
@@ -53,7 +53,7 @@ class Agreement:
     Attributes:
         left: environment and budget.
         right: the other's.
-        rows: what stands on both, best on the left board first.
+        rows: those on both boards, best on the left board first.
         tau: Kendall's tau-b; 1 where the orders are the same, -1 where one is the other reversed.
         lo: lower end of the range that 95 % of the taus lie in if each score is drawn again with
             its own standard error; NaN where a score has none.
@@ -88,12 +88,14 @@ def agreements(records: Sequence[Record]) -> list[Agreement]:
     count.
 
     Choice: pairs of boards with other ways and shots are compared as well, under their names: what
-    a user asks is whether the board that needs no download tells how the others will fall.
+    a user wants to know is whether the board without a download predicts the others.
     """
     boards = [_board(table) for table in tables(whole_runs(records))]
     boards.sort(key=lambda board: board.name)
     found = [
-        _agreement(*_embedded_first(pair)) for pair in combinations(boards, 2) if _asked(*pair)
+        _agreement(*_embedded_first(pair))
+        for pair in combinations(boards, 2)
+        if _is_compared(*pair)
     ]
     return [each for each in found if each is not None]
 
@@ -113,7 +115,7 @@ def _version(group: Group) -> int:
     return group.records[0].agent.version
 
 
-def _asked(one: _Board, other: _Board) -> bool:
+def _is_compared(one: _Board, other: _Board) -> bool:
     left, right = one.first, other.first
     if left.budget != right.budget:
         return (left.env.id, left.data) == (right.env.id, right.data)
@@ -132,10 +134,10 @@ def _agreement(left: _Board, right: _Board) -> Agreement | None:
         return None
     scores, errors, signs = [], [], []
     for board in (left, right):
-        told = [_score(board.rows[key]) for key in both]
+        values = [_score(board.rows[key]) for key in both]
         better = 1 if board.first.env.better == "higher" else -1
-        scores.append(better * np.asarray([score for score, _ in told]))
-        errors.append(np.asarray([error for _, error in told]))
+        scores.append(better * np.asarray([score for score, _ in values]))
+        errors.append(np.asarray([error for _, error in values]))
         signs.append(better)
     tau, p = kendalltau(*scores)
     lo, hi = _range(scores, errors)
@@ -192,8 +194,8 @@ real data does, and whether a small budget orders them as a larger one. Kendall'
 boards have the same order, 0 where they have nothing to do with each other, -1 where one is the
 other reversed; p is the chance of a tau as far from 0 if they had nothing to do with each other.
 The range is where 95 % of the taus lie if each score is drawn again with its own standard error
-(over seeds and trials): how much of the disagreement could be noise. Rows are compared that stand
-on both boards with the same settings; fewer than {FEWEST} aren't.
+(over seeds and trials): how much of the disagreement could be noise. Boards are compared by the
+rows that both have with the same settings, where there are at least {FEWEST}.
 """
 
 
@@ -232,8 +234,8 @@ def _medians(found: Sequence[Agreement]) -> str:
     by_board: dict[str, list[float]] = defaultdict(list)
     for each in found:
         by_board[each.right].append(each.tau)
-    told = ", ".join(f"{median(taus):+.2f} with {board}" for board, taus in by_board.items())
-    return f"Median tau: {median(each.tau for each in found):+.2f} over all pairs; {told}."
+    by_right = ", ".join(f"{median(taus):+.2f} with {board}" for board, taus in by_board.items())
+    return f"Median tau: {median(each.tau for each in found):+.2f} over all pairs; {by_right}."
 
 
 def _section(each: Agreement) -> Iterator[str]:

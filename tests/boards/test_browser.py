@@ -144,7 +144,7 @@ def test_pictures_are_drawn_and_a_row_stands_out(page: Any) -> None:
       return [lit > 0, pressed, button.getAttribute("aria-pressed")]"""
     assert page.execute_script(script) == [True, "true", "false"]
     captions = "return [...document.querySelectorAll('figcaption')].map(c => c.textContent)"
-    assert "Left out, since their records don't tell it: c." in page.execute_script(captions)
+    assert "Left out, since their records don't have it: c." in page.execute_script(captions)
     bad = "return [...document.querySelectorAll('.plot svg *')].filter(n => /NaN|Infinity/"
     bad += ".test([...n.attributes].map(a => a.value).join())).length"
     assert page.execute_script(bad) == 0

@@ -164,10 +164,10 @@ def test_agents_that_dont_train_stand_at_0_and_untold_costs_are_named(make_run: 
     assert (costs["floor"]["train_cpu_s"], costs["floor"]["image_gradients"]) == (0.0, 0.0)
     assert costs["floor"]["peak_memory_mb"] == 1.0
     assert "train_cpu_s" not in costs["untold"]
-    assert shown.cost_note("train_cpu_s") == "Left out, since their records don't tell it: untold."
+    assert shown.cost_note("train_cpu_s") == "Left out, since their records don't have it: untold."
     assert "told" in shown.cost_note("train_wall_s")
     text = to_html(build(runs), runs)
-    assert "records don't tell it: untold" in json.loads(Reader(text).scripts[0])[0]["costs"][0][2]
+    assert "records don't have it: untold" in json.loads(Reader(text).scripts[0])[0]["costs"][0][2]
 
 
 def test_curves_on_images_that_training_saw_are_named(make_run: Any) -> None:

@@ -154,7 +154,7 @@ def test_marks_and_few_seeds_stand_in_the_footnote(make_run: Any) -> None:
     notes = " ".join(footnotes(table))
     assert f"dirty: a on {E1}." in notes
     assert f"untuned: a on {E1}." in notes
-    assert "All cells have fewer than 3 seeds, which tell of a trained model" in notes
+    assert "All cells have fewer than 3 seeds: a trained model" in notes
     assert "Seeds: 1." in notes
 
 
@@ -169,7 +169,7 @@ def test_cells_of_few_seeds_are_marked_where_others_have_enough(make_run: Any) -
     )
     assert ("‡" in firm, "‡" in few) == (False, True)
     assert pivot_latex(table, command="x").count(r"$^\ddagger$") == 2
-    assert "‡: fewer than 3 seeds, which tell of a trained model" in " ".join(footnotes(table))
+    assert "‡: fewer than 3 seeds: a trained model" in " ".join(footnotes(table))
     rows = list(csv.DictReader(pivot_csv(table, command="x").splitlines()))
     assert [row[f"{E1} seeds"] for row in rows] == ["3", "1"]
     assert "‡" not in pivot_markdown(pivot(runs, want("firm"), [E1], Choice()), command="x")

@@ -60,7 +60,7 @@ def test_captions_and_the_logarithmic_axis(make_run: Any, tmp_path: Path) -> Non
     pareto = texts(found["pareto"]).splitlines()
     assert "training, CPU seconds (logarithmic)" in pareto
     assert {"0", "150", "200", "300"} <= set(pareto)
-    assert "Left out, since their records don't tell it: untold." in pareto
+    assert "Left out, since their records don't have it: untold." in pareto
     assert "Track LT+dev: training may have used" in texts(found["learning"])
 
 
