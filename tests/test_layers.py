@@ -46,8 +46,6 @@ LAYER = {room: number for number, row in enumerate(LAYERS) for room in row}
 # Imports that go up on purpose: who, what, and why.
 UPWARD = {
     ("envs.targets.training", "runner.callbacks"): "the protocol of progress, which runs share",
-    ("paper.pages", "cli.console"): "prints what it puts on the page",
-    ("boards.readme_blocks", "paper.claims"): "the note on verdicts is a block of the README",
 }
 
 # Rooms below envs and agents may not name their modules by strings; ids are mapped to code here.
