@@ -48,7 +48,7 @@ UPWARD = {
     ("envs.targets.training", "runner.callbacks"): "the protocol of progress, which runs share",
 }
 
-# Rooms below envs and agents may not name their modules by strings; ids are mapped to code here.
+# Strings may name modules of envs and agents here only, where ids are mapped to code.
 SPECS = ("lazybench.registry", "lazybench.specs")
 MODULE = re.compile(r"lazybench\.(envs|agents)(\.\w+)*(:\w+)?")
 

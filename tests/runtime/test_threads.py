@@ -97,7 +97,7 @@ def test_operators_in_a_task_run_on_one_thread() -> None:
 def test_set_threads() -> None:
     assert parallel.set_threads(3) == 3
     assert parallel.threads() == 3
-    assert parallel.set_threads(None) == threads.usable_cores() == parallel.threads()
+    assert parallel.set_threads(None) == parallel.usable_cores() == parallel.threads()
     for wrong in (0, -2):
         with pytest.raises(UsageError, match=f"threads must be at least 1, got {wrong}"):
             parallel.set_threads(wrong)
