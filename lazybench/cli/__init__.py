@@ -1,6 +1,6 @@
 """The command line: `lazybench`, or `python -m lazybench`.
 
-Commands import what they need when they run, so that help and listings load no heavy library.
+Commands import heavy libraries only when they run, so that help and listings start fast.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return stop.code or 0
         raise
     except OSError as error:
-        # What was typed is wrong, and can't be told either.
+        # A usage error, which is the context, whose message couldn't be written.
         code = getattr(error.__context__, "exit_code", None)
         if not isinstance(code, int):
             raise
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.discard(sys.stderr)
         return code
     except KeyboardInterrupt:
-        # Before a command had begun, which would have told it itself.
+        # Before the command started, which handles it otherwise.
         if sys.stderr is not None:
             sys.stderr.write("interrupted\n")
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""`lazybench attack`: how robust a model of one's own is, in a function or behind an address."""
+"""`lazybench attack` and `lazybench targets`: robustness of your own model; included targets."""
 
 from __future__ import annotations
 
@@ -10,21 +10,13 @@ import typer
 
 from lazybench.arguments import need_folder
 from lazybench.cli import console, options
+from lazybench.cli.command import Group, command
 from lazybench.errors import DataUnavailable, UsageError
 
 if TYPE_CHECKING:
     from lazybench.runner.callbacks import Watch
 
 
-HELP = "Attack a model of your own, and report what it withstands. Attack only what you may."
-EXAMPLES = (
-    "lazybench attack --target my_model.py:predict --images pictures/ --norm linf --eps 8/255",
-    "lazybench attack --target my.module:net --images test.npz --bounds 0,255 --layout nhwc",
-    "lazybench attack --target my.module:net --images test.npz --attacks square,nes,hopskipjump",
-    "lazybench attack --target http://localhost:8501/v1/models/m:predict --images pictures/ "
-    "--answers probs --concurrency 8 --rate 50",
-    "lazybench attack --target my.module:net --images test.npz --eps 0.5 --fail-under 0.60",
-)
 _WEAK = 3
 
 
@@ -38,86 +30,102 @@ def _complete(incomplete: str) -> list[str]:
     ]
 
 
+@command(
+    "attack",
+    "lazybench attack --target my_model.py:predict --images pictures/ --norm linf --eps 8/255",
+    "lazybench attack --target my.module:net --images test.npz --bounds 0,255 --layout nhwc",
+    "lazybench attack --target my.module:net --images test.npz --attacks square,nes,hopskipjump",
+    "lazybench attack --target http://localhost:8501/v1/models/m:predict --images pictures/ "
+    "--answers probs --concurrency 8 --rate 50",
+    "lazybench attack --target my.module:net --images test.npz --eps 0.5 --fail-under 0.60",
+)
 def attack_command(  # noqa: PLR0913 - one parameter for each option
     target: Annotated[
         str,
         typer.Option(
-            "--target", help="MODULE:PREDICT or FILE.py:PREDICT, a function or network; or http://…"
+            "--target",
+            help="Model: MODULE:NAME or FILE.py:NAME of a function or network, or http://…",
         ),
     ],
     images: Annotated[
-        Path, typer.Option("--images", metavar="DIR|NPZ", help="Images: class/image, or x and y.")
+        Path,
+        typer.Option(
+            "--images", metavar="DIR|NPZ", help="Images: a folder class/image, or x and y."
+        ),
     ],
     labels: Annotated[
         Path | None,
-        typer.Option("--labels", metavar="FILE", help="Labels: name,label lines, JSON or .npy."),
+        typer.Option("--labels", metavar="FILE", help="Labels: lines of name,label, JSON or .npy."),
     ] = None,
-    norm: Annotated[str, typer.Option("--norm", help="l2 or linf.")] = "l2",
+    norm: Annotated[str, typer.Option("--norm", help="Norm of the distance: l2 or linf.")] = "l2",
     eps: Annotated[
         str | None,
-        typer.Option("--eps", help="Largest distance: a number, a fraction (8/255), or inf."),
+        typer.Option("--eps", help="Largest distance: a number, a fraction such as 8/255, or inf."),
     ] = None,
-    query_budget: Annotated[
-        int, typer.Option("--query-budget", help="Queries an attacker has for an image.")
-    ] = 1000,
+    query_budget: Annotated[int, options.query_budget()] = 1000,
     attacks: Annotated[
         str | None,
         typer.Option(
             "--attacks",
             metavar="A,B",
-            help="Attackers. [default: square,hopskipjump; of labels: hopskipjump,boundary]",
+            help="Attacks. [default: square,hopskipjump; for labels: hopskipjump,boundary]",
             autocompletion=_complete,
         ),
     ] = None,
     targeted: Annotated[
-        bool, typer.Option("--targeted", help="Towards the class after the true one.")
+        bool, typer.Option("--targeted", help="Attack towards the class after the true one.")
     ] = False,
     mode: Annotated[
-        str, typer.Option("--mode", help="first ends an image when it is won, minimise goes on.")
+        str, typer.Option("--mode", help="first stops at the first success, minimise goes on.")
     ] = "first",
     layout: Annotated[
-        str, typer.Option("--layout", help="What the target takes: nchw or nhwc.")
+        str, typer.Option("--layout", help="Image layout that the model expects: nchw or nhwc.")
     ] = "nchw",
     bounds: Annotated[
-        str, typer.Option("--bounds", metavar="LOW,HIGH", help="Its black and its full pixel.")
+        str,
+        typer.Option("--bounds", metavar="LOW,HIGH", help="Pixel range that the model expects."),
     ] = "0,1",
     answers: Annotated[
         str,
         typer.Option(
             "--answers",
-            help="What it answers: scores, probs or label; or one number of two classes: binary "
-            "(probability of class 1) or binary_logits.",
+            help="Output of the model: scores, probs or label; of two classes with one output: "
+            "binary (probability of class 1) or binary_logits.",
         ),
     ] = "scores",
     classes: Annotated[
         int | None,
-        typer.Option("--classes", min=2, help="Number of its classes; needed for label."),
+        typer.Option("--classes", min=2, help="Number of classes; required for label."),
     ] = None,
     arrays: Annotated[
-        str, typer.Option("--arrays", help="What a function takes: torch or numpy.")
+        str, typer.Option("--arrays", help="Arrays that a function expects: torch or numpy.")
     ] = "torch",
     eight_bit: Annotated[
-        bool, typer.Option("--eight-bit", help="Round to 8 bits; always so over http.")
+        bool,
+        typer.Option("--eight-bit", help="Round images to 8 bits, as is always done over HTTP."),
     ] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Take so many images, evenly over classes.")
+        int | None,
+        typer.Option(
+            "--limit", metavar="N", min=1, help="Only N images, spread evenly over the classes."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Of the attackers.")] = 0,
+    seed: Annotated[int, options.seed("the attacks.")] = 0,
     encoding: Annotated[
-        str, typer.Option("--encoding", help="Images over http: array or png.")
+        str, typer.Option("--encoding", help="Encoding of images over HTTP: array or png.")
     ] = "array",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images of a request.")] = 16,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per request.")] = 16,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, help="Requests side by side.")
+        int, typer.Option("--concurrency", min=1, help="Requests in parallel.")
     ] = 4,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0, help="Seconds for a request and its whole reply.")
+        float, options.timeout("request in seconds, including its reply.", least=0)
     ] = 30.0,
     rate: Annotated[
-        float | None, typer.Option("--rate", min=0, help="Images a second over http, at most.")
+        float | None, typer.Option("--rate", min=0, help="Most images per second over HTTP.")
     ] = None,
     retries: Annotated[
-        int, typer.Option("--retries", min=0, help="How often a failed request is sent again.")
+        int, typer.Option("--retries", min=0, help="How many times a failed request is repeated.")
     ] = 5,
     header: Annotated[
         list[str] | None,
@@ -130,19 +138,21 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     proxy: Annotated[
         str | None,
         typer.Option(
-            "--proxy", metavar="URL", help="Proxy to go through; the environment's aren't used."
+            "--proxy", metavar="URL", help="HTTP proxy; proxies of the environment aren't used."
         ),
     ] = None,
     repeats: Annotated[
         bool,
-        typer.Option("--repeats", help="Ask the same image again: answers over http are random."),
+        typer.Option("--repeats", help="Send repeated images again: the endpoint is random."),
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget what the address answered before.")
+        bool, typer.Option("--fresh", help="Discard the answers that the endpoint gave before.")
     ] = False,
     fail_under: Annotated[
         float | None,
-        typer.Option("--fail-under", help="Exit 3 below this robust accuracy (worst case)."),
+        typer.Option(
+            "--fail-under", help="Exit with 3 if the worst-case robust accuracy is lower."
+        ),
     ] = None,
     out_dir: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the report.")
@@ -150,14 +160,15 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Attack, write the report, and print what the target withstands.
+    """Measure the robustness of your own model, a Python function or an HTTP endpoint.
 
-    Raises:
-        LazybenchError: as the harness has it.
-        typer.Exit: the robust accuracy is below `--fail-under`.
+    Writes a report with the robust accuracy against each attack, and in the worst case. Attack
+    only models that you are allowed to attack.
     """
     if fail_under is not None and not 0 <= fail_under <= 1:
-        raise UsageError(f"--fail-under takes a share in [0, 1], such as 0.60, got {fail_under:g}")
+        raise UsageError(
+            f"--fail-under takes a fraction in [0, 1], such as 0.60, got {fail_under:g}"
+        )
     if query_budget < 1:
         raise UsageError(f"--query-budget: query_budget must be at least 1, got {query_budget}")
     for option, value in (("--timeout", timeout), ("--rate", rate)):
@@ -191,20 +202,20 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     report.need_own_folder(out_dir)
     with watching(quiet=quiet or json) as watch:
         outcome = attack(request, watch)
-    aside = report.set_aside(outcome, out_dir)
+    earlier = report.set_aside(outcome, out_dir)
     files = report.write(outcome, out_dir)
-    told = report.facts(outcome)
+    facts = report.facts(outcome)
     if json:
-        console.as_json(told)
+        console.as_json(facts)
     else:
-        console.line(_table(told))
+        console.line(_table(facts))
         console.note("written: " + ", ".join(map(str, files)))
     if quiet or json:
         for each in outcome.notes:
             console.note(console.one_line(each))
-    if aside is not None:
-        console.note(f"the earlier report there has other results; it is now in {aside}")
-    worst = told["worst_case"]["accuracy"]
+    if earlier is not None:
+        console.note(f"the earlier report has other results; it was moved to {earlier}")
+    worst = facts["worst_case"]["accuracy"]
     if fail_under is not None and worst < fail_under:
         console.note(f"robust accuracy {worst:.4f} is below --fail-under {fail_under:g}")
         raise typer.Exit(_WEAK)
@@ -223,7 +234,7 @@ def _headers(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         name, colon, value = pair.partition(":")
         if not colon or not name.strip():
-            # Not the text itself, which may be a secret.
+            # The text may hold a secret, so the message leaves it out.
             raise UsageError("--header takes NAME:VALUE, such as --header 'X-Key: abc'")
         if name.strip() in found:
             raise UsageError(f"--header gives '{name.strip()}' twice; give it once")
@@ -231,60 +242,31 @@ def _headers(pairs: list[str]) -> dict[str, str]:
     return found
 
 
-def _table(told: dict[str, Any]) -> str:
-    rows = [("no attack", *_shares(told["clean_accuracy"]), "", "")]
-    for each in told["attacks"]:
+def _table(facts: dict[str, Any]) -> str:
+    rows = [("no attack", *_percentages(facts["clean_accuracy"]), "", "")]
+    for each in facts["attacks"]:
         far = each["median_distance"]
         numbers = (f"{each['mean_queries']:.1f}", "" if far is None else f"{far:.4f}")
-        rows.append((each["attack"], *_shares(each), *numbers))
-    rows.append(("worst case", *_shares(told["worst_case"]), "", ""))
+        rows.append((each["attack"], *_percentages(each), *numbers))
+    rows.append(("worst case", *_percentages(facts["worst_case"]), "", ""))
     header = ("attack", "robust accuracy", "95 % interval", "mean queries", "median distance")
     return console.table(header, rows, columns=console.width())
 
 
-def _shares(told: dict[str, Any]) -> tuple[str, str]:
-    low, high = told["interval"]
-    return f"{100 * told['accuracy']:.1f} %", f"{100 * low:.1f} to {100 * high:.1f} %"
+def _percentages(score: dict[str, Any]) -> tuple[str, str]:
+    low, high = score["interval"]
+    return f"{100 * score['accuracy']:.1f} %", f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
-TARGETS_HELP = "List and train the networks that are attacked, and their white boxes."
-TARGETS_EXAMPLES = ("lazybench targets list", "lazybench targets train mnist-net4")
-LIST_HELP = "List the networks and whether they are trained on this machine."
-LIST_EXAMPLES = ("lazybench targets list", "lazybench targets list --json")
-TRAIN_HELP = "Train networks and keep them in the cache folder."
-TRAIN_EXAMPLES = (
-    "lazybench targets train mnist-net4",
-    "lazybench targets train mnist-net2 mnist-net3 --only",
-    "lazybench targets train cifar10-resnet8 --budget paper --replace",
-)
-
-
-def _targets_complete(incomplete: str) -> list[str]:
+def _complete_target(incomplete: str) -> list[str]:
     from lazybench.envs.targets.nets import names
 
     return [name for name in names() if name.startswith(incomplete)]
 
 
-Names = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="NAME...",
-        help="Networks; a target's white boxes come with it.",
-        autocompletion=_targets_complete,
-    ),
-]
-Budget = Annotated[str, typer.Option("--budget", "-b", help="smoke, small or paper.")]
-Seed = Annotated[int, typer.Option("--seed", "-s", min=0, help="Of first weights and order.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Train what is trained already too.")]
-Only = Annotated[bool, typer.Option("--only", help="Leave the white boxes of a target out.")]
-Into = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="FILE", help="Write one safetensors file, keep nothing."),
-]
-
-
+@command("list", "lazybench targets list", "lazybench targets list --json")
 def list_command(json: options.Json = False) -> None:
-    """Print all networks, one a line."""
+    """List the included networks, and whether they are trained on this machine."""
     from lazybench.envs.targets.nets import names
 
     found = [_status(name) for name in names()]
@@ -301,49 +283,62 @@ def list_command(json: options.Json = False) -> None:
         )
         for each in found
     ]
-    header = ("network", "trained", "accuracy", "role", "what to know")
+    header = ("network", "trained", "accuracy", "role", "details")
     console.line(console.table(header, rows, columns=console.width()))
 
 
+@command(
+    "train",
+    "lazybench targets train mnist-net4",
+    "lazybench targets train mnist-net2 mnist-net3 --only",
+    "lazybench targets train cifar10-resnet8 --budget paper --replace",
+)
 def train_command(  # noqa: PLR0913 - one argument for each option
-    names: Names,
-    budget: Budget = "small",
-    seed: Seed = 0,
-    replace: Replace = False,
-    only: Only = False,
-    into: Into = None,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...",
+            help="Networks; the white-box networks of a target are trained with it.",
+            autocompletion=_complete_target,
+        ),
+    ],
+    budget: Annotated[str, options.budget("Networks have no medium.")] = "small",
+    seed: Annotated[int, options.seed("the initial weights and of the data's order.")] = 0,
+    replace: Annotated[bool, options.replace("Trains again.")] = False,
+    only: Annotated[
+        bool, typer.Option("--only", help="Train without the white-box networks of a target.")
+    ] = False,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Write one safetensors file instead of the cache."
+        ),
+    ] = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
-    """Print each network's accuracy, once it is trained.
-
-    Raises:
-        UsageError: no such network or budget.
-        DataUnavailable: their data aren't installed.
-        Diverged: a training failed.
-        OutputUnavailable: the folder can't be written.
-    """
+    """Train networks, save them in the cache folder and print their accuracy."""
     from lazybench.cli.progress import watching
     from lazybench.envs.targets.training import keep_net
 
     wanted = _wanted(names, only=only)
-    told = []
+    facts = []
     with watching(quiet=quiet or json) as watch:
         if into is not None:
-            told = _written(wanted, into, budget, seed, watch)
+            facts = _written(wanted, into, budget, seed, watch)
         else:
             for name in wanted:
                 held, fresh = keep_net(name, budget=budget, seed=seed, replace=replace, watch=watch)
-                told.append(held.facts() | {"fresh": fresh, "sha256": held.sha256})
+                facts.append(held.facts() | {"fresh": fresh, "sha256": held.sha256})
     if json:
-        console.as_json({"targets": told})
+        console.as_json({"targets": facts})
         return
-    for each in told:
-        why = "" if each["fresh"] else "; was there already, --replace trains it anew"
+    for each in facts:
+        why = "" if each["fresh"] else "; already trained, --replace trains it again"
         if each["name"].startswith("glyphs-") and not each["fresh"]:
-            why = "; it comes with the package"
+            why = "; included in the package"
         console.line(
-            f"{each['name']}: {100 * each['accuracy']:.2f} % of the test images right "
+            f"{each['name']}: {100 * each['accuracy']:.2f} % accuracy on the test images "
             f"({each['budget']}, {each['epochs']:g} epochs, seed {each['seed']}){why}"
         )
 
@@ -360,7 +355,7 @@ def _written(
 
 
 def _wanted(names: list[str], *, only: bool) -> list[str]:
-    """The networks asked for, each once, the targets' white boxes after them.
+    """The chosen networks without repetitions, each followed by its white-box networks.
 
     Raises:
         UsageError: no such network.
@@ -379,11 +374,10 @@ def _wanted(names: list[str], *, only: bool) -> list[str]:
 def _status(name: str) -> dict[str, Any]:
     from lazybench.envs.targets.nets import WHITEBOXES, is_trained, load_net
 
-    role = "target" if name in WHITEBOXES else "white box"
+    trained, accuracy = False, None
     try:
         trained = is_trained(name)
         detail = "" if trained else f"train it with: lazybench targets train {name}"
-        accuracy = None
         if trained:
             held = load_net(name)[1]
             accuracy, detail = held.accuracy, f"{held.budget}, seed {held.seed}"
@@ -393,6 +387,14 @@ def _status(name: str) -> dict[str, Any]:
         "name": name,
         "trained": trained,
         "accuracy": accuracy,
-        "role": role,
+        "role": "target" if name in WHITEBOXES else "white box",
         "detail": detail,
     }
+
+
+TARGETS = Group(
+    "targets",
+    "List and train the networks that are attacked, and their white-box networks.",
+    ("lazybench targets list", "lazybench targets train mnist-net4"),
+    (list_command, train_command),
+)

@@ -1,4 +1,4 @@
-"""`lazybench check`: does an agent or environment keep its contract?"""
+"""`lazybench check` and `lazybench new`: contracts of plug-ins, and packages to begin with."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from lazybench.arguments import need_folder
 from lazybench.cli import console, options
+from lazybench.cli.command import command
 from lazybench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,42 +18,35 @@ if TYPE_CHECKING:
     from lazybench.specs import AgentSpec
 
 
-HELP = "Check that an agent or environment keeps its contract."
-EXAMPLES = (
-    "lazybench check agent lazy_reptile",
-    "lazybench check agent my_agent.py:MyAgent --env glyphs-5way-1shot",
-    "lazybench check env glyphs-20way-5shot",
-)
 BROKEN = 1
 DEFAULT_ENVS = {
     "fewshot": "glyphs-5way-1shot",
     "longtail": "glyphs-lt-100",
     "attack": "glyphs-net4-untargeted",
 }
-"""The quickest environment of a family, which agents are checked on unless another is named."""
+"""The fastest environment of each family, on which agents are checked by default."""
 
 
+@command(
+    "check",
+    "lazybench check agent lazy_reptile",
+    "lazybench check agent my_agent.py:MyAgent --env glyphs-5way-1shot",
+    "lazybench check env glyphs-20way-5shot",
+)
 def check_command(
-    kind: Annotated[options.Kind, typer.Argument(help="What ID names.")],
+    kind: Annotated[options.Kind, typer.Argument(help="Kind of plug-in.")],
     name: Annotated[
-        str, typer.Argument(metavar="ID", help="Its id, or FILE.py:CLASS of an agent.")
+        str, typer.Argument(metavar="ID", help="Id of the plug-in, or FILE.py:CLASS of an agent.")
     ],
     env: Annotated[
         str | None,
-        typer.Option(
-            "--env",
-            "-e",
-            help="Environment to check an agent on; a small one of its family by default.",
-            autocompletion=options.complete_env,
-        ),
+        options.env("Agents are checked on it. [default: a small one of the agent's family]"),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Print what the checks found.
+    """Check that an agent or environment satisfies its contract.
 
-    Raises:
-        UsageError: an unknown id, or `--env` beside an environment.
-        typer.Exit: a check failed.
+    Exits with 1 if a check fails.
     """
     if kind is options.Kind.env and env is not None:
         raise UsageError(
@@ -93,10 +87,10 @@ def _check_agent(name: str, env: str, *, quiet: bool) -> list[Finding]:
 
 
 def default_env(spec: AgentSpec) -> str:
-    """Return the id of an environment that an agent can be checked on.
+    """Return the id of an environment for the check of an agent.
 
     Raises:
-        UsageError: there is none of its families.
+        UsageError: no environment is of its families.
     """
     from lazybench.registry import ENVS
 
@@ -112,58 +106,55 @@ def default_env(spec: AgentSpec) -> str:
     return found
 
 
-NEW_HELP = "Write a small working package: an agent or an environment of your own."
-NEW_EXAMPLES = (
+@command(
+    "new",
     "lazybench new agent my_learner",
     "lazybench new agent my_sampler --family longtail",
     "lazybench new agent my_attack --family attack --dir ~/projects",
     "lazybench new env my-images",
 )
-
-
 def new_command(
-    kind: Annotated[options.Kind, typer.Argument(help="What to write.")],
+    kind: Annotated[options.Kind, typer.Argument(help="Kind of plug-in.")],
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Its name: small letters, digits, - and _.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="Name of the package: lower-case letters, digits, - and _."
+        ),
     ],
-    family: Annotated[
-        options.Family, typer.Option("--family", help="Family of environments.")
-    ] = options.Family.fewshot,
+    family: Annotated[options.Family, options.family()] = options.Family.fewshot,
     parent: Annotated[
-        Path, typer.Option("--dir", metavar="DIR", help="Folder that the package's folder goes to.")
+        Path, typer.Option("--dir", metavar="DIR", help="Parent folder of the package.")
     ] = Path("."),
     json: options.Json = False,
 ) -> None:
-    """Write the package and print what comes next.
+    """Create a small working package with an agent or environment of your own.
 
-    Raises:
-        UsageError: a name that can't be a package's or that is taken, or a folder that exists.
-        OutputUnavailable: the folder can't be written.
+    Prints the commands that install, check and run it.
     """
     need_folder(parent, "--dir")
     from lazybench.scaffold import new_package
 
-    made = new_package(kind.value, name, family.value, parent)
+    package = new_package(kind.value, name, family.value, parent)
     commands = [
-        f"pip install -e '{made.folder}[test]'",
-        f"lazybench check {kind} {made.id}",
-        f"lazybench run --agent {made.player} --env {made.env} --budget smoke",
-        f"lazybench leaderboard --env {made.env}",
+        f"pip install -e '{package.folder}[test]'",
+        f"lazybench check {kind} {package.id}",
+        f"lazybench run --agent {package.player} --env {package.env} --budget smoke",
+        f"lazybench leaderboard --env {package.env}",
     ]
     if json:
         console.as_json(
             {
-                "folder": str(made.folder),
-                "files": made.files,
-                "id": made.id,
-                "env": made.env,
+                "folder": str(package.folder),
+                "files": package.files,
+                "id": package.id,
+                "env": package.env,
                 "next": commands,
             }
         )
         return
-    console.line(f"{kind} {made.id} ({family}) in {made.folder}:")
-    for path in made.files:
+    console.line(f"{kind} {package.id} ({family}) in {package.folder}:")
+    for path in package.files:
         console.line(f"  {path}")
     console.line("next:")
-    for command in commands:
-        console.line(f"  {command}")
+    for each in commands:
+        console.line(f"  {each}")

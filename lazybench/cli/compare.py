@@ -1,4 +1,4 @@
-"""`lazybench compare`: two agents on the trials that both faced."""
+"""`lazybench compare` and `lazybench table`: two agents paired, and many as a table."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 
 from lazybench.arguments import need_folder
 from lazybench.cli import console, options
+from lazybench.cli.command import command
 from lazybench.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
@@ -22,40 +23,34 @@ if TYPE_CHECKING:
     from lazybench.records import Record
 
 
-HELP = "Tell how two agents differ on the trials that both faced, with interval and p."
-EXAMPLES = (
+@command(
+    "compare",
     "lazybench compare lazy_reptile reptile_matched --env glyphs-20way-5shot",
     "lazybench compare maml reptile --env omniglot-5way-1shot --batch-norm inductive",
     "lazybench compare two_component drw --env cifar100-lt-100 --json",
     "lazybench compare square bandits --env mnist-net4-untargeted --protocol query_budget=3000",
     "lazybench compare 3f9c01d2 a7715e90 --env glyphs-5way-1shot --plot scatter.png",
 )
-
-
 def compare_command(  # noqa: PLR0913 - one parameter for each option
-    left: Annotated[str, typer.Argument(help="Agent, row of the board, or digits of a key.")],
-    right: Annotated[str, typer.Argument(help="Likewise; the difference is LEFT - RIGHT.")],
+    left: Annotated[str, typer.Argument(help="Agent, row of the board or key.")],
+    right: Annotated[str, typer.Argument(help="Agent, row of the board or key.")],
     env: options.Env,
     budget: options.Budget = "small",
     protocol: options.Protocol = None,
     batch_norm: Annotated[
         str | None,
-        typer.Option(
-            "--batch-norm",
-            help="Only rows judged so. [default: transductive where a name has several]",
-        ),
+        options.batch_norm("[default: transductive, if a name has several rows]"),
     ] = None,
     out_dir: options.Out = Path("leaderboards"),
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw both sides trial by trial (PNG or SVG).")
+        Path | None,
+        typer.Option("--plot", help="Write a scatter plot of the trials' scores (PNG or SVG)."),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Print the paired difference.
+    """Compare two agents on the trials they share: paired difference, interval, p.
 
-    Raises:
-        UnknownName: no such environment or row.
-        UsageError: records of several protocols or data contents, or a name of several rows.
+    The difference is LEFT - RIGHT.
     """
     from lazybench.boards import compare
     from lazybench.records import Store
@@ -79,19 +74,19 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     console.line(_text(found))
 
 
-def _one_board(records: list[Record], told: str, protocol: Mapping[str, str]) -> list[Record]:
-    """The records, of the one board that has the settings.
+def _one_board(records: list[Record], where: str, protocol: Mapping[str, str]) -> list[Record]:
+    """The records of the only board with some protocol settings.
 
     Raises:
-        UnknownName: there are none.
+        UnknownName: no board has them.
         UsageError: several boards have them.
     """
     from lazybench.boards.build import one_table
 
     found = one_table(records, protocol)
     if not found:
-        asked = "".join(f", {name}={value}" for name, value in protocol.items())
-        raise UnknownName(f"no records of {told}{asked}; see: lazybench leaderboard")
+        settings = "".join(f", {name}={value}" for name, value in protocol.items())
+        raise UnknownName(f"no records of {where}{settings}; see: lazybench leaderboard")
     return found
 
 
@@ -119,12 +114,16 @@ def _text(found: Comparison) -> str:
         "keys",
     )
     mean, lo, hi, p = found.difference
-    told = (
+    difference = (
         f"{found.left.name} - {found.right.name}: {mean:+.2f}{sign} "
         f"(95 % interval {lo:+.2f} to {hi:+.2f}, p = {p:.2g}); {found.better} is better"
     )
     return "\n".join(
-        [console.table(head, rows, columns=console.width()), told, *filter(None, [found.note])]
+        [
+            console.table(head, rows, columns=console.width()),
+            difference,
+            *filter(None, [found.note]),
+        ]
     )
 
 
@@ -142,11 +141,11 @@ def _facts(found: Comparison) -> dict[str, object]:
 
 
 def _draw(found: Comparison, path: Path) -> None:
-    """Write a scatter of the trials' scores.
+    """Write a scatter plot of the trials' scores.
 
     Raises:
         LazybenchError: matplotlib isn't installed.
-        UsageError: the picture's kind isn't known.
+        UsageError: the file is neither .png nor .svg.
     """
     if path.suffix.lower() not in (".png", ".svg"):
         raise UsageError(f"--plot takes a .png or .svg file, got '{path}'")
@@ -156,8 +155,20 @@ def _draw(found: Comparison, path: Path) -> None:
     write_bytes(path, compare_picture(found, path.suffix.lower()[1:]))
 
 
-TABLE_HELP = "Print agents against environments: best bold, ties underlined, average rank."
-TABLE_EXAMPLES = (
+# A comma in parentheses belongs to the name of a row, such as `reptile (inner_steps=5, lr=0.1)`.
+_COMMA = re.compile(r",(?![^(]*\))")
+
+
+class Format(enum.StrEnum):
+    """Output formats of tables."""
+
+    md = "md"
+    latex = "latex"
+    csv = "csv"
+
+
+@command(
+    "table",
     "lazybench table --batch-norm transductive --agents maml,reptile,lazy_reptile "
     "--envs omniglot-5way-1shot,"
     "omniglot-20way-1shot",
@@ -166,51 +177,36 @@ TABLE_EXAMPLES = (
     "lazybench table --agents square,hopskipjump --envs glyphs-net4-untargeted,"
     "mnist-net4-untargeted --protocol query_budget=1000 --metric median_queries",
 )
-# A comma inside brackets belongs to a row's name, such as `reptile (inner_steps=5, lr=0.1)`.
-_COMMA = re.compile(r",(?![^(]*\))")
-
-
-class Format(enum.StrEnum):
-    """How tables are printed."""
-
-    md = "md"
-    latex = "latex"
-    csv = "csv"
-
-
 def table_command(  # noqa: PLR0913 - one parameter for each option
     agents: Annotated[
         str,
         typer.Option(
             "--agents",
             "-a",
-            help="Rows, separated by commas: agents, rows of boards, or digits of keys; "
-            "LABEL=NAME renames one, NAME|NAME takes the first that a board has.",
+            help="Rows, separated by commas: agents, rows of boards or keys; LABEL=NAME renames "
+            "a row, NAME|NAME takes the first name that a board has.",
         ),
     ],
     envs: Annotated[
         str, typer.Option("--envs", "-e", help="Columns: environments, separated by commas.")
     ],
     budget: options.Budget = "small",
-    form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.md,
+    form: Annotated[Format, options.Format] = Format.md,
     metric: Annotated[
-        str | None, typer.Option("--metric", help="A further metric instead of the score.")
+        str | None, typer.Option("--metric", help="Another metric instead of the score.")
     ] = None,
     protocol: options.Protocol = None,
     batch_norm: Annotated[
-        str | None, typer.Option("--batch-norm", help="Only rows judged so: transductive, …")
+        str | None, options.batch_norm("Required if a name has several rows.")
     ] = None,
     out_dir: options.Out = Path("leaderboards"),
 ) -> None:
-    """Print the table.
+    """Print a table for a paper: agents as rows, environments as columns.
 
-    Raises:
-        UnknownName: no such agent or environment, or nothing was measured.
-        UsageError: an environment has several boards, several rows are of one name, or the budget
-            is never ranked.
+    The best number of a column is bold, statistical ties are underlined, and a column has the
+    average rank.
     """
     from lazybench.boards import pivot
-    from lazybench.boards import pivot as pivot_text
     from lazybench.cli.leaderboard import env_id
     from lazybench.records import Store
     from lazybench.runner.request import check_budget
@@ -218,8 +214,8 @@ def table_command(  # noqa: PLR0913 - one parameter for each option
     check_budget(budget)
     if budget == "smoke":
         raise UsageError(
-            "a table is made of ranked rows and smoke runs are never ranked; got "
-            "--budget smoke; take small, medium or paper"
+            "a table shows ranked rows, and smoke runs are never ranked: got --budget smoke; use "
+            "small, medium or paper"
         )
     records = Store(need_folder(out_dir, "--out")).records()
     for skipped in records.skipped:
@@ -235,23 +231,23 @@ def table_command(  # noqa: PLR0913 - one parameter for each option
     wanted = parse_agents(agents)
     table = pivot.pivot(records, wanted, columns, choice)
     _check_unfilled(table, wanted)
-    asked = ["--agents", agents, "--envs", envs, "--budget", budget, "--format", form.value]
-    asked += ["--metric", metric] if metric else []
-    asked += ["--batch-norm", batch_norm] if batch_norm else []
-    asked += [part for pair in protocol or [] for part in ("--protocol", pair)]
+    words = ["--agents", agents, "--envs", envs, "--budget", budget, "--format", form.value]
+    words += ["--metric", metric] if metric else []
+    words += ["--batch-norm", batch_norm] if batch_norm else []
+    words += [part for pair in protocol or [] for part in ("--protocol", pair)]
     render = {
-        Format.md: pivot_text.pivot_markdown,
-        Format.latex: pivot_text.pivot_latex,
-        Format.csv: pivot_text.pivot_csv,
+        Format.md: pivot.pivot_markdown,
+        Format.latex: pivot.pivot_latex,
+        Format.csv: pivot.pivot_csv,
     }[form]
-    console.text(render(table, command=shlex.join(["lazybench", "table", *asked])))
+    console.text(render(table, command=shlex.join(["lazybench", "table", *words])))
 
 
 def split_names(text: str, option: str) -> list[str]:
-    """Return the names in a list with commas; those in brackets part nothing.
+    """Return the names of a list with commas; commas in parentheses don't separate names.
 
     Raises:
-        UsageError: there is none, or one is given twice.
+        UsageError: the list is empty, or a name is given twice.
     """
     names = [name.strip() for name in _COMMA.split(text) if name.strip()]
     if not names or len(set(names)) < len(names):
@@ -263,17 +259,17 @@ def split_names(text: str, option: str) -> list[str]:
 
 
 def parse_agents(text: str) -> list[Wanted]:
-    """Return the rows asked for by `[LABEL=]NAME[|NAME]`, separated by commas.
+    """Return the rows of a text of `[LABEL=]NAME[|NAME]`, separated by commas.
 
     Raises:
-        UsageError: there is none, or two have one label.
+        UsageError: the text has no row, or two rows have the same label.
     """
     from lazybench.boards.pivot import Wanted
 
     wanted = []
     for part in split_names(text, "--agents"):
         label, equals, names = part.partition("=")
-        # Behind a bracket, the sign is a setting's in a row's name.
+        # After a parenthesis, `=` belongs to a setting in the name of a row.
         if not equals or "(" in label:
             label, names = part.partition("|")[0], part
         found = tuple(name.strip() for name in names.split("|") if name.strip())
@@ -281,15 +277,15 @@ def parse_agents(text: str) -> list[Wanted]:
             raise UsageError(f"--agents takes LABEL=NAME or NAME; got '{part}'; name a row")
         wanted.append(Wanted(label.strip(), found))
     if len({row.label for row in wanted}) < len(wanted):
-        raise UsageError(f"--agents gives one label to two rows: '{text}'; use LABEL=NAME")
+        raise UsageError(f"--agents gives the same label to two rows: '{text}'; use LABEL=NAME")
     return wanted
 
 
 def _check_unfilled(table: Pivot, wanted: list[Wanted]) -> None:
-    """Take rows without a cell for names that were mistyped, unless an agent is called so.
+    """Check that rows without any number are named after a registered agent.
 
     Raises:
-        UnknownName: no agent and no row is.
+        UnknownName: a name is neither an agent's nor a row's.
     """
     from lazybench.boards.pivot import unfilled
     from lazybench.registry import AGENTS

@@ -1,4 +1,4 @@
-"""Text to the terminal: lines, JSON, aligned tables; a reader who goes away is no error."""
+"""Terminal output: lines, JSON and aligned tables; a closed pipe is no error."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _GAP = "  "
 one_line = tables.one_line
 table = tables.text_table
 
-_answers: list[TextIO | None] = []
-"""Where lines of output go while a command keeps stdout for its JSON; else empty."""
+_results: list[TextIO | None] = []
+"""The stream for results while a command keeps stdout for its JSON; else empty."""
 
 
 def line(text: str = "") -> None:
     """Write one line to stdout."""
-    _write(_answers[-1] if _answers else sys.stdout, f"{text}\n")
+    _write(_results[-1] if _results else sys.stdout, f"{text}\n")
 
 
 def text(content: str) -> None:
-    """Write text to stdout as it stands."""
-    _write(_answers[-1] if _answers else sys.stdout, content)
+    """Write text to stdout unchanged."""
+    _write(_results[-1] if _results else sys.stdout, content)
 
 
 def note(content: str) -> None:
-    """Write one line to stderr, where it spoils no output that another program reads.
+    """Write one line to stderr, separate from results on stdout.
 
-    A line that can't be written there, since a log's disk is full, is left out: the work goes on.
+    A line that can't be written, as on a full disk, is dropped, and the command continues.
     """
     try:
         _write(sys.stderr, f"{content}\n")
@@ -44,44 +44,44 @@ def note(content: str) -> None:
 
 
 def as_json(value: Any) -> None:
-    """Write `value` to stdout as indented JSON; what JSON lacks appears as text."""
+    """Write `value` to stdout as indented JSON; types that JSON lacks become text."""
     line(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def width() -> int | None:
-    """Columns of the terminal behind stdout, or None where a file or pipe is behind it."""
+    """Return the width of the terminal of stdout in columns; None for a file or pipe."""
     return shutil.get_terminal_size().columns if on_terminal(sys.stdout) else None
 
 
 def on_terminal(stream: TextIO | None) -> bool:
-    """Return whether a terminal is behind a stream; none is behind one that was closed."""
+    """Return whether a stream is a terminal; a closed stream (None) isn't."""
     return stream is not None and stream.isatty()
 
 
 @contextlib.contextmanager
-def answer_alone() -> Iterator[None]:
-    """Keep stdout for `line` and `text` in a block: what a user's code prints goes to stderr.
+def only_results() -> Iterator[None]:
+    """Reserve stdout for `line` and `text`, and send prints of users' code to stderr.
 
-    That holds for its prints and for what it writes to the file descriptor.
+    This includes what their code writes to the file descriptor of stdout.
     """
     stream = sys.stdout
     own: TextIO | None = None
     with contextlib.suppress(AttributeError, OSError, ValueError):
         if stream.fileno() == 1:
             own = os.fdopen(os.dup(1), "w", encoding=stream.encoding)
-    _answers.append(stream if own is None else own)
+    _results.append(stream if own is None else own)
     try:
         with to_stderr():
             yield
     finally:
-        _answers.pop()
+        _results.pop()
         if own is not None:
             with contextlib.suppress(OSError):
                 own.close()
 
 
 def facts(values: Mapping[str, Any], indent: str = "") -> str:
-    """Return names and values, a line each; mappings are indented below their name."""
+    """Return names and values, one per line; mappings are indented below their name."""
     plain = [name for name, value in values.items() if not isinstance(value, Mapping)]
     size = max(map(len, plain), default=0)
     lines = []
@@ -96,7 +96,7 @@ def facts(values: Mapping[str, Any], indent: str = "") -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a value as people write it: `yes`, `none`, `1, 2`, six significant digits."""
+    """Return a value as readable text: `yes`, `none`, `1, 2`, six significant digits."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -119,7 +119,7 @@ def seconds(value: float) -> str:
 
 
 def _write(stream: TextIO | None, content: str) -> None:
-    if stream is None:  # closed before the program began, as by `>&-`
+    if stream is None:  # closed before the program started, as by `>&-`
         return
     encoding = getattr(stream, "encoding", None) or "utf-8"
     safe = content.encode(encoding, "backslashreplace").decode(encoding)
@@ -131,7 +131,7 @@ def _write(stream: TextIO | None, content: str) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Send what is still to come to nowhere, so that the command ends with its own exit code."""
+    """Send further output of a stream to /dev/null, so that the exit code stays the command's."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -1,4 +1,4 @@
-"""`lazybench data`: which data sets are installed, where they lie, and whether they are whole."""
+"""`lazybench data`: list, download, verify and import data sets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lazybench.cli import console, options
+from lazybench.cli.command import Group, command
 from lazybench.errors import DataUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -18,29 +19,8 @@ if TYPE_CHECKING:
     from lazybench.runner.callbacks import Watch
 
 
-HELP = "List, find and verify data sets."
-EXAMPLES = ("lazybench data list", "lazybench data where omniglot", "lazybench data verify glyphs")
-LIST_HELP = "List the data sets and whether they are installed."
-LIST_EXAMPLES = ("lazybench data list", "lazybench data list --json")
-WHERE_HELP = "Print the folder that a data set lies in, or belongs in."
-WHERE_EXAMPLES = (
-    "lazybench data where omniglot",
-    "LAZYBENCH_DATA=~/data lazybench data where omniglot",
-)
-VERIFY_HELP = "Read data sets as a whole and compare with what was prepared."
-VERIFY_EXAMPLES = ("lazybench data verify omniglot", "lazybench data verify")
-
-Name = Annotated[
-    str, typer.Argument(metavar="ID", help="Data set.", autocompletion=options.complete_data)
-]
-MaybeName = Annotated[
-    str | None,
-    typer.Argument(metavar="[ID]", help="Data set.", autocompletion=options.complete_data),
-]
-
-
 def list_data(*, json: bool) -> None:
-    """Print all data sets, one a line, and those that couldn't be registered."""
+    """Print all data sets, one per line, and the plug-ins that failed to load."""
     from lazybench.cli.listing import show_broken
     from lazybench.data.catalogue import status
     from lazybench.data.folders import data_root
@@ -51,35 +31,50 @@ def list_data(*, json: bool) -> None:
         console.as_json({"data": [_facts(each) for each in found], "broken": DATASETS.broken})
         return
     rows = [(each.name, "yes" if each.installed else "no", _detail(each)) for each in found]
-    console.line(
-        console.table(("data set", "installed", "what and where"), rows, columns=console.width())
-    )
-    console.line(f"folder for data sets: {data_root()} (LAZYBENCH_DATA sets another)")
+    console.line(console.table(("data set", "installed", "details"), rows, columns=console.width()))
+    console.line(f"folder of data sets: {data_root()} (set by LAZYBENCH_DATA)")
     show_broken(DATASETS.broken)
 
 
+@command(
+    "list",
+    "lazybench data list",
+    "lazybench data list --json",
+)
 def list_command(json: options.Json = False) -> None:
-    """Print all data sets."""
+    """List the data sets and whether they are installed."""
     list_data(json=json)
 
 
-def where_command(name: Name) -> None:
-    """Print a folder.
-
-    Raises:
-        UnknownName: no such data set.
-    """
+@command(
+    "where",
+    "lazybench data where omniglot",
+    "LAZYBENCH_DATA=~/data lazybench data where omniglot",
+)
+def where_command(name: options.DataName) -> None:
+    """Print the folder of a data set, installed or not."""
     from lazybench.data.catalogue import where
 
     console.line(str(where(name)))
 
 
-def verify_command(name: MaybeName = None, json: options.Json = False) -> None:
-    """Print what verifying found.
+@command(
+    "verify",
+    "lazybench data verify omniglot",
+    "lazybench data verify",
+)
+def verify_command(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ID]", help=options.DATA_HELP, autocompletion=options.complete_data
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Read data sets completely and compare them with their prepared copies.
 
-    Raises:
-        UnknownName: no such data set.
-        DataUnavailable: the one asked for isn't installed, or one is damaged.
+    Without ID, all installed data sets are verified. Exits with 69 if one is damaged.
     """
     from lazybench.data.catalogue import status, verify
 
@@ -88,12 +83,12 @@ def verify_command(name: MaybeName = None, json: options.Json = False) -> None:
     if json:
         console.as_json([_facts(each) for each in found])
     else:
-        answers = {True: "yes", False: "no", None: "not told"}
+        answers = {True: "yes", False: "no", None: "unknown"}
         rows = [
             (each.name, answers[each.verified], each.fingerprint[:12], each.detail)
             for each in found
         ]
-        console.line(console.table(("data set", "whole", "fingerprint", "detail"), rows))
+        console.line(console.table(("data set", "intact", "fingerprint", "detail"), rows))
     bad = [each for each in found if each.verified is False]
     if bad:
         raise DataUnavailable("; ".join(f"{each.name}: {each.detail}" for each in bad))
@@ -109,47 +104,30 @@ def _detail(status: DataStatus) -> str:
     return f"{status.source}; how to get it: lazybench show {status.name}"
 
 
-DATA_GET_HELP = "Fetch a data set into the data folder."
-DATA_GET_EXAMPLES = (
-    "lazybench data get cifarfs",
-    "lazybench data get omniglot --from https://mirror.example.org/omniglot",
-)
-
-
 def _complete(incomplete: str) -> list[str]:
     from lazybench.data.sources import SOURCES
 
     return [name for name in SOURCES if name.startswith(incomplete)]
 
 
-data_get_Name = Annotated[
-    str, typer.Argument(metavar="ID", help="Data set.", autocompletion=_complete)
-]
-Mirror = Annotated[
-    str,
-    typer.Option(
-        "--from", metavar="URL", help="Folder of a mirror that holds the files under their names."
-    ),
-]
-Replace = Annotated[bool, typer.Option("--replace", help="Fetch what is there already too.")]
-
-
+@command(
+    "get",
+    "lazybench data get cifarfs",
+    "lazybench data get omniglot --from https://mirror.example.org/omniglot",
+)
 def get_command(
-    name: data_get_Name,
-    mirror: Mirror = "",
-    replace: Replace = False,
+    name: Annotated[
+        str, typer.Argument(metavar="ID", help=options.DATA_HELP, autocompletion=_complete)
+    ],
+    mirror: Annotated[
+        str,
+        typer.Option("--from", metavar="URL", help="Folder of a mirror with the original names."),
+    ] = "",
+    replace: Annotated[bool, options.replace("Downloads again.")] = False,
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
-    """Print what was fetched, where it lies and how sure it is.
-
-    Raises:
-        UnknownName: no such data set.
-        UsageError: it can't be fetched.
-        DataUnavailable: a file couldn't be fetched, or isn't the published one.
-        OutputUnavailable: the data folder can't be written.
-        Busy: another process is fetching.
-    """
+    """Download and verify a data set; never leaves a partial file."""
     from lazybench.cli.progress import watching
     from lazybench.data.download import fetch
     from lazybench.data.sources import SOURCES
@@ -158,7 +136,7 @@ def get_command(
     spec = DATASETS.resolve(name).spec
     if name not in SOURCES and not spec.embedded:
         raise UsageError(
-            f"no address is known for '{name}' ({spec.origin}); these can be fetched: "
+            f"no address is known for '{name}' ({spec.origin}); these can be downloaded: "
             f"{', '.join(SOURCES)}"
         )
     installed = _installed(name)
@@ -167,7 +145,8 @@ def get_command(
         if json:
             console.as_json({"name": name, "path": path, "files": []})
             return
-        why = "; --replace fetches it anew" if not spec.embedded else " that comes with the package"
+        why = " that is included in the package"
+        why = why if spec.embedded else "; --replace downloads it again"
         console.line(f"{name} is installed already, in {path}{why}")
         return
     with watching(quiet=quiet or json) as watch:
@@ -181,7 +160,7 @@ def get_command(
     now = _installed(name)
     console.line(
         f"{name} is in {files[0].path.parent}"
-        + ("" if now is None else f"; read all of it with: lazybench data verify {name}")
+        + ("" if now is None else f"; verify it with: lazybench data verify {name}")
     )
 
 
@@ -192,12 +171,12 @@ def _installed(name: str) -> DataStatus | None:
 
 
 def _progress(watch: Watch) -> Progress:
-    """Bytes of each file as a stage of its own."""
+    """Show the bytes of each file as a separate stage."""
     shown: dict[str, int] = {}
 
     def show(file: str, done: int, total: int) -> None:
         if done < shown.get(file, done + 1):
-            # The first bytes of a file, or of another try at it.
+            # The first bytes of a file, or of a repeated download.
             watch.stage(f"{file} (bytes)", total)
             shown[file] = 0
         watch.advance(done - shown[file], {})
@@ -207,68 +186,64 @@ def _progress(watch: Watch) -> Progress:
 
 
 def _line(file: Fetched) -> str:
-    sure = f"md5 {file.md5} as published"
+    checksum = f"md5 {file.md5} as published"
     if not file.md5:
-        sure = f"no checksum is published for it; its sha256 is {file.sha256}"
-    came = f"from {file.url}" if file.fresh else "was there already"
-    return f"{file.path}: {file.bytes} bytes, {came}; {sure}"
+        checksum = f"no checksum is published; its sha256 is {file.sha256}"
+    source = f"from {file.url}" if file.fresh else "downloaded before"
+    return f"{file.path}: {file.bytes} bytes, {source}; {checksum}"
 
 
-DATA_IMPORT_HELP = (
-    "Make environments of your own data: a folder of images (class/image, super/class/image, or "
-    "either below train, val and test), an .npz of images or features x with labels y (optionally "
-    "group and split), or a folder of train.npz, val.npz and test.npz."
-)
-DATA_IMPORT_EXAMPLES = (
+@command(
+    "import",
     "lazybench data import photos/ --name birds --size 84",
     "lazybench data import clip.npz --name clip-birds --split birds.json --licence CC-BY-4.0",
     "lazybench data import scans/ --name scans --grey --size 28 --fractions .6,.2,.2",
 )
-FORGET_HELP = "Remove data that were imported."
-FORGET_EXAMPLES = ("lazybench data forget birds --yes",)
-
-
 def import_command(  # noqa: PLR0913 - each is a flag of the command line
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="Image folder, .npz or folder of 3.")
+        Path, typer.Argument(metavar="PATH", help="Folder of images, .npz, or folder of three.")
     ],
     name: Annotated[
-        str, typer.Option("--name", "-n", help="Id that environments begin with: a-z, 0-9, dashes.")
+        str,
+        typer.Option(
+            "--name",
+            "-n",
+            help="Id of the data set, with which environment ids begin: a-z, 0-9, dashes.",
+        ),
     ],
     split: Annotated[
         Path | None,
-        typer.Option("--split", metavar="FILE.json", help="Classes of train, val and test."),
+        typer.Option(
+            "--split", metavar="FILE.json", help="File with the classes of train, val and test."
+        ),
     ] = None,
     split_seed: Annotated[
-        int | None, typer.Option("--split-seed", min=0, help="Re-make the split by this seed.")
+        int | None, typer.Option("--split-seed", min=0, help="Seed of a random split.")
     ] = None,
     fractions: Annotated[
         str | None,
-        typer.Option("--fractions", help="Shares of a re-made split; .64,.16,.2 unless given."),
+        typer.Option("--fractions", help="Fractions of a random split. [default: .64,.16,.2]"),
     ] = None,
     size: Annotated[
-        int | None, typer.Option("--size", help="Resize images to squares of so many pixels.")
+        int | None,
+        typer.Option("--size", help="Side of the images in pixels, to which they are resized."),
     ] = None,
-    grey: Annotated[bool, typer.Option("--grey", help="Make images grey.")] = False,
+    grey: Annotated[bool, typer.Option("--grey", help="Convert images to greyscale.")] = False,
     standardise: Annotated[
-        bool, typer.Option("--standardise", help="Features to mean 0 and deviation 1 over train.")
+        bool, typer.Option("--standardise", help="Scale features to mean 0 and std 1 over train.")
     ] = False,
     skip_small: Annotated[
-        bool, typer.Option("--skip-small", help="Leave out classes of too few or no instances.")
+        bool, typer.Option("--skip-small", help="Skip classes with too few instances.")
     ] = False,
-    licence: Annotated[str, typer.Option("--licence", help="Licence, as it is shown.")] = "",
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace what was imported under this name.")
-    ] = False,
+    licence: Annotated[str, typer.Option("--licence", help="Licence of the data.")] = "",
+    replace: Annotated[bool, options.replace("Imports again under this name.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Import, and print what now works.
+    """Import your own data and register environments for it.
 
-    Raises:
-        UsageError: an option, layout or value that isn't allowed.
-        DuplicateName: the name is taken.
-        DataUnavailable: a file can't be read.
-        OutputUnavailable: the data folder can't be written.
+    PATH is a folder of images (class/image or super/class/image, optionally below train, val and
+    test), an .npz of images or features x with labels y (optionally group and split), or a folder
+    with train.npz, val.npz and test.npz.
     """
     shares = _shares(fractions)
     from lazybench.data.importing.importer import ImportRequest, import_data
@@ -296,18 +271,15 @@ def import_command(  # noqa: PLR0913 - each is a flag of the command line
     _show(done, envs)
 
 
+@command(
+    "forget",
+    "lazybench data forget birds --yes",
+)
 def forget_command(
-    name: Annotated[
-        str, typer.Argument(metavar="ID", help="Data set.", autocompletion=options.complete_data)
-    ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Really remove it.")] = False,
+    name: options.DataName,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Confirm the removal.")] = False,
 ) -> None:
-    """Remove imported data.
-
-    Raises:
-        UnknownName: nothing is imported under this name.
-        UsageError: it wasn't said that it should really be removed.
-    """
+    """Remove imported data."""
     from lazybench.data.importing.importer import forget, imported_folder
 
     folder = imported_folder(name)
@@ -329,7 +301,7 @@ def _shares(text: str | None) -> tuple[float, ...] | None:
 
 
 def _envs(name: str) -> list[str]:
-    """Ids of the listed environments on a data set, the plain ones first."""
+    """Ids of the listed environments of a data set, without -noniid first."""
     from lazybench.registry import ENVS
 
     found = [spec for spec in ENVS.specs() if spec.data == name]
@@ -350,7 +322,7 @@ def _show(done: Imported, envs: list[str]) -> None:
         )
         for name, split in meta.splits.items()
     ]
-    header = ("split", "classes", "super-categories", "instances", "of a class")
+    header = ("split", "classes", "super-categories", "instances", "per class")
     console.line(console.table(header, rows))
     facts = {"prep": meta.prep, "fingerprint": meta.fingerprint[:12], "folder": str(done.folder)}
     console.line(console.facts(facts))
@@ -358,6 +330,16 @@ def _show(done: Imported, envs: list[str]) -> None:
         console.line(f"note: {note}")
     plain = [env for env in envs if not env.endswith("-noniid")]
     console.line(f"environments: {', '.join(plain)} (each also with -noniid)")
-    most = f"any other way up to {meta.most_way} and shot up to {meta.most_shot}"
-    console.line(f"{most} works too, on every split")
+    console.line(
+        f"any other way up to {meta.most_way} and shot up to {meta.most_shot} works as well, on "
+        "every split"
+    )
     console.line(f"try: lazybench run --agent protonet --env {plain[0]} --budget smoke")
+
+
+DATA = Group(
+    "data",
+    "List, download, verify and import data sets.",
+    ("lazybench data list", "lazybench data where omniglot", "lazybench data verify glyphs"),
+    (list_command, where_command, get_command, verify_command, import_command, forget_command),
+)

@@ -1,4 +1,4 @@
-"""`lazybench doctor`: what is wrong here, and how to mend it."""
+"""`lazybench doctor`: problems of an installation, and their repairs."""
 
 from __future__ import annotations
 
@@ -10,55 +10,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lazybench.cli import console, options
+from lazybench.cli.command import command
 
 if TYPE_CHECKING:
     from lazybench.doctor import Examined, Finding
 
-HELP = (
-    "Look for what is wrong: with versions, data, cache, records, boards, runs and plug-ins. Ends "
-    "with 0 where all is well, with 3 where something is bad."
-)
-EXAMPLES = (
+BAD = 3
+
+
+@command(
+    "doctor",
     "lazybench doctor",
     "lazybench doctor --quiet",
     "lazybench doctor --deep",
     "lazybench doctor --repair",
     "lazybench doctor --out leaderboards --runs runs --json",
 )
-BAD = 3
-
-Deep = Annotated[
-    bool, typer.Option("--deep", help="Hash all data and make torch compute; takes minutes.")
-]
-RepairThem = Annotated[
-    bool,
-    typer.Option(
-        "--repair", help="Do the repairs that are named; what is put aside stays in quarantine/."
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only what isn't well.")]
-
-
 def doctor_command(
-    deep: Deep = False,
-    repair: RepairThem = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also hash all data and compute with torch; slow.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Repair; broken files are moved to quarantine/.")
+    ] = False,
     out_dir: options.Out = Path("leaderboards"),
     runs: options.Runs = Path("runs"),
     json: options.Json = False,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Print what was found.
+    """Check the installation, data, cache, records, boards, runs and plug-ins.
 
-    Raises:
-        OutputUnavailable: a repair couldn't be made.
-        typer.Exit: something is bad.
+    Exits with 3 if it finds a problem. Broken files are quarantined, never deleted; derived files
+    are regenerated. Nothing is changed without --repair.
     """
     from lazybench.doctor import Quarantine, examine
     from lazybench.doctor import repair as repaired
 
     found, done, kept = examine(out_dir, runs, deep=deep), [], Quarantine()
     if repair:
-        # Once more, for boards that lacked a record that is out of the way now.
+        # Twice: boards can only be regenerated once a damaged record is in quarantine.
         for _ in range(2):
             done += repaired(found.repairable, kept)
             found = examine(out_dir, runs, deep=deep) if done else found
@@ -84,16 +74,16 @@ def _facts(finding: Finding) -> dict[str, Any]:
 
 
 def _text(found: Examined, *, quiet: bool) -> str:
-    """A table, what to do about each line that isn't well, and how things stand."""
+    """A table, what to do about each problem, and a summary."""
     shown = [each for each in found.findings if not (quiet and each.state == "ok")]
     rows = [(each.state, each.area, each.subject, each.detail) for each in shown]
-    parts = [console.table(("", "area", "what", "found"), rows)] if rows else []
+    parts = [console.table(("", "area", "subject", "finding"), rows)] if rows else []
     for each in shown:
-        told = [each.advice] if each.advice else []
-        told += [each.repair.text] if each.repair is not None else []
-        if each.state != "ok" and told:
-            parts.append(console.one_line(f"{each.subject}: {'; '.join(told)}"))
+        steps = [each.advice] if each.advice else []
+        steps += [each.repair.text] if each.repair is not None else []
+        if each.state != "ok" and steps:
+            parts.append(console.one_line(f"{each.subject}: {'; '.join(steps)}"))
     states = Counter(each.state for each in found.findings)
-    warned = f", {states['warn']} to look at" if states["warn"] else ""
+    warned = f", {states['warn']} warnings" if states["warn"] else ""
     parts.append(f"all is well{warned}" if found.well else f"{states['bad']} bad{warned}")
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""An environment as a picture: a trial's images, a stream's classes, or attacked images."""
+"""Images of environments: a trial, the class sizes of a stream, or attacked images."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ATTACKED = 4
-"""Images of an attack's picture."""
+"""Number of attacked images."""
 
-# Training images of a class from which it is many-shot, and below which it is few-shot, as the
-# environments' metrics have it.
+# More training images make a class many-shot, and fewer make it few-shot, as in the metrics.
 _MANY, _FEW = 100, 20
 _BANDS = (("many", "#0b62a8"), ("medium", "#00795a"), ("few", "#c4500a"))
 
@@ -30,16 +29,17 @@ _BANDS = (("many", "#0b62a8"), ("medium", "#00795a"), ("few", "#c4500a"))
 def env_picture(spec: EnvSpec, *, trial: int = 0, attacker: str | None = None) -> bytes:
     """Return a PNG of an environment.
 
-    Few-shot: the support and query images of a trial. Long-tailed: training images of each class.
-    Attack: some images beside what an attacker made of them, and the difference.
+    Few-shot: the support and query images of a trial. Long-tailed: training images per class.
+    Attack: some images, their adversarial images, and the differences.
 
     Args:
         spec: the environment.
-        trial: number of the trial; of an attack, the first of four.
-        attacker: who attacks; None for the first of `lazybench.envs.own_target.attack.ATTACKS`.
+        trial: number of the trial; for an attack, of the first of four images.
+        attacker: agent that attacks; None for the default, the first of
+            `lazybench.envs.own_target.attack.ATTACKS`.
 
     Raises:
-        UsageError: a trial that isn't there, or an attacker that doesn't fit.
+        UsageError: a trial that doesn't exist, or an agent that can't attack here.
         DataUnavailable: the data isn't installed or is damaged.
         LazybenchError: matplotlib isn't installed.
     """
@@ -58,9 +58,9 @@ def _trial(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
     inches = 9.0 if width > height else 6.5
     figure, axes = new_figure(inches, inches * height / width + 0.5)
     _image(axes, sheet)
-    rows = f"{env.task.shot} images of each of {env.task.way} classes, and below what is asked"
+    rows = f"support, {env.task.shot} images of each of {env.task.way} classes; below, the queries"
     if env.task.target == "array":
-        rows = f"{env.task.shot} points to learn from"
+        rows = f"{env.task.shot} support points"
     axes.set_title(f"{spec.id}, trial {trial}: {rows}", loc="left", fontsize=9)
     return figure
 
@@ -96,31 +96,31 @@ def _attack(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
     made = make(name, spec, "small", {})
     if made.spec.trains:
         raise UsageError(
-            f"agent '{name}' learns before it attacks; take one that doesn't, such as "
+            f"agent '{name}' must be trained first; choose one without training, such as "
             f"{' or '.join(ATTACKS[env.task.access])}"
         )
     policy = made.agent.policy(made.agent.init(env, Rng(0).at("init")))
-    (told,) = judge(env, policy, spec.metric, trial + ATTACKED, start=trial, columns=spec.columns)
+    (result,) = judge(env, policy, spec.metric, trial + ATTACKED, start=trial, columns=spec.columns)
     sheets = env.render()
     norm, budget = env.task.norm, env.task.query_budget
     env.close()
     figure, places = panels(6, 1.1 + 1.75 * len(sheets), rows=len(sheets))
     for row, (axes, sheet) in enumerate(zip(places, sheets, strict=True)):
         _image(axes, sheet)
-        axes.set_title(_verdict(told, row, trial + row, budget), loc="left", fontsize=8)
+        axes.set_title(_verdict(result, row, trial + row, budget), loc="left", fontsize=8)
     figure.suptitle(
         f"{spec.id}, {name}: clean, nearest adversarial ({norm}), difference", fontsize=9
     )
     return figure
 
 
-def _verdict(told: Judged, row: int, trial: int, budget: int) -> str:
-    columns = {name: values[row] for name, values in told.columns.items()}
+def _verdict(result: Judged, row: int, trial: int, budget: int) -> str:
+    columns = {name: values[row] for name, values in result.columns.items()}
     distance = f"L2 distance {columns['best_l2']:.2f}"
-    if told.scores[row]:
+    if result.scores[row]:
         first = int(columns["success_query"])
-        return f"image {trial}: won at query {first:,} of {budget:,}; {distance}"
-    spent = f"image {trial}: withstood {int(columns['queries']):,} queries"
+        return f"image {trial}: success at query {first:,} of {budget:,}; {distance}"
+    spent = f"image {trial}: robust after {int(columns['queries']):,} queries"
     return spent if columns["best_l2"] < 0 else f"{spent}; nearest: {distance}"
 
 

@@ -1,4 +1,4 @@
-"""`lazybench leaderboard`: boards printed, written, checked, and put into pages."""
+"""`lazybench leaderboard`: boards on a terminal, and the files made from records."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 from lazybench.arguments import need_folder
 from lazybench.boards.render import board_text, reported_text
 from lazybench.cli import console, options
+from lazybench.cli.command import command
 from lazybench.errors import DataUnavailable, UnknownName, UsageError
 
 if TYPE_CHECKING:
@@ -21,8 +22,28 @@ if TYPE_CHECKING:
     from lazybench.records import Record, Store
 
 
-HELP = "Print the boards of the records; write or check their files."
-EXAMPLES = (
+DIFFERS = 1
+
+
+class Format(enum.StrEnum):
+    """Output formats of boards."""
+
+    text = "text"
+    md = "md"
+    csv = "csv"
+    latex = "latex"
+    json = "json"
+
+
+class PlotFormat(enum.StrEnum):
+    """Image formats of plots."""
+
+    png = "png"
+    svg = "svg"
+
+
+@command(
+    "leaderboard",
     "lazybench leaderboard",
     "lazybench leaderboard --env tiered-20way --budget small",
     "lazybench leaderboard --env glyphs-5way-1shot --format csv > board.csv",
@@ -34,91 +55,63 @@ EXAMPLES = (
     "lazybench leaderboard --write",
     "lazybench leaderboard --check",
 )
-DIFFERS = 1
-
-
-class Format(enum.StrEnum):
-    """How boards are printed."""
-
-    text = "text"
-    md = "md"
-    csv = "csv"
-    latex = "latex"
-    json = "json"
-
-
-class PlotFormat(enum.StrEnum):
-    """How pictures are kept."""
-
-    png = "png"
-    svg = "svg"
-
-
 def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
-    env: Annotated[
-        str | None,
-        typer.Option(
-            "--env", "-e", help="Only this environment.", autocompletion=options.complete_env
-        ),
-    ] = None,
-    budget: Annotated[
-        str | None, typer.Option("--budget", "-b", help="Only this compute budget.")
-    ] = None,
+    env: Annotated[str | None, options.env("[default: all]")] = None,
+    budget: Annotated[str | None, options.budget("[default: all]")] = None,
     isolated_only: Annotated[
         bool,
-        typer.Option(
-            "--isolated-only", help="Only records whose policy was isolated (run --isolated)."
-        ),
+        typer.Option("--isolated-only", help="Only records of isolated policies (run --isolated)."),
     ] = False,
-    form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.text,
+    form: Annotated[Format, options.Format] = Format.text,
     out_dir: options.Out = Path("leaderboards"),
     html: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="Write one page of all boards; no network."),
+        typer.Option(
+            "--html", metavar="FILE", help="Write all boards as one self-contained HTML page."
+        ),
     ] = None,
     plots: Annotated[
         Path | None,
-        typer.Option("--plots", metavar="DIR", help="Draw the pictures of each board there."),
+        typer.Option("--plots", metavar="DIR", help="Write plots of each board to this folder."),
     ] = None,
     plot_format: Annotated[
-        PlotFormat, typer.Option("--plot-format", help="How pictures are kept.")
+        PlotFormat, typer.Option("--plot-format", help="Image format of the plots.")
     ] = PlotFormat.png,
     into: Annotated[
         list[Path] | None,
         typer.Option(
             "--into",
             metavar="FILE",
-            help="Fill the marked blocks of a Markdown file; with --check, look at them. Several "
-            "times for several files.",
+            help="Fill the marked blocks of a Markdown file, or check them with --check; "
+            "repeatable.",
         ),
     ] = None,
     write: Annotated[
-        bool, typer.Option("--write", help="Write the board files of all records anew.")
+        bool, typer.Option("--write", help="Write the board files of all records.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="List board files that differ; exit 1 if any does.")
+        bool, typer.Option("--check", help="List board files that differ; exit with 1 if any does.")
     ] = False,
 ) -> None:
-    """Print boards; with `html`, `plots`, `into`, `write` or `check`, deal with files instead.
+    """Print the boards of all records, or write and check their files.
 
-    Raises:
-        UsageError: options that exclude each other, or an unknown environment or budget.
-        typer.Exit: with `check`, a file differs.
+    With --html, --plots, --into, --write or --check, files are written or checked and no board is
+    printed.
     """
     from lazybench.records import Store
 
     if write and check:
-        raise UsageError("give either --write or --check; --check after --write finds nothing")
+        raise UsageError("give either --write or --check, not both")
     if (write or check) and (env is not None or budget is not None):
-        raise UsageError("--write and --check take all records; leave out --env and --budget")
+        raise UsageError("--write and --check use all records; leave out --env and --budget")
     if (write or check or into) and isolated_only:
-        raise UsageError("--write, --check and --into take all records; leave out --isolated-only")
+        raise UsageError("--write, --check and --into use all records; leave out --isolated-only")
     if (write or check) and (html is not None or plots is not None):
-        raise UsageError("--html and --plots go without --write and --check; run it twice")
+        raise UsageError("--html and --plots don't go with --write and --check; run two commands")
     if into and (write or html is not None or plots is not None or env or budget):
-        raise UsageError("--into goes with --check alone; its blocks say which boards they show")
+        raise UsageError("--into goes only with --check; its blocks say which boards they show")
     store = Store(need_folder(out_dir, "--out"))
-    wanted = _Wanted(env, budget, isolated_only)
+    wanted = _Selection(env, budget, isolated_only)
     if check:
         _check(store, into or [])
     elif into:
@@ -144,7 +137,7 @@ def _check(store: Store, into: Sequence[Path]) -> None:
 
     differences = boards.check(store)
     differences += [
-        f"{path}: not what the records make; run 'lazybench leaderboard --into {path}'"
+        f"{path}: differs from what the records give; run 'lazybench leaderboard --into {path}'"
         for path, before, after in _blocks(store, into)
         if before != after
     ]
@@ -152,33 +145,33 @@ def _check(store: Store, into: Sequence[Path]) -> None:
         console.line(difference)
     if differences:
         raise typer.Exit(DIFFERS)
-    console.line(f"{store.root}: every board file is what the records make")
+    console.line(f"{store.root}: every board file agrees with the records")
 
 
 def _fill(store: Store, paths: Sequence[Path]) -> None:
-    """Fill the blocks of files; one that holds them already isn't touched."""
+    """Fill the blocks of files; a file that is up to date isn't written."""
     from lazybench.records import write_bytes
 
     for path, before, after in _blocks(store, paths):
         if before == after:
-            console.line(f"{path}: its blocks hold what the records make, or it has none")
+            console.line(f"{path}: up to date, or without blocks")
         else:
             write_bytes(path, after.encode("utf-8"))
             console.line(str(path))
 
 
 def _blocks(store: Store, paths: Sequence[Path]) -> list[tuple[Path, str, str]]:
-    """Files, each with its text and with what it should be.
+    """Files, each with its current text and its up-to-date text.
 
     Raises:
-        DataUnavailable: one can't be read.
-        UsageError: a block asks for what isn't there.
+        DataUnavailable: a file can't be read.
+        UsageError: a block selects a board that doesn't exist.
     """
     from lazybench.boards.readme_blocks import filled
     from lazybench.paper.claims import NOTE
 
     texts = [(path, _text_of(path)) for path in paths]
-    found = _boards(store, _Wanted())[1] if texts else []
+    found = _boards(store, _Selection())[1] if texts else []
     return [(path, text, filled(text, found, {"verdicts": NOTE})) for path, text in texts]
 
 
@@ -199,8 +192,8 @@ def _write(store: Store) -> None:
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """Which records are asked for; None and False take all."""
+class _Selection:
+    """Which records are shown; None and False select all."""
 
     env: str | None = None
     budget: str | None = None
@@ -212,9 +205,9 @@ class _Wanted:
         chosen = [word for option, value in named.items() if value for word in (option, value)]
         return [*chosen, *["--isolated-only"] * self.isolated]
 
-    def command(self, *asked: str) -> str:
-        """The command that makes a text again; the store isn't named, which may lie anywhere."""
-        return shlex.join(["lazybench", "leaderboard", *self.words, *asked])
+    def command(self, *more: str) -> str:
+        """The command that writes a text again, without the path of the store."""
+        return shlex.join(["lazybench", "leaderboard", *self.words, *more])
 
     def __str__(self) -> str:
         return f" for {' '.join(self.words)}" if self.words else ""
@@ -237,8 +230,8 @@ def _draw(
         console.line(str(path))
 
 
-def _boards(store: Store, wanted: _Wanted) -> tuple[list[Record], list[Board]]:
-    """The records that are asked for, and their boards."""
+def _boards(store: Store, wanted: _Selection) -> tuple[list[Record], list[Board]]:
+    """The selected records and their boards."""
     from lazybench import boards
 
     env, budget = wanted.env, wanted.budget
@@ -260,22 +253,22 @@ def _boards(store: Store, wanted: _Wanted) -> tuple[list[Record], list[Board]]:
             if budget in (None, record.budget) and (record.isolated or not wanted.isolated)
         ]
         found += boards.build(chosen, papers)
-        # Of a large store they would fill the memory, and no board needs them any more.
-        kept += [_without_answers(record) for record in chosen]
+        # Predictions of a large store would fill the memory, and nothing needs them any more.
+        kept += [_without_predictions(record) for record in chosen]
     return kept, sorted(found, key=lambda board: (board.env, board.version))
 
 
-def _without_answers(record: Record) -> Record:
-    """A record for pictures, which show no prediction."""
+def _without_predictions(record: Record) -> Record:
+    """A record without its predictions, for plots."""
     trials = record.trials.model_copy(update={"predictions": None, "lengths": None})
     return record.model_copy(update={"trials": trials})
 
 
 def env_id(env: str, recorded: set[str]) -> str:
-    """Return the canonical id; records of an environment that isn't registered can be shown, too.
+    """Return the canonical id of an environment that is registered or has records.
 
     Raises:
-        UnknownName: no such environment, and no record of it.
+        UnknownName: it has neither.
     """
     from lazybench.registry import ENVS
 
@@ -308,7 +301,9 @@ def _print(found: Sequence[Board], form: Format, command: str) -> None:
 
 def _show(found: Sequence[Board], where: str) -> None:
     if not found:
-        console.line(f"no records in {where}; make one with: lazybench run --agent AGENT --env ENV")
+        console.line(
+            f"no records in {where}; create one with: lazybench run --agent AGENT --env ENV"
+        )
     width = console.width()
     for i, board in enumerate(found):
         console.line(("\n" if i else "") + board_text(board, columns=width))

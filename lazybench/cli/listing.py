@@ -1,4 +1,4 @@
-"""`lazybench list`: what there is to run, and what was run."""
+"""`lazybench list` and `lazybench version`: what is available here."""
 
 from __future__ import annotations
 
@@ -14,23 +14,15 @@ import typer
 
 from lazybench._version import __version__
 from lazybench.cli import console, options
+from lazybench.cli.command import command
 from lazybench.errors import UsageError
 
 if TYPE_CHECKING:
     from lazybench.specs import AgentSpec, EnvSpec
 
 
-HELP = "List agents, environments, data sets or runs."
-EXAMPLES = (
-    "lazybench list agents",
-    "lazybench list envs --family fewshot",
-    "lazybench list runs",
-    "lazybench list data --json",
-)
-
-
 class Kind(enum.StrEnum):
-    """What can be listed."""
+    """Kinds of things to list."""
 
     agents = "agents"
     envs = "envs"
@@ -38,19 +30,24 @@ class Kind(enum.StrEnum):
     runs = "runs"
 
 
+@command(
+    "list",
+    "lazybench list agents",
+    "lazybench list envs --family fewshot",
+    "lazybench list runs",
+    "lazybench list data --json",
+)
 def list_command(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     family: options.SomeFamily = None,
     runs: options.Runs = Path("runs"),
     json: options.Json = False,
 ) -> None:
-    """Print a listing.
-
-    Raises:
-        UsageError: a family beside something that has none.
-    """
+    """List agents, environments, data sets or runs."""
     if family is not None and kind not in (Kind.agents, Kind.envs):
-        raise UsageError(f"--family goes with agents and envs, got 'list {kind}'; leave it out")
+        raise UsageError(
+            f"--family goes with agents and envs, not with 'list {kind}'; leave it out"
+        )
     if kind is Kind.agents:
         _list_agents(family, json=json)
     elif kind is Kind.envs:
@@ -64,7 +61,7 @@ def list_command(
 
 
 def agent_facts(spec: AgentSpec) -> dict[str, Any]:
-    """Return what the registry knows of an agent."""
+    """Return the facts that the registry has of an agent."""
     return {
         "id": spec.id,
         "about": spec.about,
@@ -77,7 +74,7 @@ def agent_facts(spec: AgentSpec) -> dict[str, Any]:
 
 
 def env_facts(spec: EnvSpec) -> dict[str, Any]:
-    """Return what the registry knows of an environment; looks for its data, opens nothing."""
+    """Return the facts that the registry has of an environment, and whether its data is there."""
     return {
         "id": spec.id,
         "about": spec.about,
@@ -94,7 +91,7 @@ def env_facts(spec: EnvSpec) -> dict[str, Any]:
 
 
 def is_installed(data: str) -> bool | None:
-    """Whether a data set is embedded or found in the data folder; None where unknown."""
+    """Return whether a data set is included or in the data folder; None if unknown."""
     from lazybench.data.folders import data_root
     from lazybench.registry import DATASETS
 
@@ -105,7 +102,7 @@ def is_installed(data: str) -> bool | None:
 
 
 def show_broken(broken: Mapping[str, str]) -> None:
-    """Print the plug-ins that couldn't be loaded, each with its error."""
+    """Print the plug-ins that failed to load, each with its error."""
     if broken:
         console.line("broken plug-ins:")
         for name, error in sorted(broken.items()):
@@ -196,8 +193,6 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-VERSION_HELP = "Print the versions of lazybench, Python and key libraries."
-VERSION_EXAMPLES = ("lazybench version", "lazybench version --json")
 PACKAGES = (
     "torch",
     "gymnasium",
@@ -213,7 +208,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str | None]:
-    """Return versions by name; None for a package that isn't installed."""
+    """Return versions by package; None for a package that isn't installed."""
     found: dict[str, str | None] = {"lazybench": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -223,8 +218,13 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+@command(
+    "version",
+    "lazybench version",
+    "lazybench version --json",
+)
 def version_command(json: options.Json = False) -> None:
-    """Print versions."""
+    """Print the versions of lazybench, Python and key libraries."""
     found = versions()
     if json:
         console.as_json(found)

@@ -1,4 +1,7 @@
-"""Options that several commands share, and the values that they are read into."""
+"""Options that several commands share: their names, help and values, each defined once.
+
+A function such as `env` makes an option whose help goes on with what a command adds to its meaning.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import enum
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +30,7 @@ class Family(enum.StrEnum):
 
 
 class Kind(enum.StrEnum):
-    """What a user can write."""
+    """Kinds of plug-ins that a user can write and check."""
 
     agent = "agent"
     env = "env"
@@ -38,28 +41,28 @@ def _starting(names: Iterable[str], incomplete: str) -> list[str]:
 
 
 def complete_agent(incomplete: str) -> list[str]:
-    """Return the agent ids that begin so, for shells."""
+    """Return the agent ids that begin with a text, for shell completion."""
     from lazybench.registry import AGENTS
 
     return _starting((spec.id for spec in AGENTS.specs()), incomplete)
 
 
 def complete_env(incomplete: str) -> list[str]:
-    """Return the environment ids that begin so, for shells."""
+    """Return the environment ids that begin with a text, for shell completion."""
     from lazybench.registry import ENVS
 
     return _starting((spec.id for spec in ENVS.specs()), incomplete)
 
 
 def complete_data(incomplete: str) -> list[str]:
-    """Return the data set ids that begin so, for shells."""
+    """Return the data set ids that begin with a text, for shell completion."""
     from lazybench.registry import DATASETS
 
     return _starting((spec.id for spec in DATASETS.specs()), incomplete)
 
 
 def complete_any(incomplete: str) -> list[str]:
-    """Return the ids of agents, environments and data sets that begin so, for shells."""
+    """Return the ids of agents, environments and data sets that begin with a text."""
     return [
         *complete_agent(incomplete),
         *complete_env(incomplete),
@@ -67,64 +70,175 @@ def complete_any(incomplete: str) -> list[str]:
     ]
 
 
+def _help(meaning: str, more: str) -> str:
+    return f"{meaning} {more}".rstrip()
+
+
+AGENT_HELP = "Agent: an id, or FILE.py:CLASS."
+ENV_HELP = "Environment id or alias."
+DATA_HELP = "Data set id."
+
+
+def agent(more: str = "") -> Any:
+    """Return the option `--agent`."""
+    text = _help(AGENT_HELP, more)
+    return typer.Option("--agent", "-a", help=text, autocompletion=complete_agent)
+
+
+def env(more: str = "") -> Any:
+    """Return the option `--env`."""
+    text = _help(ENV_HELP, more)
+    return typer.Option("--env", "-e", help=text, autocompletion=complete_env)
+
+
+def budget(more: str = "") -> Any:
+    """Return the option `--budget`."""
+    names = f"{', '.join(BUDGETS[:-1])} or {BUDGETS[-1]}"
+    return typer.Option("--budget", "-b", help=_help(f"Compute budget: {names}.", more))
+
+
+def seed(of: str, short: str = "-s") -> Any:
+    """Return the option `--seed`, whose help says what is seeded."""
+    return typer.Option("--seed", *([short] * bool(short)), min=0, help=f"Seed of {of}")
+
+
+def setting(more: str) -> Any:
+    """Return the option `--set`."""
+    text = _help("Value of a setting; repeatable.", more)
+    return typer.Option("--set", metavar="NAME=VALUE", help=text)
+
+
+def protocol(more: str) -> Any:
+    """Return the option `--protocol`."""
+    text = _help("Protocol setting of an environment, such as norm=linf; repeatable.", more)
+    return typer.Option("--protocol", metavar="NAME=VALUE", help=text)
+
+
+def init(more: str = "") -> Any:
+    """Return the option `--init`."""
+    text = _help("Initial weights: FILE.safetensors, a run's folder or its key.", more)
+    return typer.Option("--init", metavar="FILE|RUN", help=text)
+
+
+def device(more: str = "") -> Any:
+    """Return the option `--device`."""
+    return typer.Option("--device", "-d", help=_help("Device: cpu, cuda, mps or auto.", more))
+
+
+def trials(number_of: str, *, least: int) -> Any:
+    """Return the option `--trials`, whose help says what is counted."""
+    return typer.Option("--trials", "-n", min=least, help=f"Number of {number_of}")
+
+
+def seeds(more: str = "") -> Any:
+    """Return the option `--seeds`."""
+    return typer.Option("--seeds", help=_help("Seeds of training, such as 0-2 or 0,3,5.", more))
+
+
+def limit(more: str = "") -> Any:
+    """Return the option `--limit`."""
+    text = _help("Only the first N trials.", more)
+    return typer.Option("--limit", metavar="N", min=1, help=text)
+
+
+def batch_norm(more: str) -> Any:
+    """Return the option `--batch-norm`."""
+    text = _help("Only rows evaluated with this batch-norm mode.", more)
+    return typer.Option("--batch-norm", help=text)
+
+
+def query_budget(least: int | None = None) -> Any:
+    """Return the option `--query-budget`."""
+    return typer.Option("--query-budget", min=least, help="Queries that an attacker has per image.")
+
+
+def replace(more: str) -> Any:
+    """Return the option `--replace`."""
+    return typer.Option("--replace", help=_help("Replace what is there already.", more))
+
+
+def family(more: str = "") -> Any:
+    """Return the option `--family`."""
+    return typer.Option("--family", help=_help("Family of environments.", more))
+
+
+def timeout(per: str, *, least: float | None = None) -> Any:
+    """Return the option `--timeout`, whose help says what is limited."""
+    return typer.Option("--timeout", min=least, help=f"Time limit per {per}")
+
+
+Agent = Annotated[str, agent()]
+Env = Annotated[str, env()]
+Budget = Annotated[str, budget()]
+TrialBudget = Annotated[str, budget("Sets the number of test trials.")]
+Device = Annotated[str, device()]
+Limit = Annotated[int | None, limit("The record is then unranked.")]
+Protocol = Annotated[list[str] | None, protocol("Only boards with this setting.")]
+SampleSeed = Annotated[int | None, seed("the sampled trials. [default: random]", short="")]
+SomeFamily = Annotated[Family | None, family("Lists only this one.")]
+DataName = Annotated[
+    str, typer.Argument(metavar="ID", help=DATA_HELP, autocompletion=complete_data)
+]
+Format = typer.Option("--format", help="Output format.")
 Out = Annotated[
-    Path, typer.Option("--out", "-o", metavar="DIR", help="Folder that the records are kept in.")
+    Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of records and boards.")
 ]
 Runs = Annotated[
-    Path, typer.Option("--runs", metavar="DIR", help="Folder of checkpoints and unfinished runs.")
+    Path, typer.Option("--runs", metavar="DIR", help="Folder of runs and their checkpoints.")
 ]
-Device = Annotated[str, typer.Option("--device", "-d", help="cpu, cuda, mps or auto.")]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", "-t", min=1, help="Tasks side by side. [default: all cores]"),
+    typer.Option("--threads", "-t", min=1, help="Tasks in parallel. [default: all cores]"),
 ]
-Budget = Annotated[
-    str,
-    typer.Option("--budget", "-b", help=f"Compute budget: {', '.join(BUDGETS)}."),
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs in parallel.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Run nothing; list what is recorded and what is missing.")
 ]
-Env = Annotated[
-    str,
-    typer.Option("--env", "-e", help="Environment id or alias.", autocompletion=complete_env),
+Json = Annotated[
+    bool, typer.Option("--json", help="JSON instead of text, and nothing else on stdout.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Less output: no progress, no boards, only problems."),
+]
 TimeoutPerEpisode = Annotated[
     float | None,
     typer.Option(
         "--timeout-per-episode",
         metavar="S",
-        help="Seconds an agent may take for an update, and for each trial of a block.",
+        help="Time limit in seconds of an agent's update, and of each trial of a block.",
     ),
 ]
 Isolated = Annotated[
     bool,
     typer.Option(
         "--isolated",
-        help="Let the trained policy play the test in a process of its own, without any "
-        "environment in its memory.",
+        help="Evaluate the trained policy in a separate process that holds no environment.",
     ),
 ]
-Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Judge on so many trials only; unranked.")
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        "-c",
+        metavar="PATH",
+        help="Trained state: a run's folder, or its ckpt/step-N. [default: the run in --runs]",
+    ),
 ]
-Protocol = Annotated[
-    list[str] | None,
-    typer.Option("--protocol", metavar="NAME=VALUE", help="Only boards of this setting."),
-]
-Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
-SomeFamily = Annotated[
-    Family | None, typer.Option("--family", help="Only this family of environments.")
+Retrain = Annotated[
+    bool, typer.Option("--retrain", help="Train again first; takes as long as the run did.")
 ]
 
 
 def parse_seeds(seed: int | None, seeds: str | None) -> list[int]:
-    """Return the seeds asked for, in order, each once; 0 where none was.
+    """Return the chosen seeds in order, without repetitions; seed 0 by default.
 
     Args:
         seed: one seed.
         seeds: numbers and ranges with both ends, such as `0-2` or `0,3,5`.
 
     Raises:
-        UsageError: both are given, or `seeds` isn't of that form.
+        UsageError: both are given, or `seeds` has another form.
     """
     if seeds is None:
         return [0 if seed is None else seed]
@@ -151,7 +265,7 @@ def parse_settings(pairs: Iterable[str], option: str = "--set") -> dict[str, str
     """Return settings by name from the `name=value` texts of an option.
 
     Raises:
-        UsageError: one isn't of that form, or a name is given twice.
+        UsageError: a text has another form, or a name is given twice.
     """
     settings: dict[str, str] = {}
     for pair in pairs:
@@ -169,17 +283,15 @@ def parse_settings(pairs: Iterable[str], option: str = "--set") -> dict[str, str
 
 
 def one_source(checkpoint: Path | None, retrain: bool, init: str | None) -> None:
-    """Look whether the options that say where a trained state comes from go together.
+    """Check that the options for the trained state are compatible.
 
     Raises:
-        UsageError: they don't.
+        UsageError: they exclude each other, or the checkpoint doesn't exist.
     """
     if checkpoint is not None and retrain:
         raise UsageError("give either --checkpoint or --retrain, not both")
     if init is not None and not retrain:
-        raise UsageError(
-            "--init goes with --retrain: it names the weights that training starts from"
-        )
+        raise UsageError("--init goes with --retrain: it names the initial weights of the training")
     if checkpoint is not None and not checkpoint.exists():
         raise UsageError(
             f"no --checkpoint {checkpoint}; give a run's folder, or one of its ckpt/step-N"

@@ -1,4 +1,4 @@
-"""`lazybench reproduce`: a table or figure of the paper, run and put beside what it prints."""
+"""`lazybench reproduce`: measured numbers next to those of the paper."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from lazybench.arguments import need_folder
 from lazybench.cli import console, options
+from lazybench.cli.command import command
 from lazybench.cli.sweep import exit_code, run_cells
 from lazybench.errors import UsageError
 
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
     from lazybench.records import Record, Reported
     from lazybench.sweep.scheduler import CellOutcome
 
-HELP = "Run what is missing of a table or figure of the paper, and print it beside its numbers."
-EXAMPLES = (
-    "lazybench reproduce table2 --dry-run",
-    "lazybench reproduce table6",
-    "lazybench reproduce fig2-right --seeds 0-2",
-    "lazybench reproduce all --dry-run --json",
-    "lazybench reproduce claims --page docs/claims.md",
-    "lazybench reproduce validity --page validity.md",
-)
-
 
 def _complete(incomplete: str) -> list[str]:
     from lazybench.paper.reproduce import ALL, CLAIMS, PLACES, VALIDITY
@@ -38,44 +29,48 @@ def _complete(incomplete: str) -> list[str]:
     return [name for name in (*PLACES, ALL, CLAIMS, VALIDITY) if name.startswith(incomplete)]
 
 
+@command(
+    "reproduce",
+    "lazybench reproduce table2 --dry-run",
+    "lazybench reproduce table6",
+    "lazybench reproduce fig2-right --seeds 0-2",
+    "lazybench reproduce all --dry-run --json",
+    "lazybench reproduce claims --page docs/claims.md",
+    "lazybench reproduce validity --page validity.md",
+)
 def reproduce_command(  # noqa: PLR0913 - one parameter for each option
     name: Annotated[
         str,
         typer.Argument(
             metavar="NAME",
-            help="table1, table2, table3, table5, table6, table7, fig2-left, fig2-right, fig3, "
-            "fig4-left, fig4-right, 50shot, all; or claims, what the records say of each; or "
-            "validity, whether boards agree in how they order agents.",
+            help="A table or figure (see above), all, claims or validity.",
             autocompletion=_complete,
         ),
     ],
     budget: options.Budget = "small",
-    seeds: Annotated[str, typer.Option("--seeds", help="Seeds of each cell, such as 0-2.")] = "0",
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Cells side by side.")] = 1,
+    seeds: Annotated[str, options.seeds()] = "0",
+    jobs: options.Jobs = 1,
     device: options.Device = "cpu",
     out_dir: options.Out = Path("leaderboards"),
     runs: options.Runs = Path("runs"),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Run nothing; tell what stands and what is missing.")
-    ] = False,
+    dry_run: options.DryRun = False,
     page: Annotated[
         Path | None,
         typer.Option(
             "--page",
             metavar="FILE",
-            help="Write claims or validity as a page, too; never over a file of another making.",
+            help="Also write claims or validity as a page; never over another file.",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Lines on stdout as JSON.")] = False,
+    json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Run the missing cells and print measured beside reported.
+    """Reproduce a table or figure of the paper, and compare with its numbers.
 
-    Raises:
-        UnknownName: no such table or figure.
-        UsageError: a budget or seeds that aren't allowed, or a page of what has none.
-        OutputUnavailable: the page's file is of another making, or can't be written.
-        typer.Exit: some cells have no score, or it was interrupted.
+    NAME is one of table1, table2, table3, table5, table6, table7, fig2-left, fig2-right, fig3,
+    fig4-left, fig4-right, 50shot or all. Runs that are recorded are skipped. `claims` reports what
+    the records say about each claim of the paper; `validity` reports whether boards agree on the
+    order of agents.
     """
     need_folder(out_dir, "--out")
     need_folder(runs, "--runs")
@@ -111,13 +106,13 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
         rows = [line.reported.model_dump(mode="json") for line in lines]
         console.as_json([{**asdict(x), "reported": r} for x, r in zip(lines, rows, strict=True)])
     else:
-        _told(name, lines)
+        _print(name, lines)
     counts = Counter(outcome.status for outcome in outcomes)
     if dry_run:
         counts["missing"] = len(missing)
-    told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if n)
-    console.note(f"cells: {told or 'none'}")
-    # What can't be measured here was told in the table; a dry run asked for no more.
+    numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if n)
+    console.note(f"runs: {numbers or 'none'}")
+    # The table says what can't be measured here; after a dry run that is no failure.
     if not dry_run and (code := exit_code(outcomes)):
         raise typer.Exit(code)
 
@@ -190,7 +185,7 @@ def _validity(records: Sequence[Record], *, json: bool) -> str:
 
 
 def _write(page: Path, name: str, text: str) -> None:
-    """Write a page and say where.
+    """Write a page and print its path.
 
     Raises:
         OutputUnavailable: the file is something else, or it can't be written.
@@ -205,7 +200,7 @@ def _write(page: Path, name: str, text: str) -> None:
 
 
 def _whys(outcomes: Sequence[CellOutcome]) -> Mapping[tuple[str, str], str]:
-    """Why cells have no score, by agent and environment."""
+    """Why runs have no score, by agent and environment."""
     return {
         (each.cell.agent, each.cell.env): _why(each.status, " ".join(each.reason.split()))
         for each in outcomes
@@ -214,11 +209,11 @@ def _whys(outcomes: Sequence[CellOutcome]) -> Mapping[tuple[str, str], str]:
 
 
 def _why(status: str, reason: str) -> str:
-    return f"images absent: {reason}" if status == "absent" else reason
+    return f"images missing: {reason}" if status == "absent" else reason
 
 
-def _told(name: str, lines: Sequence[PaperVsMeasured]) -> None:
-    """Print the lines; notes that several share stand below the table by number."""
+def _print(name: str, lines: Sequence[PaperVsMeasured]) -> None:
+    """Print a table of the lines, with numbered notes below it."""
     from lazybench.paper.reproduce import ALL, ELSEWHERE
 
     numbers = {

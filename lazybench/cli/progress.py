@@ -1,4 +1,4 @@
-"""Progress of a run on stderr: bars with the time left on a terminal, sparse lines elsewhere."""
+"""Progress of a run on stderr: bars with the time left on a terminal, otherwise a few lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 EVERY_S = 10.0
-"""Seconds between plain lines about a stage under way."""
+"""Seconds between two lines about the same stage."""
 _WIDE = 70
 
 Clock = Callable[[], float]
@@ -30,36 +30,36 @@ class Stage:
     Attributes:
         name: train, validate or test.
         total: steps of the stage.
-        done: steps behind it.
-        sitting: steps done since the stage began here; what was resumed tells nothing of the pace.
-        active_s: seconds that those took.
-        values: current numbers.
+        done: finished steps.
+        timed: steps finished in this process; resumed steps don't count towards the pace.
+        active_s: seconds that the timed steps took.
+        values: current numbers, such as the loss.
     """
 
     name: str
     total: int
     done: int = 0
-    sitting: int = 0
+    timed: int = 0
     active_s: float = 0.0
     values: dict[str, float] = field(default_factory=dict)
 
     def advance(self, amount: int, values: Mapping[str, float], elapsed_s: float) -> None:
         """Move on by `amount` steps that took `elapsed_s`."""
         self.done += amount
-        self.sitting += amount
+        self.timed += amount
         self.active_s += elapsed_s
         self.values.update(values)
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left at the pace so far; None before the first step."""
-        if self.sitting == 0:
+        """Seconds left at the current pace; None before the first step."""
+        if self.timed == 0:
             return None
-        return max(0, self.total - self.done) * self.active_s / self.sitting
+        return max(0, self.total - self.done) * self.active_s / self.timed
 
     @property
     def time_text(self) -> str:
-        """`in 4.2 s` once done, `12.0 s left` before, empty where nothing is known yet."""
+        """`in 4.2 s` when finished, `12.0 s left` before; empty while unknown."""
         if self.done >= self.total:
             return f"in {out.seconds(self.active_s)}"
         return "" if self.left_s is None else f"{out.seconds(self.left_s)} left"
@@ -74,7 +74,7 @@ class Lines:
     """A watch that writes a line when a stage begins, every few seconds, and when it ends."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
-        """Show nothing yet."""
+        """Start without a stage."""
         self._clock = clock
         self._stage: Stage | None = None
         self._moved_s = self._wrote_s = 0.0
@@ -84,13 +84,13 @@ class Lines:
         out.note(out.one_line(text))
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
-        """Write where the stage begins."""
+        """Write the first line of the stage."""
         self._stage = Stage(name, total, done)
         self._moved_s = self._wrote_s = self._clock()
         out.note(f"{name}: {done}/{total}")
 
     def advance(self, amount: int, values: Mapping[str, float]) -> None:
-        """Write where the stage stands if the last line is old or the stage is done."""
+        """Write a line if the last one is old or the stage is finished."""
         if self._stage is None:
             return
         now = self._clock()
@@ -107,14 +107,14 @@ class Lines:
         self._stage = None
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing; no resource is open."""
 
 
 class Bars:
     """A watch that draws a bar for each stage, with its pace and current values."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
-        """Show nothing yet."""
+        """Start without a stage."""
         self._clock = clock
         self._progress: Progress = _bars()
         self._stage: Stage | None = None
@@ -137,7 +137,7 @@ class Bars:
         )
 
     def advance(self, amount: int, values: Mapping[str, float]) -> None:
-        """Move the bar on; it is redrawn a few times a second, however often this is called."""
+        """Advance the bar, which is redrawn a few times a second."""
         if self._stage is None or self._task is None:
             return
         now = self._clock()
@@ -151,11 +151,11 @@ class Bars:
         )
 
     def finished(self) -> None:
-        """Leave the bars as they stand."""
+        """Leave the bars unchanged."""
         self._stage = self._task = None
 
     def close(self) -> None:
-        """Draw the bars for the last time and give the terminal back."""
+        """Draw the bars a last time and release the terminal."""
         self._progress.stop()
 
 
@@ -164,7 +164,7 @@ def _bars() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console(stderr=True)
-    # Where a bar would push the numbers out of sight, the numbers are worth more.
+    # On a narrow terminal, numbers take the place of the bar.
     bar = [BarColumn(bar_width=24)] if console.width >= _WIDE else []
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}", markup=False),
@@ -177,14 +177,14 @@ def _bars() -> Progress:
 
 
 def drawable() -> bool:
-    """True where stderr is a terminal that can be drawn on."""
+    """Return whether stderr is a terminal that can show bars."""
     dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
     return out.on_terminal(sys.stderr) and not dumb
 
 
 @contextmanager
 def watching(*, quiet: bool) -> Iterator[Watch]:
-    """A watch that fits stderr, closed at the end even if the run is interrupted."""
+    """Return a watch that fits stderr, closed at the end even if the run is interrupted."""
     if quiet:
         yield SILENT
         return

@@ -1,4 +1,4 @@
-"""`lazybench run`: train an agent, judge it, record it, and show where it stands."""
+"""`lazybench run` and `lazybench evaluate`: train an agent, score it, and show its board."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 
 from lazybench.arguments import need_folder
 from lazybench.cli import console, options
+from lazybench.cli.command import command
 
 if TYPE_CHECKING:
     from lazybench.records import Metric, Record
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from lazybench.sweep.tune import Found
 
 
-HELP = "Train an agent on an environment, judge it and record it."
-EXAMPLES = (
+BAD_RUN = 3
+
+
+@command(
+    "run",
     "lazybench run --agent lazy_reptile --env tiered-20way",
     "lazybench run -a protonet -e glyphs-5way-1shot --budget smoke",
     "lazybench run -a lazy_maml -e glyphs-20way-5shot --seeds 0-2",
@@ -38,60 +42,26 @@ EXAMPLES = (
     "lazybench run -a maml -e glyphs-5way-1shot --track tensorboard",
     "lazybench run -a chance -e glyphs-5way-1shot --json --quiet > record.json",
     "torchrun --standalone --nproc-per-node 4 -m lazybench run -a maml -e omniglot-20way-5shot",
+    distributed=True,
 )
-BAD_RUN = 3
-
-
 def run_command(  # noqa: PLR0913 - one parameter for each option
-    agent: Annotated[
-        str,
-        typer.Option(
-            "--agent",
-            "-a",
-            help="Agent: an id, or FILE.py:CLASS.",
-            autocompletion=options.complete_agent,
-        ),
-    ],
+    agent: options.Agent,
     env: options.Env,
     budget: options.Budget = "small",
-    seed: Annotated[
-        int | None, typer.Option("--seed", "-s", min=0, help="Seed of training. [default: 0]")
-    ] = None,
-    seeds: Annotated[
-        str | None, typer.Option("--seeds", help="Several seeds: 0-2, or 0,3,5.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Replace a setting; repeatable."),
-    ] = None,
-    protocol: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--protocol",
-            metavar="NAME=VALUE",
-            help="Replace a setting of the environment, such as norm=linf; repeatable.",
-        ),
-    ] = None,
-    query_budget: Annotated[
-        int | None,
-        typer.Option("--query-budget", min=1, help="Queries an attacker has for an image."),
-    ] = None,
+    seed: Annotated[int | None, options.seed("training. [default: 0]")] = None,
+    seeds: Annotated[str | None, options.seeds("One run each.")] = None,
+    settings: Annotated[list[str] | None, options.setting("Replaces the agent's preset.")] = None,
+    protocol: Annotated[list[str] | None, options.protocol("Replaces its default.")] = None,
+    query_budget: Annotated[int | None, options.query_budget(least=1)] = None,
     tuned: Annotated[
         Path | None,
         typer.Option(
-            "--tuned", metavar="DIR", help="Take the settings that lazybench tune found there."
+            "--tuned", metavar="DIR", help="Use the best settings in this folder of lazybench tune."
         ),
     ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            "--init",
-            metavar="FILE|RUN",
-            help="Start from these weights: FILE.safetensors, a run's folder or key.",
-        ),
-    ] = None,
+    init: Annotated[str | None, options.init()] = None,
     precision: Annotated[
-        str, typer.Option("--precision", help="fp32, tf32 (CUDA) or bf16.")
+        str, typer.Option("--precision", help="Arithmetic: fp32, tf32 (CUDA) or bf16.")
     ] = "fp32",
     isolated: options.Isolated = False,
     track: Annotated[
@@ -99,7 +69,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         typer.Option(
             "--track",
             metavar="WHAT",
-            help="Show the run elsewhere: tensorboard[:DIR], or MODULE:FACTORY of a tracker.",
+            help="Experiment tracker: tensorboard[:DIR], or MODULE:FACTORY.",
         ),
     ] = None,
     device: options.Device = "cpu",
@@ -109,32 +79,30 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     out_dir: options.Out = Path("leaderboards"),
     runs: options.Runs = Path("runs"),
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Run again even where a record stands.")
+        bool, typer.Option("--force", "-f", help="Run again even if it is recorded already.")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Only the record on stdout, one line of JSON a seed.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no board.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
     no_boards: Annotated[
         bool,
         typer.Option(
             "--no-boards",
-            help="Leave the board files as they are, as for one of many jobs; afterwards: "
+            help="Don't update the board files, as in one of many jobs; after all of them, run: "
             "lazybench leaderboard --write",
         ),
     ] = False,
 ) -> None:
-    """Run each seed, print the board it stands on, and write the board files anew.
+    """Train an agent on an environment, evaluate it and record its score.
 
-    Raises:
-        LazybenchError: as the harness has it.
-        typer.Exit: a run ended without a score, or was interrupted.
+    Prints the board with the new record, and updates the board files. A run that has a record
+    isn't repeated; an interrupted one is resumed by the same command. With several seeds, --json
+    prints one record a line.
     """
     chosen = options.parse_seeds(seed, seeds)
     overrides = options.parse_settings(settings or ())
-    asked: dict[str, Any] = dict(options.parse_settings(protocol or (), "--protocol"))
+    protocol_settings: dict[str, Any] = dict(options.parse_settings(protocol or (), "--protocol"))
     if query_budget is not None:
-        asked = {**asked, "query_budget": query_budget}
+        protocol_settings["query_budget"] = query_budget
     need_folder(out_dir, "--out")
     need_folder(runs, "--runs")
     from lazybench.records import write_bytes
@@ -142,14 +110,14 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     from lazybench.runtime import distributed
     from lazybench.sweep.process import REPORT
 
-    # Taken out, so that what an agent begins hands nothing over in this run's name.
+    # Removed from the environment, so that an agent's child processes don't report as this run.
     report = os.environ.pop(REPORT, None)
 
     tuning = None
     if tuned is not None:
-        settled = _tuned(tuned, agent, env, budget, given=settings or ())
-        overrides, tuning = settled.settings, settled.tuning
-    # Of the processes that torchrun started, the first alone shows and writes.
+        search = _tuned(tuned, agent, env, budget, given=settings or ())
+        overrides, tuning = search.settings, search.tuning
+    # Of the processes that torchrun started, only the first one prints and writes.
     number, many = distributed.launched()
     requests = [
         RunRequest(
@@ -158,7 +126,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
             budget=budget,
             seed=number,
             overrides=overrides,
-            protocol=asked,
+            protocol=protocol_settings,
             init=init,
             precision=precision,
             device=device,
@@ -198,10 +166,10 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
 
 
 def _tuned(folder: Path, agent: str, env: str, budget: str, given: Sequence[str]) -> Found:
-    """What a search found, once it was one for this agent, environment and budget.
+    """The result of a search, which must be of this agent, environment and budget.
 
     Raises:
-        UsageError: it wasn't, or settings are given beside it.
+        UsageError: it is of others, or settings are given as well.
     """
     from lazybench.errors import UsageError
     from lazybench.runner.request import resolve_env
@@ -209,16 +177,19 @@ def _tuned(folder: Path, agent: str, env: str, budget: str, given: Sequence[str]
 
     if given:
         raise UsageError(
-            "give either --tuned or --set: what was tuned is all settings together "
-            "(lazybench tune takes --set, too)"
+            "give either --tuned or --set: settings are tuned together (lazybench tune takes "
+            "--set, too)"
         )
     found = read_found(folder)
-    asked = {"agent": agent, "env": resolve_env(env)[0].id, "budget": budget}
-    for name, value in asked.items():
-        if value != (told := getattr(found, name)):
+    for name, value, tuned in (
+        ("agent", agent, found.agent),
+        ("env", resolve_env(env)[0].id, found.env),
+        ("budget", budget, found.budget),
+    ):
+        if value != tuned:
             raise UsageError(
-                f"{folder} holds a search for {name} '{told}', got '{value}'; settings are tuned "
-                f"for what they run on: give --{name} {told}, or tune anew"
+                f"{folder} holds a search for {name} '{tuned}', got '{value}'; settings hold only "
+                f"for what they were tuned on: give --{name} {tuned}, or tune again"
             )
     return found
 
@@ -233,13 +204,13 @@ def _run(request: RunRequest, tracker: Tracker, *, quiet: bool, first: bool) -> 
 
 
 def publish(records: Sequence[Record], root: Path, *, show: bool, write: bool = True) -> None:
-    """Show the boards that the records stand on, and bring the board files up to date.
+    """Print the boards of some records, and update the board files.
 
     Args:
-        records: of one environment.
-        root: the store.
+        records: records of one environment.
+        root: folder of the store.
         show: whether to print the boards.
-        write: whether to write board files, those that the store's changes touch.
+        write: whether to write the board files that changed.
     """
     from lazybench import boards
     from lazybench.boards.pictures import gamma_text
@@ -263,15 +234,6 @@ def publish(records: Sequence[Record], root: Path, *, show: bool, write: bool = 
         boards.write(store)
 
 
-EVALUATE_HELP = "Judge a finished run on another environment, another split or at another step."
-EVALUATE_EXAMPLES = (
-    "lazybench evaluate 3f9c01d2 --env omniglot-5way-1shot",
-    "lazybench evaluate runs/protonet-glyphs-5way-1shot-s0-3f9c01d2aa17 --env glyphs-20way-5shot",
-    "lazybench evaluate 3f9c01d2 --step last --set test_steps=50",
-    "lazybench evaluate 3f9c01d2 --split train",
-)
-
-
 class Split(enum.StrEnum):
     """Splits of an environment."""
 
@@ -280,49 +242,43 @@ class Split(enum.StrEnum):
     train = "train"
 
 
+@command(
+    "evaluate",
+    "lazybench evaluate 3f9c01d2 --env omniglot-5way-1shot",
+    "lazybench evaluate runs/protonet-glyphs-5way-1shot-s0-3f9c01d2aa17 --env glyphs-20way-5shot",
+    "lazybench evaluate 3f9c01d2 --step last --set test_steps=50",
+    "lazybench evaluate 3f9c01d2 --split train",
+)
 def evaluate_command(  # noqa: PLR0913 - one parameter for each option
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run's folder, or the first digits of its key.")
+        str, typer.Argument(metavar="RUN", help="A run's folder or key. Keys may be abbreviated.")
     ],
-    env: Annotated[
-        str | None,
-        typer.Option(
-            "--env",
-            "-e",
-            help="Environment id or alias. [default: the run's own]",
-            autocompletion=options.complete_env,
-        ),
-    ] = None,
+    env: Annotated[str | None, options.env("[default: the run's]")] = None,
     step: Annotated[
-        str, typer.Option("--step", help="best, last, or the number of a kept checkpoint.")
+        str, typer.Option("--step", help="Checkpoint: best, last, or the number of its step.")
     ] = "best",
-    split: Annotated[Split, typer.Option("--split", help="Only test gives a record.")] = Split.test,
+    split: Annotated[
+        Split, typer.Option("--split", help="Split of the trials; only test gives a record.")
+    ] = Split.test,
     budget: Annotated[
-        str | None,
-        typer.Option("--budget", "-b", help="Whose number of trials. [default: the run's]"),
+        str | None, options.budget("Sets the number of test trials. [default: the run's]")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Replace a setting of judging."),
-    ] = None,
+    settings: Annotated[list[str] | None, options.setting("Settings of evaluation only.")] = None,
     device: options.Device = "cpu",
     threads: options.Threads = None,
     limit: options.Limit = None,
     out_dir: options.Out = Path("leaderboards"),
     runs: options.Runs = Path("runs"),
-    json: Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no board.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Judge a run, print the score, and keep a record of it in the transfer block of its board.
+    """Evaluate a finished run on another environment, split or checkpoint.
 
-    Raises:
-        LazybenchError: as the harness has it.
+    Prints the score. A score on test trials is recorded in the transfer block of its board.
     """
     overrides = options.parse_settings(settings or ())
     need_folder(out_dir, "--out")
     from lazybench.cli.progress import watching
-
-    pass
     from lazybench.runner.transfer import TransferRequest, transfer
 
     request = TransferRequest(
@@ -339,24 +295,24 @@ def evaluate_command(  # noqa: PLR0913 - one parameter for each option
         runs=runs,
     )
     with watching(quiet=quiet) as watch:
-        judged = transfer(request, watch=watch)
-    if json and judged.record is not None:
-        console.line(json_text.dumps(json_text.loads(judged.record.to_json())))
+        result = transfer(request, watch=watch)
+    if json and result.record is not None:
+        console.line(json_text.dumps(json_text.loads(result.record.to_json())))
     elif json:
-        facts = {"agent": judged.agent, "env": judged.env, "split": judged.split}
-        metric = judged.metric.model_dump(mode="json")
-        console.as_json(facts | {"trained_on": judged.trained_on, "metric": metric})
+        facts = {"agent": result.agent, "env": result.env, "split": result.split}
+        metric = result.metric.model_dump(mode="json")
+        console.as_json(facts | {"trained_on": result.trained_on, "metric": metric})
     else:
-        console.line(_text(judged))
-    if judged.record is not None:
-        publish([judged.record], out_dir, show=not (json or quiet))
+        console.line(_text(result))
+    if result.record is not None:
+        publish([result.record], out_dir, show=not (json or quiet))
 
 
-def _text(judged: Judgement) -> str:
-    """One line: who was judged on what, and the score with its interval."""
+def _text(result: Judgement) -> str:
+    """One line: agent, environments, and the score with its interval."""
     return (
-        f"{judged.agent}, trained on {judged.trained_on}, on {judged.split} trials of "
-        f"{judged.env}: {metric_text(judged.metric)}"
+        f"{result.agent}, trained on {result.trained_on}, on {result.split} trials of "
+        f"{result.env}: {metric_text(result.metric)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""`lazybench show ID --png FILE`: environments, records and runs as pictures."""
+"""`lazybench show` and `lazybench cite`: what an id or key names, as text, image or citation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lazybench.cli import console, options
+from lazybench.cli.command import command
 from lazybench.cli.listing import agent_facts, env_facts
 from lazybench.errors import DataUnavailable, UnknownName, UsageError, nearest
 from lazybench.specs import BUDGETS
@@ -25,19 +26,19 @@ if TYPE_CHECKING:
 def draw(
     name: str, path: Path, *, trial: int, attacker: str | None, root: Path, runs: Path
 ) -> None:
-    """Write the picture of an environment, a record or a finished run, and say where it is.
+    """Write an image of an environment, a record or a finished run, and print its path.
 
     Args:
-        name: id or alias of an environment, or the first digits of a key.
+        name: id or alias of an environment, or a key, which may be abbreviated.
         path: file to write.
-        trial: which trial of an environment.
-        attacker: who attacks, where attacks are drawn.
+        trial: number of the trial of an environment.
+        attacker: agent that attacks, in images of attacks.
         root: folder of the store.
         runs: folder of the runs.
 
     Raises:
-        UnknownName: nothing is called so.
-        UsageError: a file that doesn't end in .png, or a name of something without a picture.
+        UnknownName: the name is unknown.
+        UsageError: a file that doesn't end in .png, or a name of something without an image.
         DataUnavailable: the environment's data isn't installed.
         OutputUnavailable: the file can't be written.
     """
@@ -46,7 +47,7 @@ def draw(
     content = _environment(name, trial, attacker)
     if content is None:
         if trial or attacker is not None:
-            raise UsageError(f"--trial and --agent go with environments, and '{name}' is none")
+            raise UsageError(f"--trial and --agent go with environments, which '{name}' isn't")
         from lazybench.boards.plots import record_picture
 
         content = record_picture(_record(name, root, runs))
@@ -63,7 +64,7 @@ def _environment(name: str, trial: int, attacker: str | None) -> bytes | None:
     except UnknownName:
         if name in {spec.id for spec in AGENTS.specs()} or ":" in name:
             raise UsageError(
-                f"'{name}' is an agent, which has no picture; draw a record of it: lazybench list "
+                f"'{name}' is an agent, which has no image; draw a record of it: lazybench list "
                 "runs"
             ) from None
         if name in {spec.id for spec in DATASETS.specs()}:
@@ -79,9 +80,8 @@ def _environment(name: str, trial: int, attacker: str | None) -> bytes | None:
 
 
 def _record(key: str, root: Path, runs: Path) -> Record:
-    """The record of a key, or of the finished run whose key begins so."""
-    pass
-    from lazybench.errors import StoreError, nearest
+    """The record of a key, or of a finished run; the key may be abbreviated."""
+    from lazybench.errors import StoreError
     from lazybench.files import read_file
     from lazybench.records import Record, Store
     from lazybench.registry import ENVS
@@ -90,8 +90,8 @@ def _record(key: str, root: Path, runs: Path) -> Record:
     if not KEY.fullmatch(key):
         known = [spec.id for spec in ENVS.specs()]
         raise UnknownName(
-            f"nothing is called '{key}': no environment, nor the start of a key (6 or more hex "
-            f"digits).{nearest(key, known)} See: lazybench list envs|runs"
+            f"unknown name '{key}': neither an environment nor a key (at least 6 hex digits)."
+            f"{nearest(key, known)} See: lazybench list envs|runs"
         )
     record = Store(root).find(key)
     if record is not None:
@@ -100,9 +100,9 @@ def _record(key: str, root: Path, runs: Path) -> Record:
     if len(found) != 1:
         several = ", ".join(run.key12 for run in found)
         raise UnknownName(
-            f"key '{key}' fits several runs: {several}; give more digits"
+            f"key '{key}' is ambiguous: runs {several}; give more digits"
             if found
-            else f"no record in {root} and no run in {runs} has a key that begins with '{key}'; "
+            else f"no record in {root} and no run in {runs} has key '{key}'; "
             "see: lazybench list runs"
         )
     done = sorted(found[0].path.glob("done*.json"), key=lambda path: len(path.name))
@@ -117,48 +117,41 @@ def _record(key: str, root: Path, runs: Path) -> Record:
         if isinstance(error, UsageError):
             raise
         raise StoreError(
-            f"{done[0]} names no record that can be read ({error}); run again with --force"
+            f"{done[0]} names no readable record ({error}); run again with --force"
         ) from error
 
 
-HELP = "Print what to cite: lazybench, the data and the methods behind some ids, as BibTeX."
-EXAMPLES = (
-    "lazybench cite omniglot-5way-1shot maml lazy_reptile > used.bib",
-    "lazybench cite cifar100-lt-100 two_component --format text",
-    "lazybench cite",
-)
-
-
 class Format(enum.StrEnum):
-    """How works are printed."""
+    """Output formats of citations."""
 
     bibtex = "bibtex"
     text = "text"
 
 
+@command(
+    "cite",
+    "lazybench cite omniglot-5way-1shot maml lazy_reptile > used.bib",
+    "lazybench cite cifar100-lt-100 two_component --format text",
+    "lazybench cite",
+)
 def cite_command(
     names: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[ENV|AGENT|DATA]…",
-            help="Environments, agents and data sets; none: lazybench alone.",
+            help="Environments, agents and data sets. [default: lazybench only]",
             autocompletion=options.complete_any,
         ),
     ] = None,
-    form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.bibtex,
+    form: Annotated[Format, options.Format] = Format.bibtex,
     json: options.Json = False,
 ) -> None:
-    """Print works, each once, with what they are for.
-
-    Raises:
-        UnknownName: an id that is neither agent, environment nor data set.
-        UsageError: a spec names a work that isn't known.
-    """
+    """Print the citations of lazybench, data sets and methods, as BibTeX or text."""
     from lazybench.references import cited
 
     works, silent = cited(names or [])
     for name in silent:
-        console.note(f"{name} names no work of its own; cite its authors yourself")
+        console.note(f"{name} names no citation; please cite its authors yourself")
     if json:
         facts = [
             {"key": w.key, "for": list(w.for_), "bibtex": w.bibtex, "text": w.text} for w in works
@@ -174,8 +167,12 @@ def cite_command(
         )
 
 
-SHOW_HELP = "Show what an id names, or the record or run whose key begins so."
-SHOW_EXAMPLES = (
+KEY = re.compile(r"[0-9a-f]{6,64}")
+"""A key, whole or abbreviated."""
+
+
+@command(
+    "show",
     "lazybench show lazy_reptile",
     "lazybench show lazy_reptile --env tiered-20way --budget small",
     "lazybench show glyphs-20way-5shot",
@@ -185,24 +182,13 @@ SHOW_EXAMPLES = (
     "lazybench show omniglot-5way-1shot --png trial.png --trial 7",
     "lazybench show glyphs-net4-untargeted --png attack.png --agent square",
 )
-KEY = re.compile(r"[0-9a-f]{6,64}")
-"""The first digits of a key, or all of them."""
-
-
 def show_command(  # noqa: PLR0913 - one parameter for each option
-    name: Annotated[str, typer.Argument(metavar="ID", help="Id, alias, FILE.py:CLASS, or key.")],
+    name: Annotated[str, typer.Argument(metavar="ID", help="Id, alias, FILE.py:CLASS or key.")],
     env: Annotated[
-        str | None,
-        typer.Option(
-            "--env",
-            "-e",
-            help="With an agent: its settings on this environment.",
-            autocompletion=options.complete_env,
-        ),
+        str | None, options.env("With an agent: shows its settings on this environment.")
     ] = None,
     budget: Annotated[
-        str | None,
-        typer.Option("--budget", "-b", help="With --env: settings at this budget only."),
+        str | None, options.budget("With --env: only settings at this budget.")
     ] = None,
     out_dir: options.Out = Path("leaderboards"),
     runs: options.Runs = Path("runs"),
@@ -211,39 +197,29 @@ def show_command(  # noqa: PLR0913 - one parameter for each option
         typer.Option(
             "--png",
             metavar="FILE",
-            help="Draw an environment, a record or a run instead (needs the extra 'plots').",
+            help="Write an image of an environment, record or run (needs the extra 'plots').",
         ),
     ] = None,
     trial: Annotated[
-        int, typer.Option("--trial", min=0, help="With --png: which trial of an environment.")
+        int, typer.Option("--trial", min=0, help="With --png: number of the environment's trial.")
     ] = 0,
     agent: Annotated[
         str | None,
-        typer.Option(
-            "--agent",
-            "-a",
-            help="With --png and an attack: who attacks. [default: square; labels: hopskipjump]",
-            autocompletion=options.complete_agent,
+        options.agent(
+            "With --png: the attacker to draw. [default: square; for labels: hopskipjump]"
         ),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Print or draw what is known.
+    """Show an agent, environment, data set, record or run. Keys may be abbreviated.
 
-    Raises:
-        UnknownName: nothing is called so.
-        UsageError: options that don't go with it, a key that fits several records, or nothing that
-            could be drawn.
-        DataUnavailable: what is to be drawn isn't installed.
-        OutputUnavailable: the file can't be written.
+    With --png, an environment, a record or a run is drawn instead.
     """
     if png is None and (trial or agent is not None):
         raise UsageError("--trial and --agent go with --png: lazybench show ENV --png FILE")
     if png is not None:
         if env is not None or json:
-            raise UsageError("--png draws; leave out --env and --json")
-        pass
-
+            raise UsageError("--png writes an image; leave out --env and --json")
         draw(name, png, trial=trial, attacker=agent, root=out_dir, runs=runs)
         return
     if budget is not None and env is None:
@@ -258,7 +234,7 @@ def show_command(  # noqa: PLR0913 - one parameter for each option
 def _facts(
     name: str, env: str | None, budget: str | None, root: Path, runs: Path
 ) -> dict[str, Any]:
-    """Facts about what `name` names: an agent, environment, data set, record or run."""
+    """Facts about an agent, environment, data set, record or run."""
     from lazybench.registry import AGENTS, DATASETS, ENVS, agent_spec
 
     if env is not None or ":" in name or name in {spec.id for spec in AGENTS.specs()}:
@@ -275,32 +251,32 @@ def _facts(
         return _by_key(name, root, runs)
     known = [spec.id for registry in (AGENTS, ENVS, DATASETS) for spec in registry.specs()]
     raise UnknownName(
-        f"nothing is called '{name}': no agent, environment or data set, nor the start of a key (6 "
-        f"or more hex digits).{nearest(name, known)} See: lazybench list agents|envs|data|runs"
+        f"unknown name '{name}': no agent, environment or data set, and no key (at least 6 hex "
+        f"digits).{nearest(name, known)} See: lazybench list agents|envs|data|runs"
     )
 
 
 def _agent(spec: AgentSpec, env: str | None, budget: str | None) -> dict[str, Any]:
     found = {"kind": "agent"} | agent_facts(spec) | {"code": spec.target}
     if env is None:
-        return found | {"settings": "they depend on the environment; add --env ENV"}
+        return found | {"settings": "depend on the environment; add --env ENV"}
     from lazybench.runner.request import check_budget, make, resolve_env
 
     budgets = BUDGETS if budget is None else (check_budget(budget),)
     played, note = resolve_env(env)
     if note:
         console.note(note)
-    configs = {each: make(_asked(spec), played, each, {}).config for each in budgets}
+    configs = {each: make(_loadable(spec), played, each, {}).config for each in budgets}
     return found | {"env": played.id, "settings": _side_by_side(configs)}
 
 
-def _asked(spec: AgentSpec) -> str:
-    """The name that makes the agent of a spec: its id, or the file or module it was read from."""
+def _loadable(spec: AgentSpec) -> str:
+    """The name from which an agent is made: its id, or the file or module it was read from."""
     return spec.target if spec.origin == spec.target else spec.id
 
 
 def _side_by_side(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings by budget, those that all budgets share apart."""
+    """Settings by budget, with the settings common to all budgets first."""
     if len(configs) == 1:
         return {budget: dict(config) for budget, config in configs.items()}
     first = next(iter(configs.values()))
@@ -336,19 +312,20 @@ def _env(spec: EnvSpec) -> dict[str, Any]:
 
 
 def _space(space: Any) -> Any:
-    """A Gymnasium space in words, dictionaries of them name by name."""
-    parts = getattr(space, "spaces", None)
-    if isinstance(parts, Mapping):
-        return {name: _space(part) for name, part in parts.items()}
-    low, high = getattr(space, "low", None), getattr(space, "high", None)
-    if low is not None and high is not None and low.size:
-        bounds = f" from {low.min():g} to {high.max():g}"
+    """A Gymnasium space in words; a dictionary space by name."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict):
+        return {name: _space(part) for name, part in space.spaces.items()}
+    if isinstance(space, spaces.Box) and space.low.size:
+        bounds = f" from {space.low.min():g} to {space.high.max():g}"
         return f"{space.dtype} {'x'.join(map(str, space.shape)) or 'scalar'}{bounds}"
-    sizes = getattr(space, "nvec", None)
-    if sizes is not None and sizes.size and sizes.min() == sizes.max():
-        first = int(space.start.min())
-        shape = "x".join(map(str, sizes.shape))
-        return f"{space.dtype} {shape}, each from {first} to {first + int(sizes.max()) - 1}"
+    if isinstance(space, spaces.MultiDiscrete):
+        sizes = space.nvec
+        if sizes.size and sizes.min() == sizes.max():
+            first = int(space.start.min())
+            shape = "x".join(map(str, sizes.shape))
+            return f"{space.dtype} {shape}, each from {first} to {first + int(sizes.max()) - 1}"
     return console.one_line(str(space))
 
 
@@ -393,15 +370,14 @@ def _by_key(key: str, root: Path, runs: Path) -> dict[str, Any]:
         return {"kind": "run"} | asdict(found[0]) | {"path": str(found[0].path)}
     if found:
         several = ", ".join(run.key12 for run in found)
-        raise UsageError(f"key '{key}' fits several runs: {several}; give more digits")
+        raise UsageError(f"key '{key}' is ambiguous: runs {several}; give more digits")
     raise UnknownName(
-        f"no record in {root} and no run in {runs} has a key that begins with '{key}'; "
-        "see: lazybench list runs"
+        f"no record in {root} and no run in {runs} has key '{key}'; see: lazybench list runs"
     )
 
 
 def _show_record(record: Record) -> dict[str, Any]:
-    """The record's facts without per-trial arrays; empty parts are left out."""
+    """The record's facts, without per-trial arrays and empty parts."""
     facts = record.model_dump(mode="json", by_alias=True)
     del facts["kind"]
     facts["trials"] = record.trials.n

@@ -1,4 +1,4 @@
-"""`lazybench sweep`: run the cells of a suite, each in a process of its own."""
+"""`lazybench sweep` and `lazybench tune`: many runs, each in its own process; settings searched."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import typer
 
 from lazybench.arguments import need_folder
 from lazybench.cli import console, options
-from lazybench.cli import console as out
+from lazybench.cli.command import command
 from lazybench.cli.progress import Stage, drawable
 from lazybench.errors import UsageError
 
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from lazybench.sweep.tune import Tried
 
 
-HELP = "Run the cells of a suite, skipping those that stand; the same command continues."
-EXAMPLES = (
+_SHOWN = 3
+
+
+@command(
+    "sweep",
     "lazybench sweep table2 --dry-run",
     "lazybench sweep table2",
     "lazybench sweep mine.toml --jobs 2 --timeout 3600 --memory-gib 8",
@@ -42,65 +45,58 @@ EXAMPLES = (
     "lazybench sweep table2 --scheduler tcp://10.0.0.1:8786",
     "lazybench sweep mine.toml --emit-commands > cells.txt",
 )
-_SHOWN = 3
-
-
 def sweep_command(  # noqa: PLR0913 - one parameter for each option
-    suite: Annotated[str, typer.Argument(help="SUITE.toml, or the name of a shipped suite.")],
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Cells side by side.")] = 1,
+    suite: Annotated[str, typer.Argument(help="SUITE.toml, or the name of an included suite.")],
+    jobs: options.Jobs = 1,
     timeout: Annotated[
         float | None,
-        typer.Option("--timeout", help="Seconds a cell may take, before 30 s more to end in."),
+        options.timeout("run in seconds; it then has 30 s to save a checkpoint."),
     ] = None,
     timeout_per_episode: options.TimeoutPerEpisode = None,
     isolated: options.Isolated = False,
     memory_gib: Annotated[
-        float | None, typer.Option("--memory-gib", help="Memory that a cell may hold.")
+        float | None, typer.Option("--memory-gib", help="Memory limit per run in GiB.")
     ] = None,
     devices: Annotated[
         str | None,
         typer.Option(
-            "--devices", metavar="cuda:0-7", help="Pin each cell to one of these devices."
+            "--devices", metavar="cuda:0-7", help="Run on these devices, each run on one of them."
         ),
     ] = None,
     cells_per_device: Annotated[
         int,
-        typer.Option("--cells-per-device", min=1, help="Cells side by side on each of --devices."),
+        typer.Option("--cells-per-device", min=1, help="Runs in parallel on each of --devices."),
     ] = 1,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, help="Run on so many Dask workers on this machine."),
+        typer.Option("--workers", min=1, help="Run on this many Dask workers of this machine."),
     ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
-            "--scheduler", metavar="ADDRESS", help="Run on a Dask cluster, as tcp://host:8786."
+            "--scheduler", metavar="ADDRESS", help="Run on a Dask cluster, such as tcp://host:8786."
         ),
     ] = None,
     only: Annotated[
-        str, typer.Option("--only", metavar="PATTERN", help="Only cells whose line matches.")
+        str, typer.Option("--only", metavar="PATTERN", help="Only runs whose name matches.")
     ] = "*",
     device: options.Device = "cpu",
     out_dir: options.Out = Path("leaderboards"),
     runs: options.Runs = Path("runs"),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell what stands and what is missing; run nothing.")
-    ] = False,
+    dry_run: options.DryRun = False,
     emit_commands: Annotated[
         bool,
         typer.Option(
-            "--emit-commands", help="Write the missing cells' commands, for another scheduler."
+            "--emit-commands", help="Print a command for each missing run, for another scheduler."
         ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Outcomes on stdout as JSON.")] = False,
+    json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Run what is missing of a suite and write the board files anew.
+    """Run a suite: a grid of agents, environments and seeds.
 
-    Raises:
-        UsageError: a suite that can't be read, limits that aren't positive, options that don't go
-            together, or a pattern that no cell matches.
-        typer.Exit: some cells have no score, or it was interrupted.
+    Each run has its own process, so one failure doesn't affect the others. Runs that are recorded
+    are skipped: re-run the same command to resume. Updates the board files at the end.
     """
     need_folder(out_dir, "--out")
     need_folder(runs, "--runs")
@@ -115,7 +111,7 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
             "--scheduler": scheduler is not None,
             "--json": json,
         }
-        _for_a_queue([option for option, is_given in given.items() if is_given])
+        _check_emitted([option for option, is_given in given.items() if is_given])
     from lazybench.runtime.devices import slots
     from lazybench.sweep.process import limits_memory
     from lazybench.sweep.scheduler import SweepRequest, arguments, split
@@ -170,53 +166,53 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
 
 
 def _one_engine(jobs: int, devices: str | None, workers: int | None, scheduler: str | None) -> None:
-    """Look whether the options that say where cells run go together.
+    """Check that at most one option says where the runs take place.
 
     Raises:
-        UsageError: they don't.
+        UsageError: several do.
     """
-    asked = {
+    places = {
         "--jobs": jobs != 1,
         "--devices": devices is not None,
         "--workers": workers is not None,
         "--scheduler": scheduler is not None,
     }
-    given = [option for option, is_given in asked.items() if is_given]
+    given = [option for option, is_given in places.items() if is_given]
     if len(given) > 1:
         raise UsageError(
-            f"give one of {', '.join(asked)}, got {' and '.join(given)}: each says how many cells "
-            "run side by side (--devices: one for each device and --cells-per-device)"
+            f"give one of {', '.join(places)}, got {' and '.join(given)}: each sets how many runs "
+            "there are in parallel (--devices: --cells-per-device on each device)"
         )
 
 
 def _matching(cells: Sequence[SuiteCell], pattern: str) -> list[SuiteCell]:
-    """The cells whose line matches.
+    """The runs of a suite whose name matches a pattern.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no name does.
     """
     found = [cell for cell in cells if fnmatch.fnmatch(cell.name, pattern)]
     if not found:
         some = "; ".join(f"'{cell.name}'" for cell in cells[:_SHOWN])
         raise UsageError(
-            f"--only '{pattern}' matches none of the suite's {len(cells)} cells, such as {some}; a "
-            "part of a line needs stars around it: --only '*PART*'"
+            f"--only '{pattern}' matches none of the suite's {len(cells)} runs, such as {some}; "
+            "put stars around a part of a name: --only '*PART*'"
         )
     return found
 
 
-def _for_a_queue(given: Sequence[str]) -> None:
-    """Look whether options would be lost in commands for another scheduler.
+def _check_emitted(given: Sequence[str]) -> None:
+    """Check that no option would be lost in commands for another scheduler.
 
     Raises:
-        UsageError: one would.
+        UsageError: an option would be lost.
     """
     if given:
         raise UsageError(
-            f"--emit-commands doesn't go with {' and '.join(given)}: it writes commands, a line "
-            "each, and the queue that runs them sets how many there are side by side, on what "
-            "devices, and their limits (sbatch --time, --mem, --gpus); --device and "
-            "--timeout-per-episode are kept in each command"
+            f"--emit-commands doesn't go with {' and '.join(given)}: it prints one command a line, "
+            "and the queue that runs them sets how many run in parallel, their devices and their "
+            "limits (sbatch --time, --mem, --gpus); --device and --timeout-per-episode are kept in "
+            "each command"
         )
 
 
@@ -254,16 +250,16 @@ def _table(rows: Sequence[CellOutcome]) -> str:
         )
         for row in rows
     ]
-    header = ("status", "cell", "budget", "score", "took", "why no score")
+    header = ("status", "run", "budget", "score", "took", "reason")
     return console.table(header, cells, columns=console.width())
 
 
 BAD = ("failed", "crashed", "oom", "timeout", "busy", "absent", "untrained", "refused", "diverged")
-"""What a cell may come to that leaves it without a score."""
+"""Statuses of runs without a score."""
 
 
 def exit_code(outcomes: Sequence[CellOutcome]) -> int:
-    """Return 130 where cells were stopped, 3 where some have no score, 0 otherwise."""
+    """Return 130 if runs were stopped, 3 if some have no score, and 0 otherwise."""
     statuses = {outcome.status for outcome in outcomes}
     if "stopped" in statuses:
         return 128 + signal.SIGINT
@@ -280,9 +276,9 @@ def run_cells(
     quiet: bool,
     engine: Engine | None = None,
 ) -> list[CellOutcome]:
-    """Return what became of the cells, each run in a process of its own; write the boards anew.
+    """Run cells, each in its own process, update the board files and return the outcomes.
 
-    They run on this machine unless an engine for elsewhere is given.
+    They run on this machine unless another engine is given.
     """
     from lazybench import boards
     from lazybench.records import Store
@@ -297,7 +293,7 @@ def run_cells(
 
 @contextmanager
 def _stopping(engine: Engine) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop a sweep's cells, which write their checkpoints; a second kills."""
+    """Stop the runs on Ctrl-C or SIGTERM, with time for checkpoints; kill them on a second one."""
     from lazybench.sweep.process import GRACE_S
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -307,13 +303,13 @@ def _stopping(engine: Engine) -> Iterator[None]:
         nonlocal heard
         heard += 1
         engine.stop(at_once=heard > 1)
-        told = (
-            f"stopping: cells under way have {GRACE_S:g} s to write their checkpoints; once more "
-            "kills them now; the same command continues"
+        message = (
+            f"stopping: active runs have {GRACE_S:g} s to save their checkpoints; interrupt again "
+            "to kill them now; re-run the same command to resume"
         )
-        # The main program may be amidst writing to the same stream, which Python refuses.
+        # Python raises RuntimeError if the main program is writing to the same stream.
         with contextlib.suppress(RuntimeError):
-            console.note(told if heard == 1 else "killing the cells under way")
+            console.note(message if heard == 1 else "killing the active runs")
 
     for number in before:
         signal.signal(number, stop)
@@ -325,9 +321,7 @@ def _stopping(engine: Engine) -> Iterator[None]:
 
 
 def _shown(engine: Engine, cells: Sequence[SuiteCell], *, quiet: bool) -> Iterator[CellOutcome]:
-    """The outcomes as they come, each told in a line."""
-    pass
-
+    """The outcomes as they arrive, each shown."""
     with watching_cells(len(cells), quiet=quiet) as watch:
         for outcome in engine.run(cells, watch.begun):
             watch.ended(outcome)
@@ -338,14 +332,14 @@ _MOST_BAD = 8
 
 
 class CellWatch(Protocol):
-    """Hears what becomes of the cells of a sweep."""
+    """What is called when the runs of a sweep begin and end."""
 
     def begun(self, cell: SuiteCell) -> None:
-        """A cell is under way; may be called from any thread."""
+        """A run has begun; may be called from any thread."""
         ...
 
     def ended(self, outcome: CellOutcome) -> None:
-        """A cell has ended."""
+        """A run has ended."""
         ...
 
 
@@ -360,34 +354,34 @@ class SilentCells:
 
 
 class CellLines:
-    """A watch that writes a line when a cell begins and when it ends."""
+    """A watch that writes a line when a run begins and when it ends."""
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Show nothing yet."""
-        self._stage, self._clock, self._moved_s = Stage("cells", total), clock, clock()
+        self._stage, self._clock, self._moved_s = Stage("runs", total), clock, clock()
 
     def begun(self, cell: SuiteCell) -> None:
-        """Write which."""
-        out.note(out.one_line(f"begun: {cell.name}"))
+        """Write its name."""
+        console.note(console.one_line(f"started: {cell.name}"))
 
     def ended(self, outcome: CellOutcome) -> None:
-        """Write what became of it, and how many there are left."""
+        """Write its outcome, and how many runs have ended."""
         now = self._clock()
         self._stage.advance(1, {}, now - self._moved_s)
         self._moved_s = now
         head = f"{self._stage.done}/{self._stage.total}"
         left = f" ({self._stage.time_text})" if self._stage.time_text else ""
-        out.note(f"{head} {_told(outcome)}{left}")
+        console.note(f"{head} {_outcome_text(outcome)}{left}")
 
 
 class CellTable:
-    """A watch that draws the cells under way and those without a score, above a bar."""
+    """A watch that draws a table of the active runs and of those without a score."""
 
     def __init__(
-        self, total: int, console: Console, clock: Callable[[], float] = time.monotonic
+        self, total: int, terminal: Console, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Show nothing yet."""
-        self._stage, self._console, self._clock = Stage("cells", total), console, clock
+        self._stage, self._terminal, self._clock = Stage("runs", total), terminal, clock
         self._moved_s = clock()
         self._since: dict[str, float] = {}
         self._bad: list[CellOutcome] = []
@@ -400,7 +394,7 @@ class CellTable:
             self._since[f"{cell.budget} {cell.name}"] = self._clock()
 
     def ended(self, outcome: CellOutcome) -> None:
-        """Take the row away, and write what became of the cell above the table."""
+        """Remove its row, and write its outcome above the table."""
         now = self._clock()
         with self._lock:
             self._since.pop(f"{outcome.cell.budget} {outcome.cell.name}", None)
@@ -409,45 +403,45 @@ class CellTable:
             self._counts[outcome.status] += 1
             if outcome.status in BAD:
                 self._bad.append(outcome)
-        self._console.print(_told(outcome), markup=False, highlight=False, soft_wrap=True)
+        self._terminal.print(_outcome_text(outcome), markup=False, highlight=False, soft_wrap=True)
 
     def __rich__(self) -> RenderableType:
-        """Return the table as it stands now; called a few times a second."""
+        """Return the current table; called a few times a second."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, show_header=True)
-        for name in ("status", "cell", "took", ""):
+        for name in ("status", "run", "took", ""):
             table.add_column(name, no_wrap=True, overflow="ellipsis")
         now = self._clock()
         with self._lock:
             for bad in self._bad[-_MOST_BAD:]:
-                took = out.seconds(bad.wall_s) if bad.wall_s else ""
-                reason = out.one_line(bad.reason)
+                took = console.seconds(bad.wall_s) if bad.wall_s else ""
+                reason = console.one_line(bad.reason)
                 table.add_row(bad.status, *map(Text, (bad.cell.name, took, reason)))
             for name, since_s in self._since.items():
-                table.add_row("running", Text(name), out.seconds(now - since_s), "")
-            told = [f"{count} {status}" for status, count in sorted(self._counts.items())]
+                table.add_row("running", Text(name), console.seconds(now - since_s), "")
+            counts = [f"{count} {status}" for status, count in sorted(self._counts.items())]
             done = f"{self._stage.done}/{self._stage.total}"
-            parts = (done, ", ".join(told), self._stage.time_text)
-        # Not the table's caption, which would be as narrow as the table: without rows, its header.
+            parts = (done, ", ".join(counts), self._stage.time_text)
+        # A caption would be as narrow as the table, which may have no rows.
         line = "  ".join(part for part in parts if part)
         last = Text(line, no_wrap=True, overflow="ellipsis")
         return Group(table, last) if table.row_count else last
 
 
-def _told(outcome: CellOutcome) -> str:
-    """One line of what became of a cell."""
+def _outcome_text(outcome: CellOutcome) -> str:
+    """An outcome in one line."""
     score = "" if outcome.score is None else f" {outcome.score:.4g}"
     why = f": {outcome.reason}" if outcome.reason else ""
-    took = out.seconds(outcome.wall_s)
-    return out.one_line(f"{outcome.status}{score} in {took}: {outcome.cell.name}{why}")
+    took = console.seconds(outcome.wall_s)
+    return console.one_line(f"{outcome.status}{score} in {took}: {outcome.cell.name}{why}")
 
 
 @contextmanager
 def watching_cells(total: int, *, quiet: bool) -> Iterator[CellWatch]:
-    """A watch that fits stderr, closed at the end even if the sweep is interrupted."""
+    """Return a watch that fits stderr, closed at the end even if the sweep is interrupted."""
     if quiet or not total:
         yield SilentCells()
     elif not drawable():
@@ -456,55 +450,47 @@ def watching_cells(total: int, *, quiet: bool) -> Iterator[CellWatch]:
         from rich.console import Console
         from rich.live import Live
 
-        console = Console(stderr=True)
-        table = CellTable(total, console)
-        with Live(table, console=console, refresh_per_second=4, transient=True):
+        terminal = Console(stderr=True)
+        table = CellTable(total, terminal)
+        with Live(table, console=terminal, refresh_per_second=4, transient=True):
             yield table
 
 
-TUNE_HELP = "Search an agent's settings on validation tasks; the same command continues."
-TUNE_EXAMPLES = (
+@command(
+    "tune",
     "lazybench tune protonet --env glyphs-20way-5shot --trials 9",
     "lazybench tune maml --env glyphs-20way-5shot --trials 9 --search inner_lr=0.01..1 "
     "--search inner_steps=1,5,10",
 )
-
-
 def tune_command(  # noqa: PLR0913 - one parameter for each option
     agent: Annotated[
-        str,
-        typer.Argument(
-            help="Agent: an id, or FILE.py:CLASS.", autocompletion=options.complete_agent
-        ),
+        str, typer.Argument(help=options.AGENT_HELP, autocompletion=options.complete_agent)
     ],
     env: options.Env,
     trials: Annotated[
-        int, typer.Option("--trials", "-n", min=1, help="Configurations, the preset among them.")
+        int, options.trials("configurations to try, including the preset.", least=1)
     ] = 9,
     search: Annotated[
         list[str] | None,
         typer.Option(
             "--search",
             metavar="NAME=LO..HI|A,B,C",
-            help="What is searched; repeatable. [default: step sizes, a tenth to ten times]",
+            help="Setting to search; repeatable. [default: step sizes, from a tenth to ten times]",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Fix a setting; repeatable."),
-    ] = None,
+    settings: Annotated[list[str] | None, options.setting("Fixed during the search.")] = None,
     budget: options.Budget = "small",
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Of draws and trainings.")] = 0,
+    seed: Annotated[int, options.seed("the search and its training runs.")] = 0,
     device: options.Device = "cpu",
     threads: options.Threads = None,
     runs: options.Runs = Path("runs"),
-    json: Annotated[bool, typer.Option("--json", help="Trials on stdout as JSON.")] = False,
+    json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Try configurations and print them, best first, with the command that runs the best one.
+    """Search an agent's settings on validation tasks.
 
-    Raises:
-        LazybenchError: as the harness has it.
+    Prints the configurations, best first, and the command that runs the best one. Re-run the same
+    command to resume.
     """
     overrides = options.parse_settings(settings or ())
     need_folder(runs, "--runs")
@@ -527,8 +513,8 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
         folder, found = tune(request, trials, axes, watch)
     if len(found) < trials:
         console.note(
-            f"{trials} trials were asked for, but what is searched has {len(found)} distinct "
-            "settings, the preset among them: each was tried once"
+            f"--trials {trials} is more than the {len(found)} distinct configurations of this "
+            "search, including the preset: each was tried once"
         )
     ordered = best(found)
     if json:
@@ -539,7 +525,7 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
         words = ["lazybench", "run", "--agent", agent, "--env", env, "--budget", budget]
         words += ["--tuned", str(folder)]
         console.note(f"the best of {len(found)}: {shlex.join(words)}")
-    console.note(f"kept in {folder}; higher validation scores are better")
+    console.note(f"saved in {folder}; higher validation scores are better")
 
 
 def _tune_table(found: Sequence[Tried]) -> str:

@@ -1,4 +1,4 @@
-"""`lazybench verify`: is a record what it says?"""
+"""`lazybench verify`, `audit`, `trials` and `score`: check records and submit predictions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from lazybench.arguments import need_folder
 from lazybench.cli import console, options
+from lazybench.cli.command import command
 from lazybench.cli.run import metric_text
 
 if TYPE_CHECKING:
@@ -19,18 +20,7 @@ if TYPE_CHECKING:
     from lazybench.verify import Audit, Verification
 
 
-HELP = (
-    "Verify a record: its key, numbers and answers, and a sample of its trials, evaluated again. "
-    "Ends with 0 (reproduced, or consistent), 1 (refuted) or 3 (not reproducible here)."
-)
-EXAMPLES = (
-    "lazybench verify 3f9c01d2",
-    "lazybench verify leaderboards/records/glyphs-5way-1shot-v1/protonet/3f9c01d2aa17.json",
-    "lazybench verify 3f9c01d2 --trials 0",
-    "lazybench verify submitted.json --checkpoint their-run/ckpt/step-450",
-    "lazybench verify 3f9c01d2 --retrain --json",
-)
-ENDS: Mapping[str, int] = {
+EXIT_CODES: Mapping[str, int] = {
     "reproduced": 0,
     "consistent": 0,
     "refuted": 1,
@@ -40,44 +30,30 @@ ENDS: Mapping[str, int] = {
 
 RecordName = Annotated[
     str,
-    typer.Argument(metavar="RECORD", help="A record's file, or the first digits of its key."),
+    typer.Argument(metavar="RECORD", help="A record's file or key. Keys may be abbreviated."),
 ]
-Checkpoint = Annotated[
-    Path | None,
-    typer.Option(
-        "--checkpoint",
-        "-c",
-        metavar="PATH",
-        help="The trained state: a run's folder, or its ckpt/step-N. [default: the run in --runs]",
-    ),
-]
-Retrain = Annotated[
-    bool,
-    typer.Option("--retrain", help="Train again first; takes as long as the run did."),
-]
-Init = Annotated[
-    str | None,
-    typer.Option("--init", metavar="FILE|RUN", help="With --retrain: the weights it started from."),
-]
-SampleSeed = Annotated[
-    int | None,
-    typer.Option("--seed", min=0, help="Draw the same trials again. [default: drawn by chance]"),
-]
-Device = Annotated[
-    str | None, typer.Option("--device", "-d", help="cpu, cuda, mps or auto. [default: as it ran]")
-]
+Init = Annotated[str | None, options.init("Goes with --retrain.")]
+Device = Annotated[str | None, options.device("[default: the record's]")]
 
 
+@command(
+    "verify",
+    "lazybench verify 3f9c01d2",
+    "lazybench verify leaderboards/records/glyphs-5way-1shot-v1/protonet/3f9c01d2aa17.json",
+    "lazybench verify 3f9c01d2 --trials 0",
+    "lazybench verify submitted.json --checkpoint their-run/ckpt/step-450",
+    "lazybench verify 3f9c01d2 --retrain --json",
+)
 def verify_command(  # noqa: PLR0913 - one parameter for each option
     record: RecordName,
     trials: Annotated[
         int,
-        typer.Option("--trials", "-n", min=0, help="Evaluate so many again; 0: judge answers."),
+        options.trials("trials to evaluate again; 0 only re-scores stored predictions.", least=0),
     ] = 50,
-    checkpoint: Checkpoint = None,
-    retrain: Retrain = False,
+    checkpoint: options.Checkpoint = None,
+    retrain: options.Retrain = False,
     init: Init = None,
-    seed: SampleSeed = None,
+    seed: options.SampleSeed = None,
     device: Device = None,
     threads: options.Threads = None,
     out_dir: options.Out = Path("leaderboards"),
@@ -85,11 +61,10 @@ def verify_command(  # noqa: PLR0913 - one parameter for each option
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Print each check and the verdict.
+    """Verify a record: check its key and numbers, and re-run a sample of trials.
 
-    Raises:
-        LazybenchError: as `lazybench.verify.verify` has it.
-        typer.Exit: the record is refuted, or couldn't be reproduced.
+    Stored predictions are scored again; a sample of trials is evaluated again with the trained
+    agent. Exit codes: 0 (reproduced, or consistent), 1 (refuted), 3 (not reproducible here).
     """
     options.one_source(checkpoint, retrain, init)
     from lazybench.cli.progress import watching
@@ -108,67 +83,64 @@ def verify_command(  # noqa: PLR0913 - one parameter for each option
             watch=watch,
         )
     if json:
-        told = {"verdict": found.verdict, "verified": found.verified}
-        console.as_json(asdict(found) | told)
+        console.as_json(asdict(found) | {"verdict": found.verdict, "verified": found.verified})
     else:
         console.line(_text(found))
-    if code := ENDS[found.verdict]:
+    if code := EXIT_CODES[found.verdict]:
         raise typer.Exit(code)
 
 
 def _text(found: Verification) -> str:
-    """The record's name, a line for each check, what wasn't checked, and the verdict."""
+    """The record's name, one line per check, what wasn't checked, and the verdict."""
     marks = {True: "ok", False: "WRONG", None: "-"}
     rows = [(marks[each.ok], each.check, each.detail) for each in found.findings]
     head = f"{found.agent} on {found.env}, {found.key[:12]}" if found.key else str(found.path)
     left = [f"unchecked: {'; '.join(found.unchecked)}"] if found.unchecked else []
-    table = console.table(("", "check", "what was found"), rows)
+    table = console.table(("", "check", "result"), rows)
     return "\n".join([head, table, *left, f"{found.verdict}: {_why(found)}"])
 
 
 def _why(found: Verification) -> str:
-    """What a verdict rests on, in a sentence."""
+    """The reason of a verdict, in one sentence."""
     if found.verdict == "refuted":
         return "; ".join(f.detail for f in found.findings if f.ok is False)
     if not found.trials:
-        return "nothing speaks against it; no trial was evaluated again"
-    again = "" if found.seed is None else f" (the same sample again: --seed {found.seed})"
+        return "no contradiction found; no trial was evaluated again"
+    again = "" if found.seed is None else f" (to repeat the sample: --seed {found.seed})"
     trials = f"{found.trials} trials evaluated again"
     if found.verdict == "not reproducible here":
-        return f"nothing speaks against it; {trials} tell neither way{again}"
+        return f"no contradiction found; {trials} are inconclusive{again}"
     if found.equal:
         what = f"{trials} are equal to the last bit"
     else:
-        what = f"{trials} differ by no more than other arithmetic explains"
+        what = f"{trials} differ by no more than rounding explains"
     if found.finds is None:
-        return f"{what}, from which a forged trial can't be told{again}"
+        return f"{what}, which can't rule out a forged trial{again}"
     if found.seed is None:
         return f"{what}{again}"
     kind = "" if found.equal else " beyond that"
     return (
-        f"{what}; had {100 * found.finds:.2g} % of its trials been forged{kind}, the sample would "
-        f"have found it with 95 %{again}"
+        f"{what}; if {100 * found.finds:.2g} % of its trials were forged{kind}, this sample would "
+        f"find one with 95 % probability{again}"
     )
 
 
-AUDIT_HELP = (
-    "Score a record's agent on fresh trials, and tell whether its own score agrees with them."
-)
-AUDIT_EXAMPLES = (
+INCONSISTENT = 1
+
+
+@command(
+    "audit",
     "lazybench audit 3f9c01d2",
     "lazybench audit 3f9c01d2 --trials 1000 --json",
     "lazybench audit record.json --checkpoint their-run",
 )
-INCONSISTENT = 1
-
-
 def audit_command(  # noqa: PLR0913 - one parameter for each option
     record: RecordName,
-    trials: Annotated[int, typer.Option("--trials", "-n", min=2, help="Fresh trials.")] = 200,
-    checkpoint: Checkpoint = None,
-    retrain: Retrain = False,
+    trials: Annotated[int, options.trials("fresh trials.", least=2)] = 200,
+    checkpoint: options.Checkpoint = None,
+    retrain: options.Retrain = False,
     init: Init = None,
-    seed: SampleSeed = None,
+    seed: options.SampleSeed = None,
     device: Device = None,
     threads: options.Threads = None,
     out_dir: options.Out = Path("leaderboards"),
@@ -176,11 +148,9 @@ def audit_command(  # noqa: PLR0913 - one parameter for each option
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Print both scores, their difference and what it says.
+    """Score a record's agent on fresh trials and compare with the stored score.
 
-    Raises:
-        LazybenchError: as `lazybench.verify.audit` has it.
-        typer.Exit: the scores don't agree.
+    Exits with 1 if the two scores are inconsistent.
     """
     options.one_source(checkpoint, retrain, init)
     from lazybench.cli.progress import watching
@@ -200,7 +170,9 @@ def audit_command(  # noqa: PLR0913 - one parameter for each option
         )
     if json:
         intervals = {
-            name: getattr(found, name)._asdict() for name in ("stored", "fresh", "difference")
+            "stored": found.stored._asdict(),
+            "fresh": found.fresh._asdict(),
+            "difference": found.difference._asdict(),
         }
         console.as_json(asdict(found) | intervals)
     else:
@@ -210,7 +182,7 @@ def audit_command(  # noqa: PLR0913 - one parameter for each option
 
 
 def _audit_text(found: Audit) -> str:
-    """Who was audited on what, both scores, and the difference."""
+    """The record, both scores, and their difference."""
     percent = found.unit == "fraction"
     scale, unit = (100.0, "%") if percent else (1.0, found.unit)
 
@@ -220,7 +192,7 @@ def _audit_text(found: Audit) -> str:
     def ends(interval: Interval, sign: str = "") -> str:
         return f"{shown(interval.lo, sign)} to {shown(interval.hi, sign)}"
 
-    again = "" if found.seed is None else f"; the same again: --seed {found.seed}"
+    again = "" if found.seed is None else f"; to repeat: --seed {found.seed}"
     rows = [
         ("stored", shown(found.stored.mean), ends(found.stored)),
         ("fresh", shown(found.fresh.mean), ends(found.fresh)),
@@ -232,52 +204,43 @@ def _audit_text(found: Audit) -> str:
     return "\n".join(
         [
             f"{found.agent} on {found.env}, {found.key[:12]}",
-            f"{found.trials} fresh trials from {found.first} on{again}",
+            f"{found.trials} fresh trials, starting at {found.first}{again}",
             console.table(("", f"{found.metric} {unit}", "95 % interval"), rows),
-            f"fresh less stored: {gap}, {verdict}",
+            f"fresh - stored: {gap}, {verdict}",
         ]
     )
 
 
-TRIALS_HELP = (
-    "Write an environment's official trials to a file: indices, support labels, image hashes."
-)
-TRIALS_EXAMPLES = (
+@command(
+    "trials",
     "lazybench trials omniglot-5way-1shot",
     "lazybench trials glyphs-5way-1shot --arrays --to glyphs.npz",
     "lazybench trials cifarfs-5way-5shot --to trials.jsonl --limit 100",
 )
-
-
 def trials_command(  # noqa: PLR0913 - one parameter for each option
     env: Annotated[
         str,
-        typer.Argument(
-            metavar="ENV", help="Environment id or alias.", autocompletion=options.complete_env
-        ),
+        typer.Argument(metavar="ENV", help=options.ENV_HELP, autocompletion=options.complete_env),
     ],
     to: Annotated[
         Path | None,
         typer.Option(
-            "--to", metavar="FILE", help=".npz or .jsonl. [default: trials-ENV-BUDGET.npz]"
+            "--to",
+            metavar="FILE",
+            help="File to write, .npz or .jsonl. [default: trials-ENV-BUDGET.npz]",
         ),
     ] = None,
     arrays: Annotated[
-        bool, typer.Option("--arrays", help="The images themselves, beside their hashes.")
+        bool, typer.Option("--arrays", help="Export the images as well as their hashes.")
     ] = False,
-    budget: Annotated[
-        str, typer.Option("--budget", "-b", help="Whose number of trials.")
-    ] = "small",
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="The first ones only.")
-    ] = None,
+    budget: options.TrialBudget = "small",
+    limit: Annotated[int | None, options.limit()] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write the file and print what it holds.
+    """Export an environment's official trials: indices, support labels, image hashes.
 
-    Raises:
-        LazybenchError: as `lazybench.verify.export_trials` has it.
+    Query labels aren't exported. Score predictions for the trials with `lazybench score`.
     """
     from lazybench.cli.progress import watching
     from lazybench.runner.request import resolve_env
@@ -292,45 +255,39 @@ def trials_command(  # noqa: PLR0913 - one parameter for each option
     shape = ", ".join(map(str, found.about["predictions"]))
     console.line(f"{found.path}: {found.about['env']}, {found.size / 1e6:.1f} MB, no query labels")
     console.line(
-        f"predictions [{shape}] are judged by: lazybench score predictions.npz --env "
+        f"score predictions of shape [{shape}] with: lazybench score predictions.npz --env "
         f"{found.about['env']} --budget {budget} --name NAME"
     )
 
 
-SCORE_HELP = "Judge predictions for an environment's official trials; a record marked as submitted."
-SCORE_EXAMPLES = (
+@command(
+    "score",
     "lazybench score predictions.npz --env omniglot-5way-1shot --name their_maml",
     "lazybench score predictions.npz -e glyphs-5way-1shot --name mine --set lr=0.1 --store",
     "lazybench score labels.npy -e cifar100-lt-100 --name their_loss --seed 1 --json > record.json",
 )
-
-
 def score_command(  # noqa: PLR0913 - one parameter for each option
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help=".npz with predictions [trials, queries], or .npy."),
+        typer.Argument(metavar="FILE", help="Predictions [trials, queries], .npz or .npy."),
     ],
     env: options.Env,
-    name: Annotated[str, typer.Option("--name", help="Who answered, for the board.")],
-    budget: Annotated[
-        str, typer.Option("--budget", "-b", help="Whose number of trials.")
-    ] = "small",
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed that trained it.")] = 0,
+    name: Annotated[str, typer.Option("--name", help="Name of the method, as boards show it.")],
+    budget: options.TrialBudget = "small",
+    seed: Annotated[int, options.seed("the method's training.")] = 0,
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting to tell; repeatable."),
+        list[str] | None, options.setting("Settings of the method, for its record.")
     ] = None,
     store: Annotated[
-        bool, typer.Option("--store", help="Keep the record, and show the board it stands on.")
+        bool, typer.Option("--store", help="Save the record and print its board.")
     ] = False,
     out_dir: options.Out = Path("leaderboards"),
-    json: Annotated[bool, typer.Option("--json", help="Only the record on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no board.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Print the score, or the record; keep it where asked.
+    """Score predictions for an environment's official trials, from any framework.
 
-    Raises:
-        LazybenchError: as `lazybench.verify.score` has it.
+    The record is marked as submitted. With --store it is kept, and its board is printed.
     """
     overrides = options.parse_settings(settings or ())
     if store:
@@ -355,7 +312,7 @@ def score_command(  # noqa: PLR0913 - one parameter for each option
     if json:
         console.line(json_text.dumps(json_text.loads(record.to_json())))
     else:
-        limited = "; the first trials only, never ranked" if record.limited else ""
+        limited = "; only the first trials, unranked" if record.limited else ""
         metric = record.metrics[record.env.metric]
         console.line(f"{name}, submitted, on {record.env.id}: {metric_text(metric)}{limited}")
     if store:

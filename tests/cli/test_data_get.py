@@ -40,7 +40,7 @@ def test_get(lazybench: Any, asked: list[dict[str, Any]]) -> None:
     sure, bare, last = done.out.splitlines()
     assert sure.endswith("100 bytes, from http://good/file.tar.gz; md5 " + "ab" * 16
                          + " as published")  # fmt: skip
-    assert "was there already; no checksum is published for it; its sha256 is " in bare
+    assert "downloaded before; no checksum is published; its sha256 is " in bare
     assert last.startswith("cifarfs is in ")
     assert done.err.count("file.tar.gz (bytes): 0/100") == 2, "two tries at it"
     assert "file.tar.gz (bytes): 100/100" in done.err

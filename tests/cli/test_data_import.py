@@ -33,7 +33,7 @@ def test_from_features_to_a_board(lazybench: Any, features: Path, agent: str) ->
     assert lines[0].startswith("mine: 12/6/6 classes of 16 features; imported from features in ")
     assert ["train", "12", "216", "18", "to", "18"] in [line.split() for line in lines]
     assert "environments: mine-5way-1shot (each also with -noniid)" in lines
-    assert "any other way up to 6 and shot up to 3 works too, on every split" in lines
+    assert "any other way up to 6 and shot up to 3 works as well, on every split" in lines
     (command,) = (line.removeprefix("try: lazybench ") for line in lines if "try: " in line)
     argv = ["--threads", "1", "--limit", "8", "--json", "--quiet"]
     ran = lazybench(*command.replace("protonet", agent).split(), *argv)

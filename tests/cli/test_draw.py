@@ -89,7 +89,7 @@ def test_finished_run_is_drawn_and_an_unfinished_one_told(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("reptile", "--png", "x.png"), "is an agent, which has no picture"),
+        (("reptile", "--png", "x.png"), "is an agent, which has no image"),
         (("glyphs", "--png", "x.png"), "is a data set; draw one of its environments"),
         (("glyphs-5way", "--png", "x.pdf"), "ends in .png, got 'x.pdf'"),
         (("glyphs-5way-1shot", "--trial", "3"), "--trial and --agent go with --png"),
@@ -101,7 +101,7 @@ def test_finished_run_is_drawn_and_an_unfinished_one_told(
         (("glyphs-net5-untargeted", "--png", "x.png"), "Did you mean: glyphs-net4-untargeted"),
         (
             ("glyphs-net4-untargeted", "--png", "x.png", "--agent", "meta_attack"),
-            "learns before it attacks",
+            "must be trained first",
         ),
     ],
 )
@@ -133,7 +133,7 @@ def test_attack_shows_what_was_made_of_four_images(lazybench: Any, drawn: list[A
     assert lazybench("show", "glyphs-net4-untargeted", "--png", "x.png").code == 0
     titles = [axes.get_title(loc="left") for axes in drawn[0].axes]
     assert len(titles) == 4
-    assert all(f"image {i}: won at query" in title for i, title in enumerate(titles))
+    assert all(f"image {i}: success at query" in title for i, title in enumerate(titles))
     assert "glyphs-net4-untargeted, square" in drawn[0].get_suptitle()
 
 

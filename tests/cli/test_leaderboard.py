@@ -24,7 +24,7 @@ def test_empty_store_says_what_to_do(lazybench: Any) -> None:
     done = lazybench("leaderboard", "--env", "tiered-20way")
     assert done.code == 0
     assert (
-        "no records in leaderboards for --env tiered-20way; make one with: lazybench run"
+        "no records in leaderboards for --env tiered-20way; create one with: lazybench run"
         in done.out
     )
 
@@ -134,7 +134,7 @@ def test_blocks_of_a_file_are_filled_and_checked(lazybench: Any, store: Store) -
     assert lazybench("leaderboard", "--into", "mine.md").out == "mine.md\n"
     assert "| reptile" in mine.read_text()
     assert lazybench("leaderboard", "--check", "--into", "mine.md").code == 0
-    assert "hold what the records make" in lazybench("leaderboard", "--into", "mine.md").out
+    assert "up to date" in lazybench("leaderboard", "--into", "mine.md").out
     other = Path("other.md")
     other.write_text(f"<!-- lazybench board: glyphs-5way-1shot small 1 -->\n{end}")
     both = ("--into", "mine.md", "--into", "other.md")

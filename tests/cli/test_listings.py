@@ -49,7 +49,7 @@ def test_family_filters(lazybench: Any) -> None:
         (("data", "where", "omniglott"), "Did you mean: omniglot"),
         (("data", "verify", "glyph"), "Did you mean: glyphs"),
         (("leaderboard", "--write", "--check"), "either --write or --check"),
-        (("leaderboard", "--check", "--budget", "small"), "take all records"),
+        (("leaderboard", "--check", "--budget", "small"), "use all records"),
         (("leaderboard", "--budget", "smal"), "Did you mean: small"),
         (("leaderboard", "--env", "glyph-5way"), "unknown environment 'glyph-5way'"),
     ],

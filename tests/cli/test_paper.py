@@ -52,7 +52,7 @@ def test_a_dry_run_tells_what_is_missing(lazybench: Any, reported: Path) -> None
     assert done.code == 0, done.err
     assert "not measured yet" in done.out
     assert "lazybench has no such agent" in done.out
-    assert "not measured: images absent: tieredimagenet: not found" in done.out
+    assert "not measured: images missing: tieredimagenet: not found" in done.out
     assert "1 absent, 1 missing" in done.err
     assert not Path("leaderboards/records").exists()
 
@@ -110,7 +110,7 @@ def test_missing_cells_run_and_stand_beside(lazybench: Any, reported: Path) -> N
     assert chance["same_protocol"] is False
     assert "budget smoke" in chance["note"]
     assert maml["measured"] is None
-    assert maml["note"].startswith("not measured: images absent: ")
+    assert maml["note"].startswith("not measured: images missing: ")
     assert other["reported"]["value"] is None
     again = lazybench("reproduce", "table6", "--budget", "smoke", "--quiet")
     assert "1 done" in again.err

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lazybench import errors
-from lazybench.cli.app import EXIT_CODES
+from lazybench.cli.command import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ("run", "-a", "chance", "-e", "sinusoid-5shot", "-b", "smoke", "--limit", "8")

@@ -59,7 +59,9 @@ def test_commands_for_a_queue_keep_what_belongs_to_a_cell(lazybench: Any) -> Non
 
 
 def test_the_help_tells_of_the_time_to_end_in(lazybench: Any) -> None:
-    assert f"{GRACE_S:g} s more to end in" in " ".join(lazybench("sweep", "--help").out.split())
+    assert f"it then has {GRACE_S:g} s to save a checkpoint" in " ".join(
+        lazybench("sweep", "--help").out.split()
+    )
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "0", "1e30"])
@@ -72,5 +74,5 @@ def test_a_limit_of_memory_that_is_none(lazybench: Any, value: str) -> None:
 def test_a_pattern_that_no_cell_matches_shows_what_cells_are_called(lazybench: Any) -> None:
     done = lazybench("sweep", suite("chance", "reptile"), "--only", "rept", "--dry-run")
     assert (done.code, done.out) == (2, "")
-    assert "matches none of the suite's 2 cells, such as 'chance sinusoid-5shot s0'" in done.err
+    assert "matches none of the suite's 2 runs, such as 'chance sinusoid-5shot s0'" in done.err
     assert "--only '*PART*'" in done.err

@@ -75,7 +75,7 @@ def test_names_with_settings_are_kept_whole() -> None:
         ("reptile (k=5)", ("reptile (k=5)",)),
         ("x", ("x", "y")),
     ]
-    with pytest.raises(UsageError, match="one label to two rows"):
+    with pytest.raises(UsageError, match="the same label to two rows"):
         parse_agents("A=x,A=y")
     with pytest.raises(UsageError, match="LABEL=NAME"):
         parse_agents("A=")

@@ -44,8 +44,8 @@ def test_a_target_comes_with_its_white_boxes(lazybench: Any, asked: list[Any]) -
     ]
     assert {call[1:] for call in asked} == {("small", 2, False)}
     first, second, *_ = done.out.splitlines()
-    assert first == "mnist-net4: 98.76 % of the test images right (small, 3 epochs, seed 2)"
-    assert second.endswith("; was there already, --replace trains it anew")
+    assert first == "mnist-net4: 98.76 % accuracy on the test images (small, 3 epochs, seed 2)"
+    assert second.endswith("; already trained, --replace trains it again")
     assert "train mnist-net4: 0/2" in done.err
     asked.clear()
     quiet = lazybench("targets", "train", "mnist-net4", "--only", "--replace", "--quiet")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazybench.cli.verify import ENDS
+from lazybench.cli.verify import EXIT_CODES
 from lazybench.records import Store
 
 ENV = "sinusoid-5shot"
@@ -38,7 +38,10 @@ def test_a_record_is_verified_by_its_key(lazybench: Any, key: str) -> None:
     assert told["finds"] == 12 / 40
     done = lazybench("verify", key, "--quiet", "-n", "8", "--seed", str(told["seed"]))
     assert f"--seed {told['seed']}" in done.out
-    assert "had 30 % of its trials been forged, the sample would have found it" in done.out
+    assert (
+        "if 30 % of its trials were forged, this sample would find one with 95 % probability"
+        in done.out
+    )
 
 
 def test_a_doctored_record_ends_with_1(lazybench: Any, key: str) -> None:
@@ -59,7 +62,7 @@ def test_each_verdict_has_its_exit_code(lazybench: Any, key: str) -> None:
     (path,) = Path("leaderboards/records").rglob("*.json")
     done = lazybench("verify", key, "--quiet", "--trials", "0")
     assert done.code == 3
-    assert "not reproducible here: nothing speaks against it; no trial was" in done.out
+    assert "not reproducible here: no contradiction found; no trial was" in done.out
     assert "unchecked: times, memory and machine; what its agent does" in done.out
     fields = json.loads(path.read_text())
     fields["machine"]["processor"] = "another"
@@ -67,13 +70,18 @@ def test_each_verdict_has_its_exit_code(lazybench: Any, key: str) -> None:
     done = lazybench("verify", "there.json", "--quiet")
     assert done.code == 0
     assert "reproduced: " in done.out, "equal to the last bit, whatever the platform"
-    assert ENDS == {"reproduced": 0, "consistent": 0, "refuted": 1, "not reproducible here": 3}
+    assert EXIT_CODES == {
+        "reproduced": 0,
+        "consistent": 0,
+        "refuted": 1,
+        "not reproducible here": 3,
+    }
 
 
 def test_an_audit_tells_both_scores(lazybench: Any, key: str) -> None:
     done = lazybench("audit", key, "--trials", "40", "--seed", "1", "--quiet")
     assert done.code == 0
-    assert "fresh less stored: " in done.out
+    assert "fresh - stored: " in done.out
     assert done.out.rstrip().endswith("consistent")
     told = json.loads(lazybench("audit", key, "--seed", "1", "--quiet", "--json").out)
     assert (told["trials"], told["consistent"]) == (200, True)
@@ -103,7 +111,7 @@ def test_trials_go_out_and_answers_come_back(lazybench: Any) -> None:
     done = lazybench("verify", record.key12, "--quiet")
     assert done.code == 3
     assert "not reproducible here: " in done.out
-    assert "nothing speaks against it; no trial was evaluated again" in done.out
+    assert "no contradiction found; no trial was evaluated again" in done.out
 
 
 @pytest.mark.parametrize("name", ["t.npz", "t.jsonl"])

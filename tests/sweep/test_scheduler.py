@@ -178,8 +178,8 @@ def test_a_second_ctrl_c_kills_at_once(tmp_path: Path, capsys: pytest.CaptureFix
     assert time.monotonic() - begin_s < process.GRACE_S
     assert told.status == "stopped"
     first, second = capsys.readouterr().err.splitlines()
-    assert "have 30 s to write their checkpoints; once more kills them now" in first
-    assert second == "killing the cells under way"
+    assert "have 30 s to save their checkpoints; interrupt again to kill them now" in first
+    assert second == "killing the active runs"
 
 
 def test_the_command_of_a_cell_is_a_run(tmp_path: Path) -> None:
