@@ -438,7 +438,7 @@ def test_an_earlier_report_of_other_results_is_kept(
     assert not (own.out / "earlier-1").exists()
     before = (own.out / "report.json").read_bytes()
     assert main([*argv, "--seed", "1"]) == 0
-    assert f"it is now in {own.out / 'earlier-1'}" in capsys.readouterr().err
+    assert f"it was moved to {own.out / 'earlier-1'}" in capsys.readouterr().err
     assert (own.out / "earlier-1" / "report.json").read_bytes() == before
     assert json.loads(first)["protocol"]["seed"] == 0
     assert told(own)["protocol"]["seed"] == 1
