@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 import warnings
@@ -77,6 +78,24 @@ def test_modules_of_a_moved_package_are_not_loaded_twice() -> None:
         "assert former is new\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=True)
+
+
+def test_templates_of_packages_import_what_is_there() -> None:
+    found = [
+        (path.name, module, name.partition(" as ")[0].strip(" ()"))
+        for path in sorted((ROOT / "lazybench" / "templates").rglob("*.jinja"))
+        for module, names in re.findall(
+            r"^\s*from (lazybench[\w.]*) import ([^\n]+)", path.read_text("utf-8"), re.MULTILINE
+        )
+        for name in names.split(",")
+    ]
+    assert len(found) > 10
+    missing = [
+        (file, module, name)
+        for file, module, name in found
+        if name and not hasattr(importlib.import_module(module), name)
+    ]
+    assert missing == []
 
 
 def test_the_warning_points_at_the_importing_line() -> None:
