@@ -1,4 +1,4 @@
-"""What the doctor found, and what it could do about it."""
+"""Checks of the installation, plug-ins, data, cache, store and runs, and their repairs."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from lazybench.runtime import locks
 State = Literal["ok", "warn", "bad"]
 
 QUARANTINE = "quarantine"
-"""Folder below the one that was repaired, for what was put aside."""
+"""Folder below the repaired one that holds quarantined files."""
 
 FRESH_S = 3600.0
-"""A temporary file that was written within so many seconds may be at work still."""
+"""Temporary files younger than this may still be in use."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Repair:
 
     Attributes:
         kind: `move` puts the path into quarantine; `cut` keeps the first `keep` bytes of the file
-            and a copy of all of it in quarantine; `boards` makes the boards of the store anew.
-        root: the folder that the quarantine lies in.
+            and a copy of all of it in quarantine; `boards` regenerates the boards of the store.
+        root: the folder that holds the quarantine.
         path: what is moved or cut; the store for `boards`.
         keep: bytes that stay, of `cut`.
     """
@@ -67,19 +67,19 @@ class Repair:
             return "--repair moves it into quarantine"
         if self.kind == "cut":
             return f"--repair keeps its first {self.keep} bytes, and a copy of all in quarantine"
-        return "--repair makes the boards anew, and keeps copies in quarantine"
+        return "--repair regenerates the boards, and keeps copies in quarantine"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
         area: installation, data, cache, store, runs or plug-ins.
-        subject: what was looked at.
+        subject: what was checked.
         state: `ok`; `warn` for what works all the same; `bad` for what doesn't, or isn't what it
             says.
-        detail: one line on what was found.
+        detail: one line on the result.
         advice: what to do; empty where nothing needs to be done.
         repair: what `--repair` does about it; None for nothing.
     """
@@ -124,9 +124,9 @@ AREA = "plug-ins"
 
 
 def examine_plug_ins() -> Iterator[Finding]:
-    """Yield those that fail at import or take a name that is taken."""
+    """Findings on plug-ins: those that fail at import or take a name that is taken."""
     others = 0
-    # Data sets are in this list, too; what is imported to the data folder is told of there.
+    # Data sets are counted here, too; imported ones are reported with the data.
     for registry in (ENVS, AGENTS, DATASETS):
         specs = registry.specs()
         others += sum(spec.origin not in ("lazybench", "imported") for spec in specs)
@@ -193,7 +193,7 @@ def examine_cache(*, deep: bool) -> Iterator[Finding]:
             CACHE_AREA,
             str(root),
             "warn",
-            "can't be written, so each process prepares data anew",
+            "can't be written, so each process prepares data again",
             f"set {CACHE_VARIABLE} to a folder that can be written",
         )
     entries = [path for path in sorted(root.iterdir()) if path.is_dir() and _is_entry(path)]
@@ -208,7 +208,7 @@ def examine_cache(*, deep: bool) -> Iterator[Finding]:
                 str(entry),
                 "bad",
                 why,
-                "it is prepared anew where it is missing",
+                "it is prepared again where it is missing",
                 Repair("move", root, entry),
             )
     how = "by sha256" if deep else "by the sizes of their files"
@@ -228,7 +228,7 @@ _SAME = "the same command goes on from what is sound"
 
 
 def examine_runs(runs: Path) -> Iterator[Finding]:
-    """Yield what was found in the folder of runs; runs at work are left alone."""
+    """Yield what was found in the folder of runs; running ones are left alone."""
     if not runs.is_dir():
         yield Finding(RUNS_AREA, str(runs), "ok", "nothing was run yet")
         return
@@ -241,7 +241,7 @@ def examine_runs(runs: Path) -> Iterator[Finding]:
         found = list(_run(runs, folder))
         yield from found
         sound += all(each.state == "ok" for each in found)
-    busy = f", {len(at_work)} at work and not looked at" if at_work else ""
+    busy = f", {len(at_work)} running and not checked" if at_work else ""
     yield Finding(RUNS_AREA, str(runs), "ok", f"{sound} of {len(folders)} runs are sound{busy}")
 
 
@@ -255,7 +255,7 @@ def _run(runs: Path, folder: Path) -> Iterator[Finding]:
         if path.exists() and (why := _unreadable(path)):
             repair = Repair("move", runs, path)
             yield Finding(
-                RUNS_AREA, str(path), "bad", why, "the same command writes it anew", repair
+                RUNS_AREA, str(path), "bad", why, "the same command writes it again", repair
             )
     for step in sorted(folder.glob("ckpt/step-*")):
         if why := _unsound(step):
@@ -443,11 +443,11 @@ def _files(held: metadata.Distribution) -> Iterator[Finding]:
         except OSError:
             wrong.append(f"{file} is missing")
             continue
-        told = file.hash
-        if told is None or told.mode not in hashlib.algorithms_guaranteed:
+        recorded = file.hash
+        if recorded is None or recorded.mode not in hashlib.algorithms_guaranteed:
             continue
-        digest = hashlib.new(told.mode, content).digest()
-        if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != told.value:
+        digest = hashlib.new(recorded.mode, content).digest()
+        if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != recorded.value:
             wrong.append(f"{file} was changed")
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
@@ -504,10 +504,10 @@ def _torch() -> Finding:
 
 @dataclass(frozen=True)
 class Examined:
-    """What was found.
+    """The findings of all areas.
 
     Attributes:
-        findings: in the order in which it was looked at.
+        findings: in the order of the checks.
     """
 
     findings: tuple[Finding, ...]
@@ -524,7 +524,7 @@ class Examined:
 
 
 def examine(out: Path, runs: Path, *, deep: bool = False) -> Examined:
-    """Return what speaks for and against this installation; nothing is changed.
+    """All findings on this installation, data, store and runs; nothing is changed.
 
     Args:
         out: the store of records.
@@ -587,32 +587,32 @@ def repair(findings: Iterable[Finding], quarantine: Quarantine | None = None) ->
     return lines
 
 
-def _done(asked: Repair, quarantine: Quarantine) -> str:
-    path = asked.path
-    if asked.kind == "move":
-        place = quarantine.place(asked.root, path)
+def _done(repair: Repair, quarantine: Quarantine) -> str:
+    path = repair.path
+    if repair.kind == "move":
+        place = quarantine.place(repair.root, path)
         shutil.move(path, place)
         return f"{path}: moved to {place}"
-    if asked.kind == "cut":
-        place = quarantine.place(asked.root, path)
+    if repair.kind == "cut":
+        place = quarantine.place(repair.root, path)
         shutil.copy2(path, place)
-        write_bytes(path, path.read_bytes()[: asked.keep])
-        return f"{path}: cut to its first {asked.keep} bytes; all of it is in {place}"
-    return _repair_boards(asked, quarantine)
+        write_bytes(path, path.read_bytes()[: repair.keep])
+        return f"{path}: cut to its first {repair.keep} bytes; all of it is in {place}"
+    return _repair_boards(repair, quarantine)
 
 
-def _repair_boards(asked: Repair, quarantine: Quarantine) -> str:
-    store = Store(asked.path)
+def _repair_boards(repair: Repair, quarantine: Quarantine) -> str:
+    store = Store(repair.path)
     places = [*(store.root / "boards").glob("*.*"), store.root / "README.md"]
     before = {path: path.read_bytes() for path in sorted(places) if path.is_file()}
     write(store, anew=True)
     changed = 0
     for path, content in before.items():
         if not path.exists() or path.read_bytes() != content:
-            write_bytes(quarantine.place(asked.root, path), content)
+            write_bytes(quarantine.place(repair.root, path), content)
             changed += 1
-    where = asked.root / QUARANTINE / quarantine.name
-    return f"{store.root / 'boards'}: made anew; {changed} files as they were are in {where}"
+    where = repair.root / QUARANTINE / quarantine.name
+    return f"{store.root / 'boards'}: regenerated; {changed} former files are in {where}"
 
 
 __all__ = ["Examined", "Finding", "Quarantine", "Repair", "State", "examine", "repair"]

@@ -105,10 +105,10 @@ def file_digest(path: str | os.PathLike[str], kind: str = "sha256") -> str:
 
 
 def need_regular(state: os.stat_result, path: str | os.PathLike[str]) -> None:
-    """Look whether what was opened is a regular file.
+    """Check that an opened file is a regular one.
 
     Raises:
-        OSError: it isn't; what it is instead is named.
+        OSError: it isn't; its kind is named.
     """
     if stat.S_ISDIR(state.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -118,7 +118,7 @@ def need_regular(state: os.stat_result, path: str | os.PathLike[str]) -> None:
 
 
 def refuse_links(folder: Path, path: Path | None = None) -> None:
-    """Look whether a folder that is written to leads elsewhere.
+    """Check that no link leads out of a folder that is written to.
 
     Args:
         folder: one that lazybench makes; with a `path`, one that the user chose, which may be a
@@ -247,12 +247,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, *, replace: bool = True) -> Path:
-    """The path, once it holds exactly `data`; missing folders are made.
+    """Write a file atomically and return its path; missing folders are made.
 
     Args:
         path: the file to write.
         data: its whole content.
-        replace: whether a file that stands there already is replaced.
+        replace: whether an existing file is replaced.
 
     Raises:
         FileExistsError: `replace` is false and the file is there already.
@@ -297,16 +297,16 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, replace: bool = Tr
 
 
 def replace_ours(path: str | os.PathLike[str], data: bytes, *, mark: bytes, instead: str) -> Path:
-    """The path, once it holds exactly `data`; a file that lazybench didn't make is left as it is.
+    """Write a file atomically, but never over a file that lazybench didn't make.
 
     Args:
         path: the file to write.
-        data: its whole content; `mark` stands near its begin.
-        mark: what tells such a file from a user's own: it is in the first bytes of both.
+        data: its whole content, with `mark` near its begin.
+        mark: bytes near the begin of every such file, and of no other.
         instead: what to do where another file has the path, for the message.
 
     Raises:
-        OutputUnavailable: something else stands there, or the folder can't be made or written to.
+        OutputUnavailable: another file is there, or the folder can't be made or written to.
         StoreError: the disk is full or a size limit is met; the path is named.
     """
     target = Path(path)
@@ -332,11 +332,11 @@ def replace_ours(path: str | os.PathLike[str], data: bytes, *, mark: bytes, inst
 
 
 def remove_leftovers(folder: Path, *, older_than_s: float = 0.0) -> None:
-    """Removes what writers that were killed left in a folder and below.
+    """Remove temporary files that killed writers left in a folder and below.
 
     Args:
         folder: where to look.
-        older_than_s: leave younger files alone; 0 for whoever knows that nobody writes there now.
+        older_than_s: leave younger files alone; 0 where no other process can be writing.
     """
     latest = time.time() - older_than_s
     for path in folder.rglob(f"{TEMPORARY}*"):
@@ -411,7 +411,7 @@ def _rename_to_new(temporary: Path, target: Path) -> None:
 
 
 def write_json(path: str | os.PathLike[str], obj: Any, *, replace: bool = True) -> Path:
-    """The path, once it holds the canonical JSON of `obj`.
+    """Write the canonical JSON of `obj` atomically and return the path.
 
     Raises:
         UsageError: a value that JSON can't hold.

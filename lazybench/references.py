@@ -1,7 +1,7 @@
-"""Works to cite: BibTeX entries by key, and which of them an id stands on.
+"""Works to cite: BibTeX entries by key, and the entries that an id cites.
 
-Specs name keys of `references.bib`, or bring BibTeX entries of their own; what names none stands on
-lazybench alone.
+Specs name keys of `references.bib`, or bring BibTeX entries of their own; an id without any
+cites lazybench alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Work:
     Attributes:
         key: what it is cited by.
         bibtex: the entry as text.
-        for_: the ids that it was found for, in the order asked.
+        for_: the ids that cite it, in the order given.
     """
 
     key: str
@@ -70,7 +70,7 @@ def bibliography() -> Mapping[str, Work]:
 
 
 def cited(names: Sequence[str]) -> tuple[list[Work], list[str]]:
-    """What to cite for some ids, each work once, lazybench first; and ids that tell no work.
+    """What to cite for some ids, each work once, lazybench first; and ids that cite no work.
 
     Args:
         names: agents, environments (with their data) and data sets, as ids or aliases.

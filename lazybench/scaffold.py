@@ -33,17 +33,17 @@ class _Field:
     Attributes:
         env: environment that an agent is tried on.
         ending: of the id of the first environment of a new data set.
-        player: agent that a new environment is tried with.
+        agent: agent that runs a new environment first.
         metric: of the family.
-        floors: what a score must be above, of a new agent and on a new environment.
+        baselines: scores to exceed, by a new agent and on a new environment.
         about: what the agent and the environment are.
     """
 
     env: str
     ending: str
-    player: str
+    agent: str
     metric: str
-    floors: tuple[float, float]
+    baselines: tuple[float, float]
     about: tuple[str, str]
 
 
@@ -80,22 +80,22 @@ class Written:
     """A package that was written.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         files: what it holds, below the folder.
-        id: what lazybench will know it by: of the agent, or of the first environment.
+        id: id of the agent, or of the first environment.
         env: the environment that its agent is tried on, or the same as `id`.
-        player: the agent of the first run.
+        agent: the agent of the first run.
     """
 
     folder: Path
     files: tuple[str, ...]
     id: str
     env: str
-    player: str
+    agent: str
 
 
 def new_package(kind: Kind, name: str, family: Family, parent: Path) -> Written:
-    """Return the package that was written into a folder of its own, whole or not at all.
+    """Write a package into a new folder, completely or not at all.
 
     Args:
         kind: `agent` or `env`.
@@ -117,7 +117,7 @@ def new_package(kind: Kind, name: str, family: Family, parent: Path) -> Written:
     contents = _rendered(kind, family, words)
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        # Beside its place, so that it gets there by one renaming.
+        # In the same parent folder, so that one rename puts it in place.
         with tempfile.TemporaryDirectory(dir=parent, prefix=".new-") as held:
             for path, text in contents.items():
                 target = Path(held) / "made" / path
@@ -129,8 +129,8 @@ def new_package(kind: Kind, name: str, family: Family, parent: Path) -> Written:
             f"can't write to {folder} ({error.strerror or error}); choose another folder with --dir"
         ) from error
     first = words["id"] if kind == "agent" else words["env"]
-    player = words["id"] if kind == "agent" else words["player"]
-    return Written(folder, tuple(sorted(contents)), first, words["env"], player)
+    agent = words["id"] if kind == "agent" else words["agent"]
+    return Written(folder, tuple(sorted(contents)), first, words["env"], agent)
 
 
 def _words(kind: Kind, name: str, family: Family) -> dict[str, str]:
@@ -163,9 +163,9 @@ def _words(kind: Kind, name: str, family: Family) -> dict[str, str]:
         "cls": "".join(part.capitalize() for part in module.split("_")),
         "about": field.about[own],
         "env": known + field.ending if own else field.env,
-        "player": field.player,
+        "agent": field.agent,
         "metric": field.metric,
-        "floor": str(field.floors[own]),
+        "baseline": str(field.baselines[own]),
     }
 
 

@@ -596,7 +596,7 @@ def _squared_distances(rows: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate(found)
 
 
-def told_apart(
+def significant_pairs(
     sides: Sequence[list[NDArray[Any]]], seeds: Sequence[Sequence[int]]
 ) -> set[tuple[int, int]]:
     """Return the pairs of places whose sides differ, after correction for the number of pairs.

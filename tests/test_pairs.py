@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from lazybench.stats import LEVEL, _paired, _Pairs, adjusted, paired_difference, told_apart
+from lazybench.stats import LEVEL, _paired, _Pairs, adjusted, paired_difference, significant_pairs
 
 
 def board(rng, rows, trials, seeds, spread=0.02):
@@ -72,7 +72,7 @@ def test_parts_are_those_of_each_pair(seeds, trials):
 def test_the_same_pairs_differ(seeds, spread):
     for trial in range(3):
         sides, told = board(np.random.default_rng(trial), 16, 40, seeds, spread)
-        assert told_apart(sides, told) == one_by_one(sides, told)
+        assert significant_pairs(sides, told) == one_by_one(sides, told)
 
 
 def test_sides_that_hardly_vary_or_cannot_be_compared():
@@ -87,13 +87,13 @@ def test_sides_that_hardly_vary_or_cannot_be_compared():
         [np.array([2.0 * seed]) for seed in range(3)],
     ]
     told = [[0, 1, 2]] * len(sides)
-    assert told_apart(sides, told) == one_by_one(sides, told)
-    assert told_apart([], []) == told_apart([hits], [[0, 1, 2]]) == set()
+    assert significant_pairs(sides, told) == one_by_one(sides, told)
+    assert significant_pairs([], []) == significant_pairs([hits], [[0, 1, 2]]) == set()
 
 
 def test_a_wide_board_takes_seconds():
     """Pair by pair, 400 rows took 22 CPU-s."""
     sides, told = board(np.random.default_rng(0), 400, 100, SEEDS["same"], 0.3)
     begin_s = time.process_time()
-    assert len(told_apart(sides, told)) > 1000
+    assert len(significant_pairs(sides, told)) > 1000
     assert time.process_time() - begin_s < 2

@@ -24,7 +24,7 @@ from lazybench.errors import UsageError
 from lazybench.files import canonical_json
 from lazybench.records.fields import Reported
 from lazybench.records.schema import Record
-from lazybench.stats import Difference, told_apart
+from lazybench.stats import Difference, significant_pairs
 
 FEWEST_SEEDS = 3
 FEW_SEEDS_NOTE = (
@@ -337,7 +337,7 @@ def _significant_pairs(found: Sequence[Group]) -> tuple[set[int], set[tuple[int,
     firm = [i for i, group in enumerate(found) if len(group.scored) >= FEWEST_SEEDS]
     sides = [found[i].trial_scores() or [] for i in firm]
     seeds = [[record.seed for record in found[i].scored] for i in firm]
-    return set(firm), {(firm[i], firm[j]) for i, j in told_apart(sides, seeds)}
+    return set(firm), {(firm[i], firm[j]) for i, j in significant_pairs(sides, seeds)}
 
 
 def _notes(ranked: Sequence[Row], budget: str) -> tuple[str, ...]:

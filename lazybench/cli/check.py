@@ -138,7 +138,7 @@ def new_command(
     commands = [
         f"pip install -e '{package.folder}[test]'",
         f"lazybench check {kind} {package.id}",
-        f"lazybench run --agent {package.player} --env {package.env} --budget smoke",
+        f"lazybench run --agent {package.agent} --env {package.env} --budget smoke",
         f"lazybench leaderboard --env {package.env}",
     ]
     if json:

@@ -1,4 +1,4 @@
-"""Images read where they lie, in a zip or a folder, without unpacking and without trusting names.
+"""Images in a zip, tar or folder, read in place without unpacking and without trusting names.
 
 A tree maps relative names (`Greek/character01/0394_01.png`) to bytes. Nothing is ever written, so
 a hostile archive has nowhere to write to; its names are refused all the same, and what it may hold
@@ -102,10 +102,10 @@ class ZipTree:
                 self._inspect(member, most_member_bytes)
                 if member.compress_size > size:
                     # Room for that many bytes would be made before the first of them is read.
-                    told = f"{member.compress_size} packed bytes of {size} in all"
-                    raise self._refused(f"member {name!r} says that it has {told}")
+                    claim = f"{member.compress_size} packed bytes of {size} in all"
+                    raise self._refused(f"member {name!r} claims {claim}")
                 if name in seen:
-                    raise self._refused(f"member {name!r} stands there twice")
+                    raise self._refused(f"duplicate member {name!r}")
                 seen.add(name)
                 if not member.is_dir() and name.startswith(prefix):
                     short = name[len(prefix) :]
@@ -325,11 +325,11 @@ def read_members(
     """Return the contents of the members `names` of a tar file, compressed or not.
 
     Members are found by name alone and read into memory, so that a hostile archive has nowhere to
-    write to. It is unpacked to its end, where the checksum of what was read stands.
+    write to. It is unpacked to its end, which holds the checksum.
 
     Args:
         path: the tar file.
-        names: members as they stand in it (`cifar-100-python/train`).
+        names: names of members (`cifar-100-python/train`).
         most_bytes: how many bytes all of them together may unpack to.
 
     Raises:

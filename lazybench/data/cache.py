@@ -167,8 +167,8 @@ def _remember(path: Path, sha256: str, state: _State) -> None:
 def scratch(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     """Return an array of zeros on disk, in a nameless file that goes away with it.
 
-    It lies in the cache folder, where what is built in it is kept; in memory where that folder
-    can't be written or the array is empty.
+    The file is in the cache folder. The array is in memory where that folder can't be written or
+    the array is empty.
     """
     try:
         cache_root().mkdir(parents=True, exist_ok=True)
@@ -182,14 +182,14 @@ def scratch(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
 
 
 class _File(NamedTuple):
-    """What the manifest says of one file."""
+    """A file's entry in the manifest."""
 
     bytes: int
     sha256: str
 
 
 class _Missing(Exception):
-    """No entry stands there, or one of another key."""
+    """There is no entry, or one of another key."""
 
 
 def prepared(
@@ -200,7 +200,7 @@ def prepared(
     key: str = "",
     whole: bool = False,
 ) -> Arrays:
-    """Arrays that `build` made, now or earlier: read-only, memory-mapped where the cache allows.
+    """Arrays of `build`, made now or earlier: read-only, memory-mapped where the cache allows.
 
     Every file's size and sha256 are verified (of a file of 64 MiB or more once per
     change, so that opening takes milliseconds). A damaged entry is rebuilt with one logged
@@ -252,7 +252,7 @@ def prepared(
 
 
 def damage(folder: Path, *, whole: bool = False) -> str:
-    """What is wrong with the entry in `folder`, as `prepared` would find; '' where nothing is.
+    """The fault of the entry in `folder`, as `prepared` would see it; '' for none.
 
     Args:
         folder: an entry below the cache folder, of any key.
@@ -260,12 +260,12 @@ def damage(folder: Path, *, whole: bool = False) -> str:
     """
     try:
         files = _manifest(folder)[1]
-        for name, told in files.items():
+        for name, facts in files.items():
             path = folder / f"{name}.npy"
             if whole:
-                _array(folder, name, told, whole=True)
-            elif path.stat().st_size != told.bytes:
-                return f"{path.name} has {path.stat().st_size} bytes, not {told.bytes}"
+                _array(folder, name, facts, whole=True)
+            elif path.stat().st_size != facts.bytes:
+                return f"{path.name} has {path.stat().st_size} bytes, not {facts.bytes}"
     except (_Missing, Damaged) as error:
         return str(error) or f"{MANIFEST} is of another version"
     except OSError as error:
@@ -292,7 +292,7 @@ def _checked(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
 
 def _in_memory(folder: Path, key: str, arrays: Arrays, error: Exception) -> Arrays:
     _log.warning(
-        "can't keep prepared data in %s (%s): it stays in memory and is prepared anew by each "
+        "can't keep prepared data in %s (%s): it stays in memory and is prepared again by each "
         "process; set %s to a folder that can be written",
         folder,
         error,
@@ -303,21 +303,21 @@ def _in_memory(folder: Path, key: str, arrays: Arrays, error: Exception) -> Arra
 
 
 def _open(folder: Path, key: str, *, whole: bool = False) -> Arrays:
-    found, files = _manifest(folder)
-    if found != key:
+    stored, files = _manifest(folder)
+    if stored != key:
         raise _Missing
-    return {name: _array(folder, name, told, whole=whole) for name, told in files.items()}
+    return {name: _array(folder, name, facts, whole=whole) for name, facts in files.items()}
 
 
-def _array(folder: Path, name: str, told: _File, *, whole: bool) -> NDArray[Any]:
+def _array(folder: Path, name: str, facts: _File, *, whole: bool) -> NDArray[Any]:
     try:
-        return mapped(folder / f"{name}.npy", told.bytes, told.sha256, whole=whole)
+        return mapped(folder / f"{name}.npy", facts.bytes, facts.sha256, whole=whole)
     except Damaged as error:
         raise Damaged(f"{name}.npy: {error}") from error
 
 
 def _manifest(folder: Path) -> tuple[str, dict[str, _File]]:
-    """The key of an entry, and what is told of its files."""
+    """The key of an entry, and the size and sha256 of each file."""
     try:
         text = read_file(folder / MANIFEST)
     except (FileNotFoundError, NotADirectoryError) as error:

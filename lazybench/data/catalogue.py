@@ -1,8 +1,8 @@
-"""What the `data` commands say: which data sets are installed, where, and whether they are whole.
+"""Status of data sets: which are installed, where, and whether they are whole.
 
-Beside its opener a data set's module may offer `check(**kwargs) -> Path`, which looks for the files
-without reading them and gives the folder; an opened data set may offer `reread() -> str`, the
-fingerprint of its sources as they are now. Without them the answers are coarser, never wrong.
+Besides its opener a data set's module may offer `check(**kwargs) -> Path`, which looks for the
+files without reading them and returns the folder; an opened data set may offer `reread() -> str`,
+the fingerprint of its sources as they are now. Without them the status is coarser, never wrong.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class DataStatus:
     Attributes:
         name: id of the data set.
         installed: whether it can be opened, as far as was looked.
-        path: where its files lie, or None where there are none.
+        path: folder of its files, or None where there are none.
         source: one line on where the data come from.
         detail: what was found, or what is wrong and what to do about it.
         verified: after `verify`, whether all content was read and is as it was; else None.
@@ -48,7 +48,7 @@ def status() -> list[DataStatus]:
 
 
 def where(name: str) -> Path:
-    """Folder that the data set lies in, or that its files belong in where it isn't installed.
+    """Folder of the data set, or that its files belong in where it isn't installed.
 
     Raises:
         UnknownName: no such data set.
@@ -57,7 +57,7 @@ def where(name: str) -> Path:
 
 
 def verify(name: str) -> DataStatus:
-    """Status of one data set after reading all of it and computing its fingerprint anew.
+    """Status of one data set after reading all of it and computing its fingerprint again.
 
     Raises:
         UnknownName: no such data set.
@@ -71,16 +71,16 @@ def verify(name: str) -> DataStatus:
     except DataUnavailable as error:
         return DataStatus(spec.id, False, looked.path, looked.source, str(error), verified=False)
     verified: bool | None = now == opened.fingerprint
-    detail = "every file was read anew and the fingerprint is the same"
+    detail = "every file was read again and the fingerprint is the same"
     if not verified:
         detail = (
             f"the files changed after they were prepared: fingerprint {now}, prepared "
-            f"{opened.fingerprint}; delete {cache_root()} to prepare them anew"
+            f"{opened.fingerprint}; delete {cache_root()} to prepare them again"
         )
     elif reread is None and spec.embedded:
         detail = "the package's own file was verified as it was opened"
     elif reread is None:
-        verified, detail = None, "it could be opened; it offers no way to read its files anew"
+        verified, detail = None, "it could be opened; it offers no way to read its files again"
     return DataStatus(spec.id, True, looked.path, opened.source, detail, verified, now)
 
 

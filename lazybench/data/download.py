@@ -33,7 +33,7 @@ _HTML = (b"<!doctype html", b"<html")
 _WORTH_A_RETRY = frozenset({408, 425, 429})
 
 Progress = Callable[[str, int, int], None]
-"""Hears of a file's name, the bytes that came and the bytes announced, 0 where none were."""
+"""Takes a file's name, the bytes received and the bytes announced, 0 where unknown."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Fetched:
     """One file of a data set, in place.
 
     Attributes:
-        path: where it lies.
+        path: its path.
         url: where it came from.
         bytes: its size.
         md5: as published and verified, or empty where nobody publishes one.
         sha256: 64 hex digits over what is there.
-        fresh: False where it lay there already.
+        fresh: False where it was there already.
     """
 
     path: Path
@@ -60,11 +60,11 @@ class Fetched:
 def fetch(
     name: str, *, mirror: str = "", replace: bool = False, progress: Progress | None = None
 ) -> list[Fetched]:
-    """Fetch what lacks of a data set's files into the data folder; return all of them.
+    """Fetch the missing files of a data set into the data folder; return all of them.
 
     A file appears in its place once it is whole and its checksum right. One that is there already
     is left alone. Failing tries are repeated, up to four in all, but a file that the server doesn't
-    have isn't asked for again.
+    have isn't requested again.
 
     Args:
         name: id of the data set.
@@ -74,8 +74,8 @@ def fetch(
 
     Raises:
         UnknownName: nothing is known of where to fetch it.
-        DataUnavailable: a file couldn't be fetched or isn't the published one, or another one lies
-            in its place.
+        DataUnavailable: a file couldn't be fetched or isn't the published one, or another one has
+            its place.
         OutputUnavailable: the data folder can't be written.
         Busy: another process is fetching into the data folder.
     """
@@ -100,7 +100,7 @@ def _closed(root: Path, error: Exception) -> str:
 
 
 def _there(name: str, root: Path, remote: Remote) -> Fetched | None:
-    """The file that lies in its place already, or None."""
+    """The file that is in its place already, or None."""
     path = root / remote.place
     if not path.exists():
         return None
@@ -108,9 +108,9 @@ def _there(name: str, root: Path, remote: Remote) -> Fetched | None:
     if found != remote.md5:
         raise DataUnavailable(
             f"{name}: {path} is there with other content than the published one (md5 {found}, "
-            f"published {remote.md5}); it was left as it is, --replace fetches it anew"
+            f"published {remote.md5}); it was left as it is, --replace fetches it again"
         )
-    return _told(path, remote, remote.url, fresh=False)
+    return _in_place(path, remote, remote.url, fresh=False)
 
 
 def _fetched(name: str, root: Path, remote: Remote, mirror: str, progress: Progress) -> Fetched:
@@ -144,7 +144,7 @@ def _fetched(name: str, root: Path, remote: Remote, mirror: str, progress: Progr
                 f"later, name a mirror with --from, or put the file{published} at {path} yourself"
             ) from error
         os.replace(come, path)
-    return _told(path, remote, url, fresh=True)
+    return _in_place(path, remote, url, fresh=True)
 
 
 @contextmanager
@@ -201,7 +201,7 @@ class _Downloader:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep pooch from writing about what `progress` tells already."""
+    """Silence pooch's messages, which `progress` replaces."""
     log = pooch.get_logger()
     level = log.level
     log.setLevel(logging.ERROR)
@@ -211,5 +211,5 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _told(path: Path, remote: Remote, url: str, *, fresh: bool) -> Fetched:
+def _in_place(path: Path, remote: Remote, url: str, *, fresh: bool) -> Fetched:
     return Fetched(path, url, path.stat().st_size, remote.md5, file_digest(path), fresh)

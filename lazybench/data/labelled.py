@@ -1,6 +1,6 @@
 """What a data set hands to a long-tailed stream: train and test images of the same classes.
 
-Beside its opener a data set's module may offer `labelled(**kwargs) -> Labelled`. Of other sets of
+Besides its opener a data set's module may offer `labelled(**kwargs) -> Labelled`. Of other sets of
 images the train classes are taken, and a fifth of each class's images is held out for the test.
 """
 
@@ -27,7 +27,7 @@ class Part:
 
     Attributes:
         x: `[M, channels, height, width]` uint8, read-only, may be memory-mapped.
-        rows: `[n]` int64, where the part's images stand in `x`, class after class.
+        rows: `[n]` int64, rows of `x` with the part's images, class after class.
         count: `[C]` int64, images of each class.
     """
 
@@ -52,7 +52,7 @@ class Labelled:
         source: one line on where the images come from.
         classes: names, in the order of the labels.
         train: what the dev set and the long tail are drawn from.
-        test: what is judged.
+        test: images of the test.
     """
 
     name: str
@@ -110,7 +110,7 @@ def whole_part(pool: Pool) -> Part:
 def held_out(pool: Pool, key: str) -> tuple[Part, Part]:
     """Return the two parts of a pool: equally many images of each class are for the test.
 
-    They are a function of `key` and of where an image stands in the pool.
+    They are a function of `key` and of an image's row in the pool.
 
     Raises:
         UsageError: they are no images, or a class has too few.

@@ -1,6 +1,6 @@
 """Pickles of published data sets, read by an unpickler that knows the names of data alone.
 
-Python's own unpickler in C can't be asked about the keys that it hashes, and a tuple is hashed as a
+Python's unpickler in C has no hook for the keys that it hashes, and a tuple is hashed as a
 whole, part by part, each time that it becomes a key: forty instructions can nest one tuple twice in
 the next, so that hashing the last takes longer than anyone waits. So this is a subclass of
 `pickle`'s unpickler in Python, which checks each key first.

@@ -61,7 +61,7 @@ def given_split(labels: Sequence[str], splits: Sequence[Split], where: str) -> C
         where: what names the splits, for messages (`the folders`).
 
     Raises:
-        UsageError: a class stands in two splits, as in data sets made for plain classification.
+        UsageError: a class is in two splits, as in data sets made for plain classification.
     """
     of: dict[str, Split] = {}
     for label, split in zip(labels, splits, strict=True):

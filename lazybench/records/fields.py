@@ -162,7 +162,7 @@ class Machine(_GrownFacts):
 
 
 class Checkpoint(Facts):
-    """The trained state that was judged: sha256 of its file, size, and training step."""
+    """The trained state that was evaluated: sha256 of its file, size, and training step."""
 
     sha256: Sha256
     bytes: int = Field(ge=0)
@@ -202,7 +202,7 @@ class Reported(Facts):
     """One number printed in a paper, as a row that no board ranks.
 
     Attributes:
-        settings: what the agent is run with, beside batch norm, to be this row.
+        settings: settings of the agent in this row, besides batch norm.
         value: the number in `unit`; None where the paper only draws it.
         ci95_half: half the width of its 95 % interval, in `unit`.
     """

@@ -52,10 +52,10 @@ _OPTIONAL_KEY_FIELDS = ("trained_on", "network", "weights", "network_source")
 class Record(Facts):
     """One run as a fact; `lazybench.records.Store` keeps it and boards are made from it.
 
-    `fit` is the key of the run that trained what was judged, None where this run did; `trained_on`
-    tells the environment, run and step where the agent was trained on other tasks than these;
-    `track` tells what data the training used, where an environment offers more than one kind;
-    `isolated` whether the policy played the test in a process of its own, without any environment;
+    `fit` is the key of the run that trained the evaluated state, None for this run; `trained_on`
+    names the environment, run and step where the agent was trained on other tasks than these;
+    `track` names the data that training used, where an environment offers more than one kind;
+    `isolated` whether the policy ran the test in a process of its own, without any environment;
     `tuning` what the search for the settings cost, where `lazybench tune` found them.
 
     Raises:

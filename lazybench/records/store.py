@@ -19,7 +19,7 @@ from lazybench.records.fields import Reported
 from lazybench.records.schema import Record, make_key
 
 REPORTED = Path(__file__).parent.parent / "reported"
-"""Numbers of the lazy paper, which stand beside anybody's."""
+"""Numbers of the lazy paper, shown with the records of any store."""
 
 MOST_RECORD_BYTES = 1 << 28
 """Bytes of a record's file, at most: the arrays that it may hold unpack to as much."""
@@ -53,7 +53,7 @@ class Skipped:
     reason: str
 
     def __str__(self) -> str:
-        """The line that tells a reader."""
+        """One line for messages."""
         return f"{self.path}: left out: {self.reason}"
 
 
@@ -99,14 +99,14 @@ class Store:
         self.root = Path(root)
 
     def path(self, record: Record) -> Path:
-        """Where `record` stands, or would."""
+        """The path of `record`, whether it is stored or not."""
         env = f"{slug(record.env.id)}-v{record.env.version}"
         return self.root / "records" / env / slug(record.agent.id) / f"{record.key12}.json"
 
     def publish(self, record: Record) -> Path:
         """The path of `record`, once the store holds it.
 
-        A record whose comparable content is there already is left as it stands, unless this one
+        A record whose comparable content is there already is kept, unless this one
         was made in isolation and that one wasn't. A record that failed, ran out of memory or out
         of time gives way to one that another try of the same run made.
 
@@ -122,15 +122,15 @@ class Store:
         try:
             return write_bytes(path, data, replace=False)
         except FileExistsError:
-            standing = _load(path)
-        if standing.key == record.key and standing.status in _RETRIABLE:
+            stored = _load(path)
+        if stored.key == record.key and stored.status in _RETRIABLE:
             if record.status in _RETRIABLE:
                 return path
             return write_bytes(path, data)
-        difference = first_difference(standing.comparable(), record.comparable())
+        difference = first_difference(stored.comparable(), record.comparable())
         if difference is None:
             # The same result, of which this one knows more.
-            more = record.isolated and not standing.isolated
+            more = record.isolated and not stored.isolated
             return write_bytes(path, data) if more else path
         name, old, new = difference
         advice = (
@@ -211,7 +211,7 @@ class Store:
     def reported(self) -> list[Reported]:
         """All rows of the package's files and of `reported/*.json`, by file, in the file's order.
 
-        A file of the store stands in for the package's one of that name.
+        A file of the store replaces the package's file of that name.
 
         Raises:
             StoreError: a file doesn't hold reported rows; the file is named.

@@ -210,7 +210,7 @@ def test_other_content_is_left_alone_unless_asked(
     path = root / "toy" / "raw" / "sure.bin"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
-    with pytest.raises(DataUnavailable, match="left as it is, --replace fetches it anew"):
+    with pytest.raises(DataUnavailable, match="left as it is, --replace fetches it again"):
         fetch("toy")
     assert path.read_bytes() == b"mine"
     server.answers["/sure.bin"] = sends(OTHER)

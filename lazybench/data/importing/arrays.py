@@ -20,7 +20,7 @@ from lazybench.files import open_file
 
 Arrays = dict[str, NDArray[Any]]
 
-_TOLD = 200
+_MOST_TEXT = 200
 
 
 def read_arrays(path: Path, *, single: bool = False, most_bytes: int = MOST_BYTES) -> Arrays:
@@ -73,12 +73,12 @@ def _check_size(file: zipfile.ZipFile, most_bytes: int) -> None:
 def _check_names(names: list[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise DataUnavailable(f"it holds '{twice[0][:_TOLD]}' more than once")
+        raise DataUnavailable(f"it holds '{twice[0][:_MOST_TEXT]}' more than once")
 
 
 def _short(error: Exception) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= _TOLD else f"{text[: _TOLD - 3]}..."
+    return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT - 3]}..."
 
 
 KEYS = ("x", "y", "group", "split")
@@ -175,7 +175,7 @@ def read_npz(path: Path, preparation: Preparation) -> Rows:
 
 
 def _others(path: Path) -> tuple[str, ...]:
-    """A line on what lies in a folder of `train.npz`, `val.npz` and `test.npz` but these."""
+    """A line on the files in a folder other than `train.npz`, `val.npz` and `test.npz`."""
     if not path.is_dir():
         return ()
     taken = {f"{split}.npz" for split in SPLITS}
@@ -285,4 +285,4 @@ def _constant(arrays: list[NDArray[Any]]) -> tuple[str, ...]:
     low = np.min([x.min(axis=0) for x in arrays], axis=0)
     high = np.max([x.max(axis=0) for x in arrays], axis=0)
     same = int((low == high).sum())
-    return (f"{same} of {len(low)} features are constant: they tell nothing",) if same else ()
+    return (f"{same} of {len(low)} features are constant: they are no help",) if same else ()

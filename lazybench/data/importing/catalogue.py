@@ -1,4 +1,4 @@
-"""Data sets that users imported: folders that carry all there is to know of them.
+"""Data sets that users imported: folders that describe themselves.
 
 `imported/<name>/` below the data root holds one `.npy` file a split and `meta.json`. Listings look
 here each time, so nothing heavy is loaded.
@@ -57,7 +57,7 @@ class SplitMeta:
 
 @dataclass(frozen=True)
 class Meta:
-    """What `meta.json` tells.
+    """Content of `meta.json`.
 
     Attributes:
         name: id of the data set.
@@ -104,7 +104,7 @@ class Meta:
 
 
 def imported_root() -> Path:
-    """Folder that imported data sets lie in; it need not exist."""
+    """Folder of imported data sets; it need not exist."""
     return data_root() / FOLDER
 
 
@@ -171,7 +171,7 @@ def data_specs() -> tuple[list[DataSpec], dict[str, str]]:
 
 
 def _put_back(folder: Path) -> bool:
-    """Whether a set is there again that a killed import had moved aside."""
+    """Whether a set that a killed import had moved aside is restored."""
     # A process that holds the lock is replacing the set and hasn't been killed.
     with contextlib.suppress(OSError), held(lock_path(folder)):
         put_back(folder)

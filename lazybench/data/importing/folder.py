@@ -113,16 +113,16 @@ class ImageFolder:
             )
 
     def classes(self) -> tuple[str, ...]:
-        """The class of each image: the folders that it lies in.
+        """The class of each image: the folders that hold it.
 
         Raises:
-            UsageError: an image lies in no folder, or images lie at several depths.
+            UsageError: an image is in no folder, or images are at several depths.
         """
         depths: dict[int, str] = {}
         for name in self.names:
             depths.setdefault(name.count("/"), name)
         if 0 in depths:
-            raise UsageError(f"{self.path / depths[0]} lies in no class folder; {_LAYOUT}")
+            raise UsageError(f"{self.path / depths[0]} is in no class folder; {_LAYOUT}")
         if len(depths) > 1:
             one, other = list(depths.values())[:2]
             raise UsageError(f"{self.path} mixes depths, as in {one} and {other}; {_LAYOUT}")
@@ -221,7 +221,7 @@ def list_images(path: Path) -> ImageFolder:
         )
     holding = {name.rpartition("/")[0] for name in names}
     empty = [leaf for leaf in leaves if not any(each in holding for each in _and_above(leaf))]
-    notes = [f"left out {link}, a link to a folder that it lies in" for link in sorted(loops)]
+    notes = [f"left out {link}, a link to a folder that holds it" for link in sorted(loops)]
     followed = sorted(set(links) - set(loops))
     if followed:
         notes.append(f"followed {len(followed)} links to folders, such as {followed[0]}")
@@ -287,7 +287,7 @@ def read_image_folder(path: Path, preparation: Preparation, *, skip_empty: bool 
 
 
 def _file_notes(names: Sequence[str], headers: Sequence[Header]) -> Iterator[str]:
-    """Lines on further frames, and on formats where there are several: one may tell a class."""
+    """Lines on further frames, and on formats where there are several: one may betray a class."""
     several = [name for name, header in zip(names, headers, strict=True) if header.frames]
     if several:
         yield f"took the first frame of {len(several)} images of several, such as {several[0]}"
@@ -301,7 +301,7 @@ def _file_notes(names: Sequence[str], headers: Sequence[Header]) -> Iterator[str
 def _laid_out(
     folder: ImageFolder,
 ) -> tuple[tuple[str, ...], tuple[str, ...] | None, tuple[Split, ...] | None]:
-    """Class, super-category and split of each image, by the folders that it lies in."""
+    """Class, super-category and split of each image, by the folders that hold it."""
     folders = [name.split("/") for name in folder.classes()]
     tops = {above[0] for above in folders}
     splits: tuple[Split, ...] | None = None
@@ -315,7 +315,7 @@ def _laid_out(
         folders = [above[1:] for above in folders]
     depth = len(folders[0])
     if depth not in (1, 2):
-        why = "lies in no class folder" if depth == 0 else "lies too deep"
+        why = "is in no class folder" if depth == 0 else "is too deep"
         raise UsageError(f"{folder.path / folder.names[0]} {why}; {_LAYOUT}")
     labels = tuple("/".join(above) for above in folders)
     return labels, tuple(above[0] for above in folders) if depth == 2 else None, splits

@@ -32,7 +32,7 @@ class ImportRequest:
 
     Attributes:
         path: an image folder, an `.npz` file, or a folder of train.npz, val.npz and test.npz.
-        name: id of the data set, as it will stand in environment ids.
+        name: id of the data set, as in environment ids.
         split_file: JSON file that lists the classes of each split.
         split_seed: re-make the split by this seed, even where the source gives one; where neither
             it nor a file is given and the source has no split, 0.
@@ -64,7 +64,7 @@ class Imported:
 
     Attributes:
         meta: all that is known of it.
-        folder: where it lies.
+        folder: its folder.
         notes: what the user may want to know, a line each.
     """
 
@@ -122,7 +122,7 @@ def import_data(request: ImportRequest) -> Imported:
 
 
 def imported_folder(name: str) -> Path:
-    """Folder that data imported as `name` lie in, damaged or not.
+    """Folder of the data imported as `name`, damaged or not.
 
     Raises:
         UnknownName: nothing was imported under this name.
@@ -143,7 +143,7 @@ def forget(name: str) -> None:
     folder = imported_folder(name)
     try:
         with _alone(folder):
-            # A set that lies elsewhere by a link is the user's own: the link alone is ours.
+            # A set behind a link is the user's own: the link alone is ours.
             folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
             remove_unfinished(folder)
     except OSError as error:
@@ -156,7 +156,7 @@ def check_name(name: str) -> None:
     """Check that a data set may be imported under `name`.
 
     Raises:
-        UsageError: a name that can't stand in environment ids.
+        UsageError: a name that can't be part of environment ids.
         DuplicateName: it names other data, an alias or an agent.
     """
     if not NAME.fullmatch(name) or len(name) > LONGEST_NAME or _RESERVED.fullmatch(name):

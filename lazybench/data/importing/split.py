@@ -171,9 +171,9 @@ def choose_split(
     fractions: Sequence[float] | None = None,
     skip_small: bool = False,
 ) -> ChosenSplit:
-    """The split asked for: listed in a file, re-made by a seed, or the source's own.
+    """The chosen split: listed in a file, re-made by a seed, or the source's own.
 
-    Where the source has none and nothing is asked for, it is re-made by seed 0.
+    Where the source has none and none is chosen, it is re-made by seed 0.
 
     Args:
         rows: the source.

@@ -43,7 +43,7 @@ class ImportedSet:
         fingerprint: 64 hex digits over source content and split.
         prep: what was done to the sources.
         source: one line on where the data come from and how they are split.
-        folder: where it lies.
+        folder: its folder.
         meta: all that is known of it.
         pools: the splits' pools.
     """
@@ -186,7 +186,7 @@ def write_imported(
     licence: str = "",
     standardise: bool = False,
 ) -> tuple[Meta, tuple[str, ...]]:
-    """What was written, and what the user may want to know of it.
+    """Write a data set to a folder; its description, and notes for the user.
 
     One class is held in memory at a time, as far as the source allows.
 

@@ -150,7 +150,7 @@ def test_links_that_lead_back_are_left_out_and_said(tmp_path: Path) -> None:
     found = list_images(root)
     assert len(found.names) == 8
     assert found.notes == tuple(
-        f"left out {link}, a link to a folder that it lies in" for link in ("a/up", "here")
+        f"left out {link}, a link to a folder that holds it" for link in ("a/up", "here")
     )
 
 

@@ -175,7 +175,7 @@ def test_sources_that_are_refused(tmp_path: Path, own: Any, bring: Bring) -> Non
     refused(empty, r"holds no images .* among 1 files")
     path = own.folder(tmp_path / "p")
     (path / "top.png").write_bytes((path / "c00" / "0.png").read_bytes())
-    refused(path, "top.png lies in no class folder")
+    refused(path, "top.png is in no class folder")
     (path / "top.png").unlink()
     (path / "c00" / "deep").mkdir()
     (path / "c00" / "0.png").rename(path / "c00" / "deep" / "0.png")
@@ -188,7 +188,7 @@ def test_sources_that_are_refused(tmp_path: Path, own: Any, bring: Bring) -> Non
     refused(
         own.folder(tmp_path / "s", lambda at: f"{('train', 'test')[at % 2]}/{at}"), "exactly the f"
     )
-    refused(own.folder(tmp_path / "d", lambda at: f"a/b/c/{at}"), "lies too deep")
+    refused(own.folder(tmp_path / "d", lambda at: f"a/b/c/{at}"), "is too deep")
     one = tmp_path / "one"
     one.mkdir()
     own.save(one / "train.npz")

@@ -175,7 +175,7 @@ def test_features_are_standardised_over_train(tmp_path: Path, own: Any, bring: B
         bring(own.save(tmp_path / "f.npz", x))
     done = bring(own.save(tmp_path / "f.npz", x), standardise=True)
     assert done.meta.prep == "standardised-1"
-    assert done.notes == ("1 of 4 features are constant: they tell nothing",)
+    assert done.notes == ("1 of 4 features are constant: they are no help",)
     train = np.asarray(open_data("mine").pool("train").x, np.float64)
     np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(train.std(axis=0), [1, 1, 1, 0], rtol=1e-5)
