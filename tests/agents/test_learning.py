@@ -1,4 +1,4 @@
-"""Every agent learns: in seconds it beats its floors by more than 3 standard errors.
+"""Every agent learns: in seconds it beats its baselines by more than 3 standard errors.
 
 Fixed seed; validation trials, paired by trial. Images are the embedded glyphs, 5-way 1-shot; agents
 whose steps on images would take too long here learn sine waves.
@@ -23,7 +23,7 @@ FLOORS = {
     GLYPHS: ("finetune", "nearest_pixel"),
     WAVES: ("finetune", "nearest_pixel", "chance"),
 }
-# A narrower net than the preset's, which the floor gets as well.
+# A narrower net than the preset's, which the baseline gets as well.
 NET = {GLYPHS: {"backbone": "conv4-32"}, WAVES: {}}
 
 STEPS = {"outer_lr": 0.01, "inner_lr": 0.02, "inner_steps": 2, "test_steps": 5}
@@ -75,8 +75,8 @@ def scores(agent, env, settings):
 
 
 @cache
-def floor(agent, env):
-    """Return the floor's scores; only `finetune` has a network to choose."""
+def baseline(agent, env):
+    """Return the baseline's scores; only `finetune` has a network to choose."""
     return scores(agent, env, NET[env] if agent == "finetune" else {})
 
 
@@ -85,7 +85,7 @@ def test_beats_the_floors(agent):
     env, settings = LEARNERS[agent]
     learned = scores(agent, env, {**NET[env], **settings, "validate_every": 0})
     for name in FLOORS[env]:
-        reached = floor(name, env)
+        reached = baseline(name, env)
         difference = learned - reached
         error = difference.std(ddof=1) / np.sqrt(len(difference))
         assert difference.mean() > 3 * error, (
@@ -95,5 +95,5 @@ def test_beats_the_floors(agent):
 
 
 def test_chance_is_chance():
-    reached = floor("chance", GLYPHS)
+    reached = baseline("chance", GLYPHS)
     assert abs(reached.mean() - 0.2) < 3 * reached.std(ddof=1) / np.sqrt(TRIALS[GLYPHS])

@@ -200,7 +200,7 @@ def test_batches_draw_without_replacement_and_carry_the_tail() -> None:
     for epoch in epochs[:-1]:
         assert sorted(epoch) == list(range(rows))
     assert len(set(epochs[-1])) == len(epochs[-1])
-    assert len({tuple(epoch) for epoch in epochs}) > 1, "each epoch is shuffled anew"
+    assert len({tuple(epoch) for epoch in epochs}) > 1, "each epoch has a new order"
 
 
 @pytest.mark.parametrize("size", [0, 5, 8])

@@ -92,7 +92,7 @@ def test_greedy_on_an_unrolled_trail_is_second_order_maml(theta: Params) -> None
     first = unrolled(anchor, [train_loss] * STEPS, lr=LR, order=1)
     other = maml_gradient(anchor, greedy()(anchor, first, no_score), valid_loss)
     gap = max(float((other.params[n] - g).abs().max()) for n, g in expected.items())
-    assert gap > 1e-3, "the oracle must tell second order from first"
+    assert gap > 1e-3, "the oracle must separate second order from first"
 
 
 def test_greedy_on_an_unrolled_trail_agrees_with_higher(theta: Params) -> None:

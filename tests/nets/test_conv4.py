@@ -165,7 +165,7 @@ def test_statistics_handed_in_take_the_batchs_place(
     alone = torch.cat([net(params, row[None], stats) for row in other])
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
     assert float((together - net(params, other)).abs().max().detach()) > 1e-3
-    # The same through torch's module, told to use these statistics.
+    # The same through torch's module, set to use these statistics.
     model = reference(net, params)
     norms = [module for module in model if isinstance(module, nn.BatchNorm2d)]
     for norm, (mean, variance) in zip(norms, stats, strict=True):

@@ -1,4 +1,4 @@
-"""The written-out module against the four layers it stands for."""
+"""The written-out module against the four layers it replaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first module on patches against the four layers it stands for."""
+"""The first module on patches against the four layers it replaces."""
 
 from __future__ import annotations
 

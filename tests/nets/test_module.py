@@ -199,7 +199,7 @@ def test_a_file_names_a_backbone(tmp_path):
 def test_a_factory_may_give_a_net_which_bears_the_factorys_name():
     given = MLP(VECTORS, hidden=(3,))
     net = from_factory("mine:net", lambda task: given, VECTORS)
-    # Records tell it from the built-in one, whose name stays.
+    # Records distinguish it from the built-in one, whose name stays.
     assert (net.name, given.name) == ("mine:net", "mlp-3")
     params = net.init(torch.Generator())
     assert torch.equal(net(params, torch.ones(2, 6)), given(params, torch.ones(2, 6)))

@@ -29,7 +29,7 @@ def restore_threads():
 
 @pytest.fixture
 def x() -> Tensor:
-    """Rows of three kinds that a network can tell apart: noise on one of three patterns."""
+    """Rows of three kinds that a network can separate: noise on one of three patterns."""
     generator = torch.Generator().manual_seed(0)
     patterns = torch.randint(256, (3, 1, 16, 16), generator=generator)
     noise = torch.randint(256, (12, 1, 16, 16), generator=generator)

@@ -24,7 +24,7 @@ CLASSES = 10
 
 @pytest.fixture(scope="session")
 def meter() -> ModuleType:
-    """The module beside this file: `meter.attack(agent, meter.protocol(), target, x, label)`."""
+    """The module next to this file: `meter.attack(agent, meter.protocol(), target, x, label)`."""
     name = "attack_meter"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("meter.py"))

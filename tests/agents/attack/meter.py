@@ -127,8 +127,10 @@ class Meter:
         finite = bool(torch.isfinite(row).all())
         sent = row.to(torch.float32).clamp(0, 1) if finite else self.x[owner]
         scores = torch.log_softmax(self.target(sent[None]).detach(), 1)[0].to(torch.float32)
-        apart = (sent.double() - self.x[owner].double()).flatten()
-        far = float(apart.abs().max() if self.task.norm == "linf" else apart.square().sum().sqrt())
+        offset = (sent.double() - self.x[owner].double()).flatten()
+        far = float(
+            offset.abs().max() if self.task.norm == "linf" else offset.square().sum().sqrt()
+        )
         top = int(scores.argmax())
         right = top != self.label[owner] if self.goal is None else top == self.goal[owner]
         return Entry(sent, scores, far, finite and right and far <= self.task.eps + TOLERANCE)
@@ -190,7 +192,7 @@ def attack(
 def linear(weight: Tensor, bias: Tensor) -> Target:
     """A target whose logits are linear: `weight [classes, …]`, `bias [classes]`.
 
-    Added up row by row, so that an image's logits don't depend on what is sent beside it.
+    Added up row by row, so that an image's logits don't depend on what is sent with it.
     """
 
     def logits(images: Tensor) -> Tensor:

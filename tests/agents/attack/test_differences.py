@@ -77,10 +77,10 @@ def test_at_the_edges_probes_stay_inside(
     torch.testing.assert_close(placed(found, index, x), expected, rtol=0.1, atol=0.05)
     # Nothing was clipped on the way: each probe differs from the image in one pixel by h.
     probes = box.rows(0)[1:]
-    apart = (probes - x[0]).flatten(1).abs()
-    assert apart.amax(1).max() <= 0.0101
+    offset = (probes - x[0]).flatten(1).abs()
+    assert offset.amax(1).max() <= 0.0101
     if not both_sides:
-        torch.testing.assert_close(apart.sum(1), torch.full((32,), 1e-2), atol=1e-6, rtol=0)
+        torch.testing.assert_close(offset.sum(1), torch.full((32,), 1e-2), atol=1e-6, rtol=0)
 
 
 def test_the_loss_is_differentiated_in_place_of_the_margin(

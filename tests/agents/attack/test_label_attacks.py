@@ -52,8 +52,8 @@ def test_comes_near_the_least_distance_to_a_plane(
     x = x[:2]
     settings = config(directions=10) if made in (OptAttack, SignOpt) else config()
     box = meter.attack(made(settings), task, target, x, torch.zeros(2, dtype=torch.int64))
-    apart = 0.3 - ((x - 0.5) * normal).flatten(1).sum(1)
-    least = apart if norm == "l2" else apart / normal.abs().sum()
+    gap = 0.3 - ((x - 0.5) * normal).flatten(1).sum(1)
+    least = gap if norm == "l2" else gap / normal.abs().sum()
     # Finite differences cost ten searches each, and a step by signs is a rough one.
     slack = {Boundary: 3.0, OptAttack: 1.6, SignOpt: 1.3, HopSkipJump: 1.3}[made]
     slack = 2.2 if norm == "linf" and made is not HopSkipJump else slack

@@ -222,7 +222,7 @@ def test_stays_in_the_ball(norm: str, eps: float, scene: Any, meter: Any) -> Non
     for radius in (None, 100.0):
         met = meter.attack(agent(radius=radius), task, meter.always(3), scene.x, label)
         far = [distance(met.rows(i), scene.x[i][None], task.norm).max() for i in range(3)]
-        # A probe may stand out by its own width.
+        # A probe may leave the ball by its width.
         assert (float(torch.stack(far).max()) <= eps + 1.1e-4) is (radius is None)
 
 

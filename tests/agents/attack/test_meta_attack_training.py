@@ -1,4 +1,4 @@
-"""Meta-attack's training: Algorithm 3 by hand, what is told of it, what moves where."""
+"""Meta-attack's training: Algorithm 3 by hand, its diagnostics, what moves where."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def block(tasks: int, shots: int, queries: int, seed: int = 0) -> dict[str, Tens
 
 
 class Validation:
-    """What stands in for the validation environment; its query maps are hidden."""
+    """A substitute for the validation environment; its query maps are hidden."""
 
     num_envs = 2
 
@@ -103,11 +103,11 @@ def test_outer_step_by_hand(algorithm: str, task: Any) -> None:
     torch.testing.assert_close(got["learner"]["theta"], expected, rtol=1e-9, atol=1e-9)
     assert logs["inner_steps"] == 4.0
     assert logs["image_gradients"] == 16.0
-    told = learner.diagnostics(got)
+    found = learner.diagnostics(got)
     if algorithm == "lazy_meta_attack":
-        assert told["mean_leap"] == pytest.approx(1 - sum(chosen) / 2)
+        assert found["mean_leap"] == pytest.approx(1 - sum(chosen) / 2)
     else:
-        assert told == {}
+        assert found == {}
 
 
 def test_lazy_and_plain_get_the_same_inner_gradients() -> None:
@@ -162,18 +162,18 @@ def test_learns_and_tells_that_it_did(task: Any) -> None:
     assert "under_trained" not in learner.diagnostics(state)
     for step in range(30):
         state, _ = learner.update(state, block(2, 8, 1, seed=100 + step), Rng(0).at(step))
-    told = learner.diagnostics(state)
-    assert told["under_trained"] is False
-    assert told["held_out_mse"] < 0.8 * told["untrained_mse"]
+    found = learner.diagnostics(state)
+    assert found["under_trained"] is False
+    assert found["held_out_mse"] < 0.8 * found["untrained_mse"]
 
 
 def test_one_that_learned_nothing_is_marked(task: Any) -> None:
     learner = agent(iterations=1)
     state = learner.init(Validation(task), Rng(0))
     state["learner"]["step"] = 1
-    told = learner.diagnostics(state)
-    assert told["under_trained"] is True
-    assert told["held_out_mse"] == told["untrained_mse"]
+    found = learner.diagnostics(state)
+    assert found["under_trained"] is True
+    assert found["held_out_mse"] == found["untrained_mse"]
 
 
 def test_one_that_does_no_better_than_a_map_of_zeros_is_marked(task: Any) -> None:
@@ -181,9 +181,9 @@ def test_one_that_does_no_better_than_a_map_of_zeros_is_marked(task: Any) -> Non
     state = learner.init(Validation(task), Rng(0))
     state["learner"]["step"] = 1
     zeros = float(state["held_out"]["query_y"].square().mean())
-    told = learner.diagnostics({**state, "untrained_mse": 100.0})
-    assert zeros < told["held_out_mse"] < 100.0
-    assert told["under_trained"] is True
+    found = learner.diagnostics({**state, "untrained_mse": 100.0})
+    assert zeros < found["held_out_mse"] < 100.0
+    assert found["under_trained"] is True
 
 
 def test_validation_tasks_are_answered_with_maps(task: Any) -> None:

@@ -55,9 +55,9 @@ def test_linf_starts_with_stripes_and_keeps_to_the_two_ends(
     x = torch.full((1, 2, 8, 8), 0.5)
     task = meter.protocol((2, 8, 8), query_budget=30, norm="linf", eps=0.25)
     box = meter.attack(make_attacker("square"), task, meter.always(3), x, torch.tensor([0]))
-    apart = box.rows(0) - x
-    assert torch.equal(apart.abs(), torch.full_like(apart, 0.25))
-    assert torch.equal(apart[0], apart[0, :, :1].expand(2, 8, 8))
+    offset = box.rows(0) - x
+    assert torch.equal(offset.abs(), torch.full_like(offset, 0.25))
+    assert torch.equal(offset[0], offset[0, :, :1].expand(2, 8, 8))
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

@@ -203,9 +203,9 @@ def test_weights_from_elsewhere_go_into_the_embedding(head: str, tasks: Any, sta
     agent = protonet(head=head, backbone="mlp")
     state = start(agent, tasks.blobs)
     given = backbone("mlp", tasks.blobs).init(Rng(9).torch())
-    warm = agent.load_weights(state, given)["theta"]
-    assert list(warm) == list(state["theta"])
-    for name, value in warm.items():
+    loaded = agent.load_weights(state, given)["theta"]
+    assert list(loaded) == list(state["theta"])
+    for name, value in loaded.items():
         expected = state["theta"] if name.startswith("head.") else given
         assert torch.equal(value, expected[name])
     with pytest.raises(UsageError, match="backbone"):

@@ -187,9 +187,9 @@ def test_hooks_of_the_contract(
     assert trained.parameters == 256 * 40 + 40 + 40 * 40 + 40 + 40 * 3 + 3
 
     other = start(agent, tasks.blobs, seed=1)
-    warm = agent.load_weights(state, other["theta"])
-    same(warm["theta"], other["theta"])
-    same({**warm, "theta": None}, {**state, "theta": None})
+    loaded = agent.load_weights(state, other["theta"])
+    same(loaded["theta"], other["theta"])
+    same({**loaded, "theta": None}, {**state, "theta": None})
 
     longer = replace(tasks.blobs, shot=4, query=1)
     moved = agent.transfer(state, longer)

@@ -22,7 +22,7 @@ def settings(algorithm: str, env: str, budget: str = "small") -> dict[str, Any]:
 
 
 def spent(chosen: dict[str, Any], way: int, shot: int) -> int:
-    """What a training costs in image-gradients, counted anew."""
+    """What a training costs in image-gradients, counted again."""
     config = GradientConfig(**chosen)
     shape = {"instance": (1, 28, 28), "dtype": "uint8"}
     iterations = GradientAgent(config).plan(TaskShape(way, shot, 15, **shape)).updates

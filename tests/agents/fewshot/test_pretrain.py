@@ -148,10 +148,10 @@ def test_a_trained_state_serves_other_ways_and_takes_weights(tasks: Any, draw: A
     answers, _ = agent.policy(agent.transfer(state, wide))(draw(wide, 2))
     assert answers.shape == (2, 21)
     given = backbone("mlp", tasks.blobs).init(Rng(9).torch())
-    warm = agent.load_weights(state, given)["theta"]
-    assert torch.equal(warm["layer1.weight"], given["layer1.weight"])
-    assert torch.equal(warm["head.weight"], state["theta"]["head.weight"])
-    assert warm["head.weight"].shape == (CLASSES, 40)
+    loaded = agent.load_weights(state, given)["theta"]
+    assert torch.equal(loaded["layer1.weight"], given["layer1.weight"])
+    assert torch.equal(loaded["head.weight"], state["theta"]["head.weight"])
+    assert loaded["head.weight"].shape == (CLASSES, 40)
     assert agent.describe_network(tasks.blobs).parameters == 256 * 40 + 40 + 40 * 41 + 3 * 41
 
 

@@ -30,7 +30,7 @@ def test_iterations_follow_from_the_work_of_one(tasks: Any) -> None:
     assert config.plan(tasks.blobs, 26).updates == 9
     with pytest.raises(UsageError, match="would cost 1,200 image-gradients"):
         config.plan(tasks.blobs, 300)
-    # What is asked for outright stands.
+    # A value that the user sets is kept.
     assert config.model_copy(update={"iterations": 3}).plan(tasks.blobs, 25).updates == 3
     assert EpisodicConfig().plan(tasks.blobs, 25).updates == 0
 

@@ -136,10 +136,10 @@ def test_small_is_resnet8_on_16_pixels():
 
 def test_weights_from_elsewhere_and_other_streams(stream, make_agent, trained, start):
     agent = make_agent()
-    warm = agent.load_weights(start(agent, stream.task), trained["theta"])
-    torch.testing.assert_close(warm["theta"], trained["theta"], rtol=0, atol=0)
+    loaded = agent.load_weights(start(agent, stream.task), trained["theta"])
+    torch.testing.assert_close(loaded["theta"], trained["theta"], rtol=0, atol=0)
     flatter = dataclasses.replace(stream.task, class_counts=(30, 25, 20, 15))
-    # Corrections need the counts of the training, not of the stream that it is judged on.
+    # Corrections need the counts of the training, not of the stream that it is evaluated on.
     assert agent.transfer(trained, flatter)["task"]["class_counts"] == (40, 20, 10, 4)
     for change, words in (
         ({"classes": 5, "class_counts": (9,) * 5}, "classes 4, which its network"),
@@ -150,7 +150,7 @@ def test_weights_from_elsewhere_and_other_streams(stream, make_agent, trained, s
 
 
 def test_diagnostics_tell_weights_and_norms(stream, make_agent, trained):
-    told = make_agent(class_weights="effective_number", beta=0.0).diagnostics(trained)
-    assert told["class_weights"] == [1.0, 1.0]
+    found = make_agent(class_weights="effective_number", beta=0.0).diagnostics(trained)
+    assert found["class_weights"] == [1.0, 1.0]
     norms = trained["theta"]["head.weight"].square().sum(1).sqrt()
-    assert told["head_norms"] == pytest.approx([float(norms.min()), float(norms.max())])
+    assert found["head_norms"] == pytest.approx([float(norms.min()), float(norms.max())])

@@ -122,7 +122,7 @@ def test_a_late_dev_set_takes_the_batchs_place(stream, make_agent, start, train)
 def test_a_joined_dev_set_stands_beside_the_batch(stream, make_agent, start):
     agent, plain = make_agent(dev="joined", **PLAIN), make_agent(**PLAIN)
     task = stream.task
-    # 12 dev images to 74 others: 1.3 beside 8.
+    # 12 dev images to 74 others: 1.3 with 8.
     assert agent.config.dev_rows(task) == 1
     assert agent.config.counts(task) == (43, 23, 13, 7)
     batch = stream.batch(0, 8, 4)
@@ -165,9 +165,9 @@ def test_rates_of_the_paper():
         assert config.rate(step, task) == pytest.approx(lr, rel=1e-12)
     assert not config.is_late(15_999, task)
     assert config.is_late(16_000, task)
-    warm = LongTailConfig(warmup_epochs=5)
-    assert warm.rate(0, task) == pytest.approx(0.1 / 500)
-    assert [warm.rate(step, task) for step in (499, 500)] == pytest.approx([0.1, 0.1])
+    rising = LongTailConfig(warmup_epochs=5)
+    assert rising.rate(0, task) == pytest.approx(0.1 / 500)
+    assert [rising.rate(step, task) for step in (499, 500)] == pytest.approx([0.1, 0.1])
 
 
 def test_samplers_by_stage():

@@ -48,8 +48,8 @@ def bits(agent, state):
     return judged.scores
 
 
-def clearly_above(scores, floor):
-    difference = scores - floor
+def clearly_above(scores, baseline):
+    difference = scores - baseline
     error = difference.std(ddof=1) / np.sqrt(len(difference))
     return difference.mean() > 3 * error
 
