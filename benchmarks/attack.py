@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lazybench import make_env
 from lazybench.envs.targets.nets import load_net
-from lazybench.runner.evaluate import judge
+from lazybench.runner.evaluate import evaluate_blocks
 from lazybench.runner.request import make, resolve_env
 from lazybench.runtime.threads import keep_freed_memory
 from lazybench.seeding import Rng
@@ -65,7 +65,7 @@ def whole(agent: str) -> float:
     state = made.init(learning, Rng(0))
     env = make_env(spec.id, num_envs=IMAGES, backend="torch", query_budget=1000)
     begin_s = time.perf_counter()
-    list(judge(env, made.policy(state), "success", IMAGES))
+    list(evaluate_blocks(env, made.policy(state), "success", IMAGES))
     return time.perf_counter() - begin_s
 
 

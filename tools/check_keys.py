@@ -126,7 +126,7 @@ def _compared(record: Record) -> tuple[str, str]:
         resolve, open_env=lenient(open_env), open_training=lenient(open_training)
     ):
         now = resolve.resolve(request, here=False)
-    if now.made.spec.version > record.agent.version:
+    if now.agent.spec.version > record.agent.version:
         return "of an older version", ""
     old, new = _seedless(record.identity()), _seedless(now.identity)
     how = "resolved; data absent" if absent else "resolved"

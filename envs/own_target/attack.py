@@ -21,7 +21,7 @@ from lazybench.envs.own_target.user_target import UserAttack
 from lazybench.errors import ContractError, DataUnavailable, UsageError
 from lazybench.runner.callbacks import SILENT, Watch
 from lazybench.runner.evaluate import Clock
-from lazybench.runner.request import Made, make
+from lazybench.runner.request import ResolvedAgent, make
 from lazybench.runner.run_dir import locked, writable
 from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
@@ -264,7 +264,7 @@ def _known_attacks(names: tuple[str, ...]) -> None:
             )
 
 
-def _attacker(name: str, target: Any) -> Made:
+def _attacker(name: str, target: Any) -> ResolvedAgent:
     """An attacker with its preset for images of this kind."""
     grey = target.x.shape[1] == 1
     spec = EnvSpec(
@@ -279,7 +279,7 @@ def _attacker(name: str, target: Any) -> Made:
     return make(name, spec, "small", {})
 
 
-def _attacked(made: Made, state: Any, target: Any, watch: Watch) -> Attacked:
+def _attacked(made: ResolvedAgent, state: Any, target: Any, watch: Watch) -> Attacked:
     clock = Clock()
     watch.stage(made.spec.id, len(target.right))
     parts = []

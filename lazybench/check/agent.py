@@ -24,7 +24,7 @@ from lazybench.check.findings import (
 from lazybench.files import plain
 from lazybench.runner import checkpoint
 from lazybench.runner.callbacks import SILENT, Watch
-from lazybench.runner.evaluate import Judged, for_init, judge, open_env, open_training
+from lazybench.runner.evaluate import Evaluation, evaluate_blocks, for_init, open_env, open_training
 from lazybench.runner.request import make, resolve_env, with_protocol
 from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
@@ -167,7 +167,7 @@ class _AgentCheck:
         scores = dict.fromkeys(policies, np.zeros(0))
         for trials in _COMPARED:
             for name, policy in policies.items():
-                blocks = judge(judged, policy, metric, trials, start=len(scores[name]))
+                blocks = evaluate_blocks(judged, policy, metric, trials, start=len(scores[name]))
                 scores[name] = np.concatenate([scores[name], *(block.scores for block in blocks)])
             others = [scores[name] for name in policies if name != "now"]
             if any(ahead(scores["now"], each, better) for each in others):
@@ -269,8 +269,8 @@ def _batch(train: Any, step: int) -> Any:
     return batch
 
 
-def _judged(env: Any, policy: Any, metric: str, start: int = 0) -> Judged:
-    return next(judge(env, policy, metric, _TRIALS, start=start))
+def _judged(env: Any, policy: Any, metric: str, start: int = 0) -> Evaluation:
+    return next(evaluate_blocks(env, policy, metric, _TRIALS, start=start))
 
 
 def _told(metric: str, scores: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from lazybench.check.findings import (
     same,
 )
 from lazybench.errors import ContractError
-from lazybench.runner.evaluate import env_facts, judge, open_env
+from lazybench.runner.evaluate import env_facts, evaluate_blocks, open_env
 from lazybench.runner.request import official_trials, resolve_env
 from lazybench.specs import EnvSpec
 from lazybench.tasks import Queries
@@ -108,7 +108,8 @@ class _EnvCheck:
     def _a_pass_is_the_runs(self) -> None:
         spec, policy = self._spec, Zeros()
         first, again = (
-            next(judge(open_env(spec, 1, "val"), policy, spec.metric, 1, seed=0)) for _ in range(2)
+            next(evaluate_blocks(open_env(spec, 1, "val"), policy, spec.metric, 1, seed=0))
+            for _ in range(2)
         )
         if not np.array_equal(first.scores, again.scores):
             raise Broken("a pass over val tells other scores the second time; use the seed alone")
@@ -216,7 +217,7 @@ class _EnvCheck:
     def _judges_a_pass(self) -> str:
         spec = self._spec
         test = self._opened["test"]
-        passed = next(judge(test, Zeros(), spec.metric, 1))
+        passed = next(evaluate_blocks(test, Zeros(), spec.metric, 1))
         official = spec.trials["smoke"]
         if len(passed.scores) != official:
             raise Broken(

@@ -9,7 +9,7 @@ import numpy as np
 from lazybench.boards.plots import as_bytes, new_figure, panels
 from lazybench.envs.own_target.attack import ATTACKS
 from lazybench.errors import UsageError
-from lazybench.runner.evaluate import Judged, judge, open_env
+from lazybench.runner.evaluate import Evaluation, evaluate_blocks, open_env
 from lazybench.runner.request import make
 from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
@@ -100,7 +100,9 @@ def _attack(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
             f"{' or '.join(ATTACKS[env.task.access])}"
         )
     policy = made.agent.policy(made.agent.init(env, Rng(0).at("init")))
-    (result,) = judge(env, policy, spec.metric, trial + ATTACKED, start=trial, columns=spec.columns)
+    (result,) = evaluate_blocks(
+        env, policy, spec.metric, trial + ATTACKED, start=trial, columns=spec.columns
+    )
     sheets = env.render()
     norm, budget = env.task.norm, env.task.query_budget
     env.close()
@@ -114,7 +116,7 @@ def _attack(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
     return figure
 
 
-def _verdict(result: Judged, row: int, trial: int, budget: int) -> str:
+def _verdict(result: Evaluation, row: int, trial: int, budget: int) -> str:
     columns = {name: values[row] for name, values in result.columns.items()}
     distance = f"L2 distance {columns['best_l2']:.2f}"
     if result.scores[row]:

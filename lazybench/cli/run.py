@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lazybench.records import Metric, Record
     from lazybench.runner.callbacks import Tracker
     from lazybench.runner.request import RunRequest
-    from lazybench.runner.transfer import Judgement
+    from lazybench.runner.transfer import TransferResult
     from lazybench.sweep.tune import Found
 
 
@@ -308,7 +308,7 @@ def evaluate_command(  # noqa: PLR0913 - one parameter for each option
         publish([result.record], out_dir, show=not (json or quiet))
 
 
-def _text(result: Judgement) -> str:
+def _text(result: TransferResult) -> str:
     """One line: agent, environments, and the score with its interval."""
     return (
         f"{result.agent}, trained on {result.trained_on}, on {result.split} trials of "

@@ -99,7 +99,7 @@ class Untracked:
 UNTRACKED = Untracked()
 
 
-class Harmless:
+class GuardedTracker:
     """A tracker around another, whose first failure is noted, and after which it isn't asked."""
 
     def __init__(self, tracker: Tracker, watch: Watch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -39,22 +38,23 @@ class Clock:
         return time.perf_counter() - self._start_s[0], time.process_time() - self._start_s[1]
 
 
-class Judged(NamedTuple):
-    """One block of judged trials.
+class Evaluation(NamedTuple):
+    """Evaluated trials: one block of them, or all.
 
     Attributes:
-        first: index of its first trial.
+        first: index of the first trial.
         scores: the environment's metric of each trial, float64 `[R]`.
         answers: the actions, `[R, …]`; empty where they are no arrays.
-        wall_s: seconds that answering and judging took.
+        wall_s: seconds of answering and scoring.
         cpu_s: processor seconds of that.
-        metrics: what a pass over a whole test set tells beside the trials, JSON values by name; the
-            headline metric is among them. Empty for independent trials.
+        metrics: metrics of all trials together by name, JSON values: of a pass over a whole test
+            set, the headline metric among them, or the environment's summary. Empty for a block of
+            independent trials.
         columns: further numbers of each trial by name, each `[R]`.
     """
 
     first: int
-    scores: NDArray[np.float64]
+    scores: Scores
     answers: NDArray[Any]
     wall_s: float
     cpu_s: float
@@ -64,22 +64,6 @@ class Judged(NamedTuple):
     def score(self, metric: str) -> float:
         """Return the headline metric: what the environment says, else the mean over trials."""
         return float(self.metrics.get(metric, self.scores.mean()))
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The judged trials: score of each, answers block by block, wall and processor seconds.
-
-    `metrics` has what the environment tells of all trials together, `columns` further numbers of
-    each trial.
-    """
-
-    scores: Scores
-    answers: list[NDArray[Any]]
-    eval_wall_s: float
-    eval_cpu_s: float
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settings: Any) -> Any:
@@ -151,7 +135,7 @@ def for_init(env: Any) -> Any:
     )
 
 
-def judge(  # noqa: PLR0913 - what is judged, by what, from where to where, and what to note
+def evaluate_blocks(  # noqa: PLR0913 - what is judged, by what, from where to where, and what to note
     env: Any,
     policy: Any,
     metric: str,
@@ -160,7 +144,7 @@ def judge(  # noqa: PLR0913 - what is judged, by what, from where to where, and 
     start: int = 0,
     seed: int = 0,
     columns: tuple[str, ...] = (),
-) -> Iterator[Judged]:
+) -> Iterator[Evaluation]:
     """Yield the judged blocks of trials start..trials-1 of a vector environment.
 
     Trials past the last one of a block that isn't full are opened and thrown away, so that every
@@ -181,14 +165,14 @@ def judge(  # noqa: PLR0913 - what is judged, by what, from where to where, and 
         first = turn + rows * distributed.rank()
         block = None
         if first < trials:
-            whole = judge_block(env, policy, metric, np.arange(first, first + rows), columns)
+            whole = evaluate_block(env, policy, metric, np.arange(first, first + rows), columns)
             block = _first_of(whole, min(rows, trials - first))
         yield from (found for found in distributed.gathered(block) if found is not None)
 
 
-def judge_block(
+def evaluate_block(
     env: Any, policy: Any, metric: str, trials: NDArray[np.int64], columns: tuple[str, ...]
-) -> Judged:
+) -> Evaluation:
     """Return one block of judged trials of a vector environment, in their order.
 
     The score and answers of a trial are those of the step that ended it; what is told of its row
@@ -230,45 +214,46 @@ def judge_block(
         raise ContractError("an environment must take at least one action in each trial")
     named = {name: told[name] for name in columns}
     # A plain dict: ranks send blocks to each other.
-    return Judged(int(trials[0]), told[metric], answers, *clock.seconds(), {}, named)
+    return Evaluation(int(trials[0]), told[metric], answers, *clock.seconds(), {}, named)
 
 
-def _first_of(block: Judged, count: int) -> Judged:
+def _first_of(block: Evaluation, count: int) -> Evaluation:
     """The first trials of a block."""
     named = {name: part[:count] for name, part in block.columns.items()}
     return block._replace(scores=block.scores[:count], answers=block.answers[:count], columns=named)
 
 
-def judge_all(  # noqa: PLR0913 - what is judged, on what, who hears, and since when
+def evaluate_all(  # noqa: PLR0913 - what is judged, on what, who hears, and since when
     env: Any, policy: Any, spec: EnvSpec, trials: int, watch: Watch, clock: Clock, *, seed: int = 0
-) -> Scored:
+) -> Evaluation:
     """Return all trials judged at once, with the seconds since `clock` was made.
 
     Raises:
         ContractError: the policy's answers have a wrong shape, type or range.
     """
     watch.stage("test", trials)
-    blocks: list[Judged] = []
-    for block in judge(env, policy, spec.metric, trials, seed=seed, columns=spec.columns):
+    blocks: list[Evaluation] = []
+    for block in evaluate_blocks(env, policy, spec.metric, trials, seed=seed, columns=spec.columns):
         blocks.append(block)
         scores = np.concatenate([each.scores for each in blocks])
         watch.advance(len(block.scores), {spec.metric: float(scores.mean())})
     watch.finished()
-    return gathered(env, blocks, spec.columns, *clock.seconds())
+    return combined(env, blocks, spec.columns, *clock.seconds())
 
 
-def gathered(
-    env: Any, blocks: Sequence[Judged], columns: tuple[str, ...], wall_s: float, cpu_s: float
-) -> Scored:
+def combined(
+    env: Any, blocks: Sequence[Evaluation], columns: tuple[str, ...], wall_s: float, cpu_s: float
+) -> Evaluation:
     """Return judged blocks as one, with what their environment makes of all trials together."""
     scores = np.concatenate([each.scores for each in blocks])
     told = {name: np.concatenate([each.columns[name] for each in blocks]) for name in columns}
     whole = dict(plain(env.summary(scores, told))) if isinstance(env, Summarised) else {}
-    answers = [each.answers for each in blocks]
-    return Scored(scores, answers, wall_s, cpu_s, whole or blocks[-1].metrics, told)
+    answers = np.concatenate([each.answers for each in blocks])
+    found = whole or blocks[-1].metrics
+    return Evaluation(blocks[0].first, scores, answers, wall_s, cpu_s, found, told)
 
 
-def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Judged:
+def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Evaluation:
     """One episode over a whole test set, whose last info tells each trial's score."""
     clock = Clock()
     observation, _ = env.reset(seed=seed)
@@ -287,7 +272,9 @@ def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Judged:
         )
     scores = np.asarray(info["correct"], dtype=np.float64)
     told = {**info.get("metrics", {}), metric: info[metric]}
-    return Judged(0, scores, np.asarray(info["predictions"]), *clock.seconds(), metrics=plain(told))
+    return Evaluation(
+        0, scores, np.asarray(info["predictions"]), *clock.seconds(), metrics=plain(told)
+    )
 
 
 def answer_rows(

@@ -1,4 +1,4 @@
-"""Judging what was trained elsewhere: any callable gets the official trials and a record."""
+"""Evaluation of policies trained elsewhere: any callable gets the official trials and a record."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lazybench.errors import ContractError, UsageError
 from lazybench.files import plain
 from lazybench.records import AgentFacts, Record, Store
 from lazybench.runner import provenance
-from lazybench.runner import record as report
 from lazybench.runner.callbacks import SILENT, Watch
-from lazybench.runner.evaluate import Clock, env_facts, judge_all, open_env
+from lazybench.runner.evaluate import Clock, evaluate_all, open_env
+from lazybench.runner.record import evaluation_record
 from lazybench.runner.request import chosen_trials, resolve_env
 from lazybench.runner.run_dir import writable
 from lazybench.runtime.threads import using_threads
 
 
-def evaluate(  # noqa: PLR0913 - a public door
+def evaluate(  # noqa: PLR0913 - public arguments
     policy: Any,
     env: str,
     *,
@@ -48,23 +48,23 @@ def evaluate(  # noqa: PLR0913 - a public door
         name: agent name for the board.
         config: settings to tell apart variants of the same name; part of the key.
         seed: the seed that trained it; part of the key.
-        budget: whose number of trials to use, and the board to stand on.
-        limit: judge on the first so many trials only; marked, never ranked.
+        budget: sets the number of test trials, and the board.
+        limit: evaluate only the first trials, so many; marked, never ranked.
         out: store to publish to; None publishes nowhere.
         threads: tasks side by side for vectorised built-in policies.
-        watch: hears of the progress.
+        watch: is called with the progress.
 
     Raises:
         UsageError: an unknown environment or budget, a limit below 1, or an empty name.
         ContractError: the policy isn't callable or its answers have a wrong shape, type or range.
         DataUnavailable: the data isn't installed or is damaged.
-        OutputUnavailable: the store can't be written; found out before judging.
+        OutputUnavailable: the store can't be written; checked before evaluating.
         RecordConflict: the store holds the same name, config and seed with other scores.
     """
     if not callable(policy):
         raise ContractError(f"a policy is called with an observation, got {type(policy).__name__}")
     if not isinstance(name, str) or not name.strip():
-        raise UsageError(f"name must say who is judged, got {name!r}")
+        raise UsageError(f"name must say who is evaluated, got {name!r}")
     seed, config = check_whole("seed", seed), check_settings("config", config)
     out = None if out is None else check_path("out", out)
     spec, note = resolve_env(env)
@@ -75,12 +75,14 @@ def evaluate(  # noqa: PLR0913 - a public door
         writable(out)
     provenance.reset_peak_memory()
     started, clock = provenance.now(), Clock()
-    judged = open_env(spec, spec.rows(trials), "test")
+    opened = open_env(spec, spec.rows(trials), "test")
     with using_threads(threads):
-        scored = judge_all(judged, _two_arguments(policy), spec, trials, watch, clock)
-    record = Record.keyed(
-        status="ok",
-        **env_facts(spec, judged, trials),
+        evaluation = evaluate_all(opened, _two_arguments(policy), spec, trials, watch, clock)
+    record = evaluation_record(
+        spec,
+        opened,
+        trials,
+        evaluation,
         agent=AgentFacts(id=name, origin="external", trained_by="external", resumable=False),
         config=dict(plain(config)),
         preset="external",
@@ -88,7 +90,6 @@ def evaluate(  # noqa: PLR0913 - a public door
         limited=limited,
         untuned=True,
         seed=seed,
-        **report.judged_alone(spec, scored),
         started=started,
     )
     if out is not None:

@@ -30,7 +30,7 @@ from lazybench.specs import EnvSpec
 from lazybench.tasks import Queries
 
 if TYPE_CHECKING:
-    from lazybench.runner.resolve import Cell
+    from lazybench.runner.resolve import ResolvedRun
 
 START_S = 300.0
 """Seconds that a child may take to start and make its policy."""
@@ -50,11 +50,11 @@ class IsolatedPolicy:
 
     vectorized = True
 
-    def __init__(self, cell: Cell, state: Any, env: Any) -> None:
+    def __init__(self, resolved: ResolvedRun, state: Any, env: Any) -> None:
         """Start the child, and make its policy.
 
         Args:
-            cell: the run.
+            resolved: the run.
             state: what was trained.
             env: the opened environment, of which the child is told the shape of an action alone.
 
@@ -63,19 +63,22 @@ class IsolatedPolicy:
             PolicyFailed: it died or failed.
         """
         self.cpu_s, self.peak_memory_bytes, self.peak_gpu_memory_bytes = 0.0, 0, 0
-        self._device = cell.device
+        self._device = resolved.device
         self._child = pipes.Child(f"{__name__}:serve")
         self._turn = 0
-        rows = env.num_envs if cell.spec.vector_target is not None else None
+        rows = env.num_envs if resolved.spec.vector_target is not None else None
         shape = env.single_action_space.shape if rows is not None else None
         made = self._exchange(
             {
-                "agent": cell.made.asked,
-                "env": {**{name: vars(cell.spec)[name] for name in _SPEC}, **_mappings(cell.spec)},
-                "budget": cell.request.budget,
-                "config": cell.made.config,
-                "device": cell.device,
-                "precision": cell.request.precision,
+                "agent": resolved.agent.asked,
+                "env": {
+                    **{name: vars(resolved.spec)[name] for name in _SPEC},
+                    **_mappings(resolved.spec),
+                },
+                "budget": resolved.request.budget,
+                "config": resolved.agent.config,
+                "device": resolved.device,
+                "precision": resolved.request.precision,
                 "threads": threads(),
                 "rows": rows,
                 "shape": None if shape is None else list(shape),
@@ -83,10 +86,13 @@ class IsolatedPolicy:
             },
             START_S,
         )
-        if (made["source"], made["version"]) != (cell.made.source, cell.made.spec.version):
+        if (made["source"], made["version"]) != (
+            resolved.agent.source,
+            resolved.agent.spec.version,
+        ):
             raise UsageError(
-                f"agent '{cell.made.spec.id}' is another one in its own process (source "
-                f"{made['source']}, here {cell.made.source}); leave its files as they are"
+                f"agent '{resolved.agent.spec.id}' is another one in its own process (source "
+                f"{made['source']}, here {resolved.agent.source}); leave its files as they are"
             )
 
     def __call__(self, observation: Mapping[str, Any], memory: Any = None) -> tuple[Any, Any]:
@@ -145,9 +151,9 @@ class IsolatedPolicy:
 
 
 @contextmanager
-def isolated(cell: Cell, state: Any, env: Any) -> Iterator[IsolatedPolicy]:
-    """The policy of a cell's trained state in a process of its own, which ends with the block."""
-    policy = IsolatedPolicy(cell, state, env)
+def isolated(resolved: ResolvedRun, state: Any, env: Any) -> Iterator[IsolatedPolicy]:
+    """Run the policy of a trained state in a process of its own, which ends with the block."""
+    policy = IsolatedPolicy(resolved, state, env)
     try:
         yield policy
     finally:

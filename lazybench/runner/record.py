@@ -1,18 +1,17 @@
-"""What a run came to, as a record."""
+"""Records of runs and evaluations; all are made here."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from lazybench.records import AgentFacts, Record, Trials
 from lazybench.runner import checkpoint, provenance
-from lazybench.runner.evaluate import Scored
-from lazybench.runner.request import Made
-from lazybench.runner.resolve import Cell
+from lazybench.runner.evaluate import Evaluation, env_facts
+from lazybench.runner.request import ResolvedAgent
+from lazybench.runner.resolve import ResolvedRun
 from lazybench.runner.train import Progress
 from lazybench.specs import EnvSpec
 from lazybench.stats import mean_interval
@@ -24,7 +23,7 @@ _PARTIAL = ("gradient_equivalents",)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended, when it started and what its agent tells of the training."""
+    """How a run ended, when it started, and the agent's diagnostics of its training."""
 
     status: str
     reason: str | None
@@ -32,136 +31,184 @@ class Outcome:
     diagnostics: dict[str, Any]
 
 
-def record(cell: Cell, progress: Progress, scored: Scored | None, outcome: Outcome) -> Record:
+def run_record(
+    resolved: ResolvedRun, progress: Progress, evaluation: Evaluation | None, outcome: Outcome
+) -> Record:
     """Return the record of a run; without scores where it diverged or failed."""
-    request, made, spec = cell.request, cell.made, cell.spec
-    trains = progress.step > 0
-    sha256, size = checkpoint.digest(progress.best) if scored is not None else ("", 0)
-    totals = progress.totals.items()
-    counts = {name: value if name in _PARTIAL else round(value) for name, value in totals}
-    if scored is not None and "queries" in scored.columns:
-        counts["queries"] = int(scored.columns["queries"].sum())
-    return Record.keyed(
+    request, agent, spec = resolved.request, resolved.agent, resolved.spec
+    keeps_state = progress.step > 0 and evaluation is not None
+    return _record(
+        spec,
+        resolved.facts,
+        evaluation,
+        progress,
+        resolved.device,
         status=outcome.status,
         reason=outcome.reason,
-        **cell.facts,
-        agent=AgentFacts(
-            id=made.spec.id,
-            version=made.spec.version,
-            origin=made.spec.origin,
-            source_sha256=made.source,
-            trained_by="lazybench" if made.spec.trains else "none",
-            resumable=not made.agent.has_own_loop(),
+        agent=agent_facts(
+            agent,
+            trained_by="lazybench" if agent.spec.trains else "none",
+            resumable=not agent.agent.has_own_loop(),
         ),
-        config=made.config,
+        config=agent.config,
         preset=request.budget,
-        overrides=made.overrides,
+        overrides=agent.overrides,
         budget=request.budget,
-        limited=bool(cell.identity["limited"]),
-        untuned=not made.spec.tuned and request.tuning is None,
+        limited=bool(resolved.identity["limited"]),
+        untuned=not agent.spec.tuned and request.tuning is None,
         seed=request.seed,
         precision=request.precision,
-        device=cell.identity["device"],
-        world_size=cell.identity["world_size"],
-        metrics={} if scored is None else metrics(spec, scored),
-        trials=Trials() if scored is None else trials(scored),
-        diagnostics=outcome.diagnostics | _beside(spec, scored) | _loose(made),
+        device=resolved.identity["device"],
+        world_size=resolved.identity["world_size"],
+        diagnostics=outcome.diagnostics | _further_metrics(spec, evaluation) | _no_file(agent),
         curve=progress.curve,
-        cost={
-            "train_wall_s": progress.train_wall_s,
-            "eval_wall_s": scored.eval_wall_s if scored is not None else None,
-            "wall_s": progress.train_wall_s
-            + progress.val_wall_s
-            + (scored.eval_wall_s if scored is not None else 0.0),
-            "train_cpu_s": progress.train_cpu_s,
-            "cpu_s": progress.train_cpu_s
-            + progress.val_cpu_s
-            + (scored.eval_cpu_s if scored is not None else 0.0),
-            "peak_memory_bytes": max(progress.peak_memory_bytes, provenance.peak_memory_bytes()),
-            "peak_gpu_memory_bytes": max(
-                progress.peak_gpu_memory_bytes, provenance.peak_gpu_memory_bytes(cell.device)
-            )
-            or None,
-            "outer_steps": progress.step,
-            **counts,
-        },
-        code=provenance.code(),
-        machine=provenance.machine(cell.device),
-        checkpoint={"sha256": sha256, "bytes": size, "step": progress.best_step}
-        if trains and scored is not None
-        else None,
-        network=cell.network,
-        fit=None if cell.fit_key == cell.key else cell.fit_key,
-        track=cell.track,
-        isolated=request.isolated and scored is not None,
+        checkpoint=checkpoint_facts(progress.best, progress.best_step) if keeps_state else None,
+        network=resolved.network,
+        fit=None if resolved.fit_key == resolved.key else resolved.fit_key,
+        track=resolved.track,
+        isolated=request.isolated and evaluation is not None,
         tuning=request.tuning,
         started=outcome.started,
     )
 
 
-def _beside(spec: EnvSpec, scored: Scored | None) -> dict[str, Any]:
-    """What the environment tells beside the metrics, as a part of the diagnostics."""
-    shown = {spec.metric, *(measure.name for measure in spec.measures)}
-    told = {} if scored is None else {k: v for k, v in scored.metrics.items() if k not in shown}
-    return {"metrics": told} if told else {}
+def evaluation_record(
+    spec: EnvSpec, env: Any, trials: int, evaluation: Evaluation, *, on: str = "cpu", **given: Any
+) -> Record:
+    """Return the record of an evaluation without a training of its own.
+
+    Args:
+        spec: the environment.
+        env: it, opened for the test.
+        trials: how many were evaluated.
+        evaluation: the result.
+        on: the device that computed it.
+        **given: the record's other fields.
+    """
+    return _record(spec, env_facts(spec, env, trials), evaluation, None, on, status="ok", **given)
 
 
-def _loose(made: Made) -> dict[str, Any]:
-    """The mark of an agent that no file defines, whose hash is of its class's source alone."""
-    return {} if made.in_file else {"code_not_in_a_file": True}
+def _record(
+    spec: EnvSpec,
+    facts: Mapping[str, Any],
+    evaluation: Evaluation | None,
+    progress: Progress | None,
+    on: str,
+    **given: Any,
+) -> Record:
+    """The record with what every one has: scores, costs, code and machine."""
+    return Record.keyed(
+        **facts,
+        metrics={} if evaluation is None else metrics(spec, evaluation),
+        trials=Trials() if evaluation is None else trials(evaluation),
+        cost=_cost(evaluation, progress, on),
+        code=provenance.code(),
+        machine=provenance.machine(on),
+        **given,
+    )
 
 
-def judged_alone(spec: EnvSpec, scored: Scored, device: str = "cpu") -> dict[str, Any]:
-    """Return the parts of a record of an evaluation alone: scores, costs, code and machine."""
+def _cost(evaluation: Evaluation | None, progress: Progress | None, on: str) -> dict[str, Any]:
+    """Seconds, memory and counts of a training (None for an evaluation alone) and its test."""
+    eval_wall_s = 0.0 if evaluation is None else evaluation.wall_s
+    eval_cpu_s = 0.0 if evaluation is None else evaluation.cpu_s
+    cost = {
+        "eval_wall_s": None if evaluation is None else eval_wall_s,
+        "wall_s": eval_wall_s,
+        "cpu_s": eval_cpu_s,
+        "peak_memory_bytes": provenance.peak_memory_bytes(),
+        "peak_gpu_memory_bytes": provenance.peak_gpu_memory_bytes(on) or None,
+    }
+    if progress is None:
+        return cost
+    counts = {
+        name: value if name in _PARTIAL else round(value) for name, value in progress.totals.items()
+    }
+    if evaluation is not None and "queries" in evaluation.columns:
+        counts["queries"] = int(evaluation.columns["queries"].sum())
     return {
-        "metrics": metrics(spec, scored),
-        "trials": trials(scored),
-        "cost": {
-            "eval_wall_s": scored.eval_wall_s,
-            "wall_s": scored.eval_wall_s,
-            "cpu_s": scored.eval_cpu_s,
-            "peak_memory_bytes": provenance.peak_memory_bytes(),
-            "peak_gpu_memory_bytes": provenance.peak_gpu_memory_bytes(device) or None,
-        },
-        "code": provenance.code(),
-        "machine": provenance.machine(device),
+        **cost,
+        "train_wall_s": progress.train_wall_s,
+        "wall_s": progress.train_wall_s + progress.val_wall_s + eval_wall_s,
+        "train_cpu_s": progress.train_cpu_s,
+        "cpu_s": progress.train_cpu_s + progress.val_cpu_s + eval_cpu_s,
+        "peak_memory_bytes": max(progress.peak_memory_bytes, provenance.peak_memory_bytes()),
+        "peak_gpu_memory_bytes": max(
+            progress.peak_gpu_memory_bytes, provenance.peak_gpu_memory_bytes(on)
+        )
+        or None,
+        "outer_steps": progress.step,
+        **counts,
     }
 
 
-def metrics(spec: EnvSpec, scored: Scored) -> dict[str, dict[str, Any]]:
-    """Return the headline metric and the measures that the environment told; none is NaN."""
-    found = {spec.metric: metric(spec, scored)}
+def agent_facts(
+    agent: ResolvedAgent, *, trained_by: Literal["lazybench", "none"], resumable: bool
+) -> AgentFacts:
+    """Return what a record says of an agent that lazybench made."""
+    return AgentFacts(
+        id=agent.spec.id,
+        version=agent.spec.version,
+        origin=agent.spec.origin,
+        source_sha256=agent.source,
+        trained_by=trained_by,
+        resumable=resumable,
+    )
+
+
+def checkpoint_facts(state: Any, step: int) -> dict[str, Any]:
+    """Return the sha256, size in bytes and step of a state."""
+    sha256, size = checkpoint.digest(state)
+    return {"sha256": sha256, "bytes": size, "step": step}
+
+
+def _further_metrics(spec: EnvSpec, evaluation: Evaluation | None) -> dict[str, Any]:
+    """Metrics of the environment that aren't among the record's, as a part of the diagnostics."""
+    shown = {spec.metric, *(measure.name for measure in spec.measures)}
+    found = {} if evaluation is None else evaluation.metrics
+    further = {name: value for name, value in found.items() if name not in shown}
+    return {"metrics": further} if further else {}
+
+
+def _no_file(agent: ResolvedAgent) -> dict[str, Any]:
+    """The mark of an agent that no file defines, whose hash is of its class's source alone."""
+    return {} if agent.in_file else {"code_not_in_a_file": True}
+
+
+def metrics(spec: EnvSpec, evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """Return the headline metric and the measures of the environment; none is NaN."""
+    found = {spec.metric: headline(spec, evaluation)}
     for measure in spec.measures:
-        value = scored.metrics.get(measure.name)
+        value = evaluation.metrics.get(measure.name)
         if value is not None and math.isfinite(value):
             found[measure.name] = {
                 "value": float(value),
-                "n": len(scored.scores),
+                "n": len(evaluation.scores),
                 "unit": measure.unit,
                 "better": measure.better,
             }
     return found
 
 
-def metric(spec: EnvSpec, scored: Scored) -> dict[str, Any]:
+def headline(spec: EnvSpec, evaluation: Evaluation) -> dict[str, Any]:
     """Return the headline metric of a record with its 95 % interval.
 
-    It is the mean over trials, or what the environment tells of a pass; the interval is that of the
+    It is the mean over trials, or the environment's value for a pass; the interval is that of the
     mean, so there is none where the two differ (a test set whose classes differ in size).
     """
-    mean, low, high = mean_interval(scored.scores)
-    value = float(scored.metrics.get(spec.metric, mean))
+    mean, low, high = mean_interval(evaluation.scores)
+    value = float(evaluation.metrics.get(spec.metric, mean))
     return {
         "value": value,
         "ci95": (low, high) if abs(value - mean) < _SAME else None,
-        "n": len(scored.scores),
+        "n": len(evaluation.scores),
         "unit": spec.unit,
         "better": spec.better,
     }
 
 
-def trials(scored: Scored) -> Trials:
+def trials(evaluation: Evaluation) -> Trials:
     """Return the scores of all trials, their other numbers and the answers, `[n, -1]`, packed."""
-    whole = np.concatenate(scored.answers)
-    answers = whole.reshape(len(whole), -1) if whole.size else None
-    return Trials.of(scored.scores, predictions=answers, columns=scored.columns)
+    given = evaluation.answers
+    answers = given.reshape(len(given), -1) if given.size else None
+    return Trials.of(evaluation.scores, predictions=answers, columns=evaluation.columns)

@@ -241,7 +241,7 @@ class RunRequest:
 
 
 @dataclass(frozen=True)
-class Made:
+class ResolvedAgent:
     """An agent with the settings it was made from.
 
     Attributes:
@@ -266,8 +266,8 @@ class Made:
     in_file: bool = True
 
     @property
-    def judged(self) -> tuple[str, ...]:
-        """Names of the settings that change how a trained state is judged, and no training."""
+    def eval_only(self) -> tuple[str, ...]:
+        """Names of the settings that change how a trained state is evaluated, and no training."""
         return tuple(self.agent.EVAL_ONLY)
 
 
@@ -325,7 +325,7 @@ def check_agent_given(given: Any) -> None:
         )
 
 
-def check_isolable(made: Made) -> None:
+def check_isolable(made: ResolvedAgent) -> None:
     """Look whether an agent's policy can be made in another process.
 
     Raises:
@@ -351,7 +351,7 @@ def make(
     *,
     find: Callable[[str], Any] = lambda key: None,
     whole: bool = False,
-) -> Made:
+) -> ResolvedAgent:
     """Return an agent of that name, made for an environment and budget.
 
     Args:
@@ -424,7 +424,7 @@ def make(
     given = {key: resolved.get(key, value) for key, value in read.items()}
     source, in_file = _source(spec, factory)
     asked = name if isinstance(name, str) else spec.target if spec.origin != OWN else spec.id
-    return Made(spec, hooks, agent, resolved, given, source, asked, in_file)
+    return ResolvedAgent(spec, hooks, agent, resolved, given, source, asked, in_file)
 
 
 def _attributes(given: Any, spec: AgentSpec, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lazybench.records import NetworkFacts, Store, make_key, slug
 from lazybench.runner.callbacks import SILENT, Watch
 from lazybench.runner.evaluate import env_facts, for_init, open_env, open_training
 from lazybench.runner.request import (
-    Made,
+    ResolvedAgent,
     RunRequest,
     check_budget,
     check_device,
@@ -32,32 +32,32 @@ from lazybench.tasks import Tracked
 
 
 @dataclass(frozen=True)
-class Cell:
+class ResolvedRun:
     """A request with everything resolved: what will be run, and its key.
 
-    Runs that differ only in how a trained state is judged share one fit, made with those settings
-    at their defaults: `trainer` is the agent that makes it and `fit_key` the key of the run that
-    judges it with them.
+    Runs that differ only in how a trained state is evaluated share one training, with those
+    settings at their defaults: `trainer` is the agent that trains, and `fit_key` the key of the run
+    that evaluates with the defaults.
 
     Attributes:
-        request: what was asked for.
+        request: the request.
         spec: the environment.
-        made: the agent whose policy is judged.
-        trainer: the agent that is trained; `made` itself where no such setting was given.
+        agent: the agent whose policy is evaluated.
+        trainer: the agent that is trained; `agent` itself where no such setting was given.
         device: where it computes.
-        trials: how many test trials to judge.
-        identity: what the key is made of.
-        fit_identity: what the fit's key is made of.
+        trials: number of test trials.
+        identity: fields that the key is computed from.
+        fit_identity: fields that the key of the training is computed from.
         facts: the `env` and `data` parts of the record.
-        network: what is trained, where the agent tells.
+        network: what is trained, where the agent says it.
         weights: what training starts from; None for fresh weights.
         track: what data the training uses, where the environment offers more than one kind.
     """
 
     request: RunRequest
     spec: EnvSpec
-    made: Made
-    trainer: Made
+    agent: ResolvedAgent
+    trainer: ResolvedAgent
     device: str
     trials: int
     identity: dict[str, Any]
@@ -74,27 +74,27 @@ class Cell:
 
     @cached_property
     def fit_key(self) -> str:
-        """The fit's key, equal to `key` unless a setting of judging was given."""
+        """The fit's key, equal to `key` unless a setting of evaluation was given."""
         return make_key(self.fit_identity)
 
     @property
     def folder(self) -> Path:
         """The fit's working folder."""
-        agent, env = slug(self.made.spec.id), slug(self.spec.id)
+        agent, env = slug(self.agent.spec.id), slug(self.spec.id)
         return self.request.runs / f"{agent}-{env}-s{self.request.seed}-{self.fit_key[:12]}"
 
     def file(self, name: str, ending: str) -> Path:
-        """A file of this run in the folder; judgements of one fit keep theirs apart."""
+        """A file of this run in the folder; each evaluation of one training has its own."""
         mark = "" if self.key == self.fit_key else f"-{self.key[:12]}"
         return self.folder / f"{name}{mark}.{ending}"
 
 
-def resolve(request: RunRequest, watch: Watch = SILENT, *, here: bool = True) -> Cell:
+def resolve(request: RunRequest, watch: Watch = SILENT, *, here: bool = True) -> ResolvedRun:
     """Return the request with names, presets, data and key resolved; nothing is written.
 
     Args:
-        request: what was asked for.
-        watch: hears which environment an alias is.
+        request: the request.
+        watch: is called with the environment of an alias.
         here: look whether this machine has the device; False for a run on another one.
 
     Raises:
@@ -109,37 +109,37 @@ def resolve(request: RunRequest, watch: Watch = SILENT, *, here: bool = True) ->
         watch.note(note)
     spec = with_protocol(spec, request.protocol)
     find = Store(request.out).find
-    made = make(request.agent, spec, request.budget, request.overrides, find=find)
-    trainer = _trainer(made, request, spec)
+    agent = make(request.agent, spec, request.budget, request.overrides, find=find)
+    trainer = _trainer(agent, request, spec)
     if request.isolated:
-        check_isolable(made)
+        check_isolable(agent)
     trials, limited = chosen_trials(spec, request.budget, request.limit)
-    judged = open_env(spec, 1, "test")
+    test = open_env(spec, 1, "test")
     train: Any = None
-    plan = made.agent.plan(judged.task)
-    distributed.check(made.agent.SHARDED, made.spec.id, None if plan is None else plan.meta_batch)
+    plan = agent.agent.plan(test.task)
+    distributed.check(agent.agent.SHARDED, agent.spec.id, None if plan is None else plan.meta_batch)
     if plan is not None:
-        # Opened here so that shots that the data can't serve are told before anything is written.
+        # Opened here, so that shots beyond the data are reported before anything is written.
         train = open_training(spec, replace(plan, meta_batch=1))
-    elif made.agent.has_own_loop():
+    elif agent.agent.has_own_loop():
         train = open_training(spec, None)
-    weights = _weights(made, request)
+    weights = _weights(agent, request)
     if weights is not None:
-        # Tried here, so that weights that don't fit are told before anything is written.
-        first = made.agent.init(for_init(open_env(spec, 1, "val")), Rng(request.seed).at("init"))
-        made.agent.load_weights(first, weights.params)
-    network = _network(made, judged.task, weights)
-    described = env_facts(spec, judged, trials)
+        # Loaded here, so that weights that don't fit are reported before anything is written.
+        first = agent.agent.init(for_init(open_env(spec, 1, "val")), Rng(request.seed).at("init"))
+        agent.agent.load_weights(first, weights.params)
+    network = _network(agent, test.task, weights)
+    described = env_facts(spec, test, trials)
     identity = {
         "env": spec.id,
         "env_version": spec.version,
         "protocol": described["env"]["protocol"],
         "data": described["data"]["fingerprint"],
         "prep": described["data"]["prep"],
-        "agent": made.spec.id,
-        "agent_version": made.spec.version,
-        "agent_source": made.source,
-        "config": made.config,
+        "agent": agent.spec.id,
+        "agent_version": agent.spec.version,
+        "agent_source": agent.source,
+        "config": agent.config,
         "budget": request.budget,
         "seed": request.seed,
         "precision": request.precision,
@@ -148,10 +148,10 @@ def resolve(request: RunRequest, watch: Watch = SILENT, *, here: bool = True) ->
         "limited": limited,
         **({} if network is None else network.identity()),
     }
-    return Cell(
+    return ResolvedRun(
         request=request,
         spec=spec,
-        made=made,
+        agent=agent,
         trainer=trainer,
         device=device,
         trials=trials,
@@ -164,15 +164,15 @@ def resolve(request: RunRequest, watch: Watch = SILENT, *, here: bool = True) ->
     )
 
 
-def _trainer(made: Made, request: RunRequest, spec: EnvSpec) -> Made:
-    """The agent that makes the fit: the same, but for settings that only judging looks at."""
-    kept = {k: v for k, v in request.overrides.items() if k not in made.judged}
+def _trainer(agent: ResolvedAgent, request: RunRequest, spec: EnvSpec) -> ResolvedAgent:
+    """The agent that trains: the same, but for settings that only evaluation reads."""
+    kept = {k: v for k, v in request.overrides.items() if k not in agent.eval_only}
     if len(kept) == len(request.overrides):
-        return made
+        return agent
     return make(request.agent, spec, request.budget, kept, find=Store(request.out).find)
 
 
-def _weights(made: Made, request: RunRequest) -> Weights | None:
+def _weights(agent: ResolvedAgent, request: RunRequest) -> Weights | None:
     """The weights to start from, where the request names some.
 
     Raises:
@@ -180,22 +180,22 @@ def _weights(made: Made, request: RunRequest) -> Weights | None:
     """
     if request.init is None:
         return None
-    if not made.agent.can_load_weights():
+    if not agent.agent.can_load_weights():
         raise UsageError(
-            f"agent '{made.spec.id}' can't start from given weights: it has no method "
+            f"agent '{agent.spec.id}' can't start from given weights: it has no method "
             "load_weights(state, weights); leave --init out"
         )
     return read_weights(request.init, request.runs)
 
 
-def _network(made: Made, task: Any, weights: Weights | None) -> NetworkFacts | None:
+def _network(agent: ResolvedAgent, task: Any, weights: Weights | None) -> NetworkFacts | None:
     """What the agent trains, with the source of a network that the user wrote."""
-    network = made.agent.describe_network(task)
+    network = agent.agent.describe_network(task)
     if network is None:
         return None
-    if not network.batch_norm and "batch_norm" in made.overrides:
+    if not network.batch_norm and "batch_norm" in agent.overrides:
         raise UsageError(
-            f"{network.name} has no batch norm, so all ways of judging it are one record; leave "
+            f"{network.name} has no batch norm, so all ways of evaluating it are one record; leave "
             "batch_norm out"
         )
     return NetworkFacts(

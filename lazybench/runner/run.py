@@ -1,4 +1,8 @@
-"""One run, from a request to a record."""
+"""One run, from a request to a record: resolve, train, evaluate, record, publish.
+
+`RunRequest -> ResolvedRun -> Progress and policy -> Evaluation -> Record`; the functions follow in
+that order.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,11 @@ import math
 import shutil
 import traceback
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lazybench.agent import Agent
+from lazybench.agent import Policy
 from lazybench.arguments import need_folder
 from lazybench.errors import (
     Busy,
@@ -36,13 +39,13 @@ from lazybench.records import (
     write_json,
 )
 from lazybench.runner import checkpoint, provenance
-from lazybench.runner.callbacks import SILENT, UNTRACKED, Harmless, Tracker, Watch
-from lazybench.runner.evaluate import Judged, Scored, gathered, judge, open_env
+from lazybench.runner.callbacks import SILENT, UNTRACKED, GuardedTracker, Tracker, Watch
+from lazybench.runner.evaluate import Evaluation, combined, evaluate_blocks, open_env
 from lazybench.runner.failures import status_and_reason
 from lazybench.runner.isolated import IsolatedPolicy, isolated
-from lazybench.runner.record import Outcome, record
+from lazybench.runner.record import Outcome, run_record
 from lazybench.runner.request import RunRequest, check_device
-from lazybench.runner.resolve import Cell, resolve
+from lazybench.runner.resolve import ResolvedRun, resolve
 from lazybench.runner.run_dir import locked, writable
 from lazybench.runner.signals import Signals
 from lazybench.runner.train import Progress, Training, fit, fit_whole
@@ -50,20 +53,24 @@ from lazybench.runtime import distributed
 from lazybench.runtime.precision import using_precision
 from lazybench.runtime.threads import usable_cores, using_threads
 
+_FINAL = ("ok", "diverged")
+"""Statuses of records that a repetition would give again."""
+
 
 def run(request: RunRequest, *, watch: Watch = SILENT, tracker: Tracker = UNTRACKED) -> Record:
-    """Return the record of a run: the one that stands, else a new one, continuing what is there.
+    """Return the record of a run: the stored one, else a new one, continuing what is there.
 
     Args:
-        request: what is asked for.
-        watch: hears of the progress.
-        tracker: hears of a run that isn't done already; its failures are noted and harm nothing.
+        request: the run.
+        watch: is called with the progress.
+        tracker: is called during a run that isn't done already; its failures are noted and don't
+            affect the run.
 
     Raises:
         UsageError: a name, setting, device or limit that isn't allowed.
         DataUnavailable: the data isn't installed or is damaged.
-        OutputUnavailable: the store or the working folder can't be written; found out before
-            training.
+        OutputUnavailable: the store or the working folder can't be written (checked before
+            training).
         Busy: another process is at the same run.
         Interrupted: a signal stopped it at a checkpoint; the same request continues.
         RankLost: torchrun started several processes, and another one ended.
@@ -75,222 +82,242 @@ def run(request: RunRequest, *, watch: Watch = SILENT, tracker: Tracker = UNTRAC
     if distributed.rank() != 0:
         watch, tracker = SILENT, UNTRACKED
     with using_threads(threads), using_precision(request.precision, device):
-        return _run(request, watch, Harmless(tracker, watch))
-
-
-def _run(request: RunRequest, watch: Watch, tracker: Tracker) -> Record:
-    cell = resolve(request, watch)
-    store = Store(request.out)
-    standing = distributed.of_first(lambda: store.find(cell.key))
-    # The same result once more, of which the record can say that it was made in isolation.
-    lacking = request.isolated and standing is not None and not standing.isolated
-    again = request.force or (lacking and standing is not None and standing.status == "ok")
-    if standing is not None and not again and standing.status in ("ok", "diverged"):
-        if not distributed.rank():
-            _finish(cell, store, standing)
-        watch.note("done already: this record stands (run again with --force)")
-        return standing
-    if distributed.rank():
+        resolved = resolve(request, watch)
+        store = Store(request.out)
+        stored = distributed.of_first(lambda: store.find(resolved.key))
+        if stored is not None and stored.status in _FINAL and not _repeats(request, stored):
+            if distributed.rank() == 0:
+                _mark_killed_run(resolved, store, stored)
+            watch.note("done already: this record stands (run again with --force)")
+            return stored
+        guarded = GuardedTracker(tracker, watch)
+        if distributed.rank() == 0:
+            return _run_and_publish(resolved, store, stored, watch, guarded)
         # Rank 0 keeps the folder and the record; this one computes its part.
         with Signals(watch.note, request.episode_timeout_s) as signals:
-            return _make_record(cell, watch, signals, tracker)
+            return _train_and_evaluate(resolved, watch, signals, guarded)
+
+
+def _repeats(request: RunRequest, stored: Record) -> bool:
+    """Whether a run is done again whose record is in the store."""
+    return request.force or (_adds_isolation(request, stored) and stored.status == "ok")
+
+
+def _adds_isolation(request: RunRequest, stored: Record) -> bool:
+    """Whether the result is made once more so that its record can say it was made in isolation."""
+    return request.isolated and not stored.isolated
+
+
+def _run_and_publish(
+    resolved: ResolvedRun, store: Store, stored: Record | None, watch: Watch, tracker: Tracker
+) -> Record:
+    """Do a run in its folder, compare a repetition with the stored record, and publish."""
+    request = resolved.request
     writable(request.out)
-    refuse_links(cell.folder)
-    writable(cell.folder)
-    with locked(cell.folder), Signals(watch.note, request.episode_timeout_s) as signals:
-        remove_leftovers(cell.folder)
-        if request.force:
-            shutil.rmtree(cell.folder / "ckpt", ignore_errors=True)
-            cell.file("episodes", "jsonl").unlink(missing_ok=True)
-        beside = {
-            "key": cell.fit_key,
-            "asked": cell.trainer.asked,
-            "overrides": cell.trainer.overrides,
-            "network_facts": None if cell.network is None else cell.network.model_dump(),
-        }
-        write_json(cell.folder / "config.json", beside | cell.fit_identity)
-        tracker.begin(_told(cell))
+    refuse_links(resolved.folder)
+    writable(resolved.folder)
+    with locked(resolved.folder), Signals(watch.note, request.episode_timeout_s) as signals:
+        _prepare_folder(resolved)
+        tracker.begin(_tracked_facts(resolved))
         status = "interrupted"
         try:
-            made = _make_record(cell, watch, signals, tracker)
-            status = made.status
+            record = _train_and_evaluate(resolved, watch, signals, tracker)
+            status = record.status
         finally:
             tracker.end(status)
-        if standing is not None and again and standing.status in ("ok", "diverged"):
-            _compare(standing, made)
-            if not lacking:
-                return made
-        path = store.publish(made)
-        _mark_done(cell, made, path)
+        if stored is not None and stored.status in _FINAL:
+            _compare(stored, record)
+            if not _adds_isolation(request, stored):
+                return record
+        path = store.publish(record)
+        _mark_done(resolved, record, str(path.resolve()))
         if signals.number:
-            # Nothing of this run is left to do, but whoever asked for it wants to do no more.
+            # Nothing of this run is left to do, but its caller wants to do no more.
             raise Interrupted(signals.number, f"interrupted once {path} was written")
-    return made
+    return record
 
 
-def _mark_done(cell: Cell, made: Record, path: Path) -> None:
-    """Write into a run's folder that its record is in the store."""
-    write_json(cell.file("done", "json"), {"status": made.status, "record": str(path.resolve())})
+def _prepare_folder(resolved: ResolvedRun) -> None:
+    """Write the run's configuration into its folder; with `force`, delete earlier work there."""
+    remove_leftovers(resolved.folder)
+    if resolved.request.force:
+        shutil.rmtree(resolved.folder / "ckpt", ignore_errors=True)
+        resolved.file("episodes", "jsonl").unlink(missing_ok=True)
+    facts = {
+        "key": resolved.fit_key,
+        "asked": resolved.trainer.asked,
+        "overrides": resolved.trainer.overrides,
+        "network_facts": None if resolved.network is None else resolved.network.model_dump(),
+    }
+    write_json(resolved.folder / "config.json", facts | resolved.fit_identity)
 
 
-def _finish(cell: Cell, store: Store, standing: Record) -> None:
-    """Mark a folder as done whose run was killed once its record stood, before it was marked."""
-    done = cell.file("done", "json")
-    if done.exists() or not (cell.folder / "config.json").exists():
-        return
-    # The record stands whatever becomes of the folder, and who holds it marks it.
-    with contextlib.suppress(Busy, OutputUnavailable, StoreError), locked(cell.folder):
-        refuse_links(cell.folder)
-        remove_leftovers(cell.folder)
-        _mark_done(cell, standing, store.path(standing))
-
-
-def _told(cell: Cell) -> dict[str, Any]:
-    """What a tracker is told of a run as it begins."""
-    steps = checkpoint.steps(cell.folder / "ckpt")
-    told = {name: cell.identity[name] for name in ("agent", "env", "budget", "seed", "config")}
-    known: dict[str, Any] = plain({**told, "key": cell.key, "folder": str(cell.folder)})
+def _tracked_facts(resolved: ResolvedRun) -> dict[str, Any]:
+    """What a tracker gets when a run begins."""
+    steps = checkpoint.steps(resolved.folder / "ckpt")
+    facts = {name: resolved.identity[name] for name in ("agent", "env", "budget", "seed", "config")}
+    known: dict[str, Any] = plain({**facts, "key": resolved.key, "folder": str(resolved.folder)})
     return {**known, "step": max(steps, default=0)}
 
 
-def _make_record(cell: Cell, watch: Watch, signals: Signals, tracker: Tracker) -> Record:
+def _train_and_evaluate(
+    resolved: ResolvedRun, watch: Watch, signals: Signals, tracker: Tracker
+) -> Record:
+    """Return the record of a run that is done now: with its scores, or how it failed."""
     started = provenance.now()
-    provenance.reset_peak_memory(cell.device)
-    # Asked now, while the files are what was imported: a checkout may move on during a long run.
+    provenance.reset_peak_memory(resolved.device)
+    # Read now, while the files are what was imported: a checkout may move on during a long run.
     provenance.code()
-    cell.file("error", "txt").unlink(missing_ok=True)
-    training = Training.of(cell, cell.folder / "ckpt")
-    progress = Progress()
+    resolved.file("error", "txt").unlink(missing_ok=True)
     status, reason = "ok", None
-    request = cell.request
-    policy: Any = None
-    scored: Scored | None = None
-    known: dict[str, Any] = {}
+    evaluation: Evaluation | None = None
+    diagnostics: dict[str, Any] = {}
     try:
-        if training.agent.has_own_loop():
-            progress, policy = fit_whole(training, signals)
-            cell.file("episodes", "jsonl").unlink(missing_ok=True)
-        else:
-            progress = fit(training, watch, signals, tracker)
-            if not request.isolated:
-                policy = cell.made.agent.policy(checkpoint.copied(progress.best))
-        known = _diagnostics(training.agent, progress.state)
-        scored = _test(cell, progress, policy, watch, signals)
-        metric = cell.spec.metric
-        value = scored.metrics.get(metric, scored.scores.mean())
-        tracker.evaluated(progress.best_step, "test", {metric: float(value)})
+        progress, policy = _train(resolved, watch, signals, tracker)
+        if progress.state is not None:
+            diagnostics = dict(plain(resolved.trainer.agent.diagnostics(progress.state)))
+        evaluation = _evaluate(resolved, progress, policy, watch, signals)
+        metric = resolved.spec.metric
+        value = evaluation.score(metric)
+        tracker.evaluated(progress.best_step, "test", {metric: value})
     except Interrupted:
         raise
     except Diverged as error:
         status, reason = "diverged", str(error)
-        progress = _last(cell)
+        progress = _last_progress(resolved)
     except (UsageError, DataUnavailable, StoreError, OutputUnavailable, RankLost):
         raise
     # An agent that calls `exit` mustn't end the run as if all were well, nor one that raises
     # KeyboardInterrupt pass for its user: `Signals` turns a real Ctrl-C into `Interrupted`.
     except BaseException as error:
         status, reason = status_and_reason(error)
-        told = traceback.format_exc().encode("utf-8", "backslashreplace")
-        path = write_bytes(cell.file("error", "txt"), told)
+        trace = traceback.format_exc().encode("utf-8", "backslashreplace")
+        path = write_bytes(resolved.file("error", "txt"), trace)
         watch.note(f"{status}: {reason}; traceback in {path}")
-        progress = _last(cell)
+        progress = _last_progress(resolved)
     watch.finished()
-    return record(cell, progress, scored, Outcome(status, reason, started, known))
+    return run_record(resolved, progress, evaluation, Outcome(status, reason, started, diagnostics))
 
 
-def _diagnostics(agent: Agent, state: Any) -> dict[str, Any]:
-    """What an agent tells of its training, as plain JSON values."""
-    return {} if state is None else dict(plain(agent.diagnostics(state)))
+def _train(
+    resolved: ResolvedRun, watch: Watch, signals: Signals, tracker: Tracker
+) -> tuple[Progress, Policy | None]:
+    """Return the finished training and its policy; None where another process makes the policy."""
+    training = Training.of(resolved, resolved.folder / "ckpt")
+    if training.agent.has_own_loop():
+        progress, policy = fit_whole(training, signals)
+        resolved.file("episodes", "jsonl").unlink(missing_ok=True)
+        return progress, policy
+    progress = fit(training, watch, signals, tracker)
+    if resolved.request.isolated:
+        return progress, None
+    return progress, resolved.agent.agent.policy(checkpoint.copied(progress.best))
 
 
-def _test(cell: Cell, progress: Progress, policy: Any, watch: Watch, signals: Signals) -> Scored:
-    """Judge the official trials block by block; what was judged already isn't repeated."""
-    path = cell.file("episodes", "jsonl")
-    digest, _ = checkpoint.digest(progress.best)
+def _evaluate(
+    resolved: ResolvedRun,
+    progress: Progress,
+    policy: Policy | None,
+    watch: Watch,
+    signals: Signals,
+) -> Evaluation:
+    """Evaluate the official trials block by block, without those that were evaluated already."""
+    state_sha256, _ = checkpoint.digest(progress.best)
+    blocks = _stored_blocks(resolved, state_sha256, watch)
+    start = sum(len(block.scores) for block in blocks)
+    watch.stage("test", resolved.trials, min(start, resolved.trials))
+    spec = resolved.spec
+    rows = spec.rows(math.ceil(resolved.trials / distributed.size()))
+    env = open_env(spec, rows, "test", resolved.device)
+    seed, metric, names = resolved.request.seed, spec.metric, spec.columns
+    with contextlib.ExitStack() as held:
+        process: IsolatedPolicy | None = None
+        if resolved.request.isolated and start < resolved.trials:
+            with signals.at_once("interrupted before the test"):
+                process = policy = held.enter_context(isolated(resolved, progress.best, env))
+        fresh = evaluate_blocks(
+            env, policy, metric, resolved.trials, start=start, seed=seed, columns=names
+        )
+        _evaluate_rest(resolved, fresh, blocks, state_sha256, rows, process, watch, signals)
+        if process is not None:
+            progress.peak_memory_bytes = max(progress.peak_memory_bytes, process.peak_memory_bytes)
+            progress.peak_gpu_memory_bytes = max(
+                progress.peak_gpu_memory_bytes, process.peak_gpu_memory_bytes
+            )
+    wall_s = distributed.longest_side_by_side([block.wall_s for block in blocks])
+    cpu_s = sum(block.cpu_s for block in blocks)
+    return combined(env, blocks, names, wall_s, cpu_s)
+
+
+def _stored_blocks(resolved: ResolvedRun, state_sha256: str, watch: Watch) -> list[Evaluation]:
+    """The blocks of this state that an earlier sitting evaluated, as the run's folder has them."""
+    path = resolved.file("episodes", "jsonl")
     lines = distributed.of_first(
         lambda: read_lines(
             path,
             torn=lambda number: watch.note(
-                f"{path}:{number}: the last line is cut off; its trials are judged again"
+                f"{path}:{number}: the last line is cut off; its trials are evaluated again"
             ),
         )
     )
-    own = cell.request.isolated
-    blocks = [
+    return [
         _block(line)
         for line in lines
-        if line["state"] == digest and (line.get("isolated", False) or not own)
+        if line["state"] == state_sha256
+        and (line.get("isolated", False) or not resolved.request.isolated)
     ]
-    start = sum(len(block.scores) for block in blocks)
-    watch.stage("test", cell.trials, min(start, cell.trials))
-    spec = cell.spec
-    rows = spec.rows(math.ceil(cell.trials / distributed.size()))
-    env = open_env(spec, rows, "test", cell.device)
-    seed, metric, names = cell.request.seed, spec.metric, spec.columns
-    with contextlib.ExitStack() as held:
-        apart = None
-        if own and start < cell.trials:
-            with signals.at_once("interrupted before the test"):
-                apart = policy = held.enter_context(isolated(cell, progress.best, env))
-        judged = judge(env, policy, metric, cell.trials, start=start, seed=seed, columns=names)
-        _all_blocks(cell, judged, blocks, digest, rows, apart, watch, signals)
-        if apart is not None:
-            progress.peak_memory_bytes = max(progress.peak_memory_bytes, apart.peak_memory_bytes)
-            progress.peak_gpu_memory_bytes = max(
-                progress.peak_gpu_memory_bytes, apart.peak_gpu_memory_bytes
-            )
-    wall_s = distributed.longest_side_by_side([block.wall_s for block in blocks])
-    cpu_s = sum(block.cpu_s for block in blocks)
-    return gathered(env, blocks, names, wall_s, cpu_s)
 
 
-def _all_blocks(  # noqa: PLR0913 - what is scored, what of it is there, and who hears
-    cell: Cell,
-    judged: Iterator[Judged],
-    blocks: list[Judged],
-    digest: str,
+def _evaluate_rest(  # noqa: PLR0913 - what is evaluated, what of it is there, and the callbacks
+    resolved: ResolvedRun,
+    fresh: Iterator[Evaluation],
+    blocks: list[Evaluation],
+    state_sha256: str,
     rows: int,
-    apart: IsolatedPolicy | None,
+    process: IsolatedPolicy | None,
     watch: Watch,
     signals: Signals,
 ) -> None:
-    """Add the blocks that are left to those that are there, and a line of each to the folder."""
-    path, metric = cell.file("episodes", "jsonl"), cell.spec.metric
+    """Add the missing blocks to those that are there, and a line for each to the run's folder."""
+    path, metric = resolved.file("episodes", "jsonl"), resolved.spec.metric
     start = sum(len(block.scores) for block in blocks)
     while True:
-        # A block may take minutes, and is judged as a whole the next time.
+        # A block may take minutes; one that is interrupted is evaluated as a whole the next time.
         doing = f"the block of test trials from {start}"
         with (
             signals.at_once(f"interrupted at test trial {start}"),
-            signals.in_time(min(rows, cell.trials - start), doing),
+            signals.in_time(min(rows, resolved.trials - start), doing),
         ):
-            block = next(judged, None)
+            block = next(fresh, None)
         if block is None:
             break
-        if apart is not None:
-            block = block._replace(cpu_s=block.cpu_s + apart.take_cpu_s())
-        line = {
-            "state": digest,
-            "isolated": apart is not None,
-            "first": block.first,
-            "scores": [float(score) for score in block.scores],
-            "answers": Packed.of(block.answers).model_dump(mode="json"),
-            "wall_s": block.wall_s,
-            "cpu_s": block.cpu_s,
-            "metrics": dict(block.metrics),
-            "columns": {name: values.tolist() for name, values in block.columns.items()},
-        }
+        if process is not None:
+            block = block._replace(cpu_s=block.cpu_s + process.take_cpu_s())
         if distributed.rank() == 0:
-            append_line(path, line)
+            isolation = {"state": state_sha256, "isolated": process is not None}
+            append_line(path, isolation | _line(block))
         blocks.append(block)
         start = block.first + len(block.scores)
         mean = float(np.concatenate([each.scores for each in blocks]).mean())
         watch.advance(len(block.scores), {metric: mean})
 
 
-def _block(line: Mapping[str, Any]) -> Judged:
-    """A judged block as a line of the run's folder has it."""
-    return Judged(
+def _line(block: Evaluation) -> dict[str, Any]:
+    """A block as a line of the run's folder."""
+    return {
+        "first": block.first,
+        "scores": [float(score) for score in block.scores],
+        "answers": Packed.of(block.answers).model_dump(mode="json"),
+        "wall_s": block.wall_s,
+        "cpu_s": block.cpu_s,
+        "metrics": dict(block.metrics),
+        "columns": {name: values.tolist() for name, values in block.columns.items()},
+    }
+
+
+def _block(line: Mapping[str, Any]) -> Evaluation:
+    """The block of a line of the run's folder."""
+    return Evaluation(
         line["first"],
         np.array(line["scores"]),
         Packed(**line["answers"]).unpack(),
@@ -301,16 +328,37 @@ def _block(line: Mapping[str, Any]) -> Judged:
     )
 
 
-def _last(cell: Cell) -> Progress:
-    """What the newest checkpoint knows of a run that failed: its costs and its curve."""
-    found = checkpoint.load(cell.folder / "ckpt")
+def _last_progress(resolved: ResolvedRun) -> Progress:
+    """The costs and the curve in the newest checkpoint of a run that failed."""
+    found = checkpoint.load(resolved.folder / "ckpt")
     return Progress.of(found[1]) if found is not None and found[1] is not None else Progress()
 
 
-def _compare(standing: Record, again: Record) -> None:
-    """Check that a forced repetition gave what stands in the store."""
-    if standing.comparable() != again.comparable():
+def _compare(stored: Record, record: Record) -> None:
+    """Check that a repetition gave the stored result.
+
+    Raises:
+        StoreError: it didn't.
+    """
+    if stored.comparable() != record.comparable():
         raise StoreError(
-            f"run again, {again.agent.id} on {again.env.id} gave another result than the record "
-            f"{standing.key12} that stands (see both with --json); the store was left as it is"
+            f"run again, {record.agent.id} on {record.env.id} gave another result than the record "
+            f"{stored.key12} that stands (see both with --json); the store was left as it is"
         )
+
+
+def _mark_done(resolved: ResolvedRun, record: Record, path: str) -> None:
+    """Write into a run's folder that its record is in the store."""
+    write_json(resolved.file("done", "json"), {"status": record.status, "record": path})
+
+
+def _mark_killed_run(resolved: ResolvedRun, store: Store, stored: Record) -> None:
+    """Mark a folder as done whose run was killed after its record was published."""
+    done = resolved.file("done", "json")
+    if done.exists() or not (resolved.folder / "config.json").exists():
+        return
+    # The record is valid whatever happens to the folder, and a process that holds it marks it.
+    with contextlib.suppress(Busy, OutputUnavailable, StoreError), locked(resolved.folder):
+        refuse_links(resolved.folder)
+        remove_leftovers(resolved.folder)
+        _mark_done(resolved, stored, str(store.path(stored).resolve()))

@@ -22,7 +22,7 @@ from lazybench.errors import ContractError, Diverged, Interrupted, StoreError
 from lazybench.nets import training_passes
 from lazybench.runner import checkpoint, provenance
 from lazybench.runner.callbacks import UNTRACKED, Tracker, Watch
-from lazybench.runner.evaluate import Clock, for_init, judge, open_env, open_training
+from lazybench.runner.evaluate import Clock, evaluate_blocks, for_init, open_env, open_training
 from lazybench.runner.run_dir import need_space
 from lazybench.runner.signals import Signals
 from lazybench.runtime import distributed
@@ -30,7 +30,7 @@ from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
 
 if TYPE_CHECKING:
-    from lazybench.runner.resolve import Cell
+    from lazybench.runner.resolve import ResolvedRun
 
 CHECKPOINT_EVERY_S = 20.0
 """Seconds of training between checkpoints; when they are written can't change a result."""
@@ -113,16 +113,16 @@ class Training:
     weights: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, cell: Cell, folder: Path) -> Training:
-        """Return the training of a cell, whose checkpoints go to a folder."""
-        weights = None if cell.weights is None else cell.weights.params
-        request = cell.request
+    def of(cls, resolved: ResolvedRun, folder: Path) -> Training:
+        """Return the training of a resolved, whose checkpoints go to a folder."""
+        weights = None if resolved.weights is None else resolved.weights.params
+        request = resolved.request
         return cls(
-            cell.trainer.agent,
-            cell.spec,
+            resolved.trainer.agent,
+            resolved.spec,
             request.budget,
             request.seed,
-            cell.device,
+            resolved.device,
             folder,
             weights,
         )
@@ -295,7 +295,7 @@ def _validate(
     metric, better = spec.validation
     with stoppable:
         policy = training.agent.policy(checkpoint.copied(progress.state))
-        blocks = list(judge(judged, policy, metric, trials, seed=training.seed))
+        blocks = list(evaluate_blocks(judged, policy, metric, trials, seed=training.seed))
     value = blocks[0].score(metric)
     if len(blocks) > 1:
         value = float(np.concatenate([block.scores for block in blocks]).mean())

@@ -11,14 +11,14 @@ from lazybench.agent import Policy, is_vectorized
 from lazybench.arguments import check_path, check_settings, check_text, check_whole, need_folder
 from lazybench.errors import UsageError
 from lazybench.nets import forget_loaded, published_source
-from lazybench.records import AgentFacts, Metric, NetworkFacts, Record, Store
+from lazybench.records import Metric, NetworkFacts, Record, Store
 from lazybench.runner import provenance
-from lazybench.runner import record as report
 from lazybench.runner.callbacks import SILENT, Watch
-from lazybench.runner.checkpoint import copied, digest, to_device
-from lazybench.runner.evaluate import Clock, env_facts, judge_all, open_env
+from lazybench.runner.checkpoint import copied, to_device
+from lazybench.runner.evaluate import Clock, evaluate_all, open_env
+from lazybench.runner.record import agent_facts, checkpoint_facts, evaluation_record, headline
 from lazybench.runner.request import (
-    Made,
+    ResolvedAgent,
     check_device,
     chosen_trials,
     make,
@@ -81,7 +81,7 @@ class TransferRequest:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class TransferResult:
     """What judging came to.
 
     Attributes:
@@ -101,7 +101,7 @@ class Judgement:
     record: Record | None
 
 
-def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
+def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> TransferResult:
     """Return how the trained state of a run does on an environment's trials.
 
     Raises:
@@ -139,27 +139,22 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
         policy = _without_answers(policy)
     seed = int(run.identity["seed"])
     with using_threads(request.threads), using_precision(precision, device):
-        scored = judge_all(env, policy, spec, trials, watch, clock, seed=seed)
+        evaluation = evaluate_all(env, policy, spec, trials, watch, clock, seed=seed)
     # By what was kept and not by what was asked for, so that one state has one record.
     kept = {run.progress.step: "last", run.progress.best_step: "best"}.get(step, "kept")
     origin = f"{home.id} {run.key[:12]} {kept} (step {step})"
-    judgement = Judgement(
-        made.spec.id, spec.id, origin, request.split, Metric(**report.metric(spec, scored)), None
+    judgement = TransferResult(
+        made.spec.id, spec.id, origin, request.split, Metric(**headline(spec, evaluation)), None
     )
     if request.split != "test":
         return judgement
-    sha256, size = digest(state)
-    record = Record.keyed(
-        status="ok",
-        **env_facts(spec, env, trials),
-        agent=AgentFacts(
-            id=made.spec.id,
-            version=int(run.identity["agent_version"]),
-            origin=made.spec.origin,
-            source_sha256=made.source,
-            trained_by="lazybench",
-            resumable=True,
-        ),
+    record = evaluation_record(
+        spec,
+        env,
+        trials,
+        evaluation,
+        on=device,
+        agent=agent_facts(made, trained_by="lazybench", resumable=True),
         config=made.config,
         preset=str(run.identity["budget"]),
         overrides=made.overrides,
@@ -169,8 +164,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> Judgement:
         seed=seed,
         precision=precision,
         device=device.partition(":")[0],
-        **report.judged_alone(spec, scored, device),
-        checkpoint={"sha256": sha256, "bytes": size, "step": step},
+        checkpoint=checkpoint_facts(state, step),
         network=run.network,
         fit=run.key,
         trained_on=origin,
@@ -238,7 +232,7 @@ def _without_answers(policy: Policy) -> Policy:
     return answer
 
 
-def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> Made:
+def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> ResolvedAgent:
     """The run's agent with its own settings, those of judging replaced where asked.
 
     Raises:
@@ -250,10 +244,10 @@ def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> 
     check_code(made, run.identity["agent_version"], run.identity["agent_source"])
     check_backbone(run.network, made, home)
     for name in overrides:
-        if name in config and name not in made.judged and not name.startswith("test_"):
+        if name in config and name not in made.eval_only and not name.startswith("test_"):
             raise UsageError(
                 f"'{name}' is a setting of training and can't be changed in judging; settings of "
-                f"judging: {', '.join(n for n in config if n in made.judged or 'test_' in n)}"
+                f"judging: {', '.join(n for n in config if n in made.eval_only or 'test_' in n)}"
             )
     asked = {**config, **overrides}
     again = make(run.asked, home, str(run.identity["budget"]), asked, whole=True)
@@ -262,7 +256,7 @@ def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> 
     return replace(again, overrides=given)
 
 
-def check_code(made: Made, version: int, source: str | None) -> None:
+def check_code(made: ResolvedAgent, version: int, source: str | None) -> None:
     """Look whether an agent is the one that made a run.
 
     Args:
@@ -285,7 +279,7 @@ def check_code(made: Made, version: int, source: str | None) -> None:
         )
 
 
-def moved(made: Made, state: Any, task: TaskShape) -> Any:
+def moved(made: ResolvedAgent, state: Any, task: TaskShape) -> Any:
     """Return a state that answers tasks of this shape.
 
     Raises:
@@ -299,7 +293,7 @@ def moved(made: Made, state: Any, task: TaskShape) -> Any:
     )
 
 
-def check_backbone(network: NetworkFacts | None, made: Made, home: EnvSpec) -> None:
+def check_backbone(network: NetworkFacts | None, made: ResolvedAgent, home: EnvSpec) -> None:
     """Look whether a network of the user's is made of what it was.
 
     Args:

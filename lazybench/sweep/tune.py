@@ -17,7 +17,7 @@ from lazybench.files import read_file, refuse_links
 from lazybench.records import Tuning, append_line, read_lines, remove_leftovers, write_json
 from lazybench.runner.callbacks import SILENT, Watch
 from lazybench.runner.request import RunRequest
-from lazybench.runner.resolve import Cell, resolve
+from lazybench.runner.resolve import ResolvedRun, resolve
 from lazybench.runner.run_dir import locked, writable
 from lazybench.runner.signals import Signals
 from lazybench.runner.train import Training, fit
@@ -187,15 +187,15 @@ def tune(
     if check_whole("trials", trials, least=None) < 1:
         raise UsageError(f"trials must be at least 1, got {trials}")
     first = resolve(request, watch)
-    if not first.made.agent.learns():
+    if not first.agent.agent.learns():
         raise UsageError(
-            f"agent '{first.made.spec.id}' isn't trained update by update, so that nothing is "
+            f"agent '{first.agent.spec.id}' isn't trained update by update, so that nothing is "
             "validated on the way; there is nothing to tune"
         )
-    axes = step_sizes(first.made.config) if axes is None else axes
+    axes = step_sizes(first.agent.config) if axes is None else axes
     if not axes:
         raise UsageError(
-            f"agent '{first.made.spec.id}' has no step size; name what to search, such as "
+            f"agent '{first.agent.spec.id}' has no step size; name what to search, such as "
             "--search inner_steps=5,10"
         )
     folder = first.folder.with_name(f"tune-{first.folder.name}")
@@ -212,13 +212,13 @@ def tune(
 
 def _distinct(
     request: RunRequest, points: Iterator[dict[str, Any]], trials: int
-) -> list[tuple[dict[str, Any], Cell]]:
-    """The first settings that make so many runs, none of them twice, each with its cell."""
-    chosen: dict[str, tuple[dict[str, Any], Cell]] = {}
+) -> list[tuple[dict[str, Any], ResolvedRun]]:
+    """The first settings that make so many runs, none of them twice, each with its resolved."""
+    chosen: dict[str, tuple[dict[str, Any], ResolvedRun]] = {}
     for settings in points:
-        cell = resolve(replace(request, overrides={**request.overrides, **settings}))
+        resolved = resolve(replace(request, overrides={**request.overrides, **settings}))
         # What is written otherwise may come to the same, such as the preset's own value.
-        chosen.setdefault(cell.key, (settings, cell))
+        chosen.setdefault(resolved.key, (settings, resolved))
         if len(chosen) == trials:
             break
     return list(chosen.values())
@@ -246,7 +246,7 @@ def read_found(folder: Path) -> Found:
         ) from error
 
 
-def _keep(folder: Path, request: RunRequest, cell: Cell, found: Sequence[Tried]) -> None:
+def _keep(folder: Path, request: RunRequest, resolved: ResolvedRun, found: Sequence[Tried]) -> None:
     """Write what a search came to, unless no configuration has a score."""
     first = best(found)[0]
     if first.val is None:
@@ -258,8 +258,8 @@ def _keep(folder: Path, request: RunRequest, cell: Cell, found: Sequence[Tried])
         image_gradients=round(sum(tried.image_gradients for tried in found)),
     )
     told = {
-        "agent": cell.made.asked,
-        "env": cell.spec.id,
+        "agent": resolved.agent.asked,
+        "env": resolved.spec.id,
         "budget": request.budget,
         "settings": {**request.overrides, **first.settings},
         "tuning": tuning.model_dump(mode="json"),
@@ -269,20 +269,20 @@ def _keep(folder: Path, request: RunRequest, cell: Cell, found: Sequence[Tried])
 
 def _all(
     folder: Path,
-    chosen: Sequence[tuple[dict[str, Any], Cell]],
+    chosen: Sequence[tuple[dict[str, Any], ResolvedRun]],
     watch: Watch,
     signals: Signals,
 ) -> Iterator[Tried]:
     path = folder / "trials.jsonl"
     known = {line["key"]: line["tried"] for line in read_lines(path)}
-    for number, (settings, cell) in enumerate(chosen):
-        if cell.key in known:
-            yield replace(Tried(**known[cell.key]), number=number)
+    for number, (settings, resolved) in enumerate(chosen):
+        if resolved.key in known:
+            yield replace(Tried(**known[resolved.key]), number=number)
             continue
         shown = ", ".join(f"{name}={value}" for name, value in settings.items()) or "the preset"
         watch.note(f"trial {number}: {shown}")
-        tried = _one(folder, number, settings, cell, watch, signals)
-        append_line(path, {"key": cell.key, "tried": vars(tried)})
+        tried = _one(folder, number, settings, resolved, watch, signals)
+        append_line(path, {"key": resolved.key, "tried": vars(tried)})
         yield tried
 
 
@@ -290,12 +290,12 @@ def _one(
     folder: Path,
     number: int,
     settings: dict[str, Any],
-    cell: Cell,
+    resolved: ResolvedRun,
     watch: Watch,
     signals: Signals,
 ) -> Tried:
     try:
-        progress = fit(Training.of(cell, folder / cell.key[:12]), watch, signals)
+        progress = fit(Training.of(resolved, folder / resolved.key[:12]), watch, signals)
     except Interrupted:
         raise
     except Diverged as error:

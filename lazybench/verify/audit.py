@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lazybench.errors import StoreError, UsageError
 from lazybench.records import Record
 from lazybench.runner.callbacks import SILENT, Watch
-from lazybench.runner.evaluate import judge, open_env
+from lazybench.runner.evaluate import evaluate_blocks, open_env
 from lazybench.runner.request import check_device
 from lazybench.runtime.precision import using_precision
 from lazybench.runtime.threads import using_threads
@@ -187,7 +187,9 @@ def _scores(  # noqa: PLR0913 - what is evaluated on which trials
     watch.stage("audit", trials)
     found: list[NDArray[np.float64]] = []
     end = first + trials
-    for block in judge(env, policy, spec.metric, end, start=first, seed=seed, columns=spec.columns):
+    for block in evaluate_blocks(
+        env, policy, spec.metric, end, start=first, seed=seed, columns=spec.columns
+    ):
         found.append(block.scores)
         watch.advance(len(block.scores), {spec.metric: float(np.concatenate(found).mean())})
     watch.finished()

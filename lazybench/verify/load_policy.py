@@ -13,7 +13,7 @@ from lazybench.records import Record, Store
 from lazybench.records.store import first_difference
 from lazybench.runner import checkpoint
 from lazybench.runner.callbacks import Watch
-from lazybench.runner.request import Made, make, resolve_env
+from lazybench.runner.request import ResolvedAgent, make, resolve_env
 from lazybench.runner.run_dir import list_runs, writable
 from lazybench.runner.signals import Signals
 from lazybench.runner.train import Progress, Training, fit, fit_whole
@@ -49,7 +49,7 @@ def agent_name(record: Record) -> str:
     return record.agent.origin if ":" in record.agent.origin else record.agent.id
 
 
-def remade(record: Record) -> tuple[Made, EnvSpec]:
+def remade(record: Record) -> tuple[ResolvedAgent, EnvSpec]:
     """Return a record's agent with its settings, and the environment that it was trained on.
 
     Raises:
@@ -65,7 +65,7 @@ def remade(record: Record) -> tuple[Made, EnvSpec]:
     return made, home
 
 
-def check_settings(record: Record, made: Made, home: EnvSpec) -> Finding:
+def check_settings(record: Record, made: ResolvedAgent, home: EnvSpec) -> Finding:
     """Return whether an agent made with a record's settings has these settings.
 
     So must one made from the run's budget and overrides. Settings that came into the package after
@@ -93,7 +93,7 @@ def check_settings(record: Record, made: Made, home: EnvSpec) -> Finding:
     return Finding("settings", True, f"{record.agent.id} takes them as they are{more}")
 
 
-def check_network(record: Record, made: Made, task: Any) -> Finding | None:
+def check_network(record: Record, made: ResolvedAgent, task: Any) -> Finding | None:
     """Whether an agent's network on its task is the recorded one; None where one is unknown.
 
     Args:
@@ -116,7 +116,7 @@ def check_network(record: Record, made: Made, task: Any) -> Finding | None:
 
 
 def trained_policy(
-    record: Record, made: Made, env: Any, source: StateSource, device: str, watch: Watch
+    record: Record, made: ResolvedAgent, env: Any, source: StateSource, device: str, watch: Watch
 ) -> tuple[Any, list[Finding]]:
     """The policy that a record evaluated, and whether its state is the recorded one.
 
@@ -158,7 +158,7 @@ def trained_policy(
 
 
 def _trained(
-    record: Record, made: Made, source: StateSource, device: str, watch: Watch
+    record: Record, made: ResolvedAgent, source: StateSource, device: str, watch: Watch
 ) -> tuple[Progress, Any]:
     """A training like the one behind a record, and the policy of an agent that has no state.
 
@@ -277,7 +277,7 @@ def _kept_state(record: Record, source: StateSource) -> tuple[Any, Progress | Fi
     return run.state(str(step))[0], run.progress
 
 
-def check_updates(record: Record, made: Made, task: Any) -> Finding | None:
+def check_updates(record: Record, made: ResolvedAgent, task: Any) -> Finding | None:
     """Whether a record has as many updates as its settings plan.
 
     None for agents without training, or with a loop of their own.

@@ -18,7 +18,7 @@ from lazybench.errors import UsageError
 from lazybench.records import Record
 from lazybench.runner import provenance
 from lazybench.runner.callbacks import Watch
-from lazybench.runner.evaluate import Judged, Scored, gathered, judge, judge_block
+from lazybench.runner.evaluate import Evaluation, combined, evaluate_block, evaluate_blocks
 from lazybench.specs import EnvSpec
 from lazybench.verify.read_record import Finding
 
@@ -109,7 +109,7 @@ def shaped(answers: NDArray[Any], task: Any) -> NDArray[Any]:
     return whole.astype(np.int64) if task.target == "class" else whole
 
 
-def score_answers(spec: EnvSpec, env: Any, answers: NDArray[Any], seed: int) -> Scored:
+def score_answers(spec: EnvSpec, env: Any, answers: NDArray[Any], seed: int) -> Evaluation:
     """The environment's scores of answers to its trials, from the first one on.
 
     Args:
@@ -135,8 +135,10 @@ def score_answers(spec: EnvSpec, env: Any, answers: NDArray[Any], seed: int) -> 
     else:
         policy = Replay(shaped(answers, env.task), env.num_envs)
     trials = len(answers)
-    blocks = list(judge(env, policy, spec.metric, trials, seed=seed, columns=spec.columns))
-    return gathered(env, blocks, spec.columns, 0.0, 0.0)
+    blocks = list(
+        evaluate_blocks(env, policy, spec.metric, trials, seed=seed, columns=spec.columns)
+    )
+    return combined(env, blocks, spec.columns, 0.0, 0.0)
 
 
 TRIAL_SHARE = 0.1
@@ -212,7 +214,9 @@ def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it,
         watch.stage("verify", n)
         found = [
             (np.arange(len(block.scores)), block)
-            for block in judge(env, policy, spec.metric, n, seed=record.seed, columns=spec.columns)
+            for block in evaluate_blocks(
+                env, policy, spec.metric, n, seed=record.seed, columns=spec.columns
+            )
         ]
         watch.advance(n, {spec.metric: float(found[0][1].scores.mean())})
         watch.finished()
@@ -222,7 +226,7 @@ def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it,
     watch.stage("verify", len(drawn))
     found = []
     for block in _blocks(drawn, rows, n, apart=spec.apart):
-        judged = judge_block(env, policy, spec.metric, block, spec.columns)
+        judged = evaluate_block(env, policy, spec.metric, block, spec.columns)
         found.append((block, judged))
         watch.advance(rows, {spec.metric: float(judged.scores.mean())})
     again = _of(_gathered(found, spec.columns), drawn)
@@ -231,7 +235,7 @@ def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it,
         found = []
         for first in np.unique(odd // rows) * rows:
             block = np.arange(first, first + rows)
-            found.append((block, judge_block(env, policy, spec.metric, block, spec.columns)))
+            found.append((block, evaluate_block(env, policy, spec.metric, block, spec.columns)))
         again = _replaced(again, _of(_gathered(found, spec.columns), odd))
     watch.finished()
     return again
@@ -256,8 +260,10 @@ def _blocks(
         yield np.array([own[turn] if turn < len(own) else row for row, own in enumerate(by_row)])
 
 
-def _gathered(found: Sequence[tuple[NDArray[np.int64], Judged]], columns: tuple[str, ...]) -> Again:
-    """Judged blocks as one, in their order."""
+def _gathered(
+    found: Sequence[tuple[NDArray[np.int64], Evaluation]], columns: tuple[str, ...]
+) -> Again:
+    """Evaluation blocks as one, in their order."""
     judged = [block for _, block in found]
     return Again(
         np.concatenate([trials for trials, _ in found]),

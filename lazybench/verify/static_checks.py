@@ -11,7 +11,7 @@ from lazybench.errors import ContractError, UsageError
 from lazybench.records import Record
 from lazybench.records.store import first_difference
 from lazybench.runner import record as report
-from lazybench.runner.evaluate import Judged, Scored, env_facts, gathered
+from lazybench.runner.evaluate import Evaluation, combined, env_facts
 from lazybench.runner.request import official_trials, resolve_env, with_protocol
 from lazybench.specs import EnvSpec
 from lazybench.verify.read_record import Finding
@@ -84,7 +84,9 @@ def _same(check: str, here: dict[str, Any], stored: dict[str, Any], what: str) -
     return Finding(check, False, f"{name} is {old} in the record and {new} here")
 
 
-def check_answers(record: Record, spec: EnvSpec, env: Any) -> tuple[list[Finding], Scored | None]:
+def check_answers(
+    record: Record, spec: EnvSpec, env: Any
+) -> tuple[list[Finding], Evaluation | None]:
     """Whether the stored answers give the stored scores, and the new scores.
 
     All answers are scored again; the result is the same to the last bit on every machine.
@@ -116,7 +118,7 @@ def check_answers(record: Record, spec: EnvSpec, env: Any) -> tuple[list[Finding
     return [Finding("answers", False, detail)], scored
 
 
-def check_numbers(record: Record, spec: EnvSpec, env: Any, scored: Scored | None) -> Finding:
+def check_numbers(record: Record, spec: EnvSpec, env: Any, scored: Evaluation | None) -> Finding:
     """Whether headline number, interval and measures follow from the stored trials.
 
     Args:
@@ -131,14 +133,14 @@ def check_numbers(record: Record, spec: EnvSpec, env: Any, scored: Scored | None
     if not len(scores) or not np.isfinite(scores).all():
         return Finding("numbers", False, "there isn't one finite score for each trial")
     if scored is not None and spec.vector_target is None:
-        scored = Scored(scores, scored.answers, 0.0, 0.0, scored.metrics)
+        scored = Evaluation(0, scores, scored.answers, 0.0, 0.0, scored.metrics)
     else:
         columns = {name: packed.unpack() for name, packed in record.trials.columns.items()}
         missing = [name for name in spec.columns if name not in columns]
         if missing:
             return Finding("numbers", False, f"the column {missing[0]} of each trial is missing")
-        block = Judged(0, scores, np.empty(0), 0.0, 0.0, columns=columns)
-        scored = gathered(env, [block], spec.columns, 0.0, 0.0)
+        block = Evaluation(0, scores, np.empty(0), 0.0, 0.0, columns=columns)
+        scored = combined(env, [block], spec.columns, 0.0, 0.0)
     derived = report.metrics(spec, scored)
     for name, fields in derived.items():
         if name not in record.metrics:

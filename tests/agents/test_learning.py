@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lazybench.runner.callbacks import SILENT
-from lazybench.runner.evaluate import judge, open_env
+from lazybench.runner.evaluate import evaluate_blocks, open_env
 from lazybench.runner.request import make, resolve_env
 from lazybench.runner.signals import Signals
 from lazybench.runner.train import Training, fit
@@ -64,7 +64,7 @@ def scores(agent, env, settings):
     spec, _ = resolve_env(env)
     made = make(agent, spec, "smoke", settings)
     progress = fit(Training(made.agent, spec, "smoke", 0, "cpu", None), SILENT, Signals())
-    judged = judge(
+    judged = evaluate_blocks(
         open_env(spec, spec.block, "val"),
         made.agent.policy(progress.state),
         spec.metric,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import lazybench
-from lazybench.runner.evaluate import judge
+from lazybench.runner.evaluate import evaluate_blocks
 from lazybench.tasks import Queries
 
 Span = tuple[int, int]
@@ -257,7 +257,7 @@ def test_what_policies_receive(name: str, settings: Any, vectorized: bool) -> No
     metric = {"sinusoid-5shot": "mse", "glyphs-net4-untargeted-label": "success"}
     if "left" in env.observation_space.spaces and not vectorized:
         pytest.skip("attackers send for a whole block")
-    first = next(judge(env, policy, metric.get(name, "accuracy"), 2))
+    first = next(evaluate_blocks(env, policy, metric.get(name, "accuracy"), 2))
     assert len(first.scores) >= 2
     assert watch.seen >= 4
 

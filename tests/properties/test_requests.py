@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazybench.runner.request import RunRequest
-from lazybench.runner.resolve import Cell, resolve
+from lazybench.runner.resolve import ResolvedRun, resolve
 
 LIKE_CI = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 ENV = "sinusoid-5shot"
@@ -58,17 +58,19 @@ def test_two_requests_share_a_key_where_they_ask_for_the_same_run(
 
 
 @pytest.fixture(scope="module")
-def cell() -> Cell:
+def cell() -> ResolvedRun:
     return resolve(RunRequest("chance", ENV, "smoke", runs=Path("runs")))
 
 
 @settings(LIKE_CI, max_examples=200)
 @given(names=st.lists(st.text(min_size=1, max_size=90), min_size=2, max_size=2, unique=True))
-def test_folders_of_agents_with_any_names_are_safe_and_apart(cell: Cell, names: list[str]) -> None:
+def test_folders_of_agents_with_any_names_are_safe_and_apart(
+    cell: ResolvedRun, names: list[str]
+) -> None:
     folders = []
     for name in names:
-        spec = replace(cell.made.spec, id=name)
-        other = replace(cell, made=replace(cell.made, spec=spec))
+        spec = replace(cell.agent.spec, id=name)
+        other = replace(cell, agent=replace(cell.agent, spec=spec))
         folders.append(other.folder)
         assert other.folder.parent == Path("runs")
         assert set(other.folder.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-")

@@ -10,7 +10,7 @@ import torch
 import lazybench
 from lazybench.agent import Plan
 from lazybench.errors import ContractError, OutputUnavailable, RecordConflict, UsageError
-from lazybench.runner.evaluate import Judged, judge, judge_block, open_training
+from lazybench.runner.evaluate import Evaluation, evaluate_block, evaluate_blocks, open_training
 from lazybench.runner.request import resolve_env
 
 
@@ -47,7 +47,7 @@ def test_the_same_name_with_other_scores_is_refused(tmp_path):
     ("policy", "options", "error", "words"),
     [
         (3, {}, ContractError, "a policy is called with an observation, got int"),
-        (nearest, {"name": " "}, UsageError, "name must say who is judged"),
+        (nearest, {"name": " "}, UsageError, "name must say who is evaluated"),
         (nearest, {"limit": 0}, UsageError, "limit must be at least 1"),
         (
             lambda o, m=None: nearest(o),
@@ -124,14 +124,14 @@ counting.vectorized = True
 
 @pytest.mark.parametrize(("masked", "last"), [("no", 3), ("always", 3), ("early", 2)])
 def test_a_finished_trial_keeps_its_score_and_answer(masked, last):
-    block = judge_block(Uneven(masked), counting, "score", np.array([10, 20, 30]), ("extra",))
+    block = evaluate_block(Uneven(masked), counting, "score", np.array([10, 20, 30]), ("extra",))
     assert block.scores.tolist() == [10.1, 20.2, 30 + last / 10]
     assert block.columns["extra"].tolist() == [1, 2, last]
     assert block.answers.tolist() == [1, 2, 3]
 
 
 def test_trials_past_the_last_are_thrown_away():
-    blocks = list(judge(Uneven("always"), counting, "score", 4, columns=("extra",)))
+    blocks = list(evaluate_blocks(Uneven("always"), counting, "score", 4, columns=("extra",)))
     assert [block.first for block in blocks] == [0, 3]
     assert [block.scores.tolist() for block in blocks] == [[0.1, 1.2, 2.3], [3.1]]
     assert [len(block.answers) for block in blocks] == [3, 1]
@@ -140,8 +140,8 @@ def test_trials_past_the_last_are_thrown_away():
 
 def test_the_headline_metric_is_what_the_environment_tells():
     scores = np.array([0.0, 1.0])
-    assert Judged(0, scores, scores, 0.0, 0.0, {"accuracy": 0.9}).score("accuracy") == 0.9
-    assert Judged(0, scores, scores, 0.0, 0.0).score("accuracy") == 0.5
+    assert Evaluation(0, scores, scores, 0.0, 0.0, {"accuracy": 0.9}).score("accuracy") == 0.9
+    assert Evaluation(0, scores, scores, 0.0, 0.0).score("accuracy") == 0.5
 
 
 @pytest.mark.parametrize("name", ["split", "backend", "device", "num_envs", "render_mode", "shot"])

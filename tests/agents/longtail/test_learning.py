@@ -1,7 +1,7 @@
 """Every classifier learns a long-tailed stream in seconds, and most beat plain cross-entropy.
 
 Embedded glyphs, 60 classes, a fixed seed; correctness bits by image, so differences are paired.
-Judged on the test split: two of the agents train on the dev set.
+Evaluation on the test split: two of the agents train on the dev set.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 
 from lazybench.agents.longtail.classifier import ClassifierAgent
 from lazybench.runner.callbacks import SILENT
-from lazybench.runner.evaluate import judge, open_env
+from lazybench.runner.evaluate import evaluate_blocks, open_env
 from lazybench.runner.request import make, resolve_env
 from lazybench.runner.signals import Signals
 from lazybench.runner.train import Training, fit
@@ -44,7 +44,7 @@ def trained(name):
 def bits(agent, state):
     spec, _ = resolve_env(ENV)
     trials = spec.trials["smoke"]
-    (judged,) = judge(open_env(spec, 1, "test"), agent.policy(state), spec.metric, trials)
+    (judged,) = evaluate_blocks(open_env(spec, 1, "test"), agent.policy(state), spec.metric, trials)
     return judged.scores
 
 
