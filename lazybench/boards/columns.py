@@ -17,7 +17,7 @@ from lazybench.boards.group import bounded
 from lazybench.boards.rows import Row
 from lazybench.records.fields import Reported
 
-Cell = Callable[[Row, str], str]
+CellText = Callable[[Row, str], str]
 """The text of a row's cell; the second argument is the board's unit."""
 Number = Callable[[Row], float | None]
 
@@ -89,14 +89,14 @@ class Look(NamedTuple):
     """How one format shows a column: its heading and the text of its cells."""
 
     heading: str
-    text: Cell
+    text: CellText
 
 
 class Block(NamedTuple):
     """How a README block shows a column; `name` is its name in a mark; empty: always shown."""
 
     heading: str
-    text: Cell
+    text: CellText
     name: str = ""
     left: bool = False
 
@@ -147,24 +147,41 @@ class Column:
         return [] if page is None else [page.text(row, board.unit) for row in rows]
 
 
-def _cost(
+def _cost(  # noqa: PLR0913 - where it is shown
     key: str,
     heading: str,
     value: Number,
     about: str,
     cell: Callable[[float | None], str],
-    **at: Any,
+    *,
+    latex: str = "",
+    terminal: str = "",
+    block: tuple[str, str] | None = None,
+    optional: bool = False,
+    first: bool = False,
+    axis: str = "",
 ) -> Column:
-    """A column of a number that is less the better."""
-    found = Column(
+    """A column of a number that is less the better; `block` is its heading and name there."""
+
+    def text(row: Row, _: str) -> str:
+        return cell(value(row))
+
+    return Column(
         key,
         about,
-        page=Look(heading, lambda row, _: cell(value(row))),
+        page=Look(heading, text),
+        latex=latex,
+        terminal=Look(terminal, text) if terminal else None,
+        block=None
+        if block is None
+        else Block(block[0], lambda r, _: count_text(value(r)), block[1]),
         csv=lambda row, _: value(row),
+        optional=optional,
         sort=value,
         ascending=True,
+        first=first,
+        axis=axis,
     )
-    return replace(found, **at)
 
 
 _MEASURES = "measures"
@@ -342,8 +359,8 @@ COLUMNS: tuple[Column, ...] = (
         "wall time of training",
         _fixed,
         latex="train wall s",
-        terminal=Look("train s", lambda row, _: _fixed(row.train_wall_s)),
-        block=Block("training, s", lambda row, _: count_text(row.train_wall_s)),
+        terminal="train s",
+        block=("training, s", ""),
         axis="training, wall seconds",
     ),
     _cost(
@@ -352,7 +369,7 @@ COLUMNS: tuple[Column, ...] = (
         lambda row: row.eval_wall_s,
         "wall time of the test",
         _fixed,
-        terminal=Look("test s", lambda row, _: _fixed(row.eval_wall_s)),
+        terminal="test s",
     ),
     _cost(
         "train_cpu_s",
@@ -370,8 +387,8 @@ COLUMNS: tuple[Column, ...] = (
         "largest resident memory over the seeds, in 10^6 bytes",
         count_text,
         latex="peak MB",
-        terminal=Look("peak MB", lambda row, _: count_text(row.peak_memory_mb)),
-        block=Block("peak MB", lambda row, _: count_text(row.peak_memory_mb), "peak_mb"),
+        terminal="peak MB",
+        block=("peak MB", "peak_mb"),
         first=True,
         axis="peak memory, MB",
     ),
@@ -382,8 +399,8 @@ COLUMNS: tuple[Column, ...] = (
         "most that tensors took on the GPU over the seeds, in 10^6 bytes",
         count_text,
         latex="GPU MB",
-        terminal=Look("GPU MB", lambda row, _: count_text(row.peak_gpu_memory_mb)),
-        block=Block("GPU MB", lambda row, _: count_text(row.peak_gpu_memory_mb), "gpu_mb"),
+        terminal="GPU MB",
+        block=("GPU MB", "gpu_mb"),
         optional=True,
         first=True,
         axis="peak GPU memory, MB",
@@ -421,7 +438,7 @@ COLUMNS: tuple[Column, ...] = (
         "forward and backward passes on one mini-batch that training cost",
         count_text,
         latex="F",
-        block=Block("F", lambda row, _: count_text(row.gradient_equivalents), "F"),
+        block=("F", "F"),
         first=True,
         axis="gradient-equivalents (F)",
     ),

@@ -19,7 +19,7 @@ from lazybench.boards.columns import (
     common_source,
     short_places,
 )
-from lazybench.boards.pictures import Pictures, pictures
+from lazybench.boards.plot_data import PlotData, plot_data
 from lazybench.boards.render import made_by
 from lazybench.boards.rows import Row
 from lazybench.records.fields import Reported
@@ -51,7 +51,7 @@ def to_html(boards: Sequence[Board], records: Iterable[Record], *, command: str 
 
     script = "\n".join(_asset(name) for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode("ascii")
-    found = pictures(boards, records)
+    found = plot_data(boards, records)
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(_asset("page.html"))
@@ -88,7 +88,7 @@ def _markup(text: str) -> Any:
     return Markup(text)
 
 
-def _section(found: Pictures) -> dict[str, Any]:
+def _section(found: PlotData) -> dict[str, Any]:
     board = found.board
     columns = columns_of(board, board.rows)
     span, blocks = _span(board), board.blocks
@@ -122,7 +122,7 @@ def _short(value: Any) -> str:
     return text[:12] if re.fullmatch(r"[0-9a-f]{40,}", text) else text
 
 
-def _names(found: Pictures, blocks: Sequence[tuple[str, Sequence[Row]]]) -> list[list[int | None]]:
+def _names(found: PlotData, blocks: Sequence[tuple[str, Sequence[Row]]]) -> list[list[int | None]]:
     """The place of each row's series, which pictures highlight; None for rows without a score."""
     scored = [id(row) for row in found.board.rows if row.score is not None]
     return [
@@ -156,7 +156,7 @@ def _span(board: Board) -> tuple[float, float] | None:
     return (min(ends), max(ends)) if ends and max(ends) / 2 > min(ends) / 2 else None
 
 
-def _facts(found: Pictures) -> dict[str, Any]:
+def _facts(found: PlotData) -> dict[str, Any]:
     """What the scripts draw, with 6 significant digits."""
     board = found.board
     facts: dict[str, Any] = rounded(

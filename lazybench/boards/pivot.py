@@ -269,7 +269,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Column:
+class EnvColumn:
     """One environment.
 
     Attributes:
@@ -302,7 +302,7 @@ class Pivot:
     """
 
     labels: tuple[str, ...]
-    columns: tuple[Column, ...]
+    columns: tuple[EnvColumn, ...]
     average: tuple[float | None, ...]
     choice: Choice
 
@@ -371,7 +371,7 @@ def _average(cells: Sequence[Cell | str]) -> float | None:
 
 def _column(
     records: Sequence[Record], agents: Sequence[Wanted], env: str, choice: Choice
-) -> Column:
+) -> EnvColumn:
     kept = [
         record
         for record in records
@@ -380,7 +380,7 @@ def _column(
     ]
     table = one_table(kept, choice.protocol)
     if not table:
-        return Column(env, choice.metric or "", "", "", "", (NOT_MEASURED,) * len(agents))
+        return EnvColumn(env, choice.metric or "", "", "", "", (NOT_MEASURED,) * len(agents))
     (board,) = build(table)
     rows = [chosen(board, wanted, choice.batch_norm) for wanted in agents]
     better, unit = board.better, board.unit
@@ -389,7 +389,7 @@ def _column(
         cells = measured(rows, str(choice.metric), better)
     else:
         cells = scored(rows, kept)
-    return Column(
+    return EnvColumn(
         env=env,
         metric=choice.metric or board.metric,
         unit=unit,
@@ -411,13 +411,13 @@ def _text(cell: Cell | str, unit: str, *, few: bool) -> str:
     return f"{number_text(cell.score, unit)}{half}{f' {marks}' if marks else ''}"
 
 
-def _heading(column: Column, *, shared: str = "") -> str:
+def _heading(column: EnvColumn, *, shared: str = "") -> str:
     if shared or not column.unit:
         return column.env
     return f"{column.env}, {column.metric} ({column.unit})"
 
 
-def _pivot_text_average(value: float | None) -> str:
+def _average_text(value: float | None) -> str:
     return MISSING if value is None else f"{value:.1f}"
 
 
@@ -427,7 +427,7 @@ def _grid(table: Pivot, marked: Callable[[Cell | str, str], str]) -> list[list[s
     for label, average in zip(table.labels, table.average, strict=True):
         cells = zip(table.columns, table.cells(label), strict=True)
         row = [label, *(marked(cell, column.unit) for column, cell in cells)]
-        grid.append([*row, _pivot_text_average(average)] if ranked else row)
+        grid.append([*row, _average_text(average)] if ranked else row)
     return grid
 
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from lazybench.boards.build import Board
 from lazybench.boards.compare import Comparison
 from lazybench.boards.group import bounded, factor
-from lazybench.boards.pictures import (
-    Pictures,
+from lazybench.boards.plot_data import (
+    PlotData,
     Points,
     Series,
     front,
     gamma_counts,
     is_drawable,
-    pictures,
+    plot_data,
 )
 from lazybench.errors import LazybenchError, UsageError
 from lazybench.files import write_bytes
@@ -60,7 +60,7 @@ def draw(boards: Sequence[Board], records: Iterable[Record], folder: Path, form:
         OutputUnavailable: the folder can't be made or written to.
     """
     written = []
-    for shown in pictures(boards, records):
+    for shown in plot_data(boards, records):
         for kind, painter in _PAINTERS.items():
             figure = painter(shown)
             if figure is not None:
@@ -132,7 +132,7 @@ def _name(text: str) -> str:
     return f"\N{WORD JOINER}{short}" if short.startswith("_") else short
 
 
-def _titled(axes: Axes, shown: Pictures) -> None:
+def _titled(axes: Axes, shown: PlotData) -> None:
     axes.set_title(_name(f"{shown.board.name}, {shown.board.budget}"), fontsize=10, loc="left")
 
 
@@ -149,7 +149,7 @@ def _legend(axes: Axes) -> None:
         )
 
 
-def _scores(shown: Pictures) -> Figure | None:
+def _scores(shown: PlotData) -> Figure | None:
     """Scores with their intervals, best on top."""
     if not shown.series:
         return None
@@ -170,7 +170,7 @@ def _scores(shown: Pictures) -> Figure | None:
 
 
 def _lines(
-    shown: Pictures, each: Callable[[Series], Sequence[Points]], *, step: bool
+    shown: PlotData, each: Callable[[Series], Sequence[Points]], *, step: bool
 ) -> tuple[Figure, Axes] | None:
     if not any(each(series) for series in shown.series):
         return None
@@ -189,7 +189,7 @@ def _lines(
     return figure, axes
 
 
-def _learning(shown: Pictures) -> Figure | None:
+def _learning(shown: PlotData) -> Figure | None:
     """Validation against training, a line for each seed."""
     drawn = _lines(shown, lambda series: series.learning, step=False)
     if drawn is None:
@@ -206,7 +206,7 @@ def _learning(shown: Pictures) -> Figure | None:
     return figure
 
 
-def _success(shown: Pictures) -> Figure | None:
+def _success(shown: PlotData) -> Figure | None:
     """Share of images won against queries."""
     drawn = _lines(shown, lambda series: [series.success] if series.success else [], step=True)
     if drawn is None:
@@ -219,7 +219,7 @@ def _success(shown: Pictures) -> Figure | None:
     return figure
 
 
-def _pareto(shown: Pictures) -> Figure | None:
+def _pareto(shown: PlotData) -> Figure | None:
     """Cost against score, with the line of those that no other beats in both."""
     if not shown.costs:
         return None
@@ -274,7 +274,7 @@ def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xticks([], minor=True)
 
 
-_PAINTERS: dict[str, Callable[[Pictures], Figure | None]] = {
+_PAINTERS: dict[str, Callable[[PlotData], Figure | None]] = {
     "scores": _scores,
     "learning": _learning,
     "success": _success,

@@ -213,7 +213,7 @@ def publish(records: Sequence[Record], root: Path, *, show: bool, write: bool = 
         write: whether to write the board files that changed.
     """
     from lazybench import boards
-    from lazybench.boards.pictures import gamma_text
+    from lazybench.boards.plot_data import gamma_text
     from lazybench.boards.render import board_text
     from lazybench.records import Store
 

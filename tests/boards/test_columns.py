@@ -12,7 +12,7 @@ import pytest
 
 from lazybench.boards import build, to_csv, to_html, to_json, to_latex, to_markdown
 from lazybench.boards.columns import COLUMNS
-from lazybench.boards.pictures import pictures
+from lazybench.boards.plot_data import plot_data
 from lazybench.boards.readme_blocks import END, filled
 from lazybench.boards.render import board_text
 from lazybench.records import Record
@@ -38,7 +38,7 @@ def test_gpu_memory_is_shown_in_every_format(make_run: Any) -> None:
     block = filled(f"<!-- lazybench board: {board.env} small 5 gpu_mb -->\n{END}", boards)
     assert "GPU MB" in block
     assert "1,234" in block
-    (shown,) = pictures(boards, runs)
+    (shown,) = plot_data(boards, runs)
     assert ("peak_gpu_memory_mb", "peak GPU memory, MB") in shown.costs
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from lazybench.boards import build, compare, to_csv, to_html, to_json, to_latex, to_markdown
 from lazybench.boards.group import bounded
-from lazybench.boards.pictures import gamma_text
 from lazybench.boards.pivot import Choice, Wanted, pivot, pivot_csv, pivot_latex, pivot_markdown
+from lazybench.boards.plot_data import gamma_text
 from lazybench.boards.render import board_text
 from lazybench.records import Packed, Record, Trials
 

@@ -9,7 +9,7 @@ import pytest
 
 from lazybench.boards import build, to_html
 from lazybench.boards.page import json_for_script
-from lazybench.boards.pictures import front, pictures
+from lazybench.boards.plot_data import front, plot_data
 from lazybench.records import Reported, Trials
 
 HOSTILE = ["<script>alert(1)</script>", "</script><img src=x onerror=alert(1)>", '"><b id=x>']
@@ -119,31 +119,31 @@ def test_an_empty_store_has_a_page() -> None:
 def test_learning_curves_count_images_where_all_tell_them(make_run: Any) -> None:
     cost = {"outer_steps": 20, "image_gradients": 2000}
     runs = [make_run("a", curve=curve(0.2, 0.4), cost=cost, seed=seed) for seed in range(2)]
-    (shown,) = pictures(build(runs), runs)
+    (shown,) = plot_data(build(runs), runs)
     assert shown.learning_x == "image-gradients"
     assert shown.learning_y == "validation accuracy (%)"
     assert shown.series[0].learning == (((1000.0, 20.0), (2000.0, 40.0)),) * 2
     runs.append(make_run("b", curve=[*curve(0.3), {"step": 20, "val": None}]))
-    (shown,) = pictures(build(runs), runs)
+    (shown,) = plot_data(build(runs), runs)
     assert shown.learning_x == "meta-iterations"
     assert [each.learning[0][-1] for each in shown.series if each.name == "b"] == [(10.0, 30.0)]
 
 
 def test_success_curves_are_the_share_won_by_then(make_run: Any) -> None:
     runs = [attacked(make_run, "a", [1, 10, 0, 100]), attacked(make_run, "b", [0, 0, 0, 50])]
-    (shown,) = pictures(build(runs), runs)
+    (shown,) = plot_data(build(runs), runs)
     won = dict(shown.series[0].success)
     assert (won[1.0], won[10.0], won[100.0]) == (25.0, 50.0, 75.0)
     assert dict(shown.series[1].success)[100.0] == 25.0
     shares = [share for _, share in shown.series[0].success]
     assert shares == sorted(shares)
-    assert pictures(build([make_run("c")]), [make_run("c")])[0].series[0].success == ()
+    assert plot_data(build([make_run("c")]), [make_run("c")])[0].series[0].success == ()
 
 
 def test_the_front_is_what_no_other_row_beats(make_run: Any) -> None:
     costs = {"a": (0.2, 100), "b": (0.1, 10), "c": (0.0, 50), "d": (-0.1, 5), "e": (0.15, 200)}
     runs = [make_run(n, shift, cost={"train_cpu_s": s}) for n, (shift, s) in costs.items()]
-    (shown,) = pictures(build(runs), runs)
+    (shown,) = plot_data(build(runs), runs)
     assert shown.costs[0] == ("train_cpu_s", "training, CPU seconds")
     kept = [shown.series[i].name for i in front(shown.series, "train_cpu_s", "higher")]
     assert kept == ["d", "b", "a"]
@@ -159,7 +159,7 @@ def test_agents_that_dont_train_stand_at_0_and_untold_costs_are_named(make_run: 
         make_run("told", 0.1, cost=cost),
         make_run("untold", 0.2, cost={"train_wall_s": 3.0}),
     ]
-    (shown,) = pictures(build(runs), runs)
+    (shown,) = plot_data(build(runs), runs)
     costs = {each.name: each.costs for each in shown.series}
     assert (costs["floor"]["train_cpu_s"], costs["floor"]["image_gradients"]) == (0.0, 0.0)
     assert costs["floor"]["peak_memory_mb"] == 1.0
@@ -172,10 +172,10 @@ def test_agents_that_dont_train_stand_at_0_and_untold_costs_are_named(make_run: 
 
 def test_curves_on_images_that_training_saw_are_named(make_run: Any) -> None:
     runs = [make_run(n, track=t, curve=curve(0.2)) for n, t in (("a", "LT"), ("b", "LT+dev"))]
-    (shown,) = pictures(build(runs), runs)
+    (shown,) = plot_data(build(runs), runs)
     assert shown.learning_note.startswith("Track LT+dev: training may have used the images")
     assert shown.learning_note.endswith(": b.")
-    assert pictures(build(runs[:1]), runs[:1])[0].learning_note == ""
+    assert plot_data(build(runs[:1]), runs[:1])[0].learning_note == ""
     facts = json.loads(Reader(to_html(build(runs), runs)).scripts[0])[0]
     assert facts["learningNote"] == shown.learning_note
 
@@ -203,7 +203,7 @@ def test_boards_that_share_env_and_budget_have_names_of_their_own(make_run: Any)
         make_run("a", data__fingerprint="cd" * 32),
         make_run("a", budget="paper"),
     ]
-    names = [shown.id for shown in pictures(build(runs), runs)]
+    names = [shown.id for shown in plot_data(build(runs), runs)]
     assert len(set(names)) == 3
     assert "glyphs-5way-1shot-v1-paper" in names
     assert all(re.fullmatch(r"[a-z0-9._-]+", name) for name in names)
@@ -211,5 +211,5 @@ def test_boards_that_share_env_and_budget_have_names_of_their_own(make_run: Any)
 
 def test_rows_of_one_name_are_told_apart_in_pictures(make_run: Any) -> None:
     runs = [make_run("a", config={"batch_norm": kind}) for kind in ("inductive", "transductive")]
-    (shown,) = pictures(build(runs), runs)
+    (shown,) = plot_data(build(runs), runs)
     assert {each.name for each in shown.series} == {"a, inductive", "a, transductive"}

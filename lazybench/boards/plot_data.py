@@ -43,7 +43,7 @@ class Series:
         lo: lower end of the 95 % interval; None where it is unknown.
         hi: upper end.
         costs: by the names of `AXES`, those that are known.
-        learning: for each seed, validation against what `Pictures.learning_x` says.
+        learning: for each seed, validation against what `PlotData.learning_x` says.
         success: share of images won by so many queries, mean over seeds; empty for other tests.
     """
 
@@ -58,7 +58,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PlotData:
     """What the pictures of one board show.
 
     Attributes:
@@ -91,7 +91,7 @@ class Pictures:
         return f"Left out, since their records don't have it: {', '.join(names)}." if names else ""
 
 
-def pictures(boards: Sequence[Board], records: Iterable[Record]) -> list[Pictures]:
+def plot_data(boards: Sequence[Board], records: Iterable[Record]) -> list[PlotData]:
     """Return what the pictures of each board show.
 
     Args:
@@ -135,7 +135,7 @@ def _digest(board: Board) -> str:
     return hashlib.sha256(canonical_json(facts).encode("ascii")).hexdigest()[:6]
 
 
-def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> Pictures:
+def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> PlotData:
     rows = [row for row in board.rows if row.score is not None]
     names = Counter(row.agent for row in rows)
     found = {id(row): [by_key[key] for key in row.keys if key in by_key] for row in rows}
@@ -149,7 +149,7 @@ def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> Pictures:
         series.append(_series(label, row, found[id(row)], by_images=by_images))
         if row.track == _ON_VALIDATION and series[-1].learning:
             on_validation.append(label)
-    return Pictures(
+    return PlotData(
         board=board,
         id=ident,
         series=tuple(series),
