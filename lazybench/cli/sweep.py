@@ -95,8 +95,9 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Run a suite: a grid of agents, environments and seeds.
 
-    Each run has its own process, so one failure doesn't affect the others. Runs that are recorded
-    are skipped: re-run the same command to resume. Updates the board files at the end.
+    Each cell of the grid is a run with its own process, so one failure doesn't affect the others.
+    Recorded runs are skipped: re-run the same command to resume. Updates the board files at the
+    end.
     """
     need_folder(out_dir, "--out")
     need_folder(runs, "--runs")
