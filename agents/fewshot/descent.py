@@ -110,7 +110,7 @@ class Descending(Agent):
     outer: Outer
 
     def load_weights(self, state: dict[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return the first state with weights from elsewhere in its body.
+        """Return the first state with weights of another training in its body.
 
         Raises:
             UsageError: weights that don't fit the body.

@@ -22,7 +22,7 @@ from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed
 from lazybench.agents.fewshot.embedding_presets import embedding_preset
 from lazybench.agents.fewshot.episode import PerTask, Row
 from lazybench.agents.fewshot.settings import EpisodicConfig
-from lazybench.agents.fewshot.weights import describe_network
+from lazybench.agents.fewshot.weights import network_description
 from lazybench.errors import UsageError
 from lazybench.nets import backbone
 from lazybench.nets.objective import objective
@@ -172,7 +172,7 @@ class EmbeddingAgent(Descending):
         net = backbone(self.config.backbone, task)
         body, width = bare(net, Rng(0))
         held = body | self.head.init(width, Rng(0).torch())
-        return describe_network(net, held)
+        return network_description(net, held)
 
     def _outputs(
         self, theta: Params, task: TaskShape, support: Tensor, targets: Tensor, query: Tensor

@@ -23,7 +23,7 @@ from lazybench.agents.fewshot.meta_step import (
     teacher_of,
 )
 from lazybench.agents.fewshot.presets import preset
-from lazybench.agents.fewshot.weights import HEAD, NORM, describe_network, moved, overlay
+from lazybench.agents.fewshot.weights import HEAD, NORM, moved, network_description, overlay
 from lazybench.errors import Diverged, UsageError
 from lazybench.learning import InnerRule, Outer
 from lazybench.nets import Stats, backbone
@@ -156,7 +156,7 @@ class GradientAgent(Agent):
     def resolve_settings(given: Mapping[str, Any], find: Callable[[str], Any]) -> Mapping[str, Any]:
         """Return the settings with `matched_to=KEY` replaced by that record's.
 
-        Everything is that run's but its search: the mean leap takes its place.
+        All settings are that run's, except that its mean leap replaces the search.
 
         Raises:
             UsageError: no such record, or not one of Reptile's steps with a lazy search.
@@ -202,7 +202,7 @@ class GradientAgent(Agent):
     def describe_network(self, task: TaskShape) -> Network:
         """Return the backbone's name and its number of parameters, learned rates not counted."""
         net = backbone(self.config.backbone, task)
-        return describe_network(net, net.init(Rng(0).torch()))
+        return network_description(net, net.init(Rng(0).torch()))
 
     def init(self, env: Any, rng: Rng) -> State:
         """Return a fresh meta-model.

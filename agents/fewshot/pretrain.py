@@ -17,7 +17,7 @@ from lazybench.agents.fewshot.embedding_presets import pretrain_preset
 from lazybench.agents.fewshot.episode import PerTask, Row
 from lazybench.agents.fewshot.heads import cosine
 from lazybench.agents.fewshot.settings import EpisodicConfig
-from lazybench.agents.fewshot.weights import HEAD, describe_network
+from lazybench.agents.fewshot.weights import HEAD, network_description
 from lazybench.errors import UsageError
 from lazybench.nets import NORM_EPS, Net, backbone
 from lazybench.nets.net import head as linear_layer
@@ -212,7 +212,7 @@ class PretrainedAgent(Descending):
         net = backbone(self.config.backbone, task)
         body, width = bare(net, Rng(0))
         held = body | self.classifier.init(width, task.way, Rng(0).torch())
-        return describe_network(net, held)
+        return network_description(net, held)
 
     def _answer(self, net: Net, task: TaskShape, body: Params, row: Row) -> Tensor:
         """The labels of one task's queries, under a head learned on its support set."""

@@ -19,7 +19,7 @@ NORM = "norm"
 """How those of batch norm's scales and offsets begin."""
 
 
-def describe_network(net: Net, params: Params) -> Network:
+def network_description(net: Net, params: Params) -> Network:
     """Return the description of a network with these parameters, for the record.
 
     Raises:

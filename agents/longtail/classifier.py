@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lazybench.agent import Agent, Network, Observation, Plan
-from lazybench.agents.fewshot.weights import describe_network, overlay
+from lazybench.agents.fewshot.weights import network_description, overlay
 from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.augment import shrunk
 from lazybench.agents.longtail.learner import State
@@ -131,7 +131,7 @@ class Classifying(Agent):
         return learner.begin(self.config, env.task, rng)
 
     def load_weights(self, state: State, weights: Mapping[str, Tensor]) -> State:
-        """Return the first state with weights from elsewhere in its body.
+        """Return the first state with weights of another training in its body.
 
         Raises:
             UsageError: weights that don't fit the body.
@@ -177,7 +177,7 @@ class Classifying(Agent):
         """
         net = learner.net_of(self.config, task)
         theta = head_of(self.config).init(net, Rng(0))
-        return describe_network(net, theta)
+        return network_description(net, theta)
 
     def diagnostics(self, state: State) -> dict[str, Any]:
         """Return the span of the class weights, and of the norms of the head's rows."""
