@@ -1,14 +1,14 @@
-"""The public doors: make environments and agents, run them, register your own, read records."""
+"""Public functions: make environments and agents, run them, register your own, read records."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from lazybench import gymnasium_ids
-from lazybench.agent import Agent
+from lazybench.agent import AgentLike
 from lazybench.arguments import check_path, check_settings, check_text, need_folder
 from lazybench.errors import UsageError
 from lazybench.records import Record, RecordList, Store
@@ -19,14 +19,27 @@ from lazybench.runner.run import run as run_request
 from lazybench.specs import AgentSpec, DataSpec, EnvSpec
 from lazybench.user_code import load
 
+if TYPE_CHECKING:
+    import gymnasium
+
+Split = Literal["train", "val", "test"]
+
+
+@overload
+def make_env(
+    env: str, *, num_envs: None = None, split: Split = "test", **settings: Any
+) -> gymnasium.Env[Any, Any]: ...
+
+
+@overload
+def make_env(
+    env: str, *, num_envs: int, split: Split = "test", **settings: Any
+) -> gymnasium.vector.VectorEnv[Any, Any, Any]: ...
+
 
 def make_env(
-    env: str,
-    *,
-    num_envs: int | None = None,
-    split: Literal["train", "val", "test"] = "test",
-    **settings: Any,
-) -> Any:
+    env: str, *, num_envs: int | None = None, split: Split = "test", **settings: Any
+) -> gymnasium.Env[Any, Any] | gymnasium.vector.VectorEnv[Any, Any, Any]:
     """Return a Gymnasium environment: single, or native vector with `num_envs` rows.
 
     Args:
@@ -46,16 +59,20 @@ def make_env(
         arguments["device"] = check_device(check_text("device", settings["device"]))
     try:
         if num_envs is None:
-            return load(spec.target)(**arguments)
+            single: gymnasium.Env[Any, Any] = load(spec.target)(**arguments)
+            return single
         if spec.vector_target is None:
             raise UsageError(f"{spec.id} has no vector form; leave num_envs out")
-        return load(spec.vector_target)(num_envs, **arguments)
+        rows: gymnasium.vector.VectorEnv[Any, Any, Any] = load(spec.vector_target)(
+            num_envs, **arguments
+        )
+        return rows
     except TypeError as error:
         raise UsageError(f"{spec.id} can't be made with these settings: {error}") from error
 
 
 def make_agent(
-    agent: str | type | Agent, env: str, *, budget: str = "small", **settings: Any
+    agent: str | type | AgentLike, env: str, *, budget: str = "small", **settings: Any
 ) -> Any:
     """Return an agent with its preset for an environment and budget, and `settings` on top.
 
@@ -74,7 +91,7 @@ def make_agent(
 
 
 def run(  # noqa: PLR0913 - each is a flag of the command line
-    agent: str | type | Agent,
+    agent: str | type | AgentLike,
     env: str,
     *,
     budget: str = "small",
@@ -92,7 +109,7 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
     watch: Watch = SILENT,
     tracker: Tracker = UNTRACKED,
 ) -> Record:
-    """Return the record of a run: train, judge on the official trials, publish to the store `out`.
+    """Return the record of a run: train, evaluate on the official trials, publish to `out`.
 
     The same call continues a run that was cut off, and returns the record of one that is done.
     Runs that differ only in settings of judging (`batch_norm`) share one fit.
@@ -111,13 +128,13 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         precision: `fp32`, `tf32` (CUDA) or `bf16`.
         device: `cpu`, `cuda`, `mps` or `auto`.
         threads: tasks side by side; None takes all usable cores.
-        limit: evaluate on the first so many trials only; marked, never ranked.
+        limit: evaluate only the first trials, so many; marked, never ranked.
         out: the store of records.
         runs: folder of checkpoints and unfinished runs.
-        force: run again even where a record stands.
-        isolated: let the trained policy play the test in a process of its own.
-        watch: hears of the progress.
-        tracker: hears of the run while it goes on; see `lazybench.Tracker`.
+        force: run again even where there is a record.
+        isolated: run the trained policy of the test in a process of its own.
+        watch: is called with the progress.
+        tracker: is called during the run; see `lazybench.Tracker`.
 
     Raises:
         UsageError: a name or value that isn't allowed; nothing was made or trained.

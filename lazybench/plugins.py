@@ -162,7 +162,7 @@ def _flush_c() -> None:
 def points(group: str, broken: dict[str, str]) -> list[EntryPoint]:
     """Return the entry points of a group, in an order that installing again doesn't change.
 
-    A package whose list can't be read is told in `broken`, and costs nobody else's.
+    A package whose list can't be read is reported in `broken`; the others still load.
     """
     try:
         found = list(entry_points(group=group))
@@ -180,7 +180,7 @@ def points(group: str, broken: dict[str, str]) -> list[EntryPoint]:
 def package(point: EntryPoint) -> str:
     """Return the name of the package that an entry point comes from."""
     name = None
-    # Its METADATA may be damaged, which must cost nobody else's.
+    # Its METADATA may be damaged; the other packages still load.
     with contextlib.suppress(Exception):
         name = None if point.dist is None else point.dist.metadata["Name"]
     return str(name or point.value.partition(":")[0])
@@ -197,8 +197,8 @@ def check_spec(kind: str, spec: Any) -> None:
             f"an id of the {kind} registry has letters, digits, '-', '_' and '.', the first of "
             f"them a letter or digit; got {spec.id!r}"
         )
-    families = getattr(spec, "families", None)
-    families = (getattr(spec, "family", FAMILIES[0]),) if families is None else families
+    fields = vars(spec)
+    families = fields.get("families", (fields.get("family", FAMILIES[0]),))
     known = isinstance(families, tuple) and all(family in FAMILIES for family in families)
     if not (known and families):
         raise UsageError(
@@ -206,7 +206,7 @@ def check_spec(kind: str, spec: Any) -> None:
             f"them), got {families!r}"
         )
     for name in _TEXTS:
-        value = getattr(spec, name, "")
+        value = fields.get(name, "")
         if not isinstance(value, str):
             raise UsageError(
                 f"{name} of {kind} '{spec.id}' must be text, got {type(value).__name__}"

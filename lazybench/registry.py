@@ -85,7 +85,8 @@ class Registry(Generic[S]):
             UsageError: not a spec of this registry's type.
             DuplicateName: the id is taken; the message names both origins.
         """
-        named = self._from(spec, str(getattr(spec, "target", "")).rpartition(":")[0])
+        target = spec.target if isinstance(spec, self._spec_type) else ""
+        named = self._from(spec, str(target).rpartition(":")[0])
         self._add(self._all(), named)
         self._known()[spec.id] = named
         self._at_run_time.add(spec.id)
@@ -170,7 +171,8 @@ class Registry(Generic[S]):
                 with contained():
                     self._add(specs, self._from(spec, origin))
             except Exception as error:
-                name = getattr(spec, "id", "") if isinstance(error, UsageError) else number
+                known = isinstance(spec, self._spec_type) and isinstance(error, UsageError)
+                name = spec.id if known else number
                 more = f" [{name}]" if len(found) > 1 else ""
                 self.broken[label + more] = describe(error)
 

@@ -85,6 +85,12 @@ def spelled(target: str) -> str:
     return f"{inside.as_posix()}:{name}"
 
 
+def _file_of(module: Any) -> Path | None:
+    """The file of an entry of `sys.modules`, which may be any object."""
+    path = getattr(module, "__file__", None)
+    return Path(path) if path else None
+
+
 def defining_file(thing: Any) -> Path | None:
     """Return the file that defines a class or function; None where there is none."""
     try:
@@ -396,7 +402,7 @@ class _Neighbours:
                 if file.is_relative_to(folder):
                     claimed[file.relative_to(folder).parts[0].removesuffix(".py")] = folder
         known = {
-            name: Path(getattr(module, "__file__", None) or path)
+            name: _file_of(module) or Path(path)
             for name, module in sys.modules.items()
             if name.partition(".")[0] in claimed
         }
@@ -412,7 +418,7 @@ class _Neighbours:
     def note(self, beside: dict[Path, str]) -> None:
         """Remember which neighbours have been imported."""
         for name, module in list(sys.modules.items()):
-            file = Path(getattr(module, "__file__", None) or "")
+            file = _file_of(module) or Path()
             if name.partition(".")[0] in self.folders and file in beside:
                 self.imported[name] = file, beside[file]
 

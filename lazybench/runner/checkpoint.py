@@ -91,6 +91,10 @@ def copied(state: Any) -> Any:
     return _changed(state, Tensor.clone)
 
 
+def _is_named_tuple(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
 def _changed(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A state tree with each tensor changed, in containers of its own."""
     if isinstance(state, Tensor):
@@ -99,7 +103,7 @@ def _changed(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return {key: _changed(item, change) for key, item in state.items()}
     if isinstance(state, list | tuple):
         items = [_changed(item, change) for item in state]
-        return type(state)(*items) if hasattr(state, "_fields") else type(state)(items)
+        return type(state)(*items) if _is_named_tuple(state) else type(state)(items)
     return state
 
 
@@ -200,7 +204,7 @@ def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
                 f"keys of an agent's state are text, got {list(value)[:3]} at {path}; use str(key)"
             )
         return {key: _flatten(item, f"{path}/{key}", tensors) for key, item in value.items()}
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+    if isinstance(value, tuple) and not _is_named_tuple(value):
         return {_TUPLE: [_flatten(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
     if isinstance(value, list):
         return [_flatten(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]
