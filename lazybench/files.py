@@ -510,16 +510,25 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
 
 
+def read_stored(path: str | os.PathLike[str], most_bytes: int) -> bytes:
+    """Content of a file that lazybench wrote.
+
+    Raises:
+        StoreError: it can't be read, is no regular file, or is too large.
+    """
+    try:
+        return read_file(path, most_bytes)
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
+
+
 def sound_bytes(path: str | os.PathLike[str]) -> tuple[int, int]:
     """How many bytes of a file of lines are sound, from its begin on, and how many it has.
 
     Raises:
         StoreError: it can't be read.
     """
-    try:
-        data = read_file(path, MOST_LINES_BYTES)
-    except OSError as error:
-        raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
+    data = read_stored(path, MOST_LINES_BYTES)
     sound = 0
     while sound < len(data):
         end = data.find(b"\n", sound) + 1
@@ -540,12 +549,9 @@ def read_lines(
         StoreError: a line before the last doesn't verify (file and line named), or the file
             can't be read.
     """
-    try:
-        data = read_file(path, MOST_LINES_BYTES)
-    except FileNotFoundError:
+    if not os.path.exists(path):
         return []
-    except OSError as error:
-        raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
+    data = read_stored(path, MOST_LINES_BYTES)
     # Only b"\n" ends a line: bytes.splitlines would cut damaged ones at b"\r" as well.
     lines = [line + b"\n" for line in data.split(b"\n")]
     last = lines.pop()[:-1]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lazybench.errors import LazybenchError, RecordConflict, StoreError, UsageError
-from lazybench.files import canonical_json, read_file, refuse_links, write_bytes
+from lazybench.files import canonical_json, read_file, read_stored, refuse_links, write_bytes
 from lazybench.records.fields import Reported
 from lazybench.records.schema import Record, make_key
 
@@ -260,11 +260,7 @@ def _verify(record: Record) -> None:
 
 
 def _load(path: Path) -> Record:
-    try:
-        text = read_file(path, MOST_RECORD_BYTES)
-    except OSError as error:
-        raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
-    record = Record.from_json(text)
+    record = Record.from_json(read_stored(path, MOST_RECORD_BYTES))
     _verify(record)
     return record
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lazybench.errors import StoreError, UnknownName, UsageError
-from lazybench.files import read_file
+from lazybench.files import read_file, read_stored
 from lazybench.records import Record, Store, make_key
 from lazybench.records.store import MOST_RECORD_BYTES
 
@@ -129,10 +129,7 @@ def read_record(path: Path) -> tuple[Record | None, list[Finding]]:
     Raises:
         StoreError: the file can't be read.
     """
-    try:
-        data = read_file(path, MOST_RECORD_BYTES)
-    except OSError as error:
-        raise StoreError(f"can't read {path}: {error.strerror}; check the path") from error
+    data = read_stored(path, MOST_RECORD_BYTES)
     try:
         record = Record.from_json(data)
     except StoreError as error:
