@@ -1,4 +1,4 @@
-"""The built-in environments, as data: ids, aliases and where their code stands."""
+"""The built-in environments as data: ids, aliases and the modules of their code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ if __name__ != "lazybench.envs":
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lazybench import registry
 from lazybench.data.folders import data_root
@@ -107,31 +107,30 @@ LONGTAIL_MEASURES = (
     Measure("ece", "fraction", "lower"),
     Measure("nll", "nats", "lower"),
 )
-"""What a pass tells beside the balanced accuracy; see `lazybench.envs.longtail.metrics`."""
+"""Further measures of a pass; see `lazybench.envs.longtail.metrics`."""
 
 _STREAM_NAME = re.compile(r"(?P<data>[a-z][a-z0-9-]*)-lt-(?P<imbalance>[1-9]\d*)")
 
 
-@dataclass(frozen=True)
-class Size:
-    """What a spec tells of a data set: its classes, its test images and the listed imbalances."""
-
-    classes: int
-    test_images: int
-    listed: tuple[int, ...] = ()
-
-
-SIZES: Mapping[str, Size] = {
-    "cifar10": Size(10, 10_000, (200, 100, 50, 20, 10)),
-    "cifar100": Size(100, 10_000, (200, 100, 50, 20, 10)),
-    "glyphs": Size(60, 1800, (100, 50, 20)),
-    "glyphshard": Size(60, 1800),
+SIZES: Mapping[str, tuple[int, int]] = {
+    "cifar10": (10, 10_000),
+    "cifar100": (100, 10_000),
+    "glyphs": (60, 1800),
+    "glyphshard": (60, 1800),
 }
+"""Classes and test images by data set."""
+
+IMBALANCES: Mapping[str, tuple[int, ...]] = {
+    "cifar10": (200, 100, 50, 20, 10),
+    "cifar100": (200, 100, 50, 20, 10),
+    "glyphs": (100, 50, 20),
+}
+"""The listed imbalances by data set."""
 
 
-def long_tailed(data: str, imbalance: int, size: Size) -> EnvSpec:
+def long_tailed(data: str, imbalance: int, classes: int, test_images: int) -> EnvSpec:
     """Return the spec of a long-tailed stream; a trial is one test image."""
-    dev = DEV_PER_CLASS * size.classes
+    dev = DEV_PER_CLASS * classes
     return EnvSpec(
         id=f"{data}-lt-{imbalance}",
         family="longtail",
@@ -139,17 +138,19 @@ def long_tailed(data: str, imbalance: int, size: Size) -> EnvSpec:
         vector_target=None,
         data=data,
         kwargs={"data": data, "imbalance": imbalance},
-        trials=dict.fromkeys(BUDGETS, size.test_images),
+        trials=dict.fromkeys(BUDGETS, test_images),
         val_trials=dict.fromkeys(BUDGETS, dev),
         measures=LONGTAIL_MEASURES,
         training={"eval_split": "val"},
-        about=f"long-tailed {data}, {size.classes} classes, imbalance {imbalance}",
+        about=f"long-tailed {data}, {classes} classes, imbalance {imbalance}",
         cites=("cui2019classbalanced", "liu2019openworld"),
     )
 
 
 _STREAMS: tuple[EnvSpec, ...] = tuple(
-    long_tailed(data, imbalance, size) for data, size in SIZES.items() for imbalance in size.listed
+    long_tailed(data, imbalance, *SIZES[data])
+    for data, listed in IMBALANCES.items()
+    for imbalance in listed
 )
 
 
@@ -160,15 +161,15 @@ def _resolve_stream(name: str, known: Mapping[str, EnvSpec]) -> EnvSpec | None:
         return None
     data, imbalance = match["data"], int(match["imbalance"])
     if data in SIZES:
-        return known.get(name) or long_tailed(data, imbalance, SIZES[data])
+        return known.get(name) or long_tailed(data, imbalance, *SIZES[data])
     found = [meta for meta in metas()[0] if meta.name == data and meta.kind == "images"]
-    return replace(long_tailed(data, imbalance, _size(found[0])), origin=ORIGIN) if found else None
+    return replace(long_tailed(data, imbalance, *_size(found[0])), origin=ORIGIN) if found else None
 
 
-def _size(meta: Meta) -> Size:
-    """What `lazybench.data.labelled` makes of an imported set."""
+def _size(meta: Meta) -> tuple[int, int]:
+    """Classes and test images of an imported set, as `lazybench.data.labelled` splits it."""
     counts = meta.splits["train"].counts
-    return Size(len(counts), len(counts) * held_out_each(min(counts)))
+    return len(counts), len(counts) * held_out_each(min(counts))
 
 
 QUERY_BUDGET = 3000
@@ -210,7 +211,7 @@ def attack_env(target: str, *, targeted: bool, label: bool, linf: bool) -> EnvSp
         measures=ATTACK_MEASURES,
         columns=COLUMNS,
         block=SMALL[data],
-        apart=True,
+        independent_trials=True,
         options=("eps", "query_budget", "mode", "target_rule", "strict"),
         about=f"{aim} attacks on {target} by its {shown}, {'linf' if linf else 'L2'}",
         cites=("du2020metaattack",),
@@ -244,14 +245,14 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "tiered": ("tieredimagenet", "glyphs"),
     "mini": ("miniimagenet",),
 }
-"""Data names that stand for the first data set installed, in order, or else for the last."""
+"""Data names that mean the first installed data set, in order, or else the last."""
 
 
 def imported_envs() -> tuple[list[EnvSpec], dict[str, str]]:
     """Return the environments of the data sets that users imported, as far as these allow.
 
-    Where no listed way fits, the most that all splits have is listed. Beside them stands what is
-    wrong with the sets that can't be used.
+    Where no listed way fits, the largest that all splits allow is listed. The second value has the
+    errors of the sets that can't be used.
     """
     known = {spec.id for spec in registry.DATASETS.specs() if spec.origin == ORIGIN}
     found: list[EnvSpec] = []
@@ -287,7 +288,7 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     candidates = ALIASES.get(match["data"], (match["data"],))
     registered = {spec.id for spec in registry.DATASETS.specs()}
     for data in candidates:
-        # The last stands in where none is installed: opening it says where it should lie.
+        # The last is the default where none is installed: opening it says where its files belong.
         last = data == candidates[-1] and data in registered
         if data not in _NO_WAYS and (last or installed(data)):
             fresh = few_shot(data, way, shot, noniid=noniid)
@@ -300,7 +301,7 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
 
 
 def installed(data: str) -> bool:
-    """True where a data set is embedded or its files lie below the data folder; opens nothing."""
+    """True where a data set is embedded or its files are below the data folder; opens nothing."""
     spec = next((spec for spec in registry.DATASETS.specs() if spec.id == data), None)
     if spec is None or spec.embedded:
         return spec is not None

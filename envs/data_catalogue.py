@@ -1,4 +1,7 @@
-"""The built-in data sets, as data: where code and files stand, what they are, whom to cite."""
+"""The built-in data sets as data: modules, file locations, data sheets and citations.
+
+`lazybench show ID` prints a data sheet; `python tools/write_datasheets.py` writes `docs/datasets/`.
+"""
 
 from __future__ import annotations
 
@@ -145,7 +148,7 @@ TIERED_IMAGENET = _sheet(
 MNIST = _sheet(
     "10 digits, 60,000 train and 10,000 test images, 28x28, grey.",
     "Digits written by employees of the US Census Bureau and by pupils, collected by NIST and "
-    "mixed anew by LeCun, Cortes and Burges.",
+    "mixed again by LeCun, Cortes and Burges.",
     "Attack targets and their white boxes, on the official parts.",
     "Solved by any classifier; what an attack achieves here says little about photographs.",
 )

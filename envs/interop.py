@@ -1,4 +1,4 @@
-"""Training batches for people who keep their own loop and PyTorch's loader."""
+"""Training batches for other training loops: PyTorch data loaders and torchmeta."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TrainingBatches(IterableDataset[dict[str, Tensor]]):
         if split != "train":
             raise UsageError(
                 f"training batches come from split='train', got split '{split}'; the answers of "
-                "the others are hidden: judge with lazybench.evaluate"
+                "the others are hidden: evaluate with lazybench.evaluate"
             )
         seed = check_whole("seed", seed)
         if batches is not None and check_whole("batches", batches, least=None) < 1:
@@ -76,7 +76,7 @@ class CountedBatches(TrainingBatches):
 
 
 def split_of(env: Any) -> str:
-    """Return the split of an environment, whatever wraps it; empty where it doesn't tell."""
+    """Return the split of an environment, whatever wraps it; empty where it has none."""
     own = getattr(env, "unwrapped", env)
     return str(getattr(own, "split", ""))
 
@@ -117,7 +117,7 @@ def as_torchmeta(
 
     A batch is `{"train": (x, y), "test": (x, y)}`, as `BatchMetaDataLoader` gives it: tasks first,
     rows second, images float32 in [0, 1]. Test answers are hidden, so only the train split has
-    batches; `lazybench.evaluate` judges what was learned.
+    batches; `lazybench.evaluate` scores the trained agent.
 
     Args:
         env: `lazybench.make_env(…, split="train", num_envs=TASKS)`.

@@ -1,6 +1,6 @@
-"""Environments whose episodes have one step, in blocks: opened by index, judged once, over.
+"""Vector environments whose episodes have one step: rows, indices and masks.
 
-What is opened and how it is judged is the business of the trials; here are rows, indices and masks.
+`SingleStepTrials` define how tasks are opened and scored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lazybench.arguments import check_one_of
 from lazybench.data.pool import Split
 from lazybench.envs.fewshot.episodes import Block
 from lazybench.envs.picture import contact_sheet
-from lazybench.envs.trial_index import TrialRows
+from lazybench.envs.trial_index import TrialIndex
 from lazybench.errors import UsageError
 from lazybench.runtime.threads import one_thread_after_fork
 from lazybench.tasks import TaskShape
@@ -29,8 +29,8 @@ Observation = dict[str, Any]
 Backend = Literal["numpy", "torch"]
 
 
-class OneStepTrials(Protocol):
-    """Tasks by index: how they are opened, answered and judged.
+class SingleStepTrials(Protocol):
+    """Tasks by index: how they are opened, answered and scored.
 
     Attributes:
         split: `train`, `val` or `test`.
@@ -66,7 +66,7 @@ class OneStepTrials(Protocol):
         """Return an action as an array, its shape and type checked."""
         ...
 
-    def judge(self, keys: NDArray[np.uint64], given: NDArray[Any]) -> NDArray[np.float64]:
+    def score(self, keys: NDArray[np.uint64], given: NDArray[Any]) -> NDArray[np.float64]:
         """Return each task's reward."""
         ...
 
@@ -75,7 +75,7 @@ class OneStepTrials(Protocol):
         ...
 
 
-class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
+class SingleStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
     """Blocks of one-step episodes; each row is one trial, done after one step.
 
     `reset(seed=s)` opens trials s, s+1, … on val and test, and starts stream s on train; `reset()`
@@ -93,7 +93,7 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
     def __init__(
         self,
         num_envs: int,
-        trials: OneStepTrials,
+        trials: SingleStepTrials,
         *,
         backend: Backend,
         device: str,
@@ -103,7 +103,7 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
 
         Args:
             num_envs: rows, R.
-            trials: what is opened.
+            trials: the tasks.
             backend: `numpy`, or `torch` for observations as tensors.
             device: where torch observations live.
             render_mode: None or `rgb_array`.
@@ -124,7 +124,7 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         self._device = device if backend == "torch" else "cpu"
         self._stream = 0
         self._keys = np.zeros(num_envs, dtype=np.uint64)
-        self._rows = TrialRows(num_envs)
+        self._rows = TrialIndex(num_envs)
         self._finished = np.ones(num_envs, dtype=np.bool_)
         self._block: Block | None = None
 
@@ -154,8 +154,8 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         """Open trials; see the class.
 
         Raises:
-            UsageError: trials or a mask of another length or type, negative trials, or an option
-                that isn't there.
+            UsageError: trials or a mask of another length or type, negative trials, or an unknown
+                option.
         """
         super().reset(seed=seed)
         streams = seed is not None and self.trials.split == "train"
@@ -167,7 +167,7 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         return self._observe(), {"trial": self._rows.trial.copy()}
 
     def _open(self, mask: NDArray[np.bool_]) -> None:
-        """Put fresh tasks into the rows of `mask`; the others keep theirs, and their keys."""
+        """Open new tasks in the rows of `mask`; the others keep theirs, and their keys."""
         self._keys[mask] = self.trials.keys(self._rows.trial[mask], self._stream)
         self._finished[mask] = False
         fresh = Block(*(part.to(self._device) for part in self.trials.open(self._keys[mask])))
@@ -183,7 +183,7 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
     ) -> tuple[
         Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
     ]:
-        """Judge the answers of all open rows; every row is done afterwards.
+        """Score the answers of all open rows; every row is done afterwards.
 
         Raises:
             UsageError: called before the first reset.
@@ -196,7 +196,7 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         info: dict[str, Any] = {"trial": self._rows.trial.copy()}
         if live.any():
             given = self.trials.answer(actions, (self.num_envs,))
-            rewards[live] = self.trials.judge(self._keys[live], given[live])
+            rewards[live] = self.trials.score(self._keys[live], given[live])
             for name, values in self.trials.metrics(rewards).items():
                 info[name], info[f"_{name}"] = values.copy(), live.copy()
         self._finished[:] = True
@@ -216,7 +216,7 @@ class OneStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         block = self._block
         if block is None:
             raise UsageError("no trial is open; call env.reset() first")
-        # Copies of just what is shown: a part of a task can be a view of one that is hidden.
+        # Copies of only the visible parts: a part can be a view of a hidden one.
         if self._backend == "torch":
             return {name: part.clone() for name, part in block._asdict().items()}
         return {name: part.numpy().copy() for name, part in block._asdict().items()}

@@ -22,7 +22,7 @@ def broadcast_box(low: float, high: float, shape: tuple[int, ...], dtype: type[A
 
 
 def labels(count: int, shape: tuple[int, ...], *, hidden: bool) -> MultiDiscrete:
-    """Return a space of labels in [0, count), or in [-1, count) where -1 stands for hidden."""
+    """Return a space of labels in [0, count), or in [-1, count) where -1 means hidden."""
     extra = 1 if hidden else 0
     space = MultiDiscrete(np.array([count + extra]), start=np.array([-extra]))
     space._shape = shape

@@ -1,10 +1,11 @@
-"""Which trial each row of a block has, and which ones a reset opens."""
+"""Trial numbers of a block's rows, and single environments as blocks of one row."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -13,7 +14,7 @@ from lazybench.arguments import check_options
 from lazybench.errors import UsageError
 
 
-class TrialRows:
+class TrialIndex:
     """The trials of a block's rows.
 
     Attributes:
@@ -21,12 +22,12 @@ class TrialRows:
     """
 
     def __init__(self, rows: int) -> None:
-        """Begin before trial 0, with no row opened."""
+        """Start before trial 0, with no row opened."""
         self.trial = np.full(rows, -1, np.int64)
         self._next = 0
 
     def choose(self, seed: int | None, options: Mapping[str, Any] | None) -> NDArray[np.bool_]:
-        """Take the trials that a reset asks for; return the mask `[n]` of the rows to open.
+        """Set the trials of a reset; return the mask `[n]` of the rows to open.
 
         Args:
             seed: of the reset: trials seed, seed + 1, …; None for those that come next.
@@ -34,8 +35,8 @@ class TrialRows:
                 (all where none was opened before).
 
         Raises:
-            UsageError: trials or a mask of another length or type, negative trials, or an option
-                that isn't there.
+            UsageError: trials or a mask of another length or type, negative trials, or an unknown
+                option.
         """
         options = check_options(options, ("trials", "reset_mask"))
         mask = np.ones(len(self.trial), np.bool_)
@@ -63,6 +64,43 @@ class TrialRows:
                 f"{list(array.shape)} and dtype {array.dtype}"
             )
         return array
+
+
+class SingleEnv(gymnasium.Env[dict[str, Any], Any]):
+    """Base of single environments: a block of one row of a vector environment."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}  # noqa: RUF012
+
+    def __init__(self, row: Any) -> None:
+        """Hold the vector environment `row`, of one row."""
+        self._row = row
+        self.render_mode = row.render_mode
+        self.observation_space = row.single_observation_space
+        self.action_space = row.single_action_space
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Name, fingerprint, preparation and source of the data."""
+        data: dict[str, str] = self._row.data
+        return data
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Open trial `seed` (few-shot train: stream `seed`), the next one, or `options["trial"]`.
+
+        Raises:
+            UsageError: a trial or an option that doesn't exist.
+            ContractError: the target of an attack failed.
+        """
+        super().reset(seed=seed)
+        observation, info = self._row.reset(seed=seed, options=one_trial(options))
+        return first_row(observation), {name: part[0].item() for name, part in info.items()}
+
+    def render(self) -> Any:
+        """Return a picture of the trial, uint8 `[height, width, 3]`, or None without a mode."""
+        pictures = self._row.render()
+        return pictures[0] if pictures else None
 
 
 def one_trial(options: Any) -> dict[str, Any]:

@@ -5,10 +5,14 @@ Nothing here imports torch, numpy or gymnasium, so that listing costs millisecon
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
+
+_Spec = TypeVar("_Spec")
 
 Family = Literal["fewshot", "longtail", "attack"]
 Better = Literal["higher", "lower"]
@@ -33,6 +37,27 @@ def _frozen(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(values))
 
 
+def _takes_apart(cls: type[_Spec]) -> type[_Spec]:
+    """Let a constructor take `apart`, the former name of `independent_trials`, for one release."""
+    init = cls.__init__
+
+    @wraps(init)
+    def with_former_name(self: Any, *args: Any, **kwargs: Any) -> None:
+        if "apart" in kwargs:
+            kwargs["independent_trials"] = kwargs.pop("apart")
+            warnings.warn(
+                "EnvSpec(apart=…) is now EnvSpec(independent_trials=…); the former name goes with "
+                "the next release",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+        init(self, *args, **kwargs)
+
+    cls.__init__ = with_former_name  # type: ignore[method-assign]
+    return cls
+
+
+@_takes_apart
 @dataclass(frozen=True)
 class EnvSpec:
     """One environment id and all that making and judging it needs.
@@ -53,7 +78,7 @@ class EnvSpec:
         columns: names of further numbers of each trial that its last info tells; the record keeps
             them.
         block: trials that are opened together; `rows` says how many where there are fewer.
-        apart: whether a trial comes out alike however many are opened with it.
+        independent_trials: whether a trial's result doesn't depend on how many are opened with it.
         options: names of `kwargs` that a run may change; they are part of its key.
         plan_options: names of `kwargs` that an agent's plan may set for its training tasks.
         training: further arguments of the environments that agents are trained on, such as what
@@ -80,7 +105,7 @@ class EnvSpec:
     measures: tuple[Measure, ...] = ()
     columns: tuple[str, ...] = ()
     block: int = 8
-    apart: bool = False
+    independent_trials: bool = False
     options: tuple[str, ...] = ()
     plan_options: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -94,12 +119,18 @@ class EnvSpec:
         for name in ("kwargs", "trials", "val_trials", "training"):
             object.__setattr__(self, name, _frozen(vars(self)[name]))
 
+    @property
+    def apart(self) -> bool:
+        """The former name of `independent_trials`, for one release."""
+        return self.independent_trials
+
     def rows(self, trials: int) -> int:
         """Return how many trials to open together where there are `trials` of them.
 
-        Always a whole block, since rounding may depend on its size; fewer where trials are apart.
+        Always a whole block, since rounding may depend on its size; fewer where trials are
+        independent.
         """
-        return min(self.block, trials) if self.apart else self.block
+        return min(self.block, trials) if self.independent_trials else self.block
 
     @property
     def validation(self) -> tuple[str, Better]:

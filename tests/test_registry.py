@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -496,3 +497,11 @@ def test_what_is_found_on_disk_is_looked_up_each_time(
     registry.register(spec("birds", origin="alice"))
     assert registry.resolve("birds").spec.origin == "alice"
     assert registry.broken == {}
+
+
+def test_the_former_name_of_independent_trials_is_taken_for_a_release() -> None:
+    with pytest.warns(DeprecationWarning, match="independent_trials"):
+        spec = EnvSpec("x", "attack", "m:C", None, "glyphs", apart=True)  # type: ignore[call-arg]
+    assert spec.independent_trials
+    assert spec.apart
+    assert not replace(spec, independent_trials=False).apart

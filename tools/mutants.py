@@ -162,8 +162,8 @@ MUTANTS = (
     Mutant(
         "charged-past-the-budget",
         LEDGER,
-        "self.queries += np.minimum(asked, np.where(self.done, 0, self.left))",
-        "self.queries += np.where(self.done, 0, asked)",
+        "self.queries += np.minimum(counts, np.where(self.done, 0, self.left))",
+        "self.queries += np.where(self.done, 0, counts)",
         (T_LEDGER,),
     ),
     Mutant("least-l2-one-query-short", LEDGER, "early = at <= by", "early = at < by", (T_LEDGER,)),
@@ -184,8 +184,8 @@ MUTANTS = (
     Mutant(
         "success-is-not-asked-again",
         BLACKBOX,
-        "for told, asked in ((success, found), (rounded, to_levels(found, 256))):",
-        "for told, asked in ((rounded, to_levels(found, 256)),):",
+        "for result, rows in ((success, best), (rounded, to_levels(best, 256))):",
+        "for result, rows in ((rounded, to_levels(best, 256)),):",
         (T_BLACKBOX,),
     ),
     Mutant(
@@ -233,8 +233,8 @@ MUTANTS = (
     Mutant(
         "rows-are-not-clipped",
         BLACKBOX,
-        "sent = asked.clamp_(0.0, 1.0)",
-        "sent = asked",
+        "sent = queries.clamp_(0.0, 1.0)",
+        "sent = queries",
         (T_BLACKBOX,),
     ),
     Mutant(

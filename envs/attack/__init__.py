@@ -1,1 +1,1 @@
-"""Blackbox attacks on images: the protocol, the counted target and the environments."""
+"""Black-box attacks on images: protocol, metered target and environments."""

@@ -1,4 +1,4 @@
-"""What attackers see and send, as Gymnasium's spaces, and actions of either form as queries."""
+"""A block of attacked images: Gymnasium spaces, actions of both forms as queries, episodes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from lazybench.envs.attack.blackbox import BlackBox
 from lazybench.envs.attack.oracle import plain
-from lazybench.envs.attack.protocol import Protocol
+from lazybench.envs.attack.protocol import AttackProtocol
 from lazybench.envs.attack.summary import CHECKPOINTS
 from lazybench.envs.attack.target import OpenTarget
 from lazybench.envs.picture import grid
 from lazybench.envs.spaces import broadcast_box, labels
-from lazybench.envs.trial_index import TrialRows
+from lazybench.envs.trial_index import TrialIndex
 from lazybench.errors import ContractError, UsageError
 from lazybench.tasks import Queries, Replies
 
@@ -28,13 +28,13 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 
 def attack_spaces(
-    protocol: Protocol, target: OpenTarget, lead: tuple[int, ...], each: int
+    protocol: AttackProtocol, target: OpenTarget, lead: tuple[int, ...], each: int
 ) -> tuple[spaces.Dict, spaces.Dict]:
     """Return the observation and action space of attacks.
 
     Args:
-        protocol: how attacks are judged.
-        target: what is attacked.
+        protocol: settings that define success.
+        target: the attacked target.
         lead: `(n,)` of a block of images, `()` of a single one.
         each: rows of a fixed-size action for each image, m.
     """
@@ -65,7 +65,7 @@ def attack_spaces(
 
 
 def as_queries(action: Any, images: int, each: int, device: torch.device) -> tuple[Queries, Any]:
-    """Return an action as queries; beside them, for a fixed-size one, the places of its rows.
+    """Return an action as queries and, for a fixed-size one, the places of its rows.
 
     Args:
         action: `Queries`; or a dict of `rows [n, m, …]` and `mask [n, m]`, true for rows to send.
@@ -102,15 +102,15 @@ def as_queries(action: Any, images: int, each: int, device: torch.device) -> tup
 
 def laid_out(replies: Replies, places: Tensor | None, images: int, each: int) -> dict[str, Tensor]:
     """Return replies as observation entries: of a fixed-size action `[n, m, …]`, else `[R, …]`."""
-    told = replies._asdict()
+    entries = replies._asdict()
     if places is None:
-        return told
+        return entries
     blank = {"scores": 0.0, "labels": -1, "hit": False, "served": False}
     for name, value in blank.items():
-        part = told[name]
+        part = entries[name]
         whole = part.new_full((images * each, *part.shape[1:]), value)
-        told[name] = whole.index_copy_(0, places, part).unflatten(0, (images, each))
-    return told
+        entries[name] = whole.index_copy_(0, places, part).unflatten(0, (images, each))
+    return entries
 
 
 Observation = dict[str, Any]
@@ -122,7 +122,7 @@ _PATIENCE = 1000
 
 
 class AttackBlock:
-    """What `AttackVectorEnv` does on split test.
+    """Episodes of `AttackVectorEnv` on split test.
 
     Attributes:
         observation_space, action_space: of the block.
@@ -132,7 +132,7 @@ class AttackBlock:
     def __init__(
         self,
         target: OpenTarget,
-        protocol: Protocol,
+        protocol: AttackProtocol,
         images: int,
         *,
         rows: int,
@@ -142,8 +142,8 @@ class AttackBlock:
         """Open no image yet.
 
         Args:
-            target: what answers.
-            protocol: how it is judged.
+            target: the attacked target.
+            protocol: settings that define success.
             images: n.
             rows: rows of a fixed-size action for each image, m.
             backend: `numpy` or `torch`.
@@ -156,10 +156,10 @@ class AttackBlock:
         self.observation_space, self.action_space = whole
         self.single_observation_space, self.single_action_space = single
         self._box: BlackBox | None = None
-        self._trials = TrialRows(images)
+        self._trials = TrialIndex(images)
         self._idle = 0
         self._rewarded = np.zeros(images, np.bool_)
-        self._told = np.zeros(images, np.bool_)
+        self._reported = np.zeros(images, np.bool_)
 
     @property
     def box(self) -> BlackBox:
@@ -175,7 +175,7 @@ class AttackBlock:
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Open the trials that a reset asks for.
+        """Open the trials of a reset.
 
         Raises:
             UsageError: trials or a mask of another length or type, or trials that aren't there.
@@ -183,7 +183,7 @@ class AttackBlock:
         """
         mask = self._trials.choose(seed, options)
         if not (options and "trials" in options):
-            # Seeds are any numbers, and who resets again and again expects no end.
+            # Seeds are any numbers, and repeated resets must never run out of images.
             self._trials.trial[mask] = self._target.within(self._trials.trial[mask])
         rule = self._protocol.target_rule if self._protocol.targeted else None
         found = self._target.open(self._trials.trial[mask], rule, self._device)
@@ -191,14 +191,14 @@ class AttackBlock:
             self._box = self._protocol.box(self._target.oracle, *found)
         else:
             self._box.open(mask, *found)
-        self._told[mask] = self._rewarded[mask] = False
+        self._reported[mask] = self._rewarded[mask] = False
         self._idle = 0
         nothing = np.zeros((self._images, self._rows), np.bool_)
         blank = {"rows": self._box.x[:, None].expand(-1, self._rows, -1, -1, -1), "mask": nothing}
         return self._observe(blank), {"trial": self._trials.trial.copy()}
 
     def step(self, actions: Any) -> Stepped:
-        """Ask the target; judge what is finished.
+        """Query the target; score the finished images.
 
         Raises:
             UsageError: called before the first reset.
@@ -212,11 +212,11 @@ class AttackBlock:
         info |= {"trial": self._trials.trial.copy(), "invalid": box.invalid - before}
         rewards = (ledger.success_query > 0) & ~self._rewarded
         self._rewarded |= rewards
-        fresh = ledger.done & ~self._told
+        fresh = ledger.done & ~self._reported
         if fresh.any():
             for name, values in self._verdict(box, fresh).items():
                 info[name], info[f"_{name}"] = np.where(fresh, values, 0), fresh.copy()
-        self._told |= fresh
+        self._reported |= fresh
         succeeded = (ledger.success_query > 0) & (self._protocol.mode == "first")
         return (
             observation,
@@ -240,7 +240,7 @@ class AttackBlock:
         )
 
     def _observe(self, actions: Any) -> Observation:
-        """Ask what an action asks; return what is seen after it."""
+        """Send an action's queries; return the observation after it."""
         box = self.box
         queries, places = as_queries(actions, self._images, self._rows, self._device)
         # A fixed-size action of no row is a step without a query, not a surrender.
@@ -267,8 +267,8 @@ class AttackBlock:
         return {name: part.cpu().numpy() for name, part in parts.items()}
 
     def _verdict(self, box: BlackBox, images: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-        told = box.verdict(images)
+        columns = box.verdict(images)
         for by in CHECKPOINTS:
             least = box.ledger.least_l2(by)
-            told[f"l2_at_{by}"] = np.where(np.isinf(least), -1.0, least)
-        return told
+            columns[f"l2_at_{by}"] = np.where(np.isinf(least), -1.0, least)
+        return columns

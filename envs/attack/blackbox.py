@@ -1,4 +1,4 @@
-"""A target that answers queries and nothing else: every row is charged before it is sent."""
+"""The metered interface to a target: every row is charged before it is sent."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from lazybench.errors import ContractError
 from lazybench.tasks import Access, Mode, Norm, Queries, Replies, distance
 
 TOLERANCE = 1e-6
-"""How far beyond eps a distance may lie, for the rounding of float32 images."""
+"""Tolerance of a distance beyond eps, for the rounding of float32 images."""
 
 
 class BlackBox:
-    """Images under attack, side by side, and the only way to ask about them.
+    """Images under attack, and the only way to query the target about them.
 
     Calls from several threads are served one after another. `x`, `label`, `goal` and `best` give
-    copies: what is done to them changes nothing of the attack.
+    copies, so changing them doesn't change the attack.
 
     Attributes:
         images: how many are under attack, n.
         instance: shape of one image.
-        norm, eps, access, levels: as they were given.
-        ledger: who asked how often.
+        norm, eps, access, levels: as given.
+        ledger: the queries of each image.
         invalid: `[n]` rows so far that weren't finite.
     """
 
@@ -93,7 +93,7 @@ class BlackBox:
         return self._best.clone()
 
     def __reduce__(self) -> NoReturn:
-        """Refuse: a copy would be asked without being charged.
+        """Refuse: a copy would be queried without being charged.
 
         Raises:
             ContractError: always.
@@ -127,19 +127,19 @@ class BlackBox:
             ContractError: rows or owners of another shape, type or range, nothing is charged; or
                 the target failed, and the rows stay charged.
         """
-        asked, of = self._checked(rows, owner)
+        queries, of = self._checked(rows, owner)
         with self._turn:
-            return self._served(asked, of)
+            return self._served(queries, of)
 
-    def _served(self, asked: Tensor, of: NDArray[np.int64]) -> Replies:
-        """The replies to rows of one's own, charged before they are sent."""
+    def _served(self, queries: Tensor, of: NDArray[np.int64]) -> Replies:
+        """The replies to copied rows, charged before they are sent."""
         served, position = self.ledger.charge(of)
         live = np.flatnonzero(served)
         whole = len(live) == len(of)
         place = torch.from_numpy(of[live]).to(self._x.device)
         try:
             scores, labels, hit = self._answer(
-                asked if whole else asked[torch.from_numpy(live).to(asked.device)],
+                queries if whole else queries[torch.from_numpy(live).to(queries.device)],
                 of[live],
                 place,
                 position[live],
@@ -152,17 +152,17 @@ class BlackBox:
             labels = labels.new_full((len(of),), -1).index_copy_(0, at, labels)
             hit = hit.new_zeros(len(of)).index_copy_(0, at, hit)
         return Replies(
-            # Nothing hidden behind what is shown: no view of the scores.
+            # A new tensor, not a view: the scores must not be reachable from it.
             scores if self.access == "scores" else scores.new_empty(len(of), 0),
             labels,
             hit,
-            self._told(served),
-            self._told(self.ledger.left),
-            self._told(self.ledger.done),
+            self._tensor(served),
+            self._tensor(self.ledger.left),
+            self._tensor(self.ledger.done),
         )
 
     def answer(self, queries: Queries) -> Replies:
-        """Return the replies to an attacker's queries; no row at all gives the images up.
+        """Return the replies to an attacker's queries; a call without rows gives the images up.
 
         Raises:
             ContractError: as `query`.
@@ -175,26 +175,26 @@ class BlackBox:
     def verdict(
         self, images: NDArray[np.bool_] | None = None, *, recheck: bool = True
     ) -> dict[str, NDArray[Any]]:
-        """Return what each image came to, by name, each `[n]`.
+        """Return the result of each image by name, each `[n]`.
 
-        `success` (0 or 1): the nearest adversarial image is inside the ball and, asked once more,
-        still adversarial; `success_8bit`: so it is with its pixels rounded to 8 bits (`Choice:`
+        `success` (0 or 1): the nearest adversarial image is inside the ball and, queried once more,
+        still adversarial; `success_8bit`: the same with its pixels rounded to 8 bits (`Choice:`
         the ball isn't measured again, since rounding alone moves an image on its edge outside);
         `queries`: charged; `success_query`: position of the first success, 0 for none; `best_l2`:
         least Euclidean distance of any adversarial row, -1 for none.
 
         Args:
-            images: mask `[n]` of those to tell of; what is told of the others means nothing.
-            recheck: ask the target again, uncharged; else `success` is as recorded and
+            images: mask `[n]` of the images to report; values of the others are undefined.
+            recheck: query the target again, uncharged; else `success` is as recorded and
                 `success_8bit` is -1.
 
         Raises:
             ContractError: the target failed.
         """
         with self._turn:
-            return self._judged(images, recheck=recheck)
+            return self._outcome(images, recheck=recheck)
 
-    def _judged(
+    def _outcome(
         self, images: NDArray[np.bool_] | None, *, recheck: bool
     ) -> dict[str, NDArray[Any]]:
         near = self.ledger.nearest <= self.eps + TOLERANCE
@@ -203,10 +203,10 @@ class BlackBox:
         success, rounded = near.copy(), np.full(len(near), -1.0)
         if recheck:
             at = torch.from_numpy(np.flatnonzero(near)).to(self._x.device)
-            found = self._best[at]
+            best = self._best[at]
             rounded = np.zeros(len(near))
-            for told, asked in ((success, found), (rounded, to_levels(found, 256))):
-                told[near] = self._adversarial(self._oracle(asked).argmax(1), at).cpu().numpy()
+            for result, rows in ((success, best), (rounded, to_levels(best, 256))):
+                result[near] = self._adversarial(self._oracle(rows).argmax(1), at).cpu().numpy()
             rounded = np.where(success, rounded, 0.0)
         least = self.ledger.least_l2()
         return {
@@ -218,16 +218,16 @@ class BlackBox:
         }
 
     def _answer(
-        self, asked: Tensor, of: NDArray[np.int64], place: Tensor, position: NDArray[np.int64]
+        self, queries: Tensor, of: NDArray[np.int64], place: Tensor, position: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, labels and hits of rows that are charged already."""
         finite: Tensor | None = None
         # One sum shows each of them; only then are they looked for.
-        if not bool(asked.sum().isfinite()):
-            finite = asked.isfinite().flatten(1).all(1)
+        if not bool(queries.sum().isfinite()):
+            finite = queries.isfinite().flatten(1).all(1)
             np.add.at(self.invalid, of[(~finite).cpu().numpy()], 1)
-        # They are nobody else's, so nobody changes a row after it was judged.
-        sent = asked.clamp_(0.0, 1.0)
+        # The rows are private copies, so nobody changes a row after it was scored.
+        sent = queries.clamp_(0.0, 1.0)
         if self.levels is not None:
             sent = to_levels(sent, self.levels)
         if finite is not None:
@@ -259,18 +259,18 @@ class BlackBox:
         """Copies of the rows as plain float32 on the images' device, and of owners as numbers."""
         images, instance = self.images, self.instance
         try:
-            asked = plain(rows)
+            queries = plain(rows)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ContractError(f"rows must be a tensor or array of images: {error}") from None
         of = np.array(plain(owner).cpu().numpy() if isinstance(owner, Tensor) else owner)
-        if asked.shape[1:] != instance or not asked.is_floating_point():
+        if queries.shape[1:] != instance or not queries.is_floating_point():
             raise ContractError(
                 f"rows must be float images [R, {', '.join(map(str, instance))}] in [0, 1], got "
-                f"{asked.dtype} {list(asked.shape)}"
+                f"{queries.dtype} {list(queries.shape)}"
             )
-        if of.shape != (len(asked),) or (of.dtype.kind not in "iu" and len(of)):
+        if of.shape != (len(queries),) or (of.dtype.kind not in "iu" and len(of)):
             raise ContractError(
-                f"owner must tell one image for each of {len(asked)} rows, as integers, got "
+                f"owner must name one image for each of {len(queries)} rows, as integers, got "
                 f"{of.dtype} {list(of.shape)}"
             )
         if len(of) and not 0 <= int(of.min()) <= int(of.max()) < images:
@@ -278,10 +278,10 @@ class BlackBox:
                 f"owner must lie in [0, {images}), the images under attack, got {of.min()} to "
                 f"{of.max()}"
             )
-        own = asked.to(self._x.device, torch.float32, copy=True)
+        own = queries.to(self._x.device, torch.float32, copy=True)
         return own, of.astype(np.int64)
 
-    def _told(self, values: NDArray[Any]) -> Tensor:
+    def _tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values.copy()).to(self._x.device)
 
 

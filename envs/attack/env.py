@@ -1,4 +1,4 @@
-"""Blackbox attacks on images, native in blocks, in lock-step.
+"""Black-box attacks on images, natively in blocks, in lock-step.
 
 Test: observation (a dict; n images lead): `trial`, `x [n, C, H, W]` float32 in [0, 1], `label` (the
 true class), `goal` (-1 where untargeted), `left` (queries), `done`, `best_distance` (of the nearest
@@ -28,7 +28,7 @@ from lazybench.envs.attack.gradient_maps import GradientMaps, maps_shape
 from lazybench.envs.attack.protocol import TargetRule, read_protocol
 from lazybench.envs.attack.summary import summary
 from lazybench.envs.attack.target import OpenTarget, load_pictures, whiteboxes
-from lazybench.envs.trial_index import first_row, one_trial
+from lazybench.envs.trial_index import SingleEnv, first_row
 from lazybench.errors import UsageError
 from lazybench.runtime.threads import one_thread_after_fork
 from lazybench.tasks import Access, AttackTask, Mode, Norm, Queries, Replies
@@ -37,7 +37,7 @@ one_thread_after_fork()
 
 
 class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
-    """Images attacked side by side; each is finished at success, budget or surrender.
+    """Images attacked together; each is finished at success, budget or surrender.
 
     Official trials are the test images that the target classifies correctly, in file order.
     `reset(seed=s)` opens trials s, s+1, …; `reset()` the next ones, both begin again after the last
@@ -45,8 +45,8 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
     rows. Rows for finished images are refused: not forwarded, not charged. `Queries` without a row
     give up what isn't finished, and so do 1,000 actions in a row of which nothing was served.
 
-    In the last info of an image stand `success` (0 or 1), `queries`, `success_query`,
-    `success_8bit`, `best_l2` (`BlackBox.verdict` says more) and `l2_at_100` to `l2_at_10000`, the
+    The last info of an image has `success` (0 or 1), `queries`, `success_query`,
+    `success_8bit`, `best_l2` (see `BlackBox.verdict`) and `l2_at_100` to `l2_at_10000`, the
     least L2 distance of any adversarial row by then, -1 for none.
     """
 
@@ -100,8 +100,8 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
                 images of a named target.
             strict: run the target in another process.
             rows: rows of a fixed-size action for each image, m.
-            shots: images with gradient maps in a train or val task, 64 unless told.
-            queries: images in its query set, 16 unless told.
+            shots: images with gradient maps in a train or val task; None for 64.
+            queries: images in its query set; None for 16.
             backend: `numpy`, or `torch` for observations as tensors.
             device: where the images, and a named target, live.
             render_mode: None or `rgb_array`.
@@ -141,7 +141,7 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
                 self._target, self._protocol, num_envs, rows=rows, backend=backend, device=place
             )
         else:
-            # Nothing that learns needs the target, so that nothing can ask it uncounted.
+            # Training doesn't need the target, so nothing can query it uncounted.
             self._target.close()
             self._block = GradientMaps(
                 num_envs,
@@ -167,13 +167,13 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """How attacks are judged, and which weights the target has."""
-        asked = {"images": self._images, "strict": self._strict}
-        return {**self._protocol.fields(), **asked, **self._target.facts}
+        """Settings that define success, and the hash and accuracy of the target."""
+        more = {"images": self._images, "strict": self._strict}
+        return {**self._protocol.fields(), **more, **self._target.facts}
 
     @property
     def box(self) -> BlackBox:
-        """The open attack, for doors to other tools; what they ask is charged like any query.
+        """The open attack, for adapters to other tools, whose queries are charged like any other.
 
         Raises:
             UsageError: none is open, or the split isn't test.
@@ -203,11 +203,11 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
     def summary(
         self, scores: NDArray[np.float64], columns: Mapping[str, NDArray[Any]]
     ) -> dict[str, float]:
-        """Return what a whole test comes to beside its success, as `attack_summary.summary` has it.
+        """Return the further measures of a test, as `lazybench.envs.attack.summary` defines them.
 
         Args:
             scores: `[n]` success of each trial.
-            columns: what the last infos told of each, `[n]`.
+            columns: values of the last infos, `[n]` each.
         """
         return summary(scores, columns, self.task.query_budget)
 
@@ -226,7 +226,7 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         return opened
 
     def step(self, actions: Any) -> Stepped:
-        """Ask the target; judge what is finished. On train and val: judge the predicted maps.
+        """Query the target; score finished images. On train and val: score the predicted maps.
 
         Raises:
             UsageError: called before the first reset.
@@ -244,22 +244,20 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         return None if self.render_mode is None else self._block.render()
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Let go of the target and end its process."""
+        """Release the target and end its process."""
         self._target.close()
 
     def _maps(self) -> Any:
         if self.split == "test":
-            raise UsageError("white boxes and examples are for learning: take split val or train")
+            raise UsageError("white boxes and examples are for training: take split val or train")
         return self._block
 
 
-class AttackEnv(gymnasium.Env[Observation, Any]):
-    """One attacked image at a time: one row of `AttackVectorEnv`, not in a block.
+class AttackEnv(SingleEnv):
+    """One attacked image at a time: a block of one of `AttackVectorEnv`.
 
     A fixed-size action is a dict of `rows [m, C, H, W]` and `mask [m]`; `Queries` work as well.
     """
-
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}  # noqa: RUF012
 
     def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
         """Open one row; settings are those of `AttackVectorEnv`.
@@ -269,31 +267,26 @@ class AttackEnv(gymnasium.Env[Observation, Any]):
             DataUnavailable: the target isn't trained, or its images aren't installed.
             ContractError: the target fails on its first image.
         """
-        self._row = AttackVectorEnv(1, render_mode=render_mode, **settings)
-        self.render_mode = render_mode
-        self.observation_space = self._row.single_observation_space
-        self.action_space = self._row.single_action_space
+        super().__init__(AttackVectorEnv(1, render_mode=render_mode, **settings))
         self._over = True
 
     @property
     def task(self) -> AttackTask:
-        """What an agent may know beforehand."""
-        return self._row.task
-
-    @property
-    def data(self) -> dict[str, str]:
-        """Name, fingerprint, preparation and source of the images and the target."""
-        return self._row.data
+        """The task that an agent sees."""
+        task: AttackTask = self._row.task
+        return task
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """How attacks are judged, and which weights the target has."""
-        return self._row.protocol
+        """Settings that define success, and the hash and accuracy of the target."""
+        protocol: dict[str, Any] = self._row.protocol
+        return protocol
 
     @property
     def box(self) -> BlackBox:
         """The open attack, as `AttackVectorEnv.box`."""
-        return self._row.box
+        box: BlackBox = self._row.box
+        return box
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -304,13 +297,12 @@ class AttackEnv(gymnasium.Env[Observation, Any]):
             UsageError: a trial or an option that isn't there.
             ContractError: the target failed.
         """
-        super().reset(seed=seed)
-        observation, info = self._row.reset(seed=seed, options=one_trial(options))
+        opened = super().reset(seed=seed, options=options)
         self._over = False
-        return first_row(observation), _scalars(info)
+        return opened
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Ask the target; once the image is finished, judge it.
+        """Query the target; score the image once it is finished.
 
         Raises:
             UsageError: the episode is over already, or none was opened.
@@ -321,27 +313,22 @@ class AttackEnv(gymnasium.Env[Observation, Any]):
         observation, rewards, terminated, truncated, info = self._row.step(_block(action))
         self._over = bool(terminated[0] or truncated[0])
         ragged = Replies._fields[:4] if isinstance(action, Queries) else ()
-        told = {name: part for name, part in info.items() if not name.startswith("_")}
+        values = {name: part for name, part in info.items() if not name.startswith("_")}
         return (
             first_row(observation, whole=ragged),
             float(rewards[0]),
             bool(terminated[0]),
             bool(truncated[0]),
-            _scalars(told),
+            _scalars(values),
         )
 
-    def render(self) -> Any:
-        """Return clean, nearest adversarial and difference, uint8 `[height, width, 3]`, or None."""
-        pictures = self._row.render()
-        return pictures[0] if pictures else None
-
     def close(self) -> None:
-        """Let go of the target and end its process."""
+        """Release the target and end its process."""
         self._row.close()
 
 
 def _block(action: Any) -> Any:
-    """One image's action as that of a block of one."""
+    """The action of one image as that of a block of one."""
     if isinstance(action, Queries):
         return action
     if isinstance(action, dict):

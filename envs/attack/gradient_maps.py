@@ -1,4 +1,4 @@
-"""Tasks of regressing gradient maps on images: what an attacker may learn of networks beforehand.
+"""Gradient-map regression: the tasks that attackers train on, on white-box networks.
 
 A task is a white box and a set of training images; its targets are the directions in which that
 network gives each image up. Observation and action are those of a few-shot regression: `support_x`
@@ -23,8 +23,8 @@ from lazybench.arguments import check_one_of, check_whole
 from lazybench.data.cache import prepared
 from lazybench.data.pool import Split
 from lazybench.envs.fewshot.episodes import Block, choose
-from lazybench.envs.fewshot.trial_sampler import Trials
-from lazybench.envs.single_step import Backend, OneStepVectorEnv
+from lazybench.envs.fewshot.trial_sampler import TrialSampler
+from lazybench.envs.single_step import Backend, SingleStepVectorEnv
 from lazybench.envs.targets.nets import (
     Trained,
     Whiteboxes,
@@ -72,7 +72,7 @@ def gradient_maps(net: Classifier, params: Params, x: Tensor, y: Tensor) -> Tens
     return (flat / (flat.std(1, correction=0, keepdim=True) + _TINY)).view_as(maps)
 
 
-class GradientMaps(OneStepVectorEnv):
+class GradientMaps(SingleStepVectorEnv):
     """Blocks of gradient-map tasks; reward is the negative mean squared error on the query images.
 
     On train, trial i is a task of white box i modulo their number, so that meta-batches of that
@@ -96,7 +96,7 @@ class GradientMaps(OneStepVectorEnv):
         device: str = "cpu",
         render_mode: str | None = None,
     ) -> None:
-        """Open the white boxes; their maps are made at the first opening and mapped ever after.
+        """Open the white boxes; their maps are computed at the first opening and cached.
 
         Args:
             num_envs: tasks of a block, R.
@@ -130,7 +130,7 @@ class GradientMaps(OneStepVectorEnv):
         return torch.from_numpy(x[first].astype(np.float32)).div_(255.0)
 
 
-class MapTrials(Trials):
+class MapTrials(TrialSampler):
     """The tasks of one target and split."""
 
     def __init__(
@@ -159,7 +159,7 @@ class MapTrials(Trials):
 
     @property
     def train_classes(self) -> int:
-        """0: there are no classes to tell apart."""
+        """0: the tasks have no classes."""
         return 0
 
     def keys(self, trials: NDArray[np.int64], stream: int) -> NDArray[np.uint64]:
@@ -196,7 +196,7 @@ class MapSampler:
         if self.task.shot + self.task.query > len(pools.x):
             raise UsageError(
                 f"{self.task.shot} shots and {self.task.query} queries are more than the "
-                f"{len(pools.x)} images with maps; ask for fewer, or for more maps"
+                f"{len(pools.x)} images with maps; set fewer, or more maps"
             )
         self._pools = pools
 
@@ -258,8 +258,8 @@ def _boxes(target: str, given: Sequence[str] | None) -> Whiteboxes:
     strange = [name for name in given if split_name(name)[0] != data or name == target]
     if isinstance(given, str) or len(set(given)) < max(2, len(given)) or strange:
         raise UsageError(
-            f"whiteboxes must be at least two different networks on {data} beside {net}, the last "
-            f"for validation; got {given if isinstance(given, str) else ', '.join(given)}"
+            f"whiteboxes must be at least two different networks on {data} other than {net}, the "
+            f"last for validation; got {given if isinstance(given, str) else ', '.join(given)}"
         )
     return Whiteboxes(tuple(given[:-1]), given[-1])
 
@@ -307,7 +307,7 @@ def _kept(
     split: Split,
     chosen: str,
 ) -> NDArray[np.float32]:
-    """Maps from the cache, or made and kept there."""
+    """Maps from the cache, computed at the first use."""
 
     def build() -> Mapping[str, NDArray[np.float32]]:
         maps = np.empty(x.shape, np.float32)

@@ -1,7 +1,7 @@
-"""The ledger of an attack: who may still ask, who asked how often, who succeeded when.
+"""The ledger of an attack: the queries of each image, its remaining budget and its successes.
 
-It counts and knows nothing of images: rows are charged by their owners, before anything is sent,
-and outcomes are recorded by the rows' positions. Whole calls at once, no loop over rows.
+It holds no images: rows are charged to their owners before anything is sent, and outcomes are
+recorded by the rows' positions. Calls are handled as a whole, without a loop over rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Rows = NDArray[np.int64]
 
 
 class Charged(NamedTuple):
-    """What became of the rows of one call: served or refused, and the count of each owner by then.
+    """The rows of one call: served or refused, and the owner's query count by then.
 
     Attributes:
         served: `[R]` bool: charged, and to be sent.
@@ -57,11 +57,11 @@ class Ledger:
 
     @property
     def left(self) -> Rows:
-        """Queries that each image has left, `[n]`; also those that a finished one didn't use."""
+        """Queries that each image has left, `[n]`, including unused ones of finished images."""
         return self.budget - self.queries
 
     def open(self, images: NDArray[np.bool_]) -> None:
-        """Begin anew for the images of a mask `[n]`; the others keep their accounts."""
+        """Start over for the images of a mask `[n]`; the others keep their accounts."""
         self.queries[images] = self.success_query[images] = 0
         self.done[images] = False
         self.nearest[images] = self._least[images] = np.inf
@@ -69,25 +69,25 @@ class Ledger:
         self._trace = [(of[keep], at[keep], far[keep]) for of, keep, at, far in kept if keep.any()]
 
     def charge(self, owner: Rows) -> Charged:
-        """Charge rows to their images, in order; those past a budget or of finished ones not.
+        """Charge rows to their images, in order, except past a budget or of finished images.
 
         Args:
             owner: `[R]` int64 in [0, n).
         """
         if len(owner) < 2 or bool((owner[1:] > owner[:-1]).all()):
-            # One row an image, as most attacks in lock-step ask.
+            # One row an image, as most attacks in lock-step query.
             position = self.queries[owner] + 1
             served = (position <= self.budget) & ~self.done[owner]
             self.queries[owner] += served
             return Charged(served, np.where(served, position, 0))
-        asked = np.bincount(owner, minlength=len(self.queries))
+        counts = np.bincount(owner, minlength=len(self.queries))
         order = np.argsort(owner, kind="stable")
-        begin = np.cumsum(asked) - asked
+        begin = np.cumsum(counts) - counts
         position = np.empty(len(owner), np.int64)
-        position[order] = np.arange(1, len(owner) + 1) - np.repeat(begin, asked)
+        position[order] = np.arange(1, len(owner) + 1) - np.repeat(begin, counts)
         position += self.queries[owner]
         served = (position <= self.budget) & ~self.done[owner]
-        self.queries += np.minimum(asked, np.where(self.done, 0, self.left))
+        self.queries += np.minimum(counts, np.where(self.done, 0, self.left))
         return Charged(served, np.where(served, position, 0))
 
     def record(
@@ -98,7 +98,7 @@ class Ledger:
         distance: NDArray[np.float64],
         l2: NDArray[np.float64],
     ) -> Rows:
-        """Note the adversarial rows of a call; return which of them are the nearest so far, `[k]`.
+        """Record the adversarial rows of a call; return which are the nearest so far, `[k]`.
 
         Args:
             owner: `[A]` images of the adversarial rows.
@@ -169,7 +169,7 @@ def improvements(
         return below
     rows = below[np.lexsort((position[below], owner[below]))]
     # Ranks are exact, so a segment can be shifted below the one before it: the running minimum of
-    # the whole then begins anew with each owner.
+    # the whole then starts over with each owner.
     ranks = np.unique(value[rows], return_inverse=True)[1]
     segment = np.cumsum(np.diff(owner[rows], prepend=owner[rows[0]]) != 0)
     low = np.minimum.accumulate(ranks - segment * len(rows))

@@ -1,4 +1,4 @@
-"""The only holder of a network under attack: it answers rows, and leads nowhere.
+"""The only holder of a network under attack: it answers rows, and exposes nothing else.
 
 (Python hides no memory: a debugger finds the network in this process. What is prevented are
 accidents: no attribute, item or closure leads to it. `strict` targets run in another process.)
@@ -49,12 +49,12 @@ def plain(values: Any) -> Tensor:
 class Oracle:
     """Answers rows with log-probabilities; the only holder of a network.
 
-    It counts nothing and is for environments; agents are handed a `BlackBox`, or less. Calls from
+    It counts nothing and is for environments; agents get a `BlackBox`, or less. Calls from
     several threads are answered one after another.
     """
 
     def __init__(self, predict: Predict, classes: int | None, *, chunk: int = CHUNK) -> None:
-        """Take over a target.
+        """Hold a target.
 
         Args:
             predict: the target; it is called with at most `chunk` rows, that are its own.
@@ -63,7 +63,7 @@ class Oracle:
         """
         self.classes = classes
         self._chunk = chunk
-        # Of the same thread it lets a second call in, which is refused rather than never answered.
+        # It lets a second call of the same thread in, which is refused instead of a deadlock.
         self._turn = threading.RLock()
         # A generator's locals are no attribute and no closure of anything.
         self._ask = _serving(predict)
@@ -82,7 +82,7 @@ class Oracle:
 
         Raises:
             ContractError: the target failed, changed its number of classes or returned NaN, or
-                asks about itself while it answers.
+                queries itself while it answers.
         """
         parts = [
             self._part(rows[first : first + self._chunk])
@@ -91,7 +91,7 @@ class Oracle:
         if not parts:
             return rows.new_zeros(0, self.classes or 0)
         logits = parts[0] if len(parts) == 1 else torch.cat(parts)
-        # No leaf of a graph: attackers may put what they were told into a loss.
+        # No leaf of a graph: attackers may put scores into a loss.
         scores = torch.log_softmax(logits.to(rows.device, torch.float32), 1)
         # An infinite logit gives NaN as well; none is above 0, so a sum shows each of them.
         if bool(scores.sum().isnan()):
@@ -100,10 +100,10 @@ class Oracle:
         return scores.clamp_(min=_LOWEST)
 
     def _part(self, rows: Tensor) -> Tensor:
-        # A target that normalises in place must not change what is judged.
+        # A target that normalises in place must not change the rows that are scored.
         with self._turn:
             if inspect.getgeneratorstate(self._ask) == inspect.GEN_RUNNING:
-                raise ContractError("the target asks about itself while it answers; it mustn't")
+                raise ContractError("the target queries itself while it answers; it mustn't")
             got = self._ask.send(rows.clone())
         if isinstance(got, Failure):
             if got.interrupt is not None:
@@ -137,16 +137,16 @@ class Failure:
     Attributes:
         why: the error and the line that raised it.
         interrupt: `KeyboardInterrupt`, which a user may have caused; else None.
-        own: its type, where it is no failure of the target: its answers couldn't be kept.
+        own: the error's type, where the target didn't fail but its answers couldn't be kept.
     """
 
     def __init__(self, error: BaseException) -> None:
-        """Note what is to be told of an error."""
+        """Keep the message of an error."""
         frames = traceback.extract_tb(error.__traceback__)
         where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
         self.own = type(error) if isinstance(error, StoreError | OutputUnavailable) else None
-        told = isinstance(error, ContractError) or self.own is not None
-        self.why = str(error) if told else f"{type(error).__name__}: {error}{where}"
+        ours = isinstance(error, ContractError) or self.own is not None
+        self.why = str(error) if ours else f"{type(error).__name__}: {error}{where}"
         self.interrupt = type(error) if isinstance(error, KeyboardInterrupt) else None
 
 

@@ -21,14 +21,14 @@ _FRACTION = re.compile(r"\d{1,18}/\d{1,18}")
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """What an attack is judged by, whatever its images.
+class AttackProtocol:
+    """Settings that define a successful attack, whatever its images.
 
     Attributes:
         norm: how distances are measured.
         eps: largest distance of a success; may be infinite.
         query_budget: rows for each image.
-        mode: `first` ends an image at its first success, `minimise` goes on to the budget.
+        mode: `first` ends an image at its first success, `minimise` continues to the budget.
         targeted: whether one given class is to be reached.
         access: what replies show, `scores` or `label`.
         target_rule: which class a targeted attack is to reach.
@@ -52,10 +52,10 @@ class Protocol:
         whiteboxes: tuple[str, ...],
         maps: TaskShape,
     ) -> AttackTask:
-        """Return what an agent may know beforehand of attacks on a target."""
-        told = {name: value for name, value in vars(self).items() if name != "target_rule"}
+        """Return the task that an agent sees before it attacks a target."""
+        settings = {name: value for name, value in vars(self).items() if name != "target_rule"}
         return AttackTask(
-            classes=classes, instance=instance, whiteboxes=whiteboxes, maps=maps, **told
+            classes=classes, instance=instance, whiteboxes=whiteboxes, maps=maps, **settings
         )
 
     def box(self, oracle: Oracle, x: Tensor, label: Tensor, goal: Tensor | None) -> BlackBox:
@@ -74,9 +74,9 @@ class Protocol:
         )
 
     def fields(self) -> dict[str, Any]:
-        """Return it as JSON holds it: an infinite eps is `inf`."""
-        told = dict(vars(self))
-        return told if math.isfinite(self.eps) else {**told, "eps": "inf"}
+        """Return the settings as JSON values: an infinite eps is `inf`."""
+        fields = dict(vars(self))
+        return fields if math.isfinite(self.eps) else {**fields, "eps": "inf"}
 
 
 def read_protocol(  # noqa: PLR0913 - one name for each setting of the environment
@@ -89,7 +89,7 @@ def read_protocol(  # noqa: PLR0913 - one name for each setting of the environme
     targeted: bool,
     access: Access,
     target_rule: TargetRule,
-) -> Protocol:
+) -> AttackProtocol:
     """Return the protocol that settings name.
 
     Args:
@@ -112,7 +112,7 @@ def read_protocol(  # noqa: PLR0913 - one name for each setting of the environme
     check_whole("query_budget", query_budget, least=1)
     if not isinstance(targeted, bool):
         raise UsageError(f"targeted must be true or false, got {targeted!r}")
-    return Protocol(
+    return AttackProtocol(
         norm=norm,
         eps=default_eps(norm, channels) if eps is None else read_eps(eps),
         query_budget=query_budget,

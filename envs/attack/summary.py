@@ -1,6 +1,6 @@
-"""What is told of each attacked image, and what many of them come to together.
+"""Measures of attacks: the columns of each image and the summary of a test.
 
-numpy is imported late: listings of environments read the names here.
+numpy is imported inside `summary`, since listings of environments read the names here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from lazybench.specs import Measure
 
 CHECKPOINTS = (100, 300, 1000, 3000, 10000)
-"""Queries by which the least L2 distance is told."""
+"""Numbers of queries at which the least L2 distance is reported."""
 
 COLUMNS = (
     "queries",
@@ -20,7 +20,7 @@ COLUMNS = (
     "best_l2",
     *(f"l2_at_{count}" for count in CHECKPOINTS),
 )
-"""What the last info of an image tells beside its success."""
+"""Further values in the last info of an image."""
 
 MEASURES = (
     Measure("mean_queries", "queries", "lower"),
@@ -30,11 +30,11 @@ MEASURES = (
     Measure("success_queries", "queries", "lower"),
     Measure("success_8bit"),
 )
-"""What `summary` tells."""
+"""Measures that `summary` returns."""
 
 
 def summary(success: Any, columns: Mapping[str, Any], query_budget: int) -> dict[str, float]:
-    """Return the numbers of a whole test by name, NaN where there is nothing to tell.
+    """Return the measures of a whole test by name, NaN where undefined.
 
     `mean_queries`, `median_queries`: position of the first success, failures charged the whole
     budget, so that giving up earns nothing. `median_l2_at_100` to `median_l2_at_10000`: least L2
@@ -44,22 +44,22 @@ def summary(success: Any, columns: Mapping[str, Any], query_budget: int) -> dict
 
     Args:
         success: `[n]` array of 0 and 1.
-        columns: arrays `[n]` of what the last infos told, by the names of `COLUMNS`.
+        columns: arrays `[n]` of the last infos' values, by the names of `COLUMNS`.
         query_budget: rows for each image.
     """
     import numpy as np
 
     won = np.asarray(success) > 0
-    asked = np.where(won, columns["success_query"], query_budget)
-    told = {
-        "mean_queries": float(asked.mean()),
-        "median_queries": float(np.median(asked)),
+    queries = np.where(won, columns["success_query"], query_budget)
+    measures = {
+        "mean_queries": float(queries.mean()),
+        "median_queries": float(np.median(queries)),
         "success_8bit": float(np.mean(columns["success_8bit"])),
         "success_l2": float(np.mean(columns["best_l2"][won])) if won.any() else np.nan,
-        "success_queries": float(np.mean(asked[won])) if won.any() else np.nan,
+        "success_queries": float(np.mean(queries[won])) if won.any() else np.nan,
     }
     for count in CHECKPOINTS:
         least = np.where(columns[f"l2_at_{count}"] < 0, np.inf, columns[f"l2_at_{count}"])
         middle = float(np.median(least)) if count <= query_budget else np.nan
-        told[f"median_l2_at_{count}"] = middle if np.isfinite(middle) else np.nan
-    return told
+        measures[f"median_l2_at_{count}"] = middle if np.isfinite(middle) else np.nan
+    return measures

@@ -26,18 +26,18 @@ from lazybench.runtime.pipes import serve as answer_a_parent
 from lazybench.user_code import load, target_sha256
 
 _SCAN = 256
-"""Images that are classified together while right ones are looked for."""
+"""Images that are classified together in the search for right ones."""
 
 
 class Named(NamedTuple):
-    """A target and what is known of it.
+    """A target and its metadata.
 
     Attributes:
         predict: from images to scores; None where the target is in another process.
         classes: None for as many as its first answer has.
         sha256: over its weights, or its source file.
-        accuracy: share of the test images that it gets right; None where nobody tells.
-        data: name, fingerprint, preparation and source of its images; empty where nobody tells.
+        accuracy: share of the test images that it classifies right; None where unknown.
+        data: name, fingerprint, preparation and source of its images; empty where unknown.
     """
 
     predict: Predict | Any
@@ -57,7 +57,7 @@ class Pictures(NamedTuple):
 def load_named(target: str, device: str = "cpu") -> Named:
     """Return the target of a name, or what `module:factory` or `file.py:factory` makes.
 
-    A named one runs on `device`; where one's own runs is its own business.
+    A named one runs on `device`; a user's own target chooses its own.
 
     Raises:
         UnknownName: no target of that name.
@@ -84,7 +84,7 @@ def load_pictures(target: str, images: str | None) -> Pictures:
     """Return the images to attack: a named target's test images, or those of an npz file.
 
     Raises:
-        UsageError: a target of one's own without images.
+        UsageError: a user's own target without images.
         DataUnavailable: the file or the data set can't be read.
     """
     if images is not None:
@@ -103,13 +103,13 @@ def whiteboxes(target: str) -> tuple[str, ...]:
 
 
 class Official:
-    """The images that an attack is judged on: those the target gets right, in file order.
+    """The attacked images: those that the target classifies right, in file order.
 
     Trial i is the i-th of them.
     """
 
     def __init__(self, oracle: Oracle, pictures: Pictures) -> None:
-        """Look at no image yet, except the first where the target's classes must be counted.
+        """Classify no image yet, except the first where the number of classes is unknown.
 
         Raises:
             UsageError: labels that the target doesn't have.
@@ -150,7 +150,7 @@ class Official:
         """Return the images of these trials, `[n, …]` float32 in [0, 1], and their labels `[n]`.
 
         Raises:
-            UsageError: more trials than images that the target gets right.
+            UsageError: more trials than images that the target classifies right.
             ContractError: the target failed.
         """
         most = int(trials.max(initial=-1))
@@ -165,10 +165,10 @@ class Official:
         return self._images(places), torch.from_numpy(self._pictures.y[places])
 
     def within(self, trials: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return trials as they are where they are all there, else counted around.
+        """Return trials unchanged where they all exist, else modulo the number of right images.
 
         Raises:
-            UsageError: the target gets no image right.
+            UsageError: the target classifies no image right.
             ContractError: the target failed.
         """
         most = int(trials.max(initial=-1))
@@ -247,7 +247,7 @@ class ChildTarget:
         self._child: Child | None = None
 
     def named(self) -> Named:
-        """Return what the child tells of its target, without the target.
+        """Return the metadata of the child's target, without the target.
 
         Raises:
             UsageError: the child can't load it.
@@ -260,11 +260,11 @@ class ChildTarget:
             "device": self._device,
             "threads": torch.get_num_threads(),
         }
-        told = json.loads(self._exchange(json.dumps(wanted).encode(), START_S))
-        if "error" in told:
+        reply = json.loads(self._exchange(json.dumps(wanted).encode(), START_S))
+        if "error" in reply:
             self.close()
-            raise UsageError(f"the target's process can't load '{self._target}': {told['error']}")
-        return Named(None, **told)
+            raise UsageError(f"the target's process can't load '{self._target}': {reply['error']}")
+        return Named(None, **reply)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the target's scores `[R, classes]` on the processor.
@@ -325,9 +325,9 @@ class _Served:
         except LazybenchError as error:
             return json.dumps({"error": str(error)}).encode()
         self._predict = found.predict
-        told = {**found._asdict(), "data": dict(found.data)}
-        del told["predict"]
-        return json.dumps(told).encode()
+        facts = {**found._asdict(), "data": dict(found.data)}
+        del facts["predict"]
+        return json.dumps(facts).encode()
 
 
 def _reply(predict: Any, rows: Tensor) -> bytes:
@@ -373,18 +373,22 @@ class OpenTarget:
         self.facts = {"target_sha256": named.sha256, "target_accuracy": named.accuracy}
         known = f"accuracy {named.accuracy:.2%}, " if named.accuracy is not None else ""
         about = f"target {name} ({known}sha256 {named.sha256[:12]})"
-        told = named.data or {"name": "images", "prep": "as given", "source": "images of one's own"}
+        facts = named.data or {
+            "name": "images",
+            "prep": "as given",
+            "source": "images of one's own",
+        }
         both = f"{official.sha256} {named.sha256}"
         self.data = {
-            **told,
+            **facts,
             "fingerprint": hashlib.sha256(both.encode()).hexdigest(),
-            "source": f"{told['source']}; {about}",
+            "source": f"{facts['source']}; {about}",
         }
         self._open: tuple[Oracle, Official] | None = (oracle, official)
 
     @property
     def oracle(self) -> Oracle:
-        """What answers rows.
+        """The oracle that answers rows.
 
         Raises:
             UsageError: the target was closed.
@@ -397,29 +401,29 @@ class OpenTarget:
         """Return the images of these trials, their labels, and the classes to reach by `rule`.
 
         Raises:
-            UsageError: more trials than images that the target gets right.
+            UsageError: more trials than images that the target classifies right.
             ContractError: the target failed.
         """
         x, label = self._opened()[1].open(trials)
         if rule is None:
             return x.to(device), label.to(device), None
-        apart: Any = 1
+        offset: Any = 1
         if rule == "random":
             keys = seeding.mix("attack goal 1", trials)
-            apart = torch.from_numpy(1 + seeding.integers(keys, self.classes - 1))
-        return x.to(device), label.to(device), ((label + apart) % self.classes).to(device)
+            offset = torch.from_numpy(1 + seeding.integers(keys, self.classes - 1))
+        return x.to(device), label.to(device), ((label + offset) % self.classes).to(device)
 
     def within(self, trials: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return trials as `Official.within` has them.
+        """Return trials as `Official.within` maps them.
 
         Raises:
-            UsageError: the target gets no image right.
+            UsageError: the target classifies no image right.
             ContractError: the target failed.
         """
         return self._opened()[1].within(trials)
 
     def close(self) -> None:
-        """Let go of the network, and end its process; what is told of it stays."""
+        """Release the network, and end its process; its metadata stays."""
         self._open = None
         if self._child is not None:
             self._child.close()

@@ -49,18 +49,18 @@ class Batch(NamedTuple):
 
 
 def find_cifar(
-    root: Path, folder: str, beside: Sequence[str], files: Sequence[str], *, archive: str = ""
+    root: Path, folder: str, parents: Sequence[str], files: Sequence[str], *, archive: str = ""
 ) -> list[Path]:
     """Return the files of an unpacked CIFAR, else its archive alone, else nothing.
 
     Args:
         root: data folder.
         folder: name of the folder that is unpacked from the archive.
-        beside: folders below `root` that either may lie in; "" for `root`.
+        parents: folders below `root` that may hold either; "" for `root`.
         files: what the folder must hold.
         archive: name of the archive, where it isn't the folder's with `.tar.gz`.
     """
-    for place in beside:
+    for place in parents:
         found = [root / place / folder / file for file in files]
         if all(path.is_file() for path in found):
             return found
@@ -87,24 +87,24 @@ def batch(value: Any, where: str, labels: str) -> Batch:
     """Return the images of a batch as CIFAR's files hold them.
 
     Args:
-        value: what the pickle held.
-        where: what messages call it.
+        value: content of the pickle.
+        where: its name in messages.
         labels: key of the classes (`fine_labels`).
 
     Raises:
         DataUnavailable: it has another form.
     """
     entries = text_keys(value, where, ("data", labels))
-    x, told = entries["data"], entries[labels]
+    x, given = entries["data"], entries[labels]
     # A list in a list may hold itself many times over: numpy would walk it for years.
-    whole = isinstance(told, list) and all(isinstance(label, int) for label in told)
-    if not isinstance(x, np.ndarray) or not (whole or isinstance(told, np.ndarray)):
+    whole = isinstance(given, list) and all(isinstance(label, int) for label in given)
+    if not isinstance(x, np.ndarray) or not (whole or isinstance(given, np.ndarray)):
         raise DataUnavailable(
-            f"{where} holds data of {type(x).__name__} and {labels} of {type(told).__name__}, not "
+            f"{where} holds data of {type(x).__name__} and {labels} of {type(given).__name__}, not "
             "an array and integers; fetch it again"
         )
     try:
-        y = np.asarray(told, dtype=np.int64)
+        y = np.asarray(given, dtype=np.int64)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataUnavailable(f"{where}: bad {labels} ({error}); fetch it again") from error
     if x.dtype != np.uint8 or x.shape != (len(y), 3 * SIDE * SIDE):
@@ -164,7 +164,7 @@ PUBLISHED = {
 """The md5 sums of the authors' files."""
 
 FOLDER = "cifar-100-python"
-BESIDE = ("", "cifar100", "cifarfs", "fc100")
+PARENTS = ("", "cifar100", "cifarfs", "fc100")
 FILES = ("train", "test", "meta")
 _TITLES: Mapping[Protocol, str] = {
     "cifarfs": "CIFAR-100, split as CIFAR-FS",
@@ -194,7 +194,7 @@ class Cifar100:
         Raises:
             DataUnavailable: neither is there.
         """
-        found = find_cifar(self.root, FOLDER, BESIDE, FILES)
+        found = find_cifar(self.root, FOLDER, PARENTS, FILES)
         if not found:
             raise self._missing("not found")
         return tuple(found)
@@ -213,7 +213,7 @@ class Cifar100:
             yield split, Images(held, hash_all(held), counts, classes)
 
     def about(self, fingerprint: str, counts: Mapping[Split, NDArray[np.int64]]) -> str:
-        """The split, and how sure it is that these are CIFAR-100's images."""
+        """The split, and whether these are the authors' images."""
         del counts  # `read` refuses any number but `each`.
         sure = "the images differ from the known ones"
         if all(md5(path) == PUBLISHED[path.name] for path in self.find()):
@@ -223,7 +223,7 @@ class Cifar100:
         return f"{_TITLES[self.protocol]}; {sure}"
 
     def _read(self) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]:
-        """All images, and where each class's stand."""
+        """All images, and the rows of each class."""
         found = self.find()
         try:
             train, test, meta = read_cifar(found, FOLDER, FILES)
@@ -254,8 +254,8 @@ class Cifar100:
 def open_cifar100(protocol: Protocol = "cifarfs") -> ImageSet:
     """CIFAR-FS (64/16/20 classes) or FC100 (60/20/20 classes of 12/4/4 super-classes).
 
-    Images `[3, 32, 32]` uint8, 600 a class; groups are CIFAR-100's super-classes, which FC100 keeps
-    apart between splits and CIFAR-FS doesn't.
+    Images `[3, 32, 32]` uint8, 600 a class; groups are CIFAR-100's super-classes, which FC100
+    doesn't share between splits and CIFAR-FS does.
 
     Args:
         protocol: `cifarfs` or `fc100`.
@@ -268,7 +268,7 @@ def open_cifar100(protocol: Protocol = "cifarfs") -> ImageSet:
 
 
 def check(protocol: Protocol = "cifarfs") -> Path:
-    """Folder that the files lie in, after a look whether all are there.
+    """The folder of the files, after a check that none is missing.
 
     Raises:
         DataUnavailable: they aren't.

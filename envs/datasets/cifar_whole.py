@@ -46,7 +46,7 @@ class Layout:
         title: name in sentences.
         folder: name of the unpacked folder.
         archive: name of what is given out.
-        beside: folders below the data folder that either may lie in.
+        parents: folders below the data folder that may hold either.
         train: files of the train part.
         test: file of the test part.
         meta: file of the classes' names.
@@ -60,7 +60,7 @@ class Layout:
     title: str
     folder: str
     archive: str
-    beside: tuple[str, ...]
+    parents: tuple[str, ...]
     train: tuple[str, ...]
     test: str
     meta: str
@@ -78,7 +78,7 @@ class Layout:
     @property
     def expected(self) -> str:
         """Where the files are looked for."""
-        below = " or ".join(f"{place}/" for place in self.beside if place)
+        below = " or ".join(f"{place}/" for place in self.parents if place)
         return f"{self.folder}/ or {self.archive}, straight in the data folder or in {below}"
 
 
@@ -87,7 +87,7 @@ LAYOUTS: Mapping[str, Layout] = {
         title="CIFAR-10",
         folder="cifar-10-batches-py",
         archive="cifar-10-python.tar.gz",
-        beside=("", "cifar10"),
+        parents=("", "cifar10"),
         train=tuple(f"data_batch_{number}" for number in range(1, 6)),
         test="test_batch",
         meta="batches.meta",
@@ -109,7 +109,7 @@ LAYOUTS: Mapping[str, Layout] = {
         title="CIFAR-100",
         folder=cifar.FOLDER,
         archive=f"{cifar.FOLDER}.tar.gz",
-        beside=cifar.BESIDE,
+        parents=cifar.PARENTS,
         train=(cifar.FILES[0],),
         test=cifar.FILES[1],
         meta=cifar.FILES[2],
@@ -148,7 +148,7 @@ class Whole:
         """
         layout = self.layout
         found = find_cifar(
-            self.root, layout.folder, layout.beside, layout.files, archive=layout.archive
+            self.root, layout.folder, layout.parents, layout.files, archive=layout.archive
         )
         if not found:
             raise self._missing("not found")
@@ -175,13 +175,13 @@ class Whole:
             raise self._missing(str(error)) from error
 
     def about(self, fingerprint: str, counts: Mapping[Split, NDArray[np.int64]]) -> str:
-        """How many of the images these are, and how sure it is that they are the authors'."""
+        """The share of the images found, and whether they are the authors'."""
         layout = self.layout
         held = {split: int(count[0]) for split, count in counts.items()}
         sure = "not checked against the authors' files"
         if held != layout.each:
-            told = (f"{held[split]} of {layout.each[split]} {split}" for split in held)
-            sure = f"a subset: {' and '.join(told)} images a class"
+            counted = (f"{held[split]} of {layout.each[split]} {split}" for split in held)
+            sure = f"a subset: {' and '.join(counted)} images a class"
         elif all(md5(path) == layout.published.get(path.name) for path in self.find()):
             sure = "the authors' files"
         elif fingerprint == layout.fingerprint:
@@ -235,7 +235,7 @@ def labelled(name: str) -> Labelled:
 
 
 def check(name: str) -> Path:
-    """Folder that the files lie in, after a look whether all are there.
+    """The folder of the files, after a check that none is missing.
 
     Raises:
         DataUnavailable: they aren't.

@@ -254,7 +254,7 @@ LONGTAIL_CLASSES = 60
 FACES = 12
 TEST_FACES = 3
 LONGTAIL_EACH: Mapping[str, int] = {"train": 210, "test": 30}
-"""Images of a class: 10 for the dev set beside a head of 200, and 10 for each held-out face."""
+"""Images of a class: 10 for the dev set and a head of 200; 10 for each held-out face in test."""
 LONGTAIL_SHA256: Mapping[str, str] = {
     "medium": "dca25b9e93f12a0aaef30ab282df09b95715b7a557f9bd0eac6236b7a22047b8",
     "hard": "c3e2191002cfbe38815776501b274d5b42852188e3e4c6ff82e4d6f63fca6cbc",
@@ -353,7 +353,7 @@ CHARACTERS: tuple[tuple[str, str], ...] = (
 )
 """Script and character of each class, in the order of the labels.
 
-`Choice:` those that lie far apart as mean images, several scripts among them.
+`Choice:` characters whose mean images are far from each other, of several scripts.
 """
 ATTACK_EACH: Mapping[Split, int] = {"train": 400, "test": 120}
 """Images of a class."""

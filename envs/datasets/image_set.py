@@ -104,13 +104,13 @@ class Images(NamedTuple):
 
 
 class Sources(Protocol):
-    """Files of a data set; `repr` tells what is expected of them."""
+    """Files of a data set; their `repr` is part of the cache key."""
 
     def find(self) -> tuple[Path, ...]:
         """Files, and folders of files, that hold the data, after a look whether all are there.
 
         Raises:
-            DataUnavailable: some aren't; the message says where they should lie and how to get
+            DataUnavailable: some aren't; the message says where they belong and how to get
                 them.
         """
         ...
@@ -124,7 +124,7 @@ class Sources(Protocol):
         ...
 
     def about(self, fingerprint: str, counts: Mapping[Split, NDArray[np.int64]]) -> str:
-        """One line on what was read, from its fingerprint and the images of each class."""
+        """One line on the content, from its fingerprint and the images of each class."""
         ...
 
 
@@ -159,7 +159,7 @@ class ImageSet:
         return self.pools[split]
 
     def check(self) -> None:
-        """Look whether the sources still hold every file, without reading them.
+        """Check that the sources still hold every file, without reading them.
 
         Raises:
             DataUnavailable: they don't.
@@ -167,9 +167,9 @@ class ImageSet:
         self.sources.find()
 
     def reread(self) -> str:
-        """Fingerprint of the sources as they are now, every image decoded anew.
+        """Fingerprint of the current sources, with every image decoded again.
 
-        What is prepared is read as a whole too, and prepared again where it is damaged.
+        The prepared arrays are read as a whole too, and prepared again where damaged.
 
         Raises:
             DataUnavailable: they are missing, incomplete or damaged.
@@ -305,7 +305,7 @@ def hash_all(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def missing(name: str, what: str, expected: str, root: Path, get: str = "") -> DataUnavailable:
-    """Return the error that says what isn't there, where it should lie and how to get it.
+    """Return the error that says what is missing, where it belongs and how to get it.
 
     Args:
         name: id of the data set.

@@ -134,7 +134,7 @@ def open_miniimagenet() -> ImageSet:
 
 
 def check() -> Path:
-    """Folder that the files lie in, after a look whether all are there.
+    """The folder of the files, after a check that none is missing.
 
     Raises:
         DataUnavailable: they aren't.
@@ -185,7 +185,7 @@ def _from_pickle(path: Path, classes: tuple[Named, ...]) -> Images:
             f"[n, {SIDE}, {SIDE}, 3]"
         )
     if not (order.min() >= 0 and order.max() < len(images)) or len(np.unique(order)) < len(order):
-        raise DataUnavailable(f"{path} has classes that share images or ask for missing ones")
+        raise DataUnavailable(f"{path} has classes that share images or name missing ones")
     x: NDArray[np.uint8] = scratch((len(order), 3, SIDE, SIDE), np.uint8)
     for at, row in enumerate(order):
         x[at] = images[row].transpose(2, 0, 1)

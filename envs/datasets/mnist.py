@@ -102,11 +102,11 @@ class Mnist:
             raise self._missing(str(error)) from error
 
     def about(self, fingerprint: str, counts: Mapping[Split, NDArray[np.int64]]) -> str:
-        """How many of the images these are, and whether they are the known ones."""
+        """The share of the images found, and whether they are the known ones."""
         held = {split: int(count.sum()) for split, count in counts.items()}
         if held != WHOLE:
-            told = (f"{held[split]} of {WHOLE[split]} {split}" for split in held)
-            return f"MNIST; a subset: {' and '.join(told)} images"
+            counted = (f"{held[split]} of {WHOLE[split]} {split}" for split in held)
+            return f"MNIST; a subset: {' and '.join(counted)} images"
         known = fingerprint == FINGERPRINT
         return f"MNIST; {'the known images' if known else 'the images differ from the known ones'}"
 
@@ -134,7 +134,7 @@ def labelled() -> Labelled:
 
 
 def check() -> Path:
-    """Folder that the files lie in, after a look whether all are there.
+    """The folder of the files, after a check that none is missing.
 
     Raises:
         DataUnavailable: they aren't.
@@ -161,7 +161,7 @@ def _part(images: Path, labels: Path) -> tuple[NDArray[np.uint8], NDArray[np.int
 
 
 def _read(read: Callable[[int], bytes], size: int) -> bytes:
-    """At most so many bytes, without making room for more than there are."""
+    """Read at most `size` bytes, without allocating more than there are."""
     held = bytearray()
     while len(held) < size and (block := read(min(_BLOCK_BYTES, size - len(held)))):
         held += block
@@ -184,7 +184,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             if head[:2] != b"\0\0" or head[2:3] != bytes([_UINT8]) or not 1 <= axes <= 4:
                 raise DataUnavailable(f"{path} isn't an idx file of bytes; fetch it again")
             shape = tuple(int.from_bytes(file.read(4), "big") for _ in range(axes))
-            # What a damaged or hostile header asks for is never allocated: images of at most a
+            # The size in a hostile header is checked before allocation: images of at most a
             # million pixels, a hundred of MNIST's size in all.
             size = math.prod(shape)
             if size > 100 * SIDE * SIDE * WHOLE["train"] or max(shape) > _MOST:

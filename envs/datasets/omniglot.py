@@ -50,7 +50,7 @@ _CLASSES_SHA256 = "788dd041bc45e7d0300ee3644e262291ba64bf06e7036048d114d72068292
 
 @dataclass(frozen=True)
 class Roster:
-    """What a whole Omniglot holds and how its characters are split.
+    """The characters of the whole Omniglot and their splits.
 
     Attributes:
         parts: for each part its class names, `alphabet/character`, sorted.
@@ -117,7 +117,7 @@ def find_parts(root: Path) -> dict[Part, Path]:
     for part in PARTS:
         for folder in _FOLDERS:
             for below in (root / folder, root / folder / "raw"):
-                # The zip first: one look tells whether it changed, and each member has a checksum.
+                # The zip first: one stat shows whether it changed, and each member has a checksum.
                 zipped = below / f"images_{part}.zip"
                 plain = below / f"images_{part}"
                 if os.path.isfile(zipped):
@@ -132,7 +132,7 @@ def find_parts(root: Path) -> dict[Part, Path]:
 
 
 def list_all(root: Path, roster: Roster) -> None:
-    """Look whether every file of `roster` is there, without reading any.
+    """Check that no file of `roster` is missing, without reading any.
 
     Raises:
         DataUnavailable: the sources are missing, incomplete or cut.
@@ -260,7 +260,7 @@ class Omniglot:
         return self.pools[split]
 
     def check(self) -> None:
-        """Look whether the sources still hold every file, without reading them.
+        """Check that the sources still hold every file, without reading them.
 
         Raises:
             DataUnavailable: they are missing, incomplete or cut.
@@ -268,7 +268,7 @@ class Omniglot:
         list_all(self.root, self.roster)
 
     def reread(self) -> str:
-        """Fingerprint of the sources as they are now, every image decoded anew.
+        """Fingerprint of the current sources, with every image decoded again.
 
         Raises:
             DataUnavailable: they are missing, incomplete or damaged.
@@ -305,7 +305,7 @@ def open_omniglot(protocol: Protocol = "random") -> Omniglot:
 
 
 def check(protocol: Protocol = "random") -> Path:
-    """Folder that the sources lie in, after a look whether every file is there.
+    """The folder of the sources, after a check that no file is missing.
 
     Raises:
         DataUnavailable: they are missing, incomplete or cut.

@@ -1,4 +1,4 @@
-"""tieredImageNet: 608 classes of ImageNet in 34 categories, which splits keep apart, 84x84.
+"""tieredImageNet: 608 classes of ImageNet in 34 categories, which splits don't share, 84x84.
 
 Reference: M. Ren et al., "Meta-learning for semi-supervised few-shot classification", ICLR 2018
     (20/6/8 categories, 351/97/160 classes, 448,695/124,261/206,209 images).
@@ -117,7 +117,7 @@ def open_tieredimagenet() -> ImageSet:
 
 
 def check() -> Path:
-    """Folder that the files lie in, after a look whether all are there.
+    """The folder of the files, after a check that none is missing.
 
     Raises:
         DataUnavailable: they aren't.
@@ -151,7 +151,7 @@ def _read(images_path: Path, labels_path: Path, expected: tuple[Named, ...]) -> 
         raise DataUnavailable(f"{labels_path} has labels without a class")
     group = general[order][first]
     if np.any(general[order] != np.repeat(group, counts)):
-        raise DataUnavailable(f"{labels_path} has classes that lie in two categories")
+        raise DataUnavailable(f"{labels_path} has classes in two categories")
     found = [
         Named(names[label], _category(categories, int(of)))
         for label, of in zip(present, group, strict=True)
@@ -182,7 +182,7 @@ def _category(names: Sequence[str], number: int) -> str:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """The names, a word that stands for two classes numbered from the second on."""
+    """The names; a word that names two classes gets a number from the second on."""
     seen: dict[str, int] = {}
     out = []
     for name in names:
@@ -195,7 +195,7 @@ def _placed(path: Path, found: Sequence[Named], expected: tuple[Named, ...]) -> 
     """The classes, in the published categories where they go by their ImageNet ids.
 
     Raises:
-        DataUnavailable: they aren't those of the split, as far as names and number tell.
+        DataUnavailable: they aren't those of the split, by names and number.
     """
     names, known = {each.name for each in found}, dict(expected)
     if len(names) != len(known):

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import gymnasium
-import numpy as np
-from numpy.typing import NDArray
-
 from lazybench.data.pool import Split
 from lazybench.envs.fewshot.episodes import Labels
-from lazybench.envs.fewshot.trial_sampler import Trials
-from lazybench.envs.single_step import Backend, Observation, OneStepVectorEnv
-from lazybench.envs.trial_index import first_row, one_trial
+from lazybench.envs.fewshot.trial_sampler import TrialSampler
+from lazybench.envs.single_step import Backend, Observation, SingleStepVectorEnv
+from lazybench.envs.trial_index import SingleEnv, first_row
 from lazybench.errors import UsageError
 from lazybench.tasks import TaskShape
 
 
-class FewShotVectorEnv(OneStepVectorEnv):
+class FewShotVectorEnv(SingleStepVectorEnv):
     """Blocks of few-shot episodes; each row is one trial, done after one step.
 
     `reset(seed=s)` opens trials s, s+1, … on val and test, and starts stream s on train; `reset()`
@@ -74,7 +70,7 @@ class FewShotVectorEnv(OneStepVectorEnv):
             DataUnavailable: the data set isn't installed or is damaged.
         """
         del max_episode_steps
-        trials = Trials(
+        trials = TrialSampler(
             data,
             way,
             shot,
@@ -88,10 +84,8 @@ class FewShotVectorEnv(OneStepVectorEnv):
         super().__init__(num_envs, trials, backend=backend, device=device, render_mode=render_mode)
 
 
-class FewShotEnv(gymnasium.Env[Observation, Any]):
-    """One few-shot episode at a time: one row of `FewShotVectorEnv`, not in a block."""
-
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}  # noqa: RUF012
+class FewShotEnv(SingleEnv):
+    """One few-shot episode at a time: a block of one of `FewShotVectorEnv`."""
 
     def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
         """Open one row; settings are those of `FewShotVectorEnv`.
@@ -100,40 +94,21 @@ class FewShotEnv(gymnasium.Env[Observation, Any]):
             UsageError: a setting that isn't allowed.
             DataUnavailable: the data set isn't installed or is damaged.
         """
-        self._row = FewShotVectorEnv(1, render_mode=render_mode, **settings)
-        self.render_mode = render_mode
-        self.observation_space = self._row.single_observation_space
-        self.action_space = self._row.single_action_space
+        super().__init__(FewShotVectorEnv(1, render_mode=render_mode, **settings))
 
     @property
     def task(self) -> TaskShape:
         """Shape of every task."""
-        return self._row.task
+        task: TaskShape = self._row.task
+        return task
 
     @property
     def train_classes(self) -> int:
         """Classes of the train split, whatever split this is; 0 where there are none."""
-        return self._row.train_classes
-
-    @property
-    def data(self) -> dict[str, str]:
-        """Name, fingerprint, preparation and source of the data."""
-        return self._row.data
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Open trial `seed` (or stream `seed` on train), the next one, or `options["trial"]`.
-
-        Raises:
-            UsageError: a negative trial, or an option that isn't there.
-        """
-        super().reset(seed=seed)
-        observation, info = self._row.reset(seed=seed, options=one_trial(options))
-        return first_row(observation), {"trial": int(info["trial"][0])}
+        return int(self._row.train_classes)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Judge the answers; the episode is over.
+        """Score the answers; the episode is over.
 
         Raises:
             UsageError: the episode is over already, or none was opened.
@@ -144,10 +119,5 @@ class FewShotEnv(gymnasium.Env[Observation, Any]):
         given = self._row.trials.answer(action, ())
         observation, rewards, _, _, info = self._row.step(given[None])
         metrics = {name: float(info[name][0]) for name in self._row.trials.metrics(rewards)}
-        judged = {"trial": int(info["trial"][0]), **metrics}
-        return first_row(observation), float(rewards[0]), True, False, judged
-
-    def render(self) -> NDArray[np.uint8] | None:
-        """Return a picture of the trial, uint8 `[height, width, 3]`, or None without a mode."""
-        pictures = self._row.render()
-        return pictures[0] if pictures else None
+        scored = {"trial": int(info["trial"][0]), **metrics}
+        return first_row(observation), float(rewards[0]), True, False, scored

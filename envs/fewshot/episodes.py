@@ -102,8 +102,8 @@ class ClassSampler:
     """N-way K-shot episodes from a pool of instances grouped by class.
 
     The classes of a task come in random order, which is the order of its labels. Support and query
-    instances are disjoint. Query rows are shuffled inside the episode, so that position tells
-    nothing; support rows stay class by class, shot by shot.
+    instances are disjoint. Query rows are shuffled inside the episode, so that position carries no
+    label; support rows stay class by class, shot by shot.
 
     Attributes:
         task: shape of every task.
@@ -137,7 +137,7 @@ class ClassSampler:
         """
         if not 2 <= way <= pool.classes:
             raise UsageError(
-                f"way must lie in [2, {pool.classes}] for {where}, got {way}; ask for fewer ways"
+                f"way must lie in [2, {pool.classes}] for {where}, got {way}; set fewer ways"
             )
         least = int(pool.count.min())
         if shot < 1 or query < 1 or shot + query > least:
@@ -258,7 +258,7 @@ def class_groups(classes: int, way: int, key: str, *, ordered: bool) -> list[NDA
         classes: how many classes to split.
         way: number of groups.
         key: what the split is a function of.
-        ordered: groups are runs of the classes as they stand, instead of random ones.
+        ordered: groups are runs of the classes in their order, instead of random ones.
     """
     order = np.arange(classes)
     if not ordered:

@@ -21,9 +21,9 @@ from torch import Tensor
 from lazybench.arguments import check_one_of, check_whole
 from lazybench.data.pool import SPLITS, Split
 from lazybench.envs.fewshot.episodes import Block
-from lazybench.envs.fewshot.trial_sampler import Trials
+from lazybench.envs.fewshot.trial_sampler import TrialSampler
 from lazybench.envs.interop import TrainingBatches
-from lazybench.envs.single_step import Backend, OneStepVectorEnv
+from lazybench.envs.single_step import Backend, SingleStepVectorEnv
 from lazybench.errors import UsageError
 from lazybench.tasks import TaskShape
 
@@ -59,8 +59,8 @@ class TorchmetaBatches:
             }
 
 
-class TorchmetaVectorEnv(OneStepVectorEnv):
-    """The tasks of batches in torchmeta's form, judged as few-shot episodes."""
+class TorchmetaVectorEnv(SingleStepVectorEnv):
+    """The tasks of batches in torchmeta's form, scored as few-shot episodes."""
 
     def __init__(  # noqa: PLR0913 - what is taken, how much of it, and how it is shown
         self,
@@ -78,11 +78,11 @@ class TorchmetaVectorEnv(OneStepVectorEnv):
         Raises:
             UsageError: batches of another form, no task, tasks of different shapes, or too many.
         """
-        trials = TakenTrials(batches, split=split, tasks=tasks, name=name)
+        trials = TorchmetaTrials(batches, split=split, tasks=tasks, name=name)
         super().__init__(num_envs, trials, backend=backend, device=device, render_mode=None)
 
 
-class TakenTrials(Trials):
+class TorchmetaTrials(TrialSampler):
     """Tasks that were taken from batches; trial i is the i-th of them.
 
     On train they begin again after the last one.
@@ -104,7 +104,7 @@ class TakenTrials(Trials):
             raise UsageError(f"tasks must be at least 1, got {tasks}")
         block = _taken(batches, tasks)
         self.split = split
-        self.sampler = _Taken(block)
+        self.sampler = _TaskList(block)
         self.data = {
             "name": name,
             "fingerprint": _fingerprint(block),
@@ -129,12 +129,12 @@ class TakenTrials(Trials):
             raise UsageError(
                 f"there are {many} tasks, so trials go up to {many - 1}; got {trials.max()}"
             )
-        # Streams of other seeds begin elsewhere among the same tasks.
+        # Streams of other seeds start elsewhere among the same tasks.
         shift = stream if self.split == "train" else 0
         return ((trials + shift) % many).astype(np.uint64)
 
 
-class _Taken:
+class _TaskList:
     """Tasks in memory, drawn by their places."""
 
     def __init__(self, block: Block) -> None:
@@ -283,7 +283,7 @@ def _classes(support: Tensor) -> Tensor:
 
 
 def _places(classes: Tensor, query: Tensor) -> Tensor:
-    """Where the labels of query rows stand among the classes of their task.
+    """Places of the query labels among the classes of their task.
 
     Raises:
         UsageError: a label that no support row has, or classes of unequal size.

@@ -1,4 +1,4 @@
-"""Trials of few-shot environments: opened by index, judged without ever keeping an answer."""
+"""Trials of few-shot environments: opened by index, scored without ever keeping an answer."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ QUERIES = 15
 """Query instances of a class in official test trials."""
 
 
-class Trials:
-    """The trials of one environment and split: opens them by index, judges answers to them.
+class TrialSampler:
+    """The trials of one environment and split: opens them by index, scores their answers.
 
     Nothing here keeps an answer: query targets are drawn again, from the trial's index, when it is
-    judged. (Anyone who reads this file can draw them too: Python hides no memory. The official
+    scored. (Anyone who reads this file can draw them too: Python hides no memory. The official
     boards rely on it that agents get observations only.)
     """
 
@@ -176,7 +176,7 @@ class Trials:
             raise ContractError(f"predictions must be finite numbers, got dtype {given.dtype}")
         return given
 
-    def judge(self, keys: NDArray[np.uint64], given: NDArray[Any]) -> NDArray[np.float64]:
+    def score(self, keys: NDArray[np.uint64], given: NDArray[Any]) -> NDArray[np.float64]:
         """Return each task's reward: accuracy in [0, 1], or the negative mean squared error.
 
         Args:
@@ -208,6 +208,6 @@ def _check_labels(labels: str, split: Split) -> None:
         raise UsageError(f"labels must be 'task' or 'class', got '{labels}'")
     if labels == "class" and split != "train":
         raise UsageError(
-            f"labels='class' is for the train split, got split '{split}', whose trials are judged "
+            f"labels='class' is for the train split, got split '{split}', whose trials are scored "
             "by the labels of their tasks; leave it out"
         )

@@ -1,4 +1,4 @@
-"""A stream's training batches for people who keep their own loop and loader."""
+"""Long-tailed streams: the environment, and its training batches as a PyTorch data set."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from lazybench.tasks import LongTailTask, Track
 
 
 class LongTailDataset(CountedBatches):
-    """The training batches of one run, in order: `x`, `y`, `index` and, where asked for, dev ones.
+    """The training batches of one run, in order: `x`, `y`, `index` and dev images where set.
 
     Give it to a `DataLoader` with `batch_size=None`; workers share the batches out, and the
     loader's order is the same for any number of them.
@@ -84,13 +84,13 @@ _VALIDATIONS = 20
 
 
 class LongTailEnv(gymnasium.Env[Observation, Any]):
-    """A long-tailed stream; `split` chooses the whole episode, or the judgement of one alone.
+    """A long-tailed stream; `split` chooses the whole episode, or only an evaluation pass.
 
     `reset(seed=s)` chooses the run: its dev set, its tail and the order of its batches; `reset()`
     starts the same run again. On `train`, `options={"trials": [i]}` opens training batch i, which
     is a function of data, imbalance, settings, seed and i alone; an episode opened in its middle is
     truncated where its training ends. `val` is a pass over the run's dev set, `test` one over the
-    test set, in an order that the system's entropy chooses anew each time; `eval_split` says which
+    test set, in an order drawn from the system's entropy each time; `eval_split` says which
     of them follows the training on `train`.
     """
 
@@ -121,7 +121,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
             data: data set id.
             imbalance: images of the largest class over those of the smallest, at least 1.
             split: `train`, `val` or `test`.
-            head: training images of the largest class; None for all that each class has beside the
+            head: training images of the largest class; None for all that each class has outside the
                 dev set.
             dev_per_class: images of each class in the dev set, 0 for none.
             batch: images of a batch, B.
@@ -132,9 +132,9 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
                 replacement and as evenly over the classes as it goes; more than 0 puts the run on
                 the track `LT+dev`.
             subset: seed of the dev set and the tail alone; None for the run's.
-            eval_split: on split train, what the pass after the training is over. Agents that are
-                trained get `val`: on the track `LT` such a pass tells the balanced accuracy alone,
-                and after 20 passes (or without a dev set) episodes end with their training.
+            eval_split: on split train, the set that is evaluated after training. Agents in training
+                get `val`: on the track `LT` such a pass reports the balanced accuracy alone, and
+                after 20 passes (or without a dev set) episodes end with their training.
             backend: `numpy`, or `torch` for observations as tensors.
             device: where torch observations live.
             render_mode: None or `rgb_array`.
@@ -201,7 +201,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What belongs to the protocol beside the arguments of the environment's id."""
+        """Settings of the protocol that aren't part of the environment's id."""
         dev = self.task.dev_per_class
         return {"head": self._head, "dev_per_class": dev, "subset": self._subset}
 
@@ -258,14 +258,14 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
             raise UsageError("the pass is over; call env.reset() for another")
         if not self._pass.answer(as_answer(action, self.task.batch, self.task.classes)):
             return self._observe(), 0.0, False, False, {}
-        told = self._pass.verdict()
-        accuracy = float(told["accuracy"])
+        result = self._pass.verdict()
+        accuracy = float(result["accuracy"])
         if self.split == "train" and self._eval_split == "val":
             self._validations += 1
             if self.track == "LT":
                 # Which images were right would be their labels.
-                told = {"accuracy": accuracy}
-        return self._observe(), accuracy, True, False, told
+                result = {"accuracy": accuracy}
+        return self._observe(), accuracy, True, False, result
 
     def render(self) -> NDArray[np.uint8] | None:
         """Return the current batch as a picture, uint8 `[height, width, 3]`, or None."""
@@ -277,7 +277,8 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
     def _has_pass(self) -> bool:
         """Whether a pass follows the training.
 
-        Each tells a track that mustn't see the labels a few bits of them, so they are counted.
+        Each pass leaks a few bits of the labels to a track that mustn't see them, so the number of
+        passes is limited.
         """
         if self._eval_split == "test":
             return True

@@ -1,4 +1,4 @@
-"""What a pass over a test set tells beside the accuracy.
+"""Long-tailed evaluation: metrics of a test pass, and a pass whose labels stay hidden.
 
 Reference: bands as in Z. Liu et al., "Large-scale long-tailed recognition in an open world", CVPR
     2019 (an empty band is NaN here, not 0); calibration error as in C. Guo et al., "On calibration
@@ -84,7 +84,7 @@ def _of(probs: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.flo
 _SUM_WITHIN = 1e-3
 
 Order = Callable[[], NDArray[np.int64]]
-Judge = Callable[[NDArray[np.int64], NDArray[np.float32] | None], dict[str, Any]]
+Scorer = Callable[[NDArray[np.int64], NDArray[np.float32] | None], dict[str, Any]]
 
 
 class Answer(NamedTuple):
@@ -94,32 +94,32 @@ class Answer(NamedTuple):
     probs: NDArray[np.float32] | None
 
 
-def oracle(part: Part, train_counts: NDArray[np.int64], key: int) -> tuple[Order, Judge]:
-    """Return the order of a pass and the judge of its answers, as two closures.
+def oracle(part: Part, train_counts: NDArray[np.int64], key: int) -> tuple[Order, Scorer]:
+    """Return the order of a pass and the scorer of its answers, as two closures.
 
-    Neither order nor labels are kept anywhere: both are computed when they are asked for, from the
+    Neither order nor labels are kept anywhere: both are computed when they are needed, from the
     number `key` and the part's class sizes. (Who reads this can compute them, too: Python hides no
-    memory. What is prevented are accidents: nothing that an agent is handed leads to a label.)
+    memory. What is prevented are accidents: nothing that an agent gets leads to a label.)
     """
 
     def order() -> NDArray[np.int64]:
         return np.asarray(seeding.permutation(seeding.mix(key), int(part.count.sum())))
 
-    def judge(predictions: NDArray[np.int64], probs: NDArray[np.float32] | None) -> dict[str, Any]:
+    def score(predictions: NDArray[np.int64], probs: NDArray[np.float32] | None) -> dict[str, Any]:
         labels = part.labels
-        told = metrics(labels, predictions, train_counts, probs)
+        scores = metrics(labels, predictions, train_counts, probs)
         return {
-            "accuracy": told["accuracy"],
+            "accuracy": scores["accuracy"],
             "correct": (predictions == labels).astype(np.uint8),
             "predictions": predictions,
-            "metrics": told,
+            "metrics": scores,
         }
 
-    return order, judge
+    return order, score
 
 
 class HiddenPass:
-    """The batches of one pass and the answers so far; nothing is judged before the last one."""
+    """The batches of one pass and the answers so far; nothing is scored before the last one."""
 
     def __init__(
         self, part: Part, train_counts: NDArray[np.int64], *, batch: int, key: int
@@ -127,12 +127,12 @@ class HiddenPass:
         """Open the pass.
 
         Args:
-            part: what is judged.
+            part: the evaluated images.
             train_counts: `[C]` training images of each class, for the bands.
             batch: images of a batch.
             key: what the order is a function of.
         """
-        self._order, self._judge = oracle(part, train_counts, key)
+        self._order, self._score = oracle(part, train_counts, key)
         self._batch = batch
         self._size = int(part.count.sum())
         self._classes = len(part.count)
@@ -171,13 +171,13 @@ class HiddenPass:
         return self.done
 
     def verdict(self) -> dict[str, Any]:
-        """Return what the pass came to: accuracy, correct, predictions and metrics.
+        """Return the result of the pass: accuracy, correct, predictions and metrics.
 
-        `correct` (uint8) and `predictions` (int64) stand in the part's own order, class after
-        class. Calibration is told where every batch came with probabilities.
+        `correct` (uint8) and `predictions` (int64) are in the part's own order, class after
+        class. Calibration is included where every batch came with probabilities.
         """
         whole = self._with_probs == self._size
-        return self._judge(self._given.copy(), self._probs if whole else None)
+        return self._score(self._given.copy(), self._probs if whole else None)
 
 
 def as_answer(action: Any, batch: int, classes: int) -> Answer:

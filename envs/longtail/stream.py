@@ -26,7 +26,7 @@ from lazybench.tasks import LongTailTask
 
 @dataclass(frozen=True)
 class Tail:
-    """What a run draws its images from.
+    """The images of a run.
 
     Attributes:
         train: the long-tailed part.
@@ -61,13 +61,13 @@ def class_counts(head: int, imbalance: float, classes: int) -> tuple[int, ...]:
     if empty:
         raise UsageError(
             f"an imbalance of {imbalance:g} leaves {empty} of {classes} classes without an image, "
-            f"since the largest class has {head}; ask for less than {head}"
+            f"since the largest class has {head}; set less than {head}"
         )
     return counts
 
 
 def largest_head(labelled: Labelled, dev_per_class: int) -> int:
-    """Return the images that every class has beside the dev set.
+    """Return the number of images that every class has outside the dev set.
 
     Raises:
         UsageError: a class has too few images for the dev set.
@@ -104,7 +104,7 @@ def images_at(part: Part, places: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 class Stream:
-    """What follows from the seed of a run.
+    """The dev set, tail and batches of a run, functions of its seed.
 
     Attributes:
         seed: the run's seed.

@@ -1,4 +1,4 @@
-"""Several attackers on a target of one's own: what each image withstands."""
+"""Attacks on a user's own target: the request, the run and the outcome of each attacker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lazybench.specs import EnvSpec
 from lazybench.user_code import load
 
 ATTACKS = {"scores": ("square", "hopskipjump"), "label": ("hopskipjump", "boundary")}
-"""Attackers that are taken unless told, by what the target shows."""
+"""Default attackers, by what the target shows."""
 
 JOURNAL = "queries.jsonl"
 
@@ -38,22 +38,22 @@ _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class AttackRequest:
-    """What to attack, on which images, and how it is judged.
+    """The target to attack, its images and the protocol.
 
     Attributes:
-        target: `module:predict` or `file.py:predict` of a function or network of one's own, or an
+        target: `module:predict` or `file.py:predict` of the user's own function or network, or an
             http address.
         images: folder or npz file.
-        labels: file of labels; None where the images tell them.
+        labels: file of labels; None where folders or the npz file hold them.
         attacks: names of attackers; empty for `ATTACKS`.
         form: how the target takes images and what it answers, as `TargetForm` has it.
         protocol: norm, eps, query_budget, mode and targeted, as `AttackVectorEnv` has them.
-        http: how an address is asked, as `HttpSettings` has it.
+        http: settings of the requests to an address, as `HttpSettings` has them.
         eight_bit: whether images are rounded to 8 bits before they are sent; always so over http.
         limit: how many images to take, drawn evenly over the classes; None for all.
         seed: of the attackers.
         out: folder of the report, and of the journal of answers.
-        fresh: whether what an address answered before is forgotten.
+        fresh: whether to discard the address's earlier answers.
     """
 
     target: str
@@ -77,7 +77,7 @@ class AttackRequest:
 
 @dataclass(frozen=True)
 class Attacked:
-    """What one attacker came to on the images that the target gets right, `[n]` in order.
+    """Results of one attacker on the images that the target classifies right, `[n]` in order.
 
     Attributes:
         name: of the attacker.
@@ -95,31 +95,31 @@ class Attacked:
 
     @property
     def won(self) -> NDArray[np.bool_]:
-        """Which of these images it turned, `[n]`."""
+        """Whether each of these images was attacked successfully, `[n]`."""
         return np.asarray(self.columns["success"] > 0)
 
 
 @dataclass(frozen=True)
 class AttackOutcome:
-    """What a target of one's own withstands.
+    """Results of all attackers on a user's own target.
 
     Attributes:
-        request: what was asked for.
+        request: the request.
         target: its name, without secrets.
-        protocol: how attacks were judged.
+        protocol: settings that define success.
         eight_bit: whether images were rounded to 8 bits.
         names: of all N images.
         clean: `[N, C, H, W]` float32 the images as they were sent.
         label: `[N]` true classes.
         top: `[N]` the target's classes of the clean images.
         right: `[n]` places of those that the target gets right.
-        attacked: what each attacker came to on them.
-        probes: how many images were asked again, by how many queries, and how many were answered
-            at random, depending on the batch, or by probabilities; None where answers are declared
-            to be random.
-        notes: what a reader must know, a line each.
-        asked: images that the address answered in this run; None without an address.
-        replayed: answers taken from those before; None without an address.
+        attacked: results of each attacker on them.
+        probes: how many images were queried again, with how many queries, and how many got random
+            answers, answers that depend on the batch, or probabilities; None where answers are
+            declared to be random.
+        notes: warnings for the reader, a line each.
+        answered: images that the address answered in this run; None without an address.
+        replayed: answers taken from earlier runs; None without an address.
     """
 
     request: AttackRequest
@@ -134,7 +134,7 @@ class AttackOutcome:
     attacked: tuple[Attacked, ...]
     probes: Mapping[str, int] | None
     notes: tuple[str, ...]
-    asked: int | None
+    answered: int | None
     replayed: int | None
 
     def robust(self, *attacked: Attacked) -> NDArray[np.bool_]:
@@ -148,7 +148,7 @@ class AttackOutcome:
 
 
 def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
-    """Return what the attackers come to; nothing is written but the journal of an address.
+    """Return the results of the attackers; only the journal of an address is written.
 
     Raises:
         UsageError: a name or setting that isn't allowed, or images and labels that don't fit.
@@ -165,8 +165,8 @@ def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
     with locked(request.out), _opened(request, form) as (name, predict, http):
         if http is not None and len(http.journal):
             watch.note(
-                f"{len(http.journal)} answers are in {request.out / JOURNAL} and aren't asked for "
-                "again; --fresh forgets them"
+                f"{len(http.journal)} answers are in {request.out / JOURNAL} and aren't queried "
+                "again; --fresh discards them"
             )
         try:
             target = UserAttack(
@@ -186,8 +186,8 @@ def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
             attackers = [
                 _attacker(each, target) for each in request.attacks or ATTACKS[form.access]
             ]
-            # Before any of them asks, so that no query is paid for in vain.
-            # Not the target itself, which a stray attacker could ask uncounted.
+            # All are made before the first query, so that a bad setting costs none. They don't get
+            # the target itself, which an attacker could query uncounted.
             facts = SimpleNamespace(task=target.task, examples=target.examples)
             states = [each.agent.init(facts, Rng(request.seed)) for each in attackers]
             attacked = tuple(
@@ -211,13 +211,13 @@ def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
             attacked=attacked,
             probes=None if probes is None else probes._asdict(),
             notes=notes,
-            asked=None if http is None else http.asked,
+            answered=None if http is None else http.answered,
             replayed=None if http is None else http.journal.replayed,
         )
 
 
 def _probe(request: AttackRequest, predict: Any, http: Any) -> Any:
-    """What asks about an image again; None where its answers are declared to be random."""
+    """Function that queries an image again; None where answers are declared to be random."""
     if http is not None:
         return None if request.http.get("repeats") else http.probe
     return lambda _, rows: predict(rows)
@@ -225,7 +225,7 @@ def _probe(request: AttackRequest, predict: Any, http: Any) -> Any:
 
 @contextmanager
 def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Name, function and, behind an address, the target itself, which is closed in the end."""
+    """Name, function and, for an address, the HTTP target, which is closed at the end."""
     if not request.is_http:
         predict = in_form(load(request.target), form)
         yield request.target, predict, None
@@ -242,7 +242,7 @@ def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any]]
 
 
 def _known_attacks(names: tuple[str, ...]) -> None:
-    """Look names up before anything is opened.
+    """Check the names of attackers before anything is opened.
 
     Raises:
         UsageError: no such attacker, one given twice, or one that must be trained.
@@ -259,13 +259,13 @@ def _known_attacks(names: tuple[str, ...]) -> None:
             )
         if spec.trains:
             raise UsageError(
-                f"attack '{name}' must be trained on white boxes, which a target of one's own "
+                f"attack '{name}' must be trained on white boxes, which your own target "
                 "doesn't have; take one that isn't, such as square or hopskipjump"
             )
 
 
 def _attacker(name: str, target: Any) -> ResolvedAgent:
-    """An attacker with its preset for images of this kind."""
+    """The attacker with its preset for images of this kind."""
     grey = target.x.shape[1] == 1
     spec = EnvSpec(
         id="one's own target",
@@ -295,9 +295,9 @@ def _attacked(made: ResolvedAgent, state: Any, target: Any, watch: Watch) -> Att
 def _attacked_block(
     policy: Any, block: Any, observation: Any, watch: Watch
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
-    """Attack one block to its end; return what became of its images, and the nearest ones."""
+    """Attack one block to its end; return its columns and the nearest adversarial images."""
     images = len(observation["x"])
-    told = {name: np.zeros(images) for name in _COLUMNS}
+    columns = {name: np.zeros(images) for name in _COLUMNS}
     done = np.zeros(images, np.bool_)
     memory: Any = None
     while not done.all():
@@ -305,9 +305,11 @@ def _attacked_block(
         observation, _, terminated, truncated, info = block.step(action)
         fresh = (terminated | truncated) & ~done
         for name in _COLUMNS if fresh.any() else ():
-            told[name][fresh] = info[name][fresh]
+            columns[name][fresh] = info[name][fresh]
         done |= fresh
-        asked = float(block.box.ledger.queries.mean())
-        watch.advance(int(fresh.sum()), {"won": float(told["success"].sum()), "queries": asked})
-    told["distance"] = block.box.ledger.nearest.copy()
-    return told, block.box.best.cpu().numpy()
+        queries = float(block.box.ledger.queries.mean())
+        watch.advance(
+            int(fresh.sum()), {"won": float(columns["success"].sum()), "queries": queries}
+        )
+    columns["distance"] = block.box.ledger.nearest.copy()
+    return columns, block.box.best.cpu().numpy()

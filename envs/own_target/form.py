@@ -1,4 +1,4 @@
-"""How a target of one's own takes images and what it answers, as its owner declares it."""
+"""The declared form of a user's own target: its input layout and its kind of answers."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Answers = Literal["scores", "probs", "label", "binary", "binary_logits"]
 Arrays = Literal["torch", "numpy"]
 
 MOST_CLASSES = 1 << 17
-"""More classes than any data set has; a mistyped number would only eat the memory."""
+"""Upper bound of `classes`, so that a mistyped number doesn't exhaust the memory."""
 
 _SLACK = 1e-4
-"""How far a probability may lie outside [0, 1]: targets round."""
+"""Tolerance outside [0, 1] for probabilities, which targets round."""
 
 
 @dataclass(frozen=True)
 class TargetForm:
-    """What a target is given and what it gives.
+    """Form of a target's input and output.
 
     Attributes:
         layout: `nchw`: channels before height and width; `nhwc`: last.
@@ -48,7 +48,7 @@ class TargetForm:
     arrays: Arrays = "torch"
 
     def __post_init__(self) -> None:
-        """Look at the settings.
+        """Check the settings.
 
         Raises:
             UsageError: one that isn't allowed.
@@ -73,7 +73,7 @@ class TargetForm:
 
     @property
     def access(self) -> Access:
-        """What attackers are shown."""
+        """Replies that attackers see."""
         return "label" if self.answers == "label" else "scores"
 
     @property
@@ -93,60 +93,60 @@ class TargetForm:
         return scaled.cpu().numpy() if self.arrays == "numpy" else scaled
 
     def scores(self, answer: Any, rows: int) -> Tensor:
-        """Return what a target answered to `rows` images as scores `[rows, classes]` float32.
+        """Return a target's answer to `rows` images as scores `[rows, classes]` float32.
 
         Raises:
             ContractError: an answer that isn't of the declared kind.
         """
         try:
-            told = torch.as_tensor(answer).detach()
+            values = torch.as_tensor(answer).detach()
         except (TypeError, ValueError, RuntimeError) as error:
             raise ContractError(f"the target's answer is no array: {error}") from None
         if self.answers == "label":
-            return self._of_labels(told, rows)
+            return self._of_labels(values, rows)
         if self.single:
-            return self._of_one_number(told, rows)
-        if rows and tuple(told.shape) in ((rows,), (rows, 1)) and told.is_floating_point():
+            return self._of_one_number(values, rows)
+        if rows and tuple(values.shape) in ((rows,), (rows, 1)) and values.is_floating_point():
             raise ContractError(
-                f"the target answers {rows} images with {list(told.shape)}, one number an image, "
+                f"the target answers {rows} images with {list(values.shape)}, one number an image, "
                 f"and {self.answers} need one for each of at least 2 classes; declare --answers "
                 "binary where it is the probability of class 1, or binary_logits where it is its "
                 "logit"
             )
-        if told.ndim == 2 and told.shape[1] < 2:
+        if values.ndim == 2 and values.shape[1] < 2:
             raise ContractError(
-                f"the target answers with {list(told.shape)}; at least 2 classes are needed"
+                f"the target answers with {list(values.shape)}; at least 2 classes are needed"
             )
-        if told.ndim != 2 or len(told) != rows or self.classes not in (None, told.shape[1]):
+        if values.ndim != 2 or len(values) != rows or self.classes not in (None, values.shape[1]):
             raise ContractError(
                 f"the target must answer {rows} images with [{rows}, {self.classes or 'classes'}] "
-                f"{self.answers}, got {list(told.shape)}"
+                f"{self.answers}, got {list(values.shape)}"
             )
         if self.answers == "scores":
-            return told.float()
-        self._probable(told)
+            return values.float()
+        self._probable(values)
         # In double precision: 1 - 1e-11 has a logarithm there.
-        return told.double().clamp_min(torch.finfo(torch.float32).tiny).log().float()
+        return values.double().clamp_min(torch.finfo(torch.float32).tiny).log().float()
 
-    def _of_one_number(self, told: Tensor, rows: int) -> Tensor:
+    def _of_one_number(self, values: Tensor, rows: int) -> Tensor:
         """Scores of classes 0 and 1; both are exact where a probability is near 0 or 1."""
-        if tuple(told.shape) not in ((rows,), (rows, 1)) or told.dtype == torch.bool:
+        if tuple(values.shape) not in ((rows,), (rows, 1)) or values.dtype == torch.bool:
             raise ContractError(
                 f"the target must answer {rows} images with one number each, [{rows}] or "
-                f"[{rows}, 1], got {told.dtype} {list(told.shape)}; for a number for each class "
-                "declare --answers scores or probs"
+                f"[{rows}, 1], got {values.dtype} {list(values.shape)}; for a number for each "
+                "class declare --answers scores or probs"
             )
-        one = told.reshape(rows).double()
+        one = values.reshape(rows).double()
         if self.answers == "binary_logits":
             return torch.stack([torch.zeros_like(one), one], 1).float()
         self._probable(one)
         tiny = torch.finfo(torch.float32).tiny
         return torch.stack([1 - one, one], 1).clamp_min(tiny).log().float()
 
-    def _probable(self, told: Tensor) -> None:
-        if not told.numel():
+    def _probable(self, values: Tensor) -> None:
+        if not values.numel():
             return
-        least, most = float(told.min()), float(told.max())
+        least, most = float(values.min()), float(values.max())
         if not -_SLACK <= least <= most <= 1 + _SLACK:
             instead = "binary_logits" if self.single else "scores"
             raise ContractError(
@@ -154,29 +154,29 @@ class TargetForm:
                 f"logits declare answers '{instead}'"
             )
 
-    def _of_labels(self, told: Tensor, rows: int) -> Tensor:
+    def _of_labels(self, values: Tensor, rows: int) -> Tensor:
         classes = self.classes or 0
-        whole = not told.is_floating_point() and told.dtype != torch.bool
-        if tuple(told.shape) != (rows,) or not whole:
+        whole = not values.is_floating_point() and values.dtype != torch.bool
+        if tuple(values.shape) != (rows,) or not whole:
             raise ContractError(
-                f"the target must answer {rows} images with {rows} integers, got {told.dtype} "
-                f"{list(told.shape)}"
+                f"the target must answer {rows} images with {rows} integers, got {values.dtype} "
+                f"{list(values.shape)}"
             )
-        if rows and not 0 <= int(told.min()) <= int(told.max()) < classes:
+        if rows and not 0 <= int(values.min()) <= int(values.max()) < classes:
             raise ContractError(
-                f"the target's labels must lie in [0, {classes}), got {int(told.min())} to "
-                f"{int(told.max())}; give the right number with --classes"
+                f"the target's labels must lie in [0, {classes}), got {int(values.min())} to "
+                f"{int(values.max())}; give the right number with --classes"
             )
-        return torch.nn.functional.one_hot(told.long(), classes).float()
+        return torch.nn.functional.one_hot(values.long(), classes).float()
 
 
 def in_form(predict: Any, form: TargetForm) -> Predict:
-    """Return a function of images `[R, C, H, W]` in [0, 1] that asks `predict` in its own form.
+    """Return a function of images `[R, C, H, W]` in [0, 1] that calls `predict` in its form.
 
     Args:
-        predict: a function or network of one's own; a network is put into evaluation mode, a class
+        predict: the user's function or network; a network is put into evaluation mode, a class
             is called without arguments first.
-        form: how it takes images and what it answers.
+        form: the form of its input and output.
 
     Raises:
         UsageError: it can't be called.
@@ -195,7 +195,7 @@ def in_form(predict: Any, form: TargetForm) -> Predict:
             f"a target is a function from images to {form.answers}, got {type(predict).__name__}"
         )
 
-    def ask(rows: Tensor) -> Tensor:
+    def query(rows: Tensor) -> Tensor:
         return form.scores(predict(form.sent(rows)), len(rows))
 
-    return ask
+    return query

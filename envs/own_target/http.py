@@ -1,6 +1,6 @@
-"""Requests to targets behind HTTP and their replies, as text and bytes.
+"""Targets behind HTTP: requests, replies, connections, retries and the journal of answers.
 
-They are those of the usual servers of models (TensorFlow Serving, KServe and their likes): POST
+Requests are those of the usual model servers (TensorFlow Serving, KServe and others): POST
 `{"instances": [image, …]}`, answered by `{"predictions": [answer, …]}`, or by the list alone. An
 image is a nested list in the declared layout and bounds, or `{"b64": "…"}` with a PNG file; an
 answer is a list of scores or probabilities, a label, or one number where the model has two classes.
@@ -43,16 +43,16 @@ from lazybench.errors import ContractError, StoreError, UsageError
 
 Encoding = Literal["array", "png"]
 
-_TOLD = 200
+_SHOWN_CHARS = 200
 _MOST = 3e38
-"""Past it, float32 has no number."""
+"""Largest accepted number: beyond it, float32 is infinite."""
 
 
 def request_body(images: NDArray[np.uint8], form: TargetForm, encoding: Encoding) -> bytes:
-    """Return what is posted to ask about images `[R, C, H, W]`.
+    """Return the body of a request about images `[R, C, H, W]`.
 
     Raises:
-        UsageError: images that no PNG holds.
+        UsageError: images that don't fit into a PNG.
     """
     if encoding == "png":
         instances = [{"b64": base64.b64encode(_png(image)).decode()} for image in images]
@@ -65,38 +65,38 @@ def request_body(images: NDArray[np.uint8], form: TargetForm, encoding: Encoding
 
 
 def read_answers(content: bytes, images: int, form: TargetForm, name: str) -> list[Answer]:
-    """Return the answers to so many images in a reply, looked at before they are kept.
+    """Return the checked answers of a reply.
 
     Args:
         content: the reply.
-        images: how many were asked about.
+        images: how many were sent.
         form: what the target answers.
         name: of the target, for messages.
 
     Raises:
-        ContractError: something else than was declared.
+        ContractError: an answer that differs from the declared form.
     """
     try:
-        told = json.loads(content)
+        payload = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ContractError(f"{name} answered no JSON: {error}") from None
-    if isinstance(told, dict):
-        told = told.get("predictions")
-    if not isinstance(told, list) or len(told) != images:
-        got = f"{len(told)} entries" if isinstance(told, list) else type(told).__name__
+    if isinstance(payload, dict):
+        payload = payload.get("predictions")
+    if not isinstance(payload, list) or len(payload) != images:
+        got = f"{len(payload)} entries" if isinstance(payload, list) else type(payload).__name__
         raise ContractError(
             f'{name} must answer {images} instances with {{"predictions": [{images} answers]}}, '
             f"got {got}"
         )
-    for answer in told:
+    for answer in payload:
         check_answer(answer, form, name)
-    # What doesn't fit the form isn't kept either, so that a mended target is asked again.
-    form.scores(stacked(told, form), images)
-    return told
+    # An answer of the wrong form isn't kept, so that a repaired target is queried again.
+    form.scores(stacked(payload, form), images)
+    return payload
 
 
 def check_answer(answer: Any, form: TargetForm, name: str) -> None:
-    """Look whether what stands in a reply or journal is an answer of the declared kind.
+    """Check that an answer in a reply or journal is of the declared kind.
 
     Raises:
         ContractError: it is something else.
@@ -112,7 +112,7 @@ def check_answer(answer: Any, form: TargetForm, name: str) -> None:
     if not fine:
         raise ContractError(
             f"{name}: an answer of kind '{form.answers}' is {wanted}, got "
-            f"{json.dumps(answer)[:_TOLD]}"
+            f"{json.dumps(answer)[:_SHOWN_CHARS]}"
         )
 
 
@@ -149,7 +149,7 @@ def shown(url: str) -> str:
 
 
 def _only(answer: Any) -> Any:
-    """The number itself, where it stands alone in a list."""
+    """The number in a list of one; anything else as it is."""
     return answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
 
 
@@ -176,7 +176,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class Reply(NamedTuple):
-    """What came back.
+    """An HTTP reply.
 
     Attributes:
         status: HTTP's code.
@@ -232,16 +232,16 @@ def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class Poster:
-    """Posts to one address; several threads may. Connections are kept and used again.
+    """Client of one address, usable from several threads; connections are reused.
 
-    No proxy but one that is given, passwords of `~/.netrc` or cookies are used: a header that is
-    given is the one that arrives.
+    Only a given proxy is used, no passwords of `~/.netrc` and no cookies: given headers arrive
+    unchanged.
     """
 
     def __init__(
         self, url: str, headers: Mapping[str, str], *, timeout_s: float, proxy: str | None = None
     ) -> None:
-        """Connect to nobody yet.
+        """Prepare; no connection is opened yet.
 
         Args:
             url: http or https; a user and password in it are sent as basic authorization, unless
@@ -251,7 +251,7 @@ class Poster:
             proxy: http address of a proxy to go through; None for none.
 
         Raises:
-            UsageError: an address that can't be asked, or a proxy that can't be used.
+            UsageError: an address or proxy that can't be used.
         """
         try:
             parts = parse_url(url)
@@ -272,7 +272,7 @@ class Poster:
         if proxy is not None:
             self._via, secret = _proxy(proxy)
             if self._context is None:
-                # A proxy is asked for the whole address; to TLS it only carries bytes.
+                # A proxy needs the whole address; for TLS it only forwards bytes.
                 self._path = parts._replace(auth=None, fragment=None).url
                 plain |= secret
                 secret = {}
@@ -364,14 +364,14 @@ class _Line(http.client.HTTPConnection):
             self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name)
 
     def dropped(self) -> bool:
-        """Return whether the server ended the connection, or says something unasked."""
+        """Return whether the server ended the connection, or sent something unexpected."""
         return self.sock is not None and bool(wait_for_read(self.sock, timeout=0.0))
 
     def cut(self) -> None:
         """Shut the connection down under whoever uses it; it connects to nobody any more."""
         with self._guard:
             self.was_cut = True
-            # While a proxy is asked to connect, there is no second handle yet, nor any TLS.
+            # While a proxy connects, there is no second handle yet, nor any TLS.
             end = self._end or self.sock
             if end is not None:
                 with contextlib.suppress(OSError):
@@ -427,7 +427,7 @@ class _Exchange:
                 held += chunk
                 if len(held) > self._most_bytes:
                     raise ContractError(
-                        f"the target answered more than {self._most_bytes >> 20} MiB; ask about "
+                        f"the target answered more than {self._most_bytes >> 20} MiB; send "
                         "fewer images at once with --batch"
                     )
             if response.length:
@@ -436,7 +436,7 @@ class _Exchange:
 
 
 def _basic(auth: str) -> str:
-    """Return user and password, as they stand in an address, as basic authorization."""
+    """Return user and password of an address as basic authorization."""
     return f"Basic {base64.b64encode(unquote_to_bytes(auth)).decode()}"
 
 
@@ -483,17 +483,17 @@ MOST_REPLY_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class HttpSettings:
-    """How a target is asked.
+    """Settings of the requests to a target.
 
     Attributes:
         encoding: `array` or `png`.
         batch: images of a request, at most.
-        concurrency: requests side by side.
+        concurrency: requests in flight at the same time.
         timeout_s: seconds that a request may take.
-        retries: how often a request is sent again that failed or was refused for now.
-        pause_s: seconds before the first of these; each later pause is twice as long.
+        retries: how often a failed or temporarily refused request is sent again.
+        pause_s: seconds before the first retry; each later pause is twice as long.
         rate: images a second, at most; None for no limit.
-        repeats: whether an image that was answered is asked again.
+        repeats: whether an answered image is queried again.
         headers: sent along; they appear in no file.
         proxy: http address of a proxy to go through; those of the environment aren't used.
     """
@@ -510,7 +510,7 @@ class HttpSettings:
     proxy: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Look at the settings.
+        """Check the settings.
 
         Raises:
             UsageError: one that isn't allowed.
@@ -532,11 +532,11 @@ class HttpTarget:
     """A target behind an address; called with images `[R, C, H, W]`, it returns scores.
 
     Images are rounded to 8 bits before they are sent. An answer is charged, that is, kept in the
-    journal, once it has arrived; what was asked in vain is asked again.
+    journal, once it has arrived; images without an answer are queried again.
 
     Attributes:
         journal: the answers.
-        asked: images that answers arrived for.
+        answered: images that the target answered.
         gone: why the target can't be reached any more; None while it can.
     """
 
@@ -548,12 +548,12 @@ class HttpTarget:
         *,
         journal: Path | None = None,
     ) -> None:
-        """Ask nothing yet.
+        """Read the journal; nothing is queried yet.
 
         Args:
             url: where requests are posted to, http or https.
             form: how the target takes images and what it answers.
-            settings: how it is asked.
+            settings: of the requests.
             journal: file of answers; None keeps them in memory.
 
         Raises:
@@ -587,7 +587,7 @@ class HttpTarget:
             raise StoreError(
                 f"{error}; begin again with --fresh, or choose another --out"
             ) from error
-        self.asked = 0
+        self.answered = 0
         self.gone: str | None = None
         self._closing = threading.Event()
         self._pace = Pace(self._settings.rate, self._closing)
@@ -595,20 +595,20 @@ class HttpTarget:
         self._lock = threading.Lock()
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Return scores `[R, classes]`, from the journal where they stand there.
+        """Return scores `[R, classes]`, from the journal where it holds them.
 
         Raises:
-            ContractError: the target couldn't be reached, refused a request or answered something
-                else than was declared.
+            ContractError: the target couldn't be reached, refused a request or gave an answer of
+                another form than declared.
             StoreError: the journal can't be written.
         """
         return self._scores(rows, "")
 
     def probe(self, number: int, rows: Tensor) -> Tensor:
-        """Return scores `[R, classes]` as the target gives them when it is asked again.
+        """Return scores `[R, classes]` of a repeated query.
 
         Args:
-            number: which time; a run that goes on takes the answer of that time from the journal.
+            number: of the repetition; a resumed run takes its answer from the journal.
             rows: images `[R, C, H, W]`.
 
         Raises:
@@ -625,7 +625,7 @@ class HttpTarget:
                 missing.setdefault(claim, place)
         self._fetch(images, missing)
         with self._lock:
-            self.asked += len(missing)
+            self.answered += len(missing)
             self.journal.replayed += len(claims) - len(missing)
         found = [self.journal.find(claim) for claim in claims]
         return self._form.scores(stacked(found, self._form), len(rows))
@@ -656,7 +656,7 @@ class HttpTarget:
                 future.result()
 
     def _batch(self, images: NDArray[np.uint8], names: list[str], failed: threading.Event) -> None:
-        """Ask about some images, unless a request beside it failed; keep answers as they come."""
+        """Query some images, unless another request failed; keep answers as they arrive."""
         if failed.is_set():
             return
         try:
@@ -666,7 +666,7 @@ class HttpTarget:
             with self._lock:
                 # Before any of them is kept: the same command could never go on from a mix.
                 for answer in answers:
-                    self._fits(answer, f"{self.name} answered", "what was answered before is kept")
+                    self._fits(answer, f"{self.name} answered", "earlier answers are kept")
             for name, answer in zip(names, answers, strict=True):
                 self.journal.keep(name, answer)
         except BaseException:
@@ -674,10 +674,10 @@ class HttpTarget:
             raise
 
     def _fits(self, answer: Answer, what: str, then: str) -> None:
-        """Look whether an answer has as many classes as those before it, or as were declared.
+        """Check that an answer has as many classes as earlier ones, or as were declared.
 
         Raises:
-            ContractError: it has another number of them.
+            ContractError: it has another number of classes.
         """
         if not isinstance(answer, list) or self._form.single:
             return
@@ -690,7 +690,7 @@ class HttpTarget:
             )
 
     def _posted(self, body: bytes, images: int) -> bytes:
-        """The answer to a request, which is sent again where it fails for now."""
+        """The answer to a request, retried after temporary failures."""
         settings, why = self._settings, ""
         pause_s = settings.pause_s
         for turn in range(settings.retries + 1):
@@ -698,7 +698,7 @@ class HttpTarget:
             try:
                 reply = self._poster.post(body, MOST_REPLY_BYTES)
             except NoReply as error:
-                why, asked_s = str(error), None
+                why, wait_s = str(error), None
                 if not error.again:
                     break
             else:
@@ -712,30 +712,30 @@ class HttpTarget:
                         "secrets; give that address as --target"
                     )
                 if reply.status not in _AGAIN:
-                    told = _one_line(reply.content.decode("utf-8", "replace")) or "no text"
-                    raise ContractError(f"{self.name} refused a request: {why}: {told}")
-                asked_s = _retry_after(reply)
+                    text = _one_line(reply.content.decode("utf-8", "replace")) or "no text"
+                    raise ContractError(f"{self.name} refused a request: {why}: {text}")
+                wait_s = _retry_after(reply)
             if turn < settings.retries and self._closing.wait(
-                min(asked_s if asked_s is not None else pause_s, _LONGEST_PAUSE_S)
+                min(wait_s if wait_s is not None else pause_s, _LONGEST_PAUSE_S)
             ):
                 break
             pause_s *= 2
         self.gone = (
             f"{self.name} gave no answer in {turn + 1} tries, last: {why}; "
-            "what was answered is kept, the same command goes on"
+            "earlier answers are kept, and the same command resumes"
         )
         raise ContractError(self.gone)
 
 
 class Pace:
-    """Lets through at most so many images a second."""
+    """Limiter of the images sent a second."""
 
     def __init__(self, rate: float | None, closing: threading.Event) -> None:
-        """Let the first one through at once.
+        """Start without a pause.
 
         Args:
             rate: images a second; None for no limit.
-            closing: ends all waiting.
+            closing: event that ends all waiting.
         """
         self._rate, self._closing = rate, closing
         self._next_s = 0.0
@@ -759,11 +759,11 @@ class Pace:
 
 
 def _one_line(text: str) -> str:
-    """What a server says, without signs that steer a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_TOLD]
+    """Text of a server on one line, without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_SHOWN_CHARS]
 
 
 def _retry_after(reply: Reply) -> float | None:
-    """Seconds that a target asks to wait; dates aren't read."""
-    told = reply.headers.get("Retry-After", "")
-    return float(told[:9]) if told.isascii() and told.isdigit() else None
+    """Seconds of the reply's Retry-After header; dates aren't read."""
+    seconds = reply.headers.get("Retry-After", "")
+    return float(seconds[:9]) if seconds.isascii() and seconds.isdigit() else None

@@ -1,4 +1,4 @@
-"""Images of one's own with their labels, from a folder or an npz file."""
+"""A user's own images and labels, read from a folder or an npz file."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 
 
 class UserImages(NamedTuple):
-    """Images in order, with names to find them again.
+    """Images in order, with their names.
 
     Attributes:
         x: `[N, channels, height, width]`, uint8 or float32 in [0, 1].
         y: `[N]` int64 labels.
         names: file names, or positions in the npz file.
-        notes: what was left out or is worth a look, a line each.
+        notes: images that were left out and other warnings, a line each.
         folders: number of folders whose names were taken for classes in their order; else None.
     """
 
@@ -48,7 +48,7 @@ def read_user_images(
 ) -> UserImages:
     """Return the images of a folder or npz file, in the order of their names.
 
-    Without a file of labels, the folder that an image lies in names its class: classes are numbered
+    Without a file of labels, an image's folder names its class: classes are numbered
     in the order of their names, or are the numbers that the folders are called. An npz file has
     images `x` (`[N, C, H, W]`, `[N, H, W, C]` or `[N, H, W]`) and labels `y`.
 
@@ -156,7 +156,7 @@ def _by_folder(folder: ImageFolder) -> tuple[NDArray[np.int64], int | None]:
     flat = [name for name in folder.names if "/" not in name]
     if flat:
         raise UsageError(
-            f"{folder.path / flat[0]} lies in no folder that names its class; lay images out as "
+            f"{folder.path / flat[0]} isn't in a folder that names its class; arrange images as "
             "class/image, or give --labels FILE"
         )
     folder.check_classes()
@@ -177,7 +177,7 @@ def _by_folder(folder: ImageFolder) -> tuple[NDArray[np.int64], int | None]:
         other = next(name for name in classes if not name.isdecimal())
         raise UsageError(
             f"{folder.path} has folders called by numbers, such as {numbered[0]}, and others, such "
-            f"as {other}, so their classes can't be told; rename them, or give --labels FILE"
+            f"as {other}, so their classes are ambiguous; rename them, or give --labels FILE"
         )
     numbers = {name: _label(name, str(folder.path / name)) for name in classes}
     for one, number in numbers.items():
@@ -250,7 +250,7 @@ def _is_heading(rows: _Lines, names: Sequence[str]) -> bool:
 def _labelled(
     names: Sequence[str], given: Any, source: Path
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels in the order of the images, and what is worth a note."""
+    """Labels in the order of the images, and notes."""
     if isinstance(given, _Lines):
         given = _of_lines(given, names, source)
     notes: tuple[str, ...] = ()

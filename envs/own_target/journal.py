@@ -1,4 +1,4 @@
-"""Answers that were paid for, kept on the disk as they arrive, so that none is paid for twice."""
+"""Journal of a target's answers, written as they arrive, so that no query is paid for twice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lazybench.files import append_line, open_file, read_lines
 Answer = list[float] | int
 FORMAT = "lazybench queries 2"
 _COST = {"n": 1 << 14, "r": 8, "p": 1}
-"""Of scrypt: some 50 ms a guess, for whoever has the file and looks for a short secret."""
+"""Parameters of scrypt: about 50 ms a guess for an attacker who guesses short secrets."""
 
 
 def digest(image: NDArray[np.uint8]) -> str:
@@ -34,7 +34,7 @@ def forget(path: Path) -> None:
     """Remove a journal where there is one.
 
     Raises:
-        StoreError: a file of that name is no journal.
+        StoreError: a file of that name isn't a journal.
         OutputUnavailable: it can't be removed.
     """
     _need_own(path)
@@ -47,7 +47,7 @@ def forget(path: Path) -> None:
 
 
 def _need_own(path: Path) -> None:
-    """Look whether a file is a journal, or not there: nothing else is cut, appended to or removed.
+    """Check that a file is a journal or missing, before it is cut, appended to or removed.
 
     Raises:
         StoreError: it is something else.
@@ -65,21 +65,20 @@ def _need_own(path: Path) -> None:
                 f"{path} can't be read ({error.strerror}); choose another --out"
             ) from error
         line, whole, _ = begin.partition(b"\n")
-        # A first line that was torn by a kill tells no format yet.
+        # A first line that was cut by a kill has no format yet.
         torn = not whole and b'{"a'.startswith(line[:3])
         if torn or b'"format":"lazybench queries' in line:
             return
     raise StoreError(
-        f"{path} is there already and is no journal of lazybench; choose another folder with --out"
+        f"{path} exists and isn't a lazybench journal; choose another folder with --out"
     )
 
 
 class Journal:
-    """Answers by what was asked; one file, one line an answer, behind a line about the target.
+    """Answers by image: a file of one line an answer, after a line about the target.
 
-    The same image is asked once, and answered from the file from then on. `Choice:` with `repeats`,
-    for targets that don't answer the same image alike, the n-th query of an image is answered by
-    the n-th answer to it.
+    An image is queried once; later queries of it are answered from the file. `Choice:` with
+    `repeats`, for targets with random answers, the n-th query of an image gets its n-th answer.
 
     Attributes:
         replayed: answers that came from the file.
@@ -93,17 +92,17 @@ class Journal:
         *,
         repeats: bool = False,
     ) -> None:
-        """Read what was answered before.
+        """Read the earlier answers.
 
         Args:
             path: the file; None keeps answers in memory alone.
-            about: the target and how it is asked; answers to something else aren't taken.
-            hidden: what else tells targets apart, but may be secret: the file holds salted hashes.
-            repeats: whether the same image is asked again.
+            about: the target and its settings; answers of another one are refused.
+            hidden: further settings that may be secret: the file holds salted hashes of them.
+            repeats: whether the same image is queried again.
 
         Raises:
             UsageError: the file's answers are of another target.
-            StoreError: the file is no journal, is damaged or can't be read.
+            StoreError: the file isn't a journal, is damaged or can't be read.
         """
         self.replayed = 0
         self._path, self._repeats = path, repeats
@@ -123,14 +122,14 @@ class Journal:
         if lines and first != head:
             differs = [name for name in head if name != "salt" and first.get(name) != head[name]]
             raise UsageError(
-                f"{path} holds answers of another target, or asked in another way "
-                f"({', '.join(differs) or 'format'}); choose another --out, or begin anew with "
-                "--fresh"
+                f"{path} holds answers of another target, or of other settings "
+                f"({', '.join(differs) or 'format'}); choose another --out, or start over "
+                "with --fresh"
             )
         for number, line in enumerate(lines[1:], 2):
             if "image" not in line or "answer" not in line:
                 raise StoreError(
-                    f"{path}:{number}: the line tells no image with its answer; begin anew with "
+                    f"{path}:{number}: the line lacks an image or its answer; start over with "
                     "--fresh, or choose another --out"
                 )
             self._answers[line["image"]].append(line["answer"])
@@ -144,7 +143,7 @@ class Journal:
         return itertools.chain.from_iterable(self._answers.values())
 
     def claim(self, images: Sequence[str]) -> list[tuple[str, int]]:
-        """Return for each image of a call, in order, which of the answers to it is its own.
+        """Return the number of the answer that each image of a call takes, in order.
 
         Args:
             images: digests.
@@ -159,7 +158,7 @@ class Journal:
             return claimed
 
     def find(self, claim: tuple[str, int]) -> Answer | None:
-        """Return the answer of a claim, or None where it isn't there yet."""
+        """Return the answer of a claim, or None if there is none yet."""
         image, number = claim
         known = self._answers.get(image, ())
         return known[number] if number < len(known) else None

@@ -1,4 +1,4 @@
-"""What became of attacks on a target of one's own, as files: report, table, images, picture."""
+"""Report of attacks on a user's own target: Markdown, JSON, CSV, images and a picture."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SHOWN = 20
 
 
 def need_own_folder(folder: Path) -> None:
-    """Look whether a report may be written into a folder: it replaces an earlier report alone.
+    """Check that a report may be written into a folder: it replaces only an earlier report.
 
     Raises:
         OutputUnavailable: the folder holds a file of a report's name that isn't a report's.
@@ -39,13 +39,13 @@ def need_own_folder(folder: Path) -> None:
     theirs = [name for name in NAMES if os.path.lexists(folder / name)]
     if theirs and not _holds_report(folder):
         raise OutputUnavailable(
-            f"{folder / theirs[0]} is there already and isn't of lazybench's making, so that no "
-            "report is written over it; choose another folder with --out"
+            f"{folder / theirs[0]} exists and isn't a lazybench report, so it "
+            "isn't overwritten; choose another folder with --out"
         )
 
 
 def _holds_report(folder: Path) -> bool:
-    """Whether an earlier report lies in a folder, by its first line."""
+    """Whether a folder holds an earlier report, by its first line."""
     try:
         with open_file(folder / REPORT) as file:
             return file.read(len(_TITLE)) == _TITLE.encode()
@@ -56,8 +56,7 @@ def _holds_report(folder: Path) -> bool:
 def set_aside(outcome: AttackOutcome, folder: Path) -> Path | None:
     """Move an earlier report of other results into a folder of its own; return it, or None.
 
-    What differs from one run to the next doesn't count: the time taken, and which answers came from
-    the journal.
+    Wall time and the number of replayed answers are ignored, since they differ between runs.
 
     Raises:
         OutputUnavailable: the files can't be moved.
@@ -87,11 +86,11 @@ def _earlier(folder: Path) -> Any:
         return None
 
 
-def _results(told: Any) -> Any:
-    if not isinstance(told, dict):
+def _results(results: Any) -> Any:
+    if not isinstance(results, dict):
         return None
-    kept = {name: value for name, value in told.items() if name not in ("asked", "replayed")}
-    attacks = told.get("attacks")
+    kept = {name: value for name, value in results.items() if name not in ("asked", "replayed")}
+    attacks = results.get("attacks")
     if isinstance(attacks, list):
         kept["attacks"] = [
             {name: value for name, value in each.items() if name != "wall_s"}
@@ -102,10 +101,11 @@ def _results(told: Any) -> Any:
 
 
 def facts(outcome: AttackOutcome) -> dict[str, Any]:
-    """Return the numbers of a report, as JSON holds them.
+    """Return the numbers of a report as a JSON object.
 
-    Robust accuracy is the share of all images that are classified right and withstand; intervals
-    are Wilson's of 95 %. Queries to success have failures charged the whole budget.
+    Robust accuracy is the share of all images that are classified right and not attacked
+    successfully; intervals are 95 % Wilson intervals. Queries to success count the whole budget for
+    a failure.
     """
     images, right = len(outcome.label), len(outcome.right)
     return {
@@ -115,11 +115,11 @@ def facts(outcome: AttackOutcome) -> dict[str, Any]:
         "eight_bit": outcome.eight_bit,
         "images": images,
         "clean_accuracy": _share(right, images),
-        "attacks": [_told(outcome, each) for each in outcome.attacked],
+        "attacks": [_attack_facts(outcome, each) for each in outcome.attacked],
         "worst_case": _share(int(outcome.robust().sum()), images),
         "probes": None if outcome.probes is None else dict(outcome.probes),
         "notes": list(outcome.notes),
-        "asked": outcome.asked,
+        "asked": outcome.answered,
         "replayed": outcome.replayed,
     }
 
@@ -133,10 +133,10 @@ def write(outcome: AttackOutcome, folder: Path) -> tuple[Path, ...]:
         StoreError: the disk is full.
         OutputUnavailable: the folder can't be written.
     """
-    told = facts(outcome)
+    results = facts(outcome)
     files = [
-        write_bytes(folder / REPORT, markdown(told).encode()),
-        write_json(folder / FACTS, told),
+        write_bytes(folder / REPORT, markdown(results).encode()),
+        write_json(folder / FACTS, results),
         write_bytes(folder / TABLE, table(outcome).encode()),
         write_bytes(folder / ADVERSARIALS, _npz(adversarials(outcome))),
     ]
@@ -147,24 +147,24 @@ def write(outcome: AttackOutcome, folder: Path) -> tuple[Path, ...]:
     return (*files, write_bytes(folder / SHEET, _png(picture)))
 
 
-def markdown(told: Mapping[str, Any]) -> str:
+def markdown(results: Mapping[str, Any]) -> str:
     """Return the page of a report."""
-    protocol = told["protocol"]
+    protocol = results["protocol"]
     shown = "top class" if protocol["access"] == "label" else "scores"
     lines = [
-        f"{_TITLE}{told['target']}",
+        f"{_TITLE}{results['target']}",
         "",
-        f"{told['images']} images, {protocol['norm']} distance at most {_eps(protocol['eps'])}, "
+        f"{results['images']} images, {protocol['norm']} distance at most {_eps(protocol['eps'])}, "
         f"{protocol['query_budget']:,} queries an image, "
         f"{'targeted' if protocol['targeted'] else 'untargeted'}, by {shown}"
-        + (", images of 8 bits." if told["eight_bit"] else "."),
+        + (", images of 8 bits." if results["eight_bit"] else "."),
         "",
         "| | robust accuracy | 95 % interval | attacks won | mean queries | median queries "
         "| median distance of wins |",
         "|---|--:|--:|--:|--:|--:|--:|",
-        f"| no attack | {_row(told['clean_accuracy'])} | | | | |",
+        f"| no attack | {_row(results['clean_accuracy'])} | | | | |",
     ]
-    for each in told["attacks"]:
+    for each in results["attacks"]:
         numbers = (
             _percent(each["success"]),
             f"{each['mean_queries']:,.1f}",
@@ -173,36 +173,36 @@ def markdown(told: Mapping[str, Any]) -> str:
         )
         lines.append(f"| {each['attack']} | {_row(each)} | {' | '.join(numbers)} |")
     lines += [
-        f"| **worst case** | {_row(told['worst_case'])} | | | | |",
+        f"| **worst case** | {_row(results['worst_case'])} | | | | |",
         "",
-        "Robust accuracy: share of all images that are classified right and that the attack can't "
-        "turn; in the worst case, that no attack can. Attacks won: of the images classified right. "
-        "Queries up to the first success; a failure counts as the whole budget.",
+        "Robust accuracy: share of all images that are classified right and stay so under the "
+        "attack; in the worst case, under every attack. Attacks won: of the images classified "
+        "right. Queries up to the first success; a failure counts as the whole budget.",
         "",
         "An attack that fails proves nothing: these numbers are upper bounds of robustness.",
     ]
-    if (probes := told["probes"]) is not None:
+    if (probes := results["probes"]) is not None:
         lines += [
             "",
-            f"{probes['images']} images were asked again alone, twice, by {probes['queries']} "
-            f"queries that no attack is charged for: {probes['random']} were answered differently "
-            f"the second time, {probes['batch']} others differently than among other images.",
+            f"{probes['images']} images were queried again alone, twice, with {probes['queries']} "
+            f"queries that aren't charged to any attack: {probes['random']} were answered "
+            f"differently the second time, {probes['batch']} others differently than in a batch.",
         ]
-    if told["notes"]:
-        lines += ["", "Please note:", "", *(f"- {note}" for note in told["notes"])]
-    if told["asked"] is not None:
+    if results["notes"]:
+        lines += ["", "Notes:", "", *(f"- {note}" for note in results["notes"])]
+    if results["asked"] is not None:
         lines += [
             "",
-            f"The target was asked about {told['asked']:,} images; {told['replayed']:,} answers "
-            "stood in the journal, or came to the same image.",
+            f"The target was queried on {results['asked']:,} images; {results['replayed']:,} "
+            "answers came from the journal, or were repeats of the same image.",
         ]
     return "\n".join(lines) + "\n"
 
 
 def table(outcome: AttackOutcome) -> str:
-    """Return one CSV line for each image: labels, whether it withstands, what each attack took.
+    """Return one CSV line for each image: labels, robustness and the numbers of each attack.
 
-    No spreadsheet takes a name for a formula.
+    Names are escaped so that spreadsheets don't read them as formulas.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -255,10 +255,10 @@ def adversarials(outcome: AttackOutcome) -> dict[str, NDArray[Any]]:
 
 
 def sheet(outcome: AttackOutcome) -> NDArray[np.uint8] | None:
-    """Return a picture of turned images: clean, nearest adversarial, difference; None without any.
+    """Return a picture of clean image, nearest adversarial and difference; None without success.
 
-    Of each of the first 20 turned images the nearest adversarial over all attacks is shown;
-    differences are stretched to full contrast, mid-grey is none.
+    The first 20 successfully attacked images are shown with the nearest adversarial over all
+    attacks; differences are stretched to full contrast, mid-grey is none.
     """
     far = np.array(
         [np.where(each.won, each.columns["distance"], np.inf) for each in outcome.attacked]
@@ -269,26 +269,26 @@ def sheet(outcome: AttackOutcome) -> NDArray[np.uint8] | None:
     clean = outcome.clean[outcome.right[turned]]
     best = far[:, turned].argmin(0)
     near = np.stack([outcome.attacked[k].nearest[i] for k, i in zip(best, turned, strict=True)])
-    apart = near - clean
-    most = np.abs(apart).reshape(len(apart), -1).max(1)[:, None, None, None]
-    stretched = apart / np.maximum(most, 1e-12) / 2 + 0.5
+    difference = near - clean
+    most = np.abs(difference).reshape(len(difference), -1).max(1)[:, None, None, None]
+    stretched = difference / np.maximum(most, 1e-12) / 2 + 0.5
     tiles = np.stack([clean, near, stretched], 1).reshape(-1, *clean.shape[1:])
     if tiles.shape[1] not in (1, 3):
         tiles = tiles[:, :1]
     return grid(tiles, 6)
 
 
-def _told(outcome: AttackOutcome, each: Attacked) -> dict[str, Any]:
+def _attack_facts(outcome: AttackOutcome, each: Attacked) -> dict[str, Any]:
     budget = int(outcome.protocol["query_budget"])
-    asked = np.where(each.won, each.columns["success_query"], budget)
+    queries = np.where(each.won, each.columns["success_query"], budget)
     distance = each.columns["distance"][each.won]
     return {
         "attack": each.name,
         **_share(int(outcome.robust(each).sum()), len(outcome.label)),
         "success": float(each.won.mean()),
         "success_8bit": float(np.maximum(each.columns["success_8bit"], 0).mean()),
-        "mean_queries": float(asked.mean()),
-        "median_queries": float(np.median(asked)),
+        "mean_queries": float(queries.mean()),
+        "median_queries": float(np.median(queries)),
         "median_distance": float(np.median(distance)) if len(distance) else None,
         "queries": int(each.columns["queries"].sum()),
         "wall_s": each.wall_s,

@@ -1,4 +1,4 @@
-"""Attacks on a target of one's own: its images, what it makes of them, and blocks of attacks."""
+"""A user's own target under attack: clean pass, probes of its answers, blocks of attacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lazybench.envs.attack.batch import AttackBlock
 from lazybench.envs.attack.blackbox import to_levels
 from lazybench.envs.attack.gradient_maps import maps_shape
 from lazybench.envs.attack.oracle import Oracle, Predict
-from lazybench.envs.attack.protocol import Protocol, TargetRule, read_protocol
+from lazybench.envs.attack.protocol import AttackProtocol, TargetRule, read_protocol
 from lazybench.envs.attack.target import OpenTarget
 from lazybench.envs.own_target.images import UserImages
 from lazybench.errors import UsageError
@@ -26,20 +26,20 @@ LEVELS = 256
 """Brightnesses of a pixel in an 8-bit image."""
 
 Probe = Callable[[int, Tensor], Tensor]
-"""Which probe it is, and images `[R, C, H, W]` in [0, 1], to scores `[R, classes]`."""
+"""Number of the probe and images `[R, C, H, W]` in [0, 1], to scores `[R, classes]`."""
 
 _PROBED = 4
 _SLACK = 1e-3
 _ALIKE = 1e-3
-"""Log-probabilities may differ by so much, and a ten-thousandth of themselves: a network's float32
-sums are added in another order in another batch."""
+"""Absolute tolerance of equal log-probabilities (the relative one is 1e-4), since batches change
+the order of float32 sums."""
 
 _MOST_IMAGES, _MOST_PIXELS = 100, 1 << 21
 _ROUNDING = 1 / (LEVELS - 1) / math.sqrt(12)
-"""Standard deviation of what rounding to 8 bits adds to a pixel."""
+"""Standard deviation of a pixel's rounding error at 8 bits."""
 
 
-class EightBit(Protocol):
+class EightBit(AttackProtocol):
     """A protocol whose queries are rounded to 8 bits before they are sent and measured."""
 
     levels = LEVELS
@@ -47,18 +47,18 @@ class EightBit(Protocol):
     def task(
         self, classes: int, instance: tuple[int, ...], whiteboxes: tuple[str, ...], maps: TaskShape
     ) -> AttackTask:
-        """Return what an agent may know; its ball is smaller by what rounding adds to a distance.
+        """Return the task that an agent sees, its ball reduced by what rounding adds to a distance.
 
-        Else about half of the queries at the ball's edge would be rounded out of it.
+        Otherwise rounding would move about half of the queries at the ball's edge out of it.
 
         Raises:
             UsageError: the ball holds no other image of 8 bits.
         """
-        told = super().task(classes, instance, whiteboxes, maps)
-        return dataclasses.replace(told, eps=inner_eps(self, math.prod(instance)))
+        task = super().task(classes, instance, whiteboxes, maps)
+        return dataclasses.replace(task, eps=inner_eps(self, math.prod(instance)))
 
 
-def inner_eps(protocol: Protocol, pixels: int) -> float:
+def inner_eps(protocol: AttackProtocol, pixels: int) -> float:
     """Return a radius from which rounding to 8 bits hardly ever leads out of the protocol's ball.
 
     In linf: the largest whole number of brightnesses. In L2: rounding adds pixels/12 squared
@@ -87,10 +87,10 @@ def inner_eps(protocol: Protocol, pixels: int) -> float:
 
 
 class UserTarget(OpenTarget):
-    """A target of one's own that is open for attacks on the images it gets right."""
+    """A user's own target, open for attacks on the images that it classifies right."""
 
     def __init__(self, oracle: Oracle, x: Tensor, label: Tensor) -> None:
-        """Take over a target and the images that it gets right, in order."""
+        """Hold a target and the images that it classifies right, in order."""
         self.name = "one's own"
         self.classes, self.instance = oracle.classes or 0, tuple(x.shape[1:])
         self.facts, self.data = {}, {}
@@ -114,18 +114,18 @@ class UserTarget(OpenTarget):
         return trials
 
     def close(self) -> None:
-        """Do nothing: who opened the target closes it."""
+        """Do nothing: the caller that opened the target closes it."""
 
 
 class Probes(NamedTuple):
-    """What asking again about some images showed.
+    """Results of querying some images again.
 
     Attributes:
-        images: how many images were asked again, each alone and twice.
-        queries: rows that this took; they are charged to no image.
-        random: how many of them were answered differently the two times.
-        batch: how many of the others were answered differently alone and among others.
-        probable: how many were answered with numbers in [0, 1] whose sum is 1.
+        images: how many images were queried again, each alone and twice.
+        queries: rows sent; they aren't charged to any image.
+        random: how many of them got two different answers.
+        batch: how many of the others got another answer alone than in a batch.
+        probable: how many got numbers in [0, 1] whose sum is 1.
     """
 
     images: int
@@ -135,7 +135,7 @@ class Probes(NamedTuple):
     probable: int
 
     def notes(self, *, scores: bool, over_http: bool) -> tuple[str, ...]:
-        """Return what a reader of the report must know, a line each.
+        """Return the warnings for a report, a line each.
 
         Args:
             scores: whether the target was declared to answer with logits or log-probabilities.
@@ -145,34 +145,34 @@ class Probes(NamedTuple):
         if scores and self.probable == self.images:
             found.append(
                 "the target's answers look like probabilities (numbers in [0, 1] whose sum is 1), "
-                "which attackers by scores see little of when they are taken for logits; declare "
-                "--answers probs, unless they are logits"
+                "which mislead score-based attackers when taken for logits; declare --answers "
+                "probs, unless they are logits"
             )
         if self.random:
-            more = "; ask with --repeats, else its first answer is taken each time"
+            more = "; use --repeats, else its first answer is taken each time"
             found.append(
                 f"the target's answers are random: {self.random} of {self.images} images were "
-                f"answered differently when asked again{more if over_http else ''}"
+                f"answered differently when queried again{more if over_http else ''}"
             )
         if self.batch:
             found.append(
                 f"the target's answers depend on the batch: {self.batch} of {self.images} images "
-                "were answered differently alone and among others, so an attack is judged by "
-                "answers that its image alone wouldn't get; put a network into evaluation mode"
+                "were answered differently alone and in a batch, so an attack is scored by answers "
+                "that its image alone wouldn't get; put a network into evaluation mode"
             )
         return tuple(found)
 
 
 class UserAttack:
-    """A target of one's own, asked about its clean images once, then attacked in blocks.
+    """A user's own target, queried once on its clean images, then attacked in blocks.
 
     Attributes:
-        task: what an attacker may know beforehand.
+        task: the task that an attacker sees.
         top: `[N]` int64 top class of each clean image.
-        right: places of the images that the target gets right, which are attacked.
+        right: places of the images that the target classifies right, which are attacked.
         classes: of the target.
-        probes: what asking some images again showed; None where the target is known to be random.
-        notes: what a reader of the results must know, a line each.
+        probes: results of repeated queries; None where the target is known to be random.
+        notes: warnings for a reader of the results, a line each.
     """
 
     def __init__(
@@ -185,14 +185,14 @@ class UserAttack:
         probe: Probe | None,
         classes: int | None = None,
     ) -> None:
-        """Ask the target about the clean images, and about some of them again.
+        """Query the target on the clean images, and on some of them again.
 
         Args:
             predict: images `[R, C, H, W]` in [0, 1] to scores; see `target_form.in_form`.
             images: to attack.
             settings: of `read_protocol`, without its target rule and channels.
             eight_bit: whether images are rounded to 8 bits before they are sent.
-            probe: asks again about images, whatever was answered before; None for no probes.
+            probe: function that queries images again; None for no probes.
             classes: number of the target's classes, where it was declared.
 
         Raises:
@@ -207,7 +207,7 @@ class UserAttack:
         self.protocol = EightBit(**vars(protocol)) if eight_bit else protocol
         most = int(images.y.max())
         if classes is not None:
-            # Before anything is asked, and perhaps paid for.
+            # Before the first query, which may cost money.
             _need_classes(most, classes)
         oracle = Oracle(predict, None)
         scores = oracle(self.x)
@@ -236,9 +236,9 @@ class UserAttack:
     def examples(self) -> Tensor:
         """Return an image of each class to start from, `[classes, C, H, W]`.
 
-        The first image that the target takes for the class, rather one that is of it. `Choice:` a
+        The first image that the target assigns to the class, preferably a correct one. `Choice:` a
         class without any has the mean of all images; attackers blend it with noise until the
-        target takes it for the class, a query each.
+        target assigns it to the class, a query each.
         """
         assert self.examples_at is not None
         mean = self.x.mean(0)
@@ -253,20 +253,20 @@ class UserAttack:
         wanted = set(((self.top[self.right] + 1) % self.classes).tolist())
         if missing := sorted(wanted - set(found)):
             self.notes += (
-                f"no image is taken for class {missing[0]} ({len(missing)} of {len(wanted)} "
-                "classes to reach have none): attackers that start from one look for it by "
+                f"no image is assigned to class {missing[0]} ({len(missing)} of {len(wanted)} "
+                "goal classes have none): attackers that start from one search for it with "
                 "queries of blends with noise, and often fail; add such images to --images",
             )
         return [found.get(label) for label in range(self.classes)]
 
     def blocks(self) -> list[NDArray[np.int64]]:
-        """Return numbers among the right images, in blocks that are attacked side by side."""
+        """Return numbers among the right images, in blocks that are attacked together."""
         size = max(1, min(_MOST_IMAGES, _MOST_PIXELS // math.prod(self.x.shape[1:])))
         trials = np.arange(len(self.right))
         return [trials[first : first + size] for first in range(0, len(trials), size)]
 
     def open(self, trials: NDArray[np.int64]) -> tuple[AttackBlock, dict[str, Any]]:
-        """Return a block of attacks and its first observation; each call begins them anew.
+        """Return a block of attacks and its first observation; each call starts over.
 
         Raises:
             ContractError: the target failed.
@@ -283,32 +283,32 @@ class UserAttack:
 
 
 def _probed(probe: Probe, oracle: Oracle, x: Tensor, scores: Tensor) -> Probes:
-    """Ask again about the images that are nearest to a decision, each alone and twice.
+    """Query the images nearest to a decision boundary again, each alone and twice.
 
     Args:
-        probe: asks.
-        oracle: asked before about all of them.
+        probe: function that queries images again.
+        oracle: the target.
         x: `[N, C, H, W]` images.
-        scores: `[N, classes]` what was answered to them together.
+        scores: `[N, classes]` the target's answers to all of them in batches.
     """
     two = scores.topk(2, 1).values
     places = (two[:, 0] - two[:, 1]).argsort(stable=True)[:_PROBED]
     found: list[Tensor] = []
     probable = torch.zeros(len(places), dtype=torch.bool)
     for number in (1, 2):
-        asked = []
+        replies = []
         for at, place in enumerate(places.tolist()):
             held: list[Tensor] = []
 
-            def ask(rows: Tensor, number: int = number, held: list[Tensor] = held) -> Tensor:
+            def query(rows: Tensor, number: int = number, held: list[Tensor] = held) -> Tensor:
                 held.append(probe(number, rows))
                 return held[0]
 
-            asked.append(Oracle(ask, oracle.classes)(x[place : place + 1]))
+            replies.append(Oracle(query, oracle.classes)(x[place : place + 1]))
             raw = held[0].double()
             inside = bool(((raw >= -_SLACK) & (raw <= 1 + _SLACK)).all())
             probable[at] = inside and abs(float(raw.sum()) - 1) < _SLACK
-        found.append(torch.cat(asked))
+        found.append(torch.cat(replies))
     changed = ~_alike(*found)
     moved = ~_alike(found[0], scores[places]) & ~changed
     counts = (int(each.sum()) for each in (changed, moved, probable))
@@ -316,7 +316,7 @@ def _probed(probe: Probe, oracle: Oracle, x: Tensor, scores: Tensor) -> Probes:
 
 
 def _need_classes(most: int, classes: int) -> None:
-    """Look whether the largest label is one of the target's classes.
+    """Check that the largest label is one of the target's classes.
 
     Raises:
         UsageError: it isn't.
@@ -327,6 +327,6 @@ def _need_classes(most: int, classes: int) -> None:
 
 def _alike(one: Tensor, other: Tensor) -> Tensor:
     """Whether rows of log-probabilities `[R, classes]` are the same but for rounding, `[R]`."""
-    # Below, a class isn't in question, and the logarithm of nearly nothing moves a lot.
+    # Below -50 a class doesn't matter, and its logarithm is noisy.
     one, other = one.clamp_min(-50), other.clamp_min(-50)
     return torch.isclose(one, other, rtol=1e-4, atol=_ALIKE).all(1)

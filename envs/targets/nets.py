@@ -1,8 +1,8 @@
 """Named networks to attack and white boxes to learn from: trained once, kept, never shown.
 
 A name is `<data>-<architecture>` (`mnist-net4`). Those of the glyphs come with the package, so that
-every machine attacks the same weights; the others are trained by `lazybench targets train NAME` and
-lie in the cache folder as safetensors, under the fingerprint of the images they were trained on.
+every machine attacks the same weights; `lazybench targets train NAME` trains the others and keeps
+them in the cache folder as safetensors, under the fingerprint of their training images.
 """
 
 from __future__ import annotations
@@ -138,14 +138,14 @@ _OPENERS: Mapping[str, Callable[[], TargetData]] = {
 def _in_file_order(
     opened: ImageSet, files: Sources, labels: Callable[[], Mapping[str, NDArray[np.int64]]]
 ) -> TargetData:
-    """A set whose pools lie class after class, and inside a class in the files' order.
+    """A set whose pools are sorted by class, and inside a class in the files' order.
 
     `labels` reads each part's classes in the order of the files; they are kept in the cache.
     """
     key = "\n".join(source_key(path, flat=True) for path in files.find())
     order = prepared(f"{opened.name}-labels", f"{opened.prep}-1", lambda: dict(labels()), key=key)
     pool: Pool = opened.pool("train")
-    # `Choice:` a copy whose files lie class after class is dealt out in turns, one image of each
+    # `Choice:` a copy whose files are sorted by class is dealt out in turns, one image of each
     # class: the first hundred would all be of one class otherwise. Its preparation says so.
     dealt = bool((np.diff(order["test"]) >= 0).all())
 
@@ -306,7 +306,7 @@ WHITEBOXES: Mapping[str, Whiteboxes] = {
 }
 """White boxes by target; none of them has the target's architecture.
 
-`Choice:` Net1 and Net6 stand for the paper's Net2 and Net3, which cost ten times as much;
+`Choice:` Net1 and Net6 replace the paper's Net2 and Net3, which cost ten times as much;
 validation is on a small Net2 (a LeNet5 on CIFAR), another architecture than those of train and than
 the target.
 """
@@ -430,7 +430,7 @@ def load_net(name: str, opened: TargetData | None = None) -> tuple[Classifier, T
         path = place(name, opened.fingerprint)
         if not path.is_file():
             raise untrained([name])
-        held = read_nets(path, remedy=f"train it anew with '{_command([name])} --replace'")
+        held = read_nets(path, remedy=f"train it again with '{_command([name])} --replace'")
     if name not in held or held[name].fingerprint != opened.fingerprint:
         raise DataUnavailable(
             f"{name} was trained on other images than those that are installed; train it with "
@@ -442,7 +442,7 @@ def load_net(name: str, opened: TargetData | None = None) -> tuple[Classifier, T
 
 
 def is_trained(name: str, opened: TargetData | None = None) -> bool:
-    """True where the network can be loaded, as far as looking for its file tells.
+    """True where the network can be loaded, by the presence of its file.
 
     Args:
         name: one of `names()`.

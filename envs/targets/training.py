@@ -157,7 +157,7 @@ def keep_net(
     replace: bool = False,
     watch: Watch = SILENT,
 ) -> tuple[Trained, bool]:
-    """Return a network that lies in the cache folder, and whether it was trained just now.
+    """Return a network from the cache folder, and whether it was trained just now.
 
     Processes that want the same network wait for the one that trains it. The arguments are those of
     `train_net`.
@@ -166,7 +166,7 @@ def keep_net(
         name: one of `targets.names()`.
         budget: `smoke`, `small` or `paper`.
         seed: of the first weights and the order of the images.
-        replace: train it anew where it lies there already.
+        replace: train it again where it exists already.
         watch: hears of the progress.
 
     Raises:
@@ -241,14 +241,14 @@ def fit(
         if recipe.augment:
             batch = augmented(batch, generator)
         loss = F.cross_entropy(net.train_pass(params, batch, generator), torch.from_numpy(y[rows]))
-        told = float(loss.detach())
-        if not math.isfinite(told):
-            raise Diverged(f"training {name or net.name}: loss {told} at step {step}")
+        loss_now = float(loss.detach())
+        if not math.isfinite(loss_now):
+            raise Diverged(f"training {name or net.name}: loss {loss_now} at step {step}")
         optimiser.param_groups[0]["lr"] = recipe.lr_at(step / steps)
         for value, slope in zip(trained, torch.autograd.grad(loss, trained), strict=True):
             value.grad = slope
         optimiser.step()
-        watch.advance(1, {"loss": told})
+        watch.advance(1, {"loss": loss_now})
     watch.finished()
     first = next(_batches(len(x), min(_MEASURED, len(x)), rng.at("moments")))
     measured = (_pixels(x[rows]) for rows in np.array_split(first, math.ceil(len(first) / _BATCH)))

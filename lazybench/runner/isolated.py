@@ -35,7 +35,16 @@ if TYPE_CHECKING:
 START_S = 300.0
 """Seconds that a child may take to start and make its policy."""
 
-_SPEC = ("id", "family", "target", "vector_target", "data", "block", "apart", "version")
+_SPEC = (
+    "id",
+    "family",
+    "target",
+    "vector_target",
+    "data",
+    "block",
+    "independent_trials",
+    "version",
+)
 """What of an environment a child is told, to make its agent by: names and settings."""
 
 

@@ -225,13 +225,13 @@ def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it,
     drawn = np.sort(rng.choice(n, min(n, wanted), replace=False)).astype(np.int64)
     watch.stage("verify", len(drawn))
     found = []
-    for block in _blocks(drawn, rows, n, apart=spec.apart):
+    for block in _blocks(drawn, rows, n, apart=spec.independent_trials):
         judged = evaluate_block(env, policy, spec.metric, block, spec.columns)
         found.append((block, judged))
         watch.advance(rows, {spec.metric: float(judged.scores.mean())})
     again = _of(_gathered(found, spec.columns), drawn)
     odd = drawn[differing(record, again)]
-    if len(odd) and len(drawn) < n and not spec.apart:
+    if len(odd) and len(drawn) < n and not spec.independent_trials:
         found = []
         for first in np.unique(odd // rows) * rows:
             block = np.arange(first, first + rows)

@@ -62,8 +62,8 @@ with threads.using_threads(2):
     threads.map_tasks(work, range(2))
 here = [on_one_thread(name) for name in names]
 with multiprocessing.get_context("fork").Pool(2) as pool:
-    told = pool.map(on_one_thread, names)
-assert told == [(worked, 1, mapped) for worked, _, mapped in here], told
+    result = pool.map(on_one_thread, names)
+assert result == [(worked, 1, mapped) for worked, _, mapped in here], result
 assert torch.get_num_threads() == 4
 """
 

@@ -190,17 +190,17 @@ def test_attacks(name: str, settings: Any, rows: int | None, backend: str) -> No
     # Of the second round no row is served any more.
     for _ in range(2):
         images = torch.as_tensor(observation["x"]).reshape(many, 1, 28, 28).repeat(2, 1, 1, 1)
-        told = watch.look(env.step(Queries(images, torch.arange(many).repeat(2))))
+        result = watch.look(env.step(Queries(images, torch.arange(many).repeat(2))))
         if "label" in name:
-            scores = told[0]["scores"]
+            scores = result[0]["scores"]
             assert held(scores)[0][0] == held(scores)[0][1], "scores are hidden"
-        if rows is None and (told[2] or told[3]):
+        if rows is None and (result[2] or result[3]):
             break
     if rows == 3:
         watch.look(env.reset(options={"reset_mask": np.array([True, False, True])}))
     box = env.box
     watch.look([box.x, box.label, box.best, box.goal, box.verdict()])
-    told = Watch(env).look(box.query(images.double().numpy(), np.arange(2 * many) % many))
+    result = Watch(env).look(box.query(images.double().numpy(), np.arange(2 * many) % many))
     assert watch.seen > 30
 
 

@@ -73,9 +73,9 @@ def test_rows_belong_to_images_by_position_or_by_word() -> None:
 
 def test_answers_are_the_targets_log_probabilities() -> None:
     target = Counted()
-    told = as_callable(box(target))(rows(0.5, 0.61, 0.8))
+    result = as_callable(box(target))(rows(0.5, 0.61, 0.8))
     expected = torch.log_softmax(target(rows(0.5, 0.61, 0.8)), 1)
-    torch.testing.assert_close(told, expected, rtol=0, atol=0)
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
 def test_labels_alone_are_told_as_logits() -> None:
@@ -92,9 +92,9 @@ def test_finished_images_cost_nothing_and_seem_to_be_won() -> None:
     with door.owner(1):
         door(rows(0.5, 0.5, 0.5, 0.5))
     sent = len(target)
-    told = door(rows(0.5, 0.5, 0.5))
+    result = door(rows(0.5, 0.5, 0.5))
     assert len(target) == sent + 2
-    assert told.argmax(1).tolist() == [0, 1, 0]
+    assert result.argmax(1).tolist() == [0, 1, 0]
     assert open_box.ledger.queries.tolist() == [1, 4, 1]
     with door.owner(1), pytest.raises(BudgetSpent):
         door(rows(0.5))
@@ -130,14 +130,14 @@ def test_foolbox_attacks_run_unchanged_and_pay_for_every_row(name: str) -> None:
     with contextlib.suppress(BudgetSpent):
         attack(door, CLEAN, LABEL, epsilons=None, starting_points=torch.ones_like(CLEAN))
         finished = True
-    told = open_box.verdict(recheck=False)
+    result = open_box.verdict(recheck=False)
     assert not finished
-    assert told["queries"].tolist() == [120, 120, 120]
+    assert result["queries"].tolist() == [120, 120, 120]
     assert len(target) == 360
-    assert told["success"].tolist() == [1, 1, 1]
+    assert result["success"].tolist() == [1, 1, 1]
     # The nearest adversarial is .1 a pixel away, .2 in all; attacks start at 1.
-    assert (told["best_l2"] >= 0.2 - 1e-6).all()
-    assert (told["best_l2"] < 0.6).all()
+    assert (result["best_l2"] >= 0.2 - 1e-6).all()
+    assert (result["best_l2"] < 0.6).all()
 
 
 def test_foolbox_takes_the_kind_of_tensor_that_it_gave() -> None:
@@ -197,8 +197,8 @@ def test_threads_are_answered_one_after_another_and_all_charged() -> None:
         light = 0.5 + 0.03 * number
         right = 0
         for turn in range(20):
-            told = doors[turn % 2](rows(light, light, light))
-            right += int((told.argmax(1) == int(light > 0.6)).sum())
+            result = doors[turn % 2](rows(light, light, light))
+            right += int((result.argmax(1) == int(light > 0.6)).sum())
         return right
 
     with pytest.raises(BudgetSpent):
@@ -236,8 +236,8 @@ def test_attacks_that_share_a_target_are_answered_in_turn() -> None:
     boxes = [BlackBox(oracle, CLEAN, LABEL, eps=0.01, query_budget=99) for _ in range(8)]
 
     def ask(number: int) -> list[float]:
-        told = [boxes[number].query(rows(0.5, 0.1 * number), [0, 1]) for _ in range(10)]
-        return [float(each.scores[1, 0]) for each in told]
+        result = [boxes[number].query(rows(0.5, 0.1 * number), [0, 1]) for _ in range(10)]
+        return [float(each.scores[1, 0]) for each in result]
 
     for number, found in enumerate(at_once(ask)):
         expected = torch.log_softmax(torch.tensor([0.0, 50 * (0.1 * number - 0.6)]), 0)[0]
@@ -267,5 +267,5 @@ def test_a_target_that_asks_about_itself_is_told() -> None:
         return slow(sent)
 
     held.append(box(predict))
-    with pytest.raises(ContractError, match="asks about itself"):
+    with pytest.raises(ContractError, match="queries itself"):
         held[0].query(rows(0.5), [0])

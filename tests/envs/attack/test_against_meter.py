@@ -78,7 +78,7 @@ def test_the_environment_and_the_meter_agree(
             seed=seed,
         )
         policy, memory = agent.policy(agent.init(env, Rng(seed))), None
-        told: dict[str, np.ndarray] = {}
+        result: dict[str, np.ndarray] = {}
         done = np.zeros(4, np.bool_)
         while not done.all():
             action, memory = policy(observation, memory)
@@ -86,12 +86,12 @@ def test_the_environment_and_the_meter_agree(
             for name in ("success", "queries", "success_query"):
                 if name in info:
                     fresh = info[f"_{name}"]
-                    told.setdefault(name, np.zeros(4))[fresh] = info[name][fresh]
+                    result.setdefault(name, np.zeros(4))[fresh] = info[name][fresh]
             done = terminated | truncated
-        assert told["queries"].tolist() == by_hand.queries
-        assert told["success_query"].tolist() == by_hand.success_query
-        assert told["success"].tolist() == [float(at > 0) for at in by_hand.success_query]
-        hits += int(told["success"].sum())
+        assert result["queries"].tolist() == by_hand.queries
+        assert result["success_query"].tolist() == by_hand.success_query
+        assert result["success"].tolist() == [float(at > 0) for at in by_hand.success_query]
+        hits += int(result["success"].sum())
         nearest = np.where(env.box.ledger.nearest > 0.3, np.inf, env.box.ledger.nearest)
         np.testing.assert_allclose(nearest, by_hand.best(), atol=1e-6)
         assert env.box.ledger.left.tolist() == [9 - asked for asked in by_hand.queries]

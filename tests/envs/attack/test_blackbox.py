@@ -49,24 +49,24 @@ def rows(*values: float) -> Tensor:
 
 
 def test_replies_are_log_probabilities_and_successes_inside_the_ball() -> None:
-    told = box(eps=0.5).query(rows(0.5, 0.7, 0.9), [0, 1, 2])
+    result = box(eps=0.5).query(rows(0.5, 0.7, 0.9), [0, 1, 2])
     torch.testing.assert_close(
-        told.scores, torch.log_softmax(brightness(rows(0.5, 0.7, 0.9)), 1), rtol=0, atol=0
+        result.scores, torch.log_softmax(brightness(rows(0.5, 0.7, 0.9)), 1), rtol=0, atol=0
     )
-    assert told.labels.tolist() == [0, 1, 2]
+    assert result.labels.tolist() == [0, 1, 2]
     # Four pixels .2 and .4 away: L2 .4 and .8.
-    assert told.hit.tolist() == [False, True, False]
-    assert told.left.tolist() == [4, 4, 4]
-    assert told.done.tolist() == [False, True, False]
-    assert not told.scores.requires_grad
-    (told.scores * torch.ones(3, requires_grad=True)).sum().backward()
+    assert result.hit.tolist() == [False, True, False]
+    assert result.left.tolist() == [4, 4, 4]
+    assert result.done.tolist() == [False, True, False]
+    assert not result.scores.requires_grad
+    (result.scores * torch.ones(3, requires_grad=True)).sum().backward()
 
 
 def test_a_targeted_success_is_the_goal_alone_and_linf_is_the_largest_change() -> None:
     goal = torch.tensor([1, 2, 2])
     attacked = box(goal=goal, norm="linf", eps=0.4)
-    told = attacked.query(rows(0.9, 0.7, 0.9), [0, 1, 2])
-    assert told.hit.tolist() == [False, False, True]
+    result = attacked.query(rows(0.9, 0.7, 0.9), [0, 1, 2])
+    assert result.hit.tolist() == [False, False, True]
     verdict = attacked.verdict()
     assert verdict["success"].tolist() == [0, 0, 1]
     assert verdict["best_l2"].tolist() == pytest.approx([-1, -1, 0.8])
@@ -75,15 +75,15 @@ def test_a_targeted_success_is_the_goal_alone_and_linf_is_the_largest_change() -
 def test_rows_past_the_budget_are_refused_and_not_sent() -> None:
     target = Counted()
     attacked = box(target, query_budget=2, mode="minimise")
-    told = attacked.query(rows(0.5, 0.7, 0.5, 0.7, 0.9), [0, 0, 1, 0, 1])
+    result = attacked.query(rows(0.5, 0.7, 0.5, 0.7, 0.9), [0, 0, 1, 0, 1])
     assert target.calls == [4]
-    assert told.served.tolist() == [True, True, True, False, True]
-    assert told.labels.tolist() == [0, 1, 0, -1, 2]
-    assert told.done.tolist() == [True, True, False]
-    told = attacked.query(rows(0.7, 0.7), [0, 1])
+    assert result.served.tolist() == [True, True, True, False, True]
+    assert result.labels.tolist() == [0, 1, 0, -1, 2]
+    assert result.done.tolist() == [True, True, False]
+    result = attacked.query(rows(0.7, 0.7), [0, 1])
     assert target.calls == [4], "nothing was sent"
-    assert not told.served.any()
-    assert not told.hit.any()
+    assert not result.served.any()
+    assert not result.hit.any()
     assert attacked.ledger.queries.tolist() == [2, 2, 0]
 
 
@@ -106,9 +106,9 @@ def test_rows_that_are_not_finite_are_charged_and_never_succeed(bad: float) -> N
     attacked = box(naive, eps=float("inf"))
     spoilt = rows(0.9, 0.9)
     spoilt[0, 0, 0, 0] = bad
-    told = attacked.query(spoilt, [0, 1])
-    assert told.labels.tolist() == [0, 2], "the clean image's answer"
-    assert told.hit.tolist() == [False, True]
+    result = attacked.query(spoilt, [0, 1])
+    assert result.labels.tolist() == [0, 2], "the clean image's answer"
+    assert result.hit.tolist() == [False, True]
     assert attacked.invalid.tolist() == [1, 0, 0]
     assert attacked.ledger.queries.tolist() == [1, 1, 0]
     assert attacked.verdict()["best_l2"][0] == -1
@@ -116,9 +116,9 @@ def test_rows_that_are_not_finite_are_charged_and_never_succeed(bad: float) -> N
 
 def test_rows_are_cast_and_clipped_before_they_are_judged() -> None:
     attacked = box(eps=1.0)
-    told = attacked.query(np.full((1, 1, 2, 2), 7.5), [0])
-    assert told.labels.tolist() == [2]
-    assert told.hit.tolist() == [True], "clipped to 1: L2 1"
+    result = attacked.query(np.full((1, 1, 2, 2), 7.5), [0])
+    assert result.labels.tolist() == [2]
+    assert result.hit.tolist() == [True], "clipped to 1: L2 1"
     assert attacked.best.dtype == torch.float32
     assert float(attacked.best[0].max()) == 1.0
 
@@ -131,10 +131,10 @@ def test_neither_agent_nor_target_can_change_what_was_judged() -> None:
 
     attacked = box(spoils)
     sent = rows(0.7)
-    told = attacked.query(sent, torch.tensor([0]))
+    result = attacked.query(sent, torch.tensor([0]))
     sent.zero_()
-    told.done.fill_(False)
-    told.left.fill_(99)
+    result.done.fill_(False)
+    result.left.fill_(99)
     attacked.x[1:].clone().zero_()
     verdict = attacked.verdict()
     assert verdict["success"].tolist() == [1, 0, 0]
@@ -175,8 +175,8 @@ def test_a_target_that_changes_its_mind_gives_no_success() -> None:
 
 def test_rounding_happens_before_sending_and_measuring() -> None:
     attacked = box(levels=2, eps=1.0)
-    told = attacked.query(rows(0.7, 0.4), [0, 1])
-    assert told.labels.tolist() == [2, 0]
+    result = attacked.query(rows(0.7, 0.4), [0, 1])
+    assert result.labels.tolist() == [2, 0]
     assert attacked.verdict()["best_l2"][0] == pytest.approx(1.0)
 
 
@@ -238,19 +238,19 @@ def test_what_is_no_query_is_refused_and_not_charged(given: Any, owner: Any, why
 def test_large_calls_are_sent_in_chunks() -> None:
     target = Counted()
     attacked = box(target, query_budget=2000, mode="minimise")
-    told = attacked.query(CLEAN[:1].expand(1100, -1, -1, -1), np.zeros(1100, np.int64))
+    result = attacked.query(CLEAN[:1].expand(1100, -1, -1, -1), np.zeros(1100, np.int64))
     assert target.calls == [512, 512, 76]
-    assert told.scores.shape == (1100, 3)
+    assert result.scores.shape == (1100, 3)
     assert attacked.query(CLEAN[:0], np.zeros(0)).scores.shape == (0, 3)
 
 
 def test_label_access_shows_no_scores_and_giving_up_closes() -> None:
     attacked = box(access="label")
-    told = attacked.answer(Queries(rows(0.7), torch.tensor([0])))
-    assert told.scores.shape == (1, 0)
-    assert told.labels.tolist() == [1]
-    told = attacked.answer(Queries(rows(0.7)[:0], torch.zeros(0, dtype=torch.int64)))
-    assert told.done.all()
+    result = attacked.answer(Queries(rows(0.7), torch.tensor([0])))
+    assert result.scores.shape == (1, 0)
+    assert result.labels.tolist() == [1]
+    result = attacked.answer(Queries(rows(0.7)[:0], torch.zeros(0, dtype=torch.int64)))
+    assert result.done.all()
     assert attacked.ledger.queries.tolist() == [1, 0, 0]
 
 
@@ -288,9 +288,9 @@ def test_the_ball_ends_at_eps_but_for_rounding(norm: str, beyond: float, near: b
     # Four pixels: the Euclidean distance is twice the largest change.
     change = 0.25 + (beyond / 2 if norm == "l2" else beyond)
     attacked = box(norm=norm, eps=0.5 if norm == "l2" else 0.25)
-    told = attacked.query(rows(0.5 + change), [0])
-    assert told.labels.tolist() == [1]
-    assert told.hit.tolist() == [near]
+    result = attacked.query(rows(0.5 + change), [0])
+    assert result.labels.tolist() == [1]
+    assert result.hit.tolist() == [near]
     for recheck in (True, False):
         assert attacked.verdict(recheck=recheck)["success"].tolist() == [near, 0, 0]
     assert attacked.ledger.success_query.tolist() == [int(near), 0, 0]
@@ -334,10 +334,10 @@ def test_nothing_keeps_the_graph_of_the_rows(leaf: bool) -> None:
 
     attacked = box(noted, mode="minimise")
     sent = rows(0.7, 0.7).requires_grad_()
-    told = attacked.query(sent if leaf else sent * 1.0, [0, 1])
-    assert told.hit.tolist() == [True, True]
+    result = attacked.query(sent if leaf else sent * 1.0, [0, 1])
+    assert result.hit.tolist() == [True, True]
     assert seen == [False]
-    shown = [attacked.best, attacked.x, *told]
+    shown = [attacked.best, attacked.x, *result]
     assert not any(part.requires_grad for part in shown)
     assert not any(part.grad_fn is not None for part in shown)
 
@@ -353,9 +353,9 @@ def test_rows_that_are_not_finite_are_counted_one_by_one_and_anew() -> None:
 def test_rows_that_are_not_finite_never_succeed_even_where_the_clean_image_would() -> None:
     """As of a target that gets the clean image wrong, whose answer they are given."""
     wrong = BlackBox(Oracle(brightness, 3), CLEAN, LABEL + 1, eps=1.0, query_budget=5)
-    told = wrong.query(rows(float("nan"), 0.5), [0, 1])
-    assert told.labels.tolist() == [0, 0]
-    assert told.hit.tolist() == [False, True]
+    result = wrong.query(rows(float("nan"), 0.5), [0, 1])
+    assert result.labels.tolist() == [0, 0]
+    assert result.hit.tolist() == [False, True]
     assert wrong.verdict()["success"].tolist() == [0, 1, 0]
 
 

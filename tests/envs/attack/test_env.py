@@ -115,10 +115,10 @@ def test_a_fixed_size_action_is_the_same_attack(scripted: SimpleNamespace) -> No
     assert rewards.tolist() == [1, 0]
     ragged = made(scripted, 2)
     ragged.reset(seed=0)
-    other, _, _, _, told = ragged.step(ask([0, 0, 1], 0.55, 0.7, 0.55))
+    other, _, _, _, result = ragged.step(ask([0, 0, 1], 0.55, 0.7, 0.55))
     np.testing.assert_array_equal(observation["scores"][0, :2], other["scores"][:2])
     for name in ("success", "queries", "success_query", "best_l2"):
-        np.testing.assert_array_equal(info[name], told[name])
+        np.testing.assert_array_equal(info[name], result[name])
     assert terminated.tolist() == [True, False]
     empty = {**action, "mask": np.zeros((2, 3), np.int8)}
     assert not env.step(empty)[3].any(), "a step without a query isn't a surrender"

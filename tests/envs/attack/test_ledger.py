@@ -50,14 +50,14 @@ class ByHand:
 
 def replay(ledger: Ledger, owner: np.ndarray, outcome: np.ndarray) -> tuple[Any, np.ndarray]:
     """One call; returns what was charged and the rows that became the nearest."""
-    told = ledger.charge(owner)
-    wrong = np.flatnonzero(told.served & (outcome[:, 0] > 0))
+    result = ledger.charge(owner)
+    wrong = np.flatnonzero(result.served & (outcome[:, 0] > 0))
     hit = outcome[wrong, 1] > 0
     chosen = ledger.record(
-        owner[wrong], told.position[wrong], hit, outcome[wrong, 2], outcome[wrong, 3]
+        owner[wrong], result.position[wrong], hit, outcome[wrong, 2], outcome[wrong, 3]
     )
     ledger.close()
-    return told, wrong[chosen]
+    return result, wrong[chosen]
 
 
 outcomes = st.tuples(
@@ -83,9 +83,9 @@ def test_a_ledger_kept_row_by_row_says_the_same(calls: Any, budget: int, first: 
         owner = [row[0] for row in call]
         before = [by_hand.nearest(image) for image in range(4)]
         array = np.array([row[1:] for row in call], dtype=np.float64).reshape(-1, 4)
-        told, chosen = replay(ledger, np.array(owner, dtype=np.int64), array)
-        assert told.served.tolist() == by_hand.call(owner, [row[1:] for row in call])
-        assert sum(told.served) == sum(told.position > 0)
+        result, chosen = replay(ledger, np.array(owner, dtype=np.int64), array)
+        assert result.served.tolist() == by_hand.call(owner, [row[1:] for row in call])
+        assert sum(result.served) == sum(result.position > 0)
         assert ledger.queries.tolist() == [len(rows) for rows in by_hand.rows]
         assert ledger.left.tolist() == [budget - len(rows) for rows in by_hand.rows]
         assert ledger.done.tolist() == by_hand.done
@@ -107,9 +107,9 @@ def test_positions_count_each_owners_rows_in_order() -> None:
     ledger = Ledger(3, 4, ends_at_success=False)
     ledger.open(np.ones(3, np.bool_))
     assert ledger.charge(np.array([2, 0, 2, 2])).position.tolist() == [1, 1, 2, 3]
-    told = ledger.charge(np.array([2, 2, 1, 2, 0]))
-    assert told.position.tolist() == [4, 0, 1, 0, 2]
-    assert told.served.tolist() == [True, False, True, False, True]
+    result = ledger.charge(np.array([2, 2, 1, 2, 0]))
+    assert result.position.tolist() == [4, 0, 1, 0, 2]
+    assert result.served.tolist() == [True, False, True, False, True]
     assert ledger.queries.tolist() == [2, 1, 4]
 
 

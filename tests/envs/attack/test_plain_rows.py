@@ -126,9 +126,9 @@ def test_rows_are_numbers_alone(kind: str) -> None:
         door(rows)
         return [box.query(rows, owner.as_subclass(SpyTensor)), box.query(rows, [0, 1])]
 
-    for told in attacker():
-        assert told.labels.tolist() == [1, 1]
-        assert all(type(part) is Tensor for part in told)
+    for result in attacker():
+        assert result.labels.tolist() == [1, 1]
+        assert all(type(part) is Tensor for part in result)
     assert SEEN == []
     assert net.sent == int(box.ledger.queries.sum()) > 0
 
@@ -150,15 +150,15 @@ def test_actions_of_an_environment_and_doors(scripted: SimpleNamespace, kind: st
         make = KINDS[kind]
         rows = make(torch.full((2, 1, 2, 2), 0.9))
         mask = torch.ones(2, 1).as_subclass(SpyTensor)
-        told = [env.step(Queries(rows, torch.arange(2).as_subclass(SpyTensor)))]
-        told.append(env.step({"rows": make(torch.full((2, 1, 1, 2, 2), 0.9)), "mask": mask}))
+        result = [env.step(Queries(rows, torch.arange(2).as_subclass(SpyTensor)))]
+        result.append(env.step({"rows": make(torch.full((2, 1, 1, 2, 2), 0.9)), "mask": mask}))
         door, again = as_foolbox(env), make(torch.full((2, 1, 2, 2), 0.9))
         if kind == "attributes":
             assert type(door(again)) is Tensor
         else:
             with pytest.raises(ContractError, match="torch or numpy arrays, got Spy"):
                 door(again)
-        return told
+        return result
 
     for observation, *_ in attacker():
         assert observation["labels"].ravel().tolist() == [2, 2]

@@ -19,7 +19,7 @@ DARK, LIGHT = torch.full((2, 1, 2, 2), 0.5), torch.ones(1, 1, 2, 2)
 
 
 def test_strict_answers_as_the_same_target_in_this_process(scripted: SimpleNamespace) -> None:
-    told = []
+    result = []
     for strict in (False, True):
         env: Any = AttackVectorEnv(
             2,
@@ -32,11 +32,11 @@ def test_strict_answers_as_the_same_target_in_this_process(scripted: SimpleNames
         env.reset(seed=3)
         rows = torch.linspace(0.5, 0.9, 6)[:, None, None, None].expand(-1, 1, 2, 2)
         owner = torch.tensor([0, 1, 0, 1, 1, 0])
-        told.append((env.step(Queries(rows, owner)), env.data, env.protocol["target_sha256"]))
+        result.append((env.step(Queries(rows, owner)), env.data, env.protocol["target_sha256"]))
         env.close()
         with pytest.raises(UsageError, match="target is closed"):
             env.reset()
-    (plain, data, sha256), (apart, other, sha256_apart) = told
+    (plain, data, sha256), (apart, other, sha256_apart) = result
     for left, right in ((plain[0], apart[0]), (plain[4], apart[4])):
         assert left.keys() == right.keys()
         for name in left:

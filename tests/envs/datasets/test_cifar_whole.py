@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as given out: both packings, class order, subsets told, damage refused."""
+"""CIFAR-10 and CIFAR-100: both packings, class order, subsets named, damage refused."""
 
 from __future__ import annotations
 

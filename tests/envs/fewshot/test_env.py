@@ -123,13 +123,13 @@ def test_finished_rows_are_free_no_ops(tiny: str, monkeypatch: pytest.MonkeyPatc
     envs.reset(seed=0)
     envs.step(np.zeros((2, 45), np.int64))
     judged: list[int] = []
-    own = envs.trials.judge
+    own = envs.trials.score
 
     def counting(keys: Any, given: Any) -> Any:
         judged.append(len(keys))
         return own(keys, given)
 
-    monkeypatch.setattr(envs.trials, "judge", counting)
+    monkeypatch.setattr(envs.trials, "score", counting)
     _, rewards, done, truncated, info = envs.step(np.full((2, 45), 99))
     assert rewards.tolist() == [0.0, 0.0]
     assert done.tolist() == [True, True]

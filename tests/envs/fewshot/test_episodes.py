@@ -187,8 +187,8 @@ def test_grouped_labels_are_uniform_inside_their_group() -> None:
 @pytest.mark.parametrize(
     ("way", "shot", "query", "message"),
     [
-        (1, 1, 1, r"way must lie in \[2, 4\] for tiny test, got 1; ask for fewer ways"),
-        (5, 1, 1, r"way must lie in \[2, 4\] for tiny test, got 5; ask for fewer ways"),
+        (1, 1, 1, r"way must lie in \[2, 4\] for tiny test, got 1; set fewer ways"),
+        (5, 1, 1, r"way must lie in \[2, 4\] for tiny test, got 5; set fewer ways"),
         (2, 3, 3, r"shots \+ queries must be at most 5, .* in tiny test, .*; got 3 \+ 3"),
         (2, 0, 3, r"each at least 1; got 0 \+ 3"),
         (2, 1, 0, r"each at least 1; got 1 \+ 0"),
@@ -212,10 +212,10 @@ def test_draws_are_the_same_in_every_version(most: int, digest: str) -> None:
     """Trials of published records are these draws, so that another one needs another version."""
     sampler = ClassSampler(marked_pool([6, most, 7, 8]), way=3, shot=2, query=3, where="here")
     block = sampler.draw(seeding.mix("pinned", np.arange(5)))
-    told = hashlib.sha256()
+    result = hashlib.sha256()
     for part in block:
-        told.update(np.ascontiguousarray(part.numpy().astype("<i8")).tobytes())
-    assert told.hexdigest()[:16] == digest
+        result.update(np.ascontiguousarray(part.numpy().astype("<i8")).tobytes())
+    assert result.hexdigest()[:16] == digest
 
 
 def test_classes_of_a_task_draw_their_instances_apart() -> None:

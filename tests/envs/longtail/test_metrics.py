@@ -16,26 +16,26 @@ TRAIN = np.array([101, 100, 20, 19])
 
 
 def test_by_hand() -> None:
-    told = metrics(LABELS, GIVEN, TRAIN)
-    assert told["accuracy"] == 0.5
-    assert told["top1_error_pct"] == 50.0
+    result = metrics(LABELS, GIVEN, TRAIN)
+    assert result["accuracy"] == 0.5
+    assert result["top1_error_pct"] == 50.0
     # 100 and 20 both belong to the middle band.
-    bands = (told["many_accuracy"], told["medium_accuracy"], told["few_accuracy"])
+    bands = (result["many_accuracy"], result["medium_accuracy"], result["few_accuracy"])
     assert bands == (1.0, 0.5, 0.0)
-    assert told["head_tail_gap"] == 1.0
-    np.testing.assert_array_equal(told["recalls"], [1, 0.5, 0.5, 0])
+    assert result["head_tail_gap"] == 1.0
+    np.testing.assert_array_equal(result["recalls"], [1, 0.5, 0.5, 0])
     # No image of the last class is right: half of one out of two counts.
-    assert told["geometric_mean"] == pytest.approx((1 * 0.5 * 0.5 * 0.25) ** 0.25)
-    assert told["zero_recall_count"] == 1
-    assert not {"ece", "nll"} & set(told)
+    assert result["geometric_mean"] == pytest.approx((1 * 0.5 * 0.5 * 0.25) ** 0.25)
+    assert result["zero_recall_count"] == 1
+    assert not {"ece", "nll"} & set(result)
 
 
 def test_an_empty_band_is_no_number() -> None:
-    told = metrics(LABELS, GIVEN, np.full(4, 50))
-    assert math.isnan(told["many_accuracy"])
-    assert math.isnan(told["few_accuracy"])
-    assert math.isnan(told["head_tail_gap"])
-    assert told["medium_accuracy"] == told["accuracy"]
+    result = metrics(LABELS, GIVEN, np.full(4, 50))
+    assert math.isnan(result["many_accuracy"])
+    assert math.isnan(result["few_accuracy"])
+    assert math.isnan(result["head_tail_gap"])
+    assert result["medium_accuracy"] == result["accuracy"]
 
 
 def test_accuracy_is_balanced_where_the_test_set_is_not() -> None:
@@ -46,11 +46,11 @@ def test_accuracy_is_balanced_where_the_test_set_is_not() -> None:
 def test_likelihood_and_calibration() -> None:
     probs = np.full((8, 4), 0.1, np.float32)
     probs[np.arange(8), np.maximum(GIVEN, 0)] = 0.7
-    told = metrics(LABELS, GIVEN, TRAIN, probs)
+    result = metrics(LABELS, GIVEN, TRAIN, probs)
     right = GIVEN == LABELS
-    assert told["nll"] == pytest.approx(-np.log(np.where(right, 0.7, 0.1)).mean(), rel=1e-5)
+    assert result["nll"] == pytest.approx(-np.log(np.where(right, 0.7, 0.1)).mean(), rel=1e-5)
     # The row without an answer has 0.7 on class 0, which counts as its confidence.
-    assert told["ece"] == pytest.approx(abs(right.mean() - 0.7), rel=1e-5)
+    assert result["ece"] == pytest.approx(abs(right.mean() - 0.7), rel=1e-5)
 
 
 def test_certain_and_wrong_is_finite() -> None:
@@ -73,5 +73,5 @@ def test_calibration_is_that_of_a_plain_loop() -> None:
 
 def test_a_probability_of_0_counts_as_1e_12() -> None:
     probs = np.array([[1.0, 0.0], [1.0, 0.0]], np.float32)
-    told = metrics(np.array([0, 1]), np.array([0, 0]), np.array([5, 5]), probs)
-    assert told["nll"] == pytest.approx(-math.log(1e-12) / 2)
+    result = metrics(np.array([0, 1]), np.array([0, 0]), np.array([5, 5]), probs)
+    assert result["nll"] == pytest.approx(-math.log(1e-12) / 2)

@@ -215,8 +215,8 @@ def test_probabilities_bring_calibration(make: Make) -> None:
         ({"labels": np.zeros(5, np.int64), "probs": np.ones((5, 6))}, "sum to 1.*softmax"),
         ({"labels": np.zeros(5, np.int64), "probs": np.full((5, 6), np.nan)}, "softmax"),
         *(
-            ({"labels": np.zeros(5, np.int64), "probs": np.tile([*row, 0, 0, 0], (5, 1))}, told)
-            for row, told in (
+            ({"labels": np.zeros(5, np.int64), "probs": np.tile([*row, 0, 0, 0], (5, 1))}, result)
+            for row, result in (
                 ((1.2, -0.2, 0.0), "at least 0 and sum to 1, got a least of -0.2"),
                 ((1.0, 1e-6, -1e-6), "got a least of -1e-06"),
                 ((0.6, 0.5, 0.0), "sums from 1.1 to 1.1"),

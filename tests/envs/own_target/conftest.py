@@ -89,15 +89,15 @@ class Loopback:
             return
 
     def _answers(self, instances: Any) -> bytes:
-        told: list[Any] = []
+        result: list[Any] = []
         for image in instances:
             if isinstance(image, dict):
                 held = Image.open(io.BytesIO(base64.b64decode(image["b64"])))
                 mean = float(np.asarray(held).mean() / 255)
             else:
                 mean = float(np.mean(image)) / self.high
-            told.append(int(mean > 0.6) if self.label else [0.0, 50 * (mean - 0.6)])
-        return json.dumps({"predictions": told}).encode()
+            result.append(int(mean > 0.6) if self.label else [0.0, 50 * (mean - 0.6)])
+        return json.dumps({"predictions": result}).encode()
 
 
 @pytest.fixture

@@ -29,10 +29,10 @@ Serve = Callable[[socket.socket], None]
 
 def read_request(client: socket.socket) -> None:
     """Take a request in whole: closing a socket that holds unread bytes takes the answer back."""
-    told = b""
-    while b"\r\n\r\n" not in told:
-        told += received(client)
-    head, _, body = told.partition(b"\r\n\r\n")
+    result = b""
+    while b"\r\n\r\n" not in result:
+        result += received(client)
+    head, _, body = result.partition(b"\r\n\r\n")
     length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
     while length and len(body) < int(length[1]):
         body += received(client)
@@ -255,9 +255,11 @@ def test_a_wait_that_is_asked_for_has_an_end(loopback: Any, monkeypatch: Any) ->
     later = {0: "9" * 5000, 1: "٣", 2: "-1", 3: "Wed, 21 Oct 2099 07:28:00 GMT"}
 
     def before(number: int) -> Any:
-        told = later.get(number)
+        result = later.get(number)
         return (
-            None if told is None else (503, {"Retry-After": told.encode().decode("latin-1")}, b"")
+            None
+            if result is None
+            else (503, {"Retry-After": result.encode().decode("latin-1")}, b"")
         )
 
     loopback.before = before

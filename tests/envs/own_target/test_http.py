@@ -54,8 +54,8 @@ def test_images_are_sent_as_eight_bits_in_layout_and_bounds(loopback: Any) -> No
     images = rows(5)
     form = TargetForm(layout="nhwc", bounds=(0, 255), classes=2)
     with opened(loopback.url, form, batch=2) as target:
-        told = target(images)
-    torch.testing.assert_close(told, scores_of(images), rtol=0, atol=1e-5)
+        result = target(images)
+    torch.testing.assert_close(result, scores_of(images), rtol=0, atol=1e-5)
     assert sorted(map(len, loopback.requests)) == [1, 2, 2]
     sent = sorted(json.dumps(each) for part in loopback.requests for each in part)
     expected = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).tolist()
@@ -78,7 +78,7 @@ def test_what_fails_for_now_is_sent_again_and_paid_once(loopback: Any) -> None:
     loopback.before = busy.get
     with opened(loopback.url) as target:
         target(rows(3))
-        assert (target.asked, len(target.journal), target.gone) == (3, 3, None)
+        assert (target.answered, len(target.journal), target.gone) == (3, 3, None)
     assert len(loopback.requests) == 3
     assert len(loopback.answered) == 3
 
@@ -102,12 +102,12 @@ def test_who_stays_away_is_given_up_and_what_was_answered_is_kept(
     with opened(loopback.url, journal=journal, batch=1, concurrency=1, retries=2) as target:
         with pytest.raises(ContractError, match=r"3 tries.*HTTP 502"):
             target(rows(6))
-        assert "the same command goes on" in (target.gone or "")
+        assert "the same command resumes" in (target.gone or "")
     assert len(loopback.requests) == 2 + 3
     loopback.before = lambda number: None
     with opened(loopback.url, journal=journal, batch=1) as target:
         torch.testing.assert_close(target(rows(6)), scores_of(rows(6)), rtol=0, atol=1e-5)
-        assert (target.asked, target.journal.replayed) == (4, 2)
+        assert (target.answered, target.journal.replayed) == (4, 2)
     assert len(loopback.answered) == len(set(loopback.answered)) == 6
 
 
@@ -187,7 +187,7 @@ def test_a_journal_belongs_to_one_way_of_asking(loopback: Any, tmp_path: Path) -
     journal.write_bytes(journal.read_bytes()[:-7])
     with opened(loopback.url, journal=journal) as target:
         target(rows(2))
-        assert (target.asked, target.journal.replayed) == (1, 1)
+        assert (target.answered, target.journal.replayed) == (1, 1)
 
 
 def test_labels(loopback: Any) -> None:
@@ -210,7 +210,7 @@ def test_a_journal_belongs_to_one_address_and_its_headers(loopback: Any, tmp_pat
     kept = journal.read_bytes()
     with opened(url, journal=journal, headers={"x-model": "quiet"}) as target:
         target(rows(2))
-        assert (target.asked, target.journal.replayed) == (0, 2)
+        assert (target.answered, target.journal.replayed) == (0, 2)
     for other, more, differs in (
         (f"{loopback.url}?model=half&key=hidden", headers, "address"),
         (loopback.url, headers, "address"),
@@ -250,7 +250,7 @@ def test_another_number_of_classes_isnt_kept(loopback: Any, tmp_path: Path) -> N
     with opened(loopback.url, journal=journal) as target:
         target(rows(1))
         assert target(rows(1, seed=1)).shape == (1, 2)
-        assert (target.asked, len(target.journal)) == (1, 2)
+        assert (target.answered, len(target.journal)) == (1, 2)
     loopback.before = lambda number: (200, {}, b'{"predictions": [[0, 1, 2]]}')
     # Also the first answer of a process comes after those in the file.
     with opened(loopback.url, journal=journal) as target, pytest.raises(ContractError, match="3"):
@@ -263,14 +263,14 @@ def test_another_number_of_classes_isnt_kept(loopback: Any, tmp_path: Path) -> N
 def test_a_file_that_is_no_journal_is_left_alone(loopback: Any, tmp_path: Path, text: str) -> None:
     journal = tmp_path / "queries.jsonl"
     journal.write_text(text)
-    with pytest.raises(StoreError, match="no journal"):
+    with pytest.raises(StoreError, match="isn't a lazybench journal"):
         HttpTarget(loopback.url, FORM, journal=journal)
-    with pytest.raises(StoreError, match="no journal"):
+    with pytest.raises(StoreError, match="isn't a lazybench journal"):
         forget(journal)
     assert journal.read_text() == text
     journal.unlink()
     journal.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreError, match="no journal"):
+    with pytest.raises(StoreError, match="isn't a lazybench journal"):
         HttpTarget(loopback.url, FORM, journal=journal)
     assert not (tmp_path / "elsewhere").exists()
     journal.unlink()
@@ -320,8 +320,8 @@ def test_only_what_is_given_is_sent(
         "ALL_PROXY": "http://127.0.0.1:9",
     }.items():
         monkeypatch.setenv(name, value)
-    told = {"Set-Cookie": "session=1; Path=/", "Content-Type": "application/json"}
-    loopback.before = lambda number: (200, told, b'{"predictions": [[0, 1]]}')
+    result = {"Set-Cookie": "session=1; Path=/", "Content-Type": "application/json"}
+    loopback.before = lambda number: (200, result, b'{"predictions": [[0, 1]]}')
     with opened(loopback.url) as target:
         for seed in range(2):
             target(rows(1, seed))
@@ -346,8 +346,8 @@ def test_a_proxy_is_used_where_it_is_given(loopback: Any) -> None:
         assert target(rows(2)).shape == (2, 2)
     assert loopback.path == "http://model.invalid/predict?a=b"
     assert loopback.headers["Host"] == "model.invalid"
-    told = base64.b64encode(b"me:hush").decode()
-    assert loopback.headers["Proxy-Authorization"] == f"Basic {told}"
+    result = base64.b64encode(b"me:hush").decode()
+    assert loopback.headers["Proxy-Authorization"] == f"Basic {result}"
     for wrong in ("socks5://proxy:1", "proxy:hush@x", "https://proxy:1", ""):
         with pytest.raises(UsageError, match="a proxy is given by") as raised:
             HttpTarget(loopback.url, FORM, HttpSettings(proxy=wrong))
@@ -376,8 +376,8 @@ def test_one_number_for_two_classes(loopback: Any, tmp_path: Path) -> None:
     journal = tmp_path / "queries.jsonl"
     for _ in range(2):
         with opened(loopback.url, TargetForm(answers="binary"), journal=journal) as target:
-            told = target(rows(2)).softmax(1)
-        torch.testing.assert_close(told, torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
+            result = target(rows(2)).softmax(1)
+        torch.testing.assert_close(result, torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
     assert len(loopback.requests) == 1
     with opened(loopback.url, TargetForm(answers="binary_logits")) as target:
         torch.testing.assert_close(target(rows(2)), torch.tensor([[0.0, 0.25], [0.0, 0.75]]))

@@ -216,7 +216,7 @@ def test_folders_that_dont_fit(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no images"):
         read_user_images(tmp_path)
     picture(tmp_path / "a.png", 0)
-    with pytest.raises(UsageError, match="lies in no folder"):
+    with pytest.raises(UsageError, match="isn't in a folder"):
         read_user_images(tmp_path)
     (tmp_path / "labels.csv").write_text("b.png,1")
     with pytest.raises(UsageError, match=r"no label for 1 of 1 images, such as a\.png"):

@@ -120,7 +120,7 @@ def words(own: Own, *more: str, target: str = "bright", budget: int = 60) -> lis
     return [*given, "--query-budget", str(budget), "--quiet", *more]
 
 
-def told(own: Own) -> Any:
+def report_facts(own: Own) -> Any:
     return json.loads((own.out / "report.json").read_text())
 
 
@@ -131,7 +131,7 @@ def test_a_report_adds_up(own: Own, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     assert "worst case" in shown.out
     assert "below --fail-under 0.5" in shown.err
-    facts = told(own)
+    facts = report_facts(own)
     assert facts["images"] == 6
     assert facts["clean_accuracy"]["accuracy"] == pytest.approx(5 / 6)
     assert [each["attack"] for each in facts["attacks"]] == ["square", "hopskipjump"]
@@ -179,7 +179,7 @@ def test_a_target_that_nothing_turns(own: Own) -> None:
     assert main(argv) == 0
     (own.out / "sheet.png").write_text("of an earlier report")
     assert main(argv) == 0
-    facts = told(own)
+    facts = report_facts(own)
     assert facts["worst_case"]["accuracy"] == 1
     assert facts["attacks"][0]["mean_queries"] == 60
     assert facts["attacks"][0]["median_distance"] is None
@@ -199,8 +199,8 @@ def test_layouts_bounds_and_answers(own: Own, target: str, options: tuple[str, .
     arrays = ("--arrays", "numpy") if target == "bytes_last" else ()
     argv = words(own, *options, *arrays, "--eps", "1", "--attacks", "hopskipjump", target=target)
     assert main(argv) == 0
-    assert told(own)["clean_accuracy"]["accuracy"] == pytest.approx(5 / 6)
-    assert told(own)["worst_case"]["accuracy"] < 5 / 6
+    assert report_facts(own)["clean_accuracy"]["accuracy"] == pytest.approx(5 / 6)
+    assert report_facts(own)["worst_case"]["accuracy"] < 5 / 6
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_mistakes_end_in_one_line(
 
 def test_rounding_to_eight_bits_stays_inside_the_ball() -> None:
     def protocol(norm: Any, eps: str) -> EightBit:
-        told = read_protocol(
+        result = read_protocol(
             1,
             norm=norm,
             eps=eps,
@@ -260,7 +260,7 @@ def test_rounding_to_eight_bits_stays_inside_the_ball() -> None:
             access="scores",
             target_rule="next",
         )
-        return EightBit(**vars(told))
+        return EightBit(**vars(result))
 
     assert inner_eps(protocol("linf", "8/255"), 784) == pytest.approx(8 / 255)
     assert inner_eps(protocol("linf", "0.033"), 784) == pytest.approx(8 / 255)
@@ -278,8 +278,8 @@ def test_rounding_to_eight_bits_stays_inside_the_ball() -> None:
 
 def test_probabilities_and_labels_become_scores() -> None:
     probs = TargetForm(answers="probs")
-    told = in_form(lambda rows: [[0.25, 0.75, 0.0]] * len(rows), probs)(torch.zeros(2, 1, 1, 1))
-    assert told[0].exp().tolist() == pytest.approx([0.25, 0.75, 0])
+    result = in_form(lambda rows: [[0.25, 0.75, 0.0]] * len(rows), probs)(torch.zeros(2, 1, 1, 1))
+    assert result[0].exp().tolist() == pytest.approx([0.25, 0.75, 0])
     for answer in ([[0.5, 1.5]], [[1, 2, 3], [1]], [0.5, 0.5], "cat"):
         with pytest.raises(ContractError):
             probs.scores(answer, 1)
@@ -294,9 +294,9 @@ def test_one_number_is_two_classes_where_it_is_declared(
     own: Own, capsys: pytest.CaptureFixture[str]
 ) -> None:
     probability = TargetForm(answers="binary")
-    told = probability.scores(torch.tensor([[0.25], [1.0]]), 2)
-    assert told[0].exp().tolist() == pytest.approx([0.75, 0.25])
-    assert told[1].argmax() == 1
+    result = probability.scores(torch.tensor([[0.25], [1.0]]), 2)
+    assert result[0].exp().tolist() == pytest.approx([0.75, 0.25])
+    assert result[1].argmax() == 1
     logit = TargetForm(answers="binary_logits").scores(np.array([-2.0, 30.0]), 2)
     expected = torch.sigmoid(torch.tensor([-2.0, 30.0]))
     torch.testing.assert_close(logit.softmax(1)[:, 1], expected)
@@ -332,7 +332,7 @@ def test_targeted_attacks_work_as_they_are(own: Own) -> None:
         classes = ("--classes", "2") if target == "decides" else ()
         out = own._replace(out=own.out / target)
         assert main(words(out, *two, *more, *classes, target=target)) == 0
-        facts = told(out)
+        facts = report_facts(out)
         assert facts["protocol"]["targeted"] is True
         assert {each["attack"] for each in facts["attacks"]} >= {"hopskipjump"}
         # An image of the class is the first query of an attacker that starts from one.
@@ -351,10 +351,10 @@ def test_a_targeted_attack_says_which_class_it_has_no_image_of(
     argv.remove("--quiet")
     assert main(argv) == 0
     err = capsys.readouterr().err
-    assert "no image is taken for class 1 (1 of 1 classes to reach have none)" not in err
+    assert "no image is assigned to class 1 (1 of 1 goal classes have none)" not in err
     np.savez(own.images, x=np.full((2, 1, 2, 2), 100, np.uint8), y=np.zeros(2, np.int64))
     assert main([*argv, "--out", str(own.out / "two")]) == 0
-    assert "no image is taken for class 1 (1 of 1 classes to reach have none)" in (
+    assert "no image is assigned to class 1 (1 of 1 goal classes have none)" in (
         capsys.readouterr().err
     )
     # Found by search all the same, and every query of it is charged.
@@ -372,7 +372,7 @@ def test_random_answers_and_those_that_depend_on_the_batch_are_said(
         argv = words(out, "--attacks", "square", target=target, budget=2)
         argv.remove("--quiet")
         assert main(argv) == 0
-        facts, err = told(out), capsys.readouterr().err
+        facts, err = report_facts(out), capsys.readouterr().err
         assert facts["probes"] == {
             **{"images": 4, "queries": 8, "random": random, "batch": batch},
             "probable": 0,
@@ -381,21 +381,21 @@ def test_random_answers_and_those_that_depend_on_the_batch_are_said(
         assert ("depend on the batch: 4 of 4" in err) == (target == "batchy")
         assert len(facts["notes"]) == (target != "bright")
         page = (out.out / "report.md").read_text()
-        assert "by 8 queries that no attack is charged for" in page
+        assert "with 8 queries that aren't charged to any attack" in page
         assert all(note in page for note in facts["notes"])
     loopback.before = lambda number: (
         (200, {}, json.dumps({"predictions": [[0.5 + number, 0]]}).encode()) if number else None
     )
     argv = words(own, "--limit", "1", "--attacks", "square", target=loopback.url, budget=1)
     assert main(argv) == 0
-    (note,) = told(own)["notes"]
+    (note,) = report_facts(own)["notes"]
     assert "--repeats" in note
     asked = len(loopback.requests)
     assert main(argv) == 0
     # Probes are in the journal too; whoever declares random answers isn't probed.
     assert len(loopback.requests) == asked
     assert main([*argv, "--fresh", "--repeats"]) == 0
-    assert told(own)["probes"] is None
+    assert report_facts(own)["probes"] is None
 
 
 def test_probabilities_that_were_declared_as_logits_are_said(own: Own) -> None:
@@ -403,8 +403,8 @@ def test_probabilities_that_were_declared_as_logits_are_said(own: Own) -> None:
     for answers, notes in (("scores", 1), ("probs", 0)):
         out = own._replace(out=own.out / answers)
         assert main(words(out, *base, "--answers", answers, target="bytes_last", budget=2)) == 0
-        assert len(told(out)["notes"]) == notes
-    assert "--answers probs" in told(own._replace(out=own.out / "scores"))["notes"][0]
+        assert len(report_facts(out)["notes"]) == notes
+    assert "--answers probs" in report_facts(own._replace(out=own.out / "scores"))["notes"][0]
 
 
 def test_a_full_disk_ends_with_74(
@@ -441,7 +441,7 @@ def test_an_earlier_report_of_other_results_is_kept(
     assert f"it was moved to {own.out / 'earlier-1'}" in capsys.readouterr().err
     assert (own.out / "earlier-1" / "report.json").read_bytes() == before
     assert json.loads(first)["protocol"]["seed"] == 0
-    assert told(own)["protocol"]["seed"] == 1
+    assert report_facts(own)["protocol"]["seed"] == 1
     assert main(argv) == 0
     assert sorted(path.name for path in own.out.glob("earlier-*")) == ["earlier-1", "earlier-2"]
 
@@ -475,7 +475,7 @@ def test_folders_that_are_fewer_than_the_targets_classes_are_said(
     argv = words(own, "--attacks", "square", budget=2)
     argv[argv.index("--images") + 1] = str(own.file.parent / "pictures")
     assert main(argv) == 0
-    (note,) = told(own)["notes"]
+    (note,) = report_facts(own)["notes"]
     assert "the target has 3 classes and there are 2 class folders" in note
     # Also where no progress is shown, and beside JSON.
     assert note in capsys.readouterr().err
@@ -492,7 +492,7 @@ def test_an_address_that_stays_away_is_unavailable(
     assert main(words(own, target=loopback.url)) == 3
     loopback.before = lambda number: (503, {}, b"")
     assert main(words(own, "--retries", "0", target=loopback.url)) == 69
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 def test_a_finished_run_asks_nothing_again_until_it_is_told_to(
@@ -515,7 +515,7 @@ def test_killed_midway_and_resumed_no_image_is_paid_twice(own: Own, loopback: An
     assert main(words(whole, "--eps", "0.3", "--batch", "64", target=loopback.url)) == 0
     paid = len(loopback.answered)
     # Four images are asked again twice, as probes.
-    assert paid == len(set(loopback.answered)) + 8 == told(whole)["asked"]
+    assert paid == len(set(loopback.answered)) + 8 == report_facts(whole)["asked"]
 
     del loopback.requests[:], loopback.answered[:]
     held, release = threading.Event(), threading.Event()
@@ -541,7 +541,7 @@ def test_killed_midway_and_resumed_no_image_is_paid_twice(own: Own, loopback: An
     loopback.before = lambda number: None
     assert main(argv) == 0
     assert len(loopback.answered) == len(set(loopback.answered)) + 8 == paid
-    resumed, once = told(own), told(whole)
+    resumed, once = report_facts(own), report_facts(whole)
     assert resumed["asked"] == paid - before
     for facts in (resumed, once):
         for each in facts["attacks"]:

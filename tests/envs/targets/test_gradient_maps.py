@@ -177,7 +177,10 @@ def test_maps_are_made_once(boxes: dict[str, Any], monkeypatch: pytest.MonkeyPat
         ({"queries": 0}, "queries must be a whole number of at least 1"),
         ({"shots": 60}, "60 shots and 3 queries are more than the 60 images"),
         ({"maps": 100}, "has 120 training images, got maps=100; allowed are up to 90"),
-        ({"whiteboxes": ("mnist-lenet5",)}, "at least two different networks on mnist beside net4"),
+        (
+            {"whiteboxes": ("mnist-lenet5",)},
+            "at least two different networks on mnist other than net4",
+        ),
         ({"whiteboxes": ("mnist-net4", "mnist-lenet5")}, "got mnist-net4, mnist-lenet5"),
         ({"whiteboxes": ("mnist-lenet5", "glyphs-lenet5")}, "at least two different networks"),
         ({"whiteboxes": ("mnist-lenet5", "mnist-lenet5")}, "at least two different networks"),

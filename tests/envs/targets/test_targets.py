@@ -89,7 +89,7 @@ def test_trained_once_and_loaded_ever_after(root: Path, write_mnist: Any) -> Non
     logits = target.predict(x)
     assert torch.equal(logits, net(held.params, x))
     assert not logits.requires_grad
-    # The accuracy that is told is the target's on the images that are told.
+    # The reported accuracy is the target's on the attacked images.
     images, labels = attack_images("mnist-lenet5")
     top = target.predict(torch.from_numpy(images).float() / 255).argmax(1).numpy()
     assert float((top == labels).mean()) == target.accuracy
