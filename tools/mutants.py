@@ -191,8 +191,8 @@ MUTANTS = (
     Mutant(
         "eight-bits-have-255-levels",
         BLACKBOX,
-        "(rounded, to_levels(found, 256))",
-        "(rounded, to_levels(found, 255))",
+        "(rounded, to_levels(best, 256))",
+        "(rounded, to_levels(best, 255))",
         (T_BLACKBOX,),
     ),
     Mutant(

@@ -179,7 +179,7 @@ def test_damage_to_files(root: Path, harm: Callable[[Path], None], message: str)
         ),
         (
             {"image_data": np.zeros((2, 84, 84, 3), np.uint8), "class_dict": {"n00000002": [2]}},
-            "ask for missing ones",
+            "name missing ones",
         ),
         (
             {"image_data": np.zeros((2, 84, 84, 3), np.uint8), "class_dict": {"n00000002": [1, 1]}},

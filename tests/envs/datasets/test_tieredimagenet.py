@@ -133,7 +133,7 @@ def test_a_subset_says_so(root: Path) -> None:
         (change("val", images=[7] * 3), "is a int, not the bytes of a PNG"),
         (change("val", images=contents("val")[0][:2]), "don't hold an image for each label"),
         (change("val", label_specific=[0, 0, 7]), "labels without a class"),
-        (change("val", label_general=[0, 1, 0]), "classes that lie in two categories"),
+        (change("val", label_general=[0, 1, 0]), "classes in two categories"),
         (change("val", label_specific_str=["n00000009"]), "n00000009 isn't one of them"),
         (change("train", label_specific=[0, 0, 0, 1, 1, 1, 0, 0, 0], label_general=[0] * 9),
          "has 2 classes, not the 3 of its split"),
