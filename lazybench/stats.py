@@ -239,7 +239,8 @@ def _scores(values: ArrayLike) -> NDArray[Any]:
 def wilson(hits: float, n: float) -> tuple[float, float]:
     """The ends of Wilson's 95 % score interval for `hits` of `n`, in [0, 1]; never of width 0.
 
-    `n` may be an effective number of trials, which needn't be whole.
+    `n` may be an effective number of trials, which needn't be whole (`scipy.stats.binomtest` takes
+    whole numbers only).
 
     Reference: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927), 209-212.
 

@@ -172,7 +172,11 @@ class _Refused(Exception):
 
 
 class _Downloader:
-    """What pooch calls for one try at one file."""
+    """One try at one file, called by pooch.
+
+    Choice: this and not `pooch.HTTPDownloader`, which counts progress in whole chunks, ends at 0
+        bytes where no length was announced, and tries again where the server has no such file.
+    """
 
     def __init__(self, remote: Remote, progress: Progress) -> None:
         self._remote, self._progress = remote, progress
