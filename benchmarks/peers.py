@@ -44,30 +44,30 @@ CHECKED_TASKS = 2
 """Tasks whose mean meta-gradient is compared."""
 
 
-def serve(door: Connection, side: str, allowed: int) -> None:
+def serve(pipe: Connection, side: str, allowed: int) -> None:
     """Answer a case with a gradient or what stands in its way, then each `round` with seconds."""
     run: Callable[[], Any] | None = None
     if side == OURS:
         set_threads(allowed)
     else:
         torch.set_num_threads(allowed)
-    while (wanted := door.recv()) != "done":
+    while (wanted := pipe.recv()) != "done":
         if isinstance(wanted, Case):
             try:
                 check, gradient = made(wanted.some(CHECKED_TASKS), side, torch.float64)
             except UnknownName as error:
-                door.send(str(error))
+                pipe.send(str(error))
                 continue
-            door.send([value.detach().numpy() for value in gradient(check())])
+            pipe.send([value.detach().numpy() for value in gradient(check())])
             run, _ = made(wanted, side, torch.float32)
             run()
-            door.send("warm")
+            pipe.send("warm")
         elif wanted == "rate":
-            door.send(matmul_rate())
+            pipe.send(matmul_rate())
         elif run is not None:
             wall_s, cpu_s = time.perf_counter(), time.process_time()
             run()
-            door.send((time.perf_counter() - wall_s, time.process_time() - cpu_s))
+            pipe.send((time.perf_counter() - wall_s, time.process_time() - cpu_s))
 
 
 def made(case: Case, side: str, dtype: torch.dtype) -> Run:
@@ -87,26 +87,26 @@ def matmul_rate(size: int = 1024) -> float:
 
 
 def measured(
-    case: Case, doors: dict[str, Connection], rounds: int, limit_s: float
+    case: Case, pipes: dict[str, Connection], rounds: int, limit_s: float
 ) -> dict[str, Any] | str:
     """Seconds of all sides and differences of their gradients, or why there are none."""
     gradients: dict[str, Tensor] = {}
-    for side, door in doors.items():
-        door.send(case)
-        answer = door.recv()
+    for side, pipe in pipes.items():
+        pipe.send(case)
+        answer = pipe.recv()
         if isinstance(answer, str):
             return answer
         gradients[side] = torch.cat([torch.from_numpy(part).flatten() for part in answer])
-        door.recv()
-    wall_s: dict[str, list[float]] = {side: [] for side in doors}
-    cpu_s: dict[str, list[float]] = {side: [] for side in doors}
+        pipe.recv()
+    wall_s: dict[str, list[float]] = {side: [] for side in pipes}
+    cpu_s: dict[str, list[float]] = {side: [] for side in pipes}
     end_s = time.perf_counter() + limit_s
     for turn in range(rounds):
         if turn and time.perf_counter() > end_s:
             break
-        for side, door in doors.items():
-            door.send("round")
-            for times, value in zip((wall_s, cpu_s), door.recv(), strict=True):
+        for side, pipe in pipes.items():
+            pipe.send("round")
+            for times, value in zip((wall_s, cpu_s), pipe.recv(), strict=True):
                 times[side].append(value)
     mine = gradients[OURS]
     gaps = {
@@ -166,12 +166,12 @@ def main() -> int:
         chosen = [case for case in chosen if case.backbone == "conv4-64" and case.tasks == 4]
     sides = (OURS, *installed())
     context = multiprocessing.get_context("spawn")
-    doors: dict[str, Connection] = {}
+    pipes: dict[str, Connection] = {}
     for side in sides:
-        doors[side], far = context.Pipe()
+        pipes[side], far = context.Pipe()
         context.Process(target=serve, args=(far, side, args.threads), daemon=True).start()
-    doors[OURS].send("rate")
-    rate = doors[OURS].recv()
+    pipes[OURS].send("rate")
+    rate = pipes[OURS].recv()
     versions = {side: metadata.version(side) for side in (*sides[1:], "torch")}
     facts = {
         "processor": processor(),
@@ -187,7 +187,7 @@ def main() -> int:
     )
     results, apart = [], False
     for case in chosen:
-        found = measured(case, doors, 3 if args.quick else args.rounds, args.limit)
+        found = measured(case, pipes, 3 if args.quick else args.rounds, args.limit)
         if isinstance(found, str):
             sys.stdout.write(f"| {case.name} | not measured: {found} |||||||\n")
             continue
@@ -198,8 +198,8 @@ def main() -> int:
         sys.stdout.flush()
     if args.json:
         args.json.write_text(json.dumps({**facts, "cases": results}, indent=1) + "\n")
-    for door in doors.values():
-        door.send("done")
+    for pipe in pipes.values():
+        pipe.send("done")
     return int(apart)
 
 

@@ -1,8 +1,8 @@
-"""What the harness adds to training: episodes, bookkeeping and checkpoints.
+"""What the runner adds to training: episodes, bookkeeping and checkpoints.
 
-    python benchmarks/harness_overhead.py [--updates 60] [--rounds 3]
+    python benchmarks/runner_overhead.py [--updates 60] [--rounds 3]
 
-Lazy Reptile on glyphs-20way-5shot runs through the harness with checkpoints; the time inside the
+Lazy Reptile on glyphs-20way-5shot runs through the runner with checkpoints; the time inside the
 agent's `update` is taken in the same run, so that a busy machine slows both sides alike.
 """
 
@@ -42,7 +42,7 @@ def main() -> None:
             fit(Training(timed, spec, "smoke", 0, "cpu", Path(folder)), watch, Signals())
         overheads.append(100 * (watch.wall_s - timed.wall_s) / timed.wall_s)
         print(
-            f"round {number + 1}: updates {timed.wall_s:.2f} s, with the harness "
+            f"round {number + 1}: updates {timed.wall_s:.2f} s, with the runner "
             f"{watch.wall_s:.2f} s, overhead {overheads[-1]:.2f} %",
             flush=True,
         )
