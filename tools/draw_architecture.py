@@ -78,13 +78,13 @@ RUN = (
     Step(
         "evaluate",
         "lazybench/runner/evaluate.py",
-        ("judge", "judge_block"),
+        ("evaluate_blocks", "answer_rows"),
         "The policy answers the official test trials; the environment scores the answers.",
     ),
     Step(
         "record",
         "lazybench/runner/record.py",
-        ("record",),
+        ("run_record",),
         "Scores and answers of each trial, costs, code and machine become one record.",
     ),
     Step(
