@@ -60,7 +60,7 @@ def _takes_apart(cls: type[_Spec]) -> type[_Spec]:
 @_takes_apart
 @dataclass(frozen=True)
 class EnvSpec:
-    """One environment id and all that making and judging it needs.
+    """One environment id and all that making and scoring it needs.
 
     Attributes:
         id: canonical id, which never lies about its data (`glyphs-20way-5shot`).

@@ -1,4 +1,4 @@
-"""How a run tells what it is doing; the command line turns this into progress bars."""
+"""Callbacks of a run: progress (`Watch`), and trackers of its numbers (`Tracker`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lazybench.user_code import load
 
 
 class Watch(Protocol):
-    """Hears of a run's progress; nothing that it does can change a result."""
+    """Is called with a run's progress; nothing that it does can change a result."""
 
     def note(self, text: str) -> None:
         """One line worth knowing: an alias resolved, a resumed checkpoint."""
@@ -56,7 +56,7 @@ METHODS = ("begin", "log", "evaluated", "end")
 
 
 class Tracker(Protocol):
-    """Hears of a run, from its begin to its end."""
+    """Is called with a run's numbers, from its begin to its end."""
 
     def begin(self, run: Mapping[str, Any]) -> None:
         """A run begins or goes on.
@@ -72,7 +72,7 @@ class Tracker(Protocol):
         ...
 
     def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """The state after `step` updates was judged on `val` or `test`; metrics by name."""
+        """The state after `step` updates was evaluated on `val` or `test`; metrics by name."""
         ...
 
     def end(self, status: str) -> None:
@@ -81,53 +81,53 @@ class Tracker(Protocol):
 
 
 class Untracked:
-    """A tracker that tells nobody."""
+    """A tracker that does nothing."""
 
     def begin(self, run: Mapping[str, Any]) -> None:
-        """Tell nobody."""
+        """Do nothing."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Tell nobody."""
+        """Do nothing."""
 
     def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Tell nobody."""
+        """Do nothing."""
 
     def end(self, status: str) -> None:
-        """Tell nobody."""
+        """Do nothing."""
 
 
 UNTRACKED = Untracked()
 
 
 class GuardedTracker:
-    """A tracker around another, whose first failure is noted, and after which it isn't asked."""
+    """A tracker around another: after its first failure, which is noted, it isn't called again."""
 
     def __init__(self, tracker: Tracker, watch: Watch) -> None:
-        """Take the tracker, and who hears of its failure."""
+        """Take the tracker, and the callback that notes its failure."""
         self._tracker: Tracker | None = tracker
         self._watch = watch
 
     def begin(self, run: Mapping[str, Any]) -> None:
-        """Tell it that a run begins."""
-        self._tell(lambda tracker: tracker.begin(run))
+        """Pass on that a run begins."""
+        self._call(lambda tracker: tracker.begin(run))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Tell it of an update."""
+        """Pass on an update."""
         # Copies, since a tracker may change what it gets, and logs may be tensors of the state.
         # Here, since the command line loads this module for its progress bars.
         from lazybench.runner.checkpoint import copied
 
-        self._tell(lambda tracker: tracker.log(step, copied(dict(values))))
+        self._call(lambda tracker: tracker.log(step, copied(dict(values))))
 
     def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Tell it of a judgement."""
-        self._tell(lambda tracker: tracker.evaluated(step, split, dict(values)))
+        """Pass on an evaluation."""
+        self._call(lambda tracker: tracker.evaluated(step, split, dict(values)))
 
     def end(self, status: str) -> None:
-        """Tell it that the run ended."""
-        self._tell(lambda tracker: tracker.end(status))
+        """Pass on that the run ended."""
+        self._call(lambda tracker: tracker.end(status))
 
-    def _tell(self, what: Callable[[Tracker], None]) -> None:
+    def _call(self, what: Callable[[Tracker], None]) -> None:
         if self._tracker is None:
             return
         try:
@@ -176,7 +176,7 @@ class TensorBoard:
             self._writer.add_scalar(f"train/{name}", float(value), step)
 
     def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Write a judgement's metrics."""
+        """Write an evaluation's metrics."""
         for name, value in values.items():
             self._writer.add_scalar(f"{split}/{name}", float(value), step)
         self._writer.flush()

@@ -144,8 +144,8 @@ def unpacked(message: bytes) -> Any:
         SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError,
         struct.error,
     ) as error:  # fmt: skip
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise StoreError(f"a message holds no tree ({told})") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StoreError(f"a message holds no tree ({reason})") from error
 
 
 def steps(folder: Path) -> list[int]:
@@ -166,8 +166,8 @@ def read(folder: Path) -> Any:
         most = {name: int(manifest[name]["bytes"]) for name in sha256}
         files = {name: read_file(folder / name, most[name]) for name in sha256}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise StoreError(f"checkpoint {folder} is incomplete ({told})") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StoreError(f"checkpoint {folder} is incomplete ({reason})") from error
     for name, data in files.items():
         if hashlib.sha256(data).hexdigest() != sha256[name]:
             raise StoreError(
@@ -179,8 +179,8 @@ def read(folder: Path) -> Any:
         SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError
     ) as error:  # fmt: skip
         # The manifest fits the files, so somebody other than `save` made all three.
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise StoreError(f"checkpoint {folder} holds no state ({told})") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StoreError(f"checkpoint {folder} holds no state ({reason})") from error
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

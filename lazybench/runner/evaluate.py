@@ -1,4 +1,4 @@
-"""Official trials: opened by index, answered by a policy, judged by the environment."""
+"""Official trials: opened by index, answered by a policy, scored by the environment."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def for_init(env: Any) -> Any:
     )
 
 
-def evaluate_blocks(  # noqa: PLR0913 - what is judged, by what, from where to where, and what to note
+def evaluate_blocks(  # noqa: PLR0913 - what, by what, from where to where, and what to note
     env: Any,
     policy: Any,
     metric: str,
@@ -145,13 +145,13 @@ def evaluate_blocks(  # noqa: PLR0913 - what is judged, by what, from where to w
     seed: int = 0,
     columns: tuple[str, ...] = (),
 ) -> Iterator[Evaluation]:
-    """Yield the judged blocks of trials start..trials-1 of a vector environment.
+    """Yield the evaluated blocks of trials start..trials-1 of a vector environment.
 
     Trials past the last one of a block that isn't full are opened and thrown away, so that every
     block is computed alike. A single environment's test is one pass over its whole test set, the
-    trials of which are judged together, as one block; `seed` is the run's, which chose its data.
+    trials of which are scored together, as one block; `seed` is the run's, which chose its data.
     `columns` names further numbers that the last info of each trial tells. Ranks of one run
-    (`lazybench.runtime.distributed`) judge blocks in turn, and each yields all of them.
+    (`lazybench.runtime.distributed`) evaluate blocks in turn, and each yields all of them.
 
     Raises:
         ContractError: the policy's answers have a wrong shape, type or range.
@@ -173,7 +173,7 @@ def evaluate_blocks(  # noqa: PLR0913 - what is judged, by what, from where to w
 def evaluate_block(
     env: Any, policy: Any, metric: str, trials: NDArray[np.int64], columns: tuple[str, ...]
 ) -> Evaluation:
-    """Return one block of judged trials of a vector environment, in their order.
+    """Return one block of evaluated trials of a vector environment, in their order.
 
     The score and answers of a trial are those of the step that ended it; what is told of its row
     afterwards is left out.
@@ -191,7 +191,7 @@ def evaluate_block(
     rows = env.num_envs
     clock = Clock()
     observation, _ = env.reset(options={"trials": trials})
-    told = {name: np.zeros(rows) for name in (metric, *columns)}
+    numbers = {name: np.zeros(rows) for name in (metric, *columns)}
     done = np.zeros(rows, dtype=np.bool_)
     memory: Any = None
     answers: NDArray[Any] | None = None
@@ -204,17 +204,17 @@ def evaluate_block(
         if answers is not None and answers.shape == given.shape:
             given[done] = answers[done]
         answers = given
-        for name in told.keys() & info.keys():
+        for name in numbers.keys() & info.keys():
             fresh = np.asarray(info.get(f"_{name}", np.ones(rows, dtype=np.bool_)))
             # A finished row may have begun another trial, which isn't its own.
             fresh = fresh & ~done
-            told[name][fresh] = np.asarray(info[name])[fresh]
+            numbers[name][fresh] = np.asarray(info[name])[fresh]
         done |= terminated | truncated
     if answers is None:
         raise ContractError("an environment must take at least one action in each trial")
-    named = {name: told[name] for name in columns}
+    named = {name: numbers[name] for name in columns}
     # A plain dict: ranks send blocks to each other.
-    return Evaluation(int(trials[0]), told[metric], answers, *clock.seconds(), {}, named)
+    return Evaluation(int(trials[0]), numbers[metric], answers, *clock.seconds(), {}, named)
 
 
 def _first_of(block: Evaluation, count: int) -> Evaluation:
@@ -223,10 +223,10 @@ def _first_of(block: Evaluation, count: int) -> Evaluation:
     return block._replace(scores=block.scores[:count], answers=block.answers[:count], columns=named)
 
 
-def evaluate_all(  # noqa: PLR0913 - what is judged, on what, who hears, and since when
+def evaluate_all(  # noqa: PLR0913 - what, on what, the callback, and since when
     env: Any, policy: Any, spec: EnvSpec, trials: int, watch: Watch, clock: Clock, *, seed: int = 0
 ) -> Evaluation:
-    """Return all trials judged at once, with the seconds since `clock` was made.
+    """Return all trials evaluated at once, with the seconds since `clock` was made.
 
     Raises:
         ContractError: the policy's answers have a wrong shape, type or range.
@@ -244,13 +244,13 @@ def evaluate_all(  # noqa: PLR0913 - what is judged, on what, who hears, and sin
 def combined(
     env: Any, blocks: Sequence[Evaluation], columns: tuple[str, ...], wall_s: float, cpu_s: float
 ) -> Evaluation:
-    """Return judged blocks as one, with what their environment makes of all trials together."""
+    """Return evaluated blocks as one, with the environment's metrics of all trials together."""
     scores = np.concatenate([each.scores for each in blocks])
-    told = {name: np.concatenate([each.columns[name] for each in blocks]) for name in columns}
-    whole = dict(plain(env.summary(scores, told))) if isinstance(env, Summarised) else {}
+    numbers = {name: np.concatenate([each.columns[name] for each in blocks]) for name in columns}
+    whole = dict(plain(env.summary(scores, numbers))) if isinstance(env, Summarised) else {}
     answers = np.concatenate([each.answers for each in blocks])
     found = whole or blocks[-1].metrics
-    return Evaluation(blocks[0].first, scores, answers, wall_s, cpu_s, found, told)
+    return Evaluation(blocks[0].first, scores, answers, wall_s, cpu_s, found, numbers)
 
 
 def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Evaluation:
@@ -271,9 +271,9 @@ def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Evaluation:
             f"missing: {', '.join(missing)}; give them in the step that terminates"
         )
     scores = np.asarray(info["correct"], dtype=np.float64)
-    told = {**info.get("metrics", {}), metric: info[metric]}
+    metrics = {**info.get("metrics", {}), metric: info[metric]}
     return Evaluation(
-        0, scores, np.asarray(info["predictions"]), *clock.seconds(), metrics=plain(told)
+        0, scores, np.asarray(info["predictions"]), *clock.seconds(), metrics=plain(metrics)
     )
 
 

@@ -1,4 +1,4 @@
-"""Which environment a request names, with what settings, and how many trials it is judged on."""
+"""Which environment a request names, with what settings, and how many test trials it has."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def official_trials(env: EnvSpec, budget: str) -> int:
 
 
 def chosen_trials(env: EnvSpec, budget: str, limit: int | None) -> tuple[int, bool]:
-    """Return how many test trials to judge, and whether that is fewer than are official.
+    """Return the number of test trials, and whether that is fewer than are official.
 
     Raises:
         UsageError: no such budget, a limit below 1, or one where the test is one whole pass.
@@ -133,12 +133,12 @@ def read_setting(value: Any) -> Any:
         raise UsageError(f"a setting can't be read ({error}), got '{value[:40]}...'") from error
 
 
-def in_range(value: Any, told: Any, *, finite: bool = False) -> Any:
+def in_range(value: Any, given: Any, *, finite: bool = False) -> Any:
     """The value of a setting, once all its numbers can be computed with.
 
     Args:
         value: as JSON holds it.
-        told: what to show where it is refused.
+        given: what to show where it is refused.
         finite: whether floats must be finite.
 
     Raises:
@@ -147,10 +147,10 @@ def in_range(value: Any, told: Any, *, finite: bool = False) -> Any:
     items = value.values() if isinstance(value, dict) else value
     if isinstance(value, dict | list | tuple):
         for item in items:
-            in_range(item, told, finite=finite)
+            in_range(item, given, finite=finite)
     whole = isinstance(value, int) and not -(2**63) <= value < 2**63
     if whole or (finite and isinstance(value, float) and not math.isfinite(value)):
-        shown = str(told)
+        shown = str(given)
         raise UsageError(
             "a setting's numbers must be finite, whole ones of at most 64 bits, got "
             f"'{shown if len(shown) <= _TOLD else shown[:_TOLD] + '...'}'"
@@ -179,7 +179,7 @@ class RunRequest:
         precision: of the networks' arithmetic: `fp32`, `tf32` (CUDA) or `bf16`.
         init: weights to start from: `FILE.safetensors`, a run's folder or the digits of its key.
         threads: tasks side by side; None takes all usable cores.
-        limit: judge on the first so many trials only; marked, never ranked.
+        limit: evaluate only the first trials, so many; marked, never ranked.
         out: the store of records.
         runs: folder of working state (checkpoints).
         force: run again even where a record stands.
@@ -368,7 +368,7 @@ def make(
     Raises:
         UnknownName: no such agent.
         UsageError: it can't play this family, a setting is unknown or out of range, or an
-            instance's attributes can't be told as settings.
+            instance's attributes can't be read as settings.
         ContractError: a class that lacks what every agent has.
     """
     check_agent_given(name)
@@ -439,16 +439,16 @@ def _attributes(given: Any, spec: AgentSpec, overrides: Mapping[str, Any]) -> di
             f"with {', '.join(overrides)}, or give its class"
         )
     try:
-        told = vars(given)
+        attributes = vars(given)
     except TypeError:
-        told = None
-    config = None if told is None else told.get("config", told.get("_config"))
+        attributes = None
+    config = None if attributes is None else attributes.get("config", attributes.get("_config"))
     if isinstance(config, BaseModel):
         return config.model_dump(mode="json")
     try:
-        if told is None:
+        if attributes is None:
             raise UsageError("it has no attributes")
-        return dict(plain(told))
+        return dict(plain(attributes))
     except UsageError as error:
         raise UsageError(
             f"the settings of this '{spec.id}' can't be told from its attributes ({error}), so "
@@ -477,8 +477,8 @@ def network_source(network: Network) -> str | None:
     Raises:
         UsageError: the target can't be loaded.
     """
-    told = network.source_sha256
-    return target_sha256(network.name) if told is None and ":" in network.name else told
+    source = network.source_sha256
+    return target_sha256(network.name) if source is None and ":" in network.name else source
 
 
 def _read(value: Any) -> Any:

@@ -141,9 +141,9 @@ def fit(
     """
     spec, agent, rng = training.spec, training.agent, Rng(training.seed)
     rows = spec.rows(math.ceil(spec.val_trials[training.budget] / distributed.size()))
-    judged = open_env(spec, rows, "val", training.device)
-    plan = agent.plan(judged.task)
-    progress = _start(training, judged, rng, watch)
+    val_env = open_env(spec, rows, "val", training.device)
+    plan = agent.plan(val_env.task)
+    progress = _start(training, val_env, rng, watch)
     if plan is not None and progress.step:
         whole = f"this fit is complete ({progress.step} updates): nothing is trained again"
         part = f"continuing from the checkpoint at meta-iteration {progress.step}"
@@ -172,12 +172,12 @@ def fit(
                 with signals.in_time(
                     spec.val_trials[training.budget], f"validation at step {progress.step}"
                 ):
-                    _validate(training, progress, judged, plan, signals.at_once(where))
+                    _validate(training, progress, val_env, plan, signals.at_once(where))
             except Interrupted:
                 _save(training, progress)
                 raise
-            judgement = {spec.validation[0]: progress.curve[-1]["val"]}
-            tracker.evaluated(progress.step, "val", judgement)
+            metrics = {spec.validation[0]: progress.curve[-1]["val"]}
+            tracker.evaluated(progress.step, "val", metrics)
         stop = distributed.stop_of(signals.number)
         if due or stop or time.monotonic() - saved > CHECKPOINT_EVERY_S:
             _save(training, progress)
@@ -216,7 +216,7 @@ def fit_whole(training: Training, signals: Signals) -> tuple[Progress, Any]:
     return Progress(train_wall_s=wall_s, train_cpu_s=cpu_s), policy
 
 
-def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
+def _start(training: Training, val_env: Any, rng: Rng, watch: Watch) -> Progress:
     folder = training.folder
     found = distributed.of_first(lambda: checkpoint.load(folder)) if folder is not None else None
     if found is not None:
@@ -228,7 +228,7 @@ def _start(training: Training, judged: Any, rng: Rng, watch: Watch) -> Progress:
             progress.state = checkpoint.to_device(progress.state, training.device)
             progress.best = checkpoint.to_device(progress.best, training.device)
             return progress
-    fresh = training.agent.init(for_init(judged), rng.at("init"))
+    fresh = training.agent.init(for_init(val_env), rng.at("init"))
     if training.weights is not None:
         fresh = training.agent.load_weights(fresh, training.weights)
     return Progress(state=checkpoint.to_device(fresh, training.device))
@@ -269,25 +269,25 @@ def _updated(answer: Any) -> tuple[Any, dict[str, float]]:
             f"{type(answer).__name__}"
         )
     state, logs = answer
-    told = {name: logs[name] for name in ("loss", *COUNTED) if logs.get(name) is not None}
+    numbers = {name: logs[name] for name in ("loss", *COUNTED) if logs.get(name) is not None}
     try:
-        return state, {name: float(value) for name, value in told.items()}
+        return state, {name: float(value) for name, value in numbers.items()}
     except (TypeError, ValueError, RuntimeError) as error:
         raise ContractError(
-            f"the logs of update are numbers, got {told}; give floats, as in loss.item()"
+            f"the logs of update are numbers, got {numbers}; give floats, as in loss.item()"
         ) from error
 
 
 def _validate(
     training: Training,
     progress: Progress,
-    judged: Any,
+    val_env: Any,
     plan: Plan,
     stoppable: AbstractContextManager[None],
 ) -> None:
-    """Judge the current state on the validation trials and keep it if it is the best so far.
+    """Evaluate the current state on the validation trials and keep it if it is the best so far.
 
-    The judging happens inside `stoppable`; the progress changes only after it.
+    The evaluation happens inside `stoppable`; the progress changes only after it.
     """
     clock = Clock()
     spec = training.spec
@@ -295,7 +295,7 @@ def _validate(
     metric, better = spec.validation
     with stoppable:
         policy = training.agent.policy(checkpoint.copied(progress.state))
-        blocks = list(evaluate_blocks(judged, policy, metric, trials, seed=training.seed))
+        blocks = list(evaluate_blocks(val_env, policy, metric, trials, seed=training.seed))
     value = blocks[0].score(metric)
     if len(blocks) > 1:
         value = float(np.concatenate([block.scores for block in blocks]).mean())

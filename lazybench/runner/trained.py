@@ -103,10 +103,10 @@ def find_run(name: str, runs: Path) -> TrainedRun:
                 f"key '{name}' fits several runs: {', '.join(run.key12 for run in fits)}; give "
                 "more digits"
             )
-        judged = sorted(runs.glob(f"*/done-{name}*.json")) if not fits else []
-        if judged:
+        marks = sorted(runs.glob(f"*/done-{name}*.json")) if not fits else []
+        if marks:
             raise UsageError(
-                f"key '{name}' is that of a judgement; evaluate its fit, {judged[0].parent}, with "
+                f"key '{name}' is that of a judgement; evaluate its fit, {marks[0].parent}, with "
                 "the same settings of judging as --set"
             )
         if not fits:

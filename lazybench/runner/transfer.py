@@ -1,4 +1,4 @@
-"""A finished run judged on other tasks than it was trained on, or at another step."""
+"""A finished run evaluated on other tasks than it was trained on, or at another step."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from lazybench.tasks import TaskShape
 
 @dataclass(frozen=True)
 class TransferRequest:
-    """Which run to judge, and on what.
+    """Which run to evaluate, and on what.
 
     Attributes:
         run: a run's folder, or the first digits of its key.
         env: id or alias of the environment; None takes the run's own.
         step: `best`, `last`, or the number of updates of a kept checkpoint.
         split: `test` gives a record; `train` and `val` only numbers.
-        overrides: settings of judging (`batch_norm`, `test_steps`, …).
+        overrides: settings of evaluation (`batch_norm`, `test_steps`, …).
         budget: whose number of trials; None takes the run's.
-        limit: judge on the first so many trials only.
+        limit: evaluate only the first trials, so many.
         device: `cpu`, `cuda`, `mps` or `auto`.
         threads: tasks side by side; None takes all usable cores.
         out: the store of records; None publishes nowhere.
@@ -82,12 +82,12 @@ class TransferRequest:
 
 @dataclass(frozen=True)
 class TransferResult:
-    """What judging came to.
+    """The result of an evaluation.
 
     Attributes:
         agent: agent id.
         env: environment id.
-        trained_on: environment, key and step of what was judged.
+        trained_on: environment, key and step of what was evaluated.
         split: split of the trials.
         metric: mean over trials with its interval.
         record: the record, on the test split alone.
@@ -109,7 +109,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> TransferResu
         UsageError: a step that isn't kept, a setting of training, or tasks that the agent can't
             answer, such as other ways than its head has outputs.
         DataUnavailable: the data isn't installed or is damaged.
-        OutputUnavailable: the store can't be written; found out before judging.
+        OutputUnavailable: the store can't be written; checked before evaluating.
     """
     run = find_run(request.run, request.runs)
     home = resolve_env(run.identity["env"])[0]
@@ -143,11 +143,11 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> TransferResu
     # By what was kept and not by what was asked for, so that one state has one record.
     kept = {run.progress.step: "last", run.progress.best_step: "best"}.get(step, "kept")
     origin = f"{home.id} {run.key[:12]} {kept} (step {step})"
-    judgement = TransferResult(
+    result = TransferResult(
         made.spec.id, spec.id, origin, request.split, Metric(**headline(spec, evaluation)), None
     )
     if request.split != "test":
-        return judgement
+        return result
     record = evaluation_record(
         spec,
         env,
@@ -172,7 +172,7 @@ def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> TransferResu
     )
     if request.out is not None:
         Store(request.out).publish(record)
-    return replace(judgement, record=record)
+    return replace(result, record=record)
 
 
 def load_policy(
@@ -192,7 +192,7 @@ def load_policy(
         run: the first digits of its key, its folder, or its record.
         env: tasks of another shape that it is to answer; None for those that it was trained for.
         step: `best`, `last` or the number of updates of a kept checkpoint.
-        settings: settings of judging (`batch_norm`, …) that replace the run's.
+        settings: settings of evaluation (`batch_norm`, …) that replace the run's.
         device: where it computes.
         runs: folder of runs that keys are looked up in.
 
@@ -233,7 +233,7 @@ def _without_answers(policy: Policy) -> Policy:
 
 
 def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> ResolvedAgent:
-    """The run's agent with its own settings, those of judging replaced where asked.
+    """The run's agent with its own settings, those of evaluation replaced as requested.
 
     Raises:
         UsageError: a setting of training, which can't be changed any more; or code that has changed

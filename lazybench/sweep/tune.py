@@ -128,7 +128,7 @@ def _value(text: str) -> Any:
 
 
 def step_sizes(config: Mapping[str, Any]) -> dict[str, Axis]:
-    """Return the axes that are searched unless told: each step size from a tenth to ten times."""
+    """Return the axes that are searched by default: each step size from a tenth to ten times."""
     return {
         name: Axis(lo=value / WIDE, hi=value * WIDE)
         for name, value in config.items()
@@ -144,9 +144,9 @@ def drawn(axes: Mapping[str, Axis], seed: int) -> Iterator[dict[str, Any]]:
     yield {}
     known: set[str] = set()
     for values in itertools.chain(_sobol(axes, seed), _grid(axes)):
-        told = json.dumps(values)
-        if told not in known:
-            known.add(told)
+        text = json.dumps(values)
+        if text not in known:
+            known.add(text)
             yield dict(zip(axes, values, strict=True))
 
 
@@ -201,7 +201,7 @@ def tune(
     folder = first.folder.with_name(f"tune-{first.folder.name}")
     refuse_links(folder)
     writable(folder)
-    # All resolved first: what isn't allowed is told before any training, not after half of it.
+    # All resolved first: what isn't allowed is reported before any training, not after half of it.
     chosen = _distinct(request, drawn(axes, request.seed), trials)
     with locked(folder), Signals(watch.note) as signals, using_threads(request.threads):
         remove_leftovers(folder)
@@ -237,8 +237,8 @@ def read_found(folder: Path) -> Found:
     """
     path = folder / _FOUND
     try:
-        told = json.loads(read_file(path))
-        return Found(**{**told, "tuning": Tuning(**told["tuning"])})
+        result = json.loads(read_file(path))
+        return Found(**{**result, "tuning": Tuning(**result["tuning"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{folder} holds no finished search ({type(error).__name__} at {path.name}); give the "
@@ -257,14 +257,14 @@ def _keep(folder: Path, request: RunRequest, resolved: ResolvedRun, found: Seque
         cpu_s=sum(tried.cpu_s for tried in found),
         image_gradients=round(sum(tried.image_gradients for tried in found)),
     )
-    told = {
+    result = {
         "agent": resolved.agent.asked,
         "env": resolved.spec.id,
         "budget": request.budget,
         "settings": {**request.overrides, **first.settings},
         "tuning": tuning.model_dump(mode="json"),
     }
-    write_json(folder / _FOUND, told)
+    write_json(folder / _FOUND, result)
 
 
 def _all(
@@ -301,7 +301,7 @@ def _one(
     except Diverged as error:
         return Tried(number, settings, None, 0, 0.0, str(error))
     score = progress.best_score
-    told = score if math.isfinite(score) else None
-    why = "" if told is not None else "it was never validated"
+    val = score if math.isfinite(score) else None
+    why = "" if val is not None else "it was never validated"
     images = progress.totals.get("image_gradients", 0.0)
-    return Tried(number, settings, told, progress.best_step, progress.train_cpu_s, why, images)
+    return Tried(number, settings, val, progress.best_step, progress.train_cpu_s, why, images)
