@@ -52,7 +52,7 @@ def check_agent(agent: Any, env: str, watch: Watch = SILENT) -> list[Finding]:
     Args:
         agent: id, `file.py:Class`, `module:Class`, a class, or an instance of one.
         env: id of the environment to check it on.
-        watch: hears of the training at smoke budget.
+        watch: is called with the training at smoke budget.
     """
     spec, _ = resolve_env(env)
     if "query_budget" in spec.options:

@@ -113,7 +113,7 @@ class ClusterSweep:
     def run(
         self, cells: Sequence[SuiteCell], begun: Callable[[SuiteCell], None]
     ) -> Iterator[CellOutcome]:
-        """Yield the outcome of each cell as it ends; `begun` hears which are under way.
+        """Yield the outcome of each cell as it ends; `begun` is called with those under way.
 
         Cells are handed out one for a free thread, so that those that wait aren't counted as
         guilty of a worker's death.

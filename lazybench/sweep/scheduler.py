@@ -1,4 +1,4 @@
-"""The cells of a suite, each in a process of its own; one that fails harms no other."""
+"""The cells of a suite, each in a process of its own; so one failure doesn't affect the others."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Engine(Protocol):
     def run(
         self, cells: Sequence[SuiteCell], begun: Callable[[SuiteCell], None]
     ) -> Iterator[CellOutcome]:
-        """Yield the outcome of each cell as it ends; `begun` hears which are under way."""
+        """Yield the outcome of each cell as it ends; `begun` is called with those under way."""
         ...
 
     def stop(self, *, at_once: bool = False) -> None:
@@ -127,7 +127,7 @@ class Sweep:
     def run(
         self, cells: Sequence[SuiteCell], begun: Callable[[SuiteCell], None]
     ) -> Iterator[CellOutcome]:
-        """Yield the outcome of each cell as it ends; `begun` hears which are under way."""
+        """Yield the outcome of each cell as it ends; `begun` is called with those under way."""
         free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in self.request.slots or (Slot(),) * self.request.jobs:
             free.put(slot)

@@ -175,7 +175,7 @@ def tune(
         request: the run that is tuned; its overrides hold in every trial.
         trials: configurations, the preset included; fewer are tried where the axes have no more.
         axes: what is searched; None for the agent's step sizes.
-        watch: hears of progress.
+        watch: is called with the progress.
 
     Raises:
         UsageError: a name, setting or number that isn't allowed, or nothing to search.
