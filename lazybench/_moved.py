@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any, NamedTuple
 
 MOVED: Mapping[str, str] = {
     "attack_task": "tasks",
@@ -46,6 +47,19 @@ def new_name(former: str) -> str | None:
     return f"{_PACKAGE}{MOVED[package]}.{rest}" if rest and package in MOVED else None
 
 
+class Size(NamedTuple):
+    """The size of a long-tailed test, as `lazybench.envs.longtail_ids` had it."""
+
+    classes: int
+    test_images: int
+    imbalances: tuple[int, ...] = ()
+
+
+def _with_sizes(long_tailed: Callable[..., Any]) -> Callable[[str, int, Size], Any]:
+    """Return `long_tailed` as it was, which took both numbers as one `Size`."""
+    return lambda data, imbalance, size: long_tailed(data, imbalance, *size[:2])
+
+
 class _Former(MetaPathFinder, Loader):
     """Import hook for the names of `MOVED`: a former name gives the module of the new name."""
 
@@ -74,6 +88,10 @@ class _Former(MetaPathFinder, Loader):
             values = vars(module)
             module = ModuleType(spec.name, module.__doc__)
             vars(module).update({former: values[now] for former, now in renamed.items()})
+        if spec.name == _PACKAGE + "envs.longtail_ids":
+            long_tailed = _with_sizes(vars(module)["long_tailed"])
+            module = ModuleType(spec.name, module.__doc__)
+            vars(module).update(Size=Size, long_tailed=long_tailed)
         self._specs[spec.name] = module.__spec__ or spec
         return module
 

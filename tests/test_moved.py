@@ -56,6 +56,9 @@ def test_former_name_gives_the_module_and_warns(former: str, new: str) -> None:
         found = importlib.import_module(f"lazybench.{former}")
     if former in RENAMED:
         assert all(vars(found)[was] is vars(module)[now] for was, now in RENAMED[former].items())
+    elif former == "envs.longtail_ids":
+        spec_of = found.long_tailed("tiny", 10, found.Size(classes=10, test_images=1000))
+        assert spec_of == module.long_tailed("tiny", 10, classes=10, test_images=1000)
     else:
         assert found is module
     # The last one: the parent of `harness.trained` is a former name, too.
