@@ -255,8 +255,8 @@ MUTANTS = (
     Mutant(
         "infos-of-rows-that-have-none-are-taken",
         JUDGE,
-        "            told[name][fresh] = np.asarray(info[name])[fresh]\n",
-        "            told[name][~done] = np.asarray(info[name])[~done]\n",
+        "            numbers[name][fresh] = np.asarray(info[name])[fresh]\n",
+        "            numbers[name][~done] = np.asarray(info[name])[~done]\n",
         (T_EVALUATE,),
     ),
     Mutant(
@@ -647,8 +647,8 @@ MUTANTS = (
     Mutant(
         "other-keys-failed-record-is-overwritten",
         STORE,
-        "if standing.key == record.key and standing.status in _RETRIABLE:",
-        "if standing.status in _RETRIABLE:",
+        "if stored.key == record.key and stored.status in _RETRIABLE:",
+        "if stored.status in _RETRIABLE:",
         (T_STORE,),
     ),
     Mutant(
