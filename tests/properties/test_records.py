@@ -69,6 +69,7 @@ FIELDS = st.fixed_dictionaries(
             {}, optional={"wall_s": st.floats(0), "queries": st.integers(0)}
         ),
         "limited": st.booleans(),
+        "isolated": st.booleans(),
         "world_size": st.integers(1, 9),
         "trained_on": st.none() | TEXT,
         "fit": st.none() | SHA256,
@@ -145,6 +146,7 @@ STAYS: dict[str, Any] = {
     "tuning": {"trials": 9, "cpu_s": 1.0},
     "kind": "submitted",
     "fit": "ab" * 32,
+    "isolated": True,
 }
 
 
