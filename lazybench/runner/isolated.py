@@ -45,7 +45,7 @@ _SPEC = (
     "independent_trials",
     "version",
 )
-"""What of an environment a child is told, to make its agent by: names and settings."""
+"""Fields of an environment's spec that the child gets, to make its agent: names and settings."""
 
 
 class IsolatedPolicy:
@@ -65,7 +65,7 @@ class IsolatedPolicy:
         Args:
             resolved: the run.
             state: what was trained.
-            env: the opened environment, of which the child is told the shape of an action alone.
+            env: the opened environment; the child gets the shape of its actions alone.
 
         Raises:
             UsageError: the child can't make the agent, or makes another one.
@@ -203,17 +203,16 @@ class _Served:
         try:
             asked = unpacked(message)
             reply = self._made(asked) if self._policy is None else self._answer(asked)
-            told = packed(reply | self._costs(begin_s))
+            return packed(reply | self._costs(begin_s))
         except (Exception, SystemExit) as error:
             if not isinstance(error, _Refused):
                 status, reason = status_and_reason(error)
             else:
                 status, reason = "refused", str(error)
             trace = traceback.format_exc()
-            told = packed(
+            return packed(
                 {"status": status, "reason": reason, "trace": trace} | self._costs(begin_s)
             )
-        return told
 
     def _costs(self, begin_s: float) -> dict[str, Any]:
         return {
