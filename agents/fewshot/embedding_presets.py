@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lazybench.agents.fewshot.settings import spending
+from lazybench.agents.fewshot.tuned import tuned
 from lazybench.specs import EnvSpec
 
 _HEADS: Mapping[str, Mapping[str, Any]] = {
@@ -38,7 +39,7 @@ def embedding_preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any
         settings |= {**_SMALL[algorithm], "train_queries": 5, "meta_batch": 2}
         settings |= spending(env, budget)
     if budget == "medium" and way > 1:
-        settings |= {"lr": 1e-3, "meta_batch": 1}
+        settings |= {"lr": 1e-3, "meta_batch": 1, **tuned(algorithm, env)}
     many = budget == "medium" or (budget == "paper" and algorithm in ("protonet", "r2d2"))
     # In the memorisation trap, say, the ways of training tasks can't be chosen.
     if many and "way" in env.plan_options:

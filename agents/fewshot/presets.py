@@ -13,6 +13,7 @@ from typing import Any
 
 from lazybench.agents.fewshot.paper_presets import paper
 from lazybench.agents.fewshot.settings import spending
+from lazybench.agents.fewshot.tuned import tuned
 from lazybench.specs import EnvSpec
 
 _ADAM: Mapping[str, Any] = {"outer_rule": "adam", "outer_lr": 2e-3}
@@ -106,6 +107,8 @@ def preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any]:
     )
     if way == 1:
         settings |= _waves(algorithm, budget)
+    if budget == "medium":
+        settings |= tuned(algorithm, env)
     # A baseline learns nothing before the test, so there is nothing to spend.
     return settings if algorithm == "finetune" else settings | spending(env, budget)
 

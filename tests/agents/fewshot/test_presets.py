@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lazybench.agents.fewshot.embedding_presets import embedding_preset
 from lazybench.agents.fewshot.gradient import GradientAgent
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.agents.fewshot.presets import ALGORITHMS, preset
+from lazybench.agents.fewshot.tuned import TUNED, task_kind
 from lazybench.learning import GAMMAS
 from lazybench.registry import ENVS
 from lazybench.specs import BUDGETS, EnvSpec
 from lazybench.tasks import TaskShape
 
+SEARCHES = Path(__file__).parents[3] / "leaderboards" / "tuning"
 LEARNERS = tuple(name for name in ALGORITHMS if name != "finetune")
 
 
 def settings(algorithm: str, env: str, budget: str = "small") -> dict[str, Any]:
-    return preset(algorithm, ENVS.resolve(env).spec, budget)
+    chosen = preset if algorithm in ALGORITHMS else embedding_preset
+    return chosen(algorithm, ENVS.resolve(env).spec, budget)
 
 
 def spent(chosen: dict[str, Any], way: int, shot: int) -> int:
@@ -120,3 +126,36 @@ def test_medium_pays_three_million_image_gradients_and_sees_a_plateau() -> None:
 def test_numbers_without_an_end_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         GradientAgent.Config(inner_lr=float("inf"))
+
+
+@pytest.mark.parametrize("path", sorted(SEARCHES.rglob("*.json")), ids=lambda path: path.stem)
+def test_medium_takes_the_best_configuration_of_each_search(path: Path) -> None:
+    search = json.loads(path.read_bytes())
+    best = max((trial for trial in search["trials"] if trial["val"] is not None), key=_val)
+    given = settings(search["agent"], search["env"], "medium")
+    for name, value in best["settings"].items():
+        assert given[name] == value, f"{name} of {search['agent']} on {search['env']}"
+    kind = task_kind(ENVS.resolve(search["env"]).spec)
+    assert kind is not None
+    assert set(TUNED[kind].get(search["agent"], {})) == set(best["settings"])
+
+
+def test_each_tuned_setting_comes_from_a_search() -> None:
+    searched = {
+        (task_kind(ENVS.resolve(path.parent.name).spec), path.stem): path
+        for path in SEARCHES.rglob("*.json")
+    }
+    assert searched
+    assert {(kind, agent) for kind, agents in TUNED.items() for agent in agents} <= set(searched)
+
+
+def test_the_control_of_lazy_reptile_shares_its_tuned_settings() -> None:
+    lazy, control = (
+        settings(agent, "omniglot-5way-1shot", "medium")
+        for agent in ("lazy_reptile", "reptile_matched")
+    )
+    assert (lazy["inner_lr"], lazy["outer_lr"]) == (control["inner_lr"], control["outer_lr"])
+
+
+def _val(trial: dict[str, Any]) -> float:
+    return float(trial["val"])
