@@ -74,6 +74,8 @@ class EnvSpec:
         metric: name of the headline metric; `better` and `unit` say how to read it.
         val_metric: name of the metric of validation and whether more is better, where it is another
             one than the headline metric.
+        targets: levels of the validation metric, in its own unit; boards show what training cost
+            until validation first reached each.
         measures: further numbers that the environment tells of a whole test.
         columns: names of further numbers of each trial that its last info tells; the record keeps
             them.
@@ -102,6 +104,7 @@ class EnvSpec:
     better: Better = "higher"
     unit: str = "fraction"
     val_metric: tuple[str, Better] | None = None
+    targets: tuple[float, ...] = ()
     measures: tuple[Measure, ...] = ()
     columns: tuple[str, ...] = ()
     block: int = 8

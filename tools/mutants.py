@@ -42,6 +42,7 @@ CHECKPOINT = "lazybench/runner/checkpoint.py"
 STORE = "lazybench/records/store.py"
 ATOMIC = "lazybench/files.py"
 BOARDS = "lazybench/boards/write.py"
+ROWS = "lazybench/boards/rows.py"
 SWAP = "lazybench/files.py"
 
 T_LEDGER = "tests/envs/attack/test_ledger.py"
@@ -61,6 +62,7 @@ T_CHECKPOINT = "tests/runner/test_checkpoint.py"
 T_STORE = "tests/records/test_store.py"
 T_ATOMIC = "tests/test_files_written.py"
 T_BOARDS = "tests/boards/test_write.py"
+T_TO_TARGET = "tests/boards/test_to_target.py"
 T_CACHE = "tests/data/test_cache.py"
 
 
@@ -664,6 +666,13 @@ MUTANTS = (
         "if safe and safe == name and not _RESERVED.match(safe):",
         "if safe and safe == name:",
         (T_STORE,),
+    ),
+    Mutant(
+        "seeds-that-never-reach-a-target-are-left-out",
+        ROWS,
+        "math.inf if point is None else point.get(name) for point in points]",
+        "point.get(name) for point in points if point is not None] or [math.inf]",
+        (T_TO_TARGET,),
     ),
     Mutant("keys-of-five-digits", STORE, r"[0-9a-f]{6,64}", r"[0-9a-f]{5,64}", (T_STORE,)),
     Mutant(

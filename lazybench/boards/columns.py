@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from lazybench.boards.build import Board
 from lazybench.boards.group import bounded
-from lazybench.boards.rows import Row
+from lazybench.boards.rows import Row, ToTarget
 from lazybench.records.fields import Reported
 
 CellText = Callable[[Row, str], str]
@@ -186,6 +186,10 @@ def _cost(  # noqa: PLR0913 - where it is shown
 
 _MEASURES = "measures"
 """The key of the place at which a board's further metrics come, a column each."""
+_TO_TARGET = "to_target"
+"""The key of the place at which the costs to an environment's targets come."""
+NEVER = "--"
+"""Shown for rows that don't reach a target."""
 
 COLUMNS: tuple[Column, ...] = (
     Column(
@@ -451,6 +455,7 @@ COLUMNS: tuple[Column, ...] = (
         first=True,
         axis="queries, whole test",
     ),
+    Column(_TO_TARGET, "what training cost until validation reached a target", optional=True),
     Column("tuned", "whether the preset was tuned like the others", csv=lambda row, _: row.tuned),
     Column(
         "tuning_trials",
@@ -491,7 +496,7 @@ AXES = (
 def columns_of(board: Board, rows: Sequence[Row]) -> list[Column]:
     """The columns of Markdown, LaTeX and HTML that some of a board's rows fill."""
     found: list[Column] = []
-    for column in COLUMNS:
+    for column in _with_targets(rows, board.unit):
         found += _measures(board, rows) if column.key == _MEASURES else [column]
     return [column for column in found if any(column.cells(board, rows))]
 
@@ -500,7 +505,7 @@ def csv_columns(rows: Sequence[Row]) -> list[Column]:
     """The columns of CSV but further metrics, in their order there."""
     shown = [
         column
-        for column in COLUMNS
+        for column in _with_targets(rows)
         if column.csv is not None
         and not (column.optional and all(column.csv(row, "") is None for row in rows))
     ]
@@ -513,6 +518,87 @@ def csv_columns(rows: Sequence[Row]) -> list[Column]:
 
 
 OPTIONAL = frozenset(column.key for column in COLUMNS if column.optional)
+
+
+def _with_targets(rows: Sequence[Row], unit: str = "") -> Iterator[Column]:
+    """`COLUMNS` with those of the targets that some rows have at their place."""
+    for column in COLUMNS:
+        if column.key == _TO_TARGET:
+            for target in targets_of(rows):
+                yield from _target_columns(target, unit)
+        else:
+            yield column
+
+
+def targets_of(rows: Iterable[Row]) -> list[float]:
+    """Return the targets whose cost some rows have, from least to greatest."""
+    return sorted({each.target for row in rows for each in row.to_target or ()})
+
+
+def to_target(row: Row, target: float) -> ToTarget | None:
+    """Return what a row's training cost until a target; None where its records don't have it."""
+    return next((each for each in row.to_target or () if each.target == target), None)
+
+
+def target_text(found: ToTarget | None) -> str:
+    """The cost to a target with the processor; `--` where a row never gets there."""
+    if found is None:
+        return ""
+    if not found.reached:
+        return NEVER
+    seeds = f"{found.reached} of {found.seeds} seeds"
+    if found.train_cpu_s is None:
+        return f"{NEVER} ({seeds})"
+    images = found.image_gradients
+    parts = [
+        f"{_fixed(found.train_cpu_s)} s",
+        "" if images is None else f"{count_text(images)} image-gradients",
+        seeds,
+        "; ".join(found.processors),
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _target_columns(target: float, unit: str) -> Iterator[Column]:
+    """The columns of one target; Markdown and HTML have one, CSV one for each number."""
+
+    def number(name: str) -> Number:
+        def value(row: Row) -> float | None:
+            found = to_target(row, target)
+            return None if found is None else vars(found)[name]
+
+        return value
+
+    def processors(row: Row, _: str) -> str | None:
+        found = to_target(row, target)
+        return None if found is None else "; ".join(found.processors)
+
+    key = f"to_{target:g}"
+    heading = f"CPU s and image-gradients to {target:g} {unit}".rstrip()
+    cpu_s, images, reached = map(number, ("train_cpu_s", "image_gradients", "reached"))
+    yield Column(
+        f"{key}_cpu_s",
+        "what training cost until validation first reached the target: processor seconds and "
+        "image-gradients, median over seeds, how many seeds got there, and the processor",
+        page=Look(heading, lambda row, _: target_text(to_target(row, target))),
+        csv=lambda row, _: cpu_s(row),
+        optional=True,
+        sort=cpu_s,
+        ascending=True,
+    )
+    yield Column(
+        f"{key}_image_gradients",
+        "image-gradients to the target, median over seeds",
+        csv=lambda row, _: images(row),
+        optional=True,
+    )
+    yield Column(
+        f"{key}_seeds",
+        "seeds that reach the target",
+        csv=lambda row, _: reached(row),
+        optional=True,
+    )
+    yield Column(f"{key}_processors", "processors behind it", csv=processors, optional=True)
 
 
 def _measures(board: Board, rows: Sequence[Row]) -> Iterator[Column]:

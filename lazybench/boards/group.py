@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from lazybench.files import canonical_json
 from lazybench.records.schema import Record
@@ -24,8 +24,9 @@ TRANSDUCTIVE = "transductive"
 """The batch norm of an agent's row where none is named."""
 _LONGEST_OVERRIDES = 80
 _AGREE = 1e-4
-_LARGEST_SCORE = 1e100
-"""Squares of larger ones leave the floats: they have neither an interval nor a difference."""
+LARGEST = 1e100
+"""Squares of larger numbers leave the floats: such scores have neither an interval nor a
+difference, and pictures draw them here."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,12 @@ def is_usable(values: ArrayLike) -> bool:
     import numpy as np
 
     # A comparison with NaN is False.
-    return bool((np.abs(np.asarray(values, np.float64)) <= _LARGEST_SCORE).all())
+    return bool((np.abs(np.asarray(values, np.float64)) <= LARGEST).all())
+
+
+def is_drawable(value: Any) -> TypeGuard[float]:
+    """Return whether a value is a number that a board can show; NaN isn't."""
+    return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def _is_mean_of(score: float, scores: NDArray[Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from lazybench.boards.columns import (
     columns_of,
     common_source,
     short_places,
+    target_text,
+    targets_of,
+    to_target,
 )
 from lazybench.boards.plot_data import PlotData, plot_data
 from lazybench.boards.render import made_by
@@ -113,6 +117,27 @@ def _section(found: PlotData) -> dict[str, Any]:
         ],
         "names": _names(found, blocks),
         "span": span,
+        "to_target": _to_target(board),
+    }
+
+
+def _to_target(board: Board) -> dict[str, Any] | None:
+    """The table of costs to the targets, the least first; None where no row has them."""
+    targets = targets_of(board.rows)
+    if not targets:
+        return None
+
+    def costs(row: Row) -> list[float]:
+        found = (to_target(row, target) for target in targets)
+        known = (each.train_cpu_s if each is not None else None for each in found)
+        return [math.inf if cost is None else cost for cost in known]
+
+    rows = sorted((row for row in board.rows if row.to_target is not None), key=costs)
+    return {
+        "headings": [f"{target:g} {board.unit}".rstrip() for target in targets],
+        "rows": [
+            (row.agent, [target_text(to_target(row, target)) for target in targets]) for row in rows
+        ],
     }
 
 

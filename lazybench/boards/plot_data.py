@@ -7,11 +7,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from lazybench.boards.build import Board
 from lazybench.boards.columns import AXES, COLUMNS, MEAN_QUERIES
-from lazybench.boards.group import bounded, factor
+from lazybench.boards.group import LARGEST, bounded, factor, is_drawable
 from lazybench.boards.rows import Row
 from lazybench.files import canonical_json
 from lazybench.records.schema import Record
@@ -28,8 +28,6 @@ _ON_VALIDATION = "LT+dev"
 """The track of long-tailed streams whose training sees the images that validation counts."""
 _QUERY_STEPS = 160
 _MOST_QUERIES = 1 << 53
-_LARGEST = 1e100
-"""Greater numbers are drawn here: axes need room, and differences must stay within the floats."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +183,7 @@ def _series(name: str, row: Row, records: Sequence[Record], *, by_images: bool) 
 
 
 def _clipped(value: float) -> float:
-    return min(max(float(value), -_LARGEST), _LARGEST)
+    return min(max(float(value), -LARGEST), LARGEST)
 
 
 def _learning(record: Record, *, by_images: bool) -> Points:
@@ -202,17 +200,12 @@ def _learning(record: Record, *, by_images: bool) -> Points:
     return tuple((x, y) for x, y in points if is_drawable(x) and is_drawable(y))
 
 
-def is_drawable(value: Any) -> TypeGuard[float]:
-    """Return whether a value is a number that a picture can show; NaN isn't."""
-    return isinstance(value, int | float) and abs(value) <= _LARGEST
-
-
 def gamma_counts(diagnostics: Mapping[str, Any]) -> dict[str, float]:
     """How often a lazy agent chose each gamma; empty for others, and where a count is none."""
     histogram = diagnostics.get("gamma_histogram")
     counts = histogram if isinstance(histogram, Mapping) else {}
     sound = all(is_drawable(count) and count >= 0 for count in counts.values())
-    return dict(counts) if sound and 0 < sum(counts.values()) <= _LARGEST else {}
+    return dict(counts) if sound and 0 < sum(counts.values()) <= LARGEST else {}
 
 
 def gamma_text(diagnostics: Mapping[str, Any]) -> str:

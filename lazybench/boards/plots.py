@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from lazybench.boards.build import Board
 from lazybench.boards.compare import Comparison
-from lazybench.boards.group import bounded, factor
+from lazybench.boards.group import bounded, factor, is_drawable
 from lazybench.boards.plot_data import (
     PlotData,
     Points,
     Series,
     front,
     gamma_counts,
-    is_drawable,
     plot_data,
 )
 from lazybench.errors import LazybenchError, UsageError

@@ -15,13 +15,43 @@ from lazybench.boards.group import (
     bounded,
     end_of,
     factor,
+    is_drawable,
     is_usable,
     rank_group,
     score_of,
 )
+from lazybench.errors import UnknownName
 from lazybench.records.fields import Cost
 from lazybench.records.schema import Record
+from lazybench.registry import ENVS
+from lazybench.specs import EnvSpec
 from lazybench.stats import Difference, over_seeds
+
+
+@dataclass(frozen=True)
+class ToTarget:
+    """What training cost until validation first reached a target.
+
+    Choice: medians are over all seeds, of which one that never reaches the target counts as
+    infinite; a median over those alone that do would favour agents that rarely get there.
+
+    Attributes:
+        target: level of the validation metric, in the board's unit.
+        train_cpu_s: processor seconds of training, without validation, median over seeds; None
+            where at least half of the seeds don't reach the target.
+        image_gradients: images that a gradient was taken of, median over seeds; None in that case
+            and where the agent doesn't count them.
+        reached: seeds that reach the target.
+        seeds: seeds whose validations carry their cost.
+        processors: names of the processors, and of the GPUs where those trained.
+    """
+
+    target: float
+    train_cpu_s: float | None
+    image_gradients: float | None
+    reached: int
+    seeds: int
+    processors: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -64,6 +94,8 @@ class Row:
         tuned: whether the preset was tuned with the same effort as the others.
         tuning_trials: configurations that a search tried for the row's settings, mean over seeds;
             None where they are the preset's or the caller's.
+        to_target: what training cost until each target of the environment; None where it has
+            none, and where the records' validations don't carry their cost.
         versions: package versions that ran it.
         marks: what a reader must know (dirty, limited, external, diverged 1 of 3, …), and what
             any run's diagnostics say of it.
@@ -101,12 +133,14 @@ class Row:
     measures: tuple[tuple[str, str, float], ...]
     tuned: bool
     tuning_trials: float | None
+    to_target: tuple[ToTarget, ...] | None
     versions: tuple[str, ...]
     marks: tuple[str, ...]
     reason: str | None
     keys: tuple[str, ...]
 
 
+_ROUNDING = 1e-9
 _TUNING = (
     ("tuning_image_gradients", "images", "image_gradients"),
     ("tuning_cpu_s", "s", "cpu_s"),
@@ -179,6 +213,7 @@ def row_of(group: Group, *, mixed_devices: bool) -> Row:
         diff=None,
         seeds=tuple(record.seed for record in scored),
         trials=min(counts, default=0),
+        to_target=_to_target(group.records),
         marks=_marks(group, mixed_devices),
         reason=None,
         **_facts(scored),
@@ -201,6 +236,7 @@ def failed_row(record: Record, name: str, *, mixed_devices: bool) -> Row:
         diff=None,
         seeds=(record.seed,),
         trials=record.trials.n,
+        to_target=None,
         marks=_marks(Group((record,), name), mixed_devices)[:-1],
         reason=f"{status}: {reason}" if reason else status,
         **_facts([record]),
@@ -235,6 +271,69 @@ def _facts(records: Sequence[Record]) -> dict[str, Any]:
         "versions": tuple(sorted({record.code.version for record in records})),
         "keys": tuple(record.key12 for record in records),
     }
+
+
+def _to_target(records: Sequence[Record]) -> tuple[ToTarget, ...] | None:
+    """What training cost until each target, over the runs whose validations carry their cost."""
+    timed = [
+        record
+        for record in records
+        if record.trained_on is None
+        and record.curve
+        and all(is_drawable(point.get("train_cpu_s")) for point in record.curve)
+    ]
+    if not timed:
+        return None
+    try:
+        spec: EnvSpec = ENVS.resolve(records[0].env.id).spec
+    except UnknownName:
+        return None
+    scale = factor(records[0])
+    found = []
+    for target in spec.targets:
+        points = [_first_at(record, target, spec.validation[1]) for record in timed]
+        found.append(
+            ToTarget(
+                target=target * scale,
+                train_cpu_s=_median(points, "train_cpu_s"),
+                image_gradients=_median(points, "image_gradients"),
+                reached=sum(point is not None for point in points),
+                seeds=len(timed),
+                processors=tuple(sorted({_processor(record) for record in timed})),
+            )
+        )
+    return tuple(found) or None
+
+
+def _first_at(record: Record, target: float, better: str) -> dict[str, Any] | None:
+    """The first validation of a run that is at least as good as a target; None without any."""
+    sign = 1.0 if better == "higher" else -1.0
+    values = ((point, point.get("val")) for point in record.curve)
+    return next(
+        (
+            point
+            for point, value in values
+            # A mean over trials may miss a round number by the last bits.
+            if is_drawable(value) and sign * value >= sign * target - _ROUNDING
+        ),
+        None,
+    )
+
+
+def _median(points: Sequence[dict[str, Any] | None], name: str) -> float | None:
+    """The median cost, infinite for runs without a point; None where it isn't finite or known."""
+    costs = [math.inf if point is None else point.get(name) for point in points]
+    known = [cost for cost in costs if cost == math.inf or is_drawable(cost)]
+    middle = statistics.median(known) if len(known) == len(costs) else math.inf
+    return None if math.isinf(middle) else float(middle)
+
+
+def _processor(record: Record) -> str:
+    """The processor that trained a run, in the words of its maker without the marks."""
+    machine = record.machine
+    names = [machine.processor] if machine.gpu is None else [machine.processor, machine.gpu]
+    plain = (name.replace("(R)", "").replace("(TM)", "") for name in names)
+    return ", ".join(" ".join(name.split()) for name in plain)
 
 
 def _largest_mb(sizes: Iterable[int | None]) -> float | None:

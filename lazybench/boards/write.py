@@ -289,7 +289,8 @@ def _keep_index(store: Store, entries: dict[str, Any]) -> None:
 def _makers(store: Store) -> list[Any]:
     """What boards are made by besides records: this code, its libraries and papers' numbers."""
     package = Path(__file__).parent.parent
-    sources = [*package.glob("*.py"), *package.glob("boards/*.py"), *package.glob("records/*.py")]
+    folders = ("", "boards/", "records/", "envs/")
+    sources = [path for folder in folders for path in package.glob(f"{folder}*.py")]
     code = [[path.name, *_status(path)[:2]] for path in sorted(sources)]
     libraries = [version(name) for name in ("numpy", "scipy", "tabulate")]
     papers = [*REPORTED.glob("*.json"), *(store.root / "reported").glob("*.json")]
