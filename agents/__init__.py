@@ -312,7 +312,7 @@ _LONGTAIL: tuple[AgentSpec, ...] = (
 
 _ATTACK: tuple[AgentSpec, ...] = (
     _attacker(
-        "coordinate:Coordinate",
+        "meta_attack:Coordinate",
         "coordinate",
         "control: scores; signs of slopes at random coordinates, nothing learned",
         "README: honesty is a feature",
@@ -389,14 +389,14 @@ _ATTACK: tuple[AgentSpec, ...] = (
         "brendel2018boundary",
     ),
     _attacker(
-        "opt_attack:OptAttack",
+        "rays:OptAttack",
         "opt_attack",
         "decisions; descends the length of a ray by finite differences",
         "Cheng et al. 2019",
         "cheng2019opt",
     ),
     _attacker(
-        "sign_opt:SignOpt",
+        "rays:SignOpt",
         "sign_opt",
         "decisions; descends the length of a ray by signs of its differences",
         "Cheng et al. 2020",

@@ -25,8 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.classifier import ClassifierAgent
 from lazybench.agents.longtail.meta import MetaWeightAgent
-from lazybench.agents.longtail.meta_settings import MetaConfig
-from lazybench.agents.longtail.settings import LongTailConfig
+from lazybench.agents.longtail.settings import LongTailConfig, MetaConfig
 from lazybench.envs.longtail.env import LongTailEnv
 from lazybench.nets.params import leaves
 from lazybench.runtime.threads import keep_freed_memory

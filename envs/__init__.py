@@ -175,7 +175,7 @@ def _resolve_stream(name: str, known: Mapping[str, EnvSpec]) -> EnvSpec | None:
 
 
 def _size(meta: Meta) -> tuple[int, int]:
-    """Classes and test images of an imported set, as `lazybench.data.labelled` splits it."""
+    """Classes and test images of an imported set, as `lazybench.data.pool` splits it."""
     counts = meta.splits["train"].counts
     return len(counts), len(counts) * held_out_each(min(counts))
 

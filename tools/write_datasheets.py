@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lazybench.data.sources import SOURCES
+from lazybench.data.folders import SOURCES
 from lazybench.envs.datasets.glyphs import FROZEN, FROZEN_SHA256, Frozen, read_frozen
 from lazybench.references import bibliography
 from lazybench.registry import DATASETS, ENVS

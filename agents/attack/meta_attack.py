@@ -1,10 +1,14 @@
-"""Meta-attack: a meta-learned network predicts gradient maps and is fine-tuned to each image."""
+"""Meta-attack, and random coordinates, its control.
+
+Meta-attack's network is meta-learned: it predicts gradient maps and is fine-tuned to each image.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -16,10 +20,17 @@ from torch import Tensor
 
 from lazybench import learning
 from lazybench.agent import Network, Observation, Plan, Policy
-from lazybench.agents.attack.coordinate import Coordinate, CoordinateConfig
 from lazybench.agents.attack.differences import coordinate_slopes, placed
 from lazybench.agents.attack.lockstep import Attack, Lockstep, Start, State
-from lazybench.agents.attack.search import Iterates, ScoreAgent, Space, pixels, variables
+from lazybench.agents.attack.search import (
+    Iterates,
+    ScoreAgent,
+    ScoreConfig,
+    Space,
+    order,
+    pixels,
+    variables,
+)
 from lazybench.agents.fewshot.gradient import GradientAgent
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.nets import Net, backbone
@@ -27,6 +38,63 @@ from lazybench.nets.params import Params, detached
 from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
 from lazybench.tasks import AttackTask
+
+
+class CoordinateConfig(ScoreConfig):
+    """Settings; the defaults are meta-attack's on MNIST.
+
+    Attributes:
+        coordinates: q, how many are probed at once (all, where an image has fewer).
+        every: j, steps that use one probing.
+        step: lambda, how far every probed coordinate moves in a step, in the unit of `space`.
+        width: h of the forward differences.
+        space: pixels, or tanh space as meta-attack on CIFAR-10.
+    """
+
+    coordinates: int = Field(128, ge=1)
+    every: int = Field(5, ge=1)
+    step: float = Field(0.01, gt=0)
+    width: float = Field(1e-4, gt=0)
+    space: Space = "pixel"
+
+
+class Coordinate(ScoreAgent):
+    """Probe q random coordinates, follow the signs of their slopes for j steps, and repeat.
+
+    Queries per image: one for the clean image; then rounds of q probes and j steps, each checked
+    by a query. `Choice:` the first probes come at once, since there is nothing to follow before.
+
+    Reference: Du et al., "Query-efficient meta attack to deep neural networks", ICLR 2020, with the
+    attacker's choice of coordinates replaced by chance.
+    """
+
+    Config = CoordinateConfig
+
+    @staticmethod
+    def preset(algorithm: str, env: EnvSpec, budget: str) -> Mapping[str, Any]:
+        """Return meta-attack's constants for the data."""
+        if env.data.startswith("cifar"):
+            return {"coordinates": 125, "every": 3, "space": "tanh"}
+        return {}
+
+    def attack(self, start: Start, state: State) -> Attack:
+        """Yield queries, and receive their replies, until no image is left."""
+        config: CoordinateConfig = self.config
+        iterates = Iterates(start, self.radius(start.task), config.space)
+        signs = torch.zeros_like(start.x)
+        yield from iterates.check()
+        for step in count():
+            if step % config.every == 0:
+                live = iterates.live
+                chosen = order(start, "coordinates", live, step, start.x[0].numel())
+                chosen = chosen[:, : config.coordinates]
+                slopes, kept = yield from coordinate_slopes(iterates, chosen, config.width)
+                signs[iterates.live] = placed(slopes.sign(), chosen[kept], iterates.clean)
+            if not len(iterates.live):
+                return
+            iterates.move(iterates.values[iterates.live] + config.step * signs[iterates.live])
+            yield from iterates.check()
+
 
 _BLOCK = 8
 """Images that pass through their attackers together. Blocks that aren't full are padded: other

@@ -1,4 +1,4 @@
-"""Attacks on rays: how far along a direction the decision lies, and descent of that length.
+"""Attacks along rays: OPT attack and Sign-OPT, which descend the distance to the decision.
 
 A ray is a direction of length 1 (in the protocol's norm) from a clean image; its value g is the
 least length at which the image is adversarial. Rows are clipped to the box, so that the distance
@@ -15,7 +15,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lazybench.agents.attack.search import Asking, Decisions, LabelConfig, starting_points
+from lazybench.agents.attack.lockstep import Attack, Start, State
+from lazybench.agents.attack.search import (
+    PROBES_AT_ONCE,
+    Asking,
+    Decisions,
+    LabelAgent,
+    LabelConfig,
+    ragged,
+    starting_points,
+)
 from lazybench.tasks import Norm, distance
 
 INFINITE = float("inf")
@@ -266,3 +275,109 @@ def _line(
         shorter = yield from shortened(active)
         active = active[~shorter]
     return best, alpha
+
+
+class OptAttackConfig(RayConfig):
+    """Settings of the OPT attack; the defaults are the authors'.
+
+    Attributes:
+        start_tolerance: width at which the first rays' bisection ends.
+        probes: q, random directions of a finite difference.
+    """
+
+    start_tolerance: float = Field(1e-5, gt=0)
+    probes: int = Field(10, ge=1)
+
+
+class OptAttack(LabelAgent):
+    """Attack by decisions: a value of g costs a line of queries, a gradient `probes` of them.
+
+    Queries per image: its first ray (`rays.first_rays`); in each iteration `probes` searches of
+    g near the present one (`rays.local`) and a line search. All rows are counted.
+
+    `Choice:` probes without any decision within twice the present length are left out of the mean;
+    the authors' code takes their length for infinite.
+
+    Reference: Cheng et al., "Query-Efficient Hard-label Black-box Attack: An Optimization-based
+        Approach", ICLR 2019, eq. (5) and Algorithm 2.
+    """
+
+    Config = OptAttackConfig
+    config: OptAttackConfig
+
+    def attack(self, start: Start, state: State) -> Attack:
+        """Find a ray and descend its length until the budget is spent."""
+        config, norm = self.config, start.task.norm
+        search = Decisions(start)
+
+        def slope(here: Rays, beta: Tensor, step: int) -> Asking[tuple[Tensor, Rays]]:
+            q, m = config.probes, len(here.images)
+            each = Rays(*(part.repeat_interleave(q, 0) for part in here))
+            number = torch.arange(q).repeat(m)
+            u = unit(start.normal("probe", each.images, step * q + number), norm)
+            width = beta.repeat_interleave(q)
+            moved = unit(each.direction + _wide(width, u) * u, norm)
+            rays = each._replace(direction=moved)
+            length = yield from local(search, rays, width * config.tolerance, longer=True)
+            change = torch.where(torch.isinf(length), 0.0, (length - each.length) / width)
+            found = (_wide(change, u) * u).view(m, q, *u.shape[1:]).mean(1)
+            best = length.view(m, q).argmin(1) + q * torch.arange(m, device=length.device)
+            return found, rays._replace(length=length).of(best)
+
+        return descend(search, config, slope, state.get("examples"))
+
+
+def _wide(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.dtype)[:, None, None, None]
+
+
+class SignOptConfig(RayConfig):
+    """Settings of Sign-OPT; the defaults are the authors'.
+
+    Attributes:
+        probes: random directions of an estimate, a query each.
+        reserve: queries that an estimate leaves for the line search after it. `Choice:` so the
+            last one takes fewer probes rather than spend the whole budget without a step.
+    """
+
+    probes: int = Field(200, ge=1)
+    reserve: int = Field(20, ge=0)
+
+
+class SignOpt(LabelAgent):
+    """Attack by decisions: whether a nearby ray is longer or shorter costs one query.
+
+    Queries per image: its first ray (`rays.first_rays`); in each iteration `probes`, or what
+    leaves `reserve` but at least 1, and a line search. All rows are counted.
+
+    `Choice:` in linf, directions have a largest entry of 1 and a step follows the slope's signs.
+
+    Reference: Cheng et al., "Sign-OPT: A Query-Efficient Hard-label Adversarial Attack", ICLR 2020,
+        eq. (7) and Algorithm 1.
+    """
+
+    Config = SignOptConfig
+    config: SignOptConfig
+
+    def attack(self, start: Start, state: State) -> Attack:
+        """Find a ray and descend its length until the budget is spent."""
+        config, norm = self.config, start.task.norm
+        search = Decisions(start)
+
+        def slope(here: Rays, beta: Tensor, step: int) -> Asking[tuple[Tensor, Rays]]:
+            probes = (search.left[here.images] - config.reserve).clamp(1, config.probes)
+            found = torch.zeros_like(here.direction)
+            for first in range(0, int(probes.max()), PROBES_AT_ONCE):
+                live = search.live[here.images]
+                row, number = ragged((probes - first).clamp(0, PROBES_AT_ONCE) * live)
+                each = here.of(row)
+                draw = (step * config.probes + first + number).cpu()
+                u = unit(start.normal("probe", each.images, draw), norm)
+                width = beta[row].to(u.dtype)[:, None, None, None]
+                rays = each._replace(direction=unit(each.direction + width * u, norm))
+                shorter = yield from ask_at(search, rays, each.length)
+                sign = 1 - 2 * shorter.to(u.dtype)
+                found.index_add_(0, row, sign[:, None, None, None] * u)
+            return found / probes[:, None, None, None], here
+
+        return descend(search, config, slope, state.get("examples"))

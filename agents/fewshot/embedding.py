@@ -19,8 +19,8 @@ from lazybench import learning
 from lazybench.agent import Network, Observation, Plan
 from lazybench.agents.fewshot import heads
 from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed
-from lazybench.agents.fewshot.embedding_presets import embedding_preset
 from lazybench.agents.fewshot.episode import PerTask, Row
+from lazybench.agents.fewshot.presets import embedding_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
 from lazybench.agents.fewshot.weights import network_description
 from lazybench.errors import UsageError

@@ -13,9 +13,9 @@ from torch import Tensor
 from lazybench import learning
 from lazybench.agent import Network, Observation, Plan
 from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed
-from lazybench.agents.fewshot.embedding_presets import pretrain_preset
 from lazybench.agents.fewshot.episode import PerTask, Row
 from lazybench.agents.fewshot.heads import cosine
+from lazybench.agents.fewshot.presets import pretrain_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
 from lazybench.agents.fewshot.weights import HEAD, network_description
 from lazybench.errors import UsageError

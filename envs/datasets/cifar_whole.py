@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench.data.folders import data_root
-from lazybench.data.labelled import Labelled
-from lazybench.data.pool import Split
+from lazybench.data.pool import Labelled, Split
 from lazybench.envs.datasets import cifar
 from lazybench.envs.datasets.cifar import (
     Batch,

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from lazybench import seeding
 from lazybench.data.cache import prepared
-from lazybench.data.labelled import Labelled, Part
-from lazybench.data.pool import SPLITS, Pool, Split
+from lazybench.data.pool import SPLITS, Labelled, Part, Pool, Split
 from lazybench.envs.datasets.jitter import (
     JITTER_VERSION,
     SIDE_PX,

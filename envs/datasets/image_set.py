@@ -23,8 +23,7 @@ from lazybench.data.archives import decoded, source_key
 from lazybench.data.cache import Arrays, prepared, scratch
 from lazybench.data.fingerprint import content_fingerprint, instance_hash, repeated_instances
 from lazybench.data.folders import DATA_VARIABLE
-from lazybench.data.labelled import Labelled, whole_part
-from lazybench.data.pool import SPLITS, Pool, Split
+from lazybench.data.pool import SPLITS, Labelled, Pool, Split, whole_part
 from lazybench.errors import DataUnavailable, UsageError
 
 _FEW_SHOT = "fewshot_classes.json"

@@ -24,8 +24,8 @@ from lazybench.data.archives import Tree, decode_grey, open_tree, source_key
 from lazybench.data.cache import Arrays, prepared
 from lazybench.data.fingerprint import content_fingerprint, instance_hash, repeated_instances
 from lazybench.data.folders import DATA_VARIABLE, data_root
+from lazybench.data.folders import SOURCES as REMOTES
 from lazybench.data.pool import SPLITS, Pool, Split
-from lazybench.data.sources import SOURCES as REMOTES
 from lazybench.envs.datasets.image_set import packaged_list
 from lazybench.errors import DataUnavailable, UsageError
 

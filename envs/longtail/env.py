@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from lazybench import seeding
 from lazybench.arguments import check_one_of, check_options, check_whole
-from lazybench.data.labelled import open_labelled
-from lazybench.data.pool import SPLITS, Split
+from lazybench.data.pool import SPLITS, Split, open_labelled
 from lazybench.envs.interop import CountedBatches
 from lazybench.envs.longtail.metrics import HiddenPass, as_answer
 from lazybench.envs.longtail.samplers import Schedule, stages

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from lazybench import seeding
-from lazybench.data.labelled import Part
+from lazybench.data.pool import Part
 from lazybench.errors import ContractError
 
 MANY, FEW = 100, 20

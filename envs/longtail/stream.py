@@ -17,7 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from lazybench import seeding
-from lazybench.data.labelled import Labelled, Part, random_ranks
+from lazybench.data.pool import Labelled, Part, random_ranks
 from lazybench.envs.longtail.samplers import Batches, Stage, dev_places
 from lazybench.envs.spaces import broadcast_box, labels
 from lazybench.errors import UsageError

@@ -105,7 +105,7 @@ def _detail(status: DataStatus) -> str:
 
 
 def _complete(incomplete: str) -> list[str]:
-    from lazybench.data.sources import SOURCES
+    from lazybench.data.folders import SOURCES
 
     return [name for name in SOURCES if name.startswith(incomplete)]
 
@@ -130,7 +130,7 @@ def get_command(
     """Download and verify a data set; never leaves a partial file."""
     from lazybench.cli.progress import watching
     from lazybench.data.download import fetch
-    from lazybench.data.sources import SOURCES
+    from lazybench.data.folders import SOURCES
     from lazybench.registry import DATASETS
 
     spec = DATASETS.resolve(name).spec

@@ -113,9 +113,8 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
             "--json": json,
         }
         _check_emitted([option for option, is_given in given.items() if is_given])
-    from lazybench.runtime.devices import slots
     from lazybench.sweep.process import limits_memory
-    from lazybench.sweep.scheduler import SweepRequest, arguments, split
+    from lazybench.sweep.scheduler import SweepRequest, arguments, slots, split
     from lazybench.sweep.suite import expand, read_suite
 
     if cells_per_device != 1 and devices is None:

@@ -16,8 +16,7 @@ from typing import Any
 import pooch
 import requests
 
-from lazybench.data.folders import DATA_VARIABLE, data_root
-from lazybench.data.sources import SOURCES, Remote
+from lazybench.data.folders import DATA_VARIABLE, SOURCES, Remote, data_root
 from lazybench.errors import DataUnavailable, OutputUnavailable, UnknownName, nearest
 from lazybench.files import file_digest
 from lazybench.runtime.locks import alone

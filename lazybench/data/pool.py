@@ -1,16 +1,38 @@
-"""What a data set hands to an environment: instances grouped by class, split by split."""
+"""What a data set hands to an environment: instances grouped by class.
+
+Few-shot environments take a `Pool` of each split, whose classes differ. Long-tailed streams take
+`Labelled`: train and test images of the same classes. A data set's module may offer
+`labelled(**kwargs) -> Labelled` besides its opener. Of other sets of images the train classes are
+taken, and a fifth of each class's images is held out for the test.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+import inspect
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench.data.splits import SPLITS, Split
+from lazybench import seeding
+from lazybench.data.splits import HELD_OUT, SPLITS, Split, held_out_each
+from lazybench.errors import UsageError
+from lazybench.registry import DATASETS
+from lazybench.user_code import load
 
-__all__ = ["SPLITS", "DataSet", "Pool", "Split"]
+__all__ = [
+    "SPLITS",
+    "DataSet",
+    "Labelled",
+    "Part",
+    "Pool",
+    "Split",
+    "held_out",
+    "open_labelled",
+    "random_ranks",
+    "whole_part",
+]
 
 
 @dataclass(frozen=True)
@@ -62,3 +84,122 @@ class DataSet(Protocol):
     def pool(self, split: Split) -> Pool:
         """Return the instances of `split`."""
         ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images by class; nothing is copied, so `x` may hold more than this part.
+
+    Attributes:
+        x: `[M, channels, height, width]` uint8, read-only, may be memory-mapped.
+        rows: `[n]` int64, rows of `x` with the part's images, class after class.
+        count: `[C]` int64, images of each class.
+    """
+
+    x: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    count: NDArray[np.int64]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each image, `[n]`."""
+        return np.repeat(np.arange(len(self.count)), self.count)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A data set whose train and test part have the same classes.
+
+    Attributes:
+        name: id of the data set.
+        fingerprint: 64 hex digits over the images and the parts.
+        prep: version of the preparation.
+        source: one line on where the images come from.
+        classes: names, in the order of the labels.
+        train: what the dev set and the long tail are drawn from.
+        test: images of the test.
+    """
+
+    name: str
+    fingerprint: str
+    prep: str
+    source: str
+    classes: tuple[str, ...]
+    train: Part = field(repr=False)
+    test: Part = field(repr=False)
+
+
+def open_labelled(data: str) -> Labelled:
+    """Return a data set as a long-tailed stream uses it.
+
+    Raises:
+        UnknownName: no such data set.
+        UsageError: it holds no images, or too few of a class.
+        DataUnavailable: it isn't installed or is damaged.
+    """
+    spec = DATASETS.resolve(data).spec
+    opener = load(spec.target)
+    own: Any = getattr(inspect.getmodule(opener), "labelled", None)
+    if own is not None:
+        return cast(Labelled, own(**spec.kwargs))
+    opened = opener(**spec.kwargs)
+    if not hasattr(opened, "pool"):
+        raise UsageError(f"{data} has no classes; a long-tailed stream needs labelled images")
+    pool: Pool = opened.pool("train")
+    train, test = held_out(pool, opened.name)
+    return Labelled(
+        name=opened.name,
+        fingerprint=opened.fingerprint,
+        prep=f"{opened.prep}-heldout1",
+        source=f"{opened.source}; its train classes, one image in {HELD_OUT} held out for the test",
+        classes=pool.names,
+        train=train,
+        test=test,
+    )
+
+
+def whole_part(pool: Pool) -> Part:
+    """Return all instances of a pool.
+
+    Raises:
+        UsageError: they are no images.
+    """
+    if pool.x.dtype != np.uint8 or pool.x.ndim != 4:
+        raise UsageError(
+            "a long-tailed stream needs uint8 images [channels, height, width], got "
+            f"{pool.x.dtype} {list(pool.shape)}"
+        )
+    return Part(cast(NDArray[np.uint8], pool.x), np.arange(len(pool.x)), pool.count)
+
+
+def held_out(pool: Pool, key: str) -> tuple[Part, Part]:
+    """Return the two parts of a pool: equally many images of each class are for the test.
+
+    They are a function of `key` and of an image's row in the pool.
+
+    Raises:
+        UsageError: they are no images, or a class has too few.
+    """
+    whole = whole_part(pool)
+    each = held_out_each(int(pool.count.min()))
+    if not each:
+        raise UsageError(
+            f"a class of {key} has {pool.count.min()} images; holding out one in {HELD_OUT} for "
+            f"the test takes at least {HELD_OUT}"
+        )
+    rank = random_ranks(whole, seeding.mix(key, "held out 1"))
+    kept = rank >= each
+    test = np.full(len(pool.count), each, np.int64)
+    return (
+        Part(whole.x, whole.rows[kept], pool.count - each),
+        Part(whole.x, whole.rows[~kept], test),
+    )
+
+
+def random_ranks(part: Part, key: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return each image's place, int64 `[n]`, in a random order of its class."""
+    order = np.lexsort((seeding.mix(key, part.rows), part.labels))
+    first = np.cumsum(part.count) - part.count
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order)) - np.repeat(first, part.count)
+    return rank

@@ -21,8 +21,8 @@ from lazybench.errors import ContractError, LazybenchError, PolicyFailed, StoreE
 from lazybench.runner import provenance
 from lazybench.runner.checkpoint import packed, to_device, unpacked
 from lazybench.runner.evaluate import answer_rows, pair
-from lazybench.runner.failures import status_and_reason
 from lazybench.runner.request import make
+from lazybench.runner.signals import status_and_reason
 from lazybench.runtime import pipes
 from lazybench.runtime.precision import using_precision
 from lazybench.runtime.threads import threads, using_threads

@@ -41,13 +41,12 @@ from lazybench.records import (
 from lazybench.runner import checkpoint, provenance
 from lazybench.runner.callbacks import SILENT, UNTRACKED, GuardedTracker, Tracker, Watch
 from lazybench.runner.evaluate import Evaluation, combined, evaluate_blocks, open_env
-from lazybench.runner.failures import status_and_reason
 from lazybench.runner.isolated import IsolatedPolicy, isolated
 from lazybench.runner.record import Outcome, run_record
 from lazybench.runner.request import RunRequest, check_device
 from lazybench.runner.resolve import ResolvedRun, resolve
 from lazybench.runner.run_dir import locked, writable
-from lazybench.runner.signals import Signals
+from lazybench.runner.signals import Signals, status_and_reason
 from lazybench.runner.train import Progress, Training, fit, fit_whole
 from lazybench.runtime import distributed
 from lazybench.runtime.precision import using_precision

@@ -1,4 +1,7 @@
-"""Ctrl-C and termination: the first asks for a checkpoint, the second ends at once."""
+"""What ends a run early: Ctrl-C, termination, an agent's time limit, and errors of an agent.
+
+The first signal asks for a checkpoint, the second ends the process at once.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,17 @@ import contextlib
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
-from lazybench.errors import Interrupted, TooSlow
-from lazybench.runtime.time_limits import Patience
+from lazybench.errors import Interrupted, LazybenchError, PolicyFailed, TooSlow
+from lazybench.plugins import describe
+from lazybench.runner import provenance
+from lazybench.runtime.pipes import Patience
 
 _EXIT = os._exit
 _WAYS_OUT = ("_exit", "execv", "execve")
@@ -154,3 +161,27 @@ class Signals:
         # The main program may be amidst writing to the same stream, which Python refuses.
         with contextlib.suppress(RuntimeError):
             self._tell("stopping after this step; once more stops at once")
+
+
+_NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc", "Cannot allocate memory")
+"""What torch, CUDA, C++ and the system say in errors of other types than their own."""
+
+
+def status_and_reason(error: BaseException) -> tuple[str, str]:
+    """Return status and one-line reason of an error inside an agent."""
+    if isinstance(error, TooSlow):
+        return "timeout", str(error)
+    if isinstance(error, PolicyFailed):
+        return error.status, str(error)
+    text = describe(error).splitlines()[0]
+    if (
+        isinstance(error, MemoryError)
+        or "OutOfMemory" in type(error).__name__
+        or any(words in text for words in _NO_MEMORY)
+    ):
+        return "oom", f"{text}; peak memory {provenance.peak_memory_bytes() >> 20} MiB"
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__
+    ]
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return "failed", text + ("" if isinstance(error, LazybenchError) else where)

@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from lazybench.runtime.pipes import Patience
 from lazybench.runtime.threads import usable_cores
-from lazybench.runtime.time_limits import Patience
 
 GRACE_S = 30.0
 """Seconds that a process has to write its checkpoint once it was told to stop."""

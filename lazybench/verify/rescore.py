@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from lazybench.data.fingerprint import instance_hash
-from lazybench.data.labelled import Part, open_labelled
+from lazybench.data.pool import Part, open_labelled
 from lazybench.errors import UsageError
 from lazybench.records import Record
 from lazybench.runner import provenance

@@ -13,7 +13,7 @@ import pytest
 
 from lazybench.data import download
 from lazybench.data.download import fetch
-from lazybench.data.sources import SOURCES, Remote
+from lazybench.data.folders import SOURCES, Remote
 from lazybench.errors import Busy, DataUnavailable, OutputUnavailable, UnknownName
 from lazybench.runtime.locks import alone
 

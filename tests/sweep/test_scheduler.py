@@ -16,7 +16,7 @@ from filelock import FileLock
 from lazybench.cli.sweep import run_cells
 from lazybench.errors import UsageError
 from lazybench.records import Store
-from lazybench.runtime import time_limits
+from lazybench.runtime import pipes
 from lazybench.sweep import process
 from lazybench.sweep.process import Ended
 from lazybench.sweep.scheduler import Sweep, SweepRequest, call, outcome, split
@@ -295,9 +295,9 @@ def test_whatever_a_process_writes_or_ends_with_is_an_outcome(
 
 def test_a_machine_that_was_suspended_has_used_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = {"wall": 0.0, "busy": 0.0}
-    monkeypatch.setattr(time_limits.time, "perf_counter", lambda: now_s["wall"])
-    monkeypatch.setattr(time_limits.time, "process_time", lambda: now_s["busy"])
-    limit = time_limits.Patience(60.0)
+    monkeypatch.setattr(pipes.time, "perf_counter", lambda: now_s["wall"])
+    monkeypatch.setattr(pipes.time, "process_time", lambda: now_s["busy"])
+    limit = pipes.Patience(60.0)
     now_s["wall"] += 3600
     assert not limit.tick()
     assert limit.spent_s == 2 * limit.tick_s

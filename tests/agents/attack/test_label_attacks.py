@@ -15,8 +15,7 @@ from torch import Tensor
 from lazybench.agents.attack.boundary import Boundary, BoundaryConfig, candidates
 from lazybench.agents.attack.hopskipjump import HopSkipJump, HopSkipJumpConfig
 from lazybench.agents.attack.lockstep import Start
-from lazybench.agents.attack.opt_attack import OptAttack, OptAttackConfig
-from lazybench.agents.attack.sign_opt import SignOpt, SignOptConfig
+from lazybench.agents.attack.rays import OptAttack, OptAttackConfig, SignOpt, SignOptConfig
 
 INSTANCE = (1, 4, 4)
 LABEL_ONLY = {"access": "label", "mode": "minimise"}

@@ -13,10 +13,16 @@ from torch import Tensor
 from lazybench.agents.attack.boundary import Boundary, BoundaryConfig
 from lazybench.agents.attack.hopskipjump import HopSkipJump, HopSkipJumpConfig
 from lazybench.agents.attack.lockstep import Start
-from lazybench.agents.attack.opt_attack import OptAttack, OptAttackConfig
-from lazybench.agents.attack.rays import Rays, local, unit
+from lazybench.agents.attack.rays import (
+    OptAttack,
+    OptAttackConfig,
+    Rays,
+    SignOpt,
+    SignOptConfig,
+    local,
+    unit,
+)
 from lazybench.agents.attack.search import Decisions, LabelConfig, bisect, ragged, starting_points
-from lazybench.agents.attack.sign_opt import SignOpt, SignOptConfig
 from lazybench.errors import ContractError
 from lazybench.seeding import Rng
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lazybench.agents.fewshot.embedding import EmbeddingAgent, EmbeddingConfig
-from lazybench.agents.fewshot.embedding_presets import embedding_preset
+from lazybench.agents.fewshot.presets import embedding_preset
 from lazybench.api import make_agent, make_env, run
 from lazybench.errors import UsageError
 from lazybench.nets import backbone

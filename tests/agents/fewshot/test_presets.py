@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from lazybench.agents.fewshot.embedding_presets import embedding_preset
 from lazybench.agents.fewshot.gradient import GradientAgent
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
-from lazybench.agents.fewshot.presets import ALGORITHMS, preset
-from lazybench.agents.fewshot.tuned import TUNED, task_kind
+from lazybench.agents.fewshot.presets import ALGORITHMS, TUNED, embedding_preset, preset, task_kind
 from lazybench.learning import GAMMAS
 from lazybench.registry import ENVS
 from lazybench.specs import BUDGETS, EnvSpec

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lazybench.agents.fewshot.embedding_presets import pretrain_preset
+from lazybench.agents.fewshot.presets import pretrain_preset
 from lazybench.agents.fewshot.pretrain import PretrainConfig, PretrainedAgent
 from lazybench.envs.fewshot.env import FewShotVectorEnv
 from lazybench.errors import UsageError

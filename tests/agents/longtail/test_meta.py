@@ -16,8 +16,7 @@ from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.classifier import ClassifierAgent
 from lazybench.agents.longtail.losses import effective_number
 from lazybench.agents.longtail.meta import DevHalves, MetaWeightAgent
-from lazybench.agents.longtail.meta_settings import WIDE_GAMMAS, MetaConfig
-from lazybench.agents.longtail.settings import LongTailConfig
+from lazybench.agents.longtail.settings import WIDE_GAMMAS, LongTailConfig, MetaConfig
 from lazybench.errors import Diverged, UsageError
 from lazybench.nets.params import Params
 from lazybench.seeding import Rng

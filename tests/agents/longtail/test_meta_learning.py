@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.meta import MetaWeightAgent
-from lazybench.agents.longtail.meta_settings import MetaConfig
+from lazybench.agents.longtail.settings import MetaConfig
 from lazybench.envs.longtail.env import LongTailEnv
 from lazybench.seeding import Rng
 

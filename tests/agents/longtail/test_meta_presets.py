@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lazybench.agents.longtail.meta import MetaWeightAgent
-from lazybench.agents.longtail.meta_settings import MetaConfig
 from lazybench.agents.longtail.presets import classifier_preset
-from lazybench.agents.longtail.settings import LongTailConfig
+from lazybench.agents.longtail.settings import LongTailConfig, MetaConfig
 from lazybench.specs import BUDGETS, EnvSpec
 from lazybench.tasks import LongTailTask
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazybench.data.labelled import open_labelled
+from lazybench.data.pool import open_labelled
 from lazybench.envs.datasets import cifar_whole
 from lazybench.envs.datasets.cifar_whole import LAYOUTS, Whole, check, labelled, open_cifar
 from lazybench.errors import DataUnavailable, UsageError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lazybench import seeding
-from lazybench.data.labelled import open_labelled
+from lazybench.data.pool import open_labelled
 from lazybench.envs.datasets import glyphs
 from lazybench.envs.datasets.glyphs import (
     FACES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lazybench.data.labelled import Labelled, Part
+from lazybench.data.pool import Labelled, Part
 from lazybench.envs.longtail.stream import class_counts, images_at, largest_head, tail
 from lazybench.errors import UsageError
 

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from lazybench.errors import DeviceUnavailable, UsageError
-from lazybench.runtime.devices import Slot, slots
 from lazybench.sweep import process
-from lazybench.sweep.scheduler import Sweep, SweepRequest
+from lazybench.sweep.scheduler import Slot, Sweep, SweepRequest, slots
 from lazybench.sweep.suite import SuiteCell
 
 SCRIPT = """
