@@ -21,8 +21,7 @@ from lazybench.nets.mlp import MLP
 from lazybench.nets.module import GivenNet, ModuleNet, from_factory, training_passes
 from lazybench.nets.net import NORM_EPS, Moments, Net, Stats
 from lazybench.nets.params import count
-from lazybench.nets.resnet import ResNet12
-from lazybench.nets.resnet_cifar import ResNetCifar
+from lazybench.nets.resnet import ResNet12, ResNetCifar
 from lazybench.runtime.precision import precision
 from lazybench.tasks import TaskShape
 from lazybench.user_code import declared, load

@@ -17,7 +17,7 @@ from torch import Tensor
 from lazybench.errors import UsageError, nearest
 from lazybench.nets.net import Net, Stats
 from lazybench.nets.params import Params, mean
-from lazybench.nets.resnet_cifar import ResNet18, ResNetCifar
+from lazybench.nets.resnet import ResNet18, ResNetCifar
 from lazybench.tasks import TaskShape
 
 MOMENTS = "moments."
