@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lazybench.boards.flags import BELOW_BASELINE, RISE, STILL_RISING
 from lazybench.boards.group import (
     SHOWN,
     Group,
@@ -41,6 +42,11 @@ SMOKE_NOTE = "A smoke budget only shows that an agent runs; its rows are never r
 GROUPS_NOTE = (
     "Ranks and differences compare rows of the same backbone and the same source of weights; "
     "different networks are never ranked against each other."
+)
+FLAGS_NOTE = (
+    f"`{BELOW_BASELINE}`: the row's paired 95 % interval to a baseline of its family doesn't lie "
+    f"above 0. `{STILL_RISING}`: its validation score gains more than {RISE:g} point over the last "
+    "half of training."
 )
 SUPERSEDED = "superseded"
 NO_NETWORK = "No network recorded"
@@ -226,7 +232,9 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
         for record in group.records
         if score_of(record) is None
     ]
-    pairs = [(group, row_of(group, mixed_devices=mixed)) for group in grouped if group.scored]
+    pairs = [
+        (group, row_of(group, grouped, mixed_devices=mixed)) for group in grouped if group.scored
+    ]
     higher = first.env.better == "higher"
     pairs.sort(key=lambda pair: _row_order(pair[1], higher))
     at_home = [pair for pair in pairs if pair[0].records[0].trained_on is None]
@@ -349,4 +357,6 @@ def _notes(ranked: Sequence[Row], budget: str) -> tuple[str, ...]:
         notes.append(TIES_NOTE)
     if len({row.rank_group for row in ranked}) > 1:
         notes.append(GROUPS_NOTE)
+    if any({BELOW_BASELINE, STILL_RISING} & {*row.marks} for row in ranked):
+        notes.append(FLAGS_NOTE)
     return tuple(notes)

@@ -472,7 +472,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         "marks",
-        "what to know of the row: dirty, limited, external, diverged 1 of 3, …",
+        "what to know of the row: dirty, limited, below baseline, still rising, diverged 1 of 3, …",
         page=Look("marks", lambda row, _: ", ".join(row.marks)),
         latex="marks",
         csv=lambda row, _: row.marks,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lazybench.boards.build import FEW_SEEDS_NOTE, FEWEST_SEEDS
+from lazybench.boards.flags import BETWEEN_PROCESSORS, flags, mixed_processors
 from lazybench.boards.group import (
     TRANSDUCTIVE,
     Group,
@@ -35,12 +36,14 @@ class Side:
         summary: its score in the board's unit, over seeds.
         by_trial: `[n]` mean over seeds of each trial's score, in the board's unit.
         keys: the first 12 digits of its records' keys.
+        flags: `below baseline`, `still rising`, both or none.
     """
 
     name: str
     summary: Summary
     by_trial: NDArray[Any]
     keys: tuple[str, ...]
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Comparison:
         right: the second side.
         difference: left less right with its 95 % interval and p.
         note: what a reader must know, or an empty string.
+        processors: the processors of records that were compared across processors; else none.
     """
 
     env: str
@@ -66,6 +70,17 @@ class Comparison:
     right: Side
     difference: Difference
     note: str
+    processors: tuple[str, ...] = ()
+
+
+def mixed_note(processors: Sequence[str]) -> str:
+    """Return the mark of a comparison across processors; empty where there are none."""
+    if not processors:
+        return ""
+    return (
+        f"Mixed processors ({', '.join(processors)}): the same settings on another processor "
+        f"differ by up to {BETWEEN_PROCESSORS} points, which the interval doesn't cover."
+    )
 
 
 def compare(
@@ -98,6 +113,9 @@ def compare(
         scores.append(trials)
     first = sides[0].records[0]
     few = min(len(side.scored) for side in sides) < FEWEST_SEEDS
+    processors = mixed_processors(*sides)
+    notes = [FEW_SEEDS_NOTE.replace("this table", "this")] if few else []
+    notes += [mixed_note(processors)] if processors else []
     return Comparison(
         env=first.env.id,
         metric=first.env.metric,
@@ -106,7 +124,8 @@ def compare(
         left=_side(sides[0], scores[0], rows),
         right=_side(sides[1], scores[1], rows),
         difference=_difference(*sides),
-        note=FEW_SEEDS_NOTE.replace("this table", "this") if few else "",
+        note="\n".join(notes),
+        processors=processors,
     )
 
 
@@ -136,7 +155,8 @@ def _side(group: Group, scores: list[NDArray[Any]], rows: Sequence[Group]) -> Si
     # Two rows of a name differ in their batch norm.
     several = sum(other.name == group.name for other in rows) > 1
     name = f"{group.name}, {batch_norm(first)}" if several else group.name
-    return Side(name, summary, np.stack(scores).mean(axis=0, dtype=np.float64) * scale, keys)
+    by_trial = np.stack(scores).mean(axis=0, dtype=np.float64) * scale
+    return Side(name, summary, by_trial, keys, flags(group, rows))
 
 
 def _select(rows: Sequence[Group], name: str, norm: str | None) -> Group:

@@ -101,7 +101,8 @@ class Group:
         if not column:
             return self.trial_scores() or []
         columns = [record.trials.columns.get(column) for record in self.scored]
-        return [packed.unpack() for packed in columns if packed is not None]
+        found = [packed.unpack() for packed in columns if packed is not None]
+        return found if all(is_usable(values) for values in found) else []
 
 
 def bounded(value: float) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lazybench.boards.flags import flags
 from lazybench.boards.group import (
     Group,
     batch_norm,
@@ -97,8 +98,8 @@ class Row:
         to_target: what training cost until each target of the environment; None where it has
             none, and where the records' validations don't carry their cost.
         versions: package versions that ran it.
-        marks: what a reader must know (dirty, limited, external, diverged 1 of 3, …), and what
-            any run's diagnostics say of it.
+        marks: what a reader must know (dirty, limited, external, diverged 1 of 3, …), what any
+            run's diagnostics say of it, and its flags (below baseline, still rising).
         reason: why there is no score.
         keys: the first 12 digits of the records' keys, by seed.
     """
@@ -178,8 +179,14 @@ def _mean(costs: Sequence[Cost], name: str) -> float | None:
     return bounded(sum(values) / len(values)) if values else None
 
 
-def row_of(group: Group, *, mixed_devices: bool) -> Row:
-    """The row of a group with at least one score, not ranked yet."""
+def row_of(group: Group, rows: Sequence[Group], *, mixed_devices: bool) -> Row:
+    """The row of a group with at least one score, not ranked yet.
+
+    Args:
+        group: the runs of the row.
+        rows: all groups of the board, which has the baselines.
+        mixed_devices: whether the board has runs of several devices.
+    """
     scored, first = group.scored, group.records[0]
     scale = factor(first)
     values = [value for record in scored if (value := score_of(record)) is not None]
@@ -214,7 +221,7 @@ def row_of(group: Group, *, mixed_devices: bool) -> Row:
         seeds=tuple(record.seed for record in scored),
         trials=min(counts, default=0),
         to_target=_to_target(group.records),
-        marks=_marks(group, mixed_devices),
+        marks=(*_marks(group, mixed_devices), *flags(group, rows)),
         reason=None,
         **_facts(scored),
     )

@@ -100,6 +100,7 @@ def _text(found: Comparison) -> str:
             f"{side.summary.seed_std:.2f}" if side.summary.n_seeds > 1 else "",
             str(side.summary.n_seeds),
             str(side.summary.n_trials),
+            ", ".join(side.flags),
             " ".join(side.keys),
         )
         for side in (found.left, found.right)
@@ -111,6 +112,7 @@ def _text(found: Comparison) -> str:
         "std over seeds",
         "seeds",
         "trials",
+        "flags",
         "keys",
     )
     mean, lo, hi, p = found.difference
@@ -129,7 +131,12 @@ def _text(found: Comparison) -> str:
 
 def _facts(found: Comparison) -> dict[str, object]:
     sides = {
-        name: {"name": side.name, "keys": list(side.keys), **side.summary._asdict()}
+        name: {
+            "name": side.name,
+            "keys": list(side.keys),
+            "flags": list(side.flags),
+            **side.summary._asdict(),
+        }
         for name, side in (("left", found.left), ("right", found.right))
     }
     plain = {
