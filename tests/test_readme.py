@@ -1,4 +1,4 @@
-"""The README's examples run as they stand."""
+"""The examples of README, docs/guide.md and docs/attack.md run and print what they should."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXT = "".join(
+    (ROOT / page).read_text(encoding="utf-8")
+    for page in ("README.md", "docs/guide.md", "docs/attack.md")
+)
 
 
 def snippet(language, words):
@@ -38,9 +41,22 @@ def test_the_ten_lines_of_python(tmp_path):
     assert wall_s > 0
 
 
+def test_the_first_lines_of_python(tmp_path):
+    (tmp_path / "first.py").write_text(snippet("python", "record.agent.id"))
+    agent, env, accuracy = shell(tmp_path, "first.py").split()
+    assert (agent, env) == ("protonet", "glyphs-5way-1shot")
+    assert 0.2 < float(accuracy) < 1
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+
+
 def test_an_agent_of_your_own(tmp_path):
     (tmp_path / "my_agent.py").write_text(snippet("python", "class MyAgent"))
-    for line in snippet("", "my_agent.py:MyAgent").strip().splitlines():
+    for line in (
+        snippet("sh", "my_agent.py:MyAgent --env glyphs-20way-5shot --set").strip().splitlines()
+    ):
         printed = shell(tmp_path, "-m", "lazybench", *line.split()[1:])
         assert "MyAgent" in printed
 
@@ -54,7 +70,7 @@ def test_an_attack_of_another_tool(tmp_path):
 
 
 def test_commands_that_only_list_work(tmp_path):
-    lines = snippet("", "lazybench list agents").strip().splitlines()
+    lines = snippet("sh", "lazybench list agents").strip().splitlines()
     for line in lines:
         words = line.partition("#")[0].split()[1:]
         if words[0] in ("list", "show", "data"):

@@ -40,9 +40,10 @@ CHEAP_CODE = (
 """Python that takes no time: a page, and words of the block."""
 
 TESTED_CODE = (
-    ("README.md", "nearest support image"),
+    ("README.md", "record.agent.id"),
     ("README.md", "class MyAgent"),
-    ("README.md", "foolbox"),
+    ("docs/guide.md", "nearest support image"),
+    ("docs/attack.md", "as_foolbox"),
 )
 """Python that `tests/test_readme.py` runs, looking at what it prints."""
 
