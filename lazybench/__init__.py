@@ -91,11 +91,11 @@ def __getattr__(name: str) -> Any:
     if name in _INTEROP:
         from lazybench.envs import interop
 
-        return getattr(interop, name)
+        return vars(interop)[name]
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'lazybench' has no attribute '{name}'")
-    return getattr(importlib.import_module(home), name)
+    return vars(importlib.import_module(home))[name]
 
 
 def __dir__() -> list[str]:

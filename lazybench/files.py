@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol, runtime_checkable
 
 from lazybench.errors import DataUnavailable, OutputUnavailable, StoreError, UsageError
 
@@ -33,9 +33,15 @@ MOST_BYTES = 1 << 30
 """Bytes of a file that is read as a whole, unless its reader says otherwise."""
 
 _CHUNK_BYTES = 1 << 20
+
+
+def _flags(*names: str) -> int:
+    """Return the sum of those flags of `os.open` that this system has."""
+    return sum(int(vars(os).get(name, 0)) for name in names)
+
+
 # Opening a named pipe would wait for a writer; on a regular file these flags do nothing.
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
-_READ |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_READ = _flags("O_RDONLY", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISCHR, "a device"),
@@ -156,8 +162,21 @@ TEMPORARY = ".tmp-"
 _ASIDE = "old"
 MOST_LINES_BYTES = 1 << 33
 # A link isn't followed, and a named pipe doesn't wait for a reader.
-_APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND
-_APPEND |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_APPEND = _flags("O_RDWR", "O_CREAT", "O_APPEND", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")
+
+
+@runtime_checkable
+class _Model(Protocol):
+    """A pydantic model."""
+
+    def model_dump(self, *, mode: str, by_alias: bool) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class _Array(Protocol):
+    """An array, a tensor, or a scalar of one."""
+
+    def tolist(self) -> Any: ...
 
 
 def plain(obj: Any) -> Any:
@@ -180,10 +199,10 @@ def plain(obj: Any) -> Any:
         return [plain(value) for value in obj]
     if isinstance(obj, os.PathLike):
         return os.fspath(obj)
-    if callable(dump := getattr(obj, "model_dump", None)):
-        return plain(dump(mode="json", by_alias=True))
-    if callable(tolist := getattr(obj, "tolist", None)):
-        return plain(tolist())
+    if isinstance(obj, _Model):
+        return plain(obj.model_dump(mode="json", by_alias=True))
+    if isinstance(obj, _Array):
+        return plain(obj.tolist())
     raise UsageError(
         f"JSON can't hold a {type(obj).__name__}; allowed are None, bool, int, float, str, lists "
         "and mappings of them; convert the value first"

@@ -1,4 +1,10 @@
-"""Puts every environment into Gymnasium's registry, and loads Gymnasium for nobody."""
+"""Registration of every environment with Gymnasium, whichever of the two is imported first.
+
+`gymnasium.make("lazybench:…")` imports lazybench, then looks the id up. Where Gymnasium is loaded,
+importing lazybench registers at once. Where lazybench was imported first, importing it again does
+nothing, and Gymnasium has no entry points: a hook on its import registers as soon as it is loaded.
+Importing it here instead would multiply the start-up time of every command.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import EntryPoint, distributions, entry_points
+from importlib.metadata import EntryPoint, PathDistribution, distributions, entry_points
 from types import FrameType
 from typing import Any, TextIO
 
@@ -172,8 +172,10 @@ def points(group: str, broken: dict[str, str]) -> list[EntryPoint]:
             try:
                 found += distribution.entry_points.select(group=group)
             except Exception as error:
-                where = getattr(distribution, "_path", "a package")
-                broken[str(where)] = f"its entry_points.txt can't be read: {error}"
+                where = "a package"
+                if isinstance(distribution, PathDistribution):
+                    where = str(distribution._path)
+                broken[where] = f"its entry_points.txt can't be read: {error}"
     return sorted(found, key=lambda point: (package(point), point.name, point.value))
 
 

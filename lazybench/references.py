@@ -14,6 +14,7 @@ from importlib import resources
 
 from lazybench._version import __version__
 from lazybench.errors import UnknownName, UsageError, nearest
+from lazybench.specs import DataSpec, EnvSpec
 
 LAZYBENCH = "lazybench"
 """The key of lazybench itself."""
@@ -141,8 +142,8 @@ def _keys(name: str) -> tuple[str, ...]:
     )
 
 
-def _ids(specs: Iterable[object]) -> list[str]:
-    return [str(getattr(spec, "id", "")) for spec in specs]
+def _ids(specs: Iterable[EnvSpec | DataSpec]) -> list[str]:
+    return [spec.id for spec in specs]
 
 
 def _plain(value: str) -> str:

@@ -87,7 +87,7 @@ def spelled(target: str) -> str:
 
 def _file_of(module: Any) -> Path | None:
     """The file of an entry of `sys.modules`, which may be any object."""
-    path = getattr(module, "__file__", None)
+    path = vars(module).get("__file__") if isinstance(module, ModuleType) else None
     return Path(path) if path else None
 
 

@@ -167,9 +167,10 @@ def test_registers_in_either_order_of_imports(code: str) -> None:
     python(code)
 
 
-def test_gymnasium_finds_us_by_module_name() -> None:
+@pytest.mark.parametrize("first", ["", "import lazybench\n"], ids=["alone", "lazybench first"])
+def test_gymnasium_finds_us_by_module_name(first: str) -> None:
     out = python(
-        "import gymnasium\n"
+        f"{first}import gymnasium\n"
         "env = gymnasium.make('lazybench:lazybench/sinusoid-5shot-v1')\n"
         "print(env.unwrapped.task.target)"
     )

@@ -8,15 +8,16 @@ the fingerprint of its sources as they are now. Without them the status is coars
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from lazybench.data.folders import cache_root, data_root
 from lazybench.errors import DataUnavailable, LazybenchError
 from lazybench.registry import DATASETS, open_data
 from lazybench.specs import DataSpec
-from lazybench.user_code import load
+from lazybench.user_code import declared, load
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,17 @@ class DataStatus:
     detail: str
     verified: bool | None = None
     fingerprint: str = ""
+
+
+@runtime_checkable
+class RereadDataSet(Protocol):
+    """An opened data set that can read its sources again."""
+
+    fingerprint: str
+
+    def reread(self) -> str:
+        """Return the fingerprint of the sources as they are now, 64 hex digits."""
+        ...
 
 
 def status() -> list[DataStatus]:
@@ -66,8 +78,8 @@ def verify(name: str) -> DataStatus:
     looked = _look(spec)
     try:
         opened = open_data(name)
-        reread = getattr(opened, "reread", None)
-        now = opened.fingerprint if reread is None else reread()
+        rereads = isinstance(opened, RereadDataSet)
+        now = opened.reread() if rereads else opened.fingerprint
     except DataUnavailable as error:
         return DataStatus(spec.id, False, looked.path, looked.source, str(error), verified=False)
     verified: bool | None = now == opened.fingerprint
@@ -77,9 +89,9 @@ def verify(name: str) -> DataStatus:
             f"the files changed after they were prepared: fingerprint {now}, prepared "
             f"{opened.fingerprint}; delete {cache_root()} to prepare them again"
         )
-    elif reread is None and spec.embedded:
+    elif not rereads and spec.embedded:
         detail = "the package's own file was verified as it was opened"
-    elif reread is None:
+    elif not rereads:
         verified, detail = None, "it could be opened; it offers no way to read its files again"
     return DataStatus(spec.id, True, looked.path, opened.source, detail, verified, now)
 
@@ -90,8 +102,7 @@ def _look(spec: DataSpec) -> DataStatus:
         if spec.embedded:
             path = Path(inspect.getfile(load(spec.target))).parent
             return DataStatus(spec.id, True, path, source, "comes with the package")
-        opener = load(spec.target)
-        check: Any = getattr(inspect.getmodule(opener), "check", None)
+        check: Callable[..., Path] | None = declared(spec.target, "check", None)
         if check is not None:
             path = check(**spec.kwargs)
             return DataStatus(spec.id, True, path, source, "all files are there")
@@ -103,7 +114,7 @@ def _look(spec: DataSpec) -> DataStatus:
         if found:
             detail = "its folder is there; not looked into"
             return DataStatus(spec.id, True, found[0], source, detail)
-        opened = opener(**spec.kwargs)
+        opened = load(spec.target)(**spec.kwargs)
         return DataStatus(spec.id, True, None, opened.source, "it could be opened")
     except (LazybenchError, OSError) as error:
         return DataStatus(spec.id, False, None, source, str(error))

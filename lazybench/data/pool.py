@@ -8,9 +8,9 @@ taken, and a fifth of each class's images is held out for the test.
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from lazybench import seeding
 from lazybench.data.splits import HELD_OUT, SPLITS, Split, held_out_each
 from lazybench.errors import UsageError
 from lazybench.registry import DATASETS
-from lazybench.user_code import load
+from lazybench.user_code import declared, load
 
 __all__ = [
     "SPLITS",
@@ -138,14 +138,13 @@ def open_labelled(data: str) -> Labelled:
         DataUnavailable: it isn't installed or is damaged.
     """
     spec = DATASETS.resolve(data).spec
-    opener = load(spec.target)
-    own: Any = getattr(inspect.getmodule(opener), "labelled", None)
+    own: Callable[..., Labelled] | None = declared(spec.target, "labelled", None)
     if own is not None:
-        return cast(Labelled, own(**spec.kwargs))
-    opened = opener(**spec.kwargs)
-    if not hasattr(opened, "pool"):
+        return own(**spec.kwargs)
+    opened: object = load(spec.target)(**spec.kwargs)
+    if not isinstance(opened, DataSet):
         raise UsageError(f"{data} has no classes; a long-tailed stream needs labelled images")
-    pool: Pool = opened.pool("train")
+    pool = opened.pool("train")
     train, test = held_out(pool, opened.name)
     return Labelled(
         name=opened.name,

@@ -440,8 +440,8 @@ def from_factory(
         made = _called(name, factory, task)
     if isinstance(made, nn.Module):
         return ModuleNet(name, factory, task, train_mode=train_mode, second_order=second_order)
-    missing = [part for part in _NET if not hasattr(made, part)]
-    if missing or not callable(made):
+    if not isinstance(made, Net):
+        missing = [part for part in _NET if part not in dir(made)]
         raise UsageError(
             f"backbone '{name}' must give a torch.nn.Module, or an object like lazybench.nets.Net, "
             f"got {type(made).__name__} without {', '.join(missing) or '__call__'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ NORM_EPS = 1e-3
 """
 
 
+@runtime_checkable
 class Net(Protocol):
     """A network as a pure function.
 

@@ -75,7 +75,8 @@ def alone(
 
 def why_closed(error: Exception) -> str:
     """Return why a lock or folder can't be had, as a part of a sentence."""
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+    system = error.strerror if isinstance(error, OSError) else None
+    return system or str(error) or type(error).__name__
 
 
 def _need_file(path: Path) -> None:

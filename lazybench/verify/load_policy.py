@@ -104,11 +104,11 @@ def check_network(record: Record, made: ResolvedAgent, task: Any) -> Finding | N
     here = made.agent.describe_network(task)
     if record.network is None or here is None:
         return None
-    names = ("name", "parameters", "batch_norm")
-    found = first_difference(
-        {name: getattr(record.network, name) for name in names},
-        {name: getattr(here, name) for name in names},
+    recorded, present = (
+        {"name": net.name, "parameters": net.parameters, "batch_norm": net.batch_norm}
+        for net in (record.network, here)
     )
+    found = first_difference(recorded, present)
     if found is None:
         return Finding("network", True, f"{here.name}, {here.parameters:,} parameters")
     name, old, new = found
@@ -318,12 +318,13 @@ def _check_counters(record: Record, progress: Progress) -> Finding:
         detail = f"updates are {updates} in the record, and {progress.step} in the training"
         return Finding("counters", False, detail)
     whole = updates in (None, progress.step)
+    costs = record.cost.model_dump(include=set(_COUNTS))
     recorded: dict[str, Any] = {}
     here: dict[str, Any] = {}
     for name in _COUNTS:
         counted = progress.totals.get(name)
-        if whole and counted is not None and getattr(record.cost, name) is not None:
-            recorded[name] = float(getattr(record.cost, name))
+        if whole and counted is not None and costs[name] is not None:
+            recorded[name] = float(costs[name])
             # Records keep whole counts.
             here[name] = counted if recorded[name] == counted else float(round(counted))
     # An evaluation of a transferred state has no curve, and the record of its fit isn't at hand.

@@ -192,11 +192,11 @@ def same_platform(record: Record, device: str) -> bool:
     That takes the processor of the same name, the same torch, and a CPU; how many threads work side
     by side changes nothing.
     """
-    here, there = provenance.machine(), record.machine
-    alike = all(
-        getattr(here, name) == getattr(there, name) for name in ("platform", "processor", "torch")
+    here, there = (
+        (machine.platform, machine.processor, machine.torch)
+        for machine in (provenance.machine(), record.machine)
     )
-    return alike and device == record.device == "cpu"
+    return here == there and device == record.device == "cpu"
 
 
 def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it, and who hears

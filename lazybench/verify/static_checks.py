@@ -58,7 +58,7 @@ def check_environment(record: Record, spec: EnvSpec, env: Any) -> list[Finding]:
         _same(
             "data",
             {name: here["data"][name] for name in _CONTENT},
-            {name: getattr(record.data, name) for name in _CONTENT},
+            record.data.model_dump(include=set(_CONTENT)),
             f"{record.data.name}, fingerprint {record.data.fingerprint[:12]} as installed here",
         ),
     ]
