@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
+from sphinx.util.docutils import nodes
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -22,6 +25,7 @@ release = version = __version__
 
 extensions = [
     "myst_parser",
+    "sphinx_copybutton",
     "sphinx.ext.apidoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
@@ -32,6 +36,8 @@ exclude_patterns = ["_build"]
 suppress_warnings = ["ref.python"]
 
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
+html_math_renderer = "mathml"
 
 # Docstrings write code between single backticks, and these two headings beside Google's own.
 default_role = "code"
@@ -61,6 +67,8 @@ apidoc_modules = [
 ]
 
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["pictures.css"]
 html_title = f"lazybench {release}"
 html_copy_source = False
 html_show_sphinx = False
@@ -74,6 +82,19 @@ def _as_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
         lines[place] = "`".join(parts)
 
 
+def _inline_mathml(writer: Any, node: nodes.math) -> None:
+    """Write a formula as MathML, which browsers typeset without a script."""
+    writer.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def _display_mathml(writer: Any, node: nodes.math_block) -> None:
+    """Write a formula on its own line as MathML."""
+    writer.body.append(f"<p>{convert(node.astext(), display='block')}</p>")
+    raise nodes.SkipNode
+
+
 def setup(app: Any) -> None:
-    """Connect what docstrings pass through."""
+    """Register the renderer of formulas and the filter of docstrings."""
+    app.add_html_math_renderer("mathml", (_inline_mathml, None), (_display_mathml, None))
     app.connect("autodoc-process-docstring", _as_text, priority=900)
