@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lazybench.runner.callbacks import Silent
+from lazybench.runner.callbacks import Callback
 from lazybench.runner.request import make, resolve_env
 from lazybench.runner.signals import Signals
 from lazybench.runner.train import Training, fit
@@ -67,7 +67,7 @@ class _Timed:
         return result
 
 
-class _Clock(Silent):
+class _Clock(Callback):
     """Measures from the first update to the last, without the closing validation."""
 
     def stage(self, name: str, total: int, done: int = 0) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lazybench.check.env import check_env
     from lazybench.envs.interop import as_dataset, as_torchmeta, from_torchmeta
     from lazybench.records import Record
-    from lazybench.runner.callbacks import Tracker
+    from lazybench.runner.callbacks import Callback, Tracker
     from lazybench.runner.external import evaluate
     from lazybench.runner.transfer import load_policy
     from lazybench.seeding import Rng
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Agent": "lazybench.agent",
     "AgentSpec": "lazybench.specs",
+    "Callback": "lazybench.runner.callbacks",
     "DataSpec": "lazybench.specs",
     "EnvSpec": "lazybench.specs",
     "Plan": "lazybench.agent",
@@ -59,6 +60,7 @@ _HOMES = {
 __all__ = [
     "Agent",
     "AgentSpec",
+    "Callback",
     "DataSpec",
     "EnvSpec",
     "Plan",

@@ -13,7 +13,7 @@ from lazybench.arguments import check_path, check_settings, check_text, need_fol
 from lazybench.errors import UsageError
 from lazybench.records import Record, RecordList, Store
 from lazybench.registry import AGENTS, DATASETS, ENVS
-from lazybench.runner.callbacks import SILENT, UNTRACKED, Tracker, Watch, check_tracker
+from lazybench.runner.callbacks import PROGRESS, SILENT, TRACKER, Callback, as_callback
 from lazybench.runner.request import RunRequest, check_budget, check_device, make, resolve_env
 from lazybench.runner.run import run as run_request
 from lazybench.specs import AgentSpec, DataSpec, EnvSpec
@@ -106,8 +106,8 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
     runs: str | Path = "runs",
     force: bool = False,
     isolated: bool = False,
-    watch: Watch = SILENT,
-    tracker: Tracker = UNTRACKED,
+    watch: Callback = SILENT,
+    tracker: Callback = SILENT,
 ) -> Record:
     """Return the record of a run: train, evaluate on the official trials, publish to `out`.
 
@@ -133,8 +133,8 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         runs: folder of checkpoints and unfinished runs.
         force: run again even where there is a record.
         isolated: run the trained policy of the test in a process of its own.
-        watch: is called with the progress.
-        tracker: is called during the run; see `lazybench.Tracker`.
+        watch: is called with the progress; see `lazybench.Callback`.
+        tracker: is called with the run's numbers; see `lazybench.Callback`.
 
     Raises:
         UsageError: a name or value that isn't allowed; nothing was made or trained.
@@ -156,8 +156,9 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         force=force,
         isolated=isolated,
     )
-    check_tracker(tracker)
-    return run_request(request, watch=watch, tracker=tracker)
+    return run_request(
+        request, watch=as_callback(watch, PROGRESS), tracker=as_callback(tracker, TRACKER)
+    )
 
 
 def load_records(

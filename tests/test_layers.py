@@ -315,7 +315,7 @@ def test_climbing_import_is_seen(code: str, module: str) -> None:
     ("code", "module"),
     [
         ("from lazybench.records import Store", "lazybench.runner.run"),
-        ("from lazybench.runner.callbacks import Watch", "lazybench.envs.targets.training"),
+        ("from lazybench.runner.callbacks import Callback", "lazybench.envs.targets.training"),
         ("from lazybench.runner.run import run", "lazybench.envs.own_target.attack"),
         ("import torch\nfrom . import shape", "lazybench.nets.conv4"),
     ],

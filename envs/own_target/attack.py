@@ -19,7 +19,7 @@ from lazybench.envs.own_target.images import read_user_images
 from lazybench.envs.own_target.journal import forget
 from lazybench.envs.own_target.user_target import UserAttack
 from lazybench.errors import ContractError, DataUnavailable, UsageError
-from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import Clock
 from lazybench.runner.request import ResolvedAgent, make
 from lazybench.runner.run_dir import locked, writable
@@ -147,7 +147,7 @@ class AttackOutcome:
         return found
 
 
-def attack(request: AttackRequest, watch: Watch = SILENT) -> AttackOutcome:
+def attack(request: AttackRequest, watch: Callback = SILENT) -> AttackOutcome:
     """Return the results of the attackers; only the journal of an address is written.
 
     Raises:
@@ -279,7 +279,7 @@ def _attacker(name: str, target: Any) -> ResolvedAgent:
     return make(name, spec, "small", {})
 
 
-def _attacked(made: ResolvedAgent, state: Any, target: Any, watch: Watch) -> Attacked:
+def _attacked(made: ResolvedAgent, state: Any, target: Any, watch: Callback) -> Attacked:
     clock = Clock()
     watch.stage(made.spec.id, len(target.right))
     parts = []
@@ -293,7 +293,7 @@ def _attacked(made: ResolvedAgent, state: Any, target: Any, watch: Watch) -> Att
 
 
 def _attacked_block(
-    policy: Any, block: Any, observation: Any, watch: Watch
+    policy: Any, block: Any, observation: Any, watch: Callback
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
     """Attack one block to its end; return its columns and the nearest adversarial images."""
     images = len(observation["x"])

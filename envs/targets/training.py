@@ -26,7 +26,7 @@ from lazybench.envs.targets.nets import (
 from lazybench.errors import Diverged, UsageError
 from lazybench.nets.params import Params, detached, finite
 from lazybench.nets.whitebox import MOMENTS, Classifier, classifier
-from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runtime.locks import alone, why_closed
 from lazybench.seeding import Rng
 
@@ -108,7 +108,7 @@ def train_net(
     budget: str = "small",
     seed: int = 0,
     recipe: Recipe | None = None,
-    watch: Watch = SILENT,
+    watch: Callback = SILENT,
 ) -> Trained:
     """Return a named network, trained from its first weights; nothing is kept.
 
@@ -155,7 +155,7 @@ def keep_net(
     budget: str = "small",
     seed: int = 0,
     replace: bool = False,
-    watch: Watch = SILENT,
+    watch: Callback = SILENT,
 ) -> tuple[Trained, bool]:
     """Return a network from the cache folder, and whether it was trained just now.
 
@@ -206,7 +206,7 @@ def fit(
     recipe: Recipe,
     rng: Rng,
     *,
-    watch: Watch = SILENT,
+    watch: Callback = SILENT,
     name: str = "",
 ) -> Params:
     """Return the parameters after training.

@@ -23,7 +23,7 @@ from lazybench.check.findings import (
 )
 from lazybench.files import plain
 from lazybench.runner import checkpoint
-from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import Evaluation, evaluate_blocks, for_init, open_env, open_training
 from lazybench.runner.request import make, resolve_env, with_protocol
 from lazybench.seeding import Rng
@@ -46,7 +46,7 @@ _STATE = "state holds all that was learned"
 _POLICY = "policy(state) returns p, and p(observation, memory) returns (action, memory)"
 
 
-def check_agent(agent: Any, env: str, watch: Watch = SILENT) -> list[Finding]:
+def check_agent(agent: Any, env: str, watch: Callback = SILENT) -> list[Finding]:
     """Return what holds of an agent: contract, determinism, shapes, learning, resuming, tidiness.
 
     Args:
@@ -79,7 +79,7 @@ def check_agent(agent: Any, env: str, watch: Watch = SILENT) -> list[Finding]:
 class _AgentCheck:
     """One agent under check, with what earlier looks have made."""
 
-    def __init__(self, agent: Any, spec: EnvSpec, watch: Watch) -> None:
+    def __init__(self, agent: Any, spec: EnvSpec, watch: Callback) -> None:
         self._name, self._spec, self._watch = agent, spec, watch
         self._agent: Agent
         self._plan: Plan | None
@@ -236,7 +236,7 @@ class _AgentCheck:
         return env
 
     def _advance(
-        self, agent: Any, state: Any, train: Any, first: int, last: int, watch: Watch = SILENT
+        self, agent: Any, state: Any, train: Any, first: int, last: int, watch: Callback = SILENT
     ) -> Any:
         """The state after updates first..last-1."""
         for step in range(first, last):

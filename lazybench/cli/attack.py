@@ -14,7 +14,7 @@ from lazybench.cli.command import Group, command
 from lazybench.errors import DataUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from lazybench.runner.callbacks import Watch
+    from lazybench.runner.callbacks import Callback
 
 
 _WEAK = 3
@@ -344,7 +344,7 @@ def train_command(  # noqa: PLR0913 - one argument for each option
 
 
 def _written(
-    names: list[str], path: Path, budget: str, seed: int, watch: Watch
+    names: list[str], path: Path, budget: str, seed: int, watch: Callback
 ) -> list[dict[str, Any]]:
     from lazybench.envs.targets.nets import write_nets
     from lazybench.envs.targets.training import train_net

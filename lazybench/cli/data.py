@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lazybench.data.catalogue import DataStatus
     from lazybench.data.download import Fetched, Progress
     from lazybench.data.importing.importer import Imported
-    from lazybench.runner.callbacks import Watch
+    from lazybench.runner.callbacks import Callback
 
 
 def list_data(*, json: bool) -> None:
@@ -170,7 +170,7 @@ def _installed(name: str) -> DataStatus | None:
     return next((each for each in status() if each.name == name and each.installed), None)
 
 
-def _progress(watch: Watch) -> Progress:
+def _progress(watch: Callback) -> Progress:
     """Show the bytes of each file as a separate stage."""
     shown: dict[str, int] = {}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lazybench.cli import console as out
-from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.callbacks import SILENT, Callback
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -70,7 +70,7 @@ class Stage:
         return ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
 
 
-class Lines:
+class Lines(Callback):
     """A watch that writes a line when a stage begins, every few seconds, and when it ends."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
@@ -110,7 +110,7 @@ class Lines:
         """Do nothing; no resource is open."""
 
 
-class Bars:
+class Bars(Callback):
     """A watch that draws a bar for each stage, with its pace and current values."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
@@ -183,7 +183,7 @@ def drawable() -> bool:
 
 
 @contextmanager
-def watching(*, quiet: bool) -> Iterator[Watch]:
+def watching(*, quiet: bool) -> Iterator[Callback]:
     """Return a watch that fits stderr, closed at the end even if the run is interrupted."""
     if quiet:
         yield SILENT

@@ -18,7 +18,7 @@ from lazybench.cli.command import command
 
 if TYPE_CHECKING:
     from lazybench.records import Metric, Record
-    from lazybench.runner.callbacks import Tracker
+    from lazybench.runner.callbacks import Callback
     from lazybench.runner.request import RunRequest
     from lazybench.runner.transfer import TransferResult
     from lazybench.sweep.tune import Found
@@ -141,9 +141,9 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         )
         for number in chosen
     ]
-    from lazybench.runner.callbacks import UNTRACKED, make_tracker
+    from lazybench.runner.callbacks import SILENT, make_tracker
 
-    tracker = UNTRACKED if track is None else make_tracker(track, runs)
+    tracker = SILENT if track is None else make_tracker(track, runs)
     records = []
     for request in requests:
         if len(requests) > 1 and not quiet:
@@ -194,7 +194,7 @@ def _tuned(folder: Path, agent: str, env: str, budget: str, given: Sequence[str]
     return found
 
 
-def _run(request: RunRequest, tracker: Tracker, *, quiet: bool, first: bool) -> Record:
+def _run(request: RunRequest, tracker: Callback, *, quiet: bool, first: bool) -> Record:
     """The record of one run."""
     from lazybench.cli.progress import watching
     from lazybench.runner.run import run

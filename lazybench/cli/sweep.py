@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,10 +22,12 @@ from lazybench.cli import console, options
 from lazybench.cli.command import command
 from lazybench.cli.progress import Stage, drawable
 from lazybench.errors import UsageError
+from lazybench.runner.callbacks import SILENT, Callback
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from lazybench.runner.callbacks import Cell, CellEnd
     from lazybench.sweep.scheduler import CellOutcome, Engine, SweepRequest
     from lazybench.sweep.suite import SuiteCell
     from lazybench.sweep.tune import Tried
@@ -323,48 +325,26 @@ def _stopping(engine: Engine) -> Iterator[None]:
 def _shown(engine: Engine, cells: Sequence[SuiteCell], *, quiet: bool) -> Iterator[CellOutcome]:
     """The outcomes as they arrive, each shown."""
     with watching_cells(len(cells), quiet=quiet) as watch:
-        for outcome in engine.run(cells, watch.begun):
-            watch.ended(outcome)
+        for outcome in engine.run(cells, watch):
+            watch.run_ended(outcome)
             yield outcome
 
 
 _MOST_BAD = 8
 
 
-class CellWatch(Protocol):
-    """What is called when the runs of a sweep begin and end."""
-
-    def begun(self, cell: SuiteCell) -> None:
-        """A run has begun; may be called from any thread."""
-        ...
-
-    def ended(self, outcome: CellOutcome) -> None:
-        """A run has ended."""
-        ...
-
-
-class SilentCells:
-    """A watch that shows nothing."""
-
-    def begun(self, cell: SuiteCell) -> None:
-        """Show nothing."""
-
-    def ended(self, outcome: CellOutcome) -> None:
-        """Show nothing."""
-
-
-class CellLines:
+class CellLines(Callback):
     """A watch that writes a line when a run begins and when it ends."""
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Show nothing yet."""
         self._stage, self._clock, self._moved_s = Stage("runs", total), clock, clock()
 
-    def begun(self, cell: SuiteCell) -> None:
+    def run_begun(self, cell: Cell) -> None:
         """Write its name."""
         console.note(console.one_line(f"started: {cell.name}"))
 
-    def ended(self, outcome: CellOutcome) -> None:
+    def run_ended(self, outcome: CellEnd) -> None:
         """Write its outcome, and how many runs have ended."""
         now = self._clock()
         self._stage.advance(1, {}, now - self._moved_s)
@@ -374,7 +354,7 @@ class CellLines:
         console.note(f"{head} {_outcome_text(outcome)}{left}")
 
 
-class CellTable:
+class CellTable(Callback):
     """A watch that draws a table of the active runs and of those without a score."""
 
     def __init__(
@@ -384,16 +364,16 @@ class CellTable:
         self._stage, self._terminal, self._clock = Stage("runs", total), terminal, clock
         self._moved_s = clock()
         self._since: dict[str, float] = {}
-        self._bad: list[CellOutcome] = []
+        self._bad: list[CellEnd] = []
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def begun(self, cell: SuiteCell) -> None:
+    def run_begun(self, cell: Cell) -> None:
         """Add a row."""
         with self._lock:
             self._since[f"{cell.budget} {cell.name}"] = self._clock()
 
-    def ended(self, outcome: CellOutcome) -> None:
+    def run_ended(self, outcome: CellEnd) -> None:
         """Remove its row, and write its outcome above the table."""
         now = self._clock()
         with self._lock:
@@ -431,7 +411,7 @@ class CellTable:
         return Group(table, last) if table.row_count else last
 
 
-def _outcome_text(outcome: CellOutcome) -> str:
+def _outcome_text(outcome: CellEnd) -> str:
     """An outcome in one line."""
     score = "" if outcome.score is None else f" {outcome.score:.4g}"
     why = f": {outcome.reason}" if outcome.reason else ""
@@ -440,10 +420,10 @@ def _outcome_text(outcome: CellOutcome) -> str:
 
 
 @contextmanager
-def watching_cells(total: int, *, quiet: bool) -> Iterator[CellWatch]:
+def watching_cells(total: int, *, quiet: bool) -> Iterator[Callback]:
     """Return a watch that fits stderr, closed at the end even if the sweep is interrupted."""
     if quiet or not total:
-        yield SilentCells()
+        yield SILENT
     elif not drawable():
         yield CellLines(total)
     else:

@@ -1,4 +1,4 @@
-"""Callbacks of a run: progress (`Watch`), and trackers of its numbers (`Tracker`)."""
+"""Callbacks of runs and sweeps: progress, trackers of a run's numbers, and what a sweep shows."""
 
 from __future__ import annotations
 
@@ -12,100 +12,154 @@ from lazybench.plugins import contained, describe
 from lazybench.user_code import load
 
 
-class Watch(Protocol):
-    """Is called with a run's progress; nothing that it does can change a result."""
+class Cell(Protocol):
+    """A run of a sweep, before it has begun."""
+
+    @property
+    def name(self) -> str:
+        """Agent, environment and seed in one line."""
+        ...
+
+    @property
+    def budget(self) -> str:
+        """Budget of the run."""
+        ...
+
+
+class CellEnd(Protocol):
+    """How a run of a sweep ended."""
+
+    @property
+    def cell(self) -> Cell:
+        """The run."""
+        ...
+
+    @property
+    def status(self) -> str:
+        """The status of its record, or why it has none."""
+        ...
+
+    @property
+    def score(self) -> float | None:
+        """The main metric; None without one."""
+        ...
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds that it took."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why there is no score; empty where there is."""
+        ...
+
+
+class Callback:
+    """Is called during a run or a sweep; nothing that it does can change a result.
+
+    Every method does nothing until a subclass overrides it. Progress displays override the first
+    four, trackers the next four, and displays of a sweep the last two. An object that has these
+    four can be given as a display or tracker without inheriting this class.
+    """
 
     def note(self, text: str) -> None:
-        """One line worth knowing: an alias resolved, a resumed checkpoint."""
-        ...
+        """Receive one line worth knowing: an alias resolved, a resumed checkpoint."""
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
-        """A stage of `total` steps begins, `done` of them behind it: train, validate or test."""
-        ...
+        """Begin a stage (train, validate or test) of `total` steps, of which `done` are done."""
 
     def advance(self, amount: int, values: Mapping[str, float]) -> None:
-        """The current stage moved on; `values` are current numbers worth showing."""
-        ...
+        """Move the current stage on by `amount`; `values` are current numbers worth showing."""
 
     def finished(self) -> None:
-        """No stage is open any more."""
-        ...
-
-
-class Silent:
-    """A watch that shows nothing."""
-
-    def note(self, text: str) -> None:
-        """Show nothing."""
-
-    def stage(self, name: str, total: int, done: int = 0) -> None:
-        """Show nothing."""
-
-    def advance(self, amount: int, values: Mapping[str, float]) -> None:
-        """Show nothing."""
-
-    def finished(self) -> None:
-        """Show nothing."""
-
-
-SILENT = Silent()
-
-
-TENSORBOARD = "tensorboard"
-METHODS = ("begin", "log", "evaluated", "end")
-
-
-class Tracker(Protocol):
-    """Is called with a run's numbers, from its begin to its end."""
+        """Close the current stage."""
 
     def begin(self, run: Mapping[str, Any]) -> None:
-        """A run begins or goes on.
+        """Begin a run, or continue it.
 
         Args:
             run: `key`, `agent`, `env`, `budget`, `seed`, `config`, `folder` (its working folder)
-                and `step` (updates behind it), as plain JSON values.
+                and `step` (finished updates), as plain JSON values.
         """
-        ...
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Update number `step` was done; `values` are what the agent logs (`loss`, …)."""
-        ...
+        """Receive what the agent logs (`loss`, …) at update number `step`."""
 
     def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """The state after `step` updates was evaluated on `val` or `test`; metrics by name."""
-        ...
+        """Receive the metrics of the state after `step` updates on `val` or `test`, by name."""
 
     def end(self, status: str) -> None:
-        """The run ended: `ok`, `diverged`, `failed`, `oom`, or `interrupted`."""
-        ...
+        """End the run: `ok`, `diverged`, `failed`, `oom`, or `interrupted`."""
+
+    def run_begun(self, cell: Cell) -> None:
+        """Note that a run of a sweep has begun; may be called from any thread."""
+
+    def run_ended(self, outcome: CellEnd) -> None:
+        """Note that a run of a sweep has ended."""
 
 
-class Untracked:
-    """A tracker that does nothing."""
+TENSORBOARD = "tensorboard"
 
-    def begin(self, run: Mapping[str, Any]) -> None:
-        """Do nothing."""
+SILENT = Callback()
+"""Does nothing."""
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Do nothing."""
+PROGRESS = ("note", "stage", "advance", "finished")
+"""Methods that a progress display has at least."""
+TRACKER = ("begin", "log", "evaluated", "end")
+"""Methods that a tracker has at least."""
 
-    def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Do nothing."""
-
-    def end(self, status: str) -> None:
-        """Do nothing."""
+Tracker = Callback
+"""The former name, for one release."""
 
 
-UNTRACKED = Untracked()
+def as_callback(given: Any, needed: tuple[str, ...], what: str = "what was given") -> Callback:
+    """Return an object that has some methods of a callback, whether it inherits `Callback` or not.
+
+    Args:
+        given: the object.
+        needed: methods that are called, `PROGRESS` or `TRACKER`.
+        what: how messages call it.
+
+    Raises:
+        UsageError: it lacks one of these methods.
+    """
+    missing = [method for method in needed if not callable(getattr(given, method, None))]
+    if missing:
+        kind = "a tracker" if needed == TRACKER else "what shows progress"
+        raise UsageError(
+            f"{kind} has the methods {', '.join(needed)}; {what} lacks {', '.join(missing)}"
+        )
+    callback: Callback = given
+    return callback
 
 
-class GuardedTracker:
-    """A tracker around another: after its first failure, which is noted, it isn't called again."""
+class Both(Callback):
+    """What shows the progress of a run and its tracker, as one callback.
 
-    def __init__(self, tracker: Tracker, watch: Watch) -> None:
-        """Take the tracker, and the callback that notes its failure."""
-        self._tracker: Tracker | None = tracker
-        self._watch = watch
+    After the tracker's first failure, which is noted, it isn't called again.
+    """
+
+    def __init__(self, progress: Callback, tracker: Callback) -> None:
+        """Take what shows the progress, and the tracker."""
+        self._progress = progress
+        self._tracker: Callback | None = tracker
+
+    def note(self, text: str) -> None:
+        """Show a line."""
+        self._progress.note(text)
+
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        """Show a stage."""
+        self._progress.stage(name, total, done)
+
+    def advance(self, amount: int, values: Mapping[str, float]) -> None:
+        """Show how far the stage is."""
+        self._progress.advance(amount, values)
+
+    def finished(self) -> None:
+        """Show no stage."""
+        self._progress.finished()
 
     def begin(self, run: Mapping[str, Any]) -> None:
         """Pass on that a run begins."""
@@ -127,7 +181,7 @@ class GuardedTracker:
         """Pass on that the run ended."""
         self._call(lambda tracker: tracker.end(status))
 
-    def _call(self, what: Callable[[Tracker], None]) -> None:
+    def _call(self, what: Callable[[Callback], None]) -> None:
         if self._tracker is None:
             return
         try:
@@ -135,13 +189,13 @@ class GuardedTracker:
         # Any error: within a run a Ctrl-C is noted by `Signals` and raises nothing here.
         except BaseException as error:
             self._tracker = None
-            self._watch.note(
+            self._progress.note(
                 f"the tracker failed and isn't asked any more ({describe(error)}); "
                 "the run goes on, and its record is whole"
             )
 
 
-class TensorBoard:
+class TensorBoard(Callback):
     """Writes a run's numbers where `tensorboard --logdir` finds them, a folder for each run."""
 
     def __init__(self, folder: Path) -> None:
@@ -186,7 +240,7 @@ class TensorBoard:
         self._writer.close()
 
 
-def make_tracker(text: str, runs: Path) -> Tracker:
+def make_tracker(text: str, runs: Path) -> Callback:
     """Return the tracker that `--track` names.
 
     Args:
@@ -208,21 +262,7 @@ def make_tracker(text: str, runs: Path) -> Tracker:
     factory = load(text)
     try:
         with contained():
-            tracker: Tracker = factory()
+            tracker = factory()
     except Exception as error:
         raise UsageError(f"{text}() failed: {describe(error)}") from error
-    check_tracker(tracker, f"what {text}() gives")
-    return tracker
-
-
-def check_tracker(tracker: Any, what: str = "what was given") -> None:
-    """Look whether a tracker has what every one has.
-
-    Raises:
-        UsageError: it lacks methods.
-    """
-    missing = [method for method in METHODS if not callable(getattr(tracker, method, None))]
-    if missing:
-        raise UsageError(
-            f"a tracker has the methods {', '.join(METHODS)}; {what} lacks {', '.join(missing)}"
-        )
+    return as_callback(tracker, TRACKER, f"what {text}() gives")

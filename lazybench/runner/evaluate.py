@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lazybench.agent import EnvFacts, Plan, is_vectorized
 from lazybench.errors import ContractError
 from lazybench.files import plain
-from lazybench.runner.callbacks import Watch
+from lazybench.runner.callbacks import Callback
 from lazybench.runtime import distributed
 from lazybench.specs import EnvSpec
 from lazybench.tasks import HasProtocol, Summarised, Tracked
@@ -224,7 +224,14 @@ def _first_of(block: Evaluation, count: int) -> Evaluation:
 
 
 def evaluate_all(  # noqa: PLR0913 - what, on what, the callback, and since when
-    env: Any, policy: Any, spec: EnvSpec, trials: int, watch: Watch, clock: Clock, *, seed: int = 0
+    env: Any,
+    policy: Any,
+    spec: EnvSpec,
+    trials: int,
+    watch: Callback,
+    clock: Clock,
+    *,
+    seed: int = 0,
 ) -> Evaluation:
     """Return all trials evaluated at once, with the seconds since `clock` was made.
 

@@ -15,7 +15,7 @@ from lazybench.errors import ContractError, UsageError
 from lazybench.files import plain
 from lazybench.records import AgentFacts, Record, Store
 from lazybench.runner import provenance
-from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import Clock, evaluate_all, open_env
 from lazybench.runner.record import evaluation_record
 from lazybench.runner.request import chosen_trials, resolve_env
@@ -34,7 +34,7 @@ def evaluate(  # noqa: PLR0913 - public arguments
     limit: int | None = None,
     out: str | Path | None = None,
     threads: int | None = None,
-    watch: Watch = SILENT,
+    watch: Callback = SILENT,
 ) -> Record:
     """Return the record of a policy on the official test trials of `env`.
 

@@ -10,7 +10,7 @@ from typing import Any
 from lazybench.errors import UsageError
 from lazybench.nets import forget_loaded
 from lazybench.records import NetworkFacts, Store, make_key, slug
-from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import env_facts, for_init, open_env, open_training
 from lazybench.runner.request import (
     ResolvedAgent,
@@ -89,7 +89,7 @@ class ResolvedRun:
         return self.folder / f"{name}{mark}.{ending}"
 
 
-def resolve(request: RunRequest, watch: Watch = SILENT, *, here: bool = True) -> ResolvedRun:
+def resolve(request: RunRequest, watch: Callback = SILENT, *, here: bool = True) -> ResolvedRun:
     """Return the request with names, presets, data and key resolved; nothing is written.
 
     Args:

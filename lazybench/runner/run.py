@@ -39,7 +39,7 @@ from lazybench.records import (
     write_json,
 )
 from lazybench.runner import checkpoint, provenance
-from lazybench.runner.callbacks import SILENT, UNTRACKED, GuardedTracker, Tracker, Watch
+from lazybench.runner.callbacks import SILENT, Both, Callback
 from lazybench.runner.evaluate import Evaluation, combined, evaluate_blocks, open_env
 from lazybench.runner.isolated import IsolatedPolicy, isolated
 from lazybench.runner.record import Outcome, run_record
@@ -56,7 +56,7 @@ _FINAL = ("ok", "diverged")
 """Statuses of records that a repetition would give again."""
 
 
-def run(request: RunRequest, *, watch: Watch = SILENT, tracker: Tracker = UNTRACKED) -> Record:
+def run(request: RunRequest, *, watch: Callback = SILENT, tracker: Callback = SILENT) -> Record:
     """Return the record of a run: the stored one, else a new one, continuing what is there.
 
     Args:
@@ -79,22 +79,22 @@ def run(request: RunRequest, *, watch: Watch = SILENT, tracker: Tracker = UNTRAC
     distributed.join(device)
     threads = distributed.cores_each(usable_cores()) if request.threads is None else request.threads
     if distributed.rank() != 0:
-        watch, tracker = SILENT, UNTRACKED
+        watch = tracker = SILENT
+    callback = Both(watch, tracker)
     with using_threads(threads), using_precision(request.precision, device):
-        resolved = resolve(request, watch)
+        resolved = resolve(request, callback)
         store = Store(request.out)
         stored = distributed.of_first(lambda: store.find(resolved.key))
         if stored is not None and stored.status in _FINAL and not _repeats(request, stored):
             if distributed.rank() == 0:
                 _mark_killed_run(resolved, store, stored)
-            watch.note("done already: this record stands (run again with --force)")
+            callback.note("done already: this record stands (run again with --force)")
             return stored
-        guarded = GuardedTracker(tracker, watch)
         if distributed.rank() == 0:
-            return _run_and_publish(resolved, store, stored, watch, guarded)
+            return _run_and_publish(resolved, store, stored, callback)
         # Rank 0 keeps the folder and the record; this one computes its part.
-        with Signals(watch.note, request.episode_timeout_s) as signals:
-            return _train_and_evaluate(resolved, watch, signals, guarded)
+        with Signals(callback.note, request.episode_timeout_s) as signals:
+            return _train_and_evaluate(resolved, callback, signals)
 
 
 def _repeats(request: RunRequest, stored: Record) -> bool:
@@ -108,22 +108,22 @@ def _adds_isolation(request: RunRequest, stored: Record) -> bool:
 
 
 def _run_and_publish(
-    resolved: ResolvedRun, store: Store, stored: Record | None, watch: Watch, tracker: Tracker
+    resolved: ResolvedRun, store: Store, stored: Record | None, callback: Callback
 ) -> Record:
     """Do a run in its folder, compare a repetition with the stored record, and publish."""
     request = resolved.request
     writable(request.out)
     refuse_links(resolved.folder)
     writable(resolved.folder)
-    with locked(resolved.folder), Signals(watch.note, request.episode_timeout_s) as signals:
+    with locked(resolved.folder), Signals(callback.note, request.episode_timeout_s) as signals:
         _prepare_folder(resolved)
-        tracker.begin(_tracked_facts(resolved))
+        callback.begin(_tracked_facts(resolved))
         status = "interrupted"
         try:
-            record = _train_and_evaluate(resolved, watch, signals, tracker)
+            record = _train_and_evaluate(resolved, callback, signals)
             status = record.status
         finally:
-            tracker.end(status)
+            callback.end(status)
         if stored is not None and stored.status in _FINAL:
             _compare(stored, record)
             if not _adds_isolation(request, stored):
@@ -159,9 +159,7 @@ def _tracked_facts(resolved: ResolvedRun) -> dict[str, Any]:
     return {**known, "step": max(steps, default=0)}
 
 
-def _train_and_evaluate(
-    resolved: ResolvedRun, watch: Watch, signals: Signals, tracker: Tracker
-) -> Record:
+def _train_and_evaluate(resolved: ResolvedRun, callback: Callback, signals: Signals) -> Record:
     """Return the record of a run that is done now: with its scores, or how it failed."""
     started = provenance.now()
     provenance.reset_peak_memory(resolved.device)
@@ -172,13 +170,13 @@ def _train_and_evaluate(
     evaluation: Evaluation | None = None
     diagnostics: dict[str, Any] = {}
     try:
-        progress, policy = _train(resolved, watch, signals, tracker)
+        progress, policy = _train(resolved, callback, signals)
         if progress.state is not None:
             diagnostics = dict(plain(resolved.trainer.agent.diagnostics(progress.state)))
-        evaluation = _evaluate(resolved, progress, policy, watch, signals)
+        evaluation = _evaluate(resolved, progress, policy, callback, signals)
         metric = resolved.spec.metric
         value = evaluation.score(metric)
-        tracker.evaluated(progress.best_step, "test", {metric: value})
+        callback.evaluated(progress.best_step, "test", {metric: value})
     except Interrupted:
         raise
     except Diverged as error:
@@ -192,14 +190,14 @@ def _train_and_evaluate(
         status, reason = status_and_reason(error)
         trace = traceback.format_exc().encode("utf-8", "backslashreplace")
         path = write_bytes(resolved.file("error", "txt"), trace)
-        watch.note(f"{status}: {reason}; traceback in {path}")
+        callback.note(f"{status}: {reason}; traceback in {path}")
         progress = _last_progress(resolved)
-    watch.finished()
+    callback.finished()
     return run_record(resolved, progress, evaluation, Outcome(status, reason, started, diagnostics))
 
 
 def _train(
-    resolved: ResolvedRun, watch: Watch, signals: Signals, tracker: Tracker
+    resolved: ResolvedRun, callback: Callback, signals: Signals
 ) -> tuple[Progress, Policy | None]:
     """Return the finished training and its policy; None where another process makes the policy."""
     training = Training.of(resolved, resolved.folder / "ckpt")
@@ -207,7 +205,7 @@ def _train(
         progress, policy = fit_whole(training, signals)
         resolved.file("episodes", "jsonl").unlink(missing_ok=True)
         return progress, policy
-    progress = fit(training, watch, signals, tracker)
+    progress = fit(training, callback, signals)
     if resolved.request.isolated:
         return progress, None
     return progress, resolved.agent.agent.policy(checkpoint.copied(progress.best))
@@ -217,14 +215,14 @@ def _evaluate(
     resolved: ResolvedRun,
     progress: Progress,
     policy: Policy | None,
-    watch: Watch,
+    callback: Callback,
     signals: Signals,
 ) -> Evaluation:
     """Evaluate the official trials block by block, without those that were evaluated already."""
     state_sha256, _ = checkpoint.digest(progress.best)
-    blocks = _stored_blocks(resolved, state_sha256, watch)
+    blocks = _stored_blocks(resolved, state_sha256, callback)
     start = sum(len(block.scores) for block in blocks)
-    watch.stage("test", resolved.trials, min(start, resolved.trials))
+    callback.stage("test", resolved.trials, min(start, resolved.trials))
     spec = resolved.spec
     rows = spec.rows(math.ceil(resolved.trials / distributed.size()))
     env = open_env(spec, rows, "test", resolved.device)
@@ -237,7 +235,7 @@ def _evaluate(
         fresh = evaluate_blocks(
             env, policy, metric, resolved.trials, start=start, seed=seed, columns=names
         )
-        _evaluate_rest(resolved, fresh, blocks, state_sha256, rows, process, watch, signals)
+        _evaluate_rest(resolved, fresh, blocks, state_sha256, rows, process, callback, signals)
         if process is not None:
             progress.peak_memory_bytes = max(progress.peak_memory_bytes, process.peak_memory_bytes)
             progress.peak_gpu_memory_bytes = max(
@@ -248,13 +246,15 @@ def _evaluate(
     return combined(env, blocks, names, wall_s, cpu_s)
 
 
-def _stored_blocks(resolved: ResolvedRun, state_sha256: str, watch: Watch) -> list[Evaluation]:
+def _stored_blocks(
+    resolved: ResolvedRun, state_sha256: str, callback: Callback
+) -> list[Evaluation]:
     """The blocks of this state that an earlier sitting evaluated, as the run's folder has them."""
     path = resolved.file("episodes", "jsonl")
     lines = distributed.of_first(
         lambda: read_lines(
             path,
-            torn=lambda number: watch.note(
+            torn=lambda number: callback.note(
                 f"{path}:{number}: the last line is cut off; its trials are evaluated again"
             ),
         )
@@ -274,7 +274,7 @@ def _evaluate_rest(  # noqa: PLR0913 - what is evaluated, what of it is there, a
     state_sha256: str,
     rows: int,
     process: IsolatedPolicy | None,
-    watch: Watch,
+    callback: Callback,
     signals: Signals,
 ) -> None:
     """Add the missing blocks to those that are there, and a line for each to the run's folder."""
@@ -298,7 +298,7 @@ def _evaluate_rest(  # noqa: PLR0913 - what is evaluated, what of it is there, a
         blocks.append(block)
         start = block.first + len(block.scores)
         mean = float(np.concatenate([each.scores for each in blocks]).mean())
-        watch.advance(len(block.scores), {metric: mean})
+        callback.advance(len(block.scores), {metric: mean})
 
 
 def _line(block: Evaluation) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from lazybench.agent import COUNTED, Agent, Logs, Plan
 from lazybench.errors import ContractError, Diverged, Interrupted, StoreError
 from lazybench.nets import training_passes
 from lazybench.runner import checkpoint, provenance
-from lazybench.runner.callbacks import UNTRACKED, Tracker, Watch
+from lazybench.runner.callbacks import Callback
 from lazybench.runner.evaluate import Clock, evaluate_blocks, for_init, open_env, open_training
 from lazybench.runner.run_dir import need_space
 from lazybench.runner.signals import Signals
@@ -128,9 +128,7 @@ class Training:
         )
 
 
-def fit(
-    training: Training, watch: Watch, signals: Signals, tracker: Tracker = UNTRACKED
-) -> Progress:
+def fit(training: Training, callback: Callback, signals: Signals) -> Progress:
     """Return the finished training, continued from the newest sound checkpoint where there is one.
 
     Raises:
@@ -143,11 +141,11 @@ def fit(
     rows = spec.rows(math.ceil(spec.val_trials[training.budget] / distributed.size()))
     val_env = open_env(spec, rows, "val", training.device)
     plan = agent.plan(val_env.task)
-    progress = _start(training, val_env, rng, watch)
+    progress = _start(training, val_env, rng, callback)
     if plan is not None and progress.step:
         whole = f"this fit is complete ({progress.step} updates): nothing is trained again"
         part = f"continuing from the checkpoint at meta-iteration {progress.step}"
-        watch.note(whole if progress.step >= plan.updates else part)
+        callback.note(whole if progress.step >= plan.updates else part)
     if plan is None or plan.updates == 0 or not agent.learns():
         progress.best, progress.best_step = progress.state, progress.step
         return progress
@@ -155,16 +153,16 @@ def fit(
         need_space(training.folder, _KEPT_STATES * checkpoint.digest(progress.state)[1])
     train = open_training(spec, plan, training.device)
     train.reset(seed=training.seed)
-    watch.stage("train", plan.updates, progress.step)
+    callback.stage("train", plan.updates, progress.step)
     saved = time.monotonic()
     while progress.step < plan.updates or _due(progress, plan):
         # A run that was stopped while it validated has this before the next update.
         if not _due(progress, plan):
             logs = _update(training, progress, train, rng, signals)
-            tracker.log(progress.step, logs)
+            callback.log(progress.step, logs)
             shown = {"loss": progress.last_loss} if progress.last_loss is not None else {}
             last = {"val": progress.curve[-1]["val"]} if progress.curve else {}
-            watch.advance(1, {**shown, **last})
+            callback.advance(1, {**shown, **last})
         where = f"interrupted at meta-iteration {progress.step} of {plan.updates}"
         due = _due(progress, plan)
         if due:
@@ -177,14 +175,14 @@ def fit(
                 _save(training, progress)
                 raise
             metrics = {spec.validation[0]: progress.curve[-1]["val"]}
-            tracker.evaluated(progress.step, "val", metrics)
+            callback.evaluated(progress.step, "val", metrics)
         stop = distributed.stop_of(signals.number)
         if due or stop or time.monotonic() - saved > CHECKPOINT_EVERY_S:
             _save(training, progress)
             saved = time.monotonic()
         if stop:
             raise Interrupted(stop, where)
-    watch.finished()
+    callback.finished()
     return progress
 
 
@@ -216,13 +214,13 @@ def fit_whole(training: Training, signals: Signals) -> tuple[Progress, Any]:
     return Progress(train_wall_s=wall_s, train_cpu_s=cpu_s), policy
 
 
-def _start(training: Training, val_env: Any, rng: Rng, watch: Watch) -> Progress:
+def _start(training: Training, val_env: Any, rng: Rng, callback: Callback) -> Progress:
     folder = training.folder
     found = distributed.of_first(lambda: checkpoint.load(folder)) if folder is not None else None
     if found is not None:
         _, tree, notes = found
         for note in notes:
-            watch.note(note)
+            callback.note(note)
         if tree is not None:
             progress = Progress.of(tree)
             progress.state = checkpoint.to_device(progress.state, training.device)

@@ -13,7 +13,7 @@ from lazybench.errors import UsageError
 from lazybench.nets import forget_loaded, published_source
 from lazybench.records import Metric, NetworkFacts, Record, Store
 from lazybench.runner import provenance
-from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.checkpoint import copied, to_device
 from lazybench.runner.evaluate import Clock, evaluate_all, open_env
 from lazybench.runner.record import agent_facts, checkpoint_facts, evaluation_record, headline
@@ -101,7 +101,7 @@ class TransferResult:
     record: Record | None
 
 
-def transfer(request: TransferRequest, *, watch: Watch = SILENT) -> TransferResult:
+def transfer(request: TransferRequest, *, watch: Callback = SILENT) -> TransferResult:
     """Return how the trained state of a run does on an environment's trials.
 
     Raises:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from lazybench.errors import ClusterUnavailable, LazybenchError, UsageError
 from lazybench.records import Record, Store
+from lazybench.runner.callbacks import Callback
 from lazybench.sweep.process import Call, Ended, Processes
 from lazybench.sweep.scheduler import BUSY, CellOutcome, SweepRequest, call, key_of, outcome
 from lazybench.sweep.suite import SuiteCell
@@ -110,10 +111,8 @@ class ClusterSweep:
         self._name = uuid.uuid4().hex
         self._stopped = self._at_once = False
 
-    def run(
-        self, cells: Sequence[SuiteCell], begun: Callable[[SuiteCell], None]
-    ) -> Iterator[CellOutcome]:
-        """Yield the outcome of each cell as it ends; `begun` is called with those under way.
+    def run(self, cells: Sequence[SuiteCell], callback: Callback) -> Iterator[CellOutcome]:
+        """Yield the outcome of each cell as it ends; `callback` is called as each begins.
 
         Cells are handed out one for a free thread, so that those that wait aren't counted as
         guilty of a worker's death.
@@ -126,7 +125,7 @@ class ClusterSweep:
             room = sum(self._client.nthreads().values()) - len(waiting)
             for _ in range(min(room, len(left)) if not self._stopped else 0):
                 cell = left.pop()
-                begun(cell)
+                callback.run_begun(cell)
                 key = key_of(cell, self._request)
                 waiting[self._begun(cell, key)] = _Begun(cell, key, time.perf_counter())
             if self._stopped:

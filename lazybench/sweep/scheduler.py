@@ -10,7 +10,7 @@ import os
 import queue
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,6 +26,7 @@ from lazybench.errors import (
     UsageError,
 )
 from lazybench.records import Record, Store
+from lazybench.runner.callbacks import Callback
 from lazybench.runner.request import MOST_S, RunRequest
 from lazybench.runner.resolve import resolve
 from lazybench.sweep.process import Call, Ended, Processes
@@ -181,10 +182,8 @@ class CellOutcome:
 class Engine(Protocol):
     """Runs the cells of a sweep somewhere."""
 
-    def run(
-        self, cells: Sequence[SuiteCell], begun: Callable[[SuiteCell], None]
-    ) -> Iterator[CellOutcome]:
-        """Yield the outcome of each cell as it ends; `begun` is called with those under way."""
+    def run(self, cells: Sequence[SuiteCell], callback: Callback) -> Iterator[CellOutcome]:
+        """Yield the outcome of each cell as it ends; `callback` is called as each begins."""
         ...
 
     def stop(self, *, at_once: bool = False) -> None:
@@ -202,16 +201,14 @@ class Sweep:
     request: SweepRequest
     _processes: Processes = field(default_factory=Processes)
 
-    def run(
-        self, cells: Sequence[SuiteCell], begun: Callable[[SuiteCell], None]
-    ) -> Iterator[CellOutcome]:
-        """Yield the outcome of each cell as it ends; `begun` is called with those under way."""
+    def run(self, cells: Sequence[SuiteCell], callback: Callback) -> Iterator[CellOutcome]:
+        """Yield the outcome of each cell as it ends; `callback` is called as each begins."""
         free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in self.request.slots or (Slot(),) * self.request.jobs:
             free.put(slot)
         with ThreadPoolExecutor(self._side_by_side) as pool:
             waiting: set[Future[CellOutcome]] = {
-                pool.submit(partial(self._one, cell, free, begun)) for cell in cells
+                pool.submit(partial(self._one, cell, free, callback)) for cell in cells
             }
             while waiting:
                 ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -226,12 +223,12 @@ class Sweep:
         return len(self.request.slots) or self.request.jobs
 
     def _one(
-        self, cell: SuiteCell, free: queue.SimpleQueue[Slot], begun: Callable[[SuiteCell], None]
+        self, cell: SuiteCell, free: queue.SimpleQueue[Slot], callback: Callback
     ) -> CellOutcome:
         slot = free.get()
         try:
             if not self._processes.stopped:
-                begun(cell)
+                callback.run_begun(cell)
             asked = call(cell, self.request).sharing(self._side_by_side)
             asked = replace(asked, environment=slot.environment)
             return outcome(cell, self._processes.run_again_if_crashed(asked))

@@ -15,7 +15,7 @@ from lazybench.arguments import check_whole
 from lazybench.errors import Diverged, Interrupted, UsageError
 from lazybench.files import read_file, refuse_links
 from lazybench.records import Tuning, append_line, read_lines, remove_leftovers, write_json
-from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.request import RunRequest
 from lazybench.runner.resolve import ResolvedRun, resolve
 from lazybench.runner.run_dir import locked, writable
@@ -164,7 +164,7 @@ def _grid(axes: Mapping[str, Axis]) -> Iterator[tuple[Any, ...]]:
 
 
 def tune(
-    request: RunRequest, trials: int, axes: Mapping[str, Axis] | None, watch: Watch = SILENT
+    request: RunRequest, trials: int, axes: Mapping[str, Axis] | None, watch: Callback = SILENT
 ) -> tuple[Path, list[Tried]]:
     """Return the folder of a search and what was tried, in order; what was tried isn't repeated.
 
@@ -270,7 +270,7 @@ def _keep(folder: Path, request: RunRequest, resolved: ResolvedRun, found: Seque
 def _all(
     folder: Path,
     chosen: Sequence[tuple[dict[str, Any], ResolvedRun]],
-    watch: Watch,
+    watch: Callback,
     signals: Signals,
 ) -> Iterator[Tried]:
     path = folder / "trials.jsonl"
@@ -291,7 +291,7 @@ def _one(
     number: int,
     settings: dict[str, Any],
     resolved: ResolvedRun,
-    watch: Watch,
+    watch: Callback,
     signals: Signals,
 ) -> Tried:
     try:

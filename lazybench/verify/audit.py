@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lazybench.errors import StoreError, UsageError
 from lazybench.records import Record
-from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import evaluate_blocks, open_env
 from lazybench.runner.request import check_device
 from lazybench.runtime.precision import using_precision
@@ -82,7 +82,7 @@ def audit(  # noqa: PLR0913 - a public function
     seed: int | None = None,
     device: str | None = None,
     threads: int | None = None,
-    watch: Watch = SILENT,
+    watch: Callback = SILENT,
 ) -> Audit:
     """A record's agent evaluated on trials beyond the official ones.
 
@@ -132,7 +132,7 @@ def _audit(  # noqa: PLR0913 - all that an audit depends on
     source: StateSource,
     seed: int | None,
     device: str,
-    watch: Watch,
+    watch: Callback,
 ) -> Audit:
     """The audit of a record that can be evaluated again."""
     made, _ = remade(record)
@@ -181,7 +181,7 @@ def _first_fresh(
 
 
 def _scores(  # noqa: PLR0913 - what is evaluated on which trials
-    env: Any, policy: Any, spec: EnvSpec, first: int, trials: int, seed: int, watch: Watch
+    env: Any, policy: Any, spec: EnvSpec, first: int, trials: int, seed: int, watch: Callback
 ) -> NDArray[np.float64]:
     """The scores of trials first, first + 1, …, `[trials]`."""
     watch.stage("audit", trials)

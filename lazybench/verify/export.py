@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lazybench.data.fingerprint import instance_hash
 from lazybench.errors import UsageError
 from lazybench.records import replace_ours
-from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import env_facts, open_env
 from lazybench.runner.request import chosen_trials, resolve_env
 from lazybench.specs import EnvSpec
@@ -69,7 +69,7 @@ def export_trials(
     budget: str = "small",
     limit: int | None = None,
     arrays: bool = False,
-    watch: Watch = SILENT,
+    watch: Callback = SILENT,
 ) -> Exported:
     """Write an environment's official trials to a file, without query labels.
 
@@ -135,7 +135,7 @@ def _check_size(task: Any, trials: int) -> None:
         )
 
 
-def _blocks(env: Any, trials: int, arrays: bool, watch: Watch) -> Iterator[Rows]:
+def _blocks(env: Any, trials: int, arrays: bool, watch: Callback) -> Iterator[Rows]:
     """The trials block by block: index, support labels, hashes, and instances where wanted."""
     rows = env.num_envs
     watch.stage("trials", trials)

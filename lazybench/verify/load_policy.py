@@ -12,7 +12,7 @@ from lazybench.files import plain
 from lazybench.records import Record, Store
 from lazybench.records.store import first_difference
 from lazybench.runner import checkpoint
-from lazybench.runner.callbacks import Watch
+from lazybench.runner.callbacks import Callback
 from lazybench.runner.request import ResolvedAgent, make, resolve_env
 from lazybench.runner.run_dir import list_runs, writable
 from lazybench.runner.signals import Signals
@@ -116,7 +116,7 @@ def check_network(record: Record, made: ResolvedAgent, task: Any) -> Finding | N
 
 
 def trained_policy(
-    record: Record, made: ResolvedAgent, env: Any, source: StateSource, device: str, watch: Watch
+    record: Record, made: ResolvedAgent, env: Any, source: StateSource, device: str, watch: Callback
 ) -> tuple[Any, list[Finding]]:
     """The policy that a record evaluated, and whether its state is the recorded one.
 
@@ -158,7 +158,7 @@ def trained_policy(
 
 
 def _trained(
-    record: Record, made: ResolvedAgent, source: StateSource, device: str, watch: Watch
+    record: Record, made: ResolvedAgent, source: StateSource, device: str, watch: Callback
 ) -> tuple[Progress, Any]:
     """A training like the one behind a record, and the policy of an agent that has no state.
 

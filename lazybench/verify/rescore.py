@@ -17,7 +17,7 @@ from lazybench.data.pool import Part, open_labelled
 from lazybench.errors import UsageError
 from lazybench.records import Record
 from lazybench.runner import provenance
-from lazybench.runner.callbacks import Watch
+from lazybench.runner.callbacks import Callback
 from lazybench.runner.evaluate import Evaluation, combined, evaluate_block, evaluate_blocks
 from lazybench.specs import EnvSpec
 from lazybench.verify.read_record import Finding
@@ -200,7 +200,7 @@ def same_platform(record: Record, device: str) -> bool:
 
 
 def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it, and who hears
-    record: Record, spec: EnvSpec, env: Any, policy: Any, wanted: int, seed: int, watch: Watch
+    record: Record, spec: EnvSpec, env: Any, policy: Any, wanted: int, seed: int, watch: Callback
 ) -> Again:
     """Return `wanted` of a record's trials, each drawn by itself by `seed`, evaluated again.
 

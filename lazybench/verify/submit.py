@@ -14,7 +14,7 @@ from lazybench.arguments import check_path, check_settings, check_whole
 from lazybench.data.importing.arrays import read_arrays
 from lazybench.errors import ContractError, DataUnavailable, UsageError
 from lazybench.records import Cost, Record, Store
-from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import open_env
 from lazybench.runner.external import evaluate
 from lazybench.runner.request import chosen_trials, official_trials, resolve_env
@@ -36,7 +36,7 @@ def score(  # noqa: PLR0913 - a public function
     seed: int = 0,
     budget: str = "small",
     out: str | Path | None = None,
-    watch: Watch = SILENT,
+    watch: Callback = SILENT,
 ) -> Record:
     """Return the `submitted` record of answers to an environment's official trials.
 

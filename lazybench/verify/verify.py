@@ -9,7 +9,7 @@ from typing import Any
 
 from lazybench.errors import UsageError
 from lazybench.records import Record
-from lazybench.runner.callbacks import SILENT, Watch
+from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import open_env
 from lazybench.runner.request import check_device
 from lazybench.runtime.precision import using_precision
@@ -47,7 +47,7 @@ def verify(  # noqa: PLR0913 - a public function
     seed: int | None = None,
     device: str | None = None,
     threads: int | None = None,
-    watch: Watch = SILENT,
+    watch: Callback = SILENT,
 ) -> Verification:
     """The findings on a record, and the verdict that follows from them.
 
@@ -135,7 +135,7 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     source: StateSource,
     seed: int | None,
     device: str,
-    watch: Watch,
+    watch: Callback,
 ) -> Verification:
     """The result so far, and the findings on a sample of trials that the agent is evaluated on."""
     made, home = remade(record)

@@ -22,8 +22,8 @@ def test_the_line_below_the_table_stays_one_when_no_row_is_left() -> None:
             console.print(table)
         return captured.get().splitlines()
 
-    table.begun(cell)
+    table.run_begun(cell)
     assert [line.split()[0] for line in drawn()] == ["status", "running", "0/1"]
-    table.ended(CellOutcome(cell, "stopped", wall_s=2.0))
+    table.run_ended(CellOutcome(cell, "stopped", wall_s=2.0))
     (last,) = drawn()
     assert last.startswith("1/1  1 stopped  in ")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import lazybench
 from lazybench.errors import UnknownName, UsageError
-from lazybench.runner.callbacks import Silent
+from lazybench.runner.callbacks import Callback
 from lazybench.runner.run_dir import list_runs
 
 PLAYERS = Path(__file__).with_name("players.py")
@@ -41,7 +41,7 @@ def test_two_judgements_are_two_records_of_one_fit(tmp_path, first):
     moved = answers(other) - answers(default)
     assert moved == pytest.approx(2.0, abs=1e-5)
     heard: list[str] = []
-    silent = Silent()
+    silent = Callback()
     silent.note = heard.append
     play(tmp_path, settings={"shift": 3.0}, watch=silent)
     assert heard == ["this fit is complete (6 updates): nothing is trained again"]

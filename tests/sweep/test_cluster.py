@@ -18,6 +18,7 @@ import pytest
 
 from lazybench.errors import ClusterUnavailable, UsageError
 from lazybench.records import Store
+from lazybench.runner.callbacks import SILENT
 from lazybench.sweep import cluster as cluster_module
 from lazybench.sweep.cluster import on_cluster
 from lazybench.sweep.process import Call
@@ -96,14 +97,14 @@ def test_a_cell_whose_worker_is_killed_runs_again_and_leaves_one_record(
     killer = threading.Thread(target=kill_once)
     killer.start()
     with on_cluster(request, scheduler=cluster.scheduler_address) as engine:
-        ended = {o.cell.agent: o for o in engine.run([slow, cell("chance")], lambda _: None)}
+        ended = {o.cell.agent: o for o in engine.run([slow, cell("chance")], SILENT)}
     killer.join()
     assert killed
     assert {agent: o.status for agent, o in ended.items()} == {slow.agent: "ok", "chance": "ok"}
     records = {record.agent.id: record for record in Store(request.out).records()}
     assert len(list(request.out.glob("records/**/*.json"))) == len(records) == 2
     with on_cluster(alone, workers=1) as engine:
-        (outcome,) = engine.run([slow], lambda _: None)
+        (outcome,) = engine.run([slow], SILENT)
     assert outcome.status == "ok"
     (whole,) = Store(alone.out).records()
     assert whole.comparable() == records[whole.agent.id].comparable()
@@ -116,7 +117,7 @@ def test_a_cell_that_always_kills_its_worker_has_crashed_and_the_rest_goes_on(
     bad = cell(f"{PLAYERS}:KillsWorker")
     cells = [bad, *(cell("chance", seed) for seed in range(3))]
     with on_cluster(request, workers=2) as engine:
-        ended = {out.cell.name: out for out in engine.run(cells, lambda _: None)}
+        ended = {out.cell.name: out for out in engine.run(cells, SILENT)}
     assert ended[bad.name].status == "crashed"
     assert ended[bad.name].reason == "its worker died 2 times"
     assert [ended[good.name].status for good in cells[1:]] == ["ok"] * 3
@@ -137,7 +138,7 @@ def test_records_come_back_from_workers_that_share_no_folder(
 
     monkeypatch.setattr(cluster_module, "call", far)
     with on_cluster(here, scheduler=cluster.scheduler_address) as engine:
-        ended = list(engine.run(missing, lambda _: None))
+        ended = list(engine.run(missing, SILENT))
     assert [out.status for out in ended] == ["ok", "ok"]
     for name in ("store", "far"):
         assert {record.seed for record in Store(tmp_path / name).records()} == {0, 1}
@@ -155,7 +156,7 @@ def test_stopping_ends_what_runs_on_workers_at_a_checkpoint(tmp_path: Path) -> N
 
         threading.Thread(target=stop_once_under_way).start()
         begin_s = time.monotonic()
-        statuses = [out.status for out in engine.run(cells, lambda _: None)]
+        statuses = [out.status for out in engine.run(cells, SILENT)]
     assert statuses == ["stopped"] * 3
     assert time.monotonic() - begin_s < 60
     assert len(list(request.runs.glob("*/config.json"))) == 1

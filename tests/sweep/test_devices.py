@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lazybench.errors import DeviceUnavailable, UsageError
+from lazybench.runner.callbacks import SILENT
 from lazybench.sweep import process
 from lazybench.sweep.scheduler import Slot, Sweep, SweepRequest, slots
 from lazybench.sweep.suite import SuiteCell
@@ -108,7 +109,7 @@ def test_each_cell_sees_its_device_alone_and_no_slot_has_two_at_once(
     )
     cells = [SuiteCell("a", "e", seed, "small") for seed in range(6)]
     begin_s = time.perf_counter()
-    ended = list(Sweep(request).run(cells, lambda _: None))
+    ended = list(Sweep(request).run(cells, SILENT))
     assert time.perf_counter() - begin_s > 0.9, "six cells on two slots take three rounds"
     assert {outcome.status for outcome in ended} == {"ok"}, json.dumps([o.reason for o in ended])
     assert Counter(outcome.score for outcome in ended) == {5.0: 3, 7.0: 3}

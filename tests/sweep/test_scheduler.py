@@ -16,6 +16,7 @@ from filelock import FileLock
 from lazybench.cli.sweep import run_cells
 from lazybench.errors import UsageError
 from lazybench.records import Store
+from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runtime import pipes
 from lazybench.sweep import process
 from lazybench.sweep.process import Ended
@@ -28,6 +29,13 @@ ENV = "glyphs-5way-1shot"
 
 def cell(agent: str, **settings: object) -> SuiteCell:
     return SuiteCell(agent, ENV, 0, "smoke", dict(settings))
+
+
+class Begun(Callback):
+    """Calls a function with each cell that begins."""
+
+    def __init__(self, then: Callable[[SuiteCell], object]) -> None:
+        self.run_begun = then
 
 
 def asked(tmp_path: Path, **changes: object) -> SweepRequest:
@@ -43,7 +51,8 @@ def test_one_cell_that_fails_harms_no_other_and_nothing_is_run_twice(tmp_path: P
     assert [(each.cell, each.status) for each in known] == [(cells[3], "refused")]
     begun: list[str] = []
     ended = {
-        out.cell.agent: out for out in Sweep(request).run(missing, lambda c: begun.append(c.agent))
+        out.cell.agent: out
+        for out in Sweep(request).run(missing, Begun(lambda c: begun.append(c.agent)))
     }
     assert sorted(begun) == sorted(c.agent for c in missing)
     assert ended["chance"].status == ended["nearest_pixel"].status == "ok"
@@ -69,7 +78,7 @@ def test_what_isnt_here_is_told_from_what_isnt_allowed(tmp_path: Path) -> None:
 def test_a_cell_past_its_time_is_stopped_and_can_go_on(tmp_path: Path) -> None:
     request = asked(tmp_path, timeout_s=8.0)
     slow = cell("reptile", iterations=100_000)
-    (told,) = Sweep(request).run([slow], lambda _: None)
+    (told,) = Sweep(request).run([slow], SILENT)
     assert told.status == "timeout"
     assert told.wall_s < 30
     begun = list((tmp_path / "runs").glob("*/config.json"))
@@ -90,7 +99,7 @@ def test_stopping_ends_what_runs_and_begins_nothing_more(tmp_path: Path) -> None
             time.sleep(0.1)
         sweep.stop()
 
-    statuses = {out.cell.agent: out.status for out in sweep.run(cells, begun)}
+    statuses = {out.cell.agent: out.status for out in sweep.run(cells, Begun(begun))}
     assert statuses == {"reptile": "stopped", "chance": "stopped"}
 
 
@@ -124,7 +133,7 @@ def test_a_cell_that_hears_nothing_is_killed_once_it_had_its_time(
 
     threading.Thread(target=stop_once_under_way).start()
     begin_s = time.monotonic()
-    ended = list(sweep.run([cell("chance"), cell("nearest_pixel")], lambda _: None))
+    ended = list(sweep.run([cell("chance"), cell("nearest_pixel")], SILENT))
     assert time.monotonic() - begin_s < 60
     assert [each.status for each in ended] == ["stopped", "stopped"]
     reasons = sorted(each.reason for each in ended)
@@ -136,7 +145,7 @@ def test_a_cell_past_its_time_that_is_killed_tells_of_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "GRACE_S", 0.5)
-    (told,) = Sweep(asked(tmp_path, timeout_s=1.0)).run([cell("chance")], lambda _: None)
+    (told,) = Sweep(asked(tmp_path, timeout_s=1.0)).run([cell("chance")], SILENT)
     assert told.status == "timeout"
     _, _, why = told.reason.partition(" s: ")
     assert why == (
@@ -216,7 +225,7 @@ def test_limits_must_be_positive_and_what_the_system_can_set(
 
 def test_a_cell_that_a_signal_ends_has_crashed_and_the_next_one_runs(tmp_path: Path) -> None:
     request = asked(tmp_path)
-    ended = list(Sweep(request).run([cell(f"{PLAYERS}:Segfaults"), cell("chance")], lambda _: None))
+    ended = list(Sweep(request).run([cell(f"{PLAYERS}:Segfaults"), cell("chance")], SILENT))
     assert [each.status for each in ended] == ["crashed", "ok"]
     assert ended[0].reason == "ended by SIGSEGV, twice"
 
@@ -288,7 +297,7 @@ def test_whatever_a_process_writes_or_ends_with_is_an_outcome(
     text = f"import os, subprocess, sys; {does}"
     monkeypatch.setattr(process, "command", lambda words: [sys.executable, "-c", text])
     begin_s = time.monotonic()
-    (told,) = Sweep(asked(tmp_path)).run([cell("chance")], lambda _: None)
+    (told,) = Sweep(asked(tmp_path)).run([cell("chance")], SILENT)
     assert (told.status, told.reason[: len(reason)]) == (status, reason)
     assert time.monotonic() - begin_s < 30
 

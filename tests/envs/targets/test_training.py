@@ -26,7 +26,7 @@ from lazybench.envs.targets.training import (
 )
 from lazybench.errors import Diverged, UsageError
 from lazybench.nets.whitebox import classifier
-from lazybench.runner.callbacks import Silent
+from lazybench.runner.callbacks import Callback
 from lazybench.seeding import Rng
 
 NET = classifier("lenet5", (1, 16, 16), 2)
@@ -139,7 +139,7 @@ def test_progress_is_told_and_budgets_are_checked(root: Path, write_mnist: Any) 
     write_mnist()
     heard: list[Any] = []
 
-    class Ear(Silent):
+    class Ear(Callback):
         def stage(self, name: str, total: int, done: int = 0) -> None:
             heard.append((name, total))
 
