@@ -1,15 +1,16 @@
 """The contract of agents, one for all families: the base class `Agent`.
 
 An agent has `init` and `policy`. One that learns has `plan` and `update` as well: the runner owns
-the loop, so progress, validation, checkpoints and resume come with the contract. One with a loop of
-its own has `fit` instead. Every other hook is optional; `Agent` documents each with its default.
+the loop, so progress, validation, checkpoints and resume come with the contract. An agent with its
+own training loop has `fit` instead. Every other hook is optional; `Agent` documents each with its
+default.
 
 `state` is a tree of dicts, lists, tensors, numbers, strings and None; the runner saves it. `batch`
-is an observation of the training environment, as tensors. Randomness comes from `rng` alone, which
+is an observation of the training environment, as tensors. All randomness comes from `rng`, which
 is a function of seed, role and step.
 
 Classes that have these methods and don't inherit `Agent` are agents, too: `contract` and `adapted`
-show them through it. Both also take the former names of hooks (`FORMER`), for one release.
+wrap them in it. Both also accept the former names of hooks (`FORMER`), for one release.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ FORMER = {
     "settle": "resolve_settings",
     "warm": "load_weights",
 }
-"""Former names of hooks, and their names now; the former ones go with the next release."""
+"""New names of hooks, by former name; the next release removes the former names."""
 
 HOOKS = (
     "families",
@@ -87,12 +88,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class EnvFacts:
-    """What may be known of an environment before training, without access to its data.
+    """Facts about an environment that an agent gets before training, without access to its data.
 
     Attributes:
         task: shape of its tasks.
-        split: `val`, or what else it is opened for.
-        track: what data the training sees.
+        split: `train`, `val` or `test`.
+        track: which data the training sees.
         data: name, fingerprint, preparation and source of the data.
         protocol: settings of the protocol that the environment's id doesn't name.
         observation_space: of the environment.
@@ -108,7 +109,7 @@ class EnvFacts:
     action_space: Any = None
 
     def __getattr__(self, name: str) -> Any:
-        """Refuse an attribute that isn't there.
+        """Raise an error that lists the existing attributes.
 
         Raises:
             AttributeError: always.
@@ -122,14 +123,14 @@ class EnvFacts:
 
 @dataclass(frozen=True)
 class Network:
-    """What an agent trains.
+    """Facts about the network that an agent trains.
 
     Attributes:
         name: the backbone's name.
-        parameters: how many numbers, head included.
-        batch_norm: whether batch statistics can make a difference to it.
+        parameters: number of parameters, head included.
+        batch_norm: whether its output can depend on batch statistics.
         source_sha256: hash that represents its source in a run's key, as
-            `lazybench.nets.source_sha256` gives it; None for a network of the package's.
+            `lazybench.nets.source_sha256` gives it; None for a network of the package.
     """
 
     name: str
@@ -139,11 +140,11 @@ class Network:
 
 
 class Policy(Protocol):
-    """Answers observations.
+    """A function from observations to actions.
 
-    Called with one trial at a time, unless it has `vectorized = True`: then observations carry a
-    leading row for each trial of a block, and actions must, too. `memory` is None at a trial's
-    start.
+    It is called with one trial at a time, unless it has `vectorized = True`: then observations and
+    actions have a leading axis with a row for each trial of a block. `memory` is None at the start
+    of a trial.
     """
 
     def __call__(self, observation: Observation, memory: Any = None, /) -> tuple[Any, Any]:
@@ -157,7 +158,7 @@ def is_vectorized(policy: Policy) -> bool:
 
 
 class AgentLike(Protocol):
-    """What every agent has, whether it inherits `Agent` or not."""
+    """The methods of every agent, whether it inherits `Agent` or not."""
 
     def init(self, env: Any, rng: Rng) -> State:
         """Return the state before any update."""
@@ -171,18 +172,17 @@ class AgentLike(Protocol):
 class Agent:
     """Base class of agents: every hook, with its default.
 
-    A class with a `Config` is made as `cls(config)`; one without as `cls(**settings)`.
+    A class with a `Config` is constructed as `cls(config)`, one without as `cls(**settings)`.
 
     Attributes:
-        families: families of environments that it can play.
-        name: its id on boards; empty for the class's name. Registered agents have their spec's.
+        families: families of environments that it supports.
+        name: its id on boards; empty for the class's name. Registered agents use their spec's id.
         cites: keys of `lazybench/references.bib`, or BibTeX entries.
         Config: pydantic model of its settings; None for the arguments of `__init__`.
-        LATER: settings that versions of the agent added; records of older versions lack them, and
-            take their defaults rather than the preset's values.
-        EVAL_ONLY: settings that change how a trained state is evaluated and nothing of the
-            training: runs that differ in these alone share one training, validated at their
-            defaults.
+        LATER: settings that later versions of the agent added. Records of older versions lack
+            them, and take their defaults rather than the preset's values.
+        EVAL_ONLY: settings that affect evaluation and not training. Runs that differ only in these
+            share one training run, which is validated at their defaults.
         SHARDED: whether `update` computes `distributed.mine` and adds up by `distributed.summed`,
             so that a meta-batch can be spread over processes.
     """
@@ -210,7 +210,7 @@ class Agent:
 
     @staticmethod
     def resolve_settings(given: Mapping[str, Any], find: Callable[[str], Any]) -> Mapping[str, Any]:
-        """Return the settings as they are, from the settings as typed; the default is the same.
+        """Return the settings to use, from the settings as typed; unchanged by default.
 
         Args:
             given: settings that replace the preset's.
@@ -222,55 +222,56 @@ class Agent:
         """Return the state before any update; required unless there is `fit`.
 
         Args:
-            env: an environment, whose `task` has the shape of tasks. Where data are kept separate
-                by track (`LT` and `LT+dev`) it is an `EnvFacts`, which opens none.
+            env: an environment, whose `task` is the shape of its tasks. If the data depends on the
+                track (`LT` and `LT+dev`), it is an `EnvFacts`, which has no access to data.
             rng: source of all randomness.
         """
         raise NotImplementedError
 
     def plan(self, task: Any) -> Plan | None:
-        """Return how it wants to be trained; None, the default, for one without training."""
+        """Return the training plan; None, the default, for an agent without training."""
         return None
 
     def update(self, state: State, batch: Observation, rng: Rng) -> tuple[State, Logs]:
         """Return the state after one meta-iteration or mini-batch, and its logs.
 
-        The given state isn't changed. `loss` is shown and checked; those of `COUNTED` are summed.
+        It must not change the given state. `loss` is shown and checked; logs named in `COUNTED` are
+        summed.
         """
         raise NotImplementedError
 
     def policy(self, state: State) -> Policy:
         """Return a policy with what `state` has learned; required unless there is `fit`.
 
-        The state isn't changed.
+        It must not change the state.
         """
         raise NotImplementedError
 
     def fit(self, env: Any, budget: str, rng: Rng) -> Policy:
-        """Return a policy trained in a loop of its own, instead of `init`, `update` and `policy`.
+        """Train in the agent's own loop, instead of `init`, `update` and `policy`; return a policy.
 
-        Such a run can't be continued, and its record says so. `env` is a training environment: the
-        one that `plan` asks for, where it gives a plan. It ends with a pass over the dev set, never
-        with one over the test.
+        Such a run can't be resumed, and its record says so. `env` is a training environment: the
+        one that `plan` describes, if it returns a plan. Its last pass is over the dev set, never
+        over the test set.
         """
         raise NotImplementedError
 
     def describe_network(self, task: Any) -> Network | None:
-        """Return what it trains, for the columns of boards; None, the default, for nothing."""
+        """Return facts about the trained network, for boards; by default None for no network."""
         return None
 
     def load_weights(self, state: State, weights: Mapping[str, Any]) -> State:
-        """Return the first state with the weights of another training in it; optional."""
+        """Return an initial state with the weights of another training run; optional."""
         raise NotImplementedError
 
     def transfer(self, state: State, task: Any) -> State:
-        """Return a trained state made ready for tasks of another shape; optional."""
+        """Return a trained state adapted to tasks of another shape; optional."""
         raise NotImplementedError
 
     def diagnostics(self, state: State) -> Mapping[str, Any]:
-        """Return JSON values for the record; the default has none.
+        """Return JSON values for the record; none by default.
 
-        The names of those that are True mark its row on the boards (`under_trained`).
+        Boards mark the row with the name of each value that is True (`under_trained`).
         """
         return {}
 
@@ -281,7 +282,7 @@ class Agent:
 
     @classmethod
     def has_own_loop(cls) -> bool:
-        """Return whether it trains in `fit`, a loop of its own."""
+        """Return whether it trains in its own loop, `fit`."""
         return cls.fit is not Agent.fit
 
     @classmethod
@@ -291,15 +292,15 @@ class Agent:
 
     @classmethod
     def can_transfer(cls) -> bool:
-        """Return whether a trained state can answer tasks of another shape."""
+        """Return whether a trained state can be evaluated on tasks of another shape."""
         return cls.transfer is not Agent.transfer
 
 
 def contract(source: Any) -> type[Agent]:
-    """Return an agent's class, factory or instance as a class of the contract.
+    """Return a subclass of `Agent` for an agent's class, factory or instance.
 
-    A subclass of `Agent` is its own. Any other gets a subclass with the hooks that `source` has:
-    for a class it answers what there is; for an instance its methods are the instance's.
+    A subclass of `Agent` is returned as it is. Anything else gets a new subclass with the hooks
+    that `source` has; for an instance, its methods are the instance's.
     """
     given = source if inspect.isclass(source) else type(source)
     if issubclass(given, Agent):
@@ -319,19 +320,19 @@ def contract(source: Any) -> type[Agent]:
 
 
 def adapted(agent: Any) -> Agent:
-    """Return an agent as one of the contract: itself, or a view of one that doesn't inherit it."""
+    """Return an agent as an `Agent`: itself, or a wrapper if it doesn't inherit `Agent`."""
     return agent if isinstance(agent, Agent) else contract(agent)()
 
 
 def check_contract(agent: Agent, name: str) -> None:
-    """Check that an agent has the methods that go together.
+    """Check that an agent has all methods that the contract requires.
 
     Args:
         agent: the agent.
         name: its id, for the message.
 
     Raises:
-        ContractError: it lacks some.
+        ContractError: a method is missing.
     """
     kind = type(agent)
     required = (("init", kind.init, Agent.init), ("policy", kind.policy, Agent.policy))
@@ -339,21 +340,21 @@ def check_contract(agent: Agent, name: str) -> None:
         if method is default or not callable(method):
             raise ContractError(
                 f"agent '{name}' has no method '{hook}'; every agent has init(env, rng) and "
-                "policy(state), those that learn plan(task) and update(state, batch, rng); "
-                "one with a loop of its own has fit(env, budget, rng) instead"
+                "policy(state); an agent that learns also has plan(task) and update(state, batch, "
+                "rng); an agent with its own training loop has fit(env, budget, rng) instead"
             )
-    # A loop of its own may plan its environment without updates.
+    # An agent with its own loop may have `plan`, which sets up its environment, and no `update`.
     if agent.learns() != (kind.plan is not Agent.plan) and not agent.has_own_loop():
         raise ContractError(
             f"agent '{name}' has only one of the methods plan(task) and update(state, batch, "
-            "rng); an agent that learns has both, one that doesn't has neither"
+            "rng); an agent that learns needs both, an agent that doesn't learn needs neither"
         )
 
 
 def _warn_of(former: str, label: str) -> None:
     warnings.warn(
-        f"{former} of agent {label} is now {FORMER[former]}; the former name goes with the next "
-        "release",
+        f"{former} of agent {label} is now {FORMER[former]}; the next release removes the former "
+        "name",
         DeprecationWarning,
         stacklevel=3,
     )

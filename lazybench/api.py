@@ -44,7 +44,7 @@ def make_env(
 
     Args:
         env: id or alias (`glyphs-20way-5shot`, `tiered-20way`).
-        num_envs: rows of the vector environment; None makes the single one.
+        num_envs: rows of the vector environment; None returns a single environment.
         split: `train`, `val` or `test`.
         **settings: further arguments of the environment (`shots`, `queries`, `backend`, …).
 
@@ -109,17 +109,17 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
     watch: Callback = SILENT,
     tracker: Callback = SILENT,
 ) -> Record:
-    """Return the record of a run: train, evaluate on the official trials, publish to `out`.
+    """Train an agent, evaluate it on the official trials, save the record in `out` and return it.
 
-    The same call continues a run that was cut off, and returns the record of one that is done.
-    Runs that differ only in settings of judging (`batch_norm`) share one fit.
+    The same call resumes an interrupted run, and returns the stored record of a finished one. Runs
+    that differ only in evaluation settings (`batch_norm`) share one training run.
 
     Args:
-        agent: an id, `FILE.py:CLASS`, `MODULE:CLASS`, a class of yours, or an instance of one. The
-            key of a class holds its settings and the hash of its file. Where no file defines it (a
-            notebook, a prompt), the hash is of the source of its methods alone, not of what they
-            call elsewhere, and the record is marked `code_not_in_a_file`. An instance's attributes
-            are its settings; a copy of it is trained.
+        agent: an id, `FILE.py:CLASS`, `MODULE:CLASS`, your own class, or an instance of it. The
+            key of a class covers its settings and the hash of its file. If no file defines it (a
+            notebook, a prompt), the hash covers only the source of its methods, not what they call
+            elsewhere, and the record is marked `code_not_in_a_file`. An instance's attributes are
+            its settings; a copy of it is trained.
         env: environment id or alias.
         budget: compute budget, which names the preset.
         seed: seed of training, at least 0.
@@ -127,18 +127,18 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         init: weights to start from: `FILE.safetensors`, a run's folder or the digits of its key.
         precision: `fp32`, `tf32` (CUDA) or `bf16`.
         device: `cpu`, `cuda`, `mps` or `auto`.
-        threads: tasks side by side; None takes all usable cores.
-        limit: evaluate only the first trials, so many; marked, never ranked.
+        threads: tasks in parallel; None uses all available cores.
+        limit: evaluate only the first `limit` trials; the record is marked and never ranked.
         out: the store of records.
         runs: folder of checkpoints and unfinished runs.
-        force: run again even where there is a record.
-        isolated: run the trained policy of the test in a process of its own.
-        watch: is called with the progress; see `lazybench.Callback`.
-        tracker: is called with the run's numbers; see `lazybench.Callback`.
+        force: run again even if a record exists.
+        isolated: evaluate the trained policy in a separate process.
+        watch: called with the progress; see `lazybench.Callback`.
+        tracker: called with the run's numbers; see `lazybench.Callback`.
 
     Raises:
-        UsageError: a name or value that isn't allowed; nothing was made or trained.
-        LazybenchError: as `lazybench.runner.run.run` says.
+        UsageError: a name or value that isn't allowed; nothing was created or trained.
+        LazybenchError: as documented in `lazybench.runner.run.run`.
     """
     request = RunRequest(
         agent=agent,
@@ -164,7 +164,7 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
 def load_records(
     env: str | None = None, agent: str | None = None, *, out: str | Path = "leaderboards"
 ) -> RecordList:
-    """Return the records of a store, of one environment or agent where named.
+    """Return the records of a store, optionally of one environment or agent only.
 
     Raises:
         UnknownName: no such environment.
@@ -178,7 +178,7 @@ def load_records(
 
 
 def register_env(spec: EnvSpec) -> None:
-    """Register an environment for this process, in Gymnasium's registry as well where it is loaded.
+    """Register an environment for this process; also in Gymnasium's registry if that is loaded.
 
     Raises:
         DuplicateName: the id is taken.

@@ -11,7 +11,7 @@ from typing import Any
 from lazybench.errors import OutputUnavailable, UsageError, nearest
 
 LARGEST = 2**63 - 1
-"""Largest whole number that a setting takes; arrays hold no larger one."""
+"""Largest whole number that a setting takes, and the largest that an array can hold."""
 
 
 def check_one_of(name: str, value: Any, allowed: tuple[str | None, ...]) -> None:
@@ -27,16 +27,16 @@ def check_one_of(name: str, value: Any, allowed: tuple[str | None, ...]) -> None
 
 
 def check_whole(name: str, value: Any, *, least: int | None = 0, most: int | None = None) -> int:
-    """Return a whole number as an `int`; NumPy's integers are taken, True and False aren't.
+    """Return a whole number as an `int`; NumPy's integers are accepted, True and False aren't.
 
     Args:
         name: of the setting.
-        value: what was given.
-        least: smallest number allowed; None where whoever takes it looks at the range.
-        most: largest number allowed; None for what 64 bits hold.
+        value: the given value.
+        least: smallest number allowed; None if the caller checks the range.
+        most: largest number allowed; None for the largest 64-bit integer.
 
     Raises:
-        UsageError: no whole number, or one outside [least, most].
+        UsageError: not a whole number, or outside [least, most].
     """
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if whole and abs(value) > LARGEST:
@@ -67,7 +67,7 @@ def check_text(name: str, value: Any) -> str:
         UsageError: anything else, or an empty text.
     """
     if not isinstance(value, str) or not value.strip():
-        raise UsageError(f"{name} must be a text that isn't empty, got {value!r}")
+        raise UsageError(f"{name} must be a non-empty text, got {value!r}")
     return value
 
 
@@ -75,7 +75,7 @@ def check_path(name: str, value: Any) -> Path:
     """Return a path given as text or as a `Path`.
 
     Raises:
-        UsageError: anything else, or a text that no path can be.
+        UsageError: anything else, or a text that can't be a path.
     """
     if not isinstance(value, str | os.PathLike) or "\0" in (text := os.fsdecode(value)):
         raise UsageError(f"{name} must be a path, as text or pathlib.Path, got {value!r}")
@@ -99,14 +99,14 @@ def check_settings(name: str, value: Any) -> dict[str, Any]:
 
 
 def check_options(options: Any, allowed: tuple[str, ...]) -> Mapping[str, Any]:
-    """Return the options of an environment's reset, none where none were given.
+    """Return the options of an environment's reset; None becomes an empty mapping.
 
     Raises:
-        UsageError: no mapping, or an option that nothing reads.
+        UsageError: not a mapping, or an unknown option.
     """
     given = {} if options is None else options
     if not isinstance(given, Mapping):
-        raise UsageError(f"the options of a reset are a dict, got {type(given).__name__}")
+        raise UsageError(f"the options of a reset must be a dict, got {type(given).__name__}")
     for name in given:
         if name not in allowed:
             raise UsageError(
@@ -117,10 +117,10 @@ def check_options(options: Any, allowed: tuple[str, ...]) -> Mapping[str, Any]:
 
 
 def need_folder(path: Path, option: str) -> Path:
-    """Return `path`, once it is a folder or could be made one.
+    """Return `path` if it is a folder or could be created as one.
 
     Raises:
-        OutputUnavailable: something on the way to it is a file.
+        OutputUnavailable: it or one of its parents is a file.
     """
     for place in (path, *path.parents):
         try:

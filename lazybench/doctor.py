@@ -51,8 +51,8 @@ class Repair:
         kind: `move` puts the path into quarantine; `cut` keeps the first `keep` bytes of the file
             and a copy of all of it in quarantine; `boards` regenerates the boards of the store.
         root: the folder that holds the quarantine.
-        path: what is moved or cut; the store for `boards`.
-        keep: bytes that stay, of `cut`.
+        path: file or folder to move or cut; the store for `boards`.
+        keep: for `cut`, the number of bytes to keep.
     """
 
     kind: Literal["move", "cut", "boards"]
@@ -62,7 +62,7 @@ class Repair:
 
     @property
     def text(self) -> str:
-        """What would be done, in a few words."""
+        """Description of the repair, in a few words."""
         if self.kind == "move":
             return "--repair moves it into quarantine"
         if self.kind == "cut":
@@ -77,11 +77,11 @@ class Finding:
     Attributes:
         area: installation, data, cache, store, runs or plug-ins.
         subject: what was checked.
-        state: `ok`; `warn` for what works all the same; `bad` for what doesn't, or isn't what it
-            says.
+        state: `ok`; `warn` if everything works all the same; `bad` if something is broken or
+            doesn't match its own description.
         detail: one line on the result.
-        advice: what to do; empty where nothing needs to be done.
-        repair: what `--repair` does about it; None for nothing.
+        advice: what to do; empty if nothing needs to be done.
+        repair: what `--repair` does about it; None if it does nothing.
     """
 
     area: str
@@ -93,7 +93,7 @@ class Finding:
 
 
 def leftovers(area: str, root: Path, found: Iterator[Path]) -> Iterator[Finding]:
-    """Yield what killed processes left behind, an hour ago or more."""
+    """Yield files that killed processes left behind, an hour ago or more."""
     for path in sorted(found):
         if path.is_relative_to(root / QUARANTINE):
             continue
@@ -113,7 +113,7 @@ def leftovers(area: str, root: Path, found: Iterator[Path]) -> Iterator[Finding]
 
 
 def may_be_held(lock: Path) -> bool:
-    """Whether some process holds a lock file now; one that can't be opened is left alone, too."""
+    """Whether a process may hold a lock file now; True if the file can't be opened."""
     try:
         return locks.is_held(lock)
     except OSError:
@@ -124,7 +124,7 @@ AREA = "plug-ins"
 
 
 def examine_plug_ins() -> Iterator[Finding]:
-    """Findings on plug-ins: those that fail at import or take a name that is taken."""
+    """Yield findings on plug-ins that fail at import or use a name that is taken."""
     others = 0
     # Data sets are counted here, too; imported ones are reported with the data.
     for registry in (ENVS, AGENTS, DATASETS):
@@ -133,16 +133,16 @@ def examine_plug_ins() -> Iterator[Finding]:
         if registry is DATASETS:
             continue
         for name, why in registry.broken.items():
-            fix = "update, mend or uninstall the package that it comes from"
+            fix = "update, repair or uninstall the package that it comes from"
             yield Finding(AREA, name, "bad", why, fix)
-    yield Finding(AREA, "others", "ok", f"{others} entries of other packages can be used")
+    yield Finding(AREA, "others", "ok", f"{others} entries of other packages load")
 
 
 DATA_AREA = "data"
 
 
 def examine_data(*, deep: bool) -> Iterator[Finding]:
-    """Yield what was found; with `deep`, all content is read, as `lazybench data verify` does."""
+    """Yield findings on data sets; `deep` reads all content, as `lazybench data verify` does."""
     specs = DATASETS.specs()
     probes = {spec.id: spec.probe for spec in specs}
     origins = {spec.id: spec.origin for spec in specs}
@@ -163,7 +163,7 @@ def examine_data(*, deep: bool) -> Iterator[Finding]:
             DATA_AREA, name, "bad", why, "import it again, or: lazybench data forget NAME"
         )
     if missing:
-        detail = f"{missing} data sets aren't installed; none has to be"
+        detail = f"{missing} data sets aren't installed; all are optional"
         yield Finding(DATA_AREA, "others", "ok", detail, "lazybench list data")
 
 
@@ -173,9 +173,9 @@ def _whole(looked: DataStatus, *, deep: bool) -> Finding:
     try:
         found = verify(looked.name)
     except LazybenchError as error:
-        return Finding(DATA_AREA, looked.name, "bad", str(error), "fetch or import it again")
+        return Finding(DATA_AREA, looked.name, "bad", str(error), "download or import it again")
     if found.verified is False:
-        return Finding(DATA_AREA, found.name, "bad", found.detail, "fetch or import it again")
+        return Finding(DATA_AREA, found.name, "bad", found.detail, "download or import it again")
     return Finding(DATA_AREA, found.name, "ok", found.detail)
 
 
@@ -183,10 +183,10 @@ CACHE_AREA = "cache"
 
 
 def examine_cache(*, deep: bool) -> Iterator[Finding]:
-    """Yield what was found; with `deep`, every file is hashed, else its size is looked at."""
+    """Yield findings on the cache; `deep` hashes every file, else only sizes are compared."""
     root = cache_root()
     if not root.is_dir():
-        yield Finding(CACHE_AREA, str(root), "ok", "nothing was prepared yet")
+        yield Finding(CACHE_AREA, str(root), "ok", "nothing has been prepared yet")
         return
     if not os.access(root, os.W_OK):
         yield Finding(
@@ -208,29 +208,29 @@ def examine_cache(*, deep: bool) -> Iterator[Finding]:
                 str(entry),
                 "bad",
                 why,
-                "it is prepared again where it is missing",
+                "it is prepared again when it is missing",
                 Repair("move", root, entry),
             )
-    how = "by sha256" if deep else "by the sizes of their files"
-    yield Finding(CACHE_AREA, str(root), "ok", f"{sound} of {len(entries)} entries whole, {how}")
+    how = "by sha256" if deep else "by file size"
+    yield Finding(CACHE_AREA, str(root), "ok", f"{sound} of {len(entries)} entries intact, {how}")
     temporary = chain(root.glob("*.tmp-*"), root.glob(".tmp-*"))
     yield from leftovers(CACHE_AREA, root, temporary)
 
 
 def _is_entry(path: Path) -> bool:
-    """Whether `prepared` made it; trained targets and what users keep lie here, too."""
+    """Whether `prepared` made it; the folder also holds trained targets and users' files."""
     lock = path.with_name(f"{path.name}.lock")
     return ".tmp-" not in path.name and (lock.exists() or (path / MANIFEST).exists())
 
 
 RUNS_AREA = "runs"
-_SAME = "the same command goes on from what is sound"
+_SAME = "the same command resumes from the last intact checkpoint"
 
 
 def examine_runs(runs: Path) -> Iterator[Finding]:
-    """Yield what was found in the folder of runs; running ones are left alone."""
+    """Yield findings on the folder of runs; active runs aren't checked."""
     if not runs.is_dir():
-        yield Finding(RUNS_AREA, str(runs), "ok", "nothing was run yet")
+        yield Finding(RUNS_AREA, str(runs), "ok", "nothing has been run yet")
         return
     folders = [path for path in sorted(runs.iterdir()) if _is_run(path)]
     at_work = [path for path in folders if may_be_held(path / "lock")]
@@ -241,8 +241,8 @@ def examine_runs(runs: Path) -> Iterator[Finding]:
         found = list(_run(runs, folder))
         yield from found
         sound += all(each.state == "ok" for each in found)
-    busy = f", {len(at_work)} running and not checked" if at_work else ""
-    yield Finding(RUNS_AREA, str(runs), "ok", f"{sound} of {len(folders)} runs are sound{busy}")
+    busy = f", {len(at_work)} active and not checked" if at_work else ""
+    yield Finding(RUNS_AREA, str(runs), "ok", f"{sound} of {len(folders)} runs are intact{busy}")
 
 
 def _is_run(path: Path) -> bool:
@@ -276,11 +276,11 @@ def _log(runs: Path, path: Path) -> Iterator[Finding]:
         return
     data = read_file(path, MOST_LINES_BYTES)[keep:]
     if b"\n" not in data.rstrip(b"\n"):
-        detail = f"its last line is torn, {size - keep} bytes"
-        yield Finding(RUNS_AREA, str(path), "warn", detail, "the next run cuts it off by itself")
+        detail = f"its last line is incomplete, {size - keep} bytes"
+        yield Finding(RUNS_AREA, str(path), "warn", detail, "the next run removes it")
         return
     line = read_file(path, MOST_LINES_BYTES)[:keep].count(b"\n") + 1
-    detail = f"line {line} doesn't fit its checksum, others come after it"
+    detail = f"line {line} doesn't match its checksum, and more lines follow it"
     yield Finding(RUNS_AREA, str(path), "bad", detail, _SAME, Repair("cut", runs, path, keep))
 
 
@@ -289,11 +289,11 @@ def _unreadable(path: Path) -> str:
         found: Any = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError) as error:
         return f"can't be read: {error}"
-    return "" if isinstance(found, dict) else "isn't what a run writes"
+    return "" if isinstance(found, dict) else "wasn't written by a run"
 
 
 def _unsound(step: Path) -> str:
-    """What is wrong with a checkpoint, by the sizes and hashes that were written with it."""
+    """What is wrong with a checkpoint, by the sizes and hashes in its manifest."""
     try:
         manifest: Any = json.loads(read_file(step / "manifest.json"))
         wanted = {str(name): str(facts["sha256"]) for name, facts in manifest.items()}
@@ -311,9 +311,9 @@ STORE_AREA = "store"
 
 
 def examine_store(out: Path) -> Iterator[Finding]:
-    """Yield what was found in the store at `out`."""
+    """Yield findings on the store at `out`."""
     if not out.is_dir():
-        yield Finding(STORE_AREA, str(out), "ok", "no record was kept yet")
+        yield Finding(STORE_AREA, str(out), "ok", "no record has been stored yet")
         return
     store = Store(out)
     found: Checked | None = None
@@ -330,19 +330,19 @@ def examine_store(out: Path) -> Iterator[Finding]:
             str(path),
             "bad",
             reason,
-            "fetch it from where it was published, or run it again",
+            "download it from where it was published, or run it again",
             Repair("move", out, path),
         )
-    yield Finding(STORE_AREA, str(out), "ok", f"{number} records are whole and in their places")
+    yield Finding(STORE_AREA, str(out), "ok", f"{number} records are intact and in place")
     if why:
-        yield Finding(STORE_AREA, str(out / "boards"), "bad", why, "mend or remove that file")
+        yield Finding(STORE_AREA, str(out / "boards"), "bad", why, "repair or remove that file")
     if found is not None:
         yield from _boards(store, found.differences, damaged=bool(skipped))
     yield from leftovers(STORE_AREA, out, out.rglob(".tmp-*"))
 
 
 def _read(store: Store) -> tuple[int, list[tuple[Path, str]]]:
-    """How many records are sound, and which files were left out and why."""
+    """Number of intact records, and the other files, each with the reason."""
     number, left_out = 0, []
     for folder in store.folders():
         records = store.records_in(folder)
@@ -354,10 +354,10 @@ def _read(store: Store) -> tuple[int, list[tuple[Path, str]]]:
 def _boards(store: Store, differences: list[str], *, damaged: bool) -> Iterator[Finding]:
     subject = str(store.root / "boards")
     if not differences:
-        yield Finding(STORE_AREA, subject, "ok", "each board is what the records make")
+        yield Finding(STORE_AREA, subject, "ok", "each board agrees with the records")
         return
     more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-    # While a record is missing, its boards aren't to be made without it.
+    # Boards must not be regenerated while a record is missing.
     repair = None if damaged else Repair("boards", store.root, store.root)
     advice = f"{COMMAND} --out {shlex.quote(str(store.root))}"
     yield Finding(STORE_AREA, subject, "bad", f"{differences[0]}{more}", advice, repair)
@@ -378,7 +378,7 @@ print(torch.__version__, "with CUDA" if torch.cuda.is_available() else "on the C
 
 
 def examine_installation(*, deep: bool) -> Iterator[Finding]:
-    """Yield what was found; with `deep`, torch is made to compute, in a process of its own."""
+    """Yield findings on the installation; `deep` runs torch in a separate process."""
     try:
         held = metadata.distribution(PACKAGE)
     except metadata.PackageNotFoundError:
@@ -433,7 +433,7 @@ def _package(requirement: Requirement, *, optional: bool) -> Iterator[Finding]:
 
 
 def _files(held: metadata.Distribution) -> Iterator[Finding]:
-    """The package's files against the hashes that its installer wrote down."""
+    """Findings on the package's files, compared with the hashes that its installer recorded."""
     hashed = [file for file in held.files or () if file.hash is not None]
     own = [file for file in hashed if file.parts[0] == PACKAGE]
     wrong = []
@@ -469,7 +469,7 @@ def _read_networks() -> None:
 
 
 def _embedded(*, deep: bool) -> Iterator[Finding]:
-    """The package's own images and, with `deep`, its networks, which torch reads."""
+    """Findings on the included images and, with `deep`, on the included networks (needs torch)."""
     readers = {"glyphs": _read_glyphs} | ({"networks": _read_networks} if deep else {})
     for subject, read in readers.items():
         try:
@@ -507,29 +507,29 @@ class Examined:
     """The findings of all areas.
 
     Attributes:
-        findings: in the order of the checks.
+        findings: all findings, in the order of the checks.
     """
 
     findings: tuple[Finding, ...]
 
     @property
     def well(self) -> bool:
-        """Whether nothing is bad."""
+        """Whether no finding is bad."""
         return all(finding.state != "bad" for finding in self.findings)
 
     @property
     def repairable(self) -> tuple[Finding, ...]:
-        """What `repair` can do something about."""
+        """The findings that `repair` can repair."""
         return tuple(finding for finding in self.findings if finding.repair is not None)
 
 
 def examine(out: Path, runs: Path, *, deep: bool = False) -> Examined:
-    """All findings on this installation, data, store and runs; nothing is changed.
+    """Return all findings on this installation, data, store and runs; changes nothing.
 
     Args:
         out: the store of records.
         runs: folder of working state.
-        deep: read and hash all data, and make torch compute: minutes, where data sets are large.
+        deep: read and hash all data, and compute with torch; minutes, if data sets are large.
     """
     return Examined(
         tuple(
@@ -556,7 +556,7 @@ class Quarantine:
     name: str = field(default_factory=lambda: time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
 
     def place(self, root: Path, path: Path) -> Path:
-        """Return where `path` goes: its place below `root`, and a number where that is taken."""
+        """Return where to move `path`: its place below `root`, with a number if that is taken."""
         below = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
         wanted = root / QUARANTINE / self.name / below
         found, number = wanted, 1
@@ -568,10 +568,10 @@ class Quarantine:
 
 
 def repair(findings: Iterable[Finding], quarantine: Quarantine | None = None) -> list[str]:
-    """Return a line for each repair that was made.
+    """Repair what can be repaired, and return a line for each repair.
 
     Raises:
-        OutputUnavailable: something can't be moved or written; what was done before stays done.
+        OutputUnavailable: something can't be moved or written; earlier repairs are kept.
     """
     kept = quarantine or Quarantine()
     lines = []
@@ -597,7 +597,7 @@ def _done(repair: Repair, quarantine: Quarantine) -> str:
         place = quarantine.place(repair.root, path)
         shutil.copy2(path, place)
         write_bytes(path, path.read_bytes()[: repair.keep])
-        return f"{path}: cut to its first {repair.keep} bytes; all of it is in {place}"
+        return f"{path}: cut to its first {repair.keep} bytes; a complete copy is in {place}"
     return _repair_boards(repair, quarantine)
 
 

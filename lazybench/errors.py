@@ -1,7 +1,7 @@
 """Every error that lazybench raises on purpose, each with its exit code.
 
-A message says what was wrong, what was got, what is allowed and what to do next. Exit codes follow
-`sysexits` where one fits: 2 usage, 3 finished but diverged or failed, 69 data unavailable, 73
+A message says what is wrong, what was given, what is allowed and what to do next. Exit codes follow
+`sysexits` where possible: 2 usage, 3 finished but diverged or failed, 69 data unavailable, 73
 cannot create output, 74 input/output, 75 try again, 130/143 signal.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 
 class LazybenchError(Exception):
-    """Root of all errors raised on purpose; `exit_code` is what the command line ends with."""
+    """Root of all errors raised on purpose; `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 
@@ -24,7 +24,7 @@ class UsageError(LazybenchError, ValueError):
 
 
 class UnknownName(UsageError):
-    """An id that no registry holds; the message names the nearest ones."""
+    """An id that isn't registered; the message names the nearest ones."""
 
 
 class DuplicateName(UsageError):
@@ -42,7 +42,7 @@ class ContractError(LazybenchError):
 
 
 class Interrupted(LazybenchError):
-    """The run stopped at a safe point because of a signal; it can be continued."""
+    """The run stopped at a safe point because of a signal; it can be resumed."""
 
     def __init__(self, number: int, text: str) -> None:
         """Keep the exit code that shells expect: 128 + the signal's number."""
@@ -51,13 +51,13 @@ class Interrupted(LazybenchError):
 
 
 class TooSlow(LazybenchError):
-    """An agent took longer for an episode than it was given."""
+    """An agent exceeded the time limit of an episode."""
 
     exit_code = 3
 
 
 class PolicyFailed(LazybenchError):
-    """A policy in a child process failed; `status` is the status of its run."""
+    """A policy in a child process failed; `status` is the resulting status of the run."""
 
     exit_code = 3
 
@@ -84,7 +84,7 @@ class NotTrained(DataUnavailable):
 
 
 class ClusterUnavailable(LazybenchError):
-    """No scheduler answers at an address."""
+    """No scheduler responds at an address."""
 
     exit_code = 69
 
@@ -96,7 +96,7 @@ class OutputUnavailable(LazybenchError):
 
 
 class StoreError(LazybenchError):
-    """A file of the store couldn't be read or written, or holds something that doesn't verify."""
+    """A file of the store couldn't be read or written, or its content doesn't verify."""
 
     exit_code = 74
 
@@ -112,12 +112,12 @@ class Busy(LazybenchError):
 
 
 class RankLost(LazybenchError):
-    """Another process of a run that several share has ended."""
+    """Another process of a distributed run has ended."""
 
     exit_code = 75
 
 
 def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:
-    """` Did you mean: a, b?` for the known names nearest to `name`, or an empty string."""
+    """Return ` Did you mean: a, b?` with the known names nearest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, sorted(known), n=most, cutoff=0.55)
     return f" Did you mean: {', '.join(close)}?" if close else ""

@@ -1,8 +1,8 @@
 """Reading and writing files: regular files within a size, atomic writes, lines with checksums.
 
-A path may be a named pipe, a device, a folder, a file of terabytes or a link. Readers take regular
-files within a size only. Writers never follow a link in a folder of lazybench's own, and a file or
-folder that they write is whole or absent.
+A path may be a named pipe, a device, a folder, a file of terabytes or a link. Readers accept only
+regular files up to a size. Writers never follow links in folders that lazybench made, and never
+leave a partial file or folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import IO, Any, Protocol, runtime_checkable
 from lazybench.errors import DataUnavailable, OutputUnavailable, StoreError, UsageError
 
 MOST_BYTES = 1 << 30
-"""Bytes of a file that is read as a whole, unless its reader says otherwise."""
+"""Default size limit in bytes of a file that is read as a whole."""
 
 _CHUNK_BYTES = 1 << 20
 
@@ -56,17 +56,17 @@ def open_file(
     *,
     buffer_bytes: int = 1 << 17,
 ) -> BufferedReader:
-    """Return a regular file, opened to read bytes.
+    """Open a regular file to read bytes.
 
-    The check is of what was opened, so that nothing can take its place in between.
+    The opened file itself is checked, so it can't be replaced between the check and the reading.
 
     Args:
         path: the file; a link to one is followed.
-        most_bytes: its size, at most; None for any.
-        buffer_bytes: how much is read ahead.
+        most_bytes: largest size; None for no limit.
+        buffer_bytes: size of the read buffer.
 
     Raises:
-        OSError: it can't be opened, is no regular file, or is too large.
+        OSError: it can't be opened, isn't a regular file, or is too large.
     """
     raw = FileIO(os.fspath(path), "rb", opener=lambda name, _: os.open(name, _READ))
     file: BufferedReader = BufferedReader(raw, buffer_bytes)
@@ -74,7 +74,7 @@ def open_file(
         state = os.fstat(file.fileno())
         need_regular(state, path)
         if most_bytes is not None and state.st_size > most_bytes:
-            size = f"it has {state.st_size} bytes, at most {most_bytes} are read"
+            size = f"it has {state.st_size} bytes, more than the limit of {most_bytes}"
             raise OSError(errno.EINVAL, size, str(path))
     except BaseException:
         file.close()
@@ -86,12 +86,12 @@ def read_file(path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> byt
     """Return the content of a regular file.
 
     Raises:
-        OSError: it can't be read, is no regular file, or is too large.
+        OSError: it can't be read, isn't a regular file, or is too large.
     """
     with open_file(path, most_bytes) as file:
         parts = [file.read(os.fstat(file.fileno()).st_size + 1)]
         total = len(parts[0])
-        # Files of the system have no size, and others may grow.
+        # System files report no size, and other files may grow.
         while total <= most_bytes and parts[-1]:
             parts.append(file.read(_CHUNK_BYTES))
             total += len(parts[-1])
@@ -101,10 +101,10 @@ def read_file(path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> byt
 
 
 def file_digest(path: str | os.PathLike[str], kind: str = "sha256") -> str:
-    """Hash of a regular file of any size, in hex digits.
+    """Return the hash of a regular file of any size, in hex digits.
 
     Raises:
-        OSError: it can't be read, or is no regular file.
+        OSError: it can't be read, or isn't a regular file.
     """
     with open_file(path, None) as file:
         return hashlib.file_digest(file, kind).hexdigest()
@@ -114,7 +114,7 @@ def need_regular(state: os.stat_result, path: str | os.PathLike[str]) -> None:
     """Check that an opened file is a regular one.
 
     Raises:
-        OSError: it isn't; its kind is named.
+        OSError: it isn't; the message names its kind.
     """
     if stat.S_ISDIR(state.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -127,13 +127,13 @@ def refuse_links(folder: Path, path: Path | None = None) -> None:
     """Check that no link leads out of a folder that is written to.
 
     Args:
-        folder: one that lazybench makes; with a `path`, one that the user chose, which may be a
-            link itself.
-        path: what is to be written below `folder`: each step to it must be no link. None looks at
-            `folder` and all that it holds.
+        folder: a folder that lazybench makes; with a `path`, one that the user chose, which may
+            be a link itself.
+        path: file to write below `folder`; no part of its path may be a link. None checks `folder`
+            and everything in it.
 
     Raises:
-        OutputUnavailable: something there is a symbolic link.
+        OutputUnavailable: one of the paths is a symbolic link.
     """
     if path is not None:
         places = [folder / part for part in _steps(path.relative_to(folder))]
@@ -143,8 +143,8 @@ def refuse_links(folder: Path, path: Path | None = None) -> None:
     for place in places:
         if place.is_symlink():
             raise OutputUnavailable(
-                f"{place} is a symbolic link, and nothing is written through links in a folder of "
-                "lazybench's own; remove it, or choose another folder"
+                f"{place} is a symbolic link, and lazybench doesn't write through links in its own "
+                "folders; remove it, or choose another folder"
             )
 
 
@@ -153,11 +153,11 @@ def _steps(relative: Path) -> list[Path]:
 
 
 FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
-"""What systems call a disk, a quota or a file that is full."""
+"""Error numbers of a full disk, a full quota and a file at its size limit."""
 _TAIL_BYTES = 1 << 16
 _HEAD_BYTES = 1 << 10
 TEMPORARY = ".tmp-"
-"""Begin of a temporary file's name; in a temporary folder's name it follows the final name."""
+"""Prefix of a temporary file's name; in a temporary folder's name it follows the final name."""
 
 _ASIDE = "old"
 MOST_LINES_BYTES = 1 << 33
@@ -180,9 +180,9 @@ class _Array(Protocol):
 
 
 def plain(obj: Any) -> Any:
-    """`obj` as JSON can hold it: text keys, lists, and None for every float that isn't finite.
+    """Return `obj` with JSON's types: text keys, lists, and None for floats that aren't finite.
 
-    Arrays and their scalars are taken by `tolist`, models by `model_dump`.
+    Arrays and their scalars are converted by `tolist`, models by `model_dump`.
 
     Raises:
         UsageError: a value that JSON can't hold.
@@ -218,7 +218,7 @@ def _key(name: Any) -> str:
 
 
 def canonical_json(obj: Any) -> str:
-    """The one text of `obj`: sorted keys, 2 spaces, ASCII, a final newline, null for NaN and inf.
+    """Return canonical JSON: sorted keys, 2 spaces, ASCII, final newline, null for NaN and inf.
 
     Raises:
         UsageError: a value that JSON can't hold.
@@ -231,11 +231,11 @@ def _compact(obj: Any) -> str:
 
 
 def _store_error(path: Path, error: OSError, size: int) -> StoreError | OutputUnavailable:
-    """The error to raise for an `OSError` met while writing `size` bytes for `path`."""
+    """The error to raise after an `OSError` while `size` bytes were written to `path`."""
     why = error.strerror or str(error)
     if error.errno in FULL:
         return StoreError(
-            f"can't write {size} bytes to {path}: {why}; earlier files are intact, free some "
+            f"can't write {size} bytes to {path}: {why}; earlier files are intact; free some "
             "space and run the same command again"
         )
     if error.errno == errno.EIO:
@@ -250,7 +250,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def sync(file: IO[Any]) -> None:
-    """Flush an open file down to the disk."""
+    """Flush an open file to the disk."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -266,7 +266,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, *, replace: bool = True) -> Path:
-    """Write a file atomically and return its path; missing folders are made.
+    """Write a file atomically and return its path; missing folders are created.
 
     Args:
         path: the file to write.
@@ -274,18 +274,18 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, replace: bool = Tr
         replace: whether an existing file is replaced.
 
     Raises:
-        FileExistsError: `replace` is false and the file is there already.
-        StoreError: the disk is full or a size limit is met; the path is named.
-        OutputUnavailable: the folder can't be made or written to.
+        FileExistsError: `replace` is false and the file exists already.
+        StoreError: the disk is full or a size limit is reached; the message names the path.
+        OutputUnavailable: the folder can't be created or written to.
     """
     target = Path(path)
-    # A short name of its own, so that the longest allowed target name still works.
+    # A short name that doesn't contain the target's, which may have the maximum length.
     temporary = target.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except OSError as error:
-        # What may have that name isn't ours, so it stays.
+        # Another program owns the file of that name, so it stays.
         raise _store_error(target, error, len(data)) from error
     try:
         try:
@@ -320,18 +320,17 @@ def replace_ours(path: str | os.PathLike[str], data: bytes, *, mark: bytes, inst
 
     Args:
         path: the file to write.
-        data: its whole content, with `mark` near its begin.
-        mark: bytes near the begin of every such file, and of no other.
-        instead: what to do where another file has the path, for the message.
+        data: its whole content, with `mark` near its beginning.
+        mark: bytes near the beginning of every such file, and of no other.
+        instead: for the message, what to do if another file has the path.
 
     Raises:
-        OutputUnavailable: another file is there, or the folder can't be made or written to.
-        StoreError: the disk is full or a size limit is met; the path is named.
+        OutputUnavailable: another file has the path, or the folder can't be created or written to.
+        StoreError: the disk is full or a size limit is reached; the message names the path.
     """
     target = Path(path)
     theirs = OutputUnavailable(
-        f"{target} is there already and isn't of lazybench's making, so it is left as it is; "
-        f"{instead}"
+        f"{target} exists already and wasn't written by lazybench, so it isn't replaced; {instead}"
     )
     if not os.path.lexists(target):
         try:
@@ -355,7 +354,8 @@ def remove_leftovers(folder: Path, *, older_than_s: float = 0.0) -> None:
 
     Args:
         folder: where to look.
-        older_than_s: leave younger files alone; 0 where no other process can be writing.
+        older_than_s: age in seconds of the youngest file to remove; 0 only if no other process can
+            be writing.
     """
     latest = time.time() - older_than_s
     for path in folder.rglob(f"{TEMPORARY}*"):
@@ -373,13 +373,13 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     its lock. The parent folder must exist.
 
     Raises:
-        OSError: the folder can't be made or moved; the old one stays where it is.
+        OSError: the folder can't be created or moved; the old one stays in place.
     """
     remove_unfinished(folder)
     place = Path(tempfile.mkdtemp(prefix=f"{folder.name}{TEMPORARY}", dir=folder.parent))
     try:
         yield place
-        # mkdtemp gives 0700; a folder may be shared as far as the user's umask says.
+        # mkdtemp sets mode 0700; the folder gets the mode that the user's umask allows.
         place.chmod(folder.parent.stat().st_mode & 0o777)
         _sync_folder(place)
         if folder.exists():
@@ -400,7 +400,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
 
 def put_back(folder: Path) -> None:
-    """Restore `folder` if a process was killed after moving it aside; hold its lock.
+    """Restore `folder` if a process was killed after moving it away; the caller holds its lock.
 
     Raises:
         OSError: it can't be moved.
@@ -412,14 +412,14 @@ def put_back(folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary folders of `folder` that killed processes left; hold its lock."""
+    """Remove temporary folders that killed writers of `folder` left; the caller holds its lock."""
     for stale in folder.parent.glob(f"{folder.name}{TEMPORARY}*"):
         shutil.rmtree(stale, ignore_errors=True)
 
 
 def _rename_to_new(temporary: Path, target: Path) -> None:
     try:
-        # A hard link fails where the name is taken, which a rename doesn't.
+        # A hard link fails if the name is taken; a rename would replace the file.
         os.link(temporary, target)
     except FileExistsError:
         raise
@@ -434,9 +434,9 @@ def write_json(path: str | os.PathLike[str], obj: Any, *, replace: bool = True) 
 
     Raises:
         UsageError: a value that JSON can't hold.
-        FileExistsError: `replace` is false and the file is there already.
-        StoreError: the disk is full or a size limit is met.
-        OutputUnavailable: the folder can't be made or written to.
+        FileExistsError: `replace` is false and the file exists already.
+        StoreError: the disk is full or a size limit is reached.
+        OutputUnavailable: the folder can't be created or written to.
     """
     return write_bytes(path, canonical_json(obj).encode("ascii"), replace=replace)
 
@@ -444,20 +444,21 @@ def write_json(path: str | os.PathLike[str], obj: Any, *, replace: bool = True) 
 def append_line(
     path: str | os.PathLike[str], obj: Mapping[str, Any], *, sync: bool = False
 ) -> None:
-    """Adds `obj` as one JSON line with a `crc` field, in a single write at the end of the file.
+    """Append `obj` to a file as one JSON line with a `crc` field, in a single write.
 
-    A torn last line, left by a writer that was killed, is cut off first. One writer a file.
+    An incomplete last line, left by a killed writer, is removed first. A file must have only one
+    writer at a time.
 
     Args:
-        path: the file; made with its folders where missing.
+        path: the file; created with its folders if missing.
         obj: the line's fields; `crc` is reserved.
-        sync: whether the line must be on the disk before this returns (milliseconds; a killed
-            process loses nothing without it, a power cut may).
+        sync: whether the line must be on the disk before this returns (takes milliseconds; without
+            it, a power cut may lose lines, a killed process loses none).
 
     Raises:
-        UsageError: `obj` holds a `crc` field or a value that JSON can't hold.
-        StoreError: the disk is full or a size limit is met; no part of the line is left.
-        OutputUnavailable: the file can't be made or opened.
+        UsageError: `obj` has a `crc` field or a value that JSON can't hold.
+        StoreError: the disk is full or a size limit is reached; no part of the line is left.
+        OutputUnavailable: the file can't be created or opened.
     """
     fields = plain(obj)
     if not isinstance(fields, dict) or "crc" in fields:
@@ -492,7 +493,7 @@ def append_line(
 
 
 def _sound_end(fd: int) -> int:
-    """Where the last sound line ends, in bytes; what follows it is cut off the file."""
+    """Cut the file after its last valid line, and return its new size in bytes."""
     size = os.fstat(fd).st_size
     span = _TAIL_BYTES
     while size:
@@ -516,7 +517,7 @@ def _crc(fields: Mapping[str, Any]) -> str:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """The fields of a line that ends with a newline and whose crc fits, else None."""
+    """The fields of a complete line with a matching crc, else None."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -530,10 +531,10 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def read_stored(path: str | os.PathLike[str], most_bytes: int) -> bytes:
-    """Content of a file that lazybench wrote.
+    """Return the content of a file that lazybench wrote.
 
     Raises:
-        StoreError: it can't be read, is no regular file, or is too large.
+        StoreError: it can't be read, isn't a regular file, or is too large.
     """
     try:
         return read_file(path, most_bytes)
@@ -542,7 +543,7 @@ def read_stored(path: str | os.PathLike[str], most_bytes: int) -> bytes:
 
 
 def sound_bytes(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """How many bytes of a file of lines are sound, from its begin on, and how many it has.
+    """Return the size in bytes of the valid lines at the beginning of a file, and of the file.
 
     Raises:
         StoreError: it can't be read.
@@ -560,13 +561,13 @@ def sound_bytes(path: str | os.PathLike[str]) -> tuple[int, int]:
 def read_lines(
     path: str | os.PathLike[str], *, torn: Callable[[int], None] = lambda number: None
 ) -> list[dict[str, Any]]:
-    """The objects that `append_line` wrote, in order; a torn last line is left out.
+    """Return the objects that `append_line` wrote, in order, without an incomplete last line.
 
-    A file that isn't there holds no lines. `torn` hears the number of a line that was left out.
+    A missing file has no lines. `torn` is called with the number of a line that was left out.
 
     Raises:
-        StoreError: a line before the last doesn't verify (file and line named), or the file
-            can't be read.
+        StoreError: a line before the last doesn't verify (the message names file and line), or the
+            file can't be read.
     """
     if not os.path.exists(path):
         return []
@@ -583,8 +584,8 @@ def read_lines(
             objects.append(fields)
         elif number < len(lines):
             raise StoreError(
-                f"{path}:{number}: the line's checksum doesn't fit its content; only whole lines "
-                "written by this program are allowed; move the file away and run again"
+                f"{path}:{number}: the line doesn't match its checksum; only complete lines "
+                "written by lazybench are allowed; move the file away and run again"
             )
         else:
             torn(number)
@@ -598,15 +599,15 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Byte-order marks at the beginning of text, by which programs name its encoding."""
+"""Byte-order marks, which name the encoding at the beginning of a text."""
 
 
 def read_text(path: Path) -> str:
-    """Return what a file holds: UTF-8, or what its byte-order mark says; the mark isn't part of it.
+    """Return the text of a file, as UTF-8 or as its byte-order mark says, without that mark.
 
     Raises:
-        DataUnavailable: it isn't there, is no plain file, is too large or is no text; the message
-            is the reason alone, for callers to say what they wanted.
+        DataUnavailable: it is missing, isn't a regular file, is too large or isn't text; the
+            message is only the reason, to which callers add the file's purpose.
     """
     try:
         data = read_file(path, USER_TEXT_MOST_BYTES)
@@ -616,14 +617,14 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8" if mark is None else _MARKS[mark])
     except UnicodeDecodeError as error:
-        raise DataUnavailable(f"it is no text in UTF-8 ({error})") from error
+        raise DataUnavailable(f"it isn't UTF-8 text ({error})") from error
 
 
 def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a mapping of pairs in which no name occurs twice; the `object_pairs_hook` of JSON.
+    """Return pairs as a dict; the `object_pairs_hook` for JSON without repeated names.
 
     Raises:
-        UsageError: a name occurs twice, so that one of its values would be lost.
+        UsageError: a name occurs twice, so one of its values would be lost.
     """
     often = Counter(name for name, _ in pairs)
     if twice := [name for name, count in often.items() if count > 1]:

@@ -1,7 +1,7 @@
 """Registration of every environment with Gymnasium, whichever of the two is imported first.
 
-`gymnasium.make("lazybench:…")` imports lazybench, then looks the id up. Where Gymnasium is loaded,
-importing lazybench registers at once. Where lazybench was imported first, importing it again does
+`gymnasium.make("lazybench:…")` imports lazybench, then looks the id up. If Gymnasium is loaded,
+importing lazybench registers at once. If lazybench was imported first, importing it again does
 nothing, and Gymnasium has no entry points: a hook on its import registers as soon as it is loaded.
 Importing it here instead would multiply the start-up time of every command.
 """
@@ -23,10 +23,10 @@ _GYMNASIUM = "gymnasium"
 
 
 def register_all() -> None:
-    """Register every environment as `lazybench/<id>-v<version>`; ids that stand there already stay.
+    """Register every environment as `lazybench/<id>-v<version>`; existing ids are kept.
 
-    Any other way and shot has `lazybench/<data>-fewshot-v1`, with `way=` and `shot=`, for each data
-    set of classes. None has `max_episode_steps`: environments end their episodes themselves.
+    `lazybench/<data>-fewshot-v1` takes any other `way=` and `shot=`, for each data set of classes.
+    No id has `max_episode_steps`: environments end their episodes themselves.
     """
     from gymnasium.envs.registration import register, registry
 
@@ -41,7 +41,7 @@ def register_all() -> None:
 
 
 def register_when_gymnasium_is_imported() -> None:
-    """Register now where Gymnasium is loaded, else right after its first import."""
+    """Register now if Gymnasium is loaded, else right after its first import."""
     if _GYMNASIUM in sys.modules:
         register_all()
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
@@ -55,7 +55,7 @@ def _entries() -> Iterator[tuple[str, EnvSpec]]:
         try:
             found: EnvSpec = ENVS.resolve(f"{data.id}-5way-1shot").spec
         except UnknownName:
-            # Functions to regress have no ways.
+            # Regression tasks have no ways.
             continue
         yield (
             f"lazybench/{data.id}-fewshot-v{found.version}",
@@ -71,7 +71,7 @@ def _entries() -> Iterator[tuple[str, EnvSpec]]:
 
 
 class _Finder(MetaPathFinder):
-    """Finds Gymnasium as the other finders do, with a loader that registers once it has run."""
+    """Import hook that wraps Gymnasium's loader in a `_Loader`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -79,7 +79,7 @@ class _Finder(MetaPathFinder):
         if fullname != _GYMNASIUM:
             return None
         for finder in list(sys.meta_path):
-            # Stays in place until the module has run: others ask only whether it is installed.
+            # The hook stays until the module has run: some callers only check that it is installed.
             if finder is self or not hasattr(finder, "find_spec"):
                 continue
             spec = finder.find_spec(fullname, path, target)
@@ -91,7 +91,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Gymnasium's own loader, which gets its place back as soon as the module runs."""
+    """Wrapper of Gymnasium's loader that registers the environments after the import."""
 
     def __init__(self, own: Any, finder: _Finder) -> None:
         self._own = own

@@ -1,7 +1,7 @@
-"""Code from elsewhere: entry points of other packages, what an entry must be like, and containment.
+"""Third-party code: entry points of other packages, checks of their specs, and contained imports.
 
-A plug-in or a user's file is code that may print, exit or raise whatever it likes while it is
-imported; `contained` turns that into an ordinary error and keeps standard output clean.
+A plug-in or a user's file may print, exit or raise any error while it is imported; `contained`
+turns that into an ordinary error and keeps standard output clean.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _TEXTS = ("about", "origin", "target", "reference", "licence", "metric", "unit",
 
 
 class Escaped(Exception):
-    """What code from elsewhere raised that isn't an `Exception`, such as SystemExit."""
+    """Third-party code raised something that isn't an `Exception`, such as SystemExit."""
 
 
 def describe(error: BaseException) -> str:
-    """Return `Type: message` of an error, also where its own message can't be made."""
+    """Return `Type: message` of an error, even if its `__str__` fails."""
     error = error.__cause__ if isinstance(error, Escaped) and error.__cause__ else error
     try:
         return f"{type(error).__name__}: {error}"
@@ -40,13 +40,14 @@ def describe(error: BaseException) -> str:
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Run code from elsewhere in a block: it prints to stderr and raises only `Exception`.
+    """Run third-party code in a block, so that it prints to stderr and raises only `Exception`.
 
-    A user's Ctrl-C still interrupts: a signal that arrives in the block raises what its handler
-    raises, also where the code catches that; a KeyboardInterrupt that no signal raised doesn't.
+    A user's Ctrl-C still interrupts, even if the code catches the KeyboardInterrupt. A
+    KeyboardInterrupt that the code raised itself doesn't.
 
     Raises:
-        Escaped: the code raised SystemExit, GeneratorExit or another error that is no `Exception`.
+        Escaped: the code raised SystemExit, GeneratorExit or another error that isn't an
+            `Exception`.
     """
     stopped: list[BaseException] = []
     with to_stderr(), _handled(stopped):
@@ -64,7 +65,7 @@ def contained() -> Iterator[None]:
 
 @contextmanager
 def _handled(stopped: list[BaseException]) -> Iterator[None]:
-    """Note in `stopped` what the handler of SIGINT raises, and restore that handler after."""
+    """Add to `stopped` what the handler of SIGINT raises; restore the handler afterwards."""
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         # Signals are delivered to the main thread alone; elsewhere no Ctrl-C can be caught.
@@ -86,10 +87,9 @@ def _handled(stopped: list[BaseException]) -> Iterator[None]:
 
 
 class _Diverted:
-    """Standard output while it is sent to stderr: how many blocks ask for it, and what to restore.
+    """Redirects standard output to stderr, and restores it after the last block that needs it.
 
-    Counted, since several threads may import at a time: the first sends it there, the last restores
-    it.
+    It counts the blocks, since several threads may import at a time.
     """
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ _diverted = _Diverted()
 
 @contextmanager
 def to_stderr() -> Iterator[None]:
-    """Send to stderr what a block prints, also by the file descriptor or from C code."""
+    """Send everything that a block prints to stderr, including output of C code."""
     _diverted.begin()
     try:
         yield
@@ -152,7 +152,7 @@ def _flush(stream: TextIO | None) -> None:
 
 
 def _flush_c() -> None:
-    """Write out what C code printed, which a pipe would get at the end of the process."""
+    """Flush C's buffers, which are otherwise written to a pipe at the end of the process."""
     with contextlib.suppress(ImportError, OSError, TypeError, AttributeError):
         import ctypes
 
@@ -160,7 +160,7 @@ def _flush_c() -> None:
 
 
 def points(group: str, broken: dict[str, str]) -> list[EntryPoint]:
-    """Return the entry points of a group, in an order that installing again doesn't change.
+    """Return the entry points of a group, in an order that doesn't depend on the installation.
 
     A package whose list can't be read is reported in `broken`; the others still load.
     """
@@ -189,15 +189,15 @@ def package(point: EntryPoint) -> str:
 
 
 def check_spec(kind: str, spec: Any) -> None:
-    """Look whether listings, folders and Gymnasium's registry can take a spec.
+    """Check that a spec is valid for listings, folders and Gymnasium's registry.
 
     Raises:
-        UsageError: they can't.
+        UsageError: it isn't.
     """
     if not (isinstance(spec.id, str) and _ID.fullmatch(spec.id)):
         raise UsageError(
-            f"an id of the {kind} registry has letters, digits, '-', '_' and '.', the first of "
-            f"them a letter or digit; got {spec.id!r}"
+            f"an id of the {kind} registry consists of letters, digits, '-', '_' and '.', and "
+            f"begins with a letter or digit; got {spec.id!r}"
         )
     fields = vars(spec)
     families = fields.get("families", (fields.get("family", FAMILIES[0]),))

@@ -1,7 +1,7 @@
-"""Works to cite: BibTeX entries by key, and the entries that an id cites.
+"""Citations: BibTeX entries by key, and the entries that an id cites.
 
-Specs name keys of `references.bib`, or bring BibTeX entries of their own; an id without any
-cites lazybench alone.
+Specs name keys of `references.bib`, or contain whole BibTeX entries; an id without citations cites
+only lazybench.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Work:
     """A BibTeX entry.
 
     Attributes:
-        key: what it is cited by.
+        key: its citation key.
         bibtex: the entry as text.
-        for_: the ids that cite it, in the order given.
+        for_: the ids that cite it, in the given order.
     """
 
     key: str
@@ -40,12 +40,12 @@ class Work:
 
     @property
     def fields(self) -> dict[str, str]:
-        """The entry's fields by name, as BibTeX has them."""
+        """The entry's BibTeX fields by name."""
         return dict(_FIELD.findall(self.bibtex))
 
     @property
     def text(self) -> str:
-        """The work in a line of plain text: authors, title, venue, year."""
+        """The citation as one line of plain text: authors, title, venue, year."""
         fields = {name: _plain(value) for name, value in self.fields.items()}
         names = [" ".join(reversed(n.split(", "))) for n in fields["author"].split(" and ")]
         authors = ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
@@ -56,7 +56,7 @@ class Work:
 
 @cache
 def bibliography() -> Mapping[str, Work]:
-    """Every known work by its key, lazybench itself first."""
+    """Return every known work by its key, lazybench itself first."""
     text = (resources.files("lazybench") / "references.bib").read_text("utf-8")
     own = Work(
         LAZYBENCH,
@@ -71,14 +71,14 @@ def bibliography() -> Mapping[str, Work]:
 
 
 def cited(names: Sequence[str]) -> tuple[list[Work], list[str]]:
-    """What to cite for some ids, each work once, lazybench first; and ids that cite no work.
+    """Return the works that some ids cite, each once, lazybench first; and the ids without any.
 
     Args:
         names: agents, environments (with their data) and data sets, as ids or aliases.
 
     Raises:
-        UnknownName: an id that is none of them.
-        UsageError: a spec names a work that isn't known, or brings a broken entry.
+        UnknownName: an unknown id.
+        UsageError: a spec names an unknown work, or contains an invalid entry.
     """
     found: dict[str, Work] = {LAZYBENCH: bibliography()[LAZYBENCH]}
     silent = []
@@ -91,7 +91,7 @@ def cited(names: Sequence[str]) -> tuple[list[Work], list[str]]:
             known = found.get(work.key, work)
             if known.bibtex != work.bibtex:
                 raise UsageError(
-                    f"'{name}' brings another entry under the key '{work.key}' than "
+                    f"'{name}' has another entry under the key '{work.key}' than "
                     f"{', '.join(known.for_) or 'lazybench'}; rename one"
                 )
             for_ = tuple(dict.fromkeys([*known.for_, name]))
@@ -104,8 +104,8 @@ def _work(key: str, name: str) -> Work:
         match = _ENTRY.fullmatch(key.strip())
         if match is None:
             raise UsageError(
-                f"'{name}' brings a BibTeX entry that can't be read: {key[:60]!r}; an entry begins "
-                "with '@kind{key,' on a line of its own and ends with '}' on another"
+                f"'{name}' has a BibTeX entry that can't be read: {key[:60]!r}; the first line of "
+                "an entry must be '@kind{key,' and its last line '}'"
             )
         return Work(match[2], match[0])
     try:
@@ -113,7 +113,7 @@ def _work(key: str, name: str) -> Work:
     except KeyError:
         raise UsageError(
             f"'{name}' cites '{key}', which isn't in lazybench's references.{_hint(key)} A spec "
-            "may bring whole BibTeX entries as well"
+            "may also contain whole BibTeX entries"
         ) from None
 
 
@@ -137,7 +137,7 @@ def _keys(name: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*spec.cites, *DATASETS.resolve(spec.data).spec.cites)))
     known = [*agents, *_ids(ENVS.specs()), *_ids(DATASETS.specs())]
     raise UnknownName(
-        f"nothing is called '{name}': no agent, environment or data set.{nearest(name, known)} "
+        f"unknown name '{name}': no agent, environment or data set.{nearest(name, known)} "
         "See: lazybench list agents|envs|data"
     )
 
@@ -147,7 +147,7 @@ def _ids(specs: Iterable[EnvSpec | DataSpec]) -> list[str]:
 
 
 def _plain(value: str) -> str:
-    """A field without LaTeX's marks."""
+    """A field without LaTeX markup."""
     for marked, letter in _LATEX.items():
         value = value.replace(marked, letter)
     return value.replace("{", "").replace("}", "")

@@ -1,8 +1,8 @@
 """The registries of environments, agents and data sets.
 
-Four sources, in order: the built-in catalogue (strings only, so listing imports nothing heavy),
-entry points of other packages, registration at run time, and what was imported to this machine's
-data folder, which is looked at each time. One name has one owner; a clash is an error.
+A registry has four sources, in this order: the built-in catalogue (strings only, so listing imports
+nothing heavy), entry points of other packages, registrations at run time, and data imported into
+this machine's data folder, which is read each time. A name may occur only once.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from lazybench.specs import AgentSpec, DataSpec, EnvSpec, Resolved
 from lazybench.user_code import USER_MODULE, defining_file, function_of, load, spelled
 
 OWN = "lazybench"
-"""Origin of what comes with the package; nothing from elsewhere keeps it."""
+"""Origin of specs of this package; specs of other packages can't have it."""
 
 MOST_SPECS = 10_000
-"""Specs that one entry point may give."""
+"""Largest number of specs of one entry point."""
 
 
 class _Spec(Protocol):
@@ -40,7 +40,7 @@ S = TypeVar("S", bound=_Spec)
 
 
 class Registry(Generic[S]):
-    """Specs by id: the catalogue, entry points, what was registered at run time and imported."""
+    """Specs by id: built-in ones, those of entry points, registered ones and imported ones."""
 
     def __init__(
         self,
@@ -54,13 +54,13 @@ class Registry(Generic[S]):
         """Set up an empty registry; sources are read at first use.
 
         Args:
-            kind: what it holds, for messages (`environment`).
+            kind: the kind of its entries, for messages (`environment`).
             spec_type: the class that entries must have.
             catalogue: `module:NAME` of the built-in tuple of specs.
             resolver: `module:function` from a name to `Resolved` or None, for aliases and patterns.
             group: entry-point group of other packages.
-            finder: `module:function` that gives the specs found on disk now, and by name what is
-                wrong with those that can't be used.
+            finder: `module:function` that returns the specs on disk, and the errors of unusable
+                ones by name.
         """
         self.kind = kind
         self.group = group
@@ -92,13 +92,13 @@ class Registry(Generic[S]):
         self._at_run_time.add(spec.id)
 
     def forget(self, name: str) -> None:
-        """Remove what was registered at run time under `name`, where there is such an entry."""
+        """Remove the spec that was registered at run time under `name`, if there is one."""
         if name in self._at_run_time:
             self._at_run_time.remove(name)
             self._known().pop(name, None)
 
     def resolve(self, name: str) -> Resolved:
-        """Return the spec for an id or alias, with a note where an alias was resolved.
+        """Return the spec of an id or alias, with a note if an alias was resolved.
 
         Raises:
             UnknownName: no such id; the message names the nearest ones and the listing command.
@@ -125,7 +125,7 @@ class Registry(Generic[S]):
         return {"environment": "env"}.get(self.kind, self.kind)
 
     def _all(self) -> dict[str, S]:
-        """All specs, those found on disk looked up anew; a clash there leaves the others alone."""
+        """All specs, including those on disk; one whose name is taken is reported as broken."""
         known = dict(self._known())
         if self._finder is None:
             return known
@@ -152,7 +152,7 @@ class Registry(Generic[S]):
         return self._specs
 
     def _plug_in(self, specs: dict[str, S], point: EntryPoint) -> None:
-        """Add the spec or specs of an entry point; what is broken is kept apart, with its error."""
+        """Add the spec or specs of an entry point; broken ones go to `broken`, with their error."""
         origin = package(point)
         label = f"{origin}: {point.name} ({point.value})"
         try:
@@ -177,7 +177,7 @@ class Registry(Generic[S]):
                 self.broken[label + more] = describe(error)
 
     def _from(self, spec: S, origin: str) -> S:
-        """A spec that doesn't pass for the package's own when it comes from elsewhere."""
+        """A spec with its true origin: other packages can't claim this package's."""
         if not isinstance(spec, self._spec_type) or spec.origin != OWN or not origin:
             return spec
         renamed: S = replace(spec, origin=origin)  # type: ignore[type-var]
@@ -219,11 +219,11 @@ DATASETS: Registry[DataSpec] = Registry(
     "lazybench.data.importing.catalogue:data_specs",
 )
 DATA_ALIASES = "lazybench.envs:ALIASES"
-"""Where the names stand that no data set may take, since they stand for others."""
+"""Where reserved names are listed: aliases, which no data set may have as its name."""
 
 
 def open_data(name: str) -> Any:
-    """Return the opened data set of that id.
+    """Open the data set of an id and return it.
 
     Raises:
         UnknownName: no such data set.
@@ -234,11 +234,11 @@ def open_data(name: str) -> Any:
 
 
 def agent_spec(name: str) -> AgentSpec:
-    """Return the spec of an agent id, or one made for `path/to/file.py:Class` or `module:Class`.
+    """Return the spec of an agent id, `path/to/file.py:Class` or `module:Class`.
 
     Raises:
         UnknownName: no such agent.
-        UsageError: the file or class isn't there.
+        UsageError: the file or class doesn't exist.
     """
     if not isinstance(name, str) or ":" not in name:
         spec: AgentSpec = AGENTS.resolve(name).spec
@@ -248,11 +248,11 @@ def agent_spec(name: str) -> AgentSpec:
 
 
 def class_spec(given: type) -> AgentSpec:
-    """Return the spec of an agent's class: the registered one, or one made for it.
+    """Return the spec of an agent's class: the registered one, or a new one.
 
     Raises:
-        UsageError: several agents are made from it, or its methods use variables of a function
-            around it, which neither its file nor its settings tell.
+        UsageError: several agents use this class, or its methods use variables of an enclosing
+            function, which neither its file nor its settings contain.
     """
     place = f"{given.__module__}:{given.__qualname__}"
     own = [spec for spec in AGENTS.specs() if spec.target == place]
@@ -270,12 +270,12 @@ def class_spec(given: type) -> AgentSpec:
 
 
 def _need_no_closure(given: type) -> None:
-    """Look whether a class's methods use variables of a function around it.
+    """Check that a class's methods use no variables of an enclosing function.
 
-    Modules, functions and classes are let pass: they are code, not what varies from call to call.
+    Modules, functions and classes are allowed: they are code, and don't vary from call to call.
 
     Raises:
-        UsageError: they do.
+        UsageError: they use one.
     """
     for function in filter(None, map(function_of, vars(given).values())):
         try:
@@ -287,14 +287,14 @@ def _need_no_closure(given: type) -> None:
             code = inspect.ismodule(held) or inspect.isroutine(held) or inspect.isclass(held)
             if name != "__class__" and not code:
                 raise UsageError(
-                    f"agent class '{given.__qualname__}' uses '{name}' of the function that it is "
-                    "defined in, which no key can tell; make it a setting: an argument of its "
-                    "__init__"
+                    f"agent class '{given.__qualname__}' uses the variable '{name}' of an "
+                    "enclosing function, which can't be part of the record's key; make it a "
+                    "setting: an argument of its __init__"
                 )
 
 
 def _spec_for(factory: Any, name: str) -> AgentSpec:
-    """The spec of what a user wrote, which stands at `name`."""
+    """The spec of a user's agent at `name`, such as `file.py:Class`."""
     agent = contract(factory)
     return AgentSpec(
         id=str(agent.name or name.rpartition(":")[2]),

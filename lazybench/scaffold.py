@@ -1,4 +1,4 @@
-"""Small working packages to begin a plug-in with: an agent or environments, a test, a README."""
+"""Templates of plug-in packages: a small working agent or environment, a test and a README."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _LONGEST = 40
 
 @dataclass(frozen=True)
 class _Field:
-    """What the templates of a family are filled with.
+    """Values for the templates of a family.
 
     Attributes:
-        env: environment that an agent is tried on.
-        ending: of the id of the first environment of a new data set.
-        agent: agent that runs a new environment first.
-        metric: of the family.
+        env: environment for the first run of a new agent.
+        ending: end of the id of a new data set's first environment.
+        agent: agent for the first run on a new environment.
+        metric: metric of the family.
         baselines: scores to exceed, by a new agent and on a new environment.
-        about: what the agent and the environment are.
+        about: descriptions of the agent and the environment.
     """
 
     env: str
@@ -81,10 +81,10 @@ class Written:
 
     Attributes:
         folder: its path.
-        files: what it holds, below the folder.
+        files: paths of its files, relative to the folder.
         id: id of the agent, or of the first environment.
-        env: the environment that its agent is tried on, or the same as `id`.
-        agent: the agent of the first run.
+        env: environment of the first run.
+        agent: agent of the first run.
     """
 
     folder: Path
@@ -101,17 +101,17 @@ def new_package(kind: Kind, name: str, family: Family, parent: Path) -> Written:
         kind: `agent` or `env`.
         name: small letters, digits, `-` and `_`.
         family: of the agent or the environment.
-        parent: where its folder is made.
+        parent: folder in which its folder is created.
 
     Raises:
-        UsageError: a name that can't be a package's or that is taken, or a folder that exists.
+        UsageError: the name isn't valid for a package or is taken, or the folder exists.
         OutputUnavailable: the folder can't be written.
     """
     words = _words(kind, name, family)
     folder = parent / words["package"]
     if os.path.lexists(folder):
         raise UsageError(
-            f"{folder} exists already and isn't overwritten; choose another name, or another "
+            f"{folder} exists already and won't be overwritten; choose another name, or another "
             "folder with --dir"
         )
     contents = _rendered(kind, family, words)
@@ -134,21 +134,22 @@ def new_package(kind: Kind, name: str, family: Family, parent: Path) -> Written:
 
 
 def _words(kind: Kind, name: str, family: Family) -> dict[str, str]:
-    """What the templates are filled with.
+    """The values for the templates.
 
     Raises:
-        UsageError: a name that can't be a package's, or that is taken.
+        UsageError: the name isn't valid for a package, or is taken.
     """
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
         raise UsageError(
-            f"a name has at most {_LONGEST} small letters, digits, '-' and '_', a letter first and "
-            f"none of '-' and '_' last or in a row, such as my_learner; got '{name}'"
+            f"a name has at most {_LONGEST} lower-case letters, digits, '-' and '_'; it begins "
+            "with a letter, and '-' and '_' are neither last nor repeated, such as my_learner; got "
+            f"'{name}'"
         )
     module, package = name.replace("-", "_"), name.replace("_", "-")
     if keyword.iskeyword(module) or module in sys.stdlib_module_names or _importable(module):
         raise UsageError(
-            f"'{name}' can't be a package's name: Python knows a module or word '{module}'; choose "
-            "another"
+            f"'{name}' can't be the name of a package: Python has a module or keyword '{module}'; "
+            "choose another"
         )
     field = _FIELDS[family]
     known = module if kind == "agent" else package
@@ -177,10 +178,10 @@ def _importable(module: str) -> bool:
 
 
 def _check_free(kind: Kind, known: str) -> None:
-    """Look whether an id is free.
+    """Check that an id is free.
 
     Raises:
-        UsageError: it isn't; the message says who has it.
+        UsageError: it isn't; the message names its origin.
     """
     origins = {spec.id: spec.origin for spec in AGENTS.specs()}
     if kind == "env":
@@ -190,7 +191,7 @@ def _check_free(kind: Kind, known: str) -> None:
     if known in origins:
         raise UsageError(
             f"'{known}' is taken, by {origins[known]}; choose another name "
-            f"(lazybench list {kind}s shows those that are)"
+            f"(lazybench list {kind}s shows the taken ones)"
         )
 
 
@@ -211,7 +212,7 @@ def _rendered(kind: Kind, family: Family, words: dict[str, str]) -> dict[str, st
         loader=PackageLoader("lazybench", "templates/new"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
-        # Plain text goes in and comes out; there is nothing to escape.
+        # Templates are plain text, so nothing needs to be escaped.
         autoescape=False,
     )
     return {

@@ -39,7 +39,7 @@ class Rng:
 
     @property
     def integer(self) -> int:
-        """A 63-bit integer that depends on seed and path alone."""
+        """Return a 63-bit integer that depends only on seed and path."""
         # numpy's integers have another text, and must give the same stream as the same int.
         path = [part if isinstance(part, str) else index(part) for part in (self.seed, *self.path)]
         text = repr(tuple(path)).encode()

@@ -1,4 +1,4 @@
-"""What the registries hold: environments, agents and data sets as plain, importable data.
+"""Specs, the entries of the registries: environments, agents and data sets as plain data.
 
 Nothing here imports torch, numpy or gymnasium, so that listing costs milliseconds.
 """
@@ -26,7 +26,7 @@ protocol."""
 
 
 class Measure(NamedTuple):
-    """A further number of a run beside its headline metric: name, unit, and which way is better."""
+    """A metric of a run besides the headline metric: name, unit, and which direction is better."""
 
     name: str
     unit: str = "fraction"
@@ -38,7 +38,7 @@ def _frozen(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _takes_apart(cls: type[_Spec]) -> type[_Spec]:
-    """Let a constructor take `apart`, the former name of `independent_trials`, for one release."""
+    """Accept `apart`, the former name of `independent_trials`, in a constructor for one release."""
     init = cls.__init__
 
     @wraps(init)
@@ -46,8 +46,8 @@ def _takes_apart(cls: type[_Spec]) -> type[_Spec]:
         if "apart" in kwargs:
             kwargs["independent_trials"] = kwargs.pop("apart")
             warnings.warn(
-                "EnvSpec(apart=…) is now EnvSpec(independent_trials=…); the former name goes with "
-                "the next release",
+                "EnvSpec(apart=…) is now EnvSpec(independent_trials=…); the next release removes "
+                "the former name",
                 DeprecationWarning,
                 stacklevel=2,
             )
@@ -60,36 +60,36 @@ def _takes_apart(cls: type[_Spec]) -> type[_Spec]:
 @_takes_apart
 @dataclass(frozen=True)
 class EnvSpec:
-    """One environment id and all that making and scoring it needs.
+    """An environment: its id, and everything needed to construct and score it.
 
     Attributes:
-        id: canonical id, which never lies about its data (`glyphs-20way-5shot`).
-        family: which agents can play it.
+        id: canonical id, which always names its data (`glyphs-20way-5shot`).
+        family: family of environments; agents support one or more.
         target: `module:Class` of the single Gymnasium environment.
         vector_target: `module:Class` of the native vector environment, or None.
-        data: id of the data set that it draws from.
+        data: id of its data set.
         kwargs: arguments of both classes.
         trials: number of official test trials, by budget.
         val_trials: number of official validation trials, by budget.
-        metric: name of the headline metric; `better` and `unit` say how to read it.
-        val_metric: name of the metric of validation and whether more is better, where it is another
-            one than the headline metric.
-        targets: levels of the validation metric, in its own unit; boards show what training cost
+        metric: name of the headline metric; `better` is its better direction, `unit` its unit.
+        val_metric: name and better direction of the validation metric, if it isn't the headline
+            metric.
+        targets: levels of the validation metric, in its own unit; boards show the training cost
             until validation first reached each.
-        measures: further numbers that the environment tells of a whole test.
-        columns: names of further numbers of each trial that its last info tells; the record keeps
-            them.
-        block: trials that are opened together; `rows` says how many where there are fewer.
-        independent_trials: whether a trial's result doesn't depend on how many are opened with it.
+        measures: further metrics of a whole test.
+        columns: names of further numbers of each trial, which its last info contains and the
+            record stores.
+        block: number of trials that are opened together; `rows` gives it for fewer trials.
+        independent_trials: whether a trial's result is independent of the trials opened with it.
         options: names of `kwargs` that a run may change; they are part of its key.
         plan_options: names of `kwargs` that an agent's plan may set for its training tasks.
-        training: further arguments of the environments that agents are trained on, such as what
-            keeps these from the official test; not part of a key.
+        training: further arguments of training environments, such as those that keep them from the
+            official test; not part of a key.
         about: one line for listings.
-        version: raised by any change that can move a score.
+        version: incremented by any change that can affect a score.
         origin: who registered it.
-        cites: keys of `lazybench/references.bib` or BibTeX entries of the protocol's works; those
-            of the data are the data set's.
+        cites: keys of `lazybench/references.bib` or BibTeX entries of the protocol's works; the
+            data set cites its own.
     """
 
     id: str
@@ -118,7 +118,7 @@ class EnvSpec:
     cites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Freeze the mappings: a spec is shared by everyone who asks for it."""
+        """Freeze the mappings, since a spec is shared."""
         for name in ("kwargs", "trials", "val_trials", "training"):
             object.__setattr__(self, name, _frozen(vars(self)[name]))
 
@@ -128,16 +128,16 @@ class EnvSpec:
         return self.independent_trials
 
     def rows(self, trials: int) -> int:
-        """Return how many trials to open together where there are `trials` of them.
+        """Return how many of `trials` trials to open together.
 
-        Always a whole block, since rounding may depend on its size; fewer where trials are
+        It is always a whole block, since rounding may depend on its size; fewer if trials are
         independent.
         """
         return min(self.block, trials) if self.independent_trials else self.block
 
     @property
     def validation(self) -> tuple[str, Better]:
-        """The metric of validation trials and which way it is better."""
+        """The metric of validation trials and its better direction."""
         return self.val_metric or (self.metric, self.better)
 
     @property
@@ -148,18 +148,18 @@ class EnvSpec:
 
 @dataclass(frozen=True)
 class AgentSpec:
-    """One agent id and how to make it.
+    """An agent: its id, and how to construct it.
 
     Attributes:
         id: snake_case name.
-        families: families of environments that it can play.
+        families: families of environments that it supports.
         target: `module:Class` (or `path/to/file.py:Class`).
-        kwargs: arguments that make the class this agent rather than a sibling.
-        trains: False for floors that learn nothing before the test.
-        tuned: False where nobody has searched its presets; shown on boards.
+        kwargs: arguments that distinguish this agent from others of the same class.
+        trains: False for baselines that learn nothing before the test.
+        tuned: False if its presets weren't tuned; shown on boards.
         about: one line for listings.
         reference: paper, equation or algorithm.
-        version: raised by any change that can move a score.
+        version: incremented by any change that can affect a score.
         origin: who registered it.
         cites: keys of `lazybench/references.bib` or BibTeX entries of the works it comes from.
     """
@@ -183,13 +183,13 @@ class AgentSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """One data set and how to open it.
+    """A data set, and how to open it.
 
     Attributes:
-        id: name as it stands in environment ids.
+        id: its name in environment ids.
         target: `module:function` that returns an opened data set.
         kwargs: its arguments.
-        embedded: True where the package carries the data.
+        embedded: True if the data is included in the package.
         probe: paths below the data folder, any of which shows that it is installed.
         licence: as stated by the authors.
         about: one line for listings.
@@ -217,7 +217,7 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Resolved:
-    """An id found, with the one line to tell the user where it isn't the name that was typed."""
+    """A resolved id, with a line for the user if it isn't the name that they typed."""
 
     spec: Any
     note: str = ""

@@ -1,4 +1,4 @@
-"""Tables as plain text, Markdown, LaTeX and CSV; cells are shown, never taken for markup."""
+"""Tables as plain text, Markdown, LaTeX and CSV; markup in cells is escaped."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _LEAST = 16
 _DIGITS = 6
 _PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._,:=+/()%-]*[A-Za-z0-9)%])?")
 _MARKUP = re.compile(r"([\\`*_{}\[\]#|~!^$])")
-# Also after a semicolon, which parts cells where the comma is the decimal sign. The last four are
-# the full-width signs, which East Asian locales take for the plain ones.
+# Also after a semicolon, which separates cells where the comma is the decimal sign. The last four
+# are the full-width signs, which East Asian locales treat like the plain ones.
 _FORMULA = re.compile(r"(^|;)(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
 _STEERING = ("\t", "\r", "\n")
 MADE_BY = "made_by"
-"""The CSV column that names the command; readers would take a comment for the header."""
+"""The CSV column that names the command; CSV readers would read a comment as the header."""
 
 LATEX_NEEDS = r"% Needs \usepackage{booktabs,graphicx}."
 _ESCAPED = {
@@ -33,7 +33,7 @@ _ESCAPED = {
     "|": r"\textbar{}",
     "`": r"\textasciigrave{}",
     '"': "''",
-    # Brackets or a star after a line break would be taken for its options.
+    # LaTeX would read brackets or a star after a line break as its options.
     "[": "{[}",
     "]": "{]}",
     "*": "{*}",
@@ -55,7 +55,7 @@ _LETTERS = frozenset(
 
 
 def one_line(content: str) -> str:
-    """Return `content` in one line, without characters that steer a terminal."""
+    """Return `content` as one line without terminal control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in content).split())
 
 
@@ -69,8 +69,8 @@ def text_table(
     Args:
         header: names of the columns.
         rows: a cell for each column.
-        columns: width of the terminal; where it is too small, the last column is cut. None where
-            lines may be of any length.
+        columns: width of the terminal; the last column is cut if it is too narrow. None for lines
+            of any length.
     """
     cells = [[one_line(cell) for cell in row] for row in rows]
     kept = [i for i in range(len(header)) if not cells or any(row[i] for row in cells)]
@@ -107,7 +107,7 @@ def _aligned(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -
 
 
 def markdown_text(text: str) -> str:
-    """`text` as one line that Markdown and HTML show as it is, also inside a table."""
+    """Return `text` as one line, escaped for Markdown and HTML, also inside a table."""
     line = one_line(text)
     if _PLAIN.fullmatch(line):
         return line
@@ -121,14 +121,14 @@ def markdown_table(
     *,
     padded: bool = True,
 ) -> str:
-    """A Markdown table.
+    """Return a Markdown table.
 
     Args:
         header: names of the columns, as Markdown.
         rows: cells, as Markdown (see `markdown_text`).
-        align: `left` or `right` for each column; None leaves it to the reader's program.
-        padded: whether cells of a column have one width in the text, too; tables of long cells
-            are easier to compare without.
+        align: `left` or `right` for each column; None leaves it to the Markdown viewer.
+        padded: whether the text is padded to columns; without it, changes of tables with long cells
+            are easier to compare.
     """
     if not padded:
         rule = "|".join("---:" if side == "right" else "---" for side in align or header)
@@ -141,7 +141,7 @@ def markdown_table(
 
 
 def latex_text(text: str) -> str:
-    """`text` as one line that every LaTeX sets as it is; rare characters as `[U+1F642]`."""
+    """Return `text` as one line, escaped for any LaTeX; rare characters become `[U+1F642]`."""
     return "".join(map(_character, one_line(text)))
 
 
@@ -152,23 +152,23 @@ def _character(c: str) -> str:
 
 
 def latex_cell(text: str) -> str:
-    """`latex_text` with a proper minus before numbers."""
+    """Return `latex_text` with a typographic minus before numbers."""
     return _MINUS.sub("$-$", latex_text(text))
 
 
 def latex_comment(text: str) -> str:
-    """`text` as one comment line."""
+    """Return `text` as one comment line."""
     return f"% {' '.join(text.split())}"
 
 
 def latex_table(
     header: Sequence[str], blocks: Sequence[tuple[str, Sequence[Sequence[str]]]], align: str
 ) -> str:
-    """A booktabs table, shrunk where it is wider than the text.
+    """Return a booktabs table, scaled down if it is wider than the text.
 
     Args:
         header: names of the columns, as LaTeX.
-        blocks: rows of LaTeX cells, each block under its title (none where that is empty).
+        blocks: rows of LaTeX cells, each block under its title; empty for no title.
         align: a letter for each column.
     """
     lines = [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
@@ -186,7 +186,7 @@ def _latex_line(cells: Sequence[str]) -> str:
 
 
 def latex_heading(name: str) -> str:
-    """A heading over two lines, since most are wider than the cells below them."""
+    """Return a heading on two lines, since most are wider than the cells below them."""
     words = latex_text(name).split(" ")
     if len(words) == 1:
         return words[0]
@@ -196,17 +196,17 @@ def latex_heading(name: str) -> str:
 
 
 def latex_footnote(text: str) -> str:
-    """`text` as a small paragraph under a table."""
+    """Return `text` as a small paragraph under a table."""
     return rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {latex_text(text)}}}"
 
 
 def latex_float(body: str, caption: str = "", *, narrow: bool = False) -> str:
-    """`body` as a floating table.
+    """Return `body` as a floating table.
 
     Args:
         body: LaTeX.
-        caption: as LaTeX; none where it is empty.
-        narrow: sets columns closer together, for wide tables.
+        caption: LaTeX; empty for none.
+        narrow: whether to reduce the space between columns, for wide tables.
     """
     return "\n".join(
         [
@@ -220,7 +220,7 @@ def latex_float(body: str, caption: str = "", *, narrow: bool = False) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """`value` such that no spreadsheet takes its text for a formula."""
+    """Return `value`, with text escaped that a spreadsheet would run as a formula."""
     if isinstance(value, list | tuple):
         value = " ".join(str(item) for item in value)
     if isinstance(value, bool):
@@ -232,9 +232,9 @@ def csv_cell(value: Any) -> Any:
 
 
 def csv_table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A CSV table with its header in the first line; each cell and name is guarded by `csv_cell`.
+    """Return a CSV table with its header in the first line; `csv_cell` escapes cells and names.
 
-    A name that occurs again in the header gets a number, since readers keep one column of a name.
+    Repeated names in the header get a number, since readers keep one column per name.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -248,7 +248,7 @@ def csv_table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def is_made_by(data: bytes, command: str) -> bool:
-    """Return whether the first row of a CSV table names `command` as the one that made it."""
+    """Return whether the first row of a CSV table names `command` as its origin."""
     lines = csv.DictReader(io.StringIO(data.decode("utf-8", "replace")))
     try:
         return next(lines, {}).get(MADE_BY) == command
@@ -257,7 +257,7 @@ def is_made_by(data: bytes, command: str) -> bool:
 
 
 def rounded(value: Any) -> Any:
-    """`value` with floats of 6 significant digits, which every machine computes alike."""
+    """Return `value` with floats rounded to 6 significant digits, equal on every machine."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, dict):

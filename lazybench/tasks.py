@@ -15,7 +15,7 @@ Target = Literal["class", "array"]
 
 @dataclass(frozen=True)
 class TaskShape:
-    """What an agent may know of its tasks beforehand.
+    """Shape of few-shot tasks, which an agent knows before training.
 
     Attributes:
         way: classes in a task, N; 1 for regression.
@@ -25,7 +25,7 @@ class TaskShape:
         dtype: `uint8` images or `float32` vectors.
         target: `class`, with labels in [0, way), or `array`, with float32 targets.
         target_shape: shape of one target; () for labels.
-        classes: classes that tasks of this split are drawn from; 0 where they are unlimited.
+        classes: number of classes that tasks of this split are drawn from; 0 if unlimited.
     """
 
     way: int
@@ -38,7 +38,7 @@ class TaskShape:
     classes: int = 0
 
     def __post_init__(self) -> None:
-        """Make tuples of what a file may have made lists of."""
+        """Convert lists, as read from a file, to tuples."""
         for name in ("instance", "target_shape"):
             object.__setattr__(self, name, tuple(vars(self)[name]))
 
@@ -58,7 +58,7 @@ class TaskShape:
 
     @property
     def outputs(self) -> int:
-        """Numbers that a network must give for one instance."""
+        """Outputs of a network per instance."""
         if self.target == "class":
             return self.way
         size = 1
@@ -68,32 +68,32 @@ class TaskShape:
 
 
 Track = Literal["LT", "LT+dev"]
-"""Whether training sees the images of the dev set with their labels (`LT+dev`), or doesn't."""
+"""Whether training sees the images of the dev set with their labels (`LT+dev`) or not (`LT`)."""
 
 
 @runtime_checkable
 class Tracked(Protocol):
-    """An environment whose runs are kept apart by what data their training sees."""
+    """An environment whose boards are split by which data training sees."""
 
     @property
     def track(self) -> Track:
-        """The track of a training on it."""
+        """The track of training on it."""
         ...
 
 
 @runtime_checkable
 class HasProtocol(Protocol):
-    """An environment that says which settings of its protocol its id doesn't name."""
+    """An environment with protocol settings that its id doesn't name."""
 
     @property
     def protocol(self) -> Mapping[str, Any]:
-        """Settings of the protocol, as JSON values."""
+        """Protocol settings, as JSON values."""
         ...
 
 
 @runtime_checkable
 class Summarised(Protocol):
-    """An environment with metrics of all its trials together."""
+    """An environment with metrics over all its trials."""
 
     def summary(self, scores: Any, columns: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return metrics by name, from the score `[n]` and the further numbers of each trial."""
@@ -102,14 +102,14 @@ class Summarised(Protocol):
 
 @dataclass(frozen=True)
 class LongTailTask:
-    """What an agent may know of a stream beforehand; the same on every split.
+    """Shape of a long-tailed stream, which an agent knows before training; equal on every split.
 
     Attributes:
         classes: number of classes C; labels lie in [0, classes).
         instance: shape of one image, (channels, height, width).
         dtype: `uint8`.
-        class_counts: training images of each class, in the order of the labels, after the dev set
-            was taken out.
+        class_counts: number of training images of each class, in the order of the labels, without
+            the dev set.
         steps: training batches of the episode.
         batch: images of a batch, B.
         dev_per_class: images of each class in the dev set.
@@ -124,7 +124,7 @@ class LongTailTask:
     dev_per_class: int
 
     def __post_init__(self) -> None:
-        """Make tuples of what a file may have made lists of."""
+        """Convert lists, as read from a file, to tuples."""
         for name in ("instance", "class_counts"):
             object.__setattr__(self, name, tuple(vars(self)[name]))
 
@@ -134,19 +134,18 @@ class LongTailTask:
 
     @property
     def outputs(self) -> int:
-        """Numbers that a network must give for one image."""
+        """Outputs of a network per image."""
         return self.classes
 
     @property
     def images(self) -> int:
-        """Training images, all classes together."""
+        """Number of training images."""
         return sum(self.class_counts)
 
     def train_steps(self, epochs: float, batch: int) -> int:
-        """Return the batches that `epochs` passes over the training images make, at least 1.
+        """Return the number of batches in `epochs` passes over the training images, at least 1.
 
-        Batches are always full: epochs follow each other without a gap, and the last batch is
-        filled up from the epoch after.
+        Batches are always full: the last one of an epoch is filled up from the next epoch.
         """
         return max(1, ceil(self.images * epochs / batch))
 
@@ -158,18 +157,19 @@ Mode = Literal["first", "minimise"]
 
 @dataclass(frozen=True)
 class AttackTask:
-    """What an agent may know of an attack beforehand; the same on every split.
+    """Shape of an attack, which an agent knows before training; equal on every split.
 
     Attributes:
         classes: number of classes C of the target.
         instance: shape of one image, (channels, height, width), float32 in [0, 1].
-        access: `scores`: each query is answered by log-probabilities; `label`: by the top class.
+        access: what a query returns: `scores` (log-probabilities) or `label` (the top class).
         targeted: whether the goal is one given class rather than any wrong one.
-        norm: how the distance from the clean image is measured, over all pixels and channels.
-        eps: largest distance at which an adversarial image counts; infinity allows any.
-        query_budget: rows that may be sent for one image.
-        mode: `first` ends an image at its first success, `minimise` goes on to the budget.
-        whiteboxes: names of the networks whose gradients the train split gives.
+        norm: norm of the distance from the clean image, over all pixels and channels.
+        eps: largest distance of an adversarial image; infinity allows any.
+        query_budget: queries per image.
+        mode: `first` ends an image at its first success, `minimise` continues until the budget is
+            spent.
+        whiteboxes: names of the networks whose gradients the train split contains.
         maps: shape of the train and val tasks, which regress gradient maps on images.
     """
 
@@ -185,7 +185,7 @@ class AttackTask:
     maps: TaskShape
 
     def __post_init__(self) -> None:
-        """Make tuples of what a file may have made lists of, and a shape of its fields."""
+        """Convert lists, as read from a file, to tuples, and fields of `maps` to a shape."""
         for name in ("instance", "whiteboxes"):
             object.__setattr__(self, name, tuple(vars(self)[name]))
         if isinstance(self.maps, dict):
@@ -198,20 +198,20 @@ class AttackTask:
 
     @property
     def outputs(self) -> int:
-        """Numbers that the target gives for one image."""
+        """Outputs of the target per image."""
         return self.classes
 
 
 class Queries(NamedTuple):
-    """Images to send to the target, any number for each attacked image; the action of an attacker.
+    """An attacker's action: images to send to the target, any number for each attacked image.
 
-    No row at all says that the attacker gives the images up that aren't finished.
+    An action without rows gives up all unfinished images.
 
     Attributes:
         rows: `[R, channels, height, width]` float32: whole images, not differences. They are
             clipped to [0, 1] before they are sent.
-        owner: `[R]` int64: for which of the n attacked images a row is charged. Rows of one image
-            are served in their order.
+        owner: `[R]` int64: the attacked image, in [0, n), that each row is charged to. Rows of one
+            image are served in order.
     """
 
     rows: Tensor
@@ -219,16 +219,16 @@ class Queries(NamedTuple):
 
 
 class Replies(NamedTuple):
-    """What came back, row by row, and where every image stands after it.
+    """The target's replies, row by row, and the state of every image after them.
 
     Attributes:
         scores: `[R, classes]` float32 log-probabilities; empty where access is `label`.
         labels: `[R]` int64: the target's top class.
-        hit: `[R]` bool: whether the row is a success: right class, inside the ball.
-        served: `[R]` bool: False for rows that were refused: past the budget, or of an image that
-            is finished. They weren't forwarded or charged, and their other entries mean nothing.
-        left: `[n]` int64: queries that each image has left.
-        done: `[n]` bool: images that are finished; rows for them are refused.
+        hit: `[R]` bool: whether the row is a success: an adversarial class, inside the ball.
+        served: `[R]` bool: False for rows that were refused, beyond the budget or of a finished
+            image. They aren't sent or charged, and their other entries are meaningless.
+        left: `[n]` int64: remaining queries of each image.
+        done: `[n]` bool: whether the image is finished; rows for it are refused.
     """
 
     scores: Tensor
@@ -240,14 +240,14 @@ class Replies(NamedTuple):
 
 
 def margin(scores: Tensor, label: Tensor, goal: Tensor | None = None) -> Tensor:
-    """Return how far each row is past the decision, above 0 where it is adversarial, `[R]`.
+    """Return each row's margin, above 0 if it is adversarial, `[R]`.
 
     Args:
         scores: `[R, classes]` log-probabilities or logits.
         label: `[R]` the true class.
         goal: `[R]` the class to reach; None for any wrong one.
 
-    Reference: Carlini & Wagner 2017, f6, without its clamp and with the sign turned.
+    Reference: Carlini & Wagner 2017, f6, without its clamp and with opposite sign.
     """
     at = (label if goal is None else goal)[:, None]
     rest = scores.scatter(1, at, float("-inf")).amax(1)
@@ -256,7 +256,7 @@ def margin(scores: Tensor, label: Tensor, goal: Tensor | None = None) -> Tensor:
 
 
 def distance(images: Tensor, clean: Tensor, norm: Norm) -> Tensor:
-    """Return each image's distance from its clean one, `[R]`, in the unit of pixels in [0, 1].
+    """Return each image's distance from its clean image, `[R]`, for pixels in [0, 1].
 
     Args:
         images: `[R, …]`.

@@ -1,9 +1,10 @@
-"""Code that isn't the package's: loaded from a module or file, and hashed with all that it needs.
+"""Loads users' code from modules and files, and hashes it with everything that it depends on.
 
-A run's key has the hash of the user's code in it. That is the file that a target names, the files
-that it imports from its own folder or package, theirs, and what any of these declares:
+A run's key contains the hash of the user's code: the file that a target names, the files that it
+imports from its own folder or package, those that these import, and the files that any of them
+declares:
 
-    FILES = ["weights.pt"]   # beside the file; read by it, so that another file is another run
+    FILES = ["weights.pt"]   # in the same folder; another content gives another key
 
 Files of the package itself are never hashed: they have versions, and may be moved and formatted.
 """
@@ -34,13 +35,13 @@ FILES = "FILES"
 """The name of a module's list of further files that its results depend on."""
 
 USER_MODULE = "lazybench_user_"
-"""How the names of modules begin that were loaded from a user's file."""
+"""Prefix of the names of modules that were loaded from a user's file."""
 
 MOST_SOURCE_BYTES = 1 << 26
-"""Bytes of a Python file, at most."""
+"""Size limit of a Python file in bytes."""
 
 _PACKAGE = Path(__file__).resolve().parent
-# In a checkout two of its folders are links.
+# In a checkout, two folders of the package are links.
 _OWN = tuple((_PACKAGE / part).resolve() for part in ("", "envs", "agents"))
 _INSTALLED = ("site-packages", "dist-packages")
 _BLOCK_BYTES = 1 << 20
@@ -48,14 +49,14 @@ _LOADING = threading.RLock()
 
 
 def load(target: str) -> Any:
-    """Return what `module:name` or `path/to/file.py:name` points to.
+    """Return the object that `module:name` or `path/to/file.py:name` names.
 
-    A file is a module of its own, by its path and content, and may import its neighbours. What it
-    prints while it is imported goes to stderr.
+    A file becomes a separate module, identified by its path and content, and may import files of
+    its folder. What it prints during the import goes to stderr.
 
     Raises:
-        UsageError: the target isn't of that form, or the module, file or name isn't there; an error
-            inside the user's file is reported with its own message.
+        UsageError: the target has another form, or the module, file or name doesn't exist; an
+            error inside the user's file is reported with its own message.
     """
     module, (where, _, name) = _module(target), target.rpartition(":")
     try:
@@ -63,18 +64,18 @@ def load(target: str) -> Any:
     except AttributeError:
         if where == "__main__":
             raise UsageError(
-                f"'{name}' was defined in a notebook, at a prompt or in a script and is gone with "
-                "it; to load it again keep it in a file: FILE.py:CLASS"
+                f"'{name}' was defined in a notebook, a prompt or a script that has ended; to load "
+                "it again, save it in a file: FILE.py:CLASS"
             ) from None
         public = [key for key in vars(module) if not key.startswith("_")]
         raise UsageError(f"'{where}' has no '{name}'.{nearest(name, public)}") from None
 
 
 def spelled(target: str) -> str:
-    """Return `file.py:name` with its file's path as seen from the current folder.
+    """Return `file.py:name` with a canonical path, so that every spelling gives the same run.
 
-    So each way to spell a path gives one run: without `./` and `../`, links followed, whole where
-    the file is elsewhere. `module:name` and what is no target stay as they are.
+    The path is relative to the current folder, or absolute if the file is elsewhere, without `./`,
+    `../` and links. `module:name` and other texts are returned unchanged.
     """
     where, colon, name = target.rpartition(":")
     if not colon or not where.endswith(".py") or not Path(where).is_file():
@@ -92,7 +93,7 @@ def _file_of(module: Any) -> Path | None:
 
 
 def defining_file(thing: Any) -> Path | None:
-    """Return the file that defines a class or function; None where there is none."""
+    """Return the file that defines a class or function; None if there is none."""
     try:
         path = inspect.getsourcefile(thing)
     except (TypeError, OSError):
@@ -105,7 +106,7 @@ def source_sha256(path: Path) -> str:
     """Return the sha256 of a file's bytes, 64 hex digits.
 
     Raises:
-        OSError: it can't be read, or is a source file beyond `MOST_SOURCE_BYTES`.
+        OSError: it can't be read, or is a source file larger than `MOST_SOURCE_BYTES`.
     """
     if path.suffix == ".py":
         return hashlib.sha256(read_file(path, MOST_SOURCE_BYTES)).hexdigest()
@@ -119,11 +120,12 @@ def source_sha256(path: Path) -> str:
 def target_sha256(target: str) -> str | None:
     """Return the sha256 of the user's code behind `module:name` or `file.py:name`.
 
-    That of its file where the file needs no other, else one over all files that it needs (see the
-    module), whose folder may have any name. None for what no file holds, and for the package's own.
+    It is the file's own if the file needs no other, else a hash over all files that it needs (see
+    the module), independent of their folder's name. None for code without a file, and for the
+    package's own.
 
     Raises:
-        UsageError: as `load`, or a file of `FILES` isn't there, or the list isn't one of texts.
+        UsageError: as `load`, or a file of `FILES` is missing, or the list isn't a list of texts.
     """
     path = _module(target).__file__
     if path is None or not Path(path).is_file() or is_own(Path(path)):
@@ -134,11 +136,11 @@ def target_sha256(target: str) -> str | None:
 def defining_sha256(thing: Any) -> str | None:
     """Return the sha256 of the user's code that defines a class or function, as `target_sha256`.
 
-    None where no file does, and for the package's own.
+    None if no file defines it, and for the package's own.
 
     Raises:
-        UsageError: the file was written to since this process read it, and says something else; or
-            as `target_sha256`.
+        UsageError: the code in the file has changed since this process imported it; or as
+            `target_sha256`.
     """
     path = defining_file(thing)
     if path is None or is_own(path):
@@ -148,22 +150,22 @@ def defining_sha256(thing: Any) -> str | None:
 
 
 def loose_sha256(given: type) -> str:
-    """Return the sha256 of a class that no file defines: of its methods' source, and their values.
+    """Return the sha256 of a class without a file: of its methods' source, and its values.
 
-    Where the source isn't kept either (a plain prompt), it is of what Python compiled them to.
+    If the source isn't available either (a plain prompt), it is the hash of the compiled methods.
     """
-    told = [_told_of(each) for each in given.__mro__ if each is not object]
-    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogatepass")).hexdigest()
+    parts = [_class_text(each) for each in given.__mro__ if each is not object]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def is_own_class(given: type) -> bool:
-    """Return whether a class is one of the package's."""
+    """Return whether a class belongs to the package."""
     path = defining_file(given)
     return path is not None and is_own(path)
 
 
 def declared(target: str, name: str, default: Any) -> Any:
-    """Return what the module of a target says under a name, else the default.
+    """Return the value of a name in the module of a target, else the default.
 
     Raises:
         UsageError: as `load`.
@@ -182,7 +184,7 @@ def function_of(value: Any) -> FunctionType | None:
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a file is one of the package's."""
+    """Return whether a file belongs to the package."""
     return any(path.resolve().is_relative_to(folder) for folder in _OWN)
 
 
@@ -217,7 +219,7 @@ def _hashes(path: Path) -> dict[Path, str]:
 
 
 def _whole_sha256(path: Path, hashes: Mapping[Path, str]) -> str:
-    """One sha256 over a file and what it needs; its own where it needs nothing."""
+    """One sha256 over a file and the files that it needs; its own if it needs none."""
     if len(hashes) == 1:
         return hashes[path]
     folder = _Root(path).folder
@@ -248,7 +250,7 @@ def _asked_for(path: Path) -> Iterator[tuple[Path, bool]]:
     try:
         tree = ast.parse(read_file(path, MOST_SOURCE_BYTES))
     except (SyntaxError, ValueError, RecursionError):
-        # Importing it says so.
+        # Importing it reports the error.
         return
     root = _Root(path)
     for node in ast.walk(tree):
@@ -272,7 +274,7 @@ def _declared(value: ast.expr, path: Path) -> list[Path]:
     """The files that a module declares.
 
     Raises:
-        UsageError: no list of texts, or a file isn't there.
+        UsageError: not a list of texts, or a file is missing.
     """
     try:
         names = ast.literal_eval(value)
@@ -286,30 +288,30 @@ def _declared(value: ast.expr, path: Path) -> list[Path]:
     for name, file in zip(names, files, strict=True):
         if not file.is_file():
             raise UsageError(
-                f"{path} declares '{name}' in {FILES}, but there is no such file beside it; "
-                "put it there, or take it off the list"
+                f"{path} declares '{name}' in {FILES}, but there is no such file in its folder; "
+                "put it there, or remove it from the list"
             )
     return files
 
 
 class _Root:
-    """Where a module's own imports are looked up.
+    """The folders in which a module's own imports are looked up.
 
     Attributes:
-        beside: its folder.
-        folder: the one above its outermost package; its folder, where it is in none.
-        package: names of the packages that the module is in; empty for a file alone.
+        own_folder: the module's folder.
+        folder: parent of its outermost package; its own folder if it is in no package.
+        package: names of the packages that the module is in; empty for a single file.
     """
 
     def __init__(self, path: Path) -> None:
-        self.beside = self.folder = path.parent
+        self.own_folder = self.folder = path.parent
         self.package: list[str] = []
         while (self.folder / "__init__.py").is_file():
             self.package.insert(0, self.folder.name)
             self.folder = self.folder.parent
 
     def absolute(self, node: ast.ImportFrom) -> list[str] | None:
-        """The full name that `from X import …` names; None for one above the package."""
+        """The full name of X in `from X import …`; None if it is above the package."""
         given = node.module.split(".") if node.module else []
         if not node.level:
             return given
@@ -317,13 +319,13 @@ class _Root:
         return base + given if self.package and node.level <= len(self.package) else None
 
     def modules(self, parts: list[str]) -> list[Path]:
-        """The files that are run to import `a.b.c`, those that are the user's; `c` may be a name.
+        """The user's files that are run to import `a.b.c`; `c` may be a name in `a.b`.
 
-        What lies side by side in an installation is others' code.
+        Files in the folder of an installation aren't the user's.
         """
         if parts[0] in sys.stdlib_module_names:
             return []
-        places = [self.beside] if self.beside.name not in _INSTALLED else []
+        places = [self.own_folder] if self.own_folder.name not in _INSTALLED else []
         places += [self.folder] if self.package and parts[:1] == self.package[:1] else []
         found = []
         for place in places:
@@ -345,7 +347,7 @@ def _load_file(path: Path) -> ModuleType:
     mark = hashlib.sha256(whole.encode("utf-8", "surrogateescape"))
     name = f"{USER_MODULE}{mark.hexdigest()[:12]}"
     with _LOADING:
-        beside = _NEIGHBOURS.claim(path, hashes)
+        nearby = _NEIGHBOURS.claim(path, hashes)
         if name in sys.modules:
             return sys.modules[name]
         spec = importlib.util.spec_from_file_location(name, path)
@@ -359,16 +361,18 @@ def _load_file(path: Path) -> ModuleType:
             sys.modules.pop(name, None)
             raise
         finally:
-            _NEIGHBOURS.note(beside)
+            _NEIGHBOURS.note(nearby)
         return module
 
 
 class _Neighbours:
-    """Finds what a file imports from its own folder; nothing there hides what Python brings along.
+    """Import hook for files that a user's file imports from its own folder.
+
+    Files there never shadow modules of Python or of installed packages.
 
     Attributes:
-        folders: by name, the folder of the file that was loaded last and imports it.
-        imported: by name, which file was imported, and its sha256 then.
+        folders: for each name, the folder of the last loaded file that imports it.
+        imported: for each name, the imported file, and its sha256 at that time.
     """
 
     def __init__(self) -> None:
@@ -378,27 +382,27 @@ class _Neighbours:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return where a neighbour is; None for anything else."""
+        """Return the spec of a file in the folder; None for anything else."""
         folder = None if path is not None else self.folders.get(name)
         return None if folder is None else PathFinder.find_spec(name, [str(folder)], target)
 
     def claim(self, path: Path, hashes: Mapping[Path, str]) -> dict[Path, str]:
-        """Let a file's imports find its own neighbours; return these with their sha256.
+        """Let a file import the files of its folder; return these with their sha256.
 
         Args:
             path: the file.
-            hashes: of all files that it needs.
+            hashes: hashes of all files that it needs.
 
-        Those that were imported for a file of another folder, or that have changed since, are
-        forgotten, so that each file gets its own; who has them keeps them.
+        Modules that were imported for a file of another folder, or that have changed since, are
+        removed from `sys.modules`, so that each file gets its own; earlier importers keep theirs.
         """
         root = _Root(path)
-        beside = {
+        nearby = {
             file: sha256 for file, sha256 in hashes.items() if file != path and file.suffix == ".py"
         }
         claimed: dict[str, Path] = {}
-        for file in beside:
-            for folder in (root.folder, root.beside):
+        for file in nearby:
+            for folder in (root.folder, root.own_folder):
                 if file.is_relative_to(folder):
                     claimed[file.relative_to(folder).parts[0].removesuffix(".py")] = folder
         known = {
@@ -406,33 +410,33 @@ class _Neighbours:
             for name, module in sys.modules.items()
             if name.partition(".")[0] in claimed
         }
-        if any(self.imported.get(name) != (at, beside.get(at)) for name, at in known.items()):
+        if any(self.imported.get(name) != (at, nearby.get(at)) for name, at in known.items()):
             for name in known:
                 del sys.modules[name]
         self.folders |= claimed
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
         importlib.invalidate_caches()
-        return beside
+        return nearby
 
-    def note(self, beside: dict[Path, str]) -> None:
-        """Remember which neighbours have been imported."""
+    def note(self, nearby: dict[Path, str]) -> None:
+        """Remember which files of the folder have been imported."""
         for name, module in list(sys.modules.items()):
             file = _file_of(module) or Path()
-            if name.partition(".")[0] in self.folders and file in beside:
-                self.imported[name] = file, beside[file]
+            if name.partition(".")[0] in self.folders and file in nearby:
+                self.imported[name] = file, nearby[file]
 
 
 _NEIGHBOURS = _Neighbours()
 
 
 def _as_file(where: str, name: str) -> str:
-    """What to type where a module of the current folder was meant."""
+    """A hint how to name a module of the current folder as a file."""
     path = Path(*where.split(".")).with_suffix(".py")
     return f"; {path} is here: name it as a file, {path}:{name}" if path.is_file() else ""
 
 
-def _told_of(given: type) -> str:
+def _class_text(given: type) -> str:
     """A class as text: its methods and values by name."""
     parts = [f"class {given.__qualname__}", defining_sha256(given) or ""]
     if parts[1] or is_own_class(given):
@@ -466,10 +470,10 @@ _SINCE_S = time.time()
 
 
 def _need_same_code(thing: Any, path: Path) -> None:
-    """Look whether a file that was written to since still says what a class was made from.
+    """Check that a file that was modified since its import still defines a class in the same way.
 
     Raises:
-        UsageError: it doesn't, so that its hash would be of other code than runs.
+        UsageError: it doesn't, so its hash wouldn't be that of the running code.
     """
     functions = [thing, *vars(thing).values()] if inspect.isclass(thing) else [thing]
     live = [each.__code__ for each in functions if inspect.isfunction(each)]
@@ -489,5 +493,5 @@ def _need_same_code(thing: Any, path: Path) -> None:
         if same_file and _code_text(code) not in there.get(code.co_qualname, []):
             raise UsageError(
                 f"{path} has changed since it was imported ('{code.co_qualname}' differs): restart "
-                "Python or reload the module, so that what runs is what the file says"
+                "Python or reload the module, so that the running code is the file's"
             )

@@ -62,7 +62,7 @@ def test_only_a_regular_file_within_a_size_is_read(
 ) -> None:
     path = tmp_path / "x"
     make(path)
-    with pytest.raises(OSError, match=r"pipe|device|4398046511104 bytes, at most|directory"):
+    with pytest.raises(OSError, match=r"pipe|device|4398046511104 bytes, more than|directory"):
         read_file(path)
     if make is not giant:
         with pytest.raises(OSError, match=r"pipe|device|directory"):
@@ -82,7 +82,7 @@ def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
     path.write_bytes(b"a\r\nb")
     (tmp_path / "link").symlink_to(path)
     assert read_file(path) == read_file(str(tmp_path / "link"), 4) == b"a\r\nb"
-    with pytest.raises(OSError, match="it has 4 bytes, at most 3 are read"):
+    with pytest.raises(OSError, match="it has 4 bytes, more than the limit of 3"):
         read_file(path, 3)
     assert b"Name:" in read_file("/proc/self/status"), "files without a size are read to their end"
     with pytest.raises(OSError, match="more than 10 bytes"):

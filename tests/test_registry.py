@@ -192,11 +192,11 @@ def test_entry_points_give_one_spec_or_many(make_registry: MakeRegistry, plug_in
         ),
         (
             "from lazybench.specs import AgentSpec\nBAD = AgentSpec(3, ('fewshot',), 'p:A')\n",
-            "UsageError: an id of the agent registry has",
+            "UsageError: an id of the agent registry consists",
         ),
         (
             "from lazybench.specs import AgentSpec\nBAD = AgentSpec('a b', ('fewshot',), 'p:A')\n",
-            "UsageError: an id of the agent registry has",
+            "UsageError: an id of the agent registry consists",
         ),
         (
             "from lazybench.specs import AgentSpec\nBAD = AgentSpec('a', 'fewshot', 'p:A')\n",

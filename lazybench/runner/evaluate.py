@@ -312,10 +312,10 @@ def answer_rows(
     except (TypeError, ValueError, RuntimeError) as error:
         raise ContractError(
             f"a policy's action must be a tensor, array or number, got "
-            f"{type(pairs[0][0]).__name__}; give what the action space holds"
+            f"{type(pairs[0][0]).__name__}; return an element of the action space"
         ) from error
     shapes = {tuple(action.shape) for action in actions}
-    # Looked at here, where an action is still that of one trial.
+    # Checked here, where an action still belongs to one trial.
     if wanted is not None and (wrong := shapes - {wanted}):
         raise ContractError(
             f"a policy's action must have shape {list(wanted)} for a trial (one answer for each "

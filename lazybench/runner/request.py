@@ -1,4 +1,4 @@
-"""Which environment a request names, with what settings, and how many test trials it has."""
+"""A run's request, and the environment, agent, settings and trials that it names."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def with_protocol(spec: EnvSpec, given: Mapping[str, Any]) -> EnvSpec:
     """Return an environment's spec with some of its settings replaced.
 
     Raises:
-        UsageError: a setting that the environment doesn't have or doesn't let a run choose.
+        UsageError: a setting that the environment doesn't have or that a run can't change.
     """
     for name in given:
         if name not in spec.options:
             raise UsageError(
-                f"{spec.id} has no setting '{name}' that a run may choose."
+                f"{spec.id} has no setting '{name}' that a run may change."
                 f"{nearest(name, spec.options)} Settings: {', '.join(spec.options) or 'none'}"
             )
     if not given:
@@ -87,7 +87,7 @@ def official_trials(env: EnvSpec, budget: str) -> int:
     """Return the number of official test trials of an environment at a budget.
 
     Raises:
-        UsageError: no such budget, or one that the environment has no trials for.
+        UsageError: no such budget, or the environment has no trials for it.
     """
     check_budget(budget)
     if not (env.trials.get(budget) and env.val_trials.get(budget)):
@@ -99,10 +99,10 @@ def official_trials(env: EnvSpec, budget: str) -> int:
 
 
 def chosen_trials(env: EnvSpec, budget: str, limit: int | None) -> tuple[int, bool]:
-    """Return the number of test trials, and whether that is fewer than are official.
+    """Return the number of test trials, and whether it is below the official number.
 
     Raises:
-        UsageError: no such budget, a limit below 1, or one where the test is one whole pass.
+        UsageError: no such budget, a limit below 1, or a limit for a test that is one whole pass.
     """
     if limit is not None and check_whole("limit", limit, least=None) < 1:
         raise UsageError(f"limit must be at least 1 trial, got {limit}")
@@ -110,16 +110,15 @@ def chosen_trials(env: EnvSpec, budget: str, limit: int | None) -> tuple[int, bo
     if limit is None or limit >= official:
         return official, False
     if env.vector_target is None:
-        raise UsageError(f"{env.id} is judged in one pass over its test set; leave --limit out")
+        raise UsageError(f"{env.id} is scored in one pass over its test set; leave --limit out")
     return limit, True
 
 
 def read_setting(value: Any) -> Any:
-    """A setting typed as text: JSON where it is (numbers, lists, true, null), else the text.
+    """Return a setting typed as text: its value if it is JSON (numbers, true, null), else the text.
 
     Raises:
-        UsageError: a number that isn't finite, or a whole one beyond 64 bits; an infinite float
-            that a caller gives as such is left to whoever takes the setting.
+        UsageError: a number in a text that isn't finite, or a whole number beyond 64 bits.
     """
     if not isinstance(value, str):
         return in_range(value, value)
@@ -160,33 +159,33 @@ def in_range(value: Any, given: Any, *, finite: bool = False) -> Any:
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MOST_S = 2_000_000
-"""The system can't wait longer than 2 ** 31 ms, some 24 days."""
+"""Longest time limit in seconds: systems can't wait longer than 2 ** 31 ms, about 24 days."""
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One run as asked for.
+    """One requested run.
 
     Attributes:
         agent: id, `path/to/file.py:Class`, `module:Class`, or in Python a class or an instance.
         env: id or alias.
         budget: compute budget, which names the agent's preset.
         seed: seed of training; trials don't depend on it.
-        overrides: settings that replace the preset's; text values are read as JSON where they are.
-        protocol: settings of the environment that replace its own, where it lets a run choose
-            (`query_budget`, `norm`, …); part of the key.
+        overrides: settings that replace the preset's; texts that are JSON are parsed.
+        protocol: protocol settings that replace the environment's defaults (`query_budget`,
+            `norm`, …); part of the key.
         device: `cpu`, `cuda`, `mps` or `auto`.
-        precision: of the networks' arithmetic: `fp32`, `tf32` (CUDA) or `bf16`.
+        precision: precision of the networks: `fp32`, `tf32` (CUDA) or `bf16`.
         init: weights to start from: `FILE.safetensors`, a run's folder or the digits of its key.
-        threads: tasks side by side; None takes all usable cores.
-        limit: evaluate only the first trials, so many; marked, never ranked.
+        threads: tasks in parallel; None uses all available cores.
+        limit: evaluate only the first `limit` trials; the record is marked and never ranked.
         out: the store of records.
         runs: folder of working state (checkpoints).
-        force: run again even where a record stands.
-        tuning: what the search for the settings cost; a fact of the record, not of its key.
-        episode_timeout_s: seconds that the agent may take for an update, and for each trial of a
-            block; None sets no limit. No part of the key.
-        isolated: whether the trained policy plays the test in a process of its own, without any
+        force: run again even if a record exists.
+        tuning: cost of the search for the settings; a fact of the record, not of its key.
+        episode_timeout_s: time limit in seconds for an update, and for each trial of a block; None
+            for no limit. Not part of the key.
+        isolated: whether to evaluate the trained policy in a separate process without any
             environment in its memory. A fact of the record, not of its key: the result is equal.
     """
 
@@ -209,7 +208,7 @@ class RunRequest:
     isolated: bool = False
 
     def __post_init__(self) -> None:
-        """Look at what was given, before anything is made.
+        """Check the arguments.
 
         Raises:
             UsageError: a value of another type, or out of range.
@@ -242,18 +241,18 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class ResolvedAgent:
-    """An agent with the settings it was made from.
+    """An agent with its settings.
 
     Attributes:
-        spec: what the registry holds.
-        agent: the agent, through its contract.
-        own: the object that its class made: `agent` itself where it inherits `Agent`.
+        spec: its spec.
+        agent: the agent as an `Agent`.
+        own: the instance of its class: `agent` itself if the class inherits `Agent`.
         config: all of its settings.
-        overrides: those that were asked for.
-        source: sha256 of the user's code that it is made of; None for the package's own.
-        asked: what names it again: an id, `file.py:Class` or `module:Class`.
+        overrides: the settings that the request sets.
+        source: sha256 of its code if it is a user's; None for the package's own.
+        asked: its name: an id, `file.py:Class` or `module:Class`.
         in_file: whether a file defines it; a class of a notebook or a prompt is hashed by its own
-            source alone, and its record says so.
+            source only, and its record is marked.
     """
 
     spec: AgentSpec
@@ -267,20 +266,20 @@ class ResolvedAgent:
 
     @property
     def eval_only(self) -> tuple[str, ...]:
-        """Names of the settings that change how a trained state is evaluated, and no training."""
+        """Names of the settings that affect evaluation and not training."""
         return tuple(self.agent.EVAL_ONLY)
 
 
 def check_device(device: str, *, here: bool = True) -> str:
-    """Return the device to use; `auto` takes a GPU where there is one.
+    """Return the device to use; `auto` uses a GPU if there is one.
 
     Args:
         device: as for a run.
-        here: look whether this machine has it; False for a run on another one.
+        here: check that this machine has the device; False for a run on another machine.
 
     Raises:
-        UsageError: no such kind of device, or `auto` for a machine that isn't known.
-        DeviceUnavailable: this machine has none.
+        UsageError: no such kind of device, or `auto` for a run on another machine.
+        DeviceUnavailable: this machine doesn't have it.
     """
     import torch
 
@@ -289,29 +288,29 @@ def check_device(device: str, *, here: bool = True) -> str:
         raise UsageError(f"device must be one of {', '.join(DEVICES)}, got '{device}'")
     index = device.partition(":")[2]
     if ":" in device and not (kind in ("cuda", "mps") and index.isdecimal()):
-        raise UsageError(f"a device is cpu, cuda, mps, or numbered as in cuda:1, got '{device}'")
+        raise UsageError(f"a device is cpu, cuda, mps or numbered, such as cuda:1, got '{device}'")
     if not here:
         if kind == "auto":
-            raise UsageError("device auto isn't known before a run on another machine; name it")
+            raise UsageError("device auto can't be resolved for another machine; name the device")
         return device
     if kind == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
         raise DeviceUnavailable(
-            "device cuda was asked for, but this torch finds none; use --device cpu or auto"
+            "device cuda isn't available: this torch finds none; use --device cpu or auto"
         )
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
         raise DeviceUnavailable(
-            f"device {device} was asked for, but the last one is "
+            f"device {device} isn't available: the last one is "
             f"cuda:{torch.cuda.device_count() - 1}"
         )
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise DeviceUnavailable("device mps was asked for, but there is none; use --device cpu")
+        raise DeviceUnavailable("device mps isn't available on this machine; use --device cpu")
     return device
 
 
 def check_agent_given(given: Any) -> None:
-    """Look whether an agent is named, or is a class or an instance of one.
+    """Check that an agent is given as a name, a class or an instance.
 
     Raises:
         UsageError: it is something else, such as a number, a function or a module.
@@ -352,24 +351,24 @@ def make(
     find: Callable[[str], Any] = lambda key: None,
     whole: bool = False,
 ) -> ResolvedAgent:
-    """Return an agent of that name, made for an environment and budget.
+    """Construct an agent for an environment and budget.
 
     Args:
         name: id, `file.py:Class`, `module:Class`, a class, or an instance, whose attributes are its
-            settings; a copy of it plays.
-        env: what it is to play.
+            settings and which is copied.
+        env: the environment.
         budget: names the preset.
         overrides: settings that replace the preset's.
-        find: from the first digits of a key to the record, or None; for agents whose
-            `resolve_settings` reads a setting off another run.
-        whole: `overrides` are all settings of a run, maybe of an older version: those in the
-            agent's `LATER` that it lacks take their defaults, not the preset's values.
+        find: returns the record of the first digits of a key, or None; for agents whose
+            `resolve_settings` copies a setting of another run.
+        whole: whether `overrides` are all settings of a run, maybe of an older version: missing
+            ones in the agent's `LATER` take their defaults, not the preset's values.
 
     Raises:
         UnknownName: no such agent.
-        UsageError: it can't play this family, a setting is unknown or out of range, or an
-            instance's attributes can't be read as settings.
-        ContractError: a class that lacks what every agent has.
+        UsageError: it doesn't support this family, a setting is unknown or out of range, or an
+            instance's attributes can't be settings.
+        ContractError: the class lacks a required method.
     """
     check_agent_given(name)
     given_class = inspect.isclass(name)
@@ -381,10 +380,10 @@ def make(
         spec = class_spec(factory)
     if env.family not in spec.families:
         raise UsageError(
-            f"agent '{spec.id}' plays {', '.join(spec.families)}, but {env.id} is {env.family}; "
+            f"agent '{spec.id}' supports {', '.join(spec.families)}, but {env.id} is {env.family}; "
             f"see: lazybench list agents --family {env.family}"
         )
-    # As typed: digits of a key may look like a number.
+    # Unparsed texts, since the digits of a key may look like a number.
     kind = contract(factory)
     read = {key: _read(value) for key, value in kind.resolve_settings(overrides, find).items()}
     config_type = kind.Config
@@ -401,7 +400,7 @@ def make(
             with contained():
                 agent = factory(config)
         except Escaped as error:
-            raise UsageError(f"agent '{spec.id}' can't be made: {describe(error)}") from error
+            raise UsageError(f"agent '{spec.id}' can't be created: {describe(error)}") from error
     else:
         base = {key: value for key, value in spec.kwargs.items() if key != "algorithm"} | read
         _check_arguments(spec.id, factory, read)
@@ -410,17 +409,17 @@ def make(
                 agent, resolved = factory(**base), base
         except (TypeError, ValueError, Escaped) as error:
             raise UsageError(
-                f"agent '{spec.id}' can't be made with the settings {base}: "
+                f"agent '{spec.id}' can't be created with the settings {base}: "
                 f"{describe(error)}; change them with --set"
             ) from error
     hooks = adapted(agent)
     check_contract(hooks, spec.id)
     if not spec.trains and resolved.get("iterations"):
         raise UsageError(
-            f"agent '{spec.id}' is a floor that learns nothing before the test: iterations must "
+            f"agent '{spec.id}' is a baseline that learns nothing before the test: iterations must "
             f"stay 0, got {resolved['iterations']}; choose a learner (lazybench list agents)"
         )
-    # A later setting at its default is left out of the whole, but was asked for.
+    # The record leaves out a later setting at its default, but the request may set it.
     given = {key: resolved.get(key, value) for key, value in read.items()}
     source, in_file = _source(spec, factory)
     asked = name if isinstance(name, str) else spec.target if spec.origin != OWN else spec.id
@@ -431,12 +430,12 @@ def _attributes(given: Any, spec: AgentSpec, overrides: Mapping[str, Any]) -> di
     """The settings of an instance: its attributes, or those of its `config`.
 
     Raises:
-        UsageError: it has others than plain values, or settings are given beside it.
+        UsageError: an attribute isn't a plain value, or settings are given as well.
     """
     if overrides:
         raise UsageError(
-            f"settings go with an agent's id or class; this '{spec.id}' is made already: make it "
-            f"with {', '.join(overrides)}, or give its class"
+            f"settings go with an agent's id or class; this '{spec.id}' is an instance: create it "
+            f"with {', '.join(overrides)}, or pass its class"
         )
     try:
         attributes = vars(given)
@@ -451,13 +450,13 @@ def _attributes(given: Any, spec: AgentSpec, overrides: Mapping[str, Any]) -> di
         return dict(plain(attributes))
     except UsageError as error:
         raise UsageError(
-            f"the settings of this '{spec.id}' can't be told from its attributes ({error}), so "
-            "that two runs of it couldn't be told apart; give its class, and settings={…}"
+            f"the settings of this '{spec.id}' can't be read from its attributes ({error}), so "
+            "its runs couldn't be distinguished; pass its class, and settings={…}"
         ) from error
 
 
 def _source(spec: AgentSpec, factory: Any) -> tuple[str | None, bool]:
-    """The sha256 of what defines an agent from elsewhere, and whether a file does.
+    """The sha256 of the code of a user's or plug-in's agent, and whether a file defines it.
 
     Built-in agents have a version instead.
     """
@@ -472,7 +471,7 @@ def _source(spec: AgentSpec, factory: Any) -> tuple[str | None, bool]:
 
 
 def network_source(network: Network) -> str | None:
-    """Return what stands for a network's source in a key: what the agent says, else its target's.
+    """Return a network's source hash for the key: the agent's value, else the hash of its target.
 
     Raises:
         UsageError: the target can't be loaded.
@@ -482,7 +481,7 @@ def network_source(network: Network) -> str | None:
 
 
 def _read(value: Any) -> Any:
-    """A setting as it is typed; the user's file in one way, however its path was spelled."""
+    """A setting as typed; the path of a user's file in canonical form."""
     read = read_setting(value)
     return spelled(read) if isinstance(read, str) else read
 

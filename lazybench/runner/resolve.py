@@ -1,4 +1,4 @@
-"""A request with everything resolved, and the key that follows from it."""
+"""Resolves a run's request to an environment, an agent, settings, data and a key."""
 
 from __future__ import annotations
 
@@ -33,25 +33,26 @@ from lazybench.tasks import Tracked
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """A request with everything resolved: what will be run, and its key.
+    """A resolved request, and its key.
 
-    Runs that differ only in how a trained state is evaluated share one training, with those
-    settings at their defaults: `trainer` is the agent that trains, and `fit_key` the key of the run
-    that evaluates with the defaults.
+    Runs that differ only in evaluation settings share one training run, with those settings at
+    their defaults: `trainer` is the agent that is trained, and `fit_key` the key of the run that
+    is evaluated with the defaults.
 
     Attributes:
         request: the request.
         spec: the environment.
         agent: the agent whose policy is evaluated.
-        trainer: the agent that is trained; `agent` itself where no such setting was given.
-        device: where it computes.
+        trainer: the agent that is trained; `agent` itself if the request sets no evaluation
+            setting.
+        device: device of all computations.
         trials: number of test trials.
         identity: fields that the key is computed from.
-        fit_identity: fields that the key of the training is computed from.
+        fit_identity: fields that the key of the training run is computed from.
         facts: the `env` and `data` parts of the record.
-        network: what is trained, where the agent says it.
-        weights: what training starts from; None for fresh weights.
-        track: what data the training uses, where the environment offers more than one kind.
+        network: the trained network, if the agent describes it.
+        weights: initial weights of training; None for fresh weights.
+        track: which data training sees, if the environment offers a choice.
     """
 
     request: RunRequest
@@ -74,28 +75,28 @@ class ResolvedRun:
 
     @cached_property
     def fit_key(self) -> str:
-        """The fit's key, equal to `key` unless a setting of evaluation was given."""
+        """The key of the training run, equal to `key` unless an evaluation setting is changed."""
         return make_key(self.fit_identity)
 
     @property
     def folder(self) -> Path:
-        """The fit's working folder."""
+        """The working folder of the training run."""
         agent, env = slug(self.agent.spec.id), slug(self.spec.id)
         return self.request.runs / f"{agent}-{env}-s{self.request.seed}-{self.fit_key[:12]}"
 
     def file(self, name: str, ending: str) -> Path:
-        """A file of this run in the folder; each evaluation of one training has its own."""
+        """Return the path of a file in the folder; each evaluation of a training has its own."""
         mark = "" if self.key == self.fit_key else f"-{self.key[:12]}"
         return self.folder / f"{name}{mark}.{ending}"
 
 
 def resolve(request: RunRequest, watch: Callback = SILENT, *, here: bool = True) -> ResolvedRun:
-    """Return the request with names, presets, data and key resolved; nothing is written.
+    """Resolve the names, presets, data and key of a request; writes nothing.
 
     Args:
         request: the request.
-        watch: is called with the environment of an alias.
-        here: look whether this machine has the device; False for a run on another one.
+        watch: called with the environment of an alias.
+        here: check that this machine has the device; False for a run on another machine.
 
     Raises:
         UsageError: a name, setting, device or limit that isn't allowed.
@@ -165,7 +166,7 @@ def resolve(request: RunRequest, watch: Callback = SILENT, *, here: bool = True)
 
 
 def _trainer(agent: ResolvedAgent, request: RunRequest, spec: EnvSpec) -> ResolvedAgent:
-    """The agent that trains: the same, but for settings that only evaluation reads."""
+    """The agent that is trained: the same agent with evaluation settings at their defaults."""
     kept = {k: v for k, v in request.overrides.items() if k not in agent.eval_only}
     if len(kept) == len(request.overrides):
         return agent
@@ -173,10 +174,10 @@ def _trainer(agent: ResolvedAgent, request: RunRequest, spec: EnvSpec) -> Resolv
 
 
 def _weights(agent: ResolvedAgent, request: RunRequest) -> Weights | None:
-    """The weights to start from, where the request names some.
+    """The initial weights that the request names, or None.
 
     Raises:
-        UsageError: an agent that can't start from given weights.
+        UsageError: the agent can't start from given weights.
     """
     if request.init is None:
         return None
@@ -189,14 +190,14 @@ def _weights(agent: ResolvedAgent, request: RunRequest) -> Weights | None:
 
 
 def _network(agent: ResolvedAgent, task: Any, weights: Weights | None) -> NetworkFacts | None:
-    """What the agent trains, with the source of a network that the user wrote."""
+    """Facts about the trained network, with the source hash of a user's network."""
     network = agent.agent.describe_network(task)
     if network is None:
         return None
     if not network.batch_norm and "batch_norm" in agent.overrides:
         raise UsageError(
-            f"{network.name} has no batch norm, so all ways of evaluating it are one record; leave "
-            "batch_norm out"
+            f"{network.name} has no batch norm, so every value of batch_norm gives the same "
+            "record; leave batch_norm out"
         )
     return NetworkFacts(
         name=network.name,

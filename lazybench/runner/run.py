@@ -53,25 +53,24 @@ from lazybench.runtime.precision import using_precision
 from lazybench.runtime.threads import usable_cores, using_threads
 
 _FINAL = ("ok", "diverged")
-"""Statuses of records that a repetition would give again."""
+"""Statuses of records that a repetition would reproduce."""
 
 
 def run(request: RunRequest, *, watch: Callback = SILENT, tracker: Callback = SILENT) -> Record:
-    """Return the record of a run: the stored one, else a new one, continuing what is there.
+    """Return the record of a run: the stored one, or that of a new or resumed run.
 
     Args:
         request: the run.
-        watch: is called with the progress.
-        tracker: is called during a run that isn't done already; its failures are noted and don't
-            affect the run.
+        watch: called with the progress.
+        tracker: called during a run that isn't recorded yet; its failures don't affect the run.
 
     Raises:
         UsageError: a name, setting, device or limit that isn't allowed.
         DataUnavailable: the data isn't installed or is damaged.
         OutputUnavailable: the store or the working folder can't be written (checked before
             training).
-        Busy: another process is at the same run.
-        Interrupted: a signal stopped it at a checkpoint; the same request continues.
+        Busy: another process is executing the same run.
+        Interrupted: a signal stopped it at a checkpoint; the same request resumes it.
         RankLost: torchrun started several processes, and another one ended.
     """
     need_folder(request.runs, "--runs")
@@ -92,25 +91,25 @@ def run(request: RunRequest, *, watch: Callback = SILENT, tracker: Callback = SI
             return stored
         if distributed.rank() == 0:
             return _run_and_publish(resolved, store, stored, callback)
-        # Rank 0 keeps the folder and the record; this one computes its part.
+        # Rank 0 writes the folder and the record; this process computes its share.
         with Signals(callback.note, request.episode_timeout_s) as signals:
             return _train_and_evaluate(resolved, callback, signals)
 
 
 def _repeats(request: RunRequest, stored: Record) -> bool:
-    """Whether a run is done again whose record is in the store."""
+    """Whether to repeat a run whose record is in the store."""
     return request.force or (_adds_isolation(request, stored) and stored.status == "ok")
 
 
 def _adds_isolation(request: RunRequest, stored: Record) -> bool:
-    """Whether the result is made once more so that its record can say it was made in isolation."""
+    """Whether to repeat a run because its record isn't marked as isolated yet."""
     return request.isolated and not stored.isolated
 
 
 def _run_and_publish(
     resolved: ResolvedRun, store: Store, stored: Record | None, callback: Callback
 ) -> Record:
-    """Do a run in its folder, compare a repetition with the stored record, and publish."""
+    """Execute a run in its folder, compare a repetition with the stored record, and publish it."""
     request = resolved.request
     writable(request.out)
     refuse_links(resolved.folder)
@@ -131,7 +130,7 @@ def _run_and_publish(
         path = store.publish(record)
         _mark_done(resolved, record, str(path.resolve()))
         if signals.number:
-            # Nothing of this run is left to do, but its caller wants to do no more.
+            # This run is complete, but its caller must stop.
             raise Interrupted(signals.number, f"interrupted once {path} was written")
     return record
 
@@ -152,7 +151,7 @@ def _prepare_folder(resolved: ResolvedRun) -> None:
 
 
 def _tracked_facts(resolved: ResolvedRun) -> dict[str, Any]:
-    """What a tracker gets when a run begins."""
+    """The facts for a tracker at the beginning of a run."""
     steps = checkpoint.steps(resolved.folder / "ckpt")
     facts = {name: resolved.identity[name] for name in ("agent", "env", "budget", "seed", "config")}
     known: dict[str, Any] = plain({**facts, "key": resolved.key, "folder": str(resolved.folder)})
@@ -160,10 +159,10 @@ def _tracked_facts(resolved: ResolvedRun) -> dict[str, Any]:
 
 
 def _train_and_evaluate(resolved: ResolvedRun, callback: Callback, signals: Signals) -> Record:
-    """Return the record of a run that is done now: with its scores, or how it failed."""
+    """Execute a run and return its record, with scores or with the reason of its failure."""
     started = provenance.now()
     provenance.reset_peak_memory(resolved.device)
-    # Read now, while the files are what was imported: a checkout may move on during a long run.
+    # Read before training: files of a checkout may change during a long run.
     provenance.code()
     resolved.file("error", "txt").unlink(missing_ok=True)
     status, reason = "ok", None
@@ -184,8 +183,8 @@ def _train_and_evaluate(resolved: ResolvedRun, callback: Callback, signals: Sign
         progress = _last_progress(resolved)
     except (UsageError, DataUnavailable, StoreError, OutputUnavailable, RankLost):
         raise
-    # An agent that calls `exit` mustn't end the run as if all were well, nor one that raises
-    # KeyboardInterrupt pass for its user: `Signals` turns a real Ctrl-C into `Interrupted`.
+    # An agent that calls `exit` mustn't end the run with success, and its KeyboardInterrupt isn't
+    # the user's: `Signals` turns a real Ctrl-C into `Interrupted`.
     except BaseException as error:
         status, reason = status_and_reason(error)
         trace = traceback.format_exc().encode("utf-8", "backslashreplace")
@@ -199,7 +198,7 @@ def _train_and_evaluate(resolved: ResolvedRun, callback: Callback, signals: Sign
 def _train(
     resolved: ResolvedRun, callback: Callback, signals: Signals
 ) -> tuple[Progress, Policy | None]:
-    """Return the finished training and its policy; None where another process makes the policy."""
+    """Train, and return the progress and the policy; None if another process makes the policy."""
     training = Training.of(resolved, resolved.folder / "ckpt")
     if training.agent.has_own_loop():
         progress, policy = fit_whole(training, signals)
@@ -218,7 +217,7 @@ def _evaluate(
     callback: Callback,
     signals: Signals,
 ) -> Evaluation:
-    """Evaluate the official trials block by block, without those that were evaluated already."""
+    """Evaluate the official trials block by block, except those that were evaluated before."""
     state_sha256, _ = checkpoint.digest(progress.best)
     blocks = _stored_blocks(resolved, state_sha256, callback)
     start = sum(len(block.scores) for block in blocks)
@@ -249,13 +248,13 @@ def _evaluate(
 def _stored_blocks(
     resolved: ResolvedRun, state_sha256: str, callback: Callback
 ) -> list[Evaluation]:
-    """The blocks of this state that an earlier sitting evaluated, as the run's folder has them."""
+    """The blocks in the run's folder that an earlier process evaluated with this state."""
     path = resolved.file("episodes", "jsonl")
     lines = distributed.of_first(
         lambda: read_lines(
             path,
             torn=lambda number: callback.note(
-                f"{path}:{number}: the last line is cut off; its trials are evaluated again"
+                f"{path}:{number}: the last line is incomplete; its trials are evaluated again"
             ),
         )
     )
@@ -277,11 +276,11 @@ def _evaluate_rest(  # noqa: PLR0913 - what is evaluated, what of it is there, a
     callback: Callback,
     signals: Signals,
 ) -> None:
-    """Add the missing blocks to those that are there, and a line for each to the run's folder."""
+    """Evaluate the missing blocks, and add a line for each to the run's folder."""
     path, metric = resolved.file("episodes", "jsonl"), resolved.spec.metric
     start = sum(len(block.scores) for block in blocks)
     while True:
-        # A block may take minutes; one that is interrupted is evaluated as a whole the next time.
+        # A block may take minutes; an interrupted one is evaluated again as a whole.
         doing = f"the block of test trials from {start}"
         with (
             signals.at_once(f"interrupted at test trial {start}"),
@@ -334,29 +333,29 @@ def _last_progress(resolved: ResolvedRun) -> Progress:
 
 
 def _compare(stored: Record, record: Record) -> None:
-    """Check that a repetition gave the stored result.
+    """Check that a repetition reproduced the stored result.
 
     Raises:
         StoreError: it didn't.
     """
     if stored.comparable() != record.comparable():
         raise StoreError(
-            f"run again, {record.agent.id} on {record.env.id} gave another result than the record "
-            f"{stored.key12} that stands (see both with --json); the store was left as it is"
+            f"a repetition of {record.agent.id} on {record.env.id} gave another result than the "
+            f"stored record {stored.key12} (see both with --json); the store wasn't changed"
         )
 
 
 def _mark_done(resolved: ResolvedRun, record: Record, path: str) -> None:
-    """Write into a run's folder that its record is in the store."""
+    """Mark a run's folder as done: its record is in the store."""
     write_json(resolved.file("done", "json"), {"status": record.status, "record": path})
 
 
 def _mark_killed_run(resolved: ResolvedRun, store: Store, stored: Record) -> None:
-    """Mark a folder as done whose run was killed after its record was published."""
+    """Mark the folder of a run as done that was killed after its record was published."""
     done = resolved.file("done", "json")
     if done.exists() or not (resolved.folder / "config.json").exists():
         return
-    # The record is valid whatever happens to the folder, and a process that holds it marks it.
+    # Errors don't matter: the record is valid anyway, and a process that holds the folder marks it.
     with contextlib.suppress(Busy, OutputUnavailable, StoreError), locked(resolved.folder):
         refuse_links(resolved.folder)
         remove_leftovers(resolved.folder)

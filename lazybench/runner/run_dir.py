@@ -1,4 +1,4 @@
-"""The folders that a run writes to."""
+"""Folders of runs: locks, disk space and listings."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _HOLDER = "lock.json"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder inside a block; `lock.json` tells who holds it.
+    """Lock a run's folder inside a block; `lock.json` names the process that holds it.
 
-    The system lets go of a lock when its process ends, however it ends, so that no lock is stale.
+    The system releases the lock when its process ends, even if it is killed, so locks never become
+    stale.
 
     Raises:
         Busy: another process holds it.
@@ -34,21 +35,21 @@ def locked(folder: Path) -> Iterator[None]:
 
     def busy() -> str:
         return (
-            f"another process is at this run ({folder}){_holder(folder)}; wait for it, or use "
-            "another seed"
+            f"another process is executing this run ({folder}){_holder(folder)}; wait for it, or "
+            "use another seed"
         )
 
     def closed(error: Exception) -> str:
         return (
-            f"{folder} can't be locked ({why_closed(error)}), so that two processes could write "
-            "to it; choose a folder on another disk with --out or --runs, or remove what has the "
+            f"{folder} can't be locked ({why_closed(error)}), so two processes could write to it; "
+            "choose a folder on another disk with --out or --runs, or remove the file with the "
             "lock's name"
         )
 
-    # A listing of runs holds each lock for a moment.
+    # Wait a moment, since a listing of runs holds each lock briefly.
     with alone(folder / "lock", busy, closed, 0.5):
         try:
-            # For people alone: nothing is decided by what it says.
+            # Only for people; no code depends on it.
             with contextlib.suppress(OSError, LazybenchError):
                 write_json(folder / _HOLDER, {"pid": os.getpid(), "host": platform.node()})
             yield
@@ -58,19 +59,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _holder(folder: Path) -> str:
-    """Who says that it holds a folder, as a part of a sentence."""
+    """The process that holds a folder, as part of a message."""
     try:
-        told = json.loads(read_file(folder / _HOLDER, 1 << 16))
-        return f": process {int(told['pid'])} on {told['host']}"
+        holder = json.loads(read_file(folder / _HOLDER, 1 << 16))
+        return f": process {int(holder['pid'])} on {holder['host']}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
 def need_space(folder: Path, size: int) -> None:
-    """Look whether `size` bytes fit on the disk of a folder, before there is work to lose.
+    """Check before training that `size` bytes fit on the disk of a folder.
 
     Raises:
-        StoreError: they don't; both numbers are told.
+        StoreError: they don't; the message has both numbers.
     """
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists()))
@@ -82,12 +83,12 @@ def need_space(folder: Path, size: int) -> None:
 
 
 def writable(folder: Path) -> None:
-    """Make a folder and try it, so that no work is done whose result couldn't be kept.
+    """Create a folder and check that it is writable, before any work whose result goes there.
 
     Raises:
-        OutputUnavailable: it can't be made or written.
+        OutputUnavailable: it can't be created or written.
     """
-    # Named so that it is cleaned up with what else a killed process leaves.
+    # Its name has the prefix of temporary files, so it is removed like those of killed processes.
     probe = folder / f".tmp-{os.getpid()}-{time.monotonic_ns()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ class RunInfo:
 
 
 def list_runs(runs: Path) -> list[RunInfo]:
-    """Return all runs below a folder, by name; folders that hold no run are passed over."""
+    """Return all runs below a folder, by name; folders without a run are skipped."""
     found = (_info(path) for path in sorted(runs.glob("*/config.json")))
     return [info for info in found if info is not None]
 
@@ -150,11 +151,11 @@ def _info(config: Path) -> RunInfo | None:
 
 
 def _status(folder: Path) -> str:
-    # What can't be locked is held by nobody.
+    # A folder that can't be locked isn't held by a process.
     with contextlib.suppress(OSError):
         if is_held(folder / "lock"):
             return "running"
-    # The fit's own judgement first: `done.json` comes before `done-<key12>.json`.
+    # The evaluation with default settings first: `done.json` comes before `done-<key12>.json`.
     done = sorted(folder.glob("done*.json"), key=lambda path: (len(path.name), path.name))
     return str(json.loads(read_file(done[0]))["status"]) if done else "interrupted"
 

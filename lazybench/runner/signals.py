@@ -27,9 +27,9 @@ _WAYS_OUT = ("_exit", "execv", "execve")
 
 @contextmanager
 def _no_way_out() -> Iterator[None]:
-    """Let what ends or replaces this process raise `SystemExit` inside a block.
+    """Replace functions that end this process, so that they raise `SystemExit` inside a block.
 
-    Children that were forked in it end as they always do.
+    In forked children they still end the process.
     """
     whose, before = os.getpid(), {name: vars(os)[name] for name in _WAYS_OUT}
 
@@ -51,14 +51,13 @@ def _no_way_out() -> Iterator[None]:
 
 
 class Signals:
-    """Catches SIGINT and SIGTERM inside a `with` block; `number` is the first one's, or 0.
+    """Catches SIGINT and SIGTERM inside a `with` block; `number` is that of the first, or 0.
 
-    A second signal ends the process at once: checkpoints are written so that this loses only what
-    came after the last one. Outside the main thread, where Python delivers no signals, nothing is
-    caught.
+    A second signal ends the process at once, which loses the work since the last checkpoint.
+    Outside the main thread, where Python delivers no signals, nothing is caught.
 
-    It also limits what an agent may take for an episode, by the system's timer, and makes an error
-    of `os._exit` and `os.exec…`, with which an agent would end the run as if all were well.
+    It also limits the time of an agent's episodes, and turns an agent's calls of `os._exit` and
+    `os.exec…`, which would end the run with success, into errors.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Signals:
         tell: Callable[[str], None] = lambda text: None,
         episode_timeout_s: float | None = None,
     ) -> None:
-        """Catch nothing yet; `tell` will hear that a step is being finished first."""
+        """Catch nothing yet; `tell` shows messages to the user."""
         self.number = 0
         self._episode_timeout_s = episode_timeout_s
         self._tell = tell
@@ -89,20 +88,19 @@ class Signals:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Restore what stood before."""
+        """Restore the former handlers."""
         self._held.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     @contextmanager
     def at_once(self, text: str) -> Iterator[None]:
-        """Let the first signal raise `Interrupted(text)` from wherever the block is.
+        """Make the first signal raise `Interrupted(text)` anywhere in the block.
 
-        For what may take long and can be done again as a whole: nothing in the block may be worth
-        finishing, or leave something half done.
+        It is for long work that can be repeated as a whole and leaves nothing half done.
 
         Raises:
-            Interrupted: a signal came, inside the block or before it.
+            Interrupted: a signal arrived, inside the block or before it.
         """
         self._at_once = text
         try:
@@ -114,11 +112,11 @@ class Signals:
 
     @contextmanager
     def in_time(self, episodes: int, doing: str) -> Iterator[None]:
-        """Let a block raise `TooSlow` that takes longer than its episodes may.
+        """Raise `TooSlow` in a block that exceeds the time limit of its episodes.
 
-        Python code and the system's waits are interrupted where they are, a native computation once
-        it returns; one that never does is for whoever watches the process (`lazybench sweep
-        --timeout`). Time that the machine or the process was suspended for doesn't count.
+        Python code and system waits are interrupted at once, a native computation when it returns;
+        for one that never returns, use `lazybench sweep --timeout`. Time in which the machine or
+        the process is suspended doesn't count.
 
         Raises:
             TooSlow: it took longer.
@@ -140,8 +138,8 @@ class Signals:
                 return
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise TooSlow(
-                f"{doing} took longer than {limit_s:g} s, {self._episode_timeout_s:g} s an "
-                "episode; give more with --timeout-per-episode"
+                f"{doing} took longer than {limit_s:g} s, {self._episode_timeout_s:g} s per "
+                "episode; raise the limit with --timeout-per-episode"
             )
 
         before = signal.signal(signal.SIGALRM, ticks)
@@ -158,9 +156,9 @@ class Signals:
         self.number = number
         if self._at_once is not None:
             raise Interrupted(number, self._at_once)
-        # The main program may be amidst writing to the same stream, which Python refuses.
+        # Python raises RuntimeError if the main program is writing to the same stream.
         with contextlib.suppress(RuntimeError):
-            self._tell("stopping after this step; once more stops at once")
+            self._tell("stopping after this step; interrupt again to stop at once")
 
 
 _NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc", "Cannot allocate memory")

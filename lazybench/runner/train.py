@@ -1,8 +1,8 @@
-"""The training loop: the only one there is.
+"""The training loop.
 
-Everything that a run has learned or counted stands in one `Progress`, which is what a checkpoint
-holds; training batches and random streams are functions of the step, so continuing from a
-checkpoint is the same computation as never having stopped.
+A `Progress` holds everything that a run has learned and counted, and is stored as a checkpoint.
+Training batches and random streams are functions of the step, so resuming from a checkpoint is the
+same computation as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ _LATER = frozenset({"peak_gpu_memory_bytes"})
 
 @dataclass
 class Progress:
-    """Where a training stands.
+    """Progress of a training run.
 
     Attributes:
-        step: updates done.
+        step: finished updates.
         state: the agent's state after them.
-        best: the state that validated best so far (None before the first validation).
-        best_step: updates behind that state.
+        best: the state with the best validation score so far (None before the first validation).
+        best_step: number of updates of that state.
         best_score: its validation score, higher is better.
-        curve: `{step, val, loss, train_cpu_s, image_gradients}` of each validation, the costs
-            those of training so far.
+        curve: `{step, val, loss, train_cpu_s, image_gradients}` of each validation; costs are those
+            of training so far.
         totals: sums of the counted logs.
-        train_wall_s: seconds of updates so far, over all sittings.
-        val_wall_s: seconds of validation so far, over all sittings.
-        train_cpu_s: processor seconds of updates so far, over all threads and sittings.
-        val_cpu_s: processor seconds of validation so far, likewise.
-        peak_memory_bytes: largest resident size so far, over all sittings.
-        peak_gpu_memory_bytes: the most that tensors took on a GPU so far; 0 without one.
+        train_wall_s: seconds of updates so far, including those before a resume.
+        val_wall_s: seconds of validation so far, including those before a resume.
+        train_cpu_s: processor seconds of updates so far, over all threads.
+        val_cpu_s: processor seconds of validation so far, over all threads.
+        peak_memory_bytes: largest resident size so far.
+        peak_gpu_memory_bytes: largest GPU memory of tensors so far; 0 without a GPU.
         last_loss: last finite loss.
     """
 
@@ -86,7 +86,7 @@ class Progress:
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> Progress:
-        """Return the progress that a checkpoint's tree holds.
+        """Return the progress of a checkpoint's tree.
 
         Raises:
             StoreError: another version wrote it.
@@ -94,15 +94,15 @@ class Progress:
         fields = set(cls.__dataclass_fields__)
         if not isinstance(tree, dict) or not fields - _LATER <= set(tree) <= fields:
             raise StoreError(
-                "the run's checkpoint was written by another version of lazybench; continue with "
-                "that version, or start anew with --force"
+                "the run's checkpoint was written by another version of lazybench; resume with "
+                "that version, or start again with --force"
             )
         return cls(**tree)
 
 
 @dataclass(frozen=True)
 class Training:
-    """Who is trained, on what, where checkpoints go (None keeps none), and from what weights."""
+    """Agent, environment, folder of checkpoints (None for none) and initial weights of training."""
 
     agent: Agent
     spec: EnvSpec
@@ -114,7 +114,7 @@ class Training:
 
     @classmethod
     def of(cls, resolved: ResolvedRun, folder: Path) -> Training:
-        """Return the training of a resolved, whose checkpoints go to a folder."""
+        """Return the training of a resolved run, with its folder of checkpoints."""
         weights = None if resolved.weights is None else resolved.weights.params
         request = resolved.request
         return cls(
@@ -187,7 +187,7 @@ def fit(training: Training, callback: Callback, signals: Signals) -> Progress:
 
 
 def _due(progress: Progress, plan: Plan) -> bool:
-    """Whether the state is one to validate, and hasn't been."""
+    """Whether the current state must be validated."""
     step = progress.step
     known = bool(progress.curve) and progress.curve[-1]["step"] == step
     asked = bool(plan.validate_every) and step % plan.validate_every == 0
@@ -195,20 +195,20 @@ def _due(progress: Progress, plan: Plan) -> bool:
 
 
 def fit_whole(training: Training, signals: Signals) -> tuple[Progress, Any]:
-    """Return what an agent with a loop of its own came to: its costs and its policy.
+    """Train an agent with its own loop, and return its costs and its policy.
 
-    `agent.fit(env, budget, rng)` gets a training environment, of one row and its usual settings
-    unless it has a plan, and makes its own batches; no pass over the test follows in it. It can't
-    be continued when interrupted, and its record says so.
+    `agent.fit(env, budget, rng)` gets a training environment, with one row and default settings
+    unless the agent has a plan, and makes its own batches; it has no access to the test. It can't
+    be resumed after an interruption, and its record says so.
 
     Raises:
-        Interrupted: a signal came; there is nothing to save, so it ends at once.
+        Interrupted: a signal arrived; there is nothing to save, so training ends at once.
     """
     plan = training.agent.plan(open_env(training.spec, 1, "val").task)
     env = open_training(training.spec, plan, training.device)
     env.reset(seed=training.seed)
     clock = Clock()
-    with signals.at_once("interrupted; this agent has a loop of its own, which begins anew"):
+    with signals.at_once("interrupted; this agent has its own training loop, which starts again"):
         policy = training.agent.fit(env, training.budget, Rng(training.seed).at("fit"))
     wall_s, cpu_s = clock.seconds()
     return Progress(train_wall_s=wall_s, train_cpu_s=cpu_s), policy
@@ -251,7 +251,7 @@ def _update(training: Training, progress: Progress, train: Any, rng: Rng, signal
         if name in logs:
             amount = logs[name]
             if not (math.isfinite(amount) and amount >= 0):
-                raise ContractError(f"the log '{name}' counts, so it is at least 0, got {amount}")
+                raise ContractError(f"the log '{name}' is a count, at least 0, got {amount}")
             progress.totals[name] = progress.totals.get(name, 0.0) + amount
     wall_s, cpu_s = clock.seconds()
     progress.train_wall_s += wall_s
@@ -260,10 +260,10 @@ def _update(training: Training, progress: Progress, train: Any, rng: Rng, signal
 
 
 def _updated(answer: Any) -> tuple[Any, dict[str, float]]:
-    """State and logs as an agent's `update` gave them, the logs that are read as numbers."""
+    """State and logs that an agent's `update` returned, the logs as numbers."""
     if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)):
         raise ContractError(
-            "update returns (state, logs), logs a dict that may be empty, got "
+            "update must return (state, logs), logs a dict that may be empty, got "
             f"{type(answer).__name__}"
         )
     state, logs = answer
@@ -272,7 +272,7 @@ def _updated(answer: Any) -> tuple[Any, dict[str, float]]:
         return state, {name: float(value) for name, value in numbers.items()}
     except (TypeError, ValueError, RuntimeError) as error:
         raise ContractError(
-            f"the logs of update are numbers, got {numbers}; give floats, as in loss.item()"
+            f"the logs of update must be numbers, got {numbers}; return floats, as in loss.item()"
         ) from error
 
 

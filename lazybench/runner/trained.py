@@ -1,4 +1,4 @@
-"""What earlier runs left behind: their trained states, and weights to start from."""
+"""Finished runs: their trained states, and weights to start from."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from lazybench.runner.run_dir import list_runs
 from lazybench.runner.train import Progress
 
 FIRST_DIGITS = 6
-"""Fewest digits of a key that name a run."""
+"""Smallest number of digits of a key that can name a run."""
 
 MOST_WEIGHTS_BYTES = 1 << 34
-"""Bytes of a file of weights, at most."""
+"""Size limit of a file of weights in bytes."""
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's folder with what it was asked for and how far it came.
+    """A run's folder with its request and its progress.
 
     Attributes:
         folder: the working folder.
-        asked: the agent as it was typed: an id, or `file.py:Class`.
-        overrides: the settings that were asked for.
-        network: what was trained, where the agent told.
-        identity: what its key is made of.
+        asked: the requested agent: an id, or `file.py:Class`.
+        overrides: the settings that the request sets.
+        network: the trained network, if the agent describes it.
+        identity: fields that its key is computed from.
         key: its key, 64 hex digits.
-        progress: the newest sound checkpoint.
+        progress: the newest valid checkpoint.
     """
 
     folder: Path
@@ -49,13 +49,13 @@ class TrainedRun:
     progress: Progress
 
     def state(self, step: str) -> tuple[Any, int]:
-        """Return a state and the number of updates behind it.
+        """Return a state and its number of updates.
 
         Args:
-            step: `best` (as validated), `last`, or the number of updates of a kept checkpoint.
+            step: `best` (by validation), `last`, or the number of updates of a stored checkpoint.
 
         Raises:
-            UsageError: no such step is kept; the message names those that are.
+            UsageError: no such step is stored; the message names the stored ones.
         """
         progress = self.progress
         if step == "last":
@@ -63,8 +63,8 @@ class TrainedRun:
         if step == "best":
             if progress.best is None:
                 raise UsageError(
-                    f"{self.folder} was cut off before its first validation, so there is no best "
-                    "state; continue the run, or take --step last"
+                    f"{self.folder} was interrupted before its first validation, so there is no "
+                    "best state; resume the run, or use --step last"
                 )
             return progress.best, progress.best_step
         kept = checkpoint.steps(self.folder / "ckpt")
@@ -72,7 +72,7 @@ class TrainedRun:
             tree = checkpoint.read(self.folder / "ckpt" / f"step-{step}")
             return Progress.of(tree).state, int(step)
         raise UsageError(
-            f"step must be best, last or one of the kept checkpoints "
+            f"step must be best, last or one of the stored checkpoints "
             f"({', '.join(map(str, kept)) or 'none'}), got '{step}'"
         )
 
@@ -91,7 +91,7 @@ def find_run(name: str, runs: Path) -> TrainedRun:
 
     Raises:
         UnknownName: there is no such run.
-        UsageError: the key fits several, or nothing was trained there.
+        UsageError: several keys match, or the folder has no trained state.
         StoreError: the newest checkpoint is damaged.
     """
     folder = Path(name)
@@ -100,19 +100,19 @@ def find_run(name: str, runs: Path) -> TrainedRun:
         fits = [run for run in known if len(name) >= FIRST_DIGITS and run.key12.startswith(name)]
         if len(fits) > 1:
             raise UsageError(
-                f"key '{name}' fits several runs: {', '.join(run.key12 for run in fits)}; give "
+                f"key '{name}' is ambiguous: runs {', '.join(run.key12 for run in fits)}; give "
                 "more digits"
             )
         marks = sorted(runs.glob(f"*/done-{name}*.json")) if not fits else []
         if marks:
             raise UsageError(
-                f"key '{name}' is that of a judgement; evaluate its fit, {marks[0].parent}, with "
-                "the same settings of judging as --set"
+                f"key '{name}' is that of an evaluation; use the training run {marks[0].parent}, "
+                "with the same evaluation settings as --set"
             )
         if not fits:
             raise UnknownName(
-                f"no run in {runs} has a key that begins with '{name}', and it is no run's folder; "
-                "see: lazybench list runs"
+                f"no run in {runs} has a key that begins with '{name}', and it isn't a run's "
+                "folder; see: lazybench list runs"
             )
         folder = fits[0].path
     try:
@@ -122,19 +122,19 @@ def find_run(name: str, runs: Path) -> TrainedRun:
         network = None if told is None else NetworkFacts(**told)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
-            f"{folder}/config.json doesn't tell what is needed ({error}): it is no run's, or an "
-            "older version of lazybench made it; run again with --force"
+            f"{folder}/config.json isn't a valid configuration of a run ({error}), or an older "
+            "version of lazybench wrote it; run again with --force"
         ) from error
     found = checkpoint.load(folder / "ckpt")
     if found is not None and found[2]:
-        # An earlier state would be judged as if it were the one that was trained.
+        # An earlier state must not be evaluated as the final one.
         raise StoreError(
-            f"{found[2][0].partition(';')[0]}; the command that trained it makes it anew"
+            f"{found[2][0].partition(';')[0]}; repeat the training command to restore it"
         )
     if found is None or found[1] is None:
         raise UsageError(
-            f"{folder} holds no trained state: an agent without training, or a run that was cut "
-            "off before its first checkpoint"
+            f"{folder} has no trained state: its agent doesn't train, or the run was interrupted "
+            "before its first checkpoint"
         )
     return TrainedRun(folder, asked, overrides, network, facts, key, Progress.of(found[1]))
 
@@ -144,11 +144,11 @@ def read_weights(source: str, runs: Path) -> Weights:
 
     Args:
         source: `FILE.safetensors`, a run's folder, or the first digits of its key.
-        runs: folder of runs that keys are looked up in.
+        runs: folder of runs in which keys are looked up.
 
     Raises:
         UnknownName: neither a file nor a run.
-        UsageError: a file that isn't whole, or a run whose state has no parameters `theta`.
+        UsageError: an invalid file, or a run whose state has no parameters `theta`.
     """
     path = Path(source)
     if path.suffix == ".safetensors" or path.is_file():
@@ -159,20 +159,20 @@ def read_weights(source: str, runs: Path) -> Weights:
             raise UsageError(f"can't read weights from {path}: {error.strerror}") from error
         except SafetensorError as error:
             raise UsageError(
-                f"can't read weights from {path}: no whole safetensors file ({error}); write one "
-                "with safetensors.torch.save_file"
+                f"can't read weights from {path}: not a valid safetensors file ({error}); write "
+                "one with safetensors.torch.save_file"
             ) from error
         wild = [name for name, value in params.items() if not value.isfinite().all()]
         if wild:
-            raise UsageError(f"weights in {path} must be finite, '{wild[0]}' isn't; save them anew")
+            raise UsageError(f"weights in {path} must be finite, '{wild[0]}' isn't; save finite ones")
         return Weights(params, path.name, hashlib.sha256(data).hexdigest())
     run = find_run(source, runs)
     state, step = run.state("best")
     theta = state.get("theta") if isinstance(state, dict) else None
     if not isinstance(theta, dict):
         raise UsageError(
-            f"the agent of {run.folder} keeps no parameters as 'theta', so that another can't "
-            "start from them"
+            f"the state of {run.folder} has no parameters named 'theta', so another agent can't "
+            "start from it"
         )
     agent, env = run.identity["agent"], run.identity["env"]
     text = f"{agent} on {env} ({run.key[:12]}, step {step})"

@@ -1,4 +1,4 @@
-"""A finished run evaluated on other tasks than it was trained on, or at another step."""
+"""Evaluates a finished run on another environment, split or checkpoint."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ from lazybench.tasks import TaskShape
 
 @dataclass(frozen=True)
 class TransferRequest:
-    """Which run to evaluate, and on what.
+    """A request to evaluate a finished run.
 
     Attributes:
         run: a run's folder, or the first digits of its key.
-        env: id or alias of the environment; None takes the run's own.
-        step: `best`, `last`, or the number of updates of a kept checkpoint.
+        env: id or alias of the environment; None uses the run's own.
+        step: `best`, `last`, or the number of updates of a stored checkpoint.
         split: `test` gives a record; `train` and `val` only numbers.
-        overrides: settings of evaluation (`batch_norm`, `test_steps`, …).
-        budget: whose number of trials; None takes the run's.
-        limit: evaluate only the first trials, so many.
+        overrides: evaluation settings (`batch_norm`, `test_steps`, …).
+        budget: budget that sets the number of trials; None uses the run's.
+        limit: evaluate only the first `limit` trials.
         device: `cpu`, `cuda`, `mps` or `auto`.
-        threads: tasks side by side; None takes all usable cores.
-        out: the store of records; None publishes nowhere.
+        threads: tasks in parallel; None uses all available cores.
+        out: the store for the record; None saves nothing.
         runs: folder of working state.
     """
 
@@ -64,7 +64,7 @@ class TransferRequest:
     runs: Path = Path("runs")
 
     def __post_init__(self) -> None:
-        """Look at what was given, before anything is made.
+        """Check the arguments.
 
         Raises:
             UsageError: a value of another type.
@@ -87,10 +87,10 @@ class TransferResult:
     Attributes:
         agent: agent id.
         env: environment id.
-        trained_on: environment, key and step of what was evaluated.
+        trained_on: environment, key and step of the evaluated run.
         split: split of the trials.
         metric: mean over trials with its interval.
-        record: the record, on the test split alone.
+        record: the record; None unless the split is test.
     """
 
     agent: str
@@ -102,12 +102,12 @@ class TransferResult:
 
 
 def transfer(request: TransferRequest, *, watch: Callback = SILENT) -> TransferResult:
-    """Return how the trained state of a run does on an environment's trials.
+    """Evaluate the trained state of a run on an environment's trials.
 
     Raises:
         UnknownName: no such run or environment.
-        UsageError: a step that isn't kept, a setting of training, or tasks that the agent can't
-            answer, such as other ways than its head has outputs.
+        UsageError: a step that isn't stored, a training setting, or tasks that the agent can't
+            play, such as ones with more classes than its head has outputs.
         DataUnavailable: the data isn't installed or is damaged.
         OutputUnavailable: the store can't be written; checked before evaluating.
     """
@@ -119,10 +119,10 @@ def transfer(request: TransferRequest, *, watch: Callback = SILENT) -> TransferR
     if request.split not in ("test", "val", "train"):
         raise UsageError(f"split must be test, val or train, got '{request.split}'")
     if request.split == "train" and spec.vector_target is None:
-        raise UsageError(f"{spec.id} streams its train split unjudged; choose --split val or test")
+        raise UsageError(f"{spec.id} doesn't score its train split; choose --split val or test")
     budget = request.budget or str(run.identity["budget"])
     trials, limited = chosen_trials(spec, budget, request.limit)
-    made = _judged_agent(run, home, dict(request.overrides or {}))
+    made = _evaluated_agent(run, home, dict(request.overrides or {}))
     state, step = run.state(request.step)
     device = check_device(request.device)
     precision = str(run.identity["precision"])
@@ -132,7 +132,7 @@ def transfer(request: TransferRequest, *, watch: Callback = SILENT) -> TransferR
     provenance.reset_peak_memory(device)
     started, clock = provenance.now(), Clock()
     env = open_env(spec, spec.rows(trials), request.split, device)
-    # On train, trials of stream 0 are those that the first seed learned from.
+    # On train, the trials of stream 0 are the training tasks of the first seed.
     env.reset(seed=_FRESH_STREAM if request.split == "train" else 0)
     policy = made.agent.policy(to_device(moved(made, copied(state), env.task), device))
     if request.split == "train":
@@ -140,7 +140,7 @@ def transfer(request: TransferRequest, *, watch: Callback = SILENT) -> TransferR
     seed = int(run.identity["seed"])
     with using_threads(request.threads), using_precision(precision, device):
         evaluation = evaluate_all(env, policy, spec, trials, watch, clock, seed=seed)
-    # By what was kept and not by what was asked for, so that one state has one record.
+    # Named by the stored step and not by the requested one, so that one state has one record.
     kept = {run.progress.step: "last", run.progress.best_step: "best"}.get(step, "kept")
     origin = f"{home.id} {run.key[:12]} {kept} (step {step})"
     result = TransferResult(
@@ -184,22 +184,22 @@ def load_policy(
     device: str = "cpu",
     runs: str | Path = "runs",
 ) -> Policy:
-    """Return what a run has learned as a policy: `policy(observation, memory) -> (action, memory)`.
+    """Return the trained policy of a run: `policy(observation, memory) -> (action, memory)`.
 
-    It can be given to `lazybench.evaluate`, or asked by hand in any environment of those tasks.
+    It can be passed to `lazybench.evaluate`, or called in any environment of those tasks.
 
     Args:
         run: the first digits of its key, its folder, or its record.
-        env: tasks of another shape that it is to answer; None for those that it was trained for.
-        step: `best`, `last` or the number of updates of a kept checkpoint.
-        settings: settings of evaluation (`batch_norm`, …) that replace the run's.
-        device: where it computes.
-        runs: folder of runs that keys are looked up in.
+        env: environment with tasks of another shape; None for the run's own environment.
+        step: `best`, `last` or the number of updates of a stored checkpoint.
+        settings: evaluation settings (`batch_norm`, …) that replace the run's.
+        device: device of the computations.
+        runs: folder of runs in which keys are looked up.
 
     Raises:
         UnknownName: no such run or environment.
-        UsageError: a run without a trained state, a step that isn't kept, a setting of training, or
-            tasks that the agent can't answer.
+        UsageError: a run without a trained state, a step that isn't stored, a training setting, or
+            tasks that the agent can't play.
     """
     name = (run.fit or run.key)[:12] if isinstance(run, Record) else str(check_path("run", run))
     overrides = check_settings("settings", settings)
@@ -207,7 +207,7 @@ def load_policy(
     check_text("device", device)
     found = find_run(name, check_path("runs", runs))
     home = resolve_env(found.identity["env"])[0]
-    made = _judged_agent(found, home, overrides)
+    made = _evaluated_agent(found, home, overrides)
     state, _ = found.state(step)
     if env is not None:
         state = moved(made, state, open_env(resolve_env(env)[0], 1, "test").task)
@@ -215,11 +215,11 @@ def load_policy(
 
 
 _FRESH_STREAM = 2**31 - 1
-"""A stream of training trials that no seed of a run is likely to have learned from."""
+"""A stream of training trials that no run is likely to have been trained on."""
 
 
 def _without_answers(policy: Policy) -> Policy:
-    """A policy that sees training tasks as it sees test tasks: their query targets hidden."""
+    """A policy that gets training tasks like test tasks, without their query targets."""
 
     def answer(observation: Any, memory: Any = None) -> tuple[Any, Any]:
         targets = observation.get("query_y")
@@ -232,11 +232,11 @@ def _without_answers(policy: Policy) -> Policy:
     return answer
 
 
-def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> ResolvedAgent:
-    """The run's agent with its own settings, those of evaluation replaced as requested.
+def _evaluated_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> ResolvedAgent:
+    """The run's agent with its settings, and evaluation settings replaced as requested.
 
     Raises:
-        UsageError: a setting of training, which can't be changed any more; or code that has changed
+        UsageError: a training setting, which can't be changed any more; or code that has changed
             since the run.
     """
     config = dict(run.identity["config"])
@@ -246,8 +246,8 @@ def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> 
     for name in overrides:
         if name in config and name not in made.eval_only and not name.startswith("test_"):
             raise UsageError(
-                f"'{name}' is a setting of training and can't be changed in judging; settings of "
-                f"judging: {', '.join(n for n in config if n in made.eval_only or 'test_' in n)}"
+                f"'{name}' is a training setting and can't be changed; evaluation settings: "
+                f"{', '.join(n for n in config if n in made.eval_only or 'test_' in n)}"
             )
     asked = {**config, **overrides}
     again = make(run.asked, home, str(run.identity["budget"]), asked, whole=True)
@@ -257,20 +257,20 @@ def _judged_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) -> 
 
 
 def check_code(made: ResolvedAgent, version: int, source: str | None) -> None:
-    """Look whether an agent is the one that made a run.
+    """Check that an agent hasn't changed since a run.
 
     Args:
-        made: the agent as it is here.
-        version: the run's.
+        made: the current agent.
+        version: version of the run's agent.
         source: sha256 of the user's file that defined it then; None for the package's own.
 
     Raises:
-        UsageError: it has changed since.
+        UsageError: it has changed.
     """
     if made.spec.version != version:
         raise UsageError(
-            f"agent '{made.spec.id}' is at version {made.spec.version}, this run was made by "
-            f"version {version}; judge it with that one, or run again"
+            f"agent '{made.spec.id}' has version {made.spec.version}, but this run is of version "
+            f"{version}; evaluate it with that version, or run again"
         )
     if made.source != source:
         raise UsageError(
@@ -280,30 +280,30 @@ def check_code(made: ResolvedAgent, version: int, source: str | None) -> None:
 
 
 def moved(made: ResolvedAgent, state: Any, task: TaskShape) -> Any:
-    """Return a state that answers tasks of this shape.
+    """Return a state for tasks of this shape.
 
     Raises:
-        UsageError: the agent can't answer them.
+        UsageError: the agent can't play them.
     """
     if made.agent.can_transfer():
         return made.agent.transfer(state, task)
     raise UsageError(
-        f"agent '{made.spec.id}' can't be judged on other tasks: it has no method "
+        f"agent '{made.spec.id}' can't be evaluated on other tasks: it has no method "
         "transfer(state, task)"
     )
 
 
 def check_backbone(network: NetworkFacts | None, made: ResolvedAgent, home: EnvSpec) -> None:
-    """Look whether a network of the user's is made of what it was.
+    """Check that a user's network hasn't changed since a run.
 
     Args:
-        network: what was trained.
-        made: the agent that did it.
-        home: what it was trained on.
+        network: the trained network.
+        made: its agent.
+        home: its training environment.
 
     Raises:
-        UsageError: it has changed since.
-        DataUnavailable: the data of `home` aren't installed.
+        UsageError: it has changed.
+        DataUnavailable: the data of `home` isn't installed.
     """
     if network is None or network.source_sha256 is None:
         return

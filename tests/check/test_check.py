@@ -205,7 +205,7 @@ def test_check_names_the_clause_that_an_agent_breaks(fault):
 
 
 class WholeNearest:
-    """Trains in a loop of its own."""
+    """Trains in its own loop."""
 
     def fit(self, env, budget, rng):
         env.reset()

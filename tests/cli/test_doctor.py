@@ -96,8 +96,8 @@ def test_where_all_is_well_it_says_so_and_changes_nothing(
         assert all(name.endswith("lock") for name in set(now) - set(files))
     shown = lazybench("doctor")
     assert shown.code == 0
-    assert "2 records are whole" in shown.out
-    assert "1 of 1 runs are sound" in shown.out
+    assert "2 records are intact" in shown.out
+    assert "1 of 1 runs are intact" in shown.out
     assert "all is well" in shown.out.splitlines()[-1]
     quiet = lazybench("doctor", "--quiet").out
     assert " ok " not in quiet

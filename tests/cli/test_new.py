@@ -48,7 +48,7 @@ def test_nothing_is_overwritten(lazybench: Any, tmp_path: Path) -> None:
     (tmp_path / "mine" / "kept").write_text("precious")
     done = lazybench("new", "agent", "mine")
     assert done.code == 2
-    assert "mine exists already and isn't overwritten" in done.err
+    assert "mine exists already and won't be overwritten" in done.err
     assert (tmp_path / "mine" / "kept").read_text() == "precious"
     (tmp_path / "file").write_text("")
     assert lazybench("new", "agent", "other", "--dir", "file").code == 73
@@ -58,18 +58,18 @@ def test_nothing_is_overwritten(lazybench: Any, tmp_path: Path) -> None:
     ("kind", "name", "why"),
     [
         ("agent", "../escape", "such as my_learner; got '../escape'"),
-        ("agent", "a b", "small letters, digits"),
-        ("agent", "Mine", "small letters, digits"),
-        ("agent", "x'; import os", "small letters, digits"),
-        ("agent", "", "small letters, digits"),
+        ("agent", "a b", "lower-case letters, digits"),
+        ("agent", "Mine", "lower-case letters, digits"),
+        ("agent", "x'; import os", "lower-case letters, digits"),
+        ("agent", "", "lower-case letters, digits"),
         ("agent", "-mine", ""),
-        ("agent", "mine_", "small letters, digits"),
-        ("agent", "é", "small letters, digits"),
+        ("agent", "mine_", "lower-case letters, digits"),
+        ("agent", "é", "lower-case letters, digits"),
         ("agent", "a" * 41, "at most 40"),
-        ("agent", "class", "Python knows a module or word 'class'"),
-        ("agent", "json", "Python knows a module or word 'json'"),
-        ("agent", "torch", "Python knows a module or word 'torch'"),
-        ("agent", "lazybench", "Python knows a module or word 'lazybench'"),
+        ("agent", "class", "Python has a module or keyword 'class'"),
+        ("agent", "json", "Python has a module or keyword 'json'"),
+        ("agent", "torch", "Python has a module or keyword 'torch'"),
+        ("agent", "lazybench", "Python has a module or keyword 'lazybench'"),
         ("agent", "reptile", "'reptile' is taken, by lazybench; choose another name"),
         ("env", "omniglot", "'omniglot' is taken, by lazybench; choose another name"),
         ("env", "tiered", "'tiered' is taken"),

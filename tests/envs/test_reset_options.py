@@ -35,7 +35,7 @@ def test_unknown_options_are_refused(name: str, settings: Any, allowed: str) -> 
     for wrong in ("trails", "seed", 3):
         with pytest.raises(UsageError, match=f"has no option {wrong!r}.*Options: {allowed}$"):
             env.reset(options={wrong: 1})
-    with pytest.raises(UsageError, match="options of a reset are a dict, got list"):
+    with pytest.raises(UsageError, match="options of a reset must be a dict, got list"):
         env.reset(options=["trials"])
     for none in ({}, None):
         env.reset(options=none)

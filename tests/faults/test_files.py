@@ -65,7 +65,7 @@ def test_08_garbage_in_the_middle(finished: Any) -> None:
     path.write_bytes(data)
     done = finished.play("Steady").wait()
     assert done.code == 74
-    assert "episodes.jsonl:2: the line's checksum doesn't fit its content" in done.err
+    assert "episodes.jsonl:2: the line doesn't match its checksum" in done.err
     assert "Traceback" not in done.err
     assert path.read_bytes() == data, "nothing is lost or mended unasked"
     assert not (finished.folder / "store" / "records").exists()

@@ -116,7 +116,7 @@ def test_a_class_that_uses_what_is_around_it_is_refused(tmp_path: Path) -> None:
 
         return Closes
 
-    with pytest.raises(UsageError, match="uses 'value' of the function that it is defined in"):
+    with pytest.raises(UsageError, match="uses the variable 'value' of an enclosing function"):
         play(tmp_path, around(1.0))
 
 
