@@ -56,7 +56,7 @@ class CellEnd(Protocol):
 
 
 class Callback:
-    """Is called during a run or a sweep; nothing that it does can change a result.
+    """Receives the events of a run or a sweep; it can't affect results.
 
     Every method does nothing until a subclass overrides it. Progress displays override the first
     four, trackers the next four, and displays of a sweep the last two. An object that has these
@@ -64,19 +64,19 @@ class Callback:
     """
 
     def note(self, text: str) -> None:
-        """Receive one line worth knowing: an alias resolved, a resumed checkpoint."""
+        """Receive a message for the user, such as a resolved alias or a resumed checkpoint."""
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
-        """Begin a stage (train, validate or test) of `total` steps, of which `done` are done."""
+        """Begin a stage (train, validate or test) of `total` steps, `done` of them finished."""
 
     def advance(self, amount: int, values: Mapping[str, float]) -> None:
-        """Move the current stage on by `amount`; `values` are current numbers worth showing."""
+        """Advance the current stage by `amount` steps; `values` are current numbers to show."""
 
     def finished(self) -> None:
         """Close the current stage."""
 
     def begin(self, run: Mapping[str, Any]) -> None:
-        """Begin a run, or continue it.
+        """Begin or resume a run.
 
         Args:
             run: `key`, `agent`, `env`, `budget`, `seed`, `config`, `folder` (its working folder)
@@ -84,7 +84,7 @@ class Callback:
         """
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Receive what the agent logs (`loss`, …) at update number `step`."""
+        """Receive the agent's logs (`loss`, …) of update number `step`."""
 
     def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Receive the metrics of the state after `step` updates on `val` or `test`, by name."""
@@ -93,10 +93,10 @@ class Callback:
         """End the run: `ok`, `diverged`, `failed`, `oom`, or `interrupted`."""
 
     def run_begun(self, cell: Cell) -> None:
-        """Note that a run of a sweep has begun; may be called from any thread."""
+        """Receive a run of a sweep that has begun; may be called from any thread."""
 
     def run_ended(self, outcome: CellEnd) -> None:
-        """Note that a run of a sweep has ended."""
+        """Receive the outcome of a run of a sweep that has ended."""
 
 
 TENSORBOARD = "tensorboard"
@@ -105,9 +105,9 @@ SILENT = Callback()
 """Does nothing."""
 
 PROGRESS = ("note", "stage", "advance", "finished")
-"""Methods that a progress display has at least."""
+"""Methods that a progress display must have."""
 TRACKER = ("begin", "log", "evaluated", "end")
-"""Methods that a tracker has at least."""
+"""Methods that a tracker must have."""
 
 Tracker = Callback
 """The former name, for one release."""
@@ -135,13 +135,13 @@ def as_callback(given: Any, needed: tuple[str, ...], what: str = "what was given
 
 
 class Both(Callback):
-    """What shows the progress of a run and its tracker, as one callback.
+    """Combines a run's progress display and its tracker as one callback.
 
     After the tracker's first failure, which is noted, it isn't called again.
     """
 
     def __init__(self, progress: Callback, tracker: Callback) -> None:
-        """Take what shows the progress, and the tracker."""
+        """Combine a progress display and a tracker."""
         self._progress = progress
         self._tracker: Callback | None = tracker
 
@@ -190,16 +190,16 @@ class Both(Callback):
         except BaseException as error:
             self._tracker = None
             self._progress.note(
-                f"the tracker failed and isn't asked any more ({describe(error)}); "
-                "the run goes on, and its record is whole"
+                f"the tracker failed and is now disabled ({describe(error)}); the run continues, "
+                "and its record isn't affected"
             )
 
 
 class TensorBoard(Callback):
-    """Writes a run's numbers where `tensorboard --logdir` finds them, a folder for each run."""
+    """Tracker that writes a run's numbers for TensorBoard, in one folder per run."""
 
     def __init__(self, folder: Path) -> None:
-        """Look whether TensorBoard is installed; write nothing yet.
+        """Check that TensorBoard is installed; write nothing yet.
 
         Raises:
             UsageError: it isn't.
@@ -215,7 +215,7 @@ class TensorBoard(Callback):
         self._writer: Any = None
 
     def begin(self, run: Mapping[str, Any]) -> None:
-        """Open the run's folder; what it holds of steps that are done again is taken back."""
+        """Open the run's folder, and remove the entries of steps that will be repeated."""
         place = self._folder / Path(str(run["folder"])).name
         refuse_links(self._folder, place)
         step = int(run["step"])
@@ -225,7 +225,7 @@ class TensorBoard(Callback):
         self._writer.add_text("run", f"{head}\n\n{settings}", step)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Write what an update logs."""
+        """Write the logs of an update."""
         for name, value in values.items():
             self._writer.add_scalar(f"train/{name}", float(value), step)
 
@@ -244,12 +244,12 @@ def make_tracker(text: str, runs: Path) -> Callback:
     """Return the tracker that `--track` names.
 
     Args:
-        text: `tensorboard`, `tensorboard:DIR`, or `module:factory` or `file.py:factory` of what
-            gives a tracker.
-        runs: folder of runs; TensorBoard's is `tensorboard` in it, unless told.
+        text: `tensorboard`, `tensorboard:DIR`, or `module:factory` or `file.py:factory` of a
+            function that returns a tracker.
+        runs: folder of runs; TensorBoard's default folder is `tensorboard` in it.
 
     Raises:
-        UsageError: no such factory, what it gives is no tracker, or TensorBoard isn't installed.
+        UsageError: no such factory, it doesn't return a tracker, or TensorBoard isn't installed.
     """
     name, _, rest = text.partition(":")
     if name == TENSORBOARD:

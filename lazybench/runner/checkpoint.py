@@ -1,8 +1,8 @@
 """Checkpoints: a state tree as safetensors and JSON, committed by a manifest that is written last.
 
 Folder `step-N` holds `tensors.safetensors`, `state.json` and `manifest.json` (size and sha256 of
-both). A folder without a manifest, or whose files don't match it, isn't a checkpoint: loading goes
-back to the newest one that verifies.
+both). A folder without a manifest, or with files that don't match it, isn't a valid checkpoint:
+loading uses the newest valid one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LENGTH = struct.Struct("<q")
 
 
 def save(folder: Path, step: int, state: Any) -> None:
-    """Write `state` as the checkpoint of `step` below `folder`, then drop all but the newest two.
+    """Write `state` as the checkpoint of `step` below `folder`, and delete all but the newest two.
 
     Raises:
         ContractError: the state holds something that isn't a dict, list, tensor, number, text or
@@ -58,7 +58,7 @@ def save(folder: Path, step: int, state: Any) -> None:
         for name, data in files.items()
     }
     write_json(target / _MANIFEST, manifest)
-    # Later ones can't be sound, or this run would have continued from them.
+    # Later checkpoints must be damaged, or this run would have resumed from them.
     there = steps(folder)
     kept = [old for old in there if old <= step][-_KEPT:]
     for old in set(there) - set(kept):
@@ -66,9 +66,9 @@ def save(folder: Path, step: int, state: Any) -> None:
 
 
 def load(folder: Path) -> tuple[int, Any, list[str]] | None:
-    """Return step and state of the newest sound checkpoint, with notes on damaged ones.
+    """Return step and state of the newest valid checkpoint, with notes on damaged ones.
 
-    None where there is no checkpoint at all.
+    None if there is no checkpoint at all.
     """
     notes: list[str] = []
     for step in reversed(steps(folder)):
@@ -78,7 +78,7 @@ def load(folder: Path) -> tuple[int, Any, list[str]] | None:
             notes.append(f"{error}; using an earlier one")
     if not notes:
         return None
-    return 0, None, [*notes, f"no checkpoint in {folder} is sound: starting anew"]
+    return 0, None, [*notes, f"no checkpoint in {folder} is valid: training starts again"]
 
 
 def to_device(state: Any, device: str) -> Any:
@@ -87,7 +87,7 @@ def to_device(state: Any, device: str) -> Any:
 
 
 def copied(state: Any) -> Any:
-    """Return a state tree that shares no memory with the one given, so that either may change."""
+    """Return a deep copy of a state tree, which shares no memory with the original."""
     return _changed(state, Tensor.clone)
 
 
@@ -96,7 +96,7 @@ def _is_named_tuple(value: Any) -> bool:
 
 
 def _changed(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A state tree with each tensor changed, in containers of its own."""
+    """A copy of a state tree with each tensor changed."""
     if isinstance(state, Tensor):
         return change(state)
     if isinstance(state, dict):
@@ -108,7 +108,7 @@ def _changed(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def digest(state: Any) -> tuple[str, int]:
-    """Return sha256 and size in bytes of a state as it would be written."""
+    """Return sha256 and size in bytes of a state in its stored form."""
     tensors: dict[str, Tensor] = {}
     tree = _flatten(state, "state", tensors)
     data = save_tensors(tensors) + json.dumps(tree).encode()
@@ -119,7 +119,7 @@ def packed(tree: Any) -> bytes:
     """Return a tree of dicts, lists, tensors, numbers, text and None as one message.
 
     Raises:
-        ContractError: it holds something else.
+        ContractError: it contains something else.
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_flatten(tree, "", tensors)).encode()
@@ -127,10 +127,10 @@ def packed(tree: Any) -> bytes:
 
 
 def unpacked(message: bytes) -> Any:
-    """Return the tree of a message, which may come from anybody: nothing in it runs.
+    """Return the tree of a message; safe for untrusted messages, which can't run code.
 
     Raises:
-        StoreError: it holds no tree.
+        StoreError: the message isn't a valid tree.
     """
     try:
         (length,) = _LENGTH.unpack_from(message)
@@ -145,11 +145,11 @@ def unpacked(message: bytes) -> Any:
         struct.error,
     ) as error:  # fmt: skip
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise StoreError(f"a message holds no tree ({reason})") from error
+        raise StoreError(f"a message isn't a valid tree ({reason})") from error
 
 
 def steps(folder: Path) -> list[int]:
-    """Return the steps that have a checkpoint below `folder`, ascending, sound or not."""
+    """Return the steps that have a checkpoint below `folder`, ascending, valid or not."""
     names = (path.name.removeprefix("step-") for path in folder.glob("step-*"))
     return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
@@ -178,9 +178,9 @@ def read(folder: Path) -> Any:
     except (
         SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError
     ) as error:  # fmt: skip
-        # The manifest fits the files, so somebody other than `save` made all three.
+        # The manifest matches the files, so all three weren't written by `save`.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise StoreError(f"checkpoint {folder} holds no state ({reason})") from error
+        raise StoreError(f"checkpoint {folder} has no valid state ({reason})") from error
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -193,15 +193,16 @@ def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         if any(
             stride == 0 and size > 1 for stride, size in zip(flat.stride(), flat.shape, strict=True)
         ):
-            # Expanded: entries share memory, and a tensor of such strides can't be filled.
+            # An expanded tensor: its entries share memory, so it can't be filled on reading.
             flat = flat.contiguous()
-        # Strides are kept: kernels choose by memory format, and a resumed run must choose the same.
+        # Strides are stored, since kernels depend on them and a resumed run must use the same ones.
         tensors[path] = flat.clone(memory_format=torch.contiguous_format)
         return {_TENSOR: path, "stride": list(flat.stride())}
     if isinstance(value, dict):
         if any(not isinstance(key, str) for key in value):
             raise ContractError(
-                f"keys of an agent's state are text, got {list(value)[:3]} at {path}; use str(key)"
+                f"keys of an agent's state must be text, got {list(value)[:3]} at {path}; use "
+                "str(key)"
             )
         return {key: _flatten(item, f"{path}/{key}", tensors) for key, item in value.items()}
     if isinstance(value, tuple) and not _is_named_tuple(value):
@@ -211,13 +212,13 @@ def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ContractError(
-        f"an agent's state holds dicts, lists, tensors, numbers, text and None, got "
+        f"an agent's state may contain dicts, lists, tensors, numbers, text and None, got "
         f"{type(value).__name__} at {path}; keep other objects on the agent"
     )
 
 
 def _need_room(tree: Any, tensors: dict[str, Tensor]) -> None:
-    """Look whether the strides of a tree that may come from anybody ask for no absurd memory.
+    """Check that the strides in an untrusted tree don't need an absurd amount of memory.
 
     Raises:
         ValueError: they do.

@@ -1,4 +1,4 @@
-"""Official trials: opened by index, answered by a policy, scored by the environment."""
+"""Evaluation on official trials: opened by index, played by a policy, scored by the environment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RESERVED = ("split", "backend", "device", "num_envs", "render_mode")
 
 
 class Clock:
-    """Tells the wall and processor seconds since it was made."""
+    """Measures wall and processor seconds since its construction."""
 
     def __init__(self) -> None:
         """Start."""
@@ -44,11 +44,11 @@ class Evaluation(NamedTuple):
     Attributes:
         first: index of the first trial.
         scores: the environment's metric of each trial, float64 `[R]`.
-        answers: the actions, `[R, …]`; empty where they are no arrays.
-        wall_s: seconds of answering and scoring.
-        cpu_s: processor seconds of that.
-        metrics: metrics of all trials together by name, JSON values: of a pass over a whole test
-            set, the headline metric among them, or the environment's summary. Empty for a block of
+        answers: the actions, `[R, …]`; empty if they aren't arrays.
+        wall_s: wall seconds of policy and environment.
+        cpu_s: processor seconds of policy and environment.
+        metrics: metrics over all trials by name, as JSON values: those of a pass over a whole test
+            set, including the headline metric, or the environment's summary. Empty for a block of
             independent trials.
         columns: further numbers of each trial by name, each `[R]`.
     """
@@ -62,14 +62,14 @@ class Evaluation(NamedTuple):
     columns: Mapping[str, NDArray[Any]] = MappingProxyType({})
 
     def score(self, metric: str) -> float:
-        """Return the headline metric: what the environment says, else the mean over trials."""
+        """Return the headline metric: the environment's value, else the mean over trials."""
         return float(self.metrics.get(metric, self.scores.mean()))
 
 
 def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settings: Any) -> Any:
-    """Return an environment with torch observations: a native vector one of `rows` rows.
+    """Return a vector environment of `rows` rows with torch observations.
 
-    A family without a vector form, whose test is one pass over a whole test set, gives the single
+    A family without a vector form, whose test is one pass over a whole test set, returns a single
     environment.
 
     Raises:
@@ -83,15 +83,15 @@ def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settin
 
 
 def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> Any:
-    """Return the environment that an agent is trained on, with the settings that its plan asks for.
+    """Return the training environment of an agent, with the settings of its plan.
 
     Args:
-        spec: what is trained on.
-        plan: the agent's; None for one row and the environment's own settings.
-        device: where observations live.
+        spec: the environment.
+        plan: the agent's plan; None for one row and default settings.
+        device: device of the observations.
 
     Raises:
-        ContractError: the plan sets what belongs to the environment's id, or to whoever scores.
+        ContractError: the plan changes a setting that belongs to the environment's id or scoring.
         UsageError: settings that aren't allowed.
         DataUnavailable: its data isn't installed or is damaged.
     """
@@ -100,8 +100,8 @@ def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> Any:
         protected = name in spec.kwargs and name not in spec.plan_options
         if protected or name in _RESERVED or name in spec.training:
             raise ContractError(
-                f"an agent's plan can't set '{name}' of its training environment, which belongs to "
-                f"{spec.id} and how it is scored; leave it out of Plan(env=…)"
+                f"an agent's plan can't set '{name}' of its training environment, which is part of "
+                f"{spec.id} or of its scoring; leave it out of Plan(env=…)"
             )
     rows = 1 if plan is None else plan.meta_batch
     train = open_env(spec, rows, "train", device, **{**given, **spec.training})
@@ -117,9 +117,9 @@ def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> Any:
 
 
 def for_init(env: Any) -> Any:
-    """Return what an agent's `init` is given: the environment, or its facts where it has a track.
+    """Return the argument of an agent's `init`: the environment, or its facts if it has a track.
 
-    Whoever can answer a dev set and hear what was right has its labels.
+    With access to the environment, `init` could learn the dev set's labels from its scores.
     """
     apart = isinstance(env, Tracked)
     if not apart:
@@ -147,11 +147,11 @@ def evaluate_blocks(  # noqa: PLR0913 - what, by what, from where to where, and 
 ) -> Iterator[Evaluation]:
     """Yield the evaluated blocks of trials start..trials-1 of a vector environment.
 
-    Trials past the last one of a block that isn't full are opened and thrown away, so that every
-    block is computed alike. A single environment's test is one pass over its whole test set, the
-    trials of which are scored together, as one block; `seed` is the run's, which chose its data.
-    `columns` names further numbers that the last info of each trial tells. Ranks of one run
-    (`lazybench.runtime.distributed`) evaluate blocks in turn, and each yields all of them.
+    The last block is filled up with further trials, which are discarded, so that every block is
+    computed in the same way. The test of a single environment is one pass over its whole test set,
+    scored as one block; `seed` is the run's, which selects its data. `columns` names further
+    numbers in the last info of each trial. The ranks of a distributed run
+    (`lazybench.runtime.distributed`) evaluate different blocks, and each rank yields all of them.
 
     Raises:
         ContractError: the policy's answers have a wrong shape, type or range.
@@ -175,15 +175,14 @@ def evaluate_block(
 ) -> Evaluation:
     """Return one block of evaluated trials of a vector environment, in their order.
 
-    The score and answers of a trial are those of the step that ended it; what is told of its row
-    afterwards is left out.
+    The score and answers of a trial are those of its last step; later steps of its row are ignored.
 
     Args:
-        env: of as many rows as there are trials.
-        policy: what answers.
-        metric: the environment's.
-        trials: `[R]`, any ones.
-        columns: names of further numbers that the last info of each trial tells.
+        env: environment with one row per trial.
+        policy: the policy to evaluate.
+        metric: name of the environment's metric.
+        trials: `[R]` indices of trials.
+        columns: names of further numbers in the last info of each trial.
 
     Raises:
         ContractError: the policy's answers have a wrong shape, type or range.
@@ -206,14 +205,14 @@ def evaluate_block(
         answers = given
         for name in numbers.keys() & info.keys():
             fresh = np.asarray(info.get(f"_{name}", np.ones(rows, dtype=np.bool_)))
-            # A finished row may have begun another trial, which isn't its own.
+            # A finished row may have begun another trial, which belongs to no row of this block.
             fresh = fresh & ~done
             numbers[name][fresh] = np.asarray(info[name])[fresh]
         done |= terminated | truncated
     if answers is None:
         raise ContractError("an environment must take at least one action in each trial")
     named = {name: numbers[name] for name in columns}
-    # A plain dict: ranks send blocks to each other.
+    # A plain dict, since ranks send blocks to each other.
     return Evaluation(int(trials[0]), numbers[metric], answers, *clock.seconds(), {}, named)
 
 
@@ -233,7 +232,7 @@ def evaluate_all(  # noqa: PLR0913 - what, on what, the callback, and since when
     *,
     seed: int = 0,
 ) -> Evaluation:
-    """Return all trials evaluated at once, with the seconds since `clock` was made.
+    """Evaluate all trials and return them as one, with the seconds since `clock` was started.
 
     Raises:
         ContractError: the policy's answers have a wrong shape, type or range.
@@ -251,7 +250,7 @@ def evaluate_all(  # noqa: PLR0913 - what, on what, the callback, and since when
 def combined(
     env: Any, blocks: Sequence[Evaluation], columns: tuple[str, ...], wall_s: float, cpu_s: float
 ) -> Evaluation:
-    """Return evaluated blocks as one, with the environment's metrics of all trials together."""
+    """Return evaluated blocks as one, with the environment's metrics over all trials."""
     scores = np.concatenate([each.scores for each in blocks])
     numbers = {name: np.concatenate([each.columns[name] for each in blocks]) for name in columns}
     whole = dict(plain(env.summary(scores, numbers))) if isinstance(env, Summarised) else {}
@@ -261,7 +260,7 @@ def combined(
 
 
 def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Evaluation:
-    """One episode over a whole test set, whose last info tells each trial's score."""
+    """One episode over a whole test set; its last info has each trial's score."""
     clock = Clock()
     observation, _ = env.reset(seed=seed)
     memory: Any = None
@@ -274,8 +273,8 @@ def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Evaluation:
     missing = [name for name in (metric, "correct", "predictions") if name not in info]
     if missing:
         raise ContractError(
-            f"the last info of a pass over a test set tells {metric}, correct and predictions; "
-            f"missing: {', '.join(missing)}; give them in the step that terminates"
+            f"the last info of a pass over a test set must have {metric}, correct and predictions; "
+            f"missing: {', '.join(missing)}; return them in the last step"
         )
     scores = np.asarray(info["correct"], dtype=np.float64)
     metrics = {**info.get("metrics", {}), metric: info[metric]}
@@ -287,14 +286,14 @@ def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Evaluation:
 def answer_rows(
     policy: Any, observation: Any, memory: Any, rows: int, wanted: tuple[int, ...] | None
 ) -> tuple[Any, Any]:
-    """Return one action for each row; a policy that isn't vectorised is asked row by row.
+    """Return one action for each row; a policy that isn't vectorised is called for each row.
 
     Args:
-        policy: of an agent.
-        observation: of a block.
-        memory: what the policy, or each row of it, remembers; None at the beginning.
-        rows: of the block.
-        wanted: shape of an action of one trial, where it has one.
+        policy: an agent's policy.
+        observation: observation of a block.
+        memory: memory of the policy, or of each row; None at the beginning.
+        rows: number of rows of the block.
+        wanted: shape of the action of one trial, if it must have one.
 
     Raises:
         ContractError: actions of another form or shape.
@@ -303,7 +302,7 @@ def answer_rows(
         return pair(policy(observation, memory))
     memories = memory if memory is not None else [None] * rows
     pairs = [
-        # A view of the block would show the trials beside it.
+        # A copy, since a view would give access to the other trials of the block.
         pair(policy({name: _own(part[row]) for name, part in observation.items()}, memories[row]))
         for row in range(rows)
     ]
@@ -327,36 +326,36 @@ def answer_rows(
 
 
 def _array(action: Any, rows: int) -> NDArray[Any]:
-    """A copy of a block's actions, one row a trial; no columns where they are no array."""
+    """A copy of a block's actions, one row per trial; without columns if they aren't an array."""
     if isinstance(action, torch.Tensor):
         return np.array(action.detach().cpu().numpy())
     return np.array(action) if isinstance(action, np.ndarray) else np.empty((rows, 0), np.uint8)
 
 
 def _own(part: Any) -> Any:
-    """A copy of an array or tensor; anything else as it is."""
+    """A copy of an array or tensor; anything else unchanged."""
     if isinstance(part, torch.Tensor):
         return part.clone()
     return part.copy() if isinstance(part, np.ndarray) else part
 
 
 def pair(answer: Any) -> tuple[Any, Any]:
-    """Return what a policy returned, once it is an action and a memory.
+    """Check that a policy returned an action and a memory, and return them.
 
     Raises:
-        ContractError: it isn't.
+        ContractError: it returned something else.
     """
     if isinstance(answer, tuple) and len(answer) == 2:
         return answer
     raise ContractError(
-        f"a policy returns (action, memory), got {type(answer).__name__}; for a policy without "
-        "memory return (action, None)"
+        f"a policy must return (action, memory), got {type(answer).__name__}; a policy without "
+        "memory returns (action, None)"
     )
 
 
 def env_protocol(env: Any) -> dict[str, Any]:
-    """Return what belongs to an environment's protocol beside the arguments of its id."""
-    # Few-shot environments of other packages needn't tell more than the shape of their tasks.
+    """Return an environment's protocol settings other than the arguments of its id."""
+    # Few-shot environments of other packages may have nothing but the shape of their tasks.
     return dict(env.protocol) if isinstance(env, HasProtocol) else {"query": env.task.query}
 
 

@@ -36,23 +36,23 @@ def evaluate(  # noqa: PLR0913 - public arguments
     threads: int | None = None,
     watch: Callback = SILENT,
 ) -> Record:
-    """Return the record of a policy on the official test trials of `env`.
+    """Evaluate a policy on the official test trials of `env`, and return the record.
 
     Args:
         policy: `policy(observation, memory) -> (action, memory)`. It gets one trial at a time:
-            tensors `support_x [rows, *instance]`, `support_y [rows]`, `query_x`; it answers
-            `query_x`. With `policy.vectorized = True` observations carry a leading row for each
-            trial of a block. A plain `policy(observation) -> action` of one argument is taken as
-            well.
+            tensors `support_x [rows, *instance]`, `support_y [rows]`, `query_x`; its action are
+            the predictions for `query_x`. With `policy.vectorized = True` observations have a
+            leading axis over the trials of a block. A function `policy(observation) -> action` of
+            one argument is accepted, too.
         env: environment id or alias.
         name: agent name for the board.
-        config: settings to tell apart variants of the same name; part of the key.
-        seed: the seed that trained it; part of the key.
+        config: settings that distinguish variants of the same name; part of the key.
+        seed: the seed of its training; part of the key.
         budget: sets the number of test trials, and the board.
-        limit: evaluate only the first trials, so many; marked, never ranked.
-        out: store to publish to; None publishes nowhere.
-        threads: tasks side by side for vectorised built-in policies.
-        watch: is called with the progress.
+        limit: evaluate only the first `limit` trials; the record is marked and never ranked.
+        out: store for the record; None saves nothing.
+        threads: tasks in parallel, for vectorised built-in policies.
+        watch: called with the progress.
 
     Raises:
         UsageError: an unknown environment or budget, a limit below 1, or an empty name.

@@ -1,9 +1,9 @@
-"""An agent's policy in a process of its own: it gets observations and gives actions, no more.
+"""Runs an agent's policy in a separate process, which only gets observations and returns actions.
 
-The child is a fresh Python. It makes the agent anew from its name and settings, gets the trained
-state, and answers what it is shown; it opens no environment, so that neither targets nor answers
-are in its memory. Observations, states and actions are trees of tensors and plain values
-(`checkpoint.packed`), never pickles. What a policy remembers between steps stays in the child.
+The child is a fresh Python process. It constructs the agent from its name and settings, gets the
+trained state, and returns the actions for observations. It opens no environment, so its memory
+contains neither targets nor labels. Observations, states and actions are trees of tensors and plain
+values (`checkpoint.packed`), never pickles. The policy's memory between steps stays in the child.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lazybench.runner.resolve import ResolvedRun
 
 START_S = 300.0
-"""Seconds that a child may take to start and make its policy."""
+"""Time limit in seconds for a child to start and construct its policy."""
 
 _SPEC = (
     "id",
@@ -45,30 +45,30 @@ _SPEC = (
     "independent_trials",
     "version",
 )
-"""Fields of an environment's spec that the child gets, to make its agent: names and settings."""
+"""Fields of an environment's spec that the child needs to construct its agent."""
 
 
 class IsolatedPolicy:
-    """The policy of a child; called with whole blocks, or the steps of a pass.
+    """The policy in a child process; called with whole blocks, or with the steps of a pass.
 
     Attributes:
-        cpu_s: processor seconds of the child that nobody has taken yet.
+        cpu_s: processor seconds of the child since the last `take_cpu_s`.
         peak_memory_bytes: its largest resident size.
-        peak_gpu_memory_bytes: the most that its tensors took on a GPU; 0 without one.
+        peak_gpu_memory_bytes: largest GPU memory of its tensors; 0 without a GPU.
     """
 
     vectorized = True
 
     def __init__(self, resolved: ResolvedRun, state: Any, env: Any) -> None:
-        """Start the child, and make its policy.
+        """Start the child, and construct its policy.
 
         Args:
             resolved: the run.
-            state: what was trained.
-            env: the opened environment; the child gets the shape of its actions alone.
+            state: the trained state.
+            env: the opened environment; the child only gets the shape of its actions.
 
         Raises:
-            UsageError: the child can't make the agent, or makes another one.
+            UsageError: the child can't construct the agent, or its source differs there.
             PolicyFailed: it died or failed.
         """
         self.cpu_s, self.peak_memory_bytes, self.peak_gpu_memory_bytes = 0.0, 0, 0
@@ -100,12 +100,12 @@ class IsolatedPolicy:
             resolved.agent.spec.version,
         ):
             raise UsageError(
-                f"agent '{resolved.agent.spec.id}' is another one in its own process (source "
+                f"agent '{resolved.agent.spec.id}' differs in its separate process (source "
                 f"{made['source']}, here {resolved.agent.source}); leave its files as they are"
             )
 
     def __call__(self, observation: Mapping[str, Any], memory: Any = None) -> tuple[Any, Any]:
-        """Return the child's action, and a number that stands for what it remembers.
+        """Return the child's action, and a number that identifies the policy's memory there.
 
         Raises:
             PolicyFailed: the policy failed, or its process died.
@@ -127,20 +127,20 @@ class IsolatedPolicy:
         return taken
 
     def close(self) -> None:
-        """End the child at once, whatever it is at."""
+        """End the child at once."""
         self._child.kill()
 
     def _exchange(self, asked: Any, limit_s: float | None = None) -> dict[str, Any]:
         try:
             reply = unpacked(self._child.exchange(packed(_sendable(asked)), limit_s))
             if not isinstance(reply, dict):
-                raise StoreError("a message holds no dict")
+                raise StoreError("a message isn't a dict")
             self.cpu_s += max(float(reply.pop("cpu_s")), 0.0)
             self.peak_memory_bytes = max(self.peak_memory_bytes, int(reply.pop("peak")))
             gpu_peak = int(reply.pop("gpu_peak"))
             self.peak_gpu_memory_bytes = max(self.peak_gpu_memory_bytes, gpu_peak)
             if reply.get("status") == "refused":
-                raise UsageError(f"in a process of its own: {reply['reason']}")
+                raise UsageError(f"in the policy's process: {reply['reason']}")
             if "status" in reply:
                 failed = PolicyFailed(str(reply["status"]), str(reply["reason"]))
                 failed.add_note(f"in the policy's process:\n{reply['trace']}")
@@ -154,14 +154,14 @@ class IsolatedPolicy:
             raise
         except (StoreError, KeyError, TypeError, ValueError) as error:
             raise PolicyFailed(
-                "failed", f"the policy's process sent what is no answer ({error})"
+                "failed", f"the policy's process sent an invalid reply ({error})"
             ) from error
         return reply
 
 
 @contextmanager
 def isolated(resolved: ResolvedRun, state: Any, env: Any) -> Iterator[IsolatedPolicy]:
-    """Run the policy of a trained state in a process of its own, which ends with the block."""
+    """Run the policy of a trained state in a separate process, which ends with the block."""
     policy = IsolatedPolicy(resolved, state, env)
     try:
         yield policy
@@ -174,7 +174,7 @@ def _mappings(spec: EnvSpec) -> dict[str, Any]:
 
 
 def _sendable(value: Any) -> Any:
-    """A tree with arrays as tensors, and mappings as dicts."""
+    """A tree with arrays converted to tensors, and mappings to dicts."""
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     if isinstance(value, Mapping):
@@ -185,12 +185,12 @@ def _sendable(value: Any) -> Any:
 
 
 def serve() -> NoReturn:
-    """Answer one parent until it closes the pipe, then exit: what a child process runs."""
+    """Serve one parent process until it closes the pipe, then exit; run by the child process."""
     pipes.serve(_Served)
 
 
 class _Served:
-    """Makes a policy as the first message says, and answers all others with its actions."""
+    """Constructs a policy from the first message, and replies to all others with its actions."""
 
     def __init__(self) -> None:
         self._policy: Any = None
@@ -235,10 +235,10 @@ class _Served:
         return {"source": made.source, "version": made.spec.version}
 
     def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """One action, and the number of what is remembered after it."""
+        """One action, and the number of the memory after it."""
         observation = to_device(asked["observation"], self._asked["device"])
         if asked["memory"] is not None and asked["memory"] != self._turn:
-            raise ContractError(f"nothing is remembered of step {asked['memory']}")
+            raise ContractError(f"no memory has number {asked['memory']}")
         memory = None if asked["memory"] is None else self._memory
         rows, shape = self._asked["rows"], self._asked["shape"]
         if rows is None:
@@ -256,4 +256,4 @@ class _Served:
 
 
 class _Refused(LazybenchError):
-    """The agent can't be made here."""
+    """The agent can't be constructed here."""

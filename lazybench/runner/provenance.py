@@ -1,4 +1,4 @@
-"""Facts about the code and the machine that a record carries beside its key."""
+"""Facts about the code and the machine for a record; not part of its key."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def code() -> Code:
 
 
 def machine(device: str = "cpu") -> Machine:
-    """Return versions and hardware of this process, with the GPU where the device is one."""
+    """Return versions and hardware of this process, with the GPU's name if the device is one."""
     return Machine(
         python=platform.python_version(),
         torch=version("torch"),
@@ -47,7 +47,7 @@ def machine(device: str = "cpu") -> Machine:
 
 
 def reset_peak_memory(device: str = "cpu") -> None:
-    """Forget the peaks so far, where the system can: other runs in this process aren't counted."""
+    """Reset peak memory, if the system can, so that earlier runs of this process don't count."""
     if _is_gpu(device):
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
@@ -55,7 +55,7 @@ def reset_peak_memory(device: str = "cpu") -> None:
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident size of this process since the last reset; 0 where unknown."""
+    """Return the largest resident size of this process since the last reset; 0 if unknown."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         peak_kib = next(line.split()[1] for line in lines if line.startswith("VmHWM:"))
@@ -69,7 +69,7 @@ def peak_memory_bytes() -> int:
 
 
 def peak_gpu_memory_bytes(device: str) -> int:
-    """Return the most that tensors took on a GPU since the last reset; 0 where it is none."""
+    """Return the largest GPU memory of tensors since the last reset; 0 on other devices."""
     return torch.cuda.max_memory_allocated(device) if _is_gpu(device) else 0
 
 

@@ -1,4 +1,4 @@
-"""Records of runs and evaluations; all are made here."""
+"""Makes all records of runs and evaluations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Outcome:
 def run_record(
     resolved: ResolvedRun, progress: Progress, evaluation: Evaluation | None, outcome: Outcome
 ) -> Record:
-    """Return the record of a run; without scores where it diverged or failed."""
+    """Return the record of a run; without scores if it diverged or failed."""
     request, agent, spec = resolved.request, resolved.agent, resolved.spec
     keeps_state = progress.step > 0 and evaluation is not None
     return _record(
@@ -75,12 +75,12 @@ def run_record(
 def evaluation_record(
     spec: EnvSpec, env: Any, trials: int, evaluation: Evaluation, *, on: str = "cpu", **given: Any
 ) -> Record:
-    """Return the record of an evaluation without a training of its own.
+    """Return the record of an evaluation that didn't include training.
 
     Args:
-        spec: the environment.
-        env: it, opened for the test.
-        trials: how many were evaluated.
+        spec: the environment's spec.
+        env: the environment, opened for the test.
+        trials: number of evaluated trials.
         evaluation: the result.
         on: the device that computed it.
         **given: the record's other fields.
@@ -96,7 +96,7 @@ def _record(
     on: str,
     **given: Any,
 ) -> Record:
-    """The record with what every one has: scores, costs, code and machine."""
+    """A record with the fields that every record has: scores, costs, code and machine."""
     return Record.keyed(
         **facts,
         metrics={} if evaluation is None else metrics(spec, evaluation),
@@ -109,7 +109,7 @@ def _record(
 
 
 def _cost(evaluation: Evaluation | None, progress: Progress | None, on: str) -> dict[str, Any]:
-    """Seconds, memory and counts of a training (None for an evaluation alone) and its test."""
+    """Seconds, memory and counts of a test, and of training unless `progress` is None."""
     eval_wall_s = 0.0 if evaluation is None else evaluation.wall_s
     eval_cpu_s = 0.0 if evaluation is None else evaluation.cpu_s
     cost = {
@@ -145,7 +145,7 @@ def _cost(evaluation: Evaluation | None, progress: Progress | None, on: str) -> 
 def agent_facts(
     agent: ResolvedAgent, *, trained_by: Literal["lazybench", "none"], resumable: bool
 ) -> AgentFacts:
-    """Return what a record says of an agent that lazybench made."""
+    """Return the agent's part of a record, for an agent that lazybench constructed."""
     return AgentFacts(
         id=agent.spec.id,
         version=agent.spec.version,
@@ -163,7 +163,7 @@ def checkpoint_facts(state: Any, step: int) -> dict[str, Any]:
 
 
 def _further_metrics(spec: EnvSpec, evaluation: Evaluation | None) -> dict[str, Any]:
-    """Metrics of the environment that aren't among the record's, as a part of the diagnostics."""
+    """Diagnostics with those metrics of the environment that the record's metrics lack."""
     shown = {spec.metric, *(measure.name for measure in spec.measures)}
     found = {} if evaluation is None else evaluation.metrics
     further = {name: value for name, value in found.items() if name not in shown}
@@ -171,12 +171,12 @@ def _further_metrics(spec: EnvSpec, evaluation: Evaluation | None) -> dict[str, 
 
 
 def _no_file(agent: ResolvedAgent) -> dict[str, Any]:
-    """The mark of an agent that no file defines, whose hash is of its class's source alone."""
+    """The mark of an agent without a file, whose hash covers only the source of its class."""
     return {} if agent.in_file else {"code_not_in_a_file": True}
 
 
 def metrics(spec: EnvSpec, evaluation: Evaluation) -> dict[str, dict[str, Any]]:
-    """Return the headline metric and the measures of the environment; none is NaN."""
+    """Return the headline metric and further measures of the environment, never NaN."""
     found = {spec.metric: headline(spec, evaluation)}
     for measure in spec.measures:
         value = evaluation.metrics.get(measure.name)
@@ -193,8 +193,8 @@ def metrics(spec: EnvSpec, evaluation: Evaluation) -> dict[str, dict[str, Any]]:
 def headline(spec: EnvSpec, evaluation: Evaluation) -> dict[str, Any]:
     """Return the headline metric of a record with its 95 % interval.
 
-    It is the mean over trials, or the environment's value for a pass; the interval is that of the
-    mean, so there is none where the two differ (a test set whose classes differ in size).
+    It is the mean over trials, or the environment's value for a pass. The interval is that of the
+    mean, so it is missing if the two differ (as on a test set with unequal class sizes).
     """
     mean, low, high = mean_interval(evaluation.scores)
     value = float(evaluation.metrics.get(spec.metric, mean))
@@ -208,7 +208,7 @@ def headline(spec: EnvSpec, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def trials(evaluation: Evaluation) -> Trials:
-    """Return the scores of all trials, their other numbers and the answers, `[n, -1]`, packed."""
+    """Return scores, further numbers and answers `[n, -1]` of all trials, packed for a record."""
     given = evaluation.answers
     answers = given.reshape(len(given), -1) if given.size else None
     return Trials.of(evaluation.scores, predictions=answers, columns=evaluation.columns)

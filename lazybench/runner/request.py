@@ -301,8 +301,7 @@ def check_device(device: str, *, here: bool = True) -> str:
         )
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
         raise DeviceUnavailable(
-            f"device {device} isn't available: the last one is "
-            f"cuda:{torch.cuda.device_count() - 1}"
+            f"device {device} isn't available: the last one is cuda:{torch.cuda.device_count() - 1}"
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise DeviceUnavailable("device mps isn't available on this machine; use --device cpu")

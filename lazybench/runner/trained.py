@@ -164,7 +164,9 @@ def read_weights(source: str, runs: Path) -> Weights:
             ) from error
         wild = [name for name, value in params.items() if not value.isfinite().all()]
         if wild:
-            raise UsageError(f"weights in {path} must be finite, '{wild[0]}' isn't; save finite ones")
+            raise UsageError(
+                f"weights in {path} must be finite, '{wild[0]}' isn't; save them again"
+            )
         return Weights(params, path.name, hashlib.sha256(data).hexdigest())
     run = find_run(source, runs)
     state, step = run.state("best")

@@ -192,7 +192,7 @@ def test_20_wrong_answers(tmp_path: Path, agent: str, words: list[str]) -> None:
     ("agent", "words"),
     [
         ("BareState", "update returns (state, logs)"),
-        ("WordyLogs", "the logs of update are numbers, got {'loss': 'low'}"),
+        ("WordyLogs", "the logs of update must be numbers, got {'loss': 'low'}"),
         ("StrangeState", "got object at state"),
     ],
 )

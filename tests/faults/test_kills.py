@@ -191,7 +191,7 @@ def test_03_ctrl_c_twice_ends_at_once(here: Any, whole: Whole) -> None:
     running = here.play("Steady", LAZYBENCH_TEST_PAUSE_S="3600")
     running.until(lambda: "train: 0/6" in running.err.read_text())
     running.send(signal.SIGINT)
-    running.until(lambda: "once more stops at once" in running.err.read_text())
+    running.until(lambda: "interrupt again to stop at once" in running.err.read_text())
     begin_s = time.monotonic()
     running.send(signal.SIGINT)
     done = running.wait()
@@ -227,7 +227,7 @@ def test_03_ctrl_c_in_a_loop_of_the_agents_own(here: Any) -> None:
     running.send(signal.SIGINT)
     done = running.wait()
     assert done.code == 130
-    assert "a loop of its own, which begins anew" in done.err
+    assert "its own training loop, which starts again" in done.err
 
 
 def test_03_ctrl_c_while_a_record_is_written_stops_the_seeds_after_it(here: Any) -> None:

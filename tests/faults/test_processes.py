@@ -18,7 +18,7 @@ def test_14_two_processes_at_one_run(here: Any) -> None:
     other = here.play("Steady").wait()
     assert other.code == 75
     told = other.err.splitlines()[-1]
-    assert "another process is at this run" in told
+    assert "another process is executing this run" in told
     assert f"process {running.process.pid} on" in told
     assert running.wait().code == 0
     assert here.record.status == "ok"

@@ -118,11 +118,11 @@ def test_32_a_terminal(tmp_path: Path, columns: int, env: dict[str, str]) -> Non
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--device", "cuda"), "device cuda was asked for, but this torch finds none"),
+        (("--device", "cuda"), "device cuda isn't available: this torch finds none"),
         (("--device", "cuda:7"), "device cuda"),
-        (("--device", "cpu:1"), "a device is cpu, cuda, mps, or numbered as in cuda:1"),
-        (("--device", "cuda:x"), "numbered as in cuda:1, got 'cuda:x'"),
-        (("--device", "mps"), "device mps was asked for, but there is none"),
+        (("--device", "cpu:1"), "a device is cpu, cuda, mps or numbered, such as cuda:1"),
+        (("--device", "cuda:x"), "numbered, such as cuda:1, got 'cuda:x'"),
+        (("--device", "mps"), "device mps isn't available on this machine"),
         (("--precision", "tf32"), "precision tf32 is a format of CUDA devices"),
         (("--precision", "fp8"), "precision must be one of"),
     ],

@@ -106,8 +106,8 @@ def test_a_failing_tracker_is_told_of_once_and_harms_nothing(method):
     tracked = run(broken, watch=notes)
     told = [note for note in notes.kept if "tracker" in note]
     assert told == [
-        "the tracker failed and isn't asked any more (RuntimeError: no more space); the run goes "
-        "on, and its record is whole"
+        "the tracker failed and is now disabled (RuntimeError: no more space); the run "
+        "continues, and its record isn't affected"
     ]
     assert tracked.comparable() == plain.comparable()
 

@@ -21,7 +21,7 @@ class Pair(NamedTuple):
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ({0: 1}, "keys of an agent's state are text"),
+        ({0: 1}, "keys of an agent's state must be text"),
         ({"a/b": torch.ones(1), "a": {"b": torch.zeros(1)}}, "have the path state/a/b"),
         ({"pair": Pair(1, 2)}, "got Pair at state/pair"),
         ({"made": object()}, "got object at state/made"),

@@ -53,7 +53,7 @@ def test_the_same_name_with_other_scores_is_refused(tmp_path):
             lambda o, m=None: nearest(o),
             {},
             ContractError,
-            r"returns \(action, memory\), got Tensor",
+            r"return \(action, memory\), got Tensor",
         ),
         (lambda o: nearest(o)[1:], {}, ContractError, r"shape \[75\] for a trial.*got \[74\]"),
         (lambda o: nearest(o) + 9, {}, ContractError, r"labels must lie in \[0, 5\)"),

@@ -272,7 +272,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_message_from_anybody_is_refused_in_a_line(name: str) -> None:
-    with pytest.raises(StoreError, match="holds no tree"):
+    with pytest.raises(StoreError, match="isn't a valid tree"):
         unpacked(HOSTILE[name])
 
 

@@ -73,7 +73,7 @@ def test_a_judged_pass_is_not_judged_again(tmp_path, env):
 
 @pytest.mark.parametrize("silent", [False], indirect=True)
 def test_a_pass_has_no_limit(tmp_path, env):
-    with pytest.raises(UsageError, match="judged in one pass"):
+    with pytest.raises(UsageError, match="scored in one pass"):
         play(tmp_path, env, limit=5)
 
 
@@ -85,7 +85,7 @@ def test_a_run_is_judged_again_by_the_network_that_it_told_of(tmp_path, env):
     assert again.metrics["accuracy"].value == made.metrics["accuracy"].value
     assert again.network == made.network
     assert (again.network.name, again.network.parameters) == ("table", 2)
-    with pytest.raises(UsageError, match="streams its train split unjudged"):
+    with pytest.raises(UsageError, match="doesn't score its train split"):
         transfer(replace(request, split="train"))
 
 

@@ -92,7 +92,7 @@ def test_an_instance_is_copied_and_told_by_plain_attributes(tmp_path: Path) -> N
     made.agent.init(None, None)
     assert mine.calls == 0
     mine.net = torch.nn.Linear(1, 1)
-    with pytest.raises(UsageError, match=r"can't be told .* give its class"):
+    with pytest.raises(UsageError, match=r"can't be read .* pass its class"):
         play(tmp_path, mine)
 
 

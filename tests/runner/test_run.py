@@ -81,7 +81,7 @@ def test_a_forced_run_repeats_and_must_agree(tmp_path):
     path = next((tmp_path / "store").rglob("records/**/*.json"))
     doctored = first.model_copy(update={"curve": []})
     path.write_text(doctored.to_json())
-    with pytest.raises(StoreError, match="another result than the record"):
+    with pytest.raises(StoreError, match="another result than the stored record"):
         play(tmp_path, force=True)
 
 
@@ -177,7 +177,7 @@ def test_two_processes_cannot_be_at_one_run(tmp_path):
     folder = next((tmp_path / "runs").iterdir())
     with FileLock(folder / "lock"):
         assert [run.status for run in list_runs(tmp_path / "runs")] == ["running"]
-        with pytest.raises(Busy, match="another process is at this run"):
+        with pytest.raises(Busy, match="another process is executing this run"):
             play(tmp_path, "Interrupts")
 
 
@@ -187,12 +187,12 @@ def test_two_processes_cannot_be_at_one_run(tmp_path):
         ({"budget": "smal"}, UsageError, "one of smoke, small, medium, paper, got 'smal'"),
         ({"limit": 0}, UsageError, "limit must be at least 1 trial, got 0"),
         ({"threads": 0}, UsageError, "threads must be at least 1, got 0"),
-        ({"device": "cuda"}, DeviceUnavailable, "device cuda was asked for"),
+        ({"device": "cuda"}, DeviceUnavailable, "device cuda isn't available"),
         ({"device": "gpu"}, UsageError, "device must be one of auto, cpu, cuda, mps, got 'gpu'"),
         ({"settings": {"update": 3}}, UsageError, "no setting 'update'. Did you mean: updates?"),
         ({"agent": "NotAnAgent"}, ContractError, "has no method 'init'"),
         ({"agent": "Unplanned"}, ContractError, "has only one of the methods plan"),
-        ({"settings": {"updates": "many"}, "agent": "Picky"}, UsageError, "can't be made with"),
+        ({"settings": {"updates": "many"}, "agent": "Picky"}, UsageError, "can't be created with"),
         ({"agent": "Lerner"}, UsageError, "Did you mean: Learner?"),
     ],
 )
@@ -229,7 +229,7 @@ def test_settings_of_builtin_agents_are_checked(tmp_path):
 
 
 def test_a_floor_stays_a_floor(tmp_path):
-    with pytest.raises(UsageError, match="is a floor that learns nothing before the test"):
+    with pytest.raises(UsageError, match="is a baseline that learns nothing before the test"):
         lazybench.run(
             "finetune", ENV, settings={"iterations": 3}, out=tmp_path / "o", runs=tmp_path / "r"
         )

@@ -79,7 +79,7 @@ def test_other_splits_give_numbers_and_no_record(tmp_path):
         ({"run": "abcdef123456"}, UnknownName, "no run in"),
         ({"env": "glyphs-5way-1shot"}, UsageError, "trained on 1 way, got 5"),
         ({"step": "5"}, UsageError, r"kept checkpoints \(4, 6\), got '5'"),
-        ({"overrides": {"updates": 3}}, UsageError, "'updates' is a setting of training"),
+        ({"overrides": {"updates": 3}}, UsageError, "'updates' is a training setting"),
         ({"overrides": {"sift": 3}}, UsageError, "has no setting 'sift'. Did you mean: shift"),
         ({"split": "all"}, UsageError, "split must be"),
         ({"limit": 0}, UsageError, "limit must be at least 1"),
@@ -124,5 +124,5 @@ def test_an_agent_of_another_version_is_refused(tmp_path):
     (config,) = (tmp_path / "runs").glob("*/config.json")
     facts = json.loads(config.read_text())
     config.write_text(json.dumps({**facts, "agent_version": facts["agent_version"] + 1}))
-    with pytest.raises(UsageError, match="is at version 1, this run was made by version 2"):
+    with pytest.raises(UsageError, match="has version 1, but this run is of version 2"):
         judge(tmp_path, made.key12)

@@ -553,7 +553,7 @@ def test_what_cannot_be_verified_is_told(tmp_path, floor):
     with pytest.raises(UsageError, match="is at version 1 here, the record was made on version 7"):
         verify(saved(tmp_path, floor, keyed=True, env=old))
     agent = floor.agent.model_copy(update={"version": 7})
-    with pytest.raises(UsageError, match="was made by version 7"):
+    with pytest.raises(UsageError, match="this run is of version 7"):
         verify(saved(tmp_path, floor, keyed=True, agent=agent))
 
 
