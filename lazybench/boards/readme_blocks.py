@@ -23,6 +23,7 @@ from lazybench.records.fields import Reported
 from lazybench.tables import markdown_table, markdown_text
 
 END = "<!-- lazybench board: end -->"
+NOTE_MARK = "<!-- lazybench note: "
 _BEGIN = re.compile(r"<!-- lazybench (?P<kind>board|note): (?!end )(?P<words>[^\n]*?) -->")
 _FORM = "<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->, such as glyphs-20way-5shot small 5"
 _MOST_ROWS = 1_000

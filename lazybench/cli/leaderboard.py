@@ -167,12 +167,16 @@ def _blocks(store: Store, paths: Sequence[Path]) -> list[tuple[Path, str, str]]:
         DataUnavailable: a file can't be read.
         UsageError: a block selects a board that doesn't exist.
     """
-    from lazybench.boards.readme_blocks import filled
-    from lazybench.paper.claims import NOTE
+    from lazybench.boards.readme_blocks import NOTE_MARK, filled
+    from lazybench.cli.paper import claim_verdicts
+    from lazybench.paper.claims_page import verdicts_note
 
     texts = [(path, _text_of(path)) for path in paths]
     found = _boards(store, _Selection())[1] if texts else []
-    return [(path, text, filled(text, found, {"verdicts": NOTE})) for path, text in texts]
+    notes = {}
+    if any(NOTE_MARK in text for _, text in texts):
+        notes["verdicts"] = verdicts_note(claim_verdicts(store, store.records()))
+    return [(path, text, filled(text, found, notes)) for path, text in texts]
 
 
 def _text_of(path: Path) -> str:

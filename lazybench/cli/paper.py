@@ -17,9 +17,9 @@ from lazybench.cli.sweep import exit_code, run_cells
 from lazybench.errors import UsageError
 
 if TYPE_CHECKING:
-    from lazybench.paper.claims import ContrastResult
     from lazybench.paper.reproduce import PaperVsMeasured
-    from lazybench.records import Record, Reported
+    from lazybench.paper.verdicts import Checked, ClaimVerdict
+    from lazybench.records import Record, Store
     from lazybench.sweep.scheduler import CellOutcome
 
 
@@ -84,7 +84,7 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
     if name in (CLAIMS, VALIDITY):
         records = store.records()
         if name == CLAIMS:
-            text = _claims(records, store.reported(), json=json)
+            text = _claims(store, records, json=json)
         else:
             text = _validity(records, json=json)
         if page is not None and not dry_run:
@@ -117,56 +117,82 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
         raise typer.Exit(code)
 
 
-def _claims(records: Sequence[Record], reported: Sequence[Reported], *, json: bool) -> str:
+def _claims(store: Store, records: Sequence[Record], *, json: bool) -> str:
     """Print what the records say of the paper's claims, and return the page."""
-    from lazybench.paper.claims import (
-        CLAIMS,
-        INTERVALS,
-        NOTE,
-        claims_page,
-        contrast_results,
-        intervals_text,
-        stated,
-        verdict,
-        verdict_text,
-    )
+    from lazybench.paper.claims_page import claims_page, mean_text, verdicts_note
 
-    def facts(each: ContrastResult) -> dict[str, Any]:
-        content = asdict(each) | {"interval": INTERVALS[each.verdict], "p": each.p}
-        return {
-            name: value for name, value in content.items() if name not in ("verdict", "alike_p")
-        }
-
-    found = [(claim, contrast_results(claim, records, reported)) for claim in CLAIMS]
+    found = claim_verdicts(store, records)
     if json:
-        console.as_json(
-            [
-                {
-                    "claim": claim.text,
-                    "where": claim.where,
-                    "elsewhere": claim.elsewhere,
-                    "verdict": stated(results),
-                    "intervals": INTERVALS[verdict(results)],
-                    "findings": [facts(each) for each in results],
-                }
-                for claim, results in found
-            ]
-        )
+        console.as_json([_claim_facts(each) for each in found])
     else:
         rows = [
             (
                 str(number),
-                claim.text,
-                claim.elsewhere or verdict_text(results),
-                "" if claim.elsewhere else intervals_text(results),
-                str(len(results)),
+                each.claim.text,
+                each.budget,
+                each.text,
+                "; ".join(mean_text(mean) for mean in each.means),
             )
-            for number, (claim, results) in enumerate(found, 1)
+            for number, each in enumerate(found, 1)
         ]
-        head = ("", "claim", "verdict", "intervals", "findings")
+        head = ("", "claim", "budget", "verdict", "mean over boards")
         console.line(console.table(head, rows, columns=console.width()))
-        console.line(f"\n{NOTE}")
+        console.line(f"\n{verdicts_note(found)}")
     return claims_page(found)
+
+
+def claim_verdicts(store: Store, records: Sequence[Record]) -> list[ClaimVerdict]:
+    """Return what the rule for verdicts says of each claim of the paper.
+
+    Args:
+        store: has the reported numbers and the kept searches of settings.
+        records: of the store.
+    """
+    from lazybench.paper.claims import CLAIMS, boards_of
+    from lazybench.paper.verdicts import Evidence, read_searches, verdicts
+
+    searches = read_searches(store.root / "tuning")
+    return verdicts(CLAIMS, Evidence(boards_of(records), store.reported(), searches))
+
+
+def _claim_facts(found: ClaimVerdict) -> dict[str, Any]:
+    return {
+        "claim": found.claim.text,
+        "where": found.claim.where,
+        "elsewhere": found.claim.elsewhere,
+        "budget": found.budget,
+        "verdict": found.word or "not tested",
+        "provisional": found.provisional,
+        "point": None if found.failure is None else found.failure.point,
+        "reason": None if found.failure is None else found.failure.reason,
+        "means": [
+            {**mean._asdict(), "difference": mean.difference._asdict()} for mean in found.means
+        ],
+        "findings": [_result_facts(each) for each in found.checked],
+    }
+
+
+def _result_facts(checked: Checked) -> dict[str, Any]:
+    from lazybench.paper.claims_page import INTERVALS
+
+    each, failure = checked.result, checked.failure
+    contrast = each.contrast
+    return {
+        "left": contrast.left.name(contrast.reading),
+        "right": contrast.right.name(contrast.reading),
+        "place": each.place,
+        "budget": each.budget,
+        "difference": each.difference._asdict(),
+        "p": each.p,
+        "seeds": each.seeds,
+        "interval": INTERVALS[each.verdict],
+        "reported": each.reported,
+        "excludes_reported": checked.excludes_reported,
+        "processors": list(each.processors),
+        "point": None if failure is None else failure.point,
+        "reason": None if failure is None else failure.reason,
+        "keys": list(each.keys),
+    }
 
 
 def _validity(records: Sequence[Record], *, json: bool) -> str:

@@ -144,9 +144,10 @@ def test_claims_are_printed_and_written(lazybench: Any, tmp_path: Path) -> None:
     Path("leaderboards").mkdir()
     done = lazybench("reproduce", "claims", "--page", "pages/claims.md")
     assert done.code == 0, done.err
-    assert "undecided" in done.out
+    assert "not tested: no records" in done.out
+    assert "none has a verdict" in done.out
     page = Path("pages/claims.md").read_text("utf-8")
     assert "| 7 | Memory is flat" in page
     assert "see docs/cost.md" in page
     told = json.loads(lazybench("reproduce", "claims", "--json", "--dry-run").out)
-    assert {each["verdict"] for each in told} == {"undecided"}
+    assert {each["verdict"] for each in told} == {"not tested"}
