@@ -13,7 +13,7 @@ from lazybench import registry
 from lazybench.data.folders import data_root
 from lazybench.data.importing.catalogue import ORIGIN, Meta, metas
 from lazybench.data.splits import held_out_each
-from lazybench.envs.attack.summary import COLUMNS
+from lazybench.envs.attack.summary import BAD_COLUMNS, COLUMNS
 from lazybench.envs.attack.summary import MEASURES as ATTACK_MEASURES
 from lazybench.envs.data_catalogue import DATA_CATALOGUE
 from lazybench.specs import BUDGETS, EnvSpec, Measure, Resolved
@@ -218,9 +218,14 @@ def attack_env(target: str, *, targeted: bool, label: bool, linf: bool) -> EnvSp
         val_metric=("mse", "lower"),
         measures=ATTACK_MEASURES,
         columns=COLUMNS,
+        later_columns=BAD_COLUMNS,
         block=SMALL[data],
         independent_trials=True,
-        options=("eps", "query_budget", "mode", "target_rule", "strict"),
+        options=(
+            *("eps", "query_budget", "mode", "target_rule", "strict"),
+            *("bad_query_budget", "bad_answers"),
+        ),
+        left_out={"bad_query_budget": None, "bad_answers": "missed"},
         about=f"{aim} attacks on {target} by its {shown}, {'linf' if linf else 'L2'}",
         cites=("du2020metaattack",),
     )

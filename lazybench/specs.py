@@ -79,9 +79,12 @@ class EnvSpec:
         measures: further metrics of a whole test.
         columns: names of further numbers of each trial, which its last info contains and the
             record stores.
+        later_columns: those of `columns` that earlier records lack, all of them or none.
         block: number of trials that are opened together; `rows` gives it for fewer trials.
         independent_trials: whether a trial's result is independent of the trials opened with it.
         options: names of `kwargs` that a run may change; they are part of its key.
+        left_out: defaults of options that earlier records lack: a run that chooses one of them has
+            the key of a run that doesn't.
         plan_options: names of `kwargs` that an agent's plan may set for its training tasks.
         training: further arguments of training environments, such as those that keep them from the
             official test; not part of a key.
@@ -107,9 +110,11 @@ class EnvSpec:
     targets: tuple[float, ...] = ()
     measures: tuple[Measure, ...] = ()
     columns: tuple[str, ...] = ()
+    later_columns: tuple[str, ...] = ()
     block: int = 8
     independent_trials: bool = False
     options: tuple[str, ...] = ()
+    left_out: Mapping[str, Any] = field(default_factory=dict)
     plan_options: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     about: str = ""
@@ -119,7 +124,7 @@ class EnvSpec:
 
     def __post_init__(self) -> None:
         """Freeze the mappings, since a spec is shared."""
-        for name in ("kwargs", "trials", "val_trials", "training"):
+        for name in ("kwargs", "trials", "val_trials", "training", "left_out"):
             object.__setattr__(self, name, _frozen(vars(self)[name]))
 
     @property

@@ -169,6 +169,7 @@ class AttackTask:
         query_budget: queries per image.
         mode: `first` ends an image at its first success, `minimise` continues until the budget is
             spent.
+        bad_query_budget: bad answers that end an image; None for any number.
         whiteboxes: names of the networks whose gradients the train split contains.
         maps: shape of the train and val tasks, which regress gradient maps on images.
     """
@@ -183,6 +184,7 @@ class AttackTask:
     mode: Mode
     whiteboxes: tuple[str, ...]
     maps: TaskShape
+    bad_query_budget: int | None = None
 
     def __post_init__(self) -> None:
         """Convert lists, as read from a file, to tuples, and fields of `maps` to a shape."""

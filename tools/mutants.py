@@ -46,6 +46,7 @@ ROWS = "lazybench/boards/rows.py"
 SWAP = "lazybench/files.py"
 
 T_LEDGER = "tests/envs/attack/test_ledger.py"
+T_BAD = "tests/envs/attack/test_bad_queries.py"
 T_BLACKBOX = "tests/envs/attack/test_blackbox.py"
 T_FAULTS = "tests/faults/test_agents.py"
 T_EPISODES = "tests/envs/fewshot/test_episodes.py"
@@ -103,6 +104,42 @@ MUTANTS = (
         "            position = self.queries[owner] + 1\n"
         "            served = (position <= self.budget + 1) & ~self.done[owner]",
         (T_LEDGER,),
+    ),
+    Mutant(
+        "one-bad-query-more",
+        LEDGER,
+        "self.done |= self.bad >= self.bad_budget",
+        "self.done |= self.bad > self.bad_budget",
+        (T_BAD,),
+    ),
+    Mutant(
+        "one-bad-query-too-many-at-once",
+        LEDGER,
+        "return np.asarray(_numbered(owner, counts) <= left[owner])",
+        "return np.asarray(_numbered(owner, counts) <= left[owner] + 1)",
+        (T_BAD,),
+    ),
+    Mutant(
+        "distance-one-bad-query-late",
+        LEDGER,
+        "there = number == checkpoint",
+        "there = number == checkpoint + 1",
+        (T_BAD,),
+    ),
+    Mutant(
+        "bad-queries-of-a-success-include-later-ones",
+        LEDGER,
+        "early = np.bincount(of[at < self.success_query[of]], minlength=images)",
+        "early = np.bincount(of, minlength=images)",
+        (T_BAD,),
+    ),
+    Mutant(
+        "a-goal-missed-is-the-true-class",
+        BLACKBOX,
+        'bad = ~wrong if self._bad_answers == "missed" else self._bad(labels, place)',
+        'bad = labels == self._label[place] if self._bad_answers == "missed" else self._bad('
+        "labels, place)",
+        (T_BAD,),
     ),
     Mutant(
         "two-extra-rows-at-the-target",

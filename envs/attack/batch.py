@@ -15,7 +15,7 @@ from torch import Tensor
 from lazybench.envs.attack.blackbox import BlackBox
 from lazybench.envs.attack.oracle import plain
 from lazybench.envs.attack.protocol import AttackProtocol
-from lazybench.envs.attack.summary import CHECKPOINTS
+from lazybench.envs.attack.summary import BAD_CHECKPOINTS, CHECKPOINTS
 from lazybench.envs.attack.target import OpenTarget
 from lazybench.envs.picture import grid
 from lazybench.envs.spaces import broadcast_box, labels
@@ -268,7 +268,7 @@ class AttackBlock:
 
     def _verdict(self, box: BlackBox, images: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
         columns = box.verdict(images)
-        for by in CHECKPOINTS:
-            least = box.ledger.least_l2(by)
-            columns[f"l2_at_{by}"] = np.where(np.isinf(least), -1.0, least)
-        return columns
+        ledger = box.ledger
+        curve = {f"l2_at_{by}": ledger.least_l2(by) for by in CHECKPOINTS}
+        curve |= {f"l2_at_bad_{bad}": ledger.least_l2_at_bad(bad) for bad in BAD_CHECKPOINTS}
+        return columns | {name: np.where(np.isinf(far), -1.0, far) for name, far in curve.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -14,6 +14,19 @@ from lazybench.envs.attack.ledger import Ledger
 from lazybench.envs.attack.oracle import Oracle, plain
 from lazybench.errors import ContractError
 from lazybench.tasks import Access, Mode, Norm, Queries, Replies, distance
+
+BadAnswers = Literal["missed", "original"] | tuple[int, ...]
+"""Which answers are bad: `missed`, those that miss the attack's aim; `original`, the true class;
+or those of some classes.
+
+`Choice:` `missed`, as the authors count: without a goal the true class, with one any class but the
+goal, since an attacker who wants one class gains nothing from another. `original` counts only the
+true class in a targeted attack, too. Classes are for an owner whose guard flags some of them,
+whatever the image.
+
+Reference: Debenedetti, Carlini & Tramer, "Evading Black-box Classifiers Without Breaking Eggs",
+    SaTML 2024, section 3.
+"""
 
 TOLERANCE = 1e-6
 """Tolerance of a distance beyond eps, for the rounding of float32 images."""
@@ -46,6 +59,8 @@ class BlackBox:
         mode: Mode = "first",
         access: Access = "scores",
         levels: int | None = None,
+        bad_query_budget: int | None = None,
+        bad_answers: BadAnswers = "missed",
     ) -> None:
         """Open the attack of n images.
 
@@ -61,12 +76,17 @@ class BlackBox:
             access: `label` answers without scores.
             levels: round rows to so many brightnesses before they are sent and measured (256 for
                 targets that take 8-bit images); None for no rounding.
+            bad_query_budget: bad answers that finish an image; None for any number.
+            bad_answers: which answers are bad.
         """
         self.images, self.instance = len(x), tuple(x.shape[1:])
         self._x, self._label, self._best = x.clone(), label.clone(), x.clone()
         self._goal = None if goal is None else goal.clone()
         self.norm, self.eps, self.access, self.levels = norm, eps, access, levels
-        self.ledger = Ledger(len(x), query_budget, ends_at_success=mode == "first")
+        self.ledger = Ledger(
+            len(x), query_budget, ends_at_success=mode == "first", bad_budget=bad_query_budget
+        )
+        self._bad_answers = bad_answers
         self.ledger.open(np.ones(len(x), np.bool_))
         self.invalid = np.zeros(len(x), np.int64)
         self._oracle = oracle
@@ -133,21 +153,30 @@ class BlackBox:
 
     def _served(self, queries: Tensor, of: NDArray[np.int64]) -> Replies:
         """The replies to copied rows, charged before they are sent."""
-        served, position = self.ledger.charge(of)
-        live = np.flatnonzero(served)
-        whole = len(live) == len(of)
-        place = torch.from_numpy(of[live]).to(self._x.device)
+        served = np.zeros(len(of), np.bool_)
+        sent, answers = [], []
+        waiting = np.arange(len(of))
         try:
-            scores, labels, hit = self._answer(
-                queries if whole else queries[torch.from_numpy(live).to(queries.device)],
-                of[live],
-                place,
-                position[live],
-            )
+            # A call is sent at once, or in parts where its bad answers could exceed their budget.
+            while True:
+                safe = self.ledger.safe(of[waiting])
+                now, waiting = waiting[safe], waiting[~safe]
+                paid, position = self.ledger.charge(of[now])
+                live = now[paid]
+                served[live] = True
+                part = queries if len(live) == len(of) else queries[self._place(live)]
+                answers.append(self._answer(part, of[live], self._place(of[live]), position[paid]))
+                sent.append(live)
+                if not len(waiting):
+                    break
         finally:
             self.ledger.close()
-        if not whole:
-            at = torch.from_numpy(live).to(self._x.device)
+        scores, labels, hit = answers[0]
+        if len(answers) > 1:
+            scores, labels, hit = (torch.cat(parts) for parts in zip(*answers, strict=True))
+        live = sent[0] if len(sent) == 1 else np.concatenate(sent)
+        if len(answers) > 1 or len(live) < len(of):
+            at = self._place(live)
             scores = scores.new_zeros(len(of), scores.shape[1]).index_copy_(0, at, scores)
             labels = labels.new_full((len(of),), -1).index_copy_(0, at, labels)
             hit = hit.new_zeros(len(of)).index_copy_(0, at, hit)
@@ -181,7 +210,8 @@ class BlackBox:
         still adversarial; `success_8bit`: the same with its pixels rounded to 8 bits (`Choice:`
         the ball isn't measured again, since rounding alone moves an image on its edge outside);
         `queries`: charged; `success_query`: position of the first success, 0 for none; `best_l2`:
-        least Euclidean distance of any adversarial row, -1 for none.
+        least Euclidean distance of any adversarial row, -1 for none; `bad_queries`: bad answers;
+        `success_bad_queries`: those before the first success, -1 for none.
 
         Args:
             images: mask `[n]` of the images to report; values of the others are undefined.
@@ -215,6 +245,8 @@ class BlackBox:
             "queries": self.ledger.queries.copy(),
             "success_query": np.where(success, self.ledger.success_query, 0),
             "best_l2": np.where(np.isinf(least), -1.0, least),
+            "bad_queries": self.ledger.bad.copy(),
+            "success_bad_queries": np.where(success, self.ledger.success_bad, -1),
         }
 
     def _answer(
@@ -248,7 +280,15 @@ class BlackBox:
             )
             chosen = torch.from_numpy(nearer).to(sent.device)
             self._best[place[found[chosen]]] = images[chosen]
+        bad = ~wrong if self._bad_answers == "missed" else self._bad(labels, place)
+        self.ledger.count(of, position, bad.cpu().numpy())
         return scores, labels, hit
+
+    def _bad(self, labels: Tensor, place: Tensor) -> Tensor:
+        """Which answers are bad, `[R]`, where `bad_answers` isn't `missed`."""
+        if self._bad_answers == "original":
+            return labels == self._label[place]
+        return torch.isin(labels, torch.tensor(self._bad_answers, device=labels.device))
 
     def _adversarial(self, labels: Tensor, place: Tensor) -> Tensor:
         if self._goal is None:
@@ -280,6 +320,10 @@ class BlackBox:
             )
         own = queries.to(self._x.device, torch.float32, copy=True)
         return own, of.astype(np.int64)
+
+    def _place(self, rows: NDArray[np.int64]) -> Tensor:
+        """Indices as a tensor on the images' device."""
+        return torch.from_numpy(rows).to(self._x.device)
 
     def _tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values.copy()).to(self._x.device)

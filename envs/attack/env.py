@@ -11,7 +11,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium
@@ -47,7 +47,10 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
 
     The last info of an image has `success` (0 or 1), `queries`, `success_query`,
     `success_8bit`, `best_l2` (see `BlackBox.verdict`) and `l2_at_100` to `l2_at_10000`, the
-    least L2 distance of any adversarial row by then, -1 for none.
+    least L2 distance of any adversarial row by then, -1 for none; `l2_at_bad_100` to
+    `l2_at_bad_1000`, the same until so many bad answers; `bad_queries`, all bad answers, and
+    `success_bad_queries`, those before the first success. An image is finished once it has had
+    `bad_query_budget` of them, and no row is sent that could exceed that.
     """
 
     # Gymnasium declares it on instances.
@@ -70,6 +73,8 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         targeted: bool = False,
         access: Access = "scores",
         target_rule: TargetRule = "next",
+        bad_query_budget: int | None = None,
+        bad_answers: str | int | Sequence[int] = "missed",
         images: str | None = None,
         strict: bool = False,
         rows: int = 1,
@@ -96,6 +101,9 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             targeted: whether one given class is to be reached.
             access: `scores` (log-probabilities) or `label` (the top class alone).
             target_rule: `next`: the true class plus one; `random`: any other, by trial.
+            bad_query_budget: bad answers that end an image, at least 1; None for any number.
+            bad_answers: `missed`: those that miss the attack's aim (without a goal the true class,
+                with one any class but the goal); `original`: the true class; or classes (`0,3`).
             images: npz file of `x` (uint8, or floats in [0, 1], NCHW) and `y`; None for the test
                 images of a named target.
             strict: run the target in another process.
@@ -131,6 +139,8 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             targeted=targeted,
             access=access,
             target_rule=target_rule,
+            bad_query_budget=bad_query_budget,
+            bad_answers=bad_answers,
         )
         test = split == "test"
         self._target = OpenTarget(target, pictures, strict=strict and test, device=str(place))
@@ -209,7 +219,7 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             scores: `[n]` success of each trial.
             columns: values of the last infos, `[n]` each.
         """
-        return summary(scores, columns, self.task.query_budget)
+        return summary(scores, columns, self.task)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lazybench.envs.attack.summary import BAD_CHECKPOINTS
+
 Rows = NDArray[np.int64]
 
 
@@ -35,17 +37,27 @@ class Ledger:
         done: `[n]` bool, images that are finished: their rows are refused.
         success_query: `[n]` int64, position of the first success, from 1; 0 for none.
         nearest: `[n]` float64, distance of the nearest adversarial row; infinite for none.
+        bad_budget: bad answers that finish an image; None for any number.
+        bad: `[n]` int64, bad answers so far.
+        success_bad: `[n]` int64, bad answers before the first success; -1 for none.
     """
 
-    def __init__(self, images: int, budget: int, *, ends_at_success: bool) -> None:
+    def __init__(
+        self, images: int, budget: int, *, ends_at_success: bool, bad_budget: int | None = None
+    ) -> None:
         """Open a ledger whose images are all finished until `open` is called.
 
         Args:
             images: n.
             budget: queries that each image has.
             ends_at_success: whether an image is finished after the call of its first success.
+            bad_budget: bad answers that finish an image; None for any number.
         """
-        self.budget = budget
+        self.budget, self.bad_budget = budget, bad_budget
+        self.bad = np.zeros(images, np.int64)
+        self.success_bad = np.full(images, -1)
+        # Position of each image's k-th bad answer for the k of BAD_CHECKPOINTS; 0 for not yet.
+        self._bad_at = np.zeros((images, len(BAD_CHECKPOINTS)), np.int64)
         self.queries = np.zeros(images, np.int64)
         self.done = np.ones(images, np.bool_)
         self.success_query = np.zeros(images, np.int64)
@@ -63,6 +75,7 @@ class Ledger:
     def open(self, images: NDArray[np.bool_]) -> None:
         """Start over for the images of a mask `[n]`; the others keep their accounts."""
         self.queries[images] = self.success_query[images] = 0
+        self.bad[images], self.success_bad[images], self._bad_at[images] = 0, -1, 0
         self.done[images] = False
         self.nearest[images] = self._least[images] = np.inf
         kept = [(of, ~images[of], at, far) for of, at, far in self._trace]
@@ -81,14 +94,47 @@ class Ledger:
             self.queries[owner] += served
             return Charged(served, np.where(served, position, 0))
         counts = np.bincount(owner, minlength=len(self.queries))
-        order = np.argsort(owner, kind="stable")
-        begin = np.cumsum(counts) - counts
-        position = np.empty(len(owner), np.int64)
-        position[order] = np.arange(1, len(owner) + 1) - np.repeat(begin, counts)
-        position += self.queries[owner]
+        position = self.queries[owner] + _numbered(owner, counts)
         served = (position <= self.budget) & ~self.done[owner]
         self.queries += np.minimum(counts, np.where(self.done, 0, self.left))
         return Charged(served, np.where(served, position, 0))
+
+    def safe(self, owner: Rows) -> NDArray[np.bool_]:
+        """Return which rows can be sent at once without exceeding the bad budget, `[R]`.
+
+        Of each image the first rows, as many as it has bad answers left: at worst all of them are
+        bad. Rows of finished images are among them, since `charge` refuses these.
+
+        Args:
+            owner: `[R]` int64 in [0, n).
+        """
+        if self.bad_budget is None:
+            return np.ones(len(owner), np.bool_)
+        left = np.where(self.done, len(owner), self.bad_budget - self.bad)
+        counts = np.bincount(owner, minlength=len(left))
+        return np.asarray(_numbered(owner, counts) <= left[owner])
+
+    def count(self, owner: Rows, position: Rows, bad: NDArray[np.bool_]) -> None:
+        """Count the bad answers of a call, after `record`; finish images whose bad budget is spent.
+
+        Args:
+            owner: `[R]` images of the answered rows.
+            position: `[R]` their positions.
+            bad: `[R]` whose answer is bad.
+        """
+        of, at, images = owner[bad], position[bad], len(self.queries)
+        fresh = (self.success_query > 0) & (self.success_bad < 0)
+        if fresh.any():
+            early = np.bincount(of[at < self.success_query[of]], minlength=images)
+            self.success_bad[fresh] = (self.bad + early)[fresh]
+        counts = np.bincount(of, minlength=images)
+        number = self.bad[of] + _numbered(of, counts)
+        for column, checkpoint in enumerate(BAD_CHECKPOINTS):
+            there = number == checkpoint
+            self._bad_at[of[there], column] = at[there]
+        self.bad += counts
+        if self.bad_budget is not None:
+            self.done |= self.bad >= self.bad_budget
 
     def record(
         self,
@@ -146,11 +192,45 @@ class Ledger:
         """
         if by is None or by >= self.budget:
             return self._least.copy()
+        return self._least_l2(np.full(len(self.queries), by))
+
+    def least_l2_at_bad(self, checkpoint: int) -> NDArray[np.float64]:
+        """Return each image's least Euclidean distance until so many bad answers, `[n]`.
+
+        What a bad budget of that size would have given: later rows don't count, and all rows count
+        where there were fewer bad answers. Infinite where no row was adversarial.
+
+        Args:
+            checkpoint: one of `BAD_CHECKPOINTS`.
+        """
+        at = self._bad_at[:, BAD_CHECKPOINTS.index(checkpoint)]
+        return self._least_l2(np.where(at > 0, at, self.budget)) if at.any() else self.least_l2()
+
+    def _least_l2(self, by: Rows) -> NDArray[np.float64]:
+        """Each image's least Euclidean distance up to a position of its own, `[n]`."""
         least = np.full(len(self.queries), np.inf)
         for of, at, far in self._trace:
-            early = at <= by
+            early = at <= by[of]
             np.minimum.at(least, of[early], far[early])
         return least
+
+
+def _numbered(owner: Rows, counts: Rows) -> Rows:
+    """Return the number of each row among those of its owner, from 1, `[R]`.
+
+    Args:
+        owner: `[R]` int64.
+        counts: `[n]` rows of each owner.
+    """
+    if len(owner) < 2 or bool((owner[1:] > owner[:-1]).all()):
+        # One row an image, as most attacks in lock-step query.
+        return np.ones(len(owner), np.int64)
+    number = np.empty(len(owner), np.int64)
+    begin = np.cumsum(counts) - counts
+    number[np.argsort(owner, kind="stable")] = np.arange(1, len(owner) + 1) - np.repeat(
+        begin, counts
+    )
+    return number
 
 
 def improvements(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import Tensor
 
 from lazybench.arguments import check_one_of, check_whole
-from lazybench.envs.attack.blackbox import BlackBox
+from lazybench.envs.attack.blackbox import BadAnswers, BlackBox
 from lazybench.envs.attack.oracle import Oracle
 from lazybench.errors import UsageError
 from lazybench.tasks import Access, AttackTask, Mode, Norm, TaskShape
@@ -32,6 +32,8 @@ class AttackProtocol:
         targeted: whether one given class is to be reached.
         access: what replies show, `scores` or `label`.
         target_rule: which class a targeted attack is to reach.
+        bad_query_budget: bad answers that end an image; None for any number.
+        bad_answers: which answers are bad.
         levels: brightnesses that a query is rounded to, None for none.
     """
 
@@ -44,6 +46,8 @@ class AttackProtocol:
     targeted: bool
     access: Access
     target_rule: TargetRule
+    bad_query_budget: int | None = None
+    bad_answers: BadAnswers = "missed"
 
     def task(
         self,
@@ -53,7 +57,8 @@ class AttackProtocol:
         maps: TaskShape,
     ) -> AttackTask:
         """Return the task that an agent sees before it attacks a target."""
-        settings = {name: value for name, value in vars(self).items() if name != "target_rule"}
+        hidden = ("target_rule", "bad_answers")
+        settings = {name: value for name, value in vars(self).items() if name not in hidden}
         return AttackTask(
             classes=classes, instance=instance, whiteboxes=whiteboxes, maps=maps, **settings
         )
@@ -71,11 +76,21 @@ class AttackProtocol:
             mode=self.mode,
             access=self.access,
             levels=self.levels,
+            bad_query_budget=self.bad_query_budget,
+            bad_answers=self.bad_answers,
         )
 
     def fields(self) -> dict[str, Any]:
-        """Return the settings as JSON values: an infinite eps is `inf`."""
+        """Return the settings as JSON values: an infinite eps is `inf`.
+
+        Those of bad answers are left out at their defaults: keys of earlier records lack them.
+        """
         fields = dict(vars(self))
+        for name in ("bad_query_budget", "bad_answers"):
+            if fields[name] == AttackProtocol.__dataclass_fields__[name].default:
+                del fields[name]
+        if isinstance(self.bad_answers, tuple):
+            fields["bad_answers"] = list(self.bad_answers)
         return fields if math.isfinite(self.eps) else {**fields, "eps": "inf"}
 
 
@@ -89,6 +104,8 @@ def read_protocol(  # noqa: PLR0913 - one name for each setting of the environme
     targeted: bool,
     access: Access,
     target_rule: TargetRule,
+    bad_query_budget: int | None = None,
+    bad_answers: Any = "missed",
 ) -> AttackProtocol:
     """Return the protocol that settings name.
 
@@ -101,6 +118,8 @@ def read_protocol(  # noqa: PLR0913 - one name for each setting of the environme
         targeted: whether one given class is to be reached.
         access: `scores` or `label`.
         target_rule: `next` (the true class plus one) or `random`.
+        bad_query_budget: at least 1; None for any number.
+        bad_answers: as `read_bad_answers` takes it.
 
     Raises:
         UsageError: a setting that isn't allowed.
@@ -110,6 +129,8 @@ def read_protocol(  # noqa: PLR0913 - one name for each setting of the environme
     check_one_of("mode", mode, (None, *get_args(Mode)))
     check_one_of("target_rule", target_rule, get_args(TargetRule))
     check_whole("query_budget", query_budget, least=1)
+    if bad_query_budget is not None:
+        check_whole("bad_query_budget", bad_query_budget, least=1)
     if not isinstance(targeted, bool):
         raise UsageError(f"targeted must be true or false, got {targeted!r}")
     return AttackProtocol(
@@ -120,7 +141,28 @@ def read_protocol(  # noqa: PLR0913 - one name for each setting of the environme
         targeted=targeted,
         access=access,
         target_rule=target_rule,
+        bad_query_budget=bad_query_budget,
+        bad_answers=read_bad_answers(bad_answers),
     )
+
+
+def read_bad_answers(given: Any) -> BadAnswers:
+    """Return which answers are bad: `missed`, `original`, or classes as `3`, `0,3` or numbers.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if given in ("missed", "original"):
+        found: BadAnswers = given
+        return found
+    parts = given if isinstance(given, list | tuple) else str(given).split(",")
+    classes = [str(part).strip() for part in parts]
+    if not classes or not all(re.fullmatch(r"\d{1,9}", each, re.ASCII) for each in classes):
+        raise UsageError(
+            "bad_answers must be missed (answers that miss the attack's aim), original (the true "
+            f"class) or classes such as 0,3; got {given!r}"
+        )
+    return tuple(sorted({int(each) for each in classes}))
 
 
 def default_eps(norm: Norm, channels: int) -> float:

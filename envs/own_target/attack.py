@@ -32,7 +32,10 @@ ATTACKS = {"scores": ("square", "hopskipjump"), "label": ("hopskipjump", "bounda
 
 JOURNAL = "queries.jsonl"
 
-_COLUMNS = ("success", "success_8bit", "queries", "success_query", "best_l2")
+_COLUMNS = (
+    *("success", "success_8bit", "queries", "success_query", "best_l2"),
+    *("bad_queries", "success_bad_queries"),
+)
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 
 
@@ -47,7 +50,8 @@ class AttackRequest:
         labels: file of labels; None where folders or the npz file hold them.
         attacks: names of attackers; empty for `ATTACKS`.
         form: how the target takes images and what it answers, as `TargetForm` has it.
-        protocol: norm, eps, query_budget, mode and targeted, as `AttackVectorEnv` has them.
+        protocol: norm, eps, query_budget, mode, targeted, bad_query_budget and bad_answers, as
+            `AttackVectorEnv` has them.
         http: settings of the requests to an address, as `HttpSettings` has them.
         eight_bit: whether images are rounded to 8 bits before they are sent; always so over http.
         limit: how many images to take, drawn evenly over the classes; None for all.
@@ -82,8 +86,9 @@ class Attacked:
     Attributes:
         name: of the attacker.
         columns: `success` (0 or 1), `success_8bit`, `queries`, `success_query` (0 for none),
-            `best_l2` (-1 for none), and `distance`, that of the nearest adversarial image in the
-            protocol's norm (infinite for none).
+            `best_l2` (-1 for none), `bad_queries`, `success_bad_queries` (-1 for none), and
+            `distance`, that of the nearest adversarial image in the protocol's norm (infinite for
+            none).
         nearest: `[n, C, H, W]` float32 those images; the clean one where there is none.
         wall_s: seconds that it took.
     """

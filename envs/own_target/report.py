@@ -28,6 +28,10 @@ NAMES = (REPORT, FACTS, TABLE, ADVERSARIALS, SHEET)
 
 _TITLE = "# Robustness of "
 _SHOWN = 20
+_BAD = {
+    "missed": "an answer that misses the attack's aim",
+    "original": "the true class as the answer",
+}
 
 
 def need_own_folder(folder: Path) -> None:
@@ -104,8 +108,8 @@ def facts(outcome: AttackOutcome) -> dict[str, Any]:
     """Return the numbers of a report as a JSON object.
 
     Robust accuracy is the share of all images that are classified right and not attacked
-    successfully; intervals are 95 % Wilson intervals. Queries to success count the whole budget for
-    a failure.
+    successfully; intervals are 95 % Wilson intervals. Queries, and bad queries, to success count
+    the whole budget for a failure.
     """
     images, right = len(outcome.label), len(outcome.right)
     return {
@@ -151,33 +155,41 @@ def markdown(results: Mapping[str, Any]) -> str:
     """Return the page of a report."""
     protocol = results["protocol"]
     shown = "top class" if protocol["access"] == "label" else "scores"
+    bad = protocol.get("bad_answers", "missed")
+    bad = ", ".join(map(str, bad)) if isinstance(bad, list) else bad
+    limit = protocol.get("bad_query_budget")
     lines = [
         f"{_TITLE}{results['target']}",
         "",
         f"{results['images']} images, {protocol['norm']} distance at most {_eps(protocol['eps'])}, "
-        f"{protocol['query_budget']:,} queries an image, "
+        f"{protocol['query_budget']:,} queries an image"
+        f"{'' if limit is None else f' of which at most {limit:,} bad'}, "
         f"{'targeted' if protocol['targeted'] else 'untargeted'}, by {shown}"
         + (", images of 8 bits." if results["eight_bit"] else "."),
         "",
         "| | robust accuracy | 95 % interval | attacks won | mean queries | median queries "
-        "| median distance of wins |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-        f"| no attack | {_row(results['clean_accuracy'])} | | | | |",
+        "| mean bad queries | median bad queries | median distance of wins |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        f"| no attack | {_row(results['clean_accuracy'])} | | | | | | |",
     ]
     for each in results["attacks"]:
         numbers = (
             _percent(each["success"]),
             f"{each['mean_queries']:,.1f}",
             f"{each['median_queries']:,.1f}",
+            f"{each['mean_bad_queries']:,.1f}",
+            f"{each['median_bad_queries']:,.1f}",
             "" if each["median_distance"] is None else f"{each['median_distance']:.4f}",
         )
         lines.append(f"| {each['attack']} | {_row(each)} | {' | '.join(numbers)} |")
     lines += [
-        f"| **worst case** | {_row(results['worst_case'])} | | | | |",
+        f"| **worst case** | {_row(results['worst_case'])} | | | | | | |",
         "",
         "Robust accuracy: share of all images that are classified right and stay so under the "
         "attack; in the worst case, under every attack. Attacks won: of the images classified "
-        "right. Queries up to the first success; a failure counts as the whole budget.",
+        "right. Queries up to the first success; a failure counts as the whole budget. Bad "
+        f"queries: those with {_BAD.get(bad, f'an answer among the classes {bad}')}; a failure "
+        "counts as their whole budget, or that of queries without one.",
         "",
         "An attack that fails proves nothing: these numbers are upper bounds of robustness.",
     ]
@@ -207,7 +219,10 @@ def table(outcome: AttackOutcome) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ["image", "label", "top", "right", "robust"]
-    kinds = ("success", "queries", "success_query", "distance", "best_l2", "success_8bit")
+    kinds = (
+        *("success", "queries", "success_query", "distance", "best_l2", "success_8bit"),
+        *("bad_queries", "success_bad_queries"),
+    )
     columns = [f"{each.name}_{kind}" for each in outcome.attacked for kind in kinds]
     writer.writerow([*head, *map(csv_cell, columns)])
     robust = outcome.robust()
@@ -281,6 +296,8 @@ def sheet(outcome: AttackOutcome) -> NDArray[np.uint8] | None:
 def _attack_facts(outcome: AttackOutcome, each: Attacked) -> dict[str, Any]:
     budget = int(outcome.protocol["query_budget"])
     queries = np.where(each.won, each.columns["success_query"], budget)
+    most_bad = outcome.protocol.get("bad_query_budget") or budget
+    bad = np.where(each.won, each.columns["success_bad_queries"], most_bad)
     distance = each.columns["distance"][each.won]
     return {
         "attack": each.name,
@@ -289,8 +306,11 @@ def _attack_facts(outcome: AttackOutcome, each: Attacked) -> dict[str, Any]:
         "success_8bit": float(np.maximum(each.columns["success_8bit"], 0).mean()),
         "mean_queries": float(queries.mean()),
         "median_queries": float(np.median(queries)),
+        "mean_bad_queries": float(bad.mean()),
+        "median_bad_queries": float(np.median(bad)),
         "median_distance": float(np.median(distance)) if len(distance) else None,
         "queries": int(each.columns["queries"].sum()),
+        "bad_queries": int(each.columns["bad_queries"].sum()),
         "wall_s": each.wall_s,
     }
 

@@ -63,6 +63,16 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
         typer.Option("--eps", help="Largest distance: a number, a fraction such as 8/255, or inf."),
     ] = None,
     query_budget: Annotated[int, options.query_budget()] = 1000,
+    bad_query_budget: Annotated[int | None, options.bad_query_budget()] = None,
+    bad_answers: Annotated[
+        str,
+        typer.Option(
+            "--bad-answers",
+            metavar="WHICH",
+            help="Bad answers: missed (all that miss the aim), original (the true class), or "
+            "classes that your guard flags, such as 0,3.",
+        ),
+    ] = "missed",
     attacks: Annotated[
         str | None,
         typer.Option(
@@ -179,6 +189,7 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     http = {"encoding": encoding, "batch": batch, "concurrency": concurrency, "rate": rate}
     http |= {"timeout_s": timeout, "retries": retries, "repeats": repeats}
     protocol = {"norm": norm, "eps": eps, "query_budget": query_budget}
+    protocol |= {"bad_query_budget": bad_query_budget, "bad_answers": bad_answers}
     names = tuple(part.strip() for part in (attacks or "").split(",") if part.strip())
     headers = _headers(header or [])
     from lazybench.cli.progress import watching

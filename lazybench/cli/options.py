@@ -152,6 +152,12 @@ def query_budget(least: int | None = None) -> Any:
     return typer.Option("--query-budget", min=least, help="Queries that an attacker has per image.")
 
 
+def bad_query_budget() -> Any:
+    """Return the option `--bad-query-budget`."""
+    text = "Bad answers (still the class to leave) that end the attack of an image."
+    return typer.Option("--bad-query-budget", metavar="N", min=1, help=text)
+
+
 def replace(more: str) -> Any:
     """Return the option `--replace`."""
     return typer.Option("--replace", help=_help("Replace what is there already.", more))

@@ -53,6 +53,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     settings: Annotated[list[str] | None, options.setting("Replaces the agent's preset.")] = None,
     protocol: Annotated[list[str] | None, options.protocol("Replaces its default.")] = None,
     query_budget: Annotated[int | None, options.query_budget(least=1)] = None,
+    bad_query_budget: Annotated[int | None, options.bad_query_budget()] = None,
     tuned: Annotated[
         Path | None,
         typer.Option(
@@ -101,8 +102,9 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     chosen = options.parse_seeds(seed, seeds)
     overrides = options.parse_settings(settings or ())
     protocol_settings: dict[str, Any] = dict(options.parse_settings(protocol or (), "--protocol"))
-    if query_budget is not None:
-        protocol_settings["query_budget"] = query_budget
+    for name, value in (("query_budget", query_budget), ("bad_query_budget", bad_query_budget)):
+        if value is not None:
+            protocol_settings[name] = value
     need_folder(out_dir, "--out")
     need_folder(runs, "--runs")
     from lazybench.records import write_bytes

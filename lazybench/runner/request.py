@@ -64,9 +64,13 @@ def with_protocol(spec: EnvSpec, given: Mapping[str, Any]) -> EnvSpec:
                 f"{spec.id} has no setting '{name}' that a run may change."
                 f"{nearest(name, spec.options)} Settings: {', '.join(spec.options) or 'none'}"
             )
-    if not given:
-        return spec
-    return replace(spec, kwargs={**spec.kwargs, **{k: read_setting(v) for k, v in given.items()}})
+    settings = {name: read_setting(value) for name, value in given.items()}
+    chosen = {
+        name: value
+        for name, value in settings.items()
+        if name not in spec.left_out or value != spec.left_out[name]
+    }
+    return replace(spec, kwargs={**spec.kwargs, **chosen}) if chosen else spec
 
 
 def check_budget(budget: str) -> str:

@@ -262,6 +262,8 @@ def _stored_blocks(
         _block(line)
         for line in lines
         if line["state"] == state_sha256
+        # An earlier version may have kept fewer numbers of a trial.
+        and line["columns"].keys() >= set(resolved.spec.columns)
         and (line.get("isolated", False) or not resolved.request.isolated)
     ]
 

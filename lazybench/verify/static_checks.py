@@ -136,11 +136,13 @@ def check_numbers(record: Record, spec: EnvSpec, env: Any, scored: Evaluation | 
         scored = Evaluation(0, scores, scored.answers, 0.0, 0.0, scored.metrics)
     else:
         columns = {name: packed.unpack() for name, packed in record.trials.columns.items()}
-        missing = [name for name in spec.columns if name not in columns]
+        earlier = not columns.keys() & set(spec.later_columns)
+        names = tuple(name for name in spec.columns if not (earlier and name in spec.later_columns))
+        missing = [name for name in names if name not in columns]
         if missing:
             return Finding("numbers", False, f"the column {missing[0]} of each trial is missing")
         block = Evaluation(0, scores, np.empty(0), 0.0, 0.0, columns=columns)
-        scored = combined(env, [block], spec.columns, 0.0, 0.0)
+        scored = combined(env, [block], names, 0.0, 0.0)
     derived = report.metrics(spec, scored)
     for name, fields in derived.items():
         if name not in record.metrics:

@@ -553,3 +553,36 @@ def test_killed_midway_and_resumed_no_image_is_paid_twice(own: Own, loopback: An
         assert found["x"].dtype == np.uint8
         apart = (found["x"].astype(float) - found["clean"]) / 255
         np.testing.assert_allclose(np.sqrt((apart**2).sum((1, 2, 3))), found["distance"], rtol=1e-5)
+
+
+def test_bad_queries_end_an_attack_over_http_and_after_a_break(own: Own, loopback: Any) -> None:
+    """The address never answers a row beyond the budget, however its requests are cut."""
+    loopback.label = True
+    label = ("--answers", "label", "--classes", "2", "--attacks", "hopskipjump")
+    options = (*label, "--bad-query-budget", "4", "--limit", "2", "--mode", "minimise")
+    argv = words(own, *options, "--batch", "3", target=loopback.url, budget=80)
+    assert main(argv) == 0
+    facts, answered = report_facts(own), len(loopback.answered)
+    assert facts["protocol"]["bad_query_budget"] == 4
+    rows = list(csv.DictReader((own.out / "images.csv").read_text().splitlines()))
+    assert [int(row["hopskipjump_bad_queries"]) for row in rows] == [4, 4]
+    assert facts["attacks"][0]["bad_queries"] == 8
+    # Each image also once, and probes of it twice, which no attacker is charged for.
+    dark = sum(np.mean(json.loads(each)) <= 0.6 for each in loopback.answered)
+    assert dark <= 8 + 2 + 4
+    assert "of which at most 4 bad" in (own.out / "report.md").read_text()
+    journal = own.out / "queries.jsonl"
+    journal.write_text("\n".join(journal.read_text().splitlines()[: answered // 2]) + "\n")
+    assert main(argv) == 0
+    assert report_facts(own)["attacks"][0] | {"wall_s": 0} == facts["attacks"][0] | {"wall_s": 0}
+
+
+def test_a_guard_flags_classes(own: Own) -> None:
+    options = ("--attacks", "hopskipjump", "--bad-answers", "1", "--limit", "1")
+    assert main(words(own, *options)) == 0
+    facts = report_facts(own)
+    assert facts["protocol"]["bad_answers"] == [1]
+    # Every adversarial answer is flagged here, and nothing else is.
+    assert 0 < facts["attacks"][0]["bad_queries"] < facts["attacks"][0]["queries"]
+    assert "an answer among the classes 1" in (own.out / "report.md").read_text()
+    assert main(words(own, "--bad-answers", "some")) == 2
