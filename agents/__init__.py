@@ -39,6 +39,7 @@ def _agent(
 _fewshot = partial(_agent, "fewshot")
 _gradient = partial(_fewshot, "gradient:GradientAgent")
 _embedding = partial(_fewshot, "embedding:EmbeddingAgent")
+_features = partial(_fewshot, kwargs={}, trains=False, tuned=False)
 _longtail = partial(_agent, "longtail")
 _classifier = partial(_longtail, "classifier:ClassifierAgent")
 _meta_weight = partial(_longtail, "meta:MetaWeightAgent")
@@ -209,6 +210,66 @@ _FEWSHOT: tuple[AgentSpec, ...] = (
         "Chen et al. 2019",
         "chen2019closer",
         kwargs={},
+    ),
+    # Frozen features: nothing is trained, though two take the mean of training images.
+    _features(
+        "classifiers:SimpleShot",
+        "simple_shot",
+        "nearest class mean of frozen features, centred by the training classes and normalised",
+        "Wang et al. 2019",
+        "wang2019simpleshot",
+        trains=True,
+    ),
+    _features(
+        "classifiers:LogisticRegression",
+        "logistic_regression",
+        "logistic regression on frozen features by L-BFGS",
+        "Tian et al. 2020",
+        "tian2020rethinking",
+    ),
+    _features(
+        "classifiers:Ridge",
+        "ridge",
+        "ridge regression on frozen features in closed form",
+        "Hoerl & Kennard 1970",
+        "hoerl1970ridge",
+    ),
+    _features(
+        "classifiers:Knn",
+        "knn",
+        "votes of the nearest support instances on frozen features",
+        "Cover & Hart 1967; Wu et al. 2018",
+        "cover1967nearest",
+        "wu2018instance",
+    ),
+    _features(
+        "transductive:BdCspn",
+        "bd_cspn",
+        "transductive; prototypes of frozen features, rectified by the queries",
+        "Liu et al. 2020",
+        "liu2020prototype",
+    ),
+    _features(
+        "transductive:LaplacianShot",
+        "laplacian_shot",
+        "transductive; nearest prototype with agreement among neighbouring queries",
+        "Ziko et al. 2020",
+        "ziko2020laplacian",
+        trains=True,
+    ),
+    _features(
+        "transductive:Tim",
+        "tim",
+        "transductive; most information between frozen features of queries and their labels",
+        "Boudiaf et al. 2020",
+        "boudiaf2020tim",
+    ),
+    _features(
+        "transductive:PtMap",
+        "pt_map",
+        "transductive; power transform, then class centres by optimal transport of the queries",
+        "Hu et al. 2021",
+        "hu2021ptmap",
     ),
 )
 

@@ -1,0 +1,271 @@
+"""Agents that answer from frozen features, many tasks at once.
+
+Features are the instances themselves (vectors, or flat pixels in [0, 1]) or the outputs of a
+network that isn't trained. `classifiers` has the agents that answer each query by itself,
+`transductive` those that answer all queries of a task together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from torch import Tensor
+
+from lazybench.agent import Agent, Network, Observation, Plan
+from lazybench.agents.fewshot.descent import BatchNorm, bare, embed
+from lazybench.agents.fewshot.episode import select_row
+from lazybench.agents.fewshot.weights import moved, network_description, overlay
+from lazybench.errors import UsageError
+from lazybench.nets import backbone
+from lazybench.nets.net import scaled
+from lazybench.nets.params import Params, detached
+from lazybench.runtime.threads import map_tasks
+from lazybench.seeding import Rng
+from lazybench.specs import EnvSpec
+from lazybench.tasks import TaskShape
+
+NO_NETWORK = "none"
+"""The backbone of features that are the instances themselves."""
+
+_ROWS = 8
+"""Tasks in a batch of the training images that the mean is taken over."""
+
+Centre = Literal["none", "train", "support", "task"]
+
+
+class FeatureConfig(BaseModel):
+    """Settings that all agents on frozen features share.
+
+    Attributes:
+        backbone: `none` for features that are the instances themselves (pixels are flattened), or
+            the name of a network. Its weights come from `--init` or from its own factory; without
+            either they are random.
+        batch_norm: statistics of the backbone's batch norm: `inductive`, of the support set alone
+            (the default), or `transductive`, of support and queries together. Only for a backbone.
+        centre: what is subtracted from the features: nothing; the mean over `train` classes; of the
+            `support` set; or of the `task`, where support and queries each lose their own mean.
+        normalise: divide the features by their Euclidean norm, after centring.
+        train_images: training images that the mean of `centre=train` is taken over, from random
+            training tasks. `Choice:` the authors take each image once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    backbone: str = NO_NETWORK
+    batch_norm: BatchNorm | None = None
+    centre: Centre = "none"
+    normalise: bool = True
+    train_images: int = Field(20_000, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_batch_norm(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if given.get("backbone", NO_NETWORK) != NO_NETWORK:
+            return {"batch_norm": "inductive", **given}
+        if given.get("batch_norm") is not None:
+            raise ValueError(
+                "batch_norm is for a network; set backbone as well, or leave batch_norm out"
+            )
+        return given
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        kept: dict[str, Any] = dump(self)
+        if self.batch_norm is None:
+            del kept["batch_norm"]
+        return kept
+
+
+class FeatureAgent(Agent):
+    """Base class of agents on frozen features.
+
+    Nothing is trained; with `centre=train` the training phase takes the mean of training images.
+
+    Attributes:
+        TRANSDUCTIVE: whether an answer depends on the other queries; such rows are marked.
+    """
+
+    families = ("fewshot",)
+    Config: ClassVar[type[FeatureConfig]] = FeatureConfig
+    TRANSDUCTIVE: ClassVar[bool] = False
+    config: FeatureConfig
+
+    def __init__(self, config: FeatureConfig) -> None:
+        """Hold the settings."""
+        self.config = config
+
+    @staticmethod
+    def preset(algorithm: str, env: EnvSpec, budget: str) -> Mapping[str, Any]:
+        """Return the settings for a budget: `smoke` takes the mean of fewer images."""
+        return {"train_images": 500} if budget == "smoke" else {}
+
+    def scores(self, support: Tensor, members: Tensor, query: Tensor) -> Tensor:
+        """Return the scores of all classes, `[R, Q, way]`; their softmax are probabilities.
+
+        Args:
+            support: features of the support sets, `[R, S, d]`.
+            members: one-hot labels of the support sets, `[R, S, way]`.
+            query: features of the queries, `[R, Q, d]`.
+        """
+        raise NotImplementedError
+
+    def transformed(self, x: Tensor) -> Tensor:
+        """Return raw features `[R, n, d]` as they are centred; the same ones by default."""
+        return x
+
+    def plan(self, task: TaskShape) -> Plan:
+        """Return how many training batches the mean is taken over; none where it isn't needed.
+
+        Raises:
+            UsageError: tasks without classes.
+        """
+        _need_classes(task)
+        rows = _ROWS * (task.support_rows + task.query_rows)
+        needed = -(-self.config.train_images // rows)
+        updates = needed if self.config.centre == "train" else 0
+        return Plan(updates=updates, meta_batch=_ROWS, select="last")
+
+    def init(self, env: Any, rng: Rng) -> dict[str, Any]:
+        """Return the frozen network, if any, and an empty mean.
+
+        Raises:
+            UsageError: tasks without classes, or a network that can't take these instances.
+        """
+        _need_classes(env.task)
+        theta: Params = {}
+        if self.config.backbone != NO_NETWORK:
+            theta, _ = bare(backbone(self.config.backbone, env.task), rng.at("theta"))
+        return {"theta": theta, "mean": None, "images": 0, "task": env.task.fields()}
+
+    def update(
+        self, state: dict[str, Any], batch: Observation, rng: Rng
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Take the images of a block of training tasks into the mean."""
+        rows = torch.cat(self._raw(state, batch), dim=1).flatten(0, 1)
+        images = state["images"] + len(rows)
+        mean = torch.zeros_like(rows[0]) if state["mean"] is None else state["mean"]
+        mean = mean + (rows.mean(0) - mean) * (len(rows) / images)
+        return {**state, "mean": mean, "images": images}, {}
+
+    def policy(self, state: dict[str, Any]) -> FeaturePolicy:
+        """Return the policy that answers a block of tasks at once."""
+        return FeaturePolicy(self, {**state, "theta": detached(state["theta"])})
+
+    def load_weights(self, state: dict[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the first state with weights of another training in its network.
+
+        Raises:
+            UsageError: there is no network, or weights that don't fit it.
+        """
+        if self.config.backbone == NO_NETWORK:
+            raise UsageError(
+                "weights need a network to go into, got backbone=none; name theirs with "
+                "--set backbone=NAME"
+            )
+        return {**state, "theta": overlay(state["theta"], weights)}
+
+    def transfer(self, state: dict[str, Any], task: TaskShape) -> dict[str, Any]:
+        """Return a state for tasks of another shape; any number of ways will do.
+
+        Raises:
+            UsageError: other instances or targets.
+        """
+        return moved(state, task, ways_free=True)
+
+    def describe_network(self, task: TaskShape) -> Network | None:
+        """Return the name and size of the frozen network; None without one.
+
+        Raises:
+            UsageError: a network that can't take these instances.
+        """
+        if self.config.backbone == NO_NETWORK:
+            return None
+        net = backbone(self.config.backbone, task)
+        return network_description(net, bare(net, Rng(0))[0])
+
+    def diagnostics(self, state: dict[str, Any]) -> Mapping[str, Any]:
+        """Return what marks the rows of transductive agents on the boards."""
+        return {"transductive": True} if self.TRANSDUCTIVE else {}
+
+    def features(self, state: dict[str, Any], batch: Observation) -> tuple[Tensor, Tensor]:
+        """Return centred and normalised features of a block, `[R, S, d]` and `[R, Q, d]`."""
+        config = self.config
+        support, query = self._raw(state, batch)
+        if config.centre == "train" and state["mean"] is not None:
+            support, query = support - state["mean"], query - state["mean"]
+        elif config.centre == "support":
+            mean = support.mean(1, keepdim=True)
+            support, query = support - mean, query - mean
+        elif config.centre == "task":
+            support, query = (part - part.mean(1, keepdim=True) for part in (support, query))
+        if config.normalise:
+            support, query = F.normalize(support, dim=2), F.normalize(query, dim=2)
+        return support, query
+
+    def _raw(self, state: dict[str, Any], batch: Observation) -> tuple[Tensor, Tensor]:
+        """The transformed features of a block before they are centred."""
+        support, query = self._embedded(state, batch)
+        return self.transformed(support), self.transformed(query)
+
+    def _embedded(self, state: dict[str, Any], batch: Observation) -> tuple[Tensor, Tensor]:
+        """What the network makes of a block, or its instances as vectors."""
+        config = self.config
+        if config.backbone == NO_NETWORK:
+            return scaled(batch["support_x"]).flatten(2), scaled(batch["query_x"]).flatten(2)
+        net, theta = backbone(config.backbone, TaskShape(**state["task"])), state["theta"]
+
+        def one(index: int) -> tuple[Tensor, Tensor]:
+            row = select_row(batch, index)
+            x, query = net.prepare(row["support_x"]), net.prepare(row["query_x"])
+            with torch.no_grad():
+                return embed(net, theta, x, query, config.batch_norm or "inductive")
+
+        parts = map_tasks(one, range(len(batch["support_x"])))
+        return torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])
+
+
+class FeaturePolicy:
+    """Answers a block of tasks at once."""
+
+    vectorized = True
+
+    def __init__(self, agent: FeatureAgent, state: dict[str, Any]) -> None:
+        """Hold the agent and its state."""
+        self._agent, self._state = agent, state
+
+    def __call__(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
+        """Return the labels of all queries, `[R, Q]`."""
+        support, query = self._agent.features(self._state, observation)
+        way = int(self._state["task"]["way"])
+        members = F.one_hot(observation["support_y"], way).to(support.dtype)
+        return self._agent.scores(support, members, query).argmax(2), None
+
+
+def class_means(support: Tensor, members: Tensor) -> Tensor:
+    """Return the mean of each class's support features, `[R, way, d]`."""
+    return members.mT @ support / members.sum(1)[..., None]
+
+
+def squared_distances(left: Tensor, right: Tensor) -> Tensor:
+    """Return squared Euclidean distances of all pairs, `[R, n, m]`, never below 0."""
+    norms = left.square().sum(2)[:, :, None] + right.square().sum(2)[:, None]
+    return (norms - 2 * left @ right.mT).clamp_min(0)
+
+
+def _need_classes(task: TaskShape) -> None:
+    if task.target != "class":
+        raise UsageError(
+            "this agent classifies: it needs tasks with classes, got real-valued targets; choose "
+            "an environment with ways (lazybench list envs)"
+        )
