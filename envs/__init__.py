@@ -80,6 +80,7 @@ def few_shot(data: str, way: int, shot: int, *, noniid: bool = False) -> EnvSpec
         trials=_TRIALS[size],
         val_trials=_VAL_TRIALS[size],
         targets=_TARGETS.get(env, ()),
+        trial_classes="lazybench.envs.fewshot.trial_classes:trial_classes",
         about=f"{way}-way {shot}-shot classification on {data}{trap}",
         cites=("vinyals2016matching", *(("yin2020memorization",) if noniid else ())),
     )
@@ -150,6 +151,7 @@ def long_tailed(data: str, imbalance: int, classes: int, test_images: int) -> En
         val_trials=dict.fromkeys(BUDGETS, dev),
         measures=LONGTAIL_MEASURES,
         training={"eval_split": "val"},
+        trial_classes="lazybench.envs.longtail.trial_classes:trial_classes",
         about=f"long-tailed {data}, {classes} classes, imbalance {imbalance}",
         cites=("cui2019classbalanced", "liu2019openworld"),
     )

@@ -88,6 +88,9 @@ class EnvSpec:
         plan_options: names of `kwargs` that an agent's plan may set for its training tasks.
         training: further arguments of training environments, such as those that keep them from the
             official test; not part of a key.
+        trial_classes: `module:function` that gives the classes of official test trials from the
+            spec, the data's fingerprint and a number of trials, as `class_effects.TrialClasses`, or
+            None where it can't; empty where the classes are no sample (see docs/boards.md).
         about: one line for listings.
         version: incremented by any change that can affect a score.
         origin: who registered it.
@@ -117,6 +120,7 @@ class EnvSpec:
     left_out: Mapping[str, Any] = field(default_factory=dict)
     plan_options: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+    trial_classes: str = ""
     about: str = ""
     version: int = 1
     origin: str = "lazybench"

@@ -12,6 +12,8 @@ from lazybench.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from lazybench.class_effects import ClassEffects
+
 
 _LEAST_P = 1e-12
 
@@ -22,7 +24,8 @@ class Parts(NamedTuple):
     Attributes:
         seeds: variance that comes from the seeds.
         seeds_df: its degrees of freedom.
-        trials: variance that comes from the trials and from chance within them.
+        trials: variance that comes from the trials and from chance within them; with class effects
+            from the classes of the trials, too.
         trials_df: its degrees of freedom.
     """
 
@@ -30,6 +33,12 @@ class Parts(NamedTuple):
     seeds_df: float
     trials: float
     trials_df: float
+
+    @classmethod
+    def of_trials(cls, values: NDArray[Any]) -> Parts:
+        """The parts of the mean of one seed, or of one difference, over its trials."""
+        n = values.size
+        return cls(0.0, 1.0, float(values.var(ddof=1)) / n if n > 1 else math.nan, max(1, n - 1))
 
     @classmethod
     def of_mean(cls, arrays: list[NDArray[Any]]) -> Parts:
@@ -94,6 +103,20 @@ class Parts(NamedTuple):
         seeds, seeds_df = _welch((self.seeds, self.seeds_df), (other.seeds, other.seeds_df))
         trials, trials_df = _welch((self.trials, self.trials_df), (other.trials, other.trials_df))
         return Parts(seeds, seeds_df, trials, trials_df)
+
+    def with_classes(self, effects: ClassEffects, scores: NDArray[Any]) -> Parts:
+        """The parts where the classes of the trials are random, too.
+
+        Args:
+            effects: of the trials' classes.
+            scores: [n] the mean over seeds of each trial, or a difference of such means.
+        """
+        import numpy as np
+
+        moments = [(part**2).sum(axis=1) for part in effects.moments(scores[None])]
+        trials = np.array([self.trials]), np.array([float(self.trials_df)])
+        variance, freedom = effects.widened(moments[0], moments[1], *trials)
+        return self._replace(trials=float(variance[0]), trials_df=float(freedom[0]))
 
     @property
     def error(self) -> float:
@@ -298,7 +321,7 @@ def _t_half(values: NDArray[Any]) -> float:
     return float(stdtrit(values.size - 1, 0.5 + LEVEL / 2)) * error
 
 
-def over_seeds(seeds: Sequence[ArrayLike]) -> Summary:
+def over_seeds(seeds: Sequence[ArrayLike], effects: ClassEffects | None = None) -> Summary:
     """The mean over seeds with a 95 % interval in which seeds and trials are both random.
 
     One seed: the interval over its trials (`mean_interval`). Several: the half-width is the root of
@@ -318,24 +341,29 @@ def over_seeds(seeds: Sequence[ArrayLike]) -> Summary:
 
     Args:
         seeds: one [n] array of scores a seed.
+        effects: those of the trials' classes, where these are random, too; the interval then holds
+            the mean over other classes of the same kind. All seeds have its trials.
 
     Raises:
-        UsageError: no seed is given, or a seed's scores are empty or not finite.
+        UsageError: no seed is given, or a seed's scores are empty, not finite or not of the
+            effects' trials.
     """
     import numpy as np
 
     arrays = [_scores(scores) for scores in seeds]
     if not arrays:
         raise UsageError("scores of at least one seed are needed, got none")
+    _check_effects(effects, arrays)
     means = np.asarray([array.mean() for array in arrays])
     n_trials = min(array.size for array in arrays)
-    if len(arrays) == 1:
-        return Summary(*mean_interval(arrays[0]), n_trials, 1, float("nan"))
-    spread = float(means.std(ddof=1))
+    spread = float(means.std(ddof=1)) if len(arrays) > 1 else math.nan
     everything = np.concatenate(arrays)
-    if (everything == everything[0]).all():
+    alone = len(arrays) == 1 and effects is None
+    if alone or (everything == everything[0]).all():
         return Summary(*mean_interval(arrays[0]), n_trials, len(arrays), spread)
-    parts = Parts.of_mean(arrays)
+    parts = Parts.of_mean(arrays) if len(arrays) > 1 else Parts.of_trials(arrays[0])
+    if effects is not None:
+        parts = parts.with_classes(effects, np.mean(arrays, axis=0))
     mean, half = float(means.mean()), parts.half(LEVEL)
     lo, hi = mean - half, mean + half
     if np.isin(everything, (0.0, 1.0)).all():
@@ -375,6 +403,12 @@ def standard_error(seeds: Sequence[ArrayLike]) -> float:
     return float(values.std(ddof=1)) / math.sqrt(values.size)
 
 
+def _check_effects(effects: ClassEffects | None, arrays: Sequence[NDArray[Any]]) -> None:
+    if effects is not None and {array.size for array in arrays} != {effects.n}:
+        sizes = sorted({array.size for array in arrays})
+        raise UsageError(f"class effects of {effects.n} trials don't fit scores of {sizes} trials")
+
+
 def _wilson_as_wide(share: float, half: float, most: int) -> tuple[float, float]:
     """Wilson's interval of the number of trials, at most so many, that give a half-width."""
     from scipy.special import ndtri
@@ -385,7 +419,9 @@ def _wilson_as_wide(share: float, half: float, most: int) -> tuple[float, float]
     return wilson(share * n, n)
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -> Difference:
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False, effects: ClassEffects | None = None
+) -> Difference:
     """How much higher `a` scores than `b` on the same trials.
 
     One seed a side: Student's t over the trials' differences, which says something about two
@@ -410,12 +446,13 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -
         a: [n] scores, or a list with one such array a seed.
         b: the same for the other side; trial i is the same trial on both.
         same_seeds: whether array i of both sides is of the same seed.
+        effects: those of the trials' classes, where these are random, too.
 
     Raises:
         UsageError: the sides differ in the number of trials (or of the same seeds), or scores are
-            empty or not finite.
+            empty, not finite or not of the effects' trials.
     """
-    parts, differences = _paired(a, b, same_seeds)
+    parts, differences = _paired(a, b, same_seeds, effects)
     mean = float(differences.mean())
     if parts is None:
         return _paired_t(differences)
@@ -423,28 +460,32 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -
     return Difference(mean, mean - half, mean + half, parts.p(mean))
 
 
-def paired_estimate(a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False) -> Estimate:
+def paired_estimate(
+    a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False, effects: ClassEffects | None = None
+) -> Estimate:
     """The mean of `paired_difference` with the parts of its variance.
 
     Args:
         a: as there.
         b: as there.
         same_seeds: as there.
+        effects: as there.
 
     Raises:
         UsageError: as there.
     """
-    parts, differences = _paired(a, b, same_seeds)
+    parts, differences = _paired(a, b, same_seeds, effects)
     if parts is None:
         n = differences.size
-        trials = float(differences.var(ddof=1)) / n if n > 1 else math.nan
-        parts = Parts(0.0, 1.0, trials, max(1, n - 1))
+        parts = Parts.of_trials(differences)
         if n > 1 and (differences == differences[0]).all():
             parts = Parts(0.0, 1.0, 0.0, n - 1)
     return Estimate(float(differences.mean()), parts)
 
 
-def _paired(a: Any, b: Any, same_seeds: bool) -> tuple[Parts | None, NDArray[Any]]:
+def _paired(
+    a: Any, b: Any, same_seeds: bool, effects: ClassEffects | None
+) -> tuple[Parts | None, NDArray[Any]]:
     """The parts of a paired difference, None for trials alone, and it trial by trial."""
     sides = [_by_seed(a), _by_seed(b)]
     sizes = sorted({array.size for side in sides for array in side})
@@ -457,14 +498,20 @@ def _paired(a: Any, b: Any, same_seeds: bool) -> tuple[Parts | None, NDArray[Any
         raise UsageError(
             f"the same seeds are as many on both sides, got {len(sides[0])} and {len(sides[1])}"
         )
+    _check_effects(effects, sides[0])
     if len(sides[0]) == len(sides[1]) == 1:
-        return None, sides[0][0] - sides[1][0]
+        differences = sides[0][0] - sides[1][0]
+        if effects is None or (differences == differences[0]).all():
+            return None, differences
+        return Parts.of_trials(differences).with_classes(effects, differences), differences
     if same_seeds and len(sides[0]) >= FEWEST_PAIRS:
         found = [left - right for left, right in zip(*sides, strict=True)]
         parts, differences = Parts.of_paired(found), sum(found) / len(found)
     else:
         parts, differences = Parts.of_difference(*sides)
-    return (None if parts.seeds == parts.trials == 0 else parts), differences
+    if parts.seeds == parts.trials == 0:
+        return None, differences
+    return (parts if effects is None else parts.with_classes(effects, differences)), differences
 
 
 def adjusted(p: Sequence[float]) -> list[float]:
@@ -513,11 +560,17 @@ class _Pairs:
     The same numbers as `paired_difference` gives one by one, from tables that are made once a side.
     """
 
-    def __init__(self, sides: Sequence[list[NDArray[Any]]], seeds: Sequence[Sequence[int]]) -> None:
-        """Take sides of at least two seeds each, all on as many trials."""
+    def __init__(
+        self,
+        sides: Sequence[list[NDArray[Any]]],
+        seeds: Sequence[Sequence[int]],
+        effects: ClassEffects | None,
+    ) -> None:
+        """Take sides of at least two seeds each, all on as many trials, those of the effects."""
         import numpy as np
 
         self._sides, self._seeds = sides, [tuple(each) for each in seeds]
+        self._effects = effects
         means = np.stack([np.mean(side, axis=0) for side in sides])
         self._mean = means.mean(axis=1)
         count, self._n = means.shape
@@ -541,6 +594,11 @@ class _Pairs:
                 self._pair([i for i, seeds in enumerate(self._seeds) if seeds == each])
         self.p = np.full(len(one), -1.0)
         self._set_exact_p()
+        if effects is not None:
+            squares, sums = map(_squared_distances, effects.moments(means))
+            self.trials, self.trials_df = effects.widened(
+                squares, sums, self.trials, self.trials_df
+            )
 
     def _pair(self, places: list[int]) -> None:
         """Pair the seeds of sides that have the same ones, as `Parts.of_paired` does."""
@@ -568,7 +626,9 @@ class _Pairs:
         for k in np.flatnonzero(self.seeds + self.trials <= _ROUNDING * size.sum(axis=1)):
             i, j = self.pairs[k]
             same = self._seeds[i] == self._seeds[j]
-            self.p[k] = paired_difference(self._sides[i], self._sides[j], same_seeds=same).p
+            self.p[k] = paired_difference(
+                self._sides[i], self._sides[j], same_seeds=same, effects=self._effects
+            ).p
 
     def below(self, p: float, which: NDArray[Any]) -> NDArray[Any]:
         """Return which of some pairs have a p below one."""
@@ -598,7 +658,9 @@ def _squared_distances(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def significant_pairs(
-    sides: Sequence[list[NDArray[Any]]], seeds: Sequence[Sequence[int]]
+    sides: Sequence[list[NDArray[Any]]],
+    seeds: Sequence[Sequence[int]],
+    effects: ClassEffects | None = None,
 ) -> set[tuple[int, int]]:
     """Return the pairs of places whose sides differ, after correction for the number of pairs.
 
@@ -608,6 +670,8 @@ def significant_pairs(
     Args:
         sides: for each side one [n] array of scores a seed, at least two; none where it has none.
         seeds: their seeds.
+        effects: those of the trials' classes, where these are random, too; sides of another number
+            of trials are compared without them.
     """
     import numpy as np
 
@@ -619,9 +683,10 @@ def significant_pairs(
             by_size.setdefault(next(iter(size)), []).append(place)
     different = set(itertools.combinations(range(len(sides)), 2))
     found = []
-    for places in by_size.values():
+    for trials, places in by_size.items():
         if len(places) > 1:
-            pairs = _Pairs([arrays[i] for i in places], [seeds[i] for i in places])
+            fitting = effects if effects is not None and effects.n == trials else None
+            pairs = _Pairs([arrays[i] for i in places], [seeds[i] for i in places], fitting)
             known = np.flatnonzero(~np.isnan(pairs.p))
             different -= {(places[i], places[j]) for i, j in pairs.pairs[known].tolist()}
             found.append((places, pairs, known))

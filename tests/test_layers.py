@@ -26,7 +26,7 @@ FRONT = ("lazybench/__init__.py", "lazybench/api.py", "lazybench/cli/", "lazyben
 # The layers of the package, bottom up: a room imports from rows above its own, and from itself.
 # Rooms of one row don't know each other. CONTRIBUTING has the same order.
 LAYERS = (
-    ("_version", "errors"),
+    ("_version", "class_effects", "errors"),
     ("arguments", "files", "seeding", "specs", "stats", "tasks"),
     ("agent", "plugins", "runtime", "tables"),
     ("user_code",),

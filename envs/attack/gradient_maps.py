@@ -22,7 +22,8 @@ from lazybench import seeding
 from lazybench.arguments import check_one_of, check_whole
 from lazybench.data.cache import prepared
 from lazybench.data.pool import Split
-from lazybench.envs.fewshot.episodes import Block, choose
+from lazybench.envs.fewshot.episodes import Block
+from lazybench.envs.fewshot.trial_classes import choose
 from lazybench.envs.fewshot.trial_sampler import TrialSampler
 from lazybench.envs.single_step import Backend, SingleStepVectorEnv
 from lazybench.envs.targets.nets import (

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lazybench import seeding
 from lazybench.data.pool import Pool
+from lazybench.envs.fewshot.trial_classes import choose
 from lazybench.errors import UsageError
 from lazybench.tasks import TaskShape
 
@@ -59,27 +60,6 @@ class Regression(Protocol):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return inputs and targets, `[R, points, …]` each."""
         ...
-
-
-def choose(words: NDArray[np.uint64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return distinct indices for each row, in random order, int64 `[R, amount]`.
-
-    A partial Fisher-Yates shuffle of all rows at once.
-
-    Args:
-        words: `[R, amount]` uint64, independent random words, one for each index to draw.
-        sizes: `[R]`, row r draws from [0, sizes[r]); each must be >= amount.
-    """
-    rows, amount = words.shape
-    most = int(sizes.max(initial=amount))
-    order = np.tile(np.arange(most, dtype=np.int64), rows)
-    steps = np.arange(amount)
-    picks = steps + seeding.integers(words, sizes[:, None] - steps)
-    offset = np.arange(rows) * most
-    for step in range(amount):
-        here, there = offset + step, offset + picks[:, step]
-        order[here], order[there] = order[there], order[here]
-    return order.reshape(rows, most)[:, :amount]
 
 
 def choose_of_few(

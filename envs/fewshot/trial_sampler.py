@@ -20,6 +20,7 @@ from lazybench.envs.fewshot.episodes import (
     Sampler,
     class_groups,
 )
+from lazybench.envs.fewshot.trial_classes import protocol_name
 from lazybench.envs.spaces import broadcast_box, labels
 from lazybench.errors import ContractError, UsageError, nearest
 from lazybench.tasks import TaskShape
@@ -74,8 +75,8 @@ class TrialSampler:
             "prep": opened.prep,
             "source": opened.source,
         }
-        groups = "-noniid-sorted" if noniid and order == "sorted" else "-noniid" if noniid else ""
-        name = f"{data}-{way}way-{shot}shot{groups}"
+        settings = {"data": data, "way": way, "shot": shot, "noniid": noniid, "order": order}
+        name = protocol_name(settings)
         self.split = split
         self._data_set = data
         k, q = shot if shots is None else shots, QUERIES if queries is None else queries

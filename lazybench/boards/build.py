@@ -18,6 +18,7 @@ from lazybench.boards.group import (
     groups,
     is_superseded,
     newest_versions,
+    samples_classes,
     score_of,
 )
 from lazybench.boards.rows import Row, failed_row, row_of
@@ -47,6 +48,15 @@ FLAGS_NOTE = (
     f"`{BELOW_BASELINE}`: the row's paired 95 % interval to a baseline of its family doesn't lie "
     f"above 0. `{STILL_RISING}`: its validation score gains more than {RISE:g} point over the last "
     "half of training."
+)
+CLASSES_NOTE = (
+    "The interval at the score is over trials and seeds: it says how other trials of the same test "
+    "classes would score. The one over classes says how other classes of the same kind would; "
+    "ranks and differences use it."
+)
+NO_CLASSES_NOTE = (
+    "Which classes these trials have isn't known here. All intervals are over trials and seeds, "
+    "with the same test classes."
 )
 SUPERSEDED = "superseded"
 NO_NETWORK = "No network recorded"
@@ -266,7 +276,7 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
         transferred=tuple(row for group, row in pairs if group.records[0].trained_on is not None),
         failed=tuple(failed),
         reported=rows_for(papers, first.env.id),
-        notes=_notes(ranked, first.budget),
+        notes=_notes(ranked, first),
         n_records=len(whole),
     )
 
@@ -345,11 +355,13 @@ def _significant_pairs(found: Sequence[Group]) -> tuple[set[int], set[tuple[int,
     firm = [i for i, group in enumerate(found) if len(group.scored) >= FEWEST_SEEDS]
     sides = [found[i].trial_scores() or [] for i in firm]
     seeds = [[record.seed for record in found[i].scored] for i in firm]
-    return set(firm), {(firm[i], firm[j]) for i, j in significant_pairs(sides, seeds)}
+    effects = found[firm[0]].class_effects() if firm else None
+    pairs = significant_pairs(sides, seeds, effects)
+    return set(firm), {(firm[i], firm[j]) for i, j in pairs}
 
 
-def _notes(ranked: Sequence[Row], budget: str) -> tuple[str, ...]:
-    notes = [SMOKE_NOTE] if budget == "smoke" else []
+def _notes(ranked: Sequence[Row], first: Record) -> tuple[str, ...]:
+    notes = [SMOKE_NOTE] if first.budget == "smoke" else []
     enough = sum(len(row.seeds) >= FEWEST_SEEDS for row in ranked)
     if enough < len(ranked):
         notes.append(FEW_SEEDS_NOTE)
@@ -359,4 +371,8 @@ def _notes(ranked: Sequence[Row], budget: str) -> tuple[str, ...]:
         notes.append(GROUPS_NOTE)
     if any({BELOW_BASELINE, STILL_RISING} & {*row.marks} for row in ranked):
         notes.append(FLAGS_NOTE)
+    if any(row.classes_lo is not None for row in ranked):
+        notes.append(CLASSES_NOTE)
+    elif ranked and samples_classes(first):
+        notes.append(NO_CLASSES_NOTE)
     return tuple(notes)

@@ -58,6 +58,10 @@ def _with_interval(value: float | None, low: float | None, high: float | None, u
     return number_text(value, unit) + (f" ({ends})" if ends else "")
 
 
+def _over_classes(row: Row, unit: str) -> str:
+    return _interval(row.classes_lo, row.classes_hi, unit)
+
+
 def _tuning(row: Row) -> str:
     """How many configurations were searched, or whose choice the settings are."""
     if row.tuning_trials is not None:
@@ -229,7 +233,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         "score",
-        "mean score over trials and seeds with its 95 % interval",
+        "mean score over trials and seeds with its 95 % interval over both",
         page=Look("score", lambda row, unit: _with_interval(row.score, row.lo, row.hi, unit)),
         latex="score",
         terminal=Look("score", lambda row, unit: number_text(row.score, unit)),
@@ -251,6 +255,31 @@ COLUMNS: tuple[Column, ...] = (
         csv=lambda row, _: row.lo,
     ),
     Column("hi", "upper end of the 95 % interval", csv=lambda row, _: row.hi),
+    Column(
+        "classes_lo",
+        "95 % interval over the test's classes, too: how classes of the same kind would score",
+        page=Look("95 % CI, classes", _over_classes),
+        latex="95 % CI, classes",
+        terminal=Look("over classes", _over_classes),
+        block=Block(
+            "over classes",
+            lambda row, _: (
+                ""
+                if row.classes_lo is None
+                else f"{_fixed(row.classes_lo)} to {_fixed(row.classes_hi)}"
+            ),
+        ),
+        csv=lambda row, _: row.classes_lo,
+        optional=True,
+        sort=lambda row: row.classes_lo,
+        first=True,
+    ),
+    Column(
+        "classes_hi",
+        "upper end of the 95 % interval over classes",
+        csv=lambda row, _: row.classes_hi,
+        optional=True,
+    ),
     Column(
         "seed_std",
         "standard deviation of the seeds' scores",

@@ -33,7 +33,8 @@ class Side:
 
     Attributes:
         name: the row's name.
-        summary: its score in the board's unit, over seeds.
+        summary: its score in the board's unit, over seeds and trials.
+        over_classes: ends of its interval over classes, too; None where they aren't known.
         by_trial: `[n]` mean over seeds of each trial's score, in the board's unit.
         keys: the first 12 digits of its records' keys.
         flags: `below baseline`, `still rising`, both or none.
@@ -41,6 +42,7 @@ class Side:
 
     name: str
     summary: Summary
+    over_classes: tuple[float, float] | None
     by_trial: NDArray[Any]
     keys: tuple[str, ...]
     flags: tuple[str, ...] = ()
@@ -57,7 +59,9 @@ class Comparison:
         better: `higher` or `lower`.
         left: the first side.
         right: the second side.
-        difference: left less right with its 95 % interval and p.
+        difference: left less right with its 95 % interval and p, over classes where those of the
+            trials are known.
+        over_trials: the same over trials and seeds alone.
         note: what a reader must know, or an empty string.
         processors: the processors of records that were compared across processors; else none.
     """
@@ -69,6 +73,7 @@ class Comparison:
     left: Side
     right: Side
     difference: Difference
+    over_trials: Difference
     note: str
     processors: tuple[str, ...] = ()
 
@@ -123,14 +128,15 @@ def compare(
         better=first.env.better,
         left=_side(sides[0], scores[0], rows),
         right=_side(sides[1], scores[1], rows),
-        difference=_difference(*sides),
+        difference=_difference(*sides, over_classes=True),
+        over_trials=_difference(*sides, over_classes=False),
         note="\n".join(notes),
         processors=processors,
     )
 
 
-def _difference(left: Group, right: Group) -> Difference:
-    found = difference(left, right)
+def _difference(left: Group, right: Group, *, over_classes: bool) -> Difference:
+    found = difference(left, right, over_classes=over_classes)
     if found is None:
         raise UsageError(
             f"a paired difference needs the same trials on both sides; {left.name} was evaluated "
@@ -152,11 +158,14 @@ def _side(group: Group, scores: list[NDArray[Any]], rows: Sequence[Group]) -> Si
         hi=end_of(found.hi, first),
         seed_std=found.seed_std * scale,
     )
+    effects = group.class_effects()
+    wider = None if effects is None else over_seeds(scores, effects)
+    over_classes = wider and (end_of(wider.lo, first), end_of(wider.hi, first))
     # Two rows of a name differ in their batch norm.
     several = sum(other.name == group.name for other in rows) > 1
     name = f"{group.name}, {batch_norm(first)}" if several else group.name
     by_trial = np.stack(scores).mean(axis=0, dtype=np.float64) * scale
-    return Side(name, summary, by_trial, keys, flags(group, rows))
+    return Side(name, summary, over_classes, by_trial, keys, flags(group, rows))
 
 
 def _select(rows: Sequence[Group], name: str, norm: str | None) -> Group:

@@ -8,12 +8,16 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from lazybench.class_effects import ClassEffects
+from lazybench.errors import UnknownName
 from lazybench.files import canonical_json
 from lazybench.records.schema import Record
+from lazybench.registry import ENVS
 from lazybench.stats import Difference, Estimate, paired_difference, paired_estimate
+from lazybench.user_code import load
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -64,6 +68,11 @@ class Group:
             arrays.append(scores)
         return arrays or None
 
+    def class_effects(self) -> ClassEffects | None:
+        """The effects of the trials' classes; None where these aren't known or aren't a sample."""
+        counts = {record.trials.n for record in self.scored}
+        return class_effects(self.scored[0]) if len(counts) == 1 else None
+
     def estimate(self, other: Group, column: str = "") -> Estimate | None:
         """Return the mean of `less` with the parts of its variance; None where it has none.
 
@@ -72,20 +81,31 @@ class Group:
             column: a number of each trial that is taken in place of the score.
         """
         sides = self._sides(other, column)
-        return None if sides is None else paired_estimate(*sides[:2], same_seeds=sides[2])
+        if sides is None:
+            return None
+        left, right, same = sides
+        return paired_estimate(left, right, same_seeds=same, effects=self.class_effects())
 
-    def less(self, other: Group, column: str = "") -> Difference | None:
+    def less(
+        self, other: Group, column: str = "", *, over_classes: bool = True
+    ) -> Difference | None:
         """Return how much higher these runs score than another group's on the same trials.
 
-        In the trials' own unit. Seeds are paired where both have the same ones. None where either
-        has no score of each trial, or the trials aren't as many.
+        In the trials' own unit. Seeds are paired where both have the same ones, and the classes of
+        the trials are random where they are known. None where either has no score of each trial,
+        or the trials aren't as many.
 
         Args:
             other: runs on the same environment.
             column: a number of each trial that is taken in place of the score.
+            over_classes: whether classes are random, too, where they are known.
         """
         sides = self._sides(other, column)
-        return None if sides is None else paired_difference(*sides[:2], same_seeds=sides[2])
+        if sides is None:
+            return None
+        left, right, same = sides
+        effects = self.class_effects() if over_classes else None
+        return paired_difference(left, right, same_seeds=same, effects=effects)
 
     def _sides(
         self, other: Group, column: str
@@ -103,6 +123,42 @@ class Group:
         columns = [record.trials.columns.get(column) for record in self.scored]
         found = [packed.unpack() for packed in columns if packed is not None]
         return found if all(is_usable(values) for values in found) else []
+
+
+def class_effects(record: Record) -> ClassEffects | None:
+    """Return the effects of the classes of a record's trials, from its environment's id alone.
+
+    None where the environment isn't installed in the record's revision, where its classes aren't
+    known or aren't a sample of others, and where trials don't tell classes apart.
+    """
+    env = record.env
+    return _class_effects(env.id, env.version, record.data.fingerprint, record.trials.n)
+
+
+def samples_classes(record: Record) -> bool:
+    """Return whether the trials of a record's environment are of a sample of classes."""
+    return bool(_class_source(record.env.id, record.env.version))
+
+
+@cache
+def _class_effects(env_id: str, version: int, fingerprint: str, trials: int) -> ClassEffects | None:
+    if not trials or not _class_source(env_id, version):
+        return None
+    spec = ENVS.resolve(env_id).spec
+    design = load(spec.trial_classes)(spec, fingerprint, trials)
+    effects = None if design is None else ClassEffects(design)
+    return effects if effects is not None and effects.identified else None
+
+
+@cache
+def _class_source(env_id: str, version: int) -> str:
+    """The function that gives the classes of an environment's trials; empty where there is none."""
+    try:
+        spec = ENVS.resolve(env_id).spec
+    except UnknownName:
+        return ""
+    same = (spec.id, spec.version) == (env_id, version)
+    return str(spec.trial_classes) if same else ""
 
 
 def bounded(value: float) -> float:
@@ -151,12 +207,17 @@ def end_of(value: float, record: Record) -> float:
     return 100 * min(max(value, 0.0), 1.0) if record.env.unit == "fraction" else bounded(value)
 
 
-def difference(group: Group, other: Group) -> Difference | None:
+def difference(group: Group, other: Group, *, over_classes: bool = True) -> Difference | None:
     """Return the paired difference in the board's unit, or None where the trials aren't the same.
 
     That of fractions stays within -100 and 100 %, where intervals of few seeds pass them.
+
+    Args:
+        group: runs on one environment.
+        other: runs on the same.
+        over_classes: as in `Group.less`.
     """
-    found = group.less(other)
+    found = group.less(other, over_classes=over_classes)
     if found is None:
         return None
     scale = factor(group.records[0])

@@ -111,6 +111,7 @@ def _board(mark: _Mark, boards: Sequence[Board]) -> Board:
 def _table(board: Board, mark: _Mark) -> str:
     columns = [*_ALWAYS, *(_further(name, board) for name in mark.columns)]
     rows = board.ranked[: mark.rows]
+    columns = [c for c in columns if c.name or any(c.text(row, board.unit) for row in rows)]
     table = markdown_table(
         [markdown_text(_heading(column, board)) for column in columns],
         [[markdown_text(column.text(row, board.unit)) for column in columns] for row in rows],

@@ -68,6 +68,9 @@ class Row:
         score: mean score in the board's unit; None where there is none.
         lo: lower end of the 95 % interval; None where it is unknown.
         hi: upper end of the 95 % interval.
+        classes_lo: lower end of the 95 % interval over the trials' classes, too; None where these
+            aren't known or aren't a sample.
+        classes_hi: upper end of that interval.
         seed_std: standard deviation of the seeds' means in the board's unit; None for one seed.
         diff: paired difference to the best row in the board's unit; None for the best row itself
             and where the trials aren't the same.
@@ -111,6 +114,8 @@ class Row:
     score: float | None
     lo: float | None
     hi: float | None
+    classes_lo: float | None
+    classes_hi: float | None
     seed_std: float | None
     diff: Difference | None
     seeds: tuple[int, ...]
@@ -193,17 +198,24 @@ def row_of(group: Group, rows: Sequence[Group], *, mixed_devices: bool) -> Row:
     # Exact, so that a mean over equal scores is that score and shares its rank.
     mean = statistics.mean(values)
     ends: tuple[float | None, float | None] = (None, None)
+    over_classes: tuple[float | None, float | None] = (None, None)
     trials = group.trial_scores()
     if trials is not None:
-        summary = over_seeds(trials)
+        summary, effects = over_seeds(trials), group.class_effects()
         ends = (summary.lo, summary.hi)
+        if effects is not None:
+            summary = over_seeds(trials, effects)
+            over_classes = (summary.lo, summary.hi)
     elif len(values) > 1 and is_usable(values):
         # No trials behind the score: the seeds are all that is random.
         summary = over_seeds([[value] for value in values])
         ends = (summary.lo, summary.hi)
     elif (metric := scored[0].metrics.get(first.env.metric)) is not None:
         ends = metric.ci95 or ends
-    lo, hi = (None if x is None or not math.isfinite(x) else end_of(x, first) for x in ends)
+    lo, hi, classes_lo, classes_hi = (
+        None if x is None or not math.isfinite(x) else end_of(x, first)
+        for x in (*ends, *over_classes)
+    )
     spread = bounded(statistics.stdev(values) * scale) if len(values) > 1 else None
     metrics = [record.metrics.get(first.env.metric) for record in scored]
     counts = [record.trials.n for record in scored if record.trials.n]
@@ -216,6 +228,8 @@ def row_of(group: Group, rows: Sequence[Group], *, mixed_devices: bool) -> Row:
         score=bounded(mean * scale),
         lo=lo,
         hi=hi,
+        classes_lo=classes_lo,
+        classes_hi=classes_hi,
         seed_std=spread,
         diff=None,
         seeds=tuple(record.seed for record in scored),
@@ -239,6 +253,8 @@ def failed_row(record: Record, name: str, *, mixed_devices: bool) -> Row:
         score=None,
         lo=None,
         hi=None,
+        classes_lo=None,
+        classes_hi=None,
         seed_std=None,
         diff=None,
         seeds=(record.seed,),

@@ -97,6 +97,7 @@ def _text(found: Comparison) -> str:
             side.name,
             f"{side.summary.mean:.2f}",
             f"{side.summary.lo:.2f} to {side.summary.hi:.2f}",
+            "" if side.over_classes is None else "{:.2f} to {:.2f}".format(*side.over_classes),
             f"{side.summary.seed_std:.2f}" if side.summary.n_seeds > 1 else "",
             str(side.summary.n_seeds),
             str(side.summary.n_trials),
@@ -109,6 +110,7 @@ def _text(found: Comparison) -> str:
         "row",
         f"{found.metric}{sign}",
         "95 % interval",
+        "over classes",
         "std over seeds",
         "seeds",
         "trials",
@@ -116,9 +118,14 @@ def _text(found: Comparison) -> str:
         "keys",
     )
     mean, lo, hi, p = found.difference
+    over_classes = found.left.over_classes is not None
+    interval = "95 % interval over classes" if over_classes else "95 % interval"
+    _, low, high, p_trials = found.over_trials
+    alone = f"; over trials alone {low:+.2f} to {high:+.2f}, p = {p_trials:.2g}"
     difference = (
         f"{found.left.name} - {found.right.name}: {mean:+.2f}{sign} "
-        f"(95 % interval {lo:+.2f} to {hi:+.2f}, p = {p:.2g}); {found.better} is better"
+        f"({interval} {lo:+.2f} to {hi:+.2f}, p = {p:.2g}{alone if over_classes else ''}); "
+        f"{found.better} is better"
     )
     return "\n".join(
         [
@@ -136,15 +143,17 @@ def _facts(found: Comparison) -> dict[str, object]:
             "keys": list(side.keys),
             "flags": list(side.flags),
             **side.summary._asdict(),
+            "over_classes": side.over_classes,
         }
         for name, side in (("left", found.left), ("right", found.right))
     }
     plain = {
         name: value
         for name, value in asdict(found).items()
-        if name not in ("left", "right", "difference")
+        if name not in ("left", "right", "difference", "over_trials")
     }
-    return {**plain, **sides, "difference": found.difference._asdict()}
+    over = {"difference": found.difference, "difference_over_trials": found.over_trials}
+    return {**plain, **sides, **{name: each._asdict() for name, each in over.items()}}
 
 
 def _draw(found: Comparison, path: Path) -> None:

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from lazybench.boards import build, to_csv, to_json, to_latex, to_markdown
-from lazybench.boards.build import FEW_SEEDS_NOTE, GROUPS_NOTE, SMOKE_NOTE, TIES_NOTE
+from lazybench.boards.build import (
+    FEW_SEEDS_NOTE,
+    GROUPS_NOTE,
+    NO_CLASSES_NOTE,
+    SMOKE_NOTE,
+    TIES_NOTE,
+)
 from lazybench.records import Reported, Trials
 
 
@@ -28,7 +34,7 @@ def test_a_board_is_ranked_by_score_and_pairs_its_trials(make_run: Any) -> None:
     assert first.lo < second.hi + 5
     assert board.unit == "%"
     assert first.queries == 12
-    assert board.notes == (FEW_SEEDS_NOTE,)
+    assert board.notes == (FEW_SEEDS_NOTE, NO_CLASSES_NOTE)
 
 
 def test_the_spread_over_seeds_stands_beside_the_score_in_every_form(make_run: Any) -> None:
@@ -143,13 +149,13 @@ def test_ties_need_three_seeds_a_side(make_run: Any) -> None:
     few = [make_run(agent, seed=seed) for agent in ("a", "bb") for seed in range(2)]
     (board,) = build(few)
     assert [(row.rank, row.ranks) for row in board.ranked] == [(1, None), (2, None)]
-    assert board.notes == (FEW_SEEDS_NOTE,)
+    assert board.notes == (FEW_SEEDS_NOTE, NO_CLASSES_NOTE)
     more = [make_run(agent, seed=2) for agent in ("a", "bb")]
     last = [make_run("ccc", -0.2, seed=seed) for seed in range(3)]
     (board,) = build(few + more + last)
     ranks = [(row.rank, row.ranks) for row in board.ranked]
     assert ranks == [(1, (1, 2)), (1, (1, 2)), (3, (3, 3))]
-    assert board.notes == (TIES_NOTE,)
+    assert board.notes == (TIES_NOTE, NO_CLASSES_NOTE)
     (board,) = build(few + more + last + [make_run("one", 0.1)])
     told = {row.agent: row.ranks for row in board.ranked}
     assert told == {"a": (1, 2), "bb": (1, 2), "ccc": (3, 3), "one": None}

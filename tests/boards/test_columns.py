@@ -8,13 +8,17 @@ import json
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 
-from lazybench.boards import build, to_csv, to_html, to_json, to_latex, to_markdown
+from lazybench import registry
+from lazybench.boards import build, compare, to_csv, to_html, to_json, to_latex, to_markdown
+from lazybench.boards.build import CLASSES_NOTE, NO_CLASSES_NOTE
 from lazybench.boards.columns import COLUMNS
 from lazybench.boards.plot_data import plot_data
 from lazybench.boards.readme_blocks import END, filled
 from lazybench.boards.render import board_text
+from lazybench.envs.fewshot.trial_classes import TEST_CLASSES, trial_classes
 from lazybench.records import Record
 from lazybench.runner import provenance
 
@@ -85,3 +89,63 @@ def test_a_gpu_is_named_and_its_memory_measured(monkeypatch: pytest.MonkeyPatch)
 def test_every_column_has_a_key_of_its_own_and_help() -> None:
     assert not [key for key, n in Counter(column.key for column in COLUMNS).items() if n > 1]
     assert all(column.help for column in COLUMNS)
+
+
+def known_classes(make_run: Any, seeds: int = 3) -> list[Any]:
+    """Runs of two agents on embedded data, whose trials' classes matter."""
+    spec = registry.ENVS.resolve("glyphs-5way-1shot").spec
+    fingerprint = next(name for name, n in TEST_CLASSES.items() if n == 425)
+    design = trial_classes(spec, fingerprint, 200)
+    assert design is not None
+    rng = np.random.default_rng(0)
+    effects = rng.normal(0, 0.2, 425)[design.members].mean(axis=1)
+    return [
+        make_run(
+            agent,
+            seed=seed,
+            scores=level + effects + rng.normal(0, 0.02, 200),
+            env__id=spec.id,
+            env__version=spec.version,
+            data__fingerprint=fingerprint,
+            env__protocol={"trials": 200},
+        )
+        for agent, level in (("a", 0.6), ("b", 0.5))
+        for seed in range(seeds)
+    ]
+
+
+def test_the_interval_over_classes_is_shown_in_every_format(make_run: Any) -> None:
+    (board,) = build(known_classes(make_run))
+    for row in board.ranked:
+        assert row.lo is not None
+        assert row.hi is not None
+        assert row.classes_lo is not None
+        assert row.classes_hi is not None
+        assert row.classes_lo < row.lo < row.hi < row.classes_hi
+    assert CLASSES_NOTE in board.notes
+    first = board.ranked[0]
+    assert first.classes_lo is not None
+    ends = f"{first.classes_lo:.2f} to {first.classes_hi:.2f}"
+    for text in (to_markdown(board), to_latex(board), board_text(board)):
+        assert ends in text
+    rows = list(csv.DictReader(io.StringIO(to_csv(board))))
+    assert float(rows[0]["classes_lo"]) == pytest.approx(first.classes_lo)
+    assert json.loads(to_json(board))["boards"][0]["ranked"][0]["classes_hi"] > first.score
+
+
+def test_boards_of_unknown_classes_lack_the_interval_and_say_so(make_run: Any) -> None:
+    (board,) = build([make_run("a", env__id="glyphs-5way-1shot")])
+    assert NO_CLASSES_NOTE in board.notes
+    assert "classes_lo" not in to_csv(board)
+    assert "classes_lo" not in to_json(board)
+    (attack,) = build([make_run("a", env__id="mnist-net4-untargeted", env__family="attack")])
+    assert NO_CLASSES_NOTE not in attack.notes
+
+
+def test_compare_shows_both_intervals(make_run: Any) -> None:
+    found = compare(known_classes(make_run), "a", "b")
+    assert found.left.over_classes is not None
+    assert found.left.over_classes[0] < found.left.summary.lo
+    inner, outer = found.over_trials, found.difference
+    assert outer.mean == inner.mean
+    assert outer.hi - outer.lo > inner.hi - inner.lo

@@ -1,0 +1,79 @@
+"""Which classes official few-shot trials draw, from their numbers alone: no data set is opened.
+
+The draw of a trial's classes is a function of the environment's settings, the trial's index and the
+number of classes in the split. The last is known by the data's fingerprint, so that records of
+before are served, too, and boards need no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazybench import seeding
+from lazybench.class_effects import TrialClasses
+from lazybench.specs import EnvSpec
+
+TEST_CLASSES: Mapping[str, int] = {
+    "96c6f20e19fa802183fe3a90e174943bc3c8c7f260cc26babc567c031ce72b7a": 425,  # glyphs
+    "d26fe2f8690e9a3c06f9285bdb5b211f17f1349c12d6bdd49a9b07a6adeb5724": 425,  # glyphshard
+    "91d64e846b1184c6b0ea93352f7136f9716015d6014e2cd7e90ea404a4c43ebf": 423,  # omniglot
+    "156339e3decf3fcc87599c80846c73a64062e58045eeb4ebb05643c7ed271740": 659,  # omniglot-alphabet
+    "196254e26994e001fb467fcfce4b57217f2c28156d604eb66d2d4d705e7b6cbd": 20,  # cifarfs
+    "ece9bd50508499a4d8d156aed03276f8a4cf6a7f50a93f846531dc5d9d5000ea": 20,  # fc100
+    "d6d24f43678362f630757f2c3fecf3dcb8f737ac1669a1253865af798126f7be": 20,  # miniimagenet, subset
+}
+"""Classes of the test split by fingerprint of the data."""
+
+
+def trial_classes(spec: EnvSpec, fingerprint: str, trials: int) -> TrialClasses | None:
+    """Return the test classes of trials 0..trials-1, or None where their number isn't known.
+
+    Args:
+        spec: a few-shot environment on data with classes.
+        fingerprint: of the data.
+        trials: how many.
+    """
+    classes = TEST_CLASSES.get(fingerprint)
+    if classes is None:
+        return None
+    keys = seeding.mix(seeding.mix(protocol_name(spec.kwargs), "test"), np.arange(trials))
+    way = int(spec.kwargs["way"])
+    return TrialClasses(
+        choose(seeding.mix(keys[:, None], np.arange(way)), np.full(trials, classes))
+    )
+
+
+def protocol_name(settings: Mapping[str, Any]) -> str:
+    """Return what all draws of an environment are a function of, beside split and index.
+
+    Args:
+        settings: `data`, `way`, `shot`, and `noniid` and `order` where they aren't the default.
+    """
+    noniid, order = settings.get("noniid", False), settings.get("order", "random")
+    groups = ("-noniid-sorted" if order == "sorted" else "-noniid") if noniid else ""
+    return f"{settings['data']}-{settings['way']}way-{settings['shot']}shot{groups}"
+
+
+def choose(words: NDArray[np.uint64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return distinct indices for each row, in random order, int64 `[R, amount]`.
+
+    A partial Fisher-Yates shuffle of all rows at once.
+
+    Args:
+        words: `[R, amount]` uint64, independent random words, one for each index to draw.
+        sizes: `[R]`, row r draws from [0, sizes[r]); each must be >= amount.
+    """
+    rows, amount = words.shape
+    most = int(sizes.max(initial=amount))
+    order = np.tile(np.arange(most, dtype=np.int64), rows)
+    steps = np.arange(amount)
+    picks = steps + seeding.integers(words, sizes[:, None] - steps)
+    offset = np.arange(rows) * most
+    for step in range(amount):
+        here, there = offset + step, offset + picks[:, step]
+        order[here], order[there] = order[there], order[here]
+    return order.reshape(rows, most)[:, :amount]
