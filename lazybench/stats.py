@@ -564,7 +564,7 @@ class _Pairs:
         self,
         sides: Sequence[list[NDArray[Any]]],
         seeds: Sequence[Sequence[int]],
-        effects: ClassEffects | None,
+        effects: ClassEffects | None = None,
     ) -> None:
         """Take sides of at least two seeds each, all on as many trials, those of the effects."""
         import numpy as np

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from lazybench.class_effects import ClassEffects
 from lazybench.errors import UnknownName
 from lazybench.files import canonical_json
 from lazybench.records.schema import Record
@@ -21,6 +20,8 @@ from lazybench.user_code import load
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from lazybench.class_effects import ClassEffects
 
 # Settings that a column shows, so that neither the row's name nor the board's head needn't.
 SHOWN = frozenset({"batch_norm"})
@@ -142,6 +143,9 @@ def samples_classes(record: Record) -> bool:
 
 @cache
 def _class_effects(env_id: str, version: int, fingerprint: str, trials: int) -> ClassEffects | None:
+    # Loads numpy, which listings do without.
+    from lazybench.class_effects import ClassEffects
+
     if not trials or not _class_source(env_id, version):
         return None
     spec = ENVS.resolve(env_id).spec

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from lazybench import registry
-from lazybench.data.labelled import open_labelled
+from lazybench.data.pool import open_labelled
 from lazybench.envs.longtail.trial_classes import trial_classes
 
 
