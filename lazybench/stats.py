@@ -484,7 +484,7 @@ def paired_estimate(
 
 
 def _paired(
-    a: Any, b: Any, same_seeds: bool, effects: ClassEffects | None
+    a: Any, b: Any, same_seeds: bool, effects: ClassEffects | None = None
 ) -> tuple[Parts | None, NDArray[Any]]:
     """The parts of a paired difference, None for trials alone, and it trial by trial."""
     sides = [_by_seed(a), _by_seed(b)]

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from lazybench.class_effects import ClassEffects, TrialClasses
 from lazybench.stats import LEVEL, _paired, _Pairs, adjusted, paired_difference, significant_pairs
 
 
@@ -50,14 +51,18 @@ SEEDS = {
 }
 
 
-@pytest.mark.parametrize("trials", [1, 2, 50])
+@pytest.mark.parametrize(
+    ("trials", "with_classes"), [(1, False), (2, False), (50, False), (50, True)]
+)
 @pytest.mark.parametrize("seeds", SEEDS.values(), ids=SEEDS)
-def test_parts_are_those_of_each_pair(seeds, trials):
+def test_parts_are_those_of_each_pair(seeds, trials, with_classes):
     sides, told = board(np.random.default_rng(trials), 9, trials, seeds)
-    found = _Pairs(sides, told)
+    members = np.random.default_rng(0).integers(0, 7, (trials, 2))
+    effects = ClassEffects(TrialClasses(members)) if with_classes and trials > 2 else None
+    found = _Pairs(sides, told, effects)
     assert found.pairs.tolist() == [list(pair) for pair in itertools.combinations(range(9), 2)]
     for k, (i, j) in enumerate(found.pairs):
-        parts, differences = _paired(sides[i], sides[j], told[i] == told[j])
+        parts, differences = _paired(sides[i], sides[j], told[i] == told[j], effects)
         assert parts is not None
         assert found.mean[k] == pytest.approx(differences.mean(), rel=1e-12, abs=1e-15)
         assert found.seeds[k] == pytest.approx(parts.seeds, rel=1e-12)

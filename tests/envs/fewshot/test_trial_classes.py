@@ -5,8 +5,8 @@ import pytest
 
 import lazybench
 from lazybench import registry
-from lazybench.errors import DataUnavailable
 from lazybench.envs.fewshot.trial_classes import TEST_CLASSES, trial_classes
+from lazybench.errors import DataUnavailable
 
 
 @pytest.mark.parametrize("name", ["glyphs-5way-1shot", "glyphs-20way-5shot-noniid"])
