@@ -581,7 +581,7 @@ MUTANTS = (
     Mutant(
         "somebody-else-s-temporary-file-is-removed",
         ATOMIC,
-        "        # What may have that name isn't ours, so it stays.\n",
+        "        # Another program owns the file of that name, so it stays.\n",
         "        temporary.unlink()\n",
         (T_ATOMIC,),
     ),

@@ -1,1 +1,1 @@
-"""Checks that an agent or an environment keeps its contract."""
+"""Checks that an agent or an environment satisfies its contract."""

@@ -1,4 +1,4 @@
-"""Does an agent keep its contract? Each finding says what was seen, or what to do about it."""
+"""Checks that an agent satisfies its contract; findings say what was observed or to do."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from lazybench.specs import EnvSpec
 
 _TRIALS = 8
 _QUERIES = 60
-"""Trials that a policy answers in a check, and queries that an attacker has for each."""
+"""Number of trials in a check of a policy, and queries per trial of an attacker."""
 
 _COMPARED = (24, 64)
-"""Trials on which what was learned is compared with what wasn't; the more where few don't tell."""
+"""Numbers of trials on which policies before and after training are compared, tried in order."""
 
 _RESUMED = 4
-"""Updates that are done once in a row and once with a checkpoint in their middle."""
+"""Updates that are done once without and once with a checkpoint in the middle."""
 
 _SLACK = 0.02
-"""Scores may differ by so much where a trial has another place in its block: rounding."""
+"""Rounding: how much the score of a trial may depend on its row in the block."""
 
-_STATE = "state holds all that was learned"
+_STATE = "state contains everything that was learned"
 _POLICY = "policy(state) returns p, and p(observation, memory) returns (action, memory)"
 
 
 def check_agent(agent: Any, env: str, watch: Callback = SILENT) -> list[Finding]:
-    """Return what holds of an agent: contract, determinism, shapes, learning, resuming, tidiness.
+    """Check an agent's contract, determinism, shapes, learning, resuming and side effects.
 
     Args:
         agent: id, `file.py:Class`, `module:Class`, a class, or an instance of one.
@@ -70,14 +70,14 @@ def check_agent(agent: Any, env: str, watch: Callback = SILENT) -> list[Finding]
         update = ("update", check.updates, "update(state, batch, rng) returns (state, logs)")
         looks[1:] = [update, ("resumes", check.resumes, _STATE), learns, answers]
     for name, method, contract in looks:
-        # What doesn't train can still be asked for answers; what doesn't start can't.
+        # An agent that doesn't train may still have a policy; one whose init fails has none.
         if all(each.ok for each in findings) or (name == "policy" and findings[1].ok):
             findings.append(look(name, method, contract))
     return findings
 
 
 class _AgentCheck:
-    """One agent under check, with what earlier looks have made."""
+    """An agent under check, with the results of earlier checks."""
 
     def __init__(self, agent: Any, spec: EnvSpec, watch: Callback) -> None:
         self._name, self._spec, self._watch = agent, spec, watch
@@ -88,12 +88,12 @@ class _AgentCheck:
 
     @property
     def whole(self) -> bool:
-        """Whether the agent has a training loop of its own."""
+        """Whether the agent has its own training loop."""
         return self._agent.has_own_loop()
 
     @property
     def trains(self) -> bool:
-        """Whether the agent asks for updates."""
+        """Whether the agent's plan has updates."""
         plan = self._plan
         return plan is not None and plan.updates > 0
 
@@ -111,7 +111,7 @@ class _AgentCheck:
             self._state = self._agent.init(for_init(self._val), Rng(0).at("init"))
         again = self._agent.init(for_init(self._val), Rng(0).at("init"))
         if checkpoint.digest(self._state) != checkpoint.digest(again):
-            raise Broken("init gives another state for the same rng; draw from rng alone")
+            raise Broken("init returns different states for the same rng; draw only from rng")
         self._policy = self._agent.policy(self._state)
         return "init is a function of rng, and its state can be saved"
 
@@ -122,19 +122,19 @@ class _AgentCheck:
         with global_state_untouched():
             after, logs = self._agent.update(state, batch, Rng(0).at("update", 0))
         if checkpoint.digest(state) != before:
-            raise Broken("update changes the state it was given; return a new one")
+            raise Broken("update changes the given state; return a new one")
         if name := changed(kept, batch):
             raise Broken(f"update changes {name} of its batch; copy what you change")
         again, _ = self._agent.update(state, batch, Rng(0).at("update", 0))
         if checkpoint.digest(after) != checkpoint.digest(again):
-            raise Broken("update gives another state for the same rng; draw from rng alone")
+            raise Broken("update returns different states for the same rng; draw only from rng")
         _check_logs(logs)
         plain(self._agent.diagnostics(after))
         shown = ", ".join(sorted(logs)) or "nothing"
         return f"update is a function of state, batch and rng; logs {shown}"
 
     def resumes(self) -> str:
-        """Continue from a checkpoint in another agent, as a new process would."""
+        """Resume from a checkpoint in a new agent object, as a new process does."""
         half, train = _RESUMED // 2, self._train()
         first = self._advance(self._agent, self._state, train, 0, half)
         with tempfile.TemporaryDirectory() as folder:
@@ -145,15 +145,15 @@ class _AgentCheck:
         resumed = self._advance(fresh, read, self._train(), half, _RESUMED)
         if checkpoint.digest(straight) != checkpoint.digest(resumed):
             raise Broken(
-                "a training that was cut off and continued comes to another state than one that "
-                "wasn't; keep all that updates depend on in state, nothing on the agent"
+                "resumed training gives another state than uninterrupted training; keep everything "
+                "that updates depend on in state, nothing on the agent"
             )
-        return f"cut off after {half} updates and continued, {_RESUMED} come to the same state"
+        return f"resumed after {half} updates, {_RESUMED} updates give the same state"
 
     def learns(self) -> str:
-        """Train at smoke budget; be ahead of answering 0, or of the state before training."""
+        """Train at smoke budget; it must beat predicting 0, or the state before training."""
         metric, better = self._spec.validation
-        policies: dict[str, Policy] = {"answering 0": Zeros()}
+        policies: dict[str, Policy] = {"predicting 0": Zeros()}
         if not self.whole and self._plan is not None:
             policies["its first state"] = self._agent.policy(self._state)
             self._watch.stage("train", self._plan.updates)
@@ -163,43 +163,43 @@ class _AgentCheck:
             self._watch.finished()
             self._policy = self._agent.policy(self._state)
         policies["now"] = self._policy
-        judged = open_env(self._spec, self._spec.rows(_COMPARED[0]), "val")
+        val = open_env(self._spec, self._spec.rows(_COMPARED[0]), "val")
         scores = dict.fromkeys(policies, np.zeros(0))
         for trials in _COMPARED:
             for name, policy in policies.items():
-                blocks = evaluate_blocks(judged, policy, metric, trials, start=len(scores[name]))
+                blocks = evaluate_blocks(val, policy, metric, trials, start=len(scores[name]))
                 scores[name] = np.concatenate([scores[name], *(block.scores for block in blocks)])
             others = [scores[name] for name in policies if name != "now"]
             if any(ahead(scores["now"], each, better) for each in others):
                 break
         else:
             raise Broken(
-                f"nothing is learned at smoke budget: {_told(metric, scores)}; is the loss what is "
-                "judged, do gradients reach the state, are there enough updates and a fitting step "
-                "size?"
+                f"nothing is learned at smoke budget: {_means(metric, scores)}; does the loss "
+                "match the metric, do gradients reach the state, are there enough updates and a "
+                "suitable step size?"
             )
-        return _told(metric, scores)
+        return _means(metric, scores)
 
     def answers(self) -> str:
         env, metric = self._val, self._spec.validation[0]
         if self._spec.val_metric is not None and not (self.whole or self.trains):
-            # Validation is of what is learned, which this agent has nothing of.
+            # This agent learns nothing that validation could score.
             env = open_env(self._spec, self._spec.rows(_TRIALS), "test")
             metric = self._spec.metric
         before = None if self.whole else checkpoint.digest(self._state)
         with global_state_untouched():
-            first = _judged(env, _Watched(self._policy), metric)
+            first = _evaluated(env, _Watched(self._policy), metric)
         if before is not None and checkpoint.digest(self._state) != before:
             raise Broken("the policy changes the agent's state; copy what it adapts")
-        again = _judged(env, self._policy, metric)
+        again = _evaluated(env, self._policy, metric)
         if not (
             np.array_equal(first.answers, again.answers)
             and np.array_equal(first.scores, again.scores)
         ):
-            raise Broken("the policy answers the same trials differently; seed it by the trial")
+            raise Broken("the policy's answers to the same trials vary; seed it by the trial")
         if self._spec.family == "fewshot":
             half = _TRIALS // 2
-            later = _judged(env, self._fresh_policy(), metric, start=half)
+            later = _evaluated(env, self._fresh_policy(), metric, start=half)
             apart = np.abs(later.scores - first.scores[half:])
             if not (apart <= _SLACK * (1 + np.abs(later.scores))).all():
                 raise Broken(
@@ -213,12 +213,12 @@ class _AgentCheck:
         with global_state_untouched():
             self._policy = self._fit()
         first, again = (
-            _judged(self._val, policy, self._spec.validation[0])
+            _evaluated(self._val, policy, self._spec.validation[0])
             for policy in (self._policy, self._fit())
         )
         if not np.array_equal(first.answers, again.answers):
-            raise Broken("fit comes to another policy for the same rng; draw from rng alone")
-        return "fit gives a policy; a loop of its own can't be continued"
+            raise Broken("fit returns different policies for the same rng; draw only from rng")
+        return "fit returns a policy; an agent's own training loop can't be resumed"
 
     def _fit(self) -> Any:
         env = open_training(self._spec, self._plan)
@@ -229,7 +229,7 @@ class _AgentCheck:
         return self._policy if self.whole else self._agent.policy(self._state)
 
     def _train(self) -> Any:
-        """The training environment that the agent's plan asks for, at the start of its stream."""
+        """The training environment with the settings of the agent's plan, at its first batch."""
         plan = self._plan or Plan(0)
         env = open_training(self._spec, plan)
         env.reset(seed=0)
@@ -249,7 +249,7 @@ class _AgentCheck:
 
 
 class _Watched:
-    """A policy that fails where the one inside changes what it is shown."""
+    """Wrapper of a policy that fails if the policy changes its observation."""
 
     def __init__(self, policy: Any) -> None:
         self._policy = policy
@@ -269,38 +269,38 @@ def _batch(train: Any, step: int) -> Any:
     return batch
 
 
-def _judged(env: Any, policy: Any, metric: str, start: int = 0) -> Evaluation:
+def _evaluated(env: Any, policy: Any, metric: str, start: int = 0) -> Evaluation:
     return next(evaluate_blocks(env, policy, metric, _TRIALS, start=start))
 
 
-def _told(metric: str, scores: Mapping[str, Any]) -> str:
+def _means(metric: str, scores: Mapping[str, Any]) -> str:
     means = ", ".join(f"{name} {each.mean():.3f}" for name, each in scores.items())
     return f"{metric} on {len(scores['now'])} validation trials: {means}"
 
 
 def _check_plan(plan: Any) -> None:
-    """Look whether a plan is one.
+    """Check that `plan` returned a valid plan.
 
     Raises:
-        Broken: it isn't.
+        Broken: it didn't.
     """
     if not isinstance(plan, Plan):
-        raise Broken(f"plan(task) returns a lazybench.Plan, got {type(plan).__name__}")
+        raise Broken(f"plan(task) must return a lazybench.Plan, got {type(plan).__name__}")
     for name, least in (("updates", 0), ("meta_batch", 1), ("validate_every", 0)):
         value = vars(plan)[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise Broken(f"{name} of a plan is a whole number of at least {least}, got {value!r}")
+            raise Broken(f"{name} of a plan must be a whole number >= {least}, got {value!r}")
 
 
 def _check_logs(logs: Any) -> None:
-    """Look whether logs are numbers by name.
+    """Check that logs are numbers by name.
 
     Raises:
         Broken: they aren't.
     """
     if not isinstance(logs, Mapping):
         raise Broken(
-            f"update returns (state, logs) with logs a dict of numbers, got {type(logs).__name__}"
+            f"update must return (state, logs), logs a dict of numbers, got {type(logs).__name__}"
         )
     for name, value in logs.items():
         try:
@@ -308,4 +308,4 @@ def _check_logs(logs: Any) -> None:
         except (TypeError, ValueError):
             number = math.nan
         if not (isinstance(name, str) and math.isfinite(number)):
-            raise Broken(f"logs are finite numbers by name, got {name!r}: {value!r}; use float(…)")
+            raise Broken(f"logs must be finite numbers, got {name!r}: {value!r}; use float(…)")

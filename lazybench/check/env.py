@@ -1,4 +1,4 @@
-"""Does an environment keep its contract? Each finding says what was seen, or what to do."""
+"""Checks that an environment satisfies its contract; findings say what was observed or to do."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _ANSWERS = ("query_y", "y")
 
 
 def check_env(env: str) -> list[Finding]:
-    """Return what holds of an environment: opening, spaces, determinism, judging, hidden answers.
+    """Check an environment: opening, spaces, determinism, scoring and hidden answers.
 
     Args:
         env: id or alias.
     """
     spec, _ = resolve_env(env)
     check = _EnvCheck(spec)
-    findings = [look("opens", check.opens, "make it with lazybench.make_env to see where")]
+    findings = [look("opens", check.opens, "open it with lazybench.make_env to see where")]
     if not findings[0].ok:
         return findings
     looks: list[tuple[str, Callable[[], str]]] = [
@@ -50,7 +50,7 @@ def check_env(env: str) -> list[Finding]:
         ("spaces", check.spaces_hold),
         ("hidden answers", check.hides),
         ("own copies", check.shows_copies),
-        ("judges", check.judges),
+        ("scores", check.scores),
     ]
     if spec.family == "attack":
         looks.append(("counts", check.counts))
@@ -59,7 +59,7 @@ def check_env(env: str) -> list[Finding]:
 
 
 class _EnvCheck:
-    """One environment under check, opened once for each split."""
+    """An environment under check, opened once for each split."""
 
     def __init__(self, spec: EnvSpec) -> None:
         self._spec = spec
@@ -81,25 +81,25 @@ class _EnvCheck:
         missing = [name for name in _FACTS if not isinstance(test.data.get(name), str)]
         if missing:
             raise Broken(
-                f"data must tell {', '.join(_FACTS)} as text, missing: {', '.join(missing)}; "
-                "records can't say what was measured without them"
+                f"data must have {', '.join(_FACTS)} as text, missing: {', '.join(missing)}; "
+                "records need them"
             )
         return f"{spec.id} on {test.data['source']}"
 
     def trials_by_index(self) -> str:
         if not self._in_blocks:
             self._a_pass_is_the_runs()
-            return "a pass over the test shows the whole of it, whatever came before"
+            return "a pass over the test shows all of it, whatever came before"
         first, _ = self._trials(self._opened["test"], 3, 4)
         second, _ = self._trials(self._opened["test"], 4, 3)
         elsewhere, _ = self._trials(open_env(self._spec, _ROWS, "test"), 3, 4)
         for name in first:
             if not same(first[name], torch.as_tensor(second[name]).flip(0)):
-                raise Broken(f"{name} of a trial depends on its row; use its index alone")
+                raise Broken(f"{name} of a trial depends on its row; use only its index")
         if name := changed(first, elsewhere):
             raise Broken(
-                f"{name} of a trial depends on what came before or on the process; use the trial's "
-                "index alone, so that every agent faces the same trials"
+                f"{name} of a trial depends on what came before or on the process; use only the "
+                "trial's index, so that every agent gets the same trials"
             )
         if all(same(first[name][0], first[name][1]) for name in first):
             raise Broken("trials 3 and 4 are the same; draw each by its index")
@@ -112,7 +112,7 @@ class _EnvCheck:
             for _ in range(2)
         )
         if not np.array_equal(first.scores, again.scores):
-            raise Broken("a pass over val tells other scores the second time; use the seed alone")
+            raise Broken("a second pass over val gives other scores; use only the seed")
 
     def training_by_index(self) -> str:
         train = self._opened["train"]
@@ -123,7 +123,7 @@ class _EnvCheck:
             for at in (3, 3 + rows, 3)
         )
         if name := changed(first, again):
-            raise Broken(f"{name} of a batch depends on what came before; use its index alone")
+            raise Broken(f"{name} of a batch depends on what came before; use only its index")
         if not changed(first, second):
             raise Broken("two training batches are the same; draw each by its index")
         fresh = open_env(self._spec, _ROWS, "train")
@@ -131,8 +131,8 @@ class _EnvCheck:
         resumed = fresh.reset(options={"trials": np.arange(3, 3 + rows)})[0]
         if name := changed(first, resumed):
             raise Broken(
-                f"{name} of a batch is another one in a new process; a run that was cut off "
-                "couldn't be continued: use seed and index alone"
+                f"{name} of a batch differs in a new process, so an interrupted run couldn't be "
+                "resumed: use only seed and index"
             )
         return "a training batch is a function of the seed and its index, so runs can be resumed"
 
@@ -147,10 +147,10 @@ class _EnvCheck:
                     if name not in observation or not space.contains(observation[name])
                 ]
                 raise Broken(
-                    f"an observation on {split} lies outside of observation_space: "
+                    f"an observation on {split} is outside of observation_space: "
                     f"{', '.join(outside) or 'it has other entries'}"
                 )
-        return "observations lie in their spaces on every split"
+        return "observations are in their spaces on every split"
 
     def hides(self) -> str:
         for split in ("val", "test"):
@@ -167,7 +167,7 @@ class _EnvCheck:
                     )
             held = [name for name, value in info.items() if isinstance(value, torch.Tensor)]
             if held:
-                raise Broken(f"info of {split} holds tensors: {', '.join(held)}; give numbers")
+                raise Broken(f"info of {split} has tensors: {', '.join(held)}; use numbers")
         return "answers of val and test are hidden"
 
     def shows_copies(self) -> str:
@@ -183,17 +183,17 @@ class _EnvCheck:
             again, _ = env.reset(options={"trials": trials})
             if name := changed(kept, again):
                 raise Broken(
-                    f"whoever writes into {name} of an observation on {split} changes the "
-                    "environment's data; show copies"
+                    f"writing into {name} of an observation on {split} changes the environment's "
+                    "data; return copies"
                 )
-        return "what an agent does to an observation doesn't reach the data"
+        return "changes of an observation don't affect the data"
 
-    def judges(self) -> str:
+    def scores(self) -> str:
         spec = self._spec
         if not self._in_blocks:
-            return self._judges_a_pass()
+            return self._scores_a_pass()
         if spec.family == "attack":
-            return "attacks are judged by what they ask: see 'counts'"
+            return "attacks are scored by their queries: see 'counts'"
         train, test = self._opened["train"], self._opened["test"]
         observation, _ = self._trials(train, 0, 1)
         right, wrong = observation["query_y"], Zeros()(observation)[0]
@@ -201,33 +201,33 @@ class _EnvCheck:
         observation, _ = self._trials(train, 0, 1)
         if not _better(best, self._score(train, wrong), spec.better):
             raise Broken(
-                f"the right answers of training tasks get {spec.metric} {best.mean():.3f}, no "
-                f"better than answering 0; {spec.better} must be better"
+                f"correct answers to training tasks get {spec.metric} {best.mean():.3f}, which "
+                f"isn't better than predicting 0; {spec.better} must be better"
             )
         self._trials(test, 3, 4)
         scores = [self._score(test, wrong)]
         self._trials(test, 3, 4)
         scores.append(self._score(test, wrong))
         if not np.array_equal(*scores):
-            raise Broken("the same answers to the same trial get other scores; use its index alone")
+            raise Broken("equal answers to the same trial get different scores; use only its index")
         self._trials(test, 3, 4)
         _refuses(lambda: test.step(wrong[:, 1:]), "answers to all but one query row")
-        return f"right answers get {spec.metric} {best.mean():.3f}; wrong shapes are refused"
+        return f"correct answers get {spec.metric} {best.mean():.3f}; wrong shapes are refused"
 
-    def _judges_a_pass(self) -> str:
+    def _scores_a_pass(self) -> str:
         spec = self._spec
         test = self._opened["test"]
         passed = next(evaluate_blocks(test, Zeros(), spec.metric, 1))
         official = spec.trials["smoke"]
         if len(passed.scores) != official:
             raise Broken(
-                f"a pass over the test judges {len(passed.scores)} trials, the EnvSpec says "
+                f"a pass over the test scores {len(passed.scores)} trials, but the EnvSpec has "
                 f"{official}; correct its trials"
             )
         observation, _ = test.reset(seed=0)
         few = torch.zeros_like(torch.as_tensor(observation["y"]))[1:]
         _refuses(lambda: test.step(few), "answers to all but one row")
-        return f"answering 0 gets {spec.metric} {passed.score(spec.metric):.3f} on {official} rows"
+        return f"predicting 0 gets {spec.metric} {passed.score(spec.metric):.3f} on {official} rows"
 
     def counts(self) -> str:
         test = self._opened["test"]
@@ -239,9 +239,9 @@ class _EnvCheck:
         if spent != [1, 0]:
             raise Broken(
                 f"a query for the first of two images costs {spent} queries; charge each row to "
-                "the image it is asked for"
+                "its owner"
             )
-        return "a query costs its image 1, and no other image anything"
+        return "a query is charged once, and only to its image"
 
     def gymnasiums_checks(self) -> str:
         spec = self._spec
@@ -264,16 +264,17 @@ class _EnvCheck:
     def _draws(self, split: str) -> str:
         target = load(self._spec.target)
         if "rgb_array" not in target.metadata.get("render_modes", ()):
-            return "it draws nothing"
+            return "it has no render mode"
         env = target(**{**self._spec.kwargs, "split": split, "render_mode": "rgb_array"})
         env.reset(seed=0)
         picture = np.asarray(env.render())
         env.close()
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise Broken(
-                f"render gives uint8 [height, width, 3], got {picture.dtype} {list(picture.shape)}"
+                f"render must return uint8 [height, width, 3], got {picture.dtype} "
+                f"{list(picture.shape)}"
             )
-        return f"it draws {picture.shape[1]}x{picture.shape[0]} pixels"
+        return f"it renders {picture.shape[1]}x{picture.shape[0]} pixels"
 
     def _trials(self, env: Any, *trials: int) -> tuple[Any, Mapping[str, Any]]:
         observation, info = env.reset(options={"trials": np.array(trials)})
@@ -284,7 +285,9 @@ class _EnvCheck:
             _, _, _, _, info = env.step(action)
         metric = self._spec.metric
         if metric not in info:
-            raise Broken(f"the info of a trial's last step tells {metric}; got {', '.join(info)}")
+            raise Broken(
+                f"the info of a trial's last step must have {metric}; got {', '.join(info)}"
+            )
         return np.asarray(info[metric], dtype=np.float64)
 
 
@@ -293,10 +296,10 @@ def _better(ours: Any, theirs: Any, better: str) -> bool:
 
 
 def _refuses(step: Callable[[], Any], what: str) -> None:
-    """Look whether a step with a bad action is refused.
+    """Check that a step with an invalid action is refused.
 
     Raises:
-        Broken: it is taken, or refused without saying why.
+        Broken: it is accepted, or refused without a reason.
     """
     try:
         step()
@@ -307,4 +310,4 @@ def _refuses(step: Callable[[], Any], what: str) -> None:
             f"{what} end in {type(error).__name__}: {error}; raise lazybench.errors.ContractError, "
             "which says what is allowed"
         ) from error
-    raise Broken(f"{what} are taken; refuse them with lazybench.errors.ContractError")
+    raise Broken(f"{what} are accepted; refuse them with lazybench.errors.ContractError")

@@ -1,4 +1,4 @@
-"""What a check of a contract found, and the looks that agents and environments share."""
+"""Findings of contract checks, and the checks that agents and environments share."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lazybench.errors import LazybenchError
 Scores = NDArray[np.float64]
 
 _CHANCE = 0.005
-"""How often something that learns nothing may seem to be ahead."""
+"""Chance that an agent that learns nothing passes as better."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: its name, whether it holds, and what was seen or what to do."""
+    """Result of a check: its name, whether it holds, and what was observed or what to do."""
 
     name: str
     ok: bool
@@ -33,16 +33,16 @@ class Finding:
 
 
 class Broken(Exception):
-    """A part of the contract that doesn't hold; the text is advice."""
+    """The contract is violated; the message is advice."""
 
 
 def look(name: str, check: Callable[[], str], contract: str = "") -> Finding:
-    """Return what a check found: what it returns, or what it raised, with advice.
+    """Run a check and return its finding: its result, or the error that it raised, with advice.
 
     Args:
-        name: of the check.
-        check: raises `Broken` where something doesn't hold.
-        contract: what should hold, told beside an error that nobody foresaw.
+        name: name of the check.
+        check: raises `Broken` if the contract is violated.
+        contract: the expected behaviour, added to the message of any other error.
     """
     try:
         return Finding(name, True, check())
@@ -57,21 +57,21 @@ def look(name: str, check: Callable[[], str], contract: str = "") -> Finding:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Return whether two arrays are equal, type, shape and every bit."""
+    """Return whether two arrays are equal in type, shape and every bit."""
     first, second = (torch.as_tensor(each).detach().cpu().contiguous() for each in (one, other))
     alike = first.dtype == second.dtype and first.shape == second.shape
     return alike and first.numpy().tobytes() == second.numpy().tobytes()
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Return the name of an entry that isn't what it was, or an empty string."""
+    """Return the name of an entry that has changed, or an empty string."""
     if set(before) != set(after):
         return ", ".join(sorted(set(before) ^ set(after)))
     return next((name for name in before if not same(before[name], after[name])), "")
 
 
 def copied(observation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an observation that shares no memory with the one given."""
+    """Return a deep copy of an observation."""
     return {
         name: part.clone() if isinstance(part, torch.Tensor) else np.array(part)
         for name, part in observation.items()
@@ -81,7 +81,7 @@ def copied(observation: Mapping[str, Any]) -> dict[str, Any]:
 def ahead(ours: Scores, theirs: Scores, better: str) -> bool:
     """Return whether paired scores are better than chance allows.
 
-    By signed ranks, since errors of regression have tails in which a mean sees nothing.
+    It uses signed ranks, since regression errors have heavy tails, which hide differences of means.
 
     Reference: F. Wilcoxon, "Individual comparisons by ranking methods", Biometrics Bulletin, 1945.
     """
@@ -92,19 +92,19 @@ def ahead(ours: Scores, theirs: Scores, better: str) -> bool:
 
 
 class Zeros:
-    """Answers 0 to everything: what whoever has learned something is ahead of."""
+    """A policy that predicts 0, which every trained agent must beat."""
 
     vectorized = True
 
     def __call__(self, observation: Mapping[str, Any], memory: Any = None) -> tuple[Any, Any]:
-        """Return zeros, one for each label or value that is asked for."""
+        """Return zeros, one for each label or value to predict."""
         asked = observation["query_y" if "query_y" in observation else "y"]
         return torch.zeros_like(torch.as_tensor(asked)), None
 
 
 @contextmanager
 def global_state_untouched() -> Iterator[None]:
-    """Fail where the block draws from global random state or changes torch's global settings.
+    """Check that a block doesn't use global random state or change torch's global settings.
 
     Raises:
         Broken: it does; the message says which, and what to use instead.

@@ -1,1 +1,1 @@
-"""Many runs: suites, their scheduling over processes and clusters, and searches of settings."""
+"""Many runs: suites, scheduling over processes and clusters, and searches of settings."""

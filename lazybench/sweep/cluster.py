@@ -1,13 +1,13 @@
-"""Cells of a sweep on the workers of a Dask cluster, which may be on other machines.
+"""Runs the cells of a sweep on the workers of a Dask cluster, which may be on other machines.
 
-A cell is the same process as in a sweep on one machine, and correct without Dask: its run's lock
-lets one process at it, and a record that stands isn't made again. So a cell whose worker died is
-simply begun again elsewhere.
+A cell is the same process as in a sweep on one machine, and doesn't rely on Dask: its run's lock
+admits one process, and a recorded run isn't repeated. So if a worker dies, its cell is started
+again on another worker.
 
-`Choice:` no shared folder is needed. Where the workers share the caller's folder (by the same path)
-a cell goes on from the checkpoint that another machine wrote; where they don't it starts anew. In
-both the record comes back as the task's result and is published by the caller, unless the store has
-it already.
+`Choice:` no shared folder is needed. If the workers share the caller's folder (by the same path), a
+cell resumes from a checkpoint of another machine; otherwise it starts again. In both cases the
+record is returned as the task's result, and the caller publishes it unless the store has it
+already.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from lazybench.sweep.scheduler import BUSY, CellOutcome, SweepRequest, call, key
 from lazybench.sweep.suite import SuiteCell
 
 CONNECT_S = 20.0
-"""Seconds in which a scheduler must answer."""
+"""Time limit in seconds for a scheduler to respond."""
 BUSY_S = 60.0
-"""Seconds that a cell waits for a process of a killed worker to write its checkpoint and end."""
+"""Seconds that a cell waits for the process of a killed worker to save its checkpoint and end."""
 DEATHS = 2
-"""Workers that a cell may take with it before it counts as crashed, in a cluster of our own."""
+"""On a local cluster, how many workers a cell may crash before it counts as crashed itself."""
 _PAUSE_S = 0.5
 _PROCESSES: dict[str, Processes] = {}
 """On a worker: the processes of each sweep."""
@@ -43,11 +43,11 @@ _PROCESSES: dict[str, Processes] = {}
 def on_cluster(
     request: SweepRequest, *, scheduler: str | None = None, workers: int = 0
 ) -> Iterator[ClusterSweep]:
-    """A sweep on the cluster of a scheduler, or on one of `workers` processes on this machine.
+    """A sweep on the cluster of a scheduler, or on a local cluster of `workers` processes.
 
     Raises:
-        UsageError: the extra `cluster` isn't installed, or an address that is none.
-        ClusterUnavailable: no scheduler answers there.
+        UsageError: the extra `cluster` isn't installed, or the address is invalid.
+        ClusterUnavailable: no scheduler responds there.
     """
     try:
         import dask
@@ -67,7 +67,7 @@ def on_cluster(
                 yield ClusterSweep(request, client)
             return
         with (
-            # A cell's memory has a limit of its own, so the workers' needs none.
+            # Cells have their own memory limit, so workers need none.
             LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
@@ -86,7 +86,7 @@ def _client(factory: Callable[..., Any], address: str) -> Any:
         return factory(address, timeout=CONNECT_S)
     except (OSError, TimeoutError) as error:
         raise ClusterUnavailable(
-            f"no Dask scheduler answers at {address} ({error}); start one with: dask scheduler"
+            f"no Dask scheduler responds at {address} ({error}); start one with: dask scheduler"
         ) from error
     except ValueError as error:
         raise UsageError(
@@ -95,7 +95,7 @@ def _client(factory: Callable[..., Any], address: str) -> Any:
 
 
 class _Begun(NamedTuple):
-    """A cell under way, the key of its run, and when it was handed out."""
+    """A submitted cell, the key of its run, and the time of its submission."""
 
     cell: SuiteCell
     key: str
@@ -114,8 +114,8 @@ class ClusterSweep:
     def run(self, cells: Sequence[SuiteCell], callback: Callback) -> Iterator[CellOutcome]:
         """Yield the outcome of each cell as it ends; `callback` is called as each begins.
 
-        Cells are handed out one for a free thread, so that those that wait aren't counted as
-        guilty of a worker's death.
+        A cell is submitted only when a thread is free, so that a worker's death doesn't count
+        against waiting cells.
         """
         from distributed import wait
 
@@ -129,9 +129,9 @@ class ClusterSweep:
                 key = key_of(cell, self._request)
                 waiting[self._begun(cell, key)] = _Begun(cell, key, time.perf_counter())
             if self._stopped:
-                # Again each time: a worker may be new, and have a cell of one that died.
+                # Repeated, since a new worker may have taken over the cell of a dead one.
                 self._client.run(_stop, self._name, self._at_once, on_error="ignore")
-                yield from (CellOutcome(cell, "stopped", reason="not begun") for cell in left)
+                yield from (CellOutcome(cell, "stopped", reason="not started") for cell in left)
                 left.clear()
             if not waiting:
                 time.sleep(_PAUSE_S)
@@ -144,7 +144,7 @@ class ClusterSweep:
                 yield self._outcome(waiting.pop(future), future)
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Begin no further cell, and ask those under way to end, or kill them at once."""
+        """Start no further cell, and ask running ones to end, or kill them at once."""
         self._stopped, self._at_once = True, at_once
 
     def _begun(self, cell: SuiteCell, key: str) -> Any:
@@ -167,27 +167,27 @@ class ClusterSweep:
             return CellOutcome(begun.cell, "failed", None, wall_s, why)
         answer = future.result()
         ended = None if answer is None else Ended(**answer)
-        told = outcome(begun.cell, ended)
+        result = outcome(begun.cell, ended)
         if ended is not None and ended.record is not None:
             try:
                 self._keep(begun.key, Record.from_json(ended.record))
             except LazybenchError as error:
-                return replace(told, status="failed", score=None, reason=str(error))
-        return told
+                return replace(result, status="failed", score=None, reason=str(error))
+        return result
 
     def _keep(self, expected: str, record: Record) -> None:
-        """Publish what a worker made, once it is what was asked for."""
+        """Publish a worker's record after checking that it has the expected key."""
         if record.key != expected:
             raise UsageError(
-                f"a worker made the run {record.key12} where {expected[:12]} was asked for: it has "
-                "another lazybench, other data or other files than this machine; its record was "
-                "left out"
+                f"a worker returned the run {record.key12} instead of {expected[:12]}: it has "
+                "another version of lazybench, other data or other files than this machine; its "
+                "record was discarded"
             )
         Store(self._request.out).publish(record)
 
 
 def _run(fields: Mapping[str, Any], sweep: str) -> dict[str, Any] | None:
-    """On a worker: run a cell and return how its process ended; None where it wasn't begun."""
+    """On a worker: run a cell and return how its process ended; None if it wasn't started."""
     from distributed import get_worker
 
     asked = Call(**fields).sharing(get_worker().state.nthreads)
@@ -201,5 +201,5 @@ def _run(fields: Mapping[str, Any], sweep: str) -> dict[str, Any] | None:
 
 
 def _stop(sweep: str, at_once: bool) -> None:
-    """On a worker: end a sweep's processes, and let none begin that waits in a queue."""
+    """On a worker: end a sweep's processes, and start none of the queued ones."""
     _PROCESSES.setdefault(sweep, Processes()).stop(at_once=at_once)

@@ -1,4 +1,4 @@
-"""The process of a cell: begun with its limits, asked to end, and ended with whoever began it."""
+"""Processes of cells: started with their limits, stopped on request, ended with their parent."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from lazybench.runtime.pipes import Patience
 from lazybench.runtime.threads import usable_cores
 
 GRACE_S = 30.0
-"""Seconds that a process has to write its checkpoint once it was told to stop."""
+"""Seconds that a process has to save its checkpoint after a request to stop."""
 
 REPORT = "LAZYBENCH_REPORT"
-"""Variable that tells a run the file that it hands its record over in, to whoever began it."""
+"""Environment variable with the file to which a run writes its record for its parent process."""
 
 _PR_SET_PDEATHSIG = 1
 resource: Any
@@ -39,14 +39,14 @@ _REPORT_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Call:
-    """A `lazybench` command to run in a process of its own.
+    """A `lazybench` command to run in a separate process.
 
     Attributes:
-        arguments: what follows `python -m lazybench`.
-        timeout_s: seconds after which it is stopped; None lets it take what it takes.
-        memory_bytes: what it may hold; None sets no limit.
-        environment: variables beside those that are there.
-        folder: where it works, where there is such a folder; None stays here.
+        arguments: the arguments after `python -m lazybench`.
+        timeout_s: time limit in seconds; None for no limit.
+        memory_bytes: memory limit; None for no limit.
+        environment: additional environment variables.
+        folder: its working folder, if that exists; None for the current folder.
     """
 
     arguments: tuple[str, ...]
@@ -67,12 +67,12 @@ class Ended:
 
     Attributes:
         code: its exit code, negative for a signal.
-        report: the record that it handed over, as JSON; empty where it came to none.
-        errors: the end of what it wrote to stderr.
-        wall_s: seconds that it took.
-        timed_out: whether it was stopped for its time.
-        tries: how often it was begun.
-        killed: whether it was made to end, as it hadn't by itself once it was asked to.
+        report: the record that it wrote, as JSON; empty if it wrote none.
+        errors: the end of its stderr.
+        wall_s: wall seconds.
+        timed_out: whether it exceeded its time limit.
+        tries: how often it was started.
+        killed: whether it was killed because it didn't end on request.
     """
 
     code: int
@@ -85,25 +85,25 @@ class Ended:
 
     @property
     def crashed(self) -> bool:
-        """Whether a signal ended it that nobody sends who wants a process to stop."""
+        """Whether a signal ended it that isn't a request to stop."""
         asked = (-signal.SIGINT, -signal.SIGTERM)
         by_us = self.timed_out or self.killed
         return self.code < 0 and self.code not in asked and not by_us
 
     @property
     def record(self) -> str | None:
-        """The record that it handed over; None where it was stopped or came to none."""
+        """The record that it wrote; None if it was stopped or wrote none."""
         return self.report if self.report and not (self.timed_out or self.killed) else None
 
 
 class Processes:
-    """Runs processes; `stop` asks those under way to write their checkpoints and end."""
+    """Runs processes; `stop` asks them to save their checkpoints and end."""
 
     def __init__(self) -> None:
         """Run none yet."""
         self._live: set[subprocess.Popen[bytes]] = set()
         self._killed: set[subprocess.Popen[bytes]] = set()
-        # A second Ctrl-C may call `stop` in the main thread while the first one's call is in it.
+        # A second Ctrl-C may call `stop` while the main thread is still in the first call.
         self._lock = threading.RLock()
         self._stopped = False
 
@@ -113,7 +113,7 @@ class Processes:
         return self._stopped
 
     def run(self, call: Call) -> Ended | None:
-        """Return how the process ended; None where `stop` was called before it began."""
+        """Run a process and return how it ended; None if `stop` was called before its start."""
         begin_s = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="lazybench-") as place:
             report = Path(place) / "record.json"
@@ -129,20 +129,21 @@ class Processes:
                     self._end(process)
                 process.wait()
                 if not errors.whole():
-                    # What it began lives on and holds its output open.
+                    # Its child processes are still running and hold its output open.
                     self._kill(process)
             finally:
                 with self._lock:
                     self._live.discard(process)
             wall_s = time.perf_counter() - begin_s
             killed = process in self._killed
-            told = _read_report(report)
-        return Ended(process.returncode, told, errors.text(), wall_s, timed_out, killed=killed)
+            record = _read_report(report)
+        return Ended(process.returncode, record, errors.text(), wall_s, timed_out, killed=killed)
 
     def run_again_if_crashed(self, call: Call) -> Ended | None:
-        """Return how the process ended; where it crashed it is begun once more, and goes on.
+        """Run a process and return how it ended; if it crashes, it is restarted once and resumes.
 
-        A machine short of memory kills what it finds largest; the second time it may be alone.
+        A machine that is short of memory kills the largest process, which may succeed when it runs
+        alone.
         """
         first = self.run(call)
         if first is None or not first.crashed:
@@ -153,9 +154,9 @@ class Processes:
         return replace(second, wall_s=first.wall_s + second.wall_s, tries=2)
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Begin no further process, and ask those under way to end: once, however often called.
+        """Start no further process, and ask the running ones to end; repeated calls have no effect.
 
-        What hasn't ended `GRACE_S` later is killed, or now, where it is to be at once.
+        Processes that are still running `GRACE_S` later are killed; with `at_once`, immediately.
         """
         with self._lock:
             if not self._stopped:
@@ -163,14 +164,14 @@ class Processes:
                 for process in self._live:
                     process.send_signal(signal.SIGTERM)
                 later = threading.Timer(GRACE_S, self._kill_all)
-                # It has nothing to do where all have ended, and mustn't keep this process alive.
+                # It mustn't keep this process alive when all processes have ended.
                 later.daemon = True
                 later.start()
             if at_once:
                 self._kill_all()
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """Ask a process to end, and make it end where it doesn't."""
+        """Ask a process to end, and kill it if it doesn't."""
         process.send_signal(signal.SIGTERM)
         if not _ends(process, GRACE_S):
             self._kill(process)
@@ -183,7 +184,7 @@ class Processes:
     def _kill(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is None:
             self._killed.add(process)
-        # With its children, which nobody else ends. It may have ended by itself in between.
+        # With its children, which would keep running. It may have ended in the meantime.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -192,7 +193,7 @@ class Processes:
 
 
 class _Tail:
-    """Reads a pipe to its end, and keeps the last of it."""
+    """Reads a pipe to its end, and keeps the last part."""
 
     def __init__(self, pipe: IO[bytes] | None) -> None:
         self._pipe, self._kept = pipe, b""
@@ -200,12 +201,12 @@ class _Tail:
         self._thread.start()
 
     def whole(self) -> bool:
-        """Whether the pipe has ended, or does so in a moment."""
+        """Whether the pipe has ended, or ends in a moment."""
         self._thread.join(_PIPE_S)
         return not self._thread.is_alive()
 
     def text(self) -> str:
-        """The end of what came, as text."""
+        """The last part of the pipe, as text."""
         self.whole()
         return self._kept.decode("utf-8", "replace")
 
@@ -218,7 +219,7 @@ class _Tail:
 
 
 def _ends(process: subprocess.Popen[bytes], limit_s: float) -> bool:
-    """Whether a process ends in so many seconds; those of a suspended machine don't count."""
+    """Whether a process ends within `limit_s` seconds, without time of a suspended machine."""
     patience = Patience(limit_s)
     while True:
         try:
@@ -230,7 +231,7 @@ def _ends(process: subprocess.Popen[bytes], limit_s: float) -> bool:
 
 
 def _read_report(path: Path) -> str:
-    """The record that a process handed over; empty where there is none, or no text."""
+    """The record that a process wrote; empty if there is none, or it isn't text."""
     try:
         return path.read_bytes().decode("utf-8") if path.stat().st_size <= _REPORT_BYTES else ""
     except (OSError, UnicodeDecodeError):
@@ -238,7 +239,7 @@ def _read_report(path: Path) -> str:
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-    """Return the words that run lazybench with these arguments, in this Python."""
+    """Return the command line that runs lazybench with these arguments, in this Python."""
     return [sys.executable, "-m", "lazybench", *arguments]
 
 
@@ -248,7 +249,7 @@ def _begun(call: Call, report: Path) -> subprocess.Popen[bytes]:
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     return subprocess.Popen(
         command(call.arguments),
-        # Agents may write there whatever they like: what counts comes as a file.
+        # Agents may print anything; the record is written to a file.
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -261,14 +262,14 @@ def _begun(call: Call, report: Path) -> subprocess.Popen[bytes]:
 
 def _prepare(libc: ctypes.CDLL | None, memory_bytes: int | None) -> None:
     if libc is not None:
-        # Whoever began it may be killed; without this it would run on, and hold the run's lock.
+        # If the parent is killed, the process must end, too, and release the run's lock.
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if memory_bytes is not None and resource is not None:
-        # Without a limit, where the system sets none: that beats no run.
+        # The system can't set a limit: run without one.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
 
 
 def limits_memory() -> bool:
-    """Return whether this system can limit what a process holds."""
+    """Return whether this system can limit the memory of a process."""
     return resource is not None

@@ -1,6 +1,6 @@
-"""The cells of a suite, each in a process of its own: one that fails doesn't affect the others.
+"""Runs the cells of a suite, each in its own process, so one failure doesn't affect the others.
 
-`slots` reads where they run: `cuda:0-7`, with a number of cells on each device.
+`slots` reads the devices to run on, such as `cuda:0-7`, with a number of cells on each.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class Slot:
 
 
 def slots(devices: str, cells_per_device: int = 1) -> tuple[Slot, ...]:
-    """Return the slots on the devices named, round the devices before round again.
+    """Return the slots on the named devices, first one on each device, then a second on each.
 
-    A process is pinned by CUDA_VISIBLE_DEVICES, so that its `cuda` is that device alone. Where the
-    variable is set already, as by a queueing system, numbers count among the devices that it names.
+    A process is pinned by CUDA_VISIBLE_DEVICES, so its `cuda` is only that device. If the variable
+    is set already, as by a queueing system, numbers refer to the devices that it names.
 
     Raises:
-        UsageError: names of another form, one named twice, or fewer than one cell a device.
+        UsageError: names of another form, a repeated name, or fewer than one cell per device.
         DeviceUnavailable: a device that this machine doesn't have.
     """
     if not 1 <= cells_per_device <= _MOST:
@@ -73,7 +73,7 @@ def slots(devices: str, cells_per_device: int = 1) -> tuple[Slot, ...]:
     numbers = list(range(there)) if devices.strip() == "cuda" else _numbers(devices)
     lacking = [number for number in numbers if number >= there]
     if lacking or not numbers:
-        has = f"cuda:0-{there - 1}" if there > 1 else "cuda:0 alone" if there else "no CUDA device"
+        has = f"cuda:0-{there - 1}" if there > 1 else "only cuda:0" if there else "no CUDA device"
         raise DeviceUnavailable(
             f"--devices {devices}: {', '.join(f'cuda:{n}' for n in lacking[:8]) or 'cuda'} isn't "
             f"there; this torch finds {has}; choose among those, or --devices cpu"
@@ -100,27 +100,27 @@ def _numbers(devices: str) -> list[int]:
 
 
 BUSY = 75
-"""Exit code of a run that another process is at."""
+"""Exit code of a run that another process is executing."""
 _MOST_BYTES = 1 << 62
 MOST_JOBS = 4096
-"""Cells side by side: more than any machine starts processes for."""
+"""Largest number of parallel cells: more than any machine can start."""
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """How the cells of a suite are run.
+    """How to run the cells of a suite.
 
     Attributes:
-        jobs: cells side by side; they share the usable cores.
-        timeout_s: seconds after which a cell is stopped; None lets it take what it takes.
+        jobs: parallel cells; they share the available cores.
+        timeout_s: time limit per cell in seconds; None for no limit.
         episode_timeout_s: as for a run.
-        isolated: as for a run; a record that was made without it is made once more.
-        memory_bytes: what a cell's process may hold; None sets no limit.
+        isolated: as for a run; a run that was recorded without it is repeated.
+        memory_bytes: memory limit of a cell's process; None for no limit.
         device: as for a run.
         out: the store of records.
         runs: folder of working state.
-        slots: the device of each of the cells side by side; empty for `jobs` cells on `device`.
-        elsewhere: the cells run on other machines, so that their device needn't be here.
+        slots: the device of each parallel cell; empty for `jobs` cells on `device`.
+        elsewhere: whether the cells run on other machines, so their device needn't exist here.
     """
 
     jobs: int = 1
@@ -135,11 +135,11 @@ class SweepRequest:
     isolated: bool = False
 
     def __post_init__(self) -> None:
-        """Look at the limits.
+        """Check the limits.
 
         Raises:
-            UsageError: fewer than one job, or a limit that isn't positive, or that the system
-                can't set.
+            UsageError: fewer than one job, or a limit that isn't positive or that the system can't
+                set.
         """
         if not 1 <= self.jobs <= MOST_JOBS:
             raise UsageError(f"jobs must be at least 1 and at most {MOST_JOBS}, got {self.jobs}")
@@ -149,7 +149,7 @@ class SweepRequest:
             "memory": (self.memory_bytes, _MOST_BYTES, "bytes"),
         }
         for name, (value, most, unit) in limits.items():
-            # Not a number is neither.
+            # NaN fails both comparisons.
             if value is not None and not 0 < value <= most:
                 raise UsageError(
                     f"{name} must be positive and at most {most:g} {unit}, got {value:g}; leave it "
@@ -159,16 +159,16 @@ class SweepRequest:
 
 @dataclass(frozen=True)
 class CellOutcome:
-    """What became of one cell.
+    """The outcome of a cell.
 
     Attributes:
-        cell: which.
-        status: `ok`, `done` (its score stood already), `diverged`, `failed`, `oom`, `timeout`,
-            `stopped`, `crashed` (a signal ended it), `busy` (another process is at it), `absent`
-            (data that isn't there), `untrained` (a network to attack that isn't there), or
-            `refused` (a name or a setting).
-        score: the headline metric where there is one.
-        wall_s: seconds that the process took.
+        cell: the cell.
+        status: `ok`, `done` (recorded before), `diverged`, `failed`, `oom`, `timeout`, `stopped`,
+            `crashed` (ended by a signal), `busy` (another process is executing it), `absent` (data
+            isn't installed), `untrained` (a network to attack isn't trained), or `refused` (an
+            invalid name or setting).
+        score: the headline metric, if there is one.
+        wall_s: wall seconds of the process.
         reason: why there is no score.
     """
 
@@ -183,13 +183,13 @@ class Engine(Protocol):
     """Runs the cells of a sweep somewhere."""
 
     def run(self, cells: Sequence[SuiteCell], callback: Callback) -> Iterator[CellOutcome]:
-        """Yield the outcome of each cell as it ends; `callback` is called as each begins."""
+        """Yield the outcome of each cell when it ends; `callback` is called when a cell begins."""
         ...
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Begin no further cell, and ask those under way to write their checkpoints and end.
+        """Start no further cell, and ask running ones to save their checkpoints and end.
 
-        They have `GRACE_S` for it, or are killed at once.
+        They have `GRACE_S` to do so; with `at_once`, they are killed immediately.
         """
         ...
 
@@ -202,7 +202,7 @@ class Sweep:
     _processes: Processes = field(default_factory=Processes)
 
     def run(self, cells: Sequence[SuiteCell], callback: Callback) -> Iterator[CellOutcome]:
-        """Yield the outcome of each cell as it ends; `callback` is called as each begins."""
+        """Yield the outcome of each cell when it ends; `callback` is called when a cell begins."""
         free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in self.request.slots or (Slot(),) * self.request.jobs:
             free.put(slot)
@@ -215,7 +215,7 @@ class Sweep:
                 yield from (future.result() for future in ended)
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Begin no further cell, and ask those under way to end, or kill them at once."""
+        """Start no further cell, and ask running ones to end, or kill them at once."""
         self._processes.stop(at_once=at_once)
 
     @property
@@ -238,14 +238,14 @@ class Sweep:
 
 def call(cell: SuiteCell, request: SweepRequest) -> Call:
     """Return the call that runs a cell, with the request's limits."""
-    # Whoever runs the cells writes the boards, once for all of them.
+    # The sweep writes the boards once, after all cells.
     words = (*arguments(cell, request), "--json", "--quiet", "--no-boards")
     memory = request.memory_bytes
     return Call(words, request.timeout_s, None if memory is None else round(memory))
 
 
 def arguments(cell: SuiteCell, request: SweepRequest) -> tuple[str, ...]:
-    """Return the words after `lazybench` that run a cell."""
+    """Return the arguments of `lazybench` that run a cell."""
     words = ["run", "--agent", cell.agent, "--env", cell.env]
     words += ["--seed", str(cell.seed), "--budget", cell.budget, "--device", request.device]
     for option, pairs in (("--set", cell.settings), ("--protocol", cell.protocol)):
@@ -280,7 +280,7 @@ def key_of(cell: SuiteCell, request: SweepRequest) -> str:
 
 
 def standing(cell: SuiteCell, request: SweepRequest) -> Record | None:
-    """Return the record that a cell has in the store already, or None.
+    """Return the stored record of a cell, or None.
 
     Raises:
         UsageError: a name or setting that isn't allowed.
@@ -292,7 +292,7 @@ def standing(cell: SuiteCell, request: SweepRequest) -> Record | None:
 def split(
     cells: Sequence[SuiteCell], request: SweepRequest
 ) -> tuple[list[SuiteCell], list[CellOutcome]]:
-    """Return the cells that are to run, and the outcomes of those that needn't or can't."""
+    """Return the cells to run, and the outcomes of those that are recorded or can't run."""
     missing: list[SuiteCell] = []
     known: list[CellOutcome] = []
     for cell in cells:
@@ -308,59 +308,59 @@ def split(
         ):
             missing.append(cell)
         else:
-            # What diverged would do so again, and still has no score.
+            # A diverged run would diverge again, and has no score.
             status = "done" if record.status == "ok" else record.status
-            known.append(_told(cell, record.model_dump(mode="json"), status, 0.0))
+            known.append(_recorded(cell, record.model_dump(mode="json"), status, 0.0))
     return missing, known
 
 
 def _status(error: LazybenchError) -> str:
-    """What a cell that can't be begun here is called."""
+    """The status of a cell that can't be started here."""
     if isinstance(error, NotTrained):
         return "untrained"
     return "absent" if isinstance(error, DataUnavailable) else "refused"
 
 
-def _told(cell: SuiteCell, record: dict[str, Any], status: str, wall_s: float) -> CellOutcome:
+def _recorded(cell: SuiteCell, record: dict[str, Any], status: str, wall_s: float) -> CellOutcome:
     metric = record["metrics"].get(record["env"]["metric"])
     score = None if metric is None else metric["value"]
     return CellOutcome(cell, status, score, wall_s, record.get("reason") or "")
 
 
 def outcome(cell: SuiteCell, ended: Ended | None) -> CellOutcome:
-    """Return what became of a cell whose process ended so; None where it wasn't begun."""
+    """Return the outcome of a cell from the end of its process; None if it wasn't started."""
     if ended is None:
-        return CellOutcome(cell, "stopped", reason="not begun")
+        return CellOutcome(cell, "stopped", reason="not started")
     code, wall_s = ended.code, ended.wall_s
     if ended.timed_out:
-        told = f"stopped after {wall_s:.0f} s: {_last_words(ended)}"
-        return CellOutcome(cell, "timeout", None, wall_s, told)
+        reason = f"stopped after {wall_s:.0f} s: {_last_line(ended)}"
+        return CellOutcome(cell, "timeout", None, wall_s, reason)
     if ended.record is not None:
         try:
             made = Record.from_json(ended.record)
         except StoreError as error:
             return CellOutcome(cell, "failed", None, wall_s, f"its record can't be read: {error}")
-        return _told(cell, made.model_dump(mode="json"), made.status, wall_s)
-    last = _last_words(ended)
-    # Asked to end at a checkpoint, before it could listen, or in vain.
+        return _recorded(cell, made.model_dump(mode="json"), made.status, wall_s)
+    last = _last_line(ended)
+    # Stopped at a checkpoint, before it could catch the signal, or killed.
     if ended.killed or code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
         return CellOutcome(cell, "stopped", None, wall_s, last)
     if ended.crashed:
-        told = f"ended by {signal.Signals(-code).name}" + ", twice" * (ended.tries - 1)
-        return CellOutcome(cell, "crashed", None, wall_s, told)
+        reason = f"ended by {signal.Signals(-code).name}" + ", twice" * (ended.tries - 1)
+        return CellOutcome(cell, "crashed", None, wall_s, reason)
     status = {2: "refused", DataUnavailable.exit_code: "absent", BUSY: "busy"}.get(code, "failed")
     return CellOutcome(cell, status, None, wall_s, last)
 
 
-def _last_words(ended: Ended) -> str:
-    """Why a process came to no record: its own last line, or what became of it without one."""
+def _last_line(ended: Ended) -> str:
+    """Why a process has no record: its last line of output, or how it ended."""
     if ended.killed:
-        return "killed, as it didn't end when asked; it goes on from its last checkpoint, if any"
+        return "killed, since it didn't end on request; it resumes from its last checkpoint, if any"
     if ended.code in (-signal.SIGINT, -signal.SIGTERM):
-        return "ended at once, with nothing under way that it would keep"
+        return "ended at once; it had no work to save"
     last = (ended.errors.strip().splitlines() or [""])[-1]
     if ended.code == 0:
-        return f"ended itself without a record (os._exit or the like) {last}".rstrip()
+        return f"exited without a record (os._exit or similar) {last}".rstrip()
     last = last or "no message"
-    # What the status says already.
+    # The prefix repeats the status.
     return last.removeprefix("error: ")

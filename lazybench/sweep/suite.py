@@ -1,4 +1,4 @@
-"""Suites: which agents run on which environments, with which seeds and settings, as a TOML file.
+"""Suites: TOML files that list agents, environments, seeds and settings to run.
 
 name = "table2"
 about = "one line"
@@ -30,7 +30,7 @@ from lazybench.files import read_text
 from lazybench.runner.request import in_range
 from lazybench.specs import BUDGETS
 
-_TOLD = 200
+_SHOWN = 200
 SHIPPED = Path(__file__).parent.parent / "suites"
 
 
@@ -49,20 +49,20 @@ class Block(BaseModel):
 
     @model_validator(mode="after")
     def _as_options(self) -> Self:
-        """Look whether settings can stand on a command line, which dates can't."""
+        """Check that settings can be passed on a command line, which dates can't."""
         for name, value in (*self.set.items(), *self.protocol.items(), *self.grid.items()):
             try:
                 json.dumps(value)
             except TypeError as error:
                 raise ValueError(
-                    f"{name} must hold numbers, text, true, false, lists or tables ({error})"
+                    f"{name} must be numbers, text, true, false, lists or tables ({error})"
                 ) from error
             in_range(value, value, finite=True)
         return self
 
 
 class Suite(BaseModel):
-    """A suite as its file has it."""
+    """The content of a suite's file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -90,15 +90,15 @@ class SuiteCell:
 
 
 def shipped() -> list[str]:
-    """Return the names of the suites that come with the package."""
+    """Return the names of the included suites."""
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
 def read_suite(name: str) -> Suite:
-    """Return the suite in a TOML file, or the shipped one of that name.
+    """Return the suite in a TOML file, or the included one of that name.
 
     Raises:
-        UsageError: no such file or suite, or one that says something that isn't allowed.
+        UsageError: no such file or suite, or a key or value that isn't allowed.
     """
     path = Path(name) if name.endswith(".toml") or "/" in name else SHIPPED / f"{name}.toml"
     if not path.is_file():
@@ -111,11 +111,11 @@ def read_suite(name: str) -> Suite:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        told = repr(first["input"])
-        got = told if len(told) <= _TOLD else f"{told[:_TOLD]}..."
+        given = repr(first["input"])
+        got = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}..."
         raise UsageError(f"{path}: {where}: {first['msg']}, got {got}") from error
     except (DataUnavailable, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is no TOML file that can be read: {error}") from error
+        raise UsageError(f"{path} isn't a readable TOML file: {error}") from error
     for block in suite.cells:
         if block.budget not in BUDGETS:
             raise UsageError(
@@ -125,7 +125,7 @@ def read_suite(name: str) -> Suite:
 
 
 def expand(suite: Suite) -> list[SuiteCell]:
-    """Return a suite's cells in the order of its file, each once."""
+    """Return a suite's cells in the order of its file, without repetitions."""
     cells: dict[str, SuiteCell] = {}
     for block in suite.cells:
         choices = [[(key, value) for value in values] for key, values in block.grid.items()]

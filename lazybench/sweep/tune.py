@@ -1,4 +1,4 @@
-"""A search of an agent's settings on validation tasks; test tasks are never opened for it."""
+"""Searches an agent's settings on validation tasks, without access to test tasks."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from lazybench.runner.train import Training, fit
 from lazybench.runtime.threads import using_threads
 
 WIDE = 10.0
-"""A step size is searched from so many times less than its preset to so many times more."""
+"""Factor below and above its preset between which a step size is searched."""
 
 _RANGE = re.compile(r"(?P<lo>[^.,]*\.?[^.,]*)\.\.(?P<hi>.*)")
 _DIGITS = 3
 _LOG2_POINTS = 14
-"""Points of a search are at most so many, as a power of two: far more than anyone trains."""
+"""Largest number of points of a search, as a power of two."""
 _FOUND = "found.json"
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What a setting may be.
+    """The values that a search tries for a setting.
 
     Attributes:
-        values: to choose from; empty for a range.
-        lo: lower end of a range, which is searched by its logarithm.
+        values: values to choose from; empty for a range.
+        lo: lower end of a range, which is searched on a logarithmic scale.
         hi: upper end.
     """
 
@@ -48,7 +48,7 @@ class Axis:
     hi: float = 0.0
 
     def at(self, share: float) -> Any:
-        """Return the value at a share in [0, 1) of the way."""
+        """Return the value at a fraction in [0, 1) of the axis."""
         if self.values:
             return self.values[int(share * len(self.values))]
         value = math.exp(math.log(self.lo) + share * math.log(self.hi / self.lo))
@@ -57,15 +57,15 @@ class Axis:
 
 @dataclass(frozen=True)
 class Tried:
-    """One configuration.
+    """A configuration that was tried.
 
     Attributes:
-        number: from 0, the preset.
-        settings: replacements of the preset's.
-        val: best validation score, higher is better; None where training diverged.
-        step: updates behind it.
+        number: number of the trial; 0 is the preset.
+        settings: settings that replace the preset's.
+        val: best validation score, higher is better; None if training diverged.
+        step: number of updates of that score.
         cpu_s: processor seconds of training.
-        image_gradients: images that a gradient was taken of in it.
+        image_gradients: number of image gradients computed in training.
         reason: why there is no score.
     """
 
@@ -80,14 +80,14 @@ class Tried:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
-        agent: the agent as it was named.
+        agent: name of the agent.
         env: the environment's id.
         budget: the compute budget.
-        settings: the best configuration, what was fixed in it included.
-        tuning: what the search cost.
+        settings: the best configuration, including fixed settings.
+        tuning: cost of the search.
     """
 
     agent: str
@@ -139,7 +139,7 @@ def step_sizes(config: Mapping[str, Any]) -> dict[str, Axis]:
 def drawn(axes: Mapping[str, Axis], seed: int) -> Iterator[dict[str, Any]]:
     """Yield settings, each once: none, then points of a scrambled Sobol sequence.
 
-    Where every axis is a list of values, all their combinations come.
+    If every axis is a list of values, all their combinations are included.
     """
     yield {}
     known: set[str] = set()
@@ -158,7 +158,7 @@ def _sobol(axes: Mapping[str, Axis], seed: int) -> Iterator[tuple[Any, ...]]:
 
 
 def _grid(axes: Mapping[str, Axis]) -> Iterator[tuple[Any, ...]]:
-    """All combinations of values, in case that the sequence missed some; none with a range."""
+    """All combinations of values, for those that the sequence missed; none with a range."""
     if all(axis.values for axis in axes.values()):
         yield from itertools.product(*(axis.values for axis in axes.values()))
 
@@ -166,31 +166,32 @@ def _grid(axes: Mapping[str, Axis]) -> Iterator[tuple[Any, ...]]:
 def tune(
     request: RunRequest, trials: int, axes: Mapping[str, Axis] | None, watch: Callback = SILENT
 ) -> tuple[Path, list[Tried]]:
-    """Return the folder of a search and what was tried, in order; what was tried isn't repeated.
+    """Run a search, and return its folder and the tried configurations, in order.
 
-    Every trial has the same seed and budget. The best state of each on validation tasks counts.
-    The first n trials of a longer search are those of a shorter one.
+    Every trial has the same seed and budget, and counts with its best state on validation tasks.
+    The first n trials of a longer search are those of a shorter one. Finished trials aren't
+    repeated.
 
     Args:
-        request: the run that is tuned; its overrides hold in every trial.
-        trials: configurations, the preset included; fewer are tried where the axes have no more.
-        axes: what is searched; None for the agent's step sizes.
-        watch: is called with the progress.
+        request: the run to tune; its overrides apply to every trial.
+        trials: number of configurations, including the preset; fewer if the axes have fewer.
+        axes: the settings to search; None for the agent's step sizes.
+        watch: called with the progress.
 
     Raises:
         UsageError: a name, setting or number that isn't allowed, or nothing to search.
         DataUnavailable: the data isn't installed or is damaged.
         OutputUnavailable: the working folder can't be written.
-        Busy: another process is at the same search.
-        Interrupted: a signal stopped it; the same request continues.
+        Busy: another process is executing the same search.
+        Interrupted: a signal stopped it; the same request resumes it.
     """
     if check_whole("trials", trials, least=None) < 1:
         raise UsageError(f"trials must be at least 1, got {trials}")
     first = resolve(request, watch)
     if not first.agent.agent.learns():
         raise UsageError(
-            f"agent '{first.agent.spec.id}' isn't trained update by update, so that nothing is "
-            "validated on the way; there is nothing to tune"
+            f"agent '{first.agent.spec.id}' isn't trained by lazybench's loop, so there is no "
+            "validation score to tune"
         )
     axes = step_sizes(first.agent.config) if axes is None else axes
     if not axes:
@@ -201,7 +202,7 @@ def tune(
     folder = first.folder.with_name(f"tune-{first.folder.name}")
     refuse_links(folder)
     writable(folder)
-    # All resolved first: what isn't allowed is reported before any training, not after half of it.
+    # All are resolved first, so that errors are reported before any training.
     chosen = _distinct(request, drawn(axes, request.seed), trials)
     with locked(folder), Signals(watch.note) as signals, using_threads(request.threads):
         remove_leftovers(folder)
@@ -225,15 +226,15 @@ def _distinct(
 
 
 def best(found: Sequence[Tried]) -> list[Tried]:
-    """Return what was tried, best first; what has no score comes last."""
+    """Return the configurations, best first; those without a score come last."""
     return sorted(found, key=lambda tried: (tried.val is None, -(tried.val or 0.0)))
 
 
 def read_found(folder: Path) -> Found:
-    """Return what the search in a folder came to.
+    """Return the result of the search in a folder.
 
     Raises:
-        UsageError: no finished search is there.
+        UsageError: the folder has no finished search.
     """
     path = folder / _FOUND
     try:
@@ -241,13 +242,13 @@ def read_found(folder: Path) -> Found:
         return Found(**{**result, "tuning": Tuning(**result["tuning"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"{folder} holds no finished search ({type(error).__name__} at {path.name}); give the "
-            "folder that lazybench tune names at its end"
+            f"{folder} has no finished search ({type(error).__name__} at {path.name}); give the "
+            "folder that lazybench tune prints at its end"
         ) from error
 
 
 def _keep(folder: Path, request: RunRequest, resolved: ResolvedRun, found: Sequence[Tried]) -> None:
-    """Write what a search came to, unless no configuration has a score."""
+    """Write the result of a search, unless no configuration has a score."""
     first = best(found)[0]
     if first.val is None:
         (folder / _FOUND).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Records put to the test, and answers of other frameworks made into records."""
+"""Verifies records, and turns predictions of other frameworks into records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audit a record: its agent on fresh trials, which nobody can have tuned to."""
+"""Audit a record: evaluate its agent on fresh trials, which it can't have been tuned on."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ TRIALS = 200
 """Default number of fresh trials."""
 
 LEVEL = 0.99
-"""Share of honest records that an audit finds consistent, at least."""
+"""Smallest share of honest records that an audit finds consistent."""
 
 SPLITS = 9_999
-"""Ways to split the trials that p is counted over."""
+"""Number of random splits of the permutation test."""
 
 _MOST_TRIAL = 1 << 31
 
@@ -48,13 +48,13 @@ class Audit:
         metric: name of the score, and its `unit`.
         stored: mean and 95 % interval over the record's trials.
         fresh: mean and 95 % interval over the fresh ones.
-        difference: fresh minus stored, with its 99 % interval (Welch); of width 0 where neither
-            side's trials vary.
-        p: share of the ways to split all trials in two such parts whose means differ as much
-            (a permutation test).
+        difference: fresh minus stored, with its 99 % interval (Welch), of width 0 if the scores of
+            neither side vary.
+        p: p-value of a permutation test: the share of random splits of all trials in two such
+            parts whose means differ as much.
         first: index of the first fresh trial.
         trials: number of fresh trials.
-        seed: what the first one was drawn with; None where it wasn't drawn.
+        seed: seed from which the first one was drawn; None if it wasn't drawn.
         consistent: whether p is above 1 %.
     """
 
@@ -84,22 +84,22 @@ def audit(  # noqa: PLR0913 - a public function
     threads: int | None = None,
     watch: Callback = SILENT,
 ) -> Audit:
-    """A record's agent evaluated on trials beyond the official ones.
+    """Evaluate a record's agent on fresh trials, beyond the official ones.
 
     Args:
         path: the record's file.
-        trials: how many fresh trials.
-        source: where the trained state comes from.
-        seed: draws which ones; None takes the system's entropy.
-        device: where to compute; None takes the record's.
-        threads: tasks side by side; None takes all usable cores.
-        watch: hears of the progress.
+        trials: number of fresh trials.
+        source: source of the trained state.
+        seed: seed of their choice; None for the system's entropy.
+        device: device of the computations; None for the record's.
+        threads: tasks in parallel; None for all available cores.
+        watch: called with the progress.
 
     Raises:
         UsageError: a record that can't be evaluated again, or an environment without fresh trials.
-        StoreError: the file holds no sound record, or its state is another one.
+        StoreError: the file isn't a valid record, or the state isn't the record's.
         DataUnavailable: the data isn't installed or is damaged.
-        Interrupted: a signal stopped a training at a checkpoint; the same call continues.
+        Interrupted: a signal stopped a training at a checkpoint; the same call resumes it.
     """
     if trials < 2:
         raise UsageError(f"an audit needs at least 2 fresh trials for an interval, got {trials}")
@@ -110,7 +110,7 @@ def audit(  # noqa: PLR0913 - a public function
         raise UsageError(f"the record has no scores of trials (status {record.status}) to audit")
     if record.agent.trained_by == "external":
         raise UsageError(
-            f"'{record.agent.id}' was trained and run elsewhere, so that it can't answer "
+            f"'{record.agent.id}' was trained and run elsewhere, so it can't be evaluated on "
             "fresh trials; check its answers with: lazybench verify"
         )
     spec = spec_of(record)
@@ -134,7 +134,7 @@ def _audit(  # noqa: PLR0913 - all that an audit depends on
     device: str,
     watch: Callback,
 ) -> Audit:
-    """The audit of a record that can be evaluated again."""
+    """The audit of a record whose agent can be evaluated again."""
     made, _ = remade(record)
     env = open_env(spec, spec.rows(trials), "test", device)
     policy, about = trained_policy(record, made, env, source, device, watch)
@@ -167,10 +167,10 @@ def _audit(  # noqa: PLR0913 - all that an audit depends on
 def _first_fresh(
     spec: EnvSpec, rows: int, record: Record, seed: int | None
 ) -> tuple[int, int | None]:
-    """Index of the first fresh trial, and what it was drawn with.
+    """Index of the first fresh trial, and the seed from which it was drawn.
 
-    Trials of images are as many as the data set has; those that come next are taken. Others are
-    without end, and where to begin is drawn, so that nobody can know them before.
+    If the data set limits the number of trials, the next ones after the official ones are used.
+    Otherwise the first index is drawn at random, so that nobody can know the trials in advance.
     """
     past = -(-max(record.trials.n, *spec.trials.values()) // rows)
     if spec.family == "attack":
@@ -199,16 +199,16 @@ def _scores(  # noqa: PLR0913 - what is evaluated on which trials
 def split_p(a: NDArray[np.float64], b: NDArray[np.float64], splits: int = SPLITS) -> float:
     """Return the share of splits of all scores whose parts' means differ as much as these do.
 
-    Where both sides are draws of one distribution, whatever it is, p is at most x with a chance of
-    at most x: also where scores hardly vary, where hits are rare, and for a single score.
+    If both sides are drawn from the same distribution, p is at most x with a probability of at most
+    x, even if scores hardly vary, if hits are rare, and for a single score.
 
-    Choice: this and not Welch's t, whose interval is empty or too narrow where a side happens to
-    have no spread: no hit among 200 trials is likely where one in a thousand hits.
+    Choice: a permutation test and not Welch's t, whose interval is empty or too narrow if a side
+    happens to have no spread: no hit among 200 trials is likely if one in a thousand hits.
 
     Args:
         a: `[n]` scores.
         b: `[m]` scores.
-        splits: how many are drawn, the same ones in every call.
+        splits: number of random splits, the same ones in every call.
     """
     everything = np.concatenate([a, b])
     few = min(len(a), len(b))
@@ -233,10 +233,10 @@ def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Interval:
     mean = float(a.mean() - b.mean())
     if np.ptp(a) == np.ptp(b) == 0:
         return Interval(mean, mean, mean)
-    # A single score has no spread of its own and takes the other side's: the pooled test.
+    # The variance of a single score is unknown, so the other side's is used: the pooled test.
     single = min(len(a), len(b)) == 1
     with warnings.catch_warnings():
-        # One side may be constant, which scipy takes for a loss of precision.
+        # One side may be constant, for which scipy warns of a loss of precision.
         warnings.simplefilter("ignore", RuntimeWarning)
         ends = ttest_ind(a, b, equal_var=single).confidence_interval(LEVEL)
     return Interval(mean, float(ends.low), float(ends.high))

@@ -22,7 +22,7 @@ from lazybench.specs import EnvSpec
 from lazybench.verify.rescore import part_hashes, test_images
 
 ENDINGS = {".npz": b"about.npy", ".jsonl": b'"protocol": {'}
-"""Endings of files of trials, each with what their first bytes hold."""
+"""Endings of files of trials, each with a mark in their first bytes."""
 _MOST_BYTES = 1 << 32
 
 Rows = dict[str, NDArray[Any]]
@@ -30,12 +30,12 @@ Rows = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """A file of exported trials.
 
     Attributes:
         path: the file.
         about: environment, data and the shape of the predictions that `score` takes.
-        size: bytes of the file.
+        size: size of the file in bytes.
     """
 
     path: Path
@@ -47,18 +47,18 @@ def need_answers(spec: EnvSpec) -> None:
     """Check that an environment's trials can be scored from answers alone.
 
     Raises:
-        UsageError: they don't.
+        UsageError: they can't.
     """
     if spec.family == "attack":
         raise UsageError(
-            f"{spec.id} is scored by the queries that an attack needs, and answers in a file can't "
-            "prove how many queries were sent; run the environment instead: lazybench run, "
+            f"{spec.id} is scored by the queries of an attack, and a file of answers can't prove "
+            "how many queries were sent; run the environment instead: lazybench run, "
             "lazybench.evaluate, or the adapters of docs/attack.md"
         )
     if spec.family not in ("fewshot", "longtail"):
         raise UsageError(
-            f"only trials of few-shot and long-tailed environments have a form in files, {spec.id} "
-            f"is of family {spec.family}; use lazybench.evaluate"
+            f"only trials of few-shot and long-tailed environments can be exported; {spec.id} is "
+            f"of family {spec.family}; use lazybench.evaluate"
         )
 
 
@@ -75,17 +75,17 @@ def export_trials(
 
     Args:
         env: id or alias.
-        path: `.npz`, or `.jsonl` with a line for the whole and one for each trial.
+        path: `.npz`, or `.jsonl` with a line of facts and a line for each trial.
         budget: budget that sets the number of test trials.
-        limit: the first so many alone.
-        arrays: whether the instances themselves are written, not only their hashes; npz alone.
-        watch: hears of the progress.
+        limit: export only the first `limit` trials.
+        arrays: whether to write the instances as well as their hashes; only for npz.
+        watch: called with the progress.
 
     Raises:
         UsageError: an unknown environment, budget or ending, trials that can't be scored from
             answers, or more bytes than a file should hold.
         DataUnavailable: the data isn't installed or is damaged.
-        OutputUnavailable: the file can't be written, or another file, not of trials, is there.
+        OutputUnavailable: the file can't be written, or exists and isn't an export of trials.
     """
     if path.suffix not in ENDINGS:
         raise UsageError(f"trials are written to {' or '.join(ENDINGS)}, got '{path}'")
@@ -136,7 +136,7 @@ def _check_size(task: Any, trials: int) -> None:
 
 
 def _blocks(env: Any, trials: int, arrays: bool, watch: Callback) -> Iterator[Rows]:
-    """The trials block by block: index, support labels, hashes, and instances where wanted."""
+    """The trials block by block: index, support labels, hashes, and optionally instances."""
     rows = env.num_envs
     watch.stage("trials", trials)
     for first in range(0, trials, rows):

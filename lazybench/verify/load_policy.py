@@ -1,4 +1,4 @@
-"""The policy behind a record: the agent as it was set, and the state that it was judged with."""
+"""Loads the policy behind a record: the agent with its settings, and the evaluated state."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from lazybench.verify.static_checks import spec_of
 
 @dataclass(frozen=True)
 class StateSource:
-    """Where the trained state comes from.
+    """Source of the trained state.
 
     Attributes:
-        checkpoint: a run's folder, one of its `ckpt/step-N`, or a file in that; None looks for the
-            run among `runs`.
-        retrain: train again, from the record's settings and seed.
-        init: weights to start that training from, where the record started from given ones.
-        out: the store, where the record of the run that trained the agent is.
+        checkpoint: a run's folder, one of its `ckpt/step-N`, or a file in that; None searches for
+            the run in `runs`.
+        retrain: whether to train again, with the record's settings and seed.
+        init: initial weights of that training, if the record started from given ones.
+        out: the store with the record of the training run.
         runs: folder of working state.
     """
 
@@ -45,12 +45,12 @@ class StateSource:
 
 
 def agent_name(record: Record) -> str:
-    """An agent's name as it was typed: an id, or `file.py:Class`."""
+    """An agent's name in the request: an id, or `file.py:Class`."""
     return record.agent.origin if ":" in record.agent.origin else record.agent.id
 
 
 def remade(record: Record) -> tuple[ResolvedAgent, EnvSpec]:
-    """Return a record's agent with its settings, and the environment that it was trained on.
+    """Return a record's agent with its settings, and its training environment.
 
     Raises:
         UnknownName: no such agent or environment.
@@ -66,10 +66,10 @@ def remade(record: Record) -> tuple[ResolvedAgent, EnvSpec]:
 
 
 def check_settings(record: Record, made: ResolvedAgent, home: EnvSpec) -> Finding:
-    """Return whether an agent made with a record's settings has these settings.
+    """Check that an agent constructed with a record's settings has these settings.
 
-    So must one made from the run's budget and overrides. Settings that came into the package after
-    the run are named.
+    The same must hold for an agent constructed from the run's budget and overrides. The finding
+    names settings that the package added after the run.
     """
     if record.preset != record.budget:
         detail = f"preset is {record.preset} in the record, whose budget is {record.budget}"
@@ -79,27 +79,27 @@ def check_settings(record: Record, made: ResolvedAgent, home: EnvSpec) -> Findin
     if difference is not None:
         name, old, new = difference
         return Finding(
-            "settings", False, f"{name} is {old} in the record; the agent makes it {new}"
+            "settings", False, f"{name} is {old} in the record; the agent changes it to {new}"
         )
     again = make(agent_name(record), home, record.preset, record.overrides).config
     difference = first_difference(record.config, {name: again.get(name) for name in record.config})
     if difference is not None:
         name, old, new = difference
         given = ", ".join(f"{k}={v}" for k, v in sorted(record.overrides.items())) or "no setting"
-        detail = f"{name} is {old} in the record; {record.preset} with {given} makes it {new}"
+        detail = f"{name} is {old} in the record; {record.preset} with {given} gives {new}"
         return Finding("settings", False, detail)
     added = sorted(set(made.config) - set(record.config))
     more = f"; settings added since, at their defaults: {', '.join(added)}" if added else ""
-    return Finding("settings", True, f"{record.agent.id} takes them as they are{more}")
+    return Finding("settings", True, f"{record.agent.id} accepts them unchanged{more}")
 
 
 def check_network(record: Record, made: ResolvedAgent, task: Any) -> Finding | None:
-    """Whether an agent's network on its task is the recorded one; None where one is unknown.
+    """Whether an agent's network on its task is the recorded one; None if one is unknown.
 
     Args:
         record: the record.
         made: its agent.
-        task: of the environment that it was trained on.
+        task: task shape of its training environment.
     """
     here = made.agent.describe_network(task)
     if record.network is None or here is None:
@@ -123,15 +123,15 @@ def trained_policy(
     Args:
         record: the record.
         made: its agent.
-        env: what it is to play, opened.
-        source: where its state comes from.
-        device: where it computes.
-        watch: hears of a training.
+        env: the opened environment.
+        source: source of its state.
+        device: device of the computations.
+        watch: called with the progress of training.
 
     Raises:
-        UnknownName: the run isn't there.
+        UnknownName: the run doesn't exist.
         UsageError: no state, or none of the recorded step; the message says what to do.
-        Interrupted: a signal stopped a training at a checkpoint; the same call continues.
+        Interrupted: a signal stopped a training at a checkpoint; the same call resumes it.
     """
     whole = made.agent.has_own_loop()
     counters: list[Finding] = []
@@ -143,7 +143,7 @@ def trained_policy(
         counters += [_check_counters(record, progress)] if made.spec.trains else []
     elif whole:
         raise UsageError(
-            f"'{record.agent.id}' trains in a loop of its own and keeps no state; train it again "
+            f"'{record.agent.id}' has its own training loop and keeps no state; train it again "
             f"with --retrain ({_how_long(record)})"
         )
     else:
@@ -160,9 +160,9 @@ def trained_policy(
 def _trained(
     record: Record, made: ResolvedAgent, source: StateSource, device: str, watch: Callback
 ) -> tuple[Progress, Any]:
-    """A training like the one behind a record, and the policy of an agent that has no state.
+    """Train again as for a record; return the progress, and the policy of an agent without state.
 
-    What was trained before an interruption is kept, and continued by the next call.
+    After an interruption, the next call resumes the training.
     """
     kept = source.runs / f"verify-{record.key[:12]}"
     fitted = record
@@ -171,7 +171,7 @@ def _trained(
         if found is None:
             raise UsageError(
                 f"the record evaluates the run {str(record.fit)[:12]}, whose own record "
-                f"isn't in {source.out}, so that it can't be trained again; give --checkpoint"
+                f"isn't in {source.out}, so it can't be trained again; give --checkpoint"
             )
         fitted = found
         made = make(agent_name(fitted), spec_of(fitted), fitted.preset, fitted.config, whole=True)
@@ -197,10 +197,10 @@ def _trained(
 
 
 def _weights(record: Record, source: StateSource) -> Any:
-    """What a training started from; None for fresh weights.
+    """The initial weights of a training; None for fresh weights.
 
     Raises:
-        UsageError: it started from weights that aren't given, or from others.
+        UsageError: it started from weights that aren't given, or that differ from the given ones.
     """
     wanted = None if record.network is None else record.network.weights_sha256
     if wanted is None:
@@ -218,32 +218,32 @@ def _weights(record: Record, source: StateSource) -> Any:
 
 
 def _how_long(record: Record) -> str:
-    """How long a run trained, and where, as the best guess of how long it will take again."""
+    """How long a run trained, and on which machine, as an estimate for training it again."""
     took, machine = record.cost.train_wall_s, record.machine
     if took is None:
         return "the record doesn't say how long it took"
     time = f"{took:.0f} s" if took < 120 else f"{took / 60:.0f} min"
     return (
         f"the run took {time} ({machine.processor}, {machine.threads} threads, {record.device}), "
-        "validation aside"
+        "without validation"
     )
 
 
 def _state_at(progress: Progress, record: Record) -> Any:
-    """The state of a finished training that a record evaluated, as far as its step shows.
+    """The state of a finished training at the step that a record evaluated.
 
-    Another step than was kept gives the best state: whether that is the one, its sha256 says.
+    If that step isn't stored, it is the best state; its sha256 shows whether it is the right one.
     """
     step = None if record.checkpoint is None else record.checkpoint.step
     return progress.state if step == progress.step != progress.best_step else progress.best
 
 
 def _kept_state(record: Record, source: StateSource) -> tuple[Any, Progress | Finding]:
-    """The state that a run left behind, and how far it came; a finding for that of another run.
+    """The stored state of a run, and its progress, or a finding if it belongs to another run.
 
     Raises:
-        UnknownName: the run isn't there.
-        UsageError: a checkpoint that isn't sound, or without the recorded step.
+        UnknownName: the run doesn't exist.
+        UsageError: a damaged checkpoint, or none of the recorded step.
     """
     step = None if record.checkpoint is None else record.checkpoint.step
     folder = source.checkpoint
@@ -280,12 +280,12 @@ def _kept_state(record: Record, source: StateSource) -> tuple[Any, Progress | Fi
 def check_updates(record: Record, made: ResolvedAgent, task: Any) -> Finding | None:
     """Whether a record has as many updates as its settings plan.
 
-    None for agents without training, or with a loop of their own.
+    None for agents without training, or with their own training loop.
 
     Args:
         record: the record.
         made: its agent.
-        task: of the environment that it was trained on.
+        task: task shape of its training environment.
     """
     if not made.spec.trains or made.agent.has_own_loop():
         return None
@@ -299,7 +299,7 @@ def check_updates(record: Record, made: ResolvedAgent, task: Any) -> Finding | N
         return Finding("updates", False, detail)
     if max(step, last) > planned:
         where = "checkpoint" if step > planned else "curve"
-        detail = f"the {where} of the record is of {max(step, last)} updates, planned are {planned}"
+        detail = f"the {where} of the record has {max(step, last)} updates, planned are {planned}"
         return Finding("updates", False, detail)
     return Finding("updates", True, f"{planned}, as its settings plan")
 
@@ -309,9 +309,9 @@ _COUNTS = ("inner_steps", "image_gradients", "gradient_equivalents")
 
 
 def _check_counters(record: Record, progress: Progress) -> Finding:
-    """Whether a training counted what the record says: updates, work and validation scores.
+    """Whether a training has the record's counters: updates, work and validation scores.
 
-    A checkpoint from the middle of a training has counted less, and has the start of the curve.
+    A checkpoint from the middle of a training has smaller counts, and the beginning of the curve.
     """
     updates = record.cost.outer_steps
     if updates is not None and updates < progress.step:
@@ -325,9 +325,9 @@ def _check_counters(record: Record, progress: Progress) -> Finding:
         counted = progress.totals.get(name)
         if whole and counted is not None and costs[name] is not None:
             recorded[name] = float(costs[name])
-            # Records keep whole counts.
+            # Records store whole counts.
             here[name] = counted if recorded[name] == counted else float(round(counted))
-    # An evaluation of a transferred state has no curve, and the record of its fit isn't at hand.
+    # An evaluation of a transferred state has no curve, and its training's record may be missing.
     if record.curve:
         points = len(record.curve) if whole else len(progress.curve)
         for where, curve in ((recorded, record.curve), (here, progress.curve)):

@@ -1,4 +1,4 @@
-"""Record files, given by path or key, checked by their own text; the findings of all checks."""
+"""Finds and reads record files, and checks their format and key; findings of all checks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Verdict = Literal["reproduced", "consistent", "not reproducible here", "refuted"
 
 @dataclass(frozen=True)
 class Finding:
-    """One check.
+    """Result of one check.
 
     Attributes:
         check: its name: file, key, environment, trials, settings, answers, numbers,
             network, training, checkpoint, scores.
-        ok: whether it holds; None where nothing could be checked.
-        detail: one line on the result; where it doesn't hold, on what differs.
+        ok: whether it holds; None if it couldn't be checked.
+        detail: one line on the result, or on the difference if it doesn't hold.
     """
 
     check: str
@@ -38,17 +38,17 @@ class Verification:
 
     Attributes:
         path: the file.
-        key: the record's key; '' where the file holds no record.
-        agent: agent id, '' where the file holds no record.
-        env: environment id, '' where the file holds no record.
+        key: the record's key; '' if the file isn't a record.
+        agent: agent id, '' if the file isn't a record.
+        env: environment id, '' if the file isn't a record.
         findings: all checks, in order.
-        trials: trials that were evaluated again, 0 for none.
-        exact: whether scores must be equal; False where they may differ by a tolerance.
-        equal: whether all that was evaluated again is equal to the last bit.
-        finds: the smallest share of forged trials of which a sample of this size holds one with a
-            chance of 95 %; None where no trial was evaluated again, or a forged one can't be
+        trials: number of trials that were evaluated again.
+        exact: whether scores must be equal; False if they may differ by a tolerance.
+        equal: whether all trials that were evaluated again are equal to the last bit.
+        finds: the smallest share of forged trials that a sample of this size detects with a
+            probability of 95 %; None if no trial was evaluated again, or if a forged one can't be
             distinguished from rounding on another platform.
-        seed: what the sample of trials was drawn with; None where none was drawn.
+        seed: seed of the sample of trials; None if none was drawn.
         unchecked: parts of the record that no check covers.
     """
 
@@ -69,8 +69,8 @@ class Verification:
         """The verdict over all checks.
 
         `reproduced`: trials that were evaluated again are equal to the last bit. `consistent`: they
-        are within what another platform explains. `not reproducible here`: none could be evaluated
-        again, or they show nothing. `refuted`: a check failed.
+        differ by no more than another platform explains. `not reproducible here`: none could be
+        evaluated again, or they are inconclusive. `refuted`: a check failed.
         """
         if refuted(self.findings):
             return "refuted"
@@ -81,7 +81,7 @@ class Verification:
 
     @property
     def verified(self) -> bool:
-        """Whether the record was reproduced, or is consistent with what was evaluated here."""
+        """Whether the record was reproduced, or is consistent with the evaluation here."""
         return self.verdict in ("reproduced", "consistent")
 
 
@@ -103,7 +103,7 @@ def find_record(name: str, out: Path) -> Path:
 
     Raises:
         UnknownName: neither a file nor a key in the store.
-        UsageError: the digits fit several records.
+        UsageError: the digits match several records.
     """
     path = Path(name)
     if path.is_file():
@@ -114,17 +114,17 @@ def find_record(name: str, out: Path) -> Path:
             found = [each for each in found if f'"key": "{name}'.encode() in read_file(each)]
         if len(found) > 1:
             keys = ", ".join(each.stem for each in found)
-            raise UsageError(f"key '{name}' fits several records: {keys}; give more digits")
+            raise UsageError(f"key '{name}' is ambiguous: records {keys}; give more digits")
         if found:
             return found[0]
     raise UnknownName(
-        f"no record '{name}': it is no file, and no record in {out} has a key that begins so (6 "
-        "digits or more); see the column of keys in: lazybench leaderboard --env ENV"
+        f"no record '{name}': it isn't a file, and no key in {out} begins with it (at least 6 "
+        "digits); see the column of keys in: lazybench leaderboard --env ENV"
     )
 
 
 def read_record(path: Path) -> tuple[Record | None, list[Finding]]:
-    """The record of a file (None where it holds none), and whether file and key are sound.
+    """The record of a file (None if it isn't valid), and whether file and key are valid.
 
     Raises:
         StoreError: the file can't be read.
@@ -134,13 +134,13 @@ def read_record(path: Path) -> tuple[Record | None, list[Finding]]:
         record = Record.from_json(data)
     except StoreError as error:
         return None, [Finding("file", False, str(error))]
-    findings = [Finding("file", True, f"a whole record of schema {record.schema_version}")]
+    findings = [Finding("file", True, f"a valid record of schema {record.schema_version}")]
     expected = make_key(record.identity())
     if expected == record.key:
-        detail = f"{record.key12} is that of the record's environment, data, agent and settings"
+        detail = f"{record.key12} matches the record's environment, data, agent and settings"
         return record, [*findings, Finding("key", True, detail)]
     detail = (
-        f"the record says {record.key12}, its environment, data, agent and settings give "
+        f"the record's key is {record.key12}, but its environment, data, agent and settings give "
         f"{expected[:_KEY12]}: one of them was changed after the run"
     )
     return record, [*findings, Finding("key", False, detail)]

@@ -1,4 +1,4 @@
-"""Stored answers scored again by their environment, and trials evaluated again and compared."""
+"""Scores stored answers again, and evaluates trials again and compares them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from lazybench.verify.read_record import Finding
 
 
 class NotReplayed(UsageError):
-    """Answers that can't be scored again, though they may be right."""
+    """The answers can't be scored again, though they may be right."""
 
 
 class Replay:
-    """A policy that gives stored answers block by block, whatever it observes.
+    """A policy that returns stored answers block by block, whatever it observes.
 
     Blocks must be opened in the order of their trials, from the first one.
     """
@@ -40,7 +40,7 @@ class Replay:
         self._answers, self._rows, self._at = answers, rows, 0
 
     def __call__(self, observation: Any, memory: Any = None) -> tuple[torch.Tensor, Any]:
-        """Return the next block's answers; zeros for trials past the last one."""
+        """Return the next block's answers; zeros after the last trial."""
         found = self._answers[self._at : self._at + self._rows]
         self._at += self._rows
         whole = np.zeros((self._rows, *found.shape[1:]), found.dtype)
@@ -49,25 +49,25 @@ class Replay:
 
 
 class PassReplay:
-    """A policy that knows the answer to every image of a test set, in whatever order they come."""
+    """A policy that returns the stored answer to each image of a test set, in any order."""
 
     def __init__(self, answers: NDArray[Any], images: list[bytes]) -> None:
         """Keep one answer `[n]` for each image, known by its hash.
 
         Raises:
-            NotReplayed: images that look the same have different answers.
+            NotReplayed: identical images have different answers.
         """
         self._known: dict[bytes, int] = {}
         for place, (image, answer) in enumerate(zip(images, answers.tolist(), strict=True)):
             if self._known.setdefault(image, answer) != answer:
                 raise NotReplayed(
-                    f"image {place} of the test set looks like an earlier one, whose answer is "
-                    f"{self._known[image]}; here it is {answer}: answers of a function of the "
-                    "image are the same"
+                    f"image {place} of the test set is identical to an earlier one, whose answer "
+                    f"is {self._known[image]}, but its own answer is {answer}; identical images "
+                    "must have the same answer"
                 )
 
     def __call__(self, observation: Any, memory: Any = None) -> tuple[torch.Tensor, Any]:
-        """Return the answers to a batch of images; -1 for rows that fill it up."""
+        """Return the answers to a batch of images; -1 for rows that only fill it up."""
         x = observation["x"].cpu().numpy()
         seen = observation["mask"].cpu().numpy()
         said = [
@@ -81,24 +81,24 @@ def test_images(spec: EnvSpec) -> Part:
     """Return the images of an environment whose test is one pass, in the order of its answers.
 
     Raises:
-        NotReplayed: nothing is known of them.
-        DataUnavailable: it isn't installed or is damaged.
+        NotReplayed: lazybench doesn't know them.
+        DataUnavailable: the data isn't installed or is damaged.
     """
     if spec.family != "longtail":
-        raise NotReplayed(f"nothing is known of the test set of {spec.id}, of family {spec.family}")
+        raise NotReplayed(f"the test images of {spec.id}, of family {spec.family}, are unknown")
     return open_labelled(str(spec.kwargs.get("data", spec.data))).test
 
 
 def part_hashes(part: Part) -> list[bytes]:
-    """Return the hash of each image, `instance_hash`, in the part's order."""
+    """Return the `instance_hash` of each image, in the part's order."""
     return [instance_hash(part.x[row]) for row in part.rows]
 
 
 def shaped(answers: NDArray[Any], task: Any) -> NDArray[Any]:
-    """Return stored answers `[n, …]` as an environment of these tasks takes them.
+    """Return stored answers `[n, …]` in the shape of an environment's actions.
 
     Raises:
-        UsageError: a number of answers that no trial has.
+        UsageError: the wrong number of answers per trial.
     """
     shape = (task.query_rows, *task.target_shape)
     if answers.ndim < 2 or answers[0].size != int(np.prod(shape)):
@@ -110,17 +110,17 @@ def shaped(answers: NDArray[Any], task: Any) -> NDArray[Any]:
 
 
 def score_answers(spec: EnvSpec, env: Any, answers: NDArray[Any], seed: int) -> Evaluation:
-    """The environment's scores of answers to its trials, from the first one on.
+    """Score answers to an environment's trials, beginning with the first.
 
     Args:
-        spec: the environment.
-        env: it, opened for the test.
+        spec: the environment's spec.
+        env: the environment, opened for the test.
         answers: `[n, …]`, or `[n]` for a pass over a test set.
-        seed: of the run.
+        seed: seed of the run.
 
     Raises:
-        UsageError: answers of another shape, or to other images than there are.
-        NotReplayed: a pass with equal images of different answers.
+        UsageError: answers of another shape, or for another number of images.
+        NotReplayed: a pass in which identical images have different answers.
         ContractError: answers out of range.
         DataUnavailable: the data isn't installed or is damaged.
     """
@@ -142,25 +142,25 @@ def score_answers(spec: EnvSpec, env: Any, answers: NDArray[Any], seed: int) -> 
 
 
 TRIAL_SHARE = 0.1
-"""How far one trial's score may be off on another platform: of the scores' range."""
+"""How far a trial's score may be off on another platform, as a share of the scores' range."""
 
 MEAN_SHARE = 0.01
 """How far the mean over the sampled trials may be off there, as a share of the same range."""
 
 DRIFT = 1e-3
-"""Share of honest records that the tests of drift refute elsewhere, at most: one in a thousand."""
+"""Largest share of honest records that the drift tests refute on other platforms."""
 
 FOUND = 0.95
-"""Chance with which a sample holds one of the forged trials that it is said to find."""
+"""Probability with which a sample contains one of the forged trials that it claims to detect."""
 
 _DRAWS, _SIGNS = 10, 10_000
 _MOST_SIGNS = 200
 
 RETRAINED_SHARE = 0.2
-"""How far that mean may be off for a state that other arithmetic trained: another model.
+"""How far that mean may be off for a state that was trained again with other rounding.
 
-`Choice:` twenty points of accuracy. Seeds of our own rows lie up to 11.5 apart (lazy_maml with 30
-ways), those of all others less than six.
+`Choice:` twenty points of accuracy. Seeds of our own rows differ by up to 11.5 (lazy_maml with 30
+ways), those of all others by less than six.
 """
 
 
@@ -170,8 +170,8 @@ class Again:
 
     Attributes:
         trials: `[m]` their indices.
-        scores: `[m]` float32, their scores now.
-        answers: `[m, …]` their answers now; empty where they are no arrays.
+        scores: `[m]` float32, their new scores.
+        answers: `[m, …]` their new answers; empty if they aren't arrays.
         columns: their further numbers, each `[m]`.
     """
 
@@ -182,15 +182,15 @@ class Again:
 
 
 def draw_seed(seed: int | None) -> int:
-    """Return `seed`, or one from the system's entropy, so that nobody can know the sample."""
+    """Return `seed`, or a random one, so that nobody can know the sample in advance."""
     return secrets.randbits(48) if seed is None else seed
 
 
 def same_platform(record: Record, device: str) -> bool:
-    """Return whether this machine computes to the last bit what the record's did.
+    """Return whether this machine must reproduce the record to the last bit.
 
-    That takes the processor of the same name, the same torch, and a CPU; how many threads work side
-    by side changes nothing.
+    That needs the same processor name, the same torch, and a CPU; the number of threads doesn't
+    matter.
     """
     here, there = (
         (machine.platform, machine.processor, machine.torch)
@@ -202,12 +202,12 @@ def same_platform(record: Record, device: str) -> bool:
 def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it, and who hears
     record: Record, spec: EnvSpec, env: Any, policy: Any, wanted: int, seed: int, watch: Callback
 ) -> Again:
-    """Return `wanted` of a record's trials, each drawn by itself by `seed`, evaluated again.
+    """Evaluate a random sample of `wanted` trials of a record again, drawn by `seed`.
 
-    Rounding may depend on a trial's row in its block and, rarely, on what lies in the other rows.
-    So each trial is evaluated in the row that it had in the run, with others of the sample, and
-    one that doesn't give what is stored once more in the block that it had: that counts. Where the
-    test is one pass, that is all of it.
+    Rounding may depend on a trial's row in its block and, rarely, on the other rows. So each trial
+    is evaluated in its original row, together with others of the sample; if it differs from the
+    stored trial, it is evaluated again in its original block, and that result counts. If the test
+    is one pass, the sample is the whole pass.
     """
     rows, n = env.num_envs, record.trials.n
     if spec.vector_target is None:
@@ -244,9 +244,9 @@ def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it,
 def _blocks(
     drawn: NDArray[np.int64], rows: int, n: int, *, apart: bool
 ) -> Iterator[NDArray[np.int64]]:
-    """Blocks `[rows]` that hold the drawn trials, each in the row that it had in the run.
+    """Blocks `[rows]` with the drawn trials, each in its original row.
 
-    A row without any repeats one of its own. Where trials are apart, any row will do.
+    A row without a remaining trial repeats an earlier one. Independent trials may be in any row.
     """
     if len(drawn) == n and not apart:
         yield from np.arange(-(-n // rows) * rows).reshape(-1, rows)
@@ -263,7 +263,7 @@ def _blocks(
 def _gathered(
     found: Sequence[tuple[NDArray[np.int64], Evaluation]], columns: tuple[str, ...]
 ) -> Again:
-    """Evaluation blocks as one, in their order."""
+    """Evaluated blocks as one, in their order."""
     judged = [block for _, block in found]
     return Again(
         np.concatenate([trials for trials, _ in found]),
@@ -274,7 +274,7 @@ def _gathered(
 
 
 def _of(again: Again, trials: NDArray[np.int64]) -> Again:
-    """Of trials evaluated again, these, in their order."""
+    """Some of the trials that were evaluated again, in the given order."""
     _, firsts = np.unique(again.trials, return_index=True)
     at = firsts[np.searchsorted(again.trials[firsts], trials)]
     columns = {name: values[at] for name, values in again.columns.items()}
@@ -282,7 +282,7 @@ def _of(again: Again, trials: NDArray[np.int64]) -> Again:
 
 
 def _replaced(again: Again, newer: Again) -> Again:
-    """Trials evaluated again, some of them once more."""
+    """Trials evaluated again, some of them replaced by a newer evaluation."""
     at = np.searchsorted(again.trials, newer.trials)
     scores, answers = again.scores.copy(), again.answers.copy()
     scores[at], answers[at] = newer.scores, newer.answers
@@ -296,7 +296,7 @@ Pair = tuple[str, NDArray[Any], NDArray[Any]]
 
 
 def _pairs(record: Record, again: Again) -> list[Pair]:
-    """What is stored of some trials and what they gave now, `[m, …]` each, by name."""
+    """Stored and new values of some trials, `[m, …]` each, by name."""
     pairs: list[Pair] = [("scores", record.trials.scores_array()[again.trials], again.scores)]
     if record.trials.predictions is not None and again.answers.size:
         stored = record.trials.predictions.unpack()[again.trials]
@@ -310,7 +310,7 @@ def _pairs(record: Record, again: Again) -> list[Pair]:
 
 
 def differing(record: Record, again: Again) -> NDArray[np.bool_]:
-    """Return which trials, `[m]`, gave anything else than what is stored, to the last bit."""
+    """Return which trials, `[m]`, differ from the stored ones in any bit."""
     odd: NDArray[np.bool_] = np.zeros(len(again.trials), np.bool_)
     for _, stored, now in _pairs(record, again):
         odd |= ~_same(stored, now)
@@ -326,13 +326,13 @@ def _same(stored: NDArray[Any], now: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def compare(record: Record, again: Again, *, exact: bool) -> list[Finding]:
-    """Return whether trials evaluated again are the stored ones: scores, answers, columns.
+    """Compare scores, answers and columns of trials evaluated again with the stored ones.
 
     Args:
         record: the record.
-        again: what its agent does now.
-        exact: whether they must be equal to the last bit; else scores may differ as other
-            arithmetic explains.
+        again: the new evaluation.
+        exact: whether they must be equal to the last bit; otherwise scores may differ by as much
+            as rounding on another platform explains.
     """
     pairs = _pairs(record, again)
     what = ", ".join(name for name, _, _ in pairs)
@@ -367,10 +367,10 @@ def _equal(
 
 
 def _elsewhere(record: Record, again: Again, pairs: Sequence[Pair]) -> list[Finding]:
-    """Whether other arithmetic explains how trials differ.
+    """Whether rounding on another platform explains how trials differ.
 
-    Trials with further numbers are paths of queries, which diverge early and say nothing one by
-    one; they are compared as distributions. Hits flip or don't, so that only their mean has a
+    Trials with further numbers are sequences of queries, which diverge early, so they are compared
+    as distributions and not one by one. A hit flips or doesn't, so only the mean of hits has a
     tolerance.
     """
     named = [(name, stored, now) for name, stored, now in pairs if name != "answers"]
@@ -385,7 +385,7 @@ def _elsewhere(record: Record, again: Again, pairs: Sequence[Pair]) -> list[Find
     if len(again.trials) < least_trials(level):
         detail = (
             f"{len(again.trials)} trials evaluated again on another platform differ, and are too "
-            f"few to tell whether by rounding: evaluate {least_trials(level)} or more (--trials)"
+            f"few to show whether by rounding: evaluate {least_trials(level)} or more (--trials)"
         )
         failed = [each for each in findings if each.ok is False]
         return failed or [Finding("scores", None, detail)]
@@ -404,12 +404,12 @@ def _elsewhere(record: Record, again: Again, pairs: Sequence[Pair]) -> list[Find
 def drifts(
     stored: NDArray[Any], now: NDArray[Any], *, distribution: bool = False
 ) -> dict[str, float]:
-    """Return p-values of stored numbers `[m]` not being higher or lower than those of now.
+    """Return p-values for stored numbers `[m]` being neither higher nor lower than new ones.
 
-    Under rounding alone it is as likely that a trial's two numbers are the other way round. That
-    gives the chance of as many equal signs, and of a sum of differences as far from 0. With
-    `distribution`, Kolmogorov and Smirnov's p is there too, of both being draws of one distribution
-    (pairs that are alike make it larger, so that it accuses less). NaN is left out.
+    If only rounding differs, both orders of a trial's two numbers are equally likely. That gives
+    the probability of as many equal signs, and of a sum of differences as far from 0. With
+    `distribution`, the Kolmogorov-Smirnov test of equal distributions is added (similar pairs make
+    its p larger, so it refutes less). NaN is left out.
     """
     from scipy.stats import binomtest, ks_2samp
 
@@ -432,11 +432,11 @@ def drifts(
 
 
 def _sum_p(apart: NDArray[np.float64]) -> float:
-    """The share of signs of differences that give a sum as far from 0."""
+    """The share of random signs of the differences whose sum is as far from 0."""
     if len(apart) > _MOST_SIGNS:
         from scipy.special import ndtr
 
-        # A sum of so many is normal, with the variance that the signs give it.
+        # A sum of this many is approximately normal, with the variance of the random signs.
         return float(2 * ndtr(-abs(apart.sum()) / np.sqrt((apart**2).sum())))
     rng = np.random.Generator(np.random.Philox(0))
     least, far = abs(apart.sum()) * (1 - 1e-9), 0
@@ -447,14 +447,15 @@ def _sum_p(apart: NDArray[np.float64]) -> float:
 
 
 def least_trials(level: float) -> int:
-    """Return how many trials it takes for equal signs of all to have a p below a level."""
+    """Return the number of trials from which equal signs of all have a p below a level."""
     return int(np.ceil(np.log2(2 / level)))
 
 
 def finds(record: Record, again: Again) -> float | None:
-    """`finds_share` of a sample; None where a forged trial can't be distinguished from rounding.
+    """`finds_share` of a sample; None if a forged trial can't be distinguished from rounding.
 
-    That is so elsewhere, for hits and for paths of queries, which have no tolerance one by one.
+    That is so on other platforms for hits and sequences of queries, which have no tolerance per
+    trial.
     """
     single = not record.trials.columns and not _hits(record)
     if differing(record, again).any() and not single:
@@ -468,11 +469,11 @@ def _hits(record: Record) -> bool:
 
 
 def finds_share(n: int, m: int) -> float:
-    """Return the smallest share of forged trials of which a sample holds one with 95 %.
+    """Return the smallest share of forged trials that a sample detects with 95 % probability.
 
     Args:
-        n: trials of the record.
-        m: of the sample, drawn one by one without putting back.
+        n: number of trials of the record.
+        m: number of trials of the sample, drawn without replacement.
     """
     from scipy.stats import hypergeom
 
@@ -482,7 +483,7 @@ def finds_share(n: int, m: int) -> float:
 
 
 def _within(record: Record, stored: NDArray[np.float32], again: Again) -> Finding:
-    """Whether scores are within what other arithmetic explains."""
+    """Whether rounding on another platform explains the differences of scores."""
     scale, mean = _scale(record), abs(_mean_off(stored, again))
     apart = np.abs(stored.astype(np.float64) - again.scores)
     worst = int(apart.argmax())
@@ -497,16 +498,16 @@ def _within(record: Record, stored: NDArray[np.float32], again: Again) -> Findin
 
 
 def compare_trained(record: Record, again: Again) -> list[Finding]:
-    """Return whether a model that was trained again elsewhere scores as the recorded one does.
+    """Compare the mean score of a model trained again on another platform with the recorded one.
 
-    Rounding that differs grows over a training, so that its trials say nothing about the recorded
-    ones: the mean alone is compared. Nothing is shown either way where it is off by more than
-    other arithmetic on one state explains, and by less than `RETRAINED_SHARE`.
+    Rounding differences grow during training, so single trials can't be compared. The result is
+    inconclusive if the mean is off by more than rounding of one state explains, and by less than
+    `RETRAINED_SHARE`.
     """
     scale = _scale(record)
     mean = abs(_mean_off(record.trials.scores_array()[again.trials], again))
     detail = (
-        f"{len(again.trials)} trials of a model trained by other arithmetic: mean off by "
+        f"{len(again.trials)} trials of a model trained on another platform: mean off by "
         f"{mean:.4g} (up to {MEAN_SHARE * scale:.4g} agrees, more than "
         f"{RETRAINED_SHARE * scale:.4g} refutes)"
     )
@@ -522,5 +523,5 @@ def _scale(record: Record) -> float:
 
 
 def _mean_off(stored: NDArray[np.float32], again: Again) -> float:
-    """How far the stored mean is above that of now."""
+    """How far the stored mean is above the new one."""
     return float(stored.mean(dtype=np.float64) - again.scores.mean(dtype=np.float64))

@@ -1,4 +1,4 @@
-"""Checks of a record against its environment and its own answers, without running its agent."""
+"""Checks of a record against its environment and its stored answers, without its agent."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lazybench.verify.read_record import Finding
 from lazybench.verify.rescore import NotReplayed, score_answers
 
 _ROUNDING = 1e-6
-"""Relative; scores are kept as float32 and were averaged as float64."""
+"""Relative tolerance; scores are stored as float32 and were averaged as float64."""
 
 _CONTENT = ("name", "fingerprint", "prep")
-"""What of the data must be the same; where it was read from needn't."""
+"""Facts about the data that must be equal; its source may differ."""
 
 
 def spec_of(record: Record) -> EnvSpec:
@@ -34,7 +34,7 @@ def spec_of(record: Record) -> EnvSpec:
     spec, _ = resolve_env(record.env.id)
     if spec.version != record.env.version:
         raise UsageError(
-            f"{spec.id} is at version {spec.version} here, the record was made on version "
+            f"{spec.id} has version {spec.version} here, but the record was made on version "
             f"{record.env.version}; verify it with the lazybench that made it "
             f"({record.code.version})"
         )
@@ -44,12 +44,12 @@ def spec_of(record: Record) -> EnvSpec:
 
 
 def check_environment(record: Record, spec: EnvSpec, env: Any) -> list[Finding]:
-    """Whether the record's environment, data and trials are those that are installed.
+    """Whether the record's environment, data and trials match the installed ones.
 
     Args:
         record: the record.
         spec: its environment.
-        env: it, opened for the test.
+        env: the environment, opened for the test.
     """
     n = int(record.env.protocol.get("trials", 0))
     here = env_facts(spec, env, n)
@@ -65,7 +65,9 @@ def check_environment(record: Record, spec: EnvSpec, env: Any) -> list[Finding]:
     official = official_trials(spec, record.budget)
     if (n < official) != record.limited or n > official:
         says = "" if record.limited else "not "
-        detail = f"{n} trials, {says}marked as limited; {official} are official at {record.budget}"
+        detail = (
+            f"{n} trials, {says}marked as limited; {record.budget} has {official} official ones"
+        )
         return [*findings, Finding("trials", False, detail)]
     if spec.vector_target is not None and record.trials.n != n:
         detail = f"scores of {record.trials.n} trials are stored, the protocol says {n}"
@@ -87,16 +89,16 @@ def _same(check: str, here: dict[str, Any], stored: dict[str, Any], what: str) -
 def check_answers(
     record: Record, spec: EnvSpec, env: Any
 ) -> tuple[list[Finding], Evaluation | None]:
-    """Whether the stored answers give the stored scores, and the new scores.
+    """Score all stored answers again; return whether they give the stored scores, and the scores.
 
-    All answers are scored again; the result is the same to the last bit on every machine.
+    The result is the same to the last bit on every machine.
 
     Raises:
         DataUnavailable: the data isn't installed or is damaged.
     """
     packed = record.trials.predictions
     if packed is None:
-        detail = "no answers are stored, so that scores can't be computed again from them"
+        detail = "no answers are stored, so their scores can't be computed again"
         return [Finding("answers", None, detail)], None
     answers = packed.unpack()
     try:
@@ -108,11 +110,11 @@ def check_answers(
     stored, again = record.trials.scores_array(), scored.scores.astype(np.float32)
     wrong = np.flatnonzero(stored != again)
     if not len(wrong):
-        detail = f"all {len(stored)} trials scored again from their answers: the stored scores"
+        detail = f"all {len(stored)} stored answers, scored again, give the stored scores"
         return [Finding("answers", True, detail)], scored
     at = int(wrong[0])
     detail = (
-        f"{len(wrong)} of {len(stored)} scores aren't those of their answers; first trial {at}: "
+        f"{len(wrong)} of {len(stored)} scores differ from those of their answers; trial {at}: "
         f"{stored[at]:.6g} stored, {again[at]:.6g} scored again"
     )
     return [Finding("answers", False, detail)], scored
@@ -124,11 +126,11 @@ def check_numbers(record: Record, spec: EnvSpec, env: Any, scored: Evaluation | 
     Args:
         record: the record.
         spec: its environment.
-        env: it, opened for the test.
-        scored: what `check_answers` got from the stored answers; None where there are none.
+        env: the environment, opened for the test.
+        scored: the result of `check_answers`; None if no answers are stored.
     """
     if scored is None and spec.vector_target is None:
-        return Finding("numbers", None, "a pass without answers: nothing to compute them from")
+        return Finding("numbers", None, "a pass without answers, so they can't be computed again")
     scores = record.trials.scores_array().astype(np.float64)
     if not len(scores) or not np.isfinite(scores).all():
         return Finding("numbers", False, "there isn't one finite score for each trial")
@@ -162,7 +164,7 @@ def check_numbers(record: Record, spec: EnvSpec, env: Any, scored: Evaluation | 
 
 
 def _close(stored: Any, derived: Any) -> bool:
-    """Whether two values are equal, numbers but for rounding; None and NaN alike."""
+    """Whether two values are equal, numbers up to rounding; None equals NaN."""
     if isinstance(stored, list | tuple) and isinstance(derived, list | tuple):
         both = zip(stored, derived, strict=False)
         return len(stored) == len(derived) and all(_close(a, b) for a, b in both)

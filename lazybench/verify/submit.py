@@ -1,4 +1,4 @@
-"""Answers of another framework, judged by the environment and made into a record."""
+"""Scores predictions of another framework, and makes a record of them."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def score(  # noqa: PLR0913 - a public function
     out: str | Path | None = None,
     watch: Callback = SILENT,
 ) -> Record:
-    """Return the `submitted` record of answers to an environment's official trials.
+    """Score answers to an environment's official trials, and return the `submitted` record.
 
     Args:
-        path: `.npz` with `predictions` `[trials, queries]` (of a long-tailed stream one label for
-            each image of the test set) and, if wanted, `index` `[trials]`, which trial each row is
-            of, and `about` as `export_trials` wrote it; or `.npy` with the predictions.
+        path: `.npz` with `predictions` `[trials, queries]` (for a long-tailed stream, one label for
+            each image of the test set) and optionally `index` `[trials]`, the trial of each row,
+            and `about` as `export_trials` wrote it; or `.npy` with the predictions.
         env: environment id or alias.
         name: agent name for the board.
         config: settings that distinguish variants of the same name; part of the key.
-        seed: the seed that trained it; part of the key.
-        budget: budget that sets the number of test trials. Answers to the first of them alone make
+        seed: the seed of its training; part of the key.
+        budget: budget that sets the number of test trials. Answers to only the first of them make
             a limited record, which is never ranked.
-        out: store to publish to; None publishes nowhere.
-        watch: hears of the progress.
+        out: store for the record; None saves nothing.
+        watch: called with the progress.
 
     Raises:
         UsageError: a file of another form, answers of another shape, type or range, or an
@@ -74,7 +74,7 @@ def score(  # noqa: PLR0913 - a public function
         official = official_trials(spec, budget)
         if len(answers) > official:
             raise UsageError(
-                f"{path} answers {len(answers)} trials; {spec.id} has {official} at budget {budget}"
+                f"{path} has {len(answers)} trials; {spec.id} has {official} at budget {budget}"
             )
         limit, _ = chosen_trials(spec, budget, len(answers))
     if out is not None:
@@ -93,7 +93,7 @@ def score(  # noqa: PLR0913 - a public function
         )
     except ContractError as error:
         raise UsageError(f"{path}: {error}") from error
-    # The cost of scoring answers says nothing about the model that gave them.
+    # The cost of scoring answers says nothing about the model.
     submitted = record.model_copy(update={"kind": "submitted", "cost": Cost()})
     if out is not None:
         Store(out).publish(submitted)
@@ -101,10 +101,10 @@ def score(  # noqa: PLR0913 - a public function
 
 
 def _policy(spec: EnvSpec, answers: NDArray[Any], found: dict[str, Any], path: Path) -> Any:
-    """A policy that gives these answers.
+    """A policy that returns these answers.
 
     Raises:
-        UsageError: they are of another shape, or were given to other data.
+        UsageError: they have another shape, or belong to other data.
     """
     opened = open_env(spec, 1, "test")
     if "about" in found:
@@ -147,10 +147,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _in_order(found: Mapping[str, Any], path: Path) -> NDArray[Any]:
-    """Predictions from trial 0 on.
+    """Predictions in the order of trials, from trial 0.
 
     Raises:
-        UsageError: no trials, or an index that isn't of the first trials, each once.
+        UsageError: no trials, or an index that doesn't name each of the first trials once.
     """
     answers: NDArray[Any] = found["predictions"]
     if answers.ndim < 1 or not len(answers):
@@ -169,10 +169,10 @@ def _in_order(found: Mapping[str, Any], path: Path) -> NDArray[Any]:
 
 
 def _check_about(about: Any, spec: EnvSpec, data: Mapping[str, Any], path: Path) -> None:
-    """Look whether predictions were made for these trials.
+    """Check that predictions were made for these trials.
 
     Raises:
-        UsageError: for those of another environment or other data.
+        UsageError: they are for another environment or other data.
     """
     try:
         facts = json.loads(str(about))

@@ -1,4 +1,4 @@
-"""Verify a record: its text, its answers, and a sample of its trials evaluated again."""
+"""Verify a record: its format, its answers, and a sample of its trials."""
 
 from __future__ import annotations
 
@@ -49,29 +49,28 @@ def verify(  # noqa: PLR0913 - a public function
     threads: int | None = None,
     watch: Callback = SILENT,
 ) -> Verification:
-    """The findings on a record, and the verdict that follows from them.
+    """Verify a record; return the findings and the verdict.
 
-    Checked in turn, up to the first that fails: that the file is a whole record; its key; its
-    environment, data and number of trials; that its answers, scored again, give its scores; that
-    its numbers follow from its trials; and, for a sample of trials, that its agent does what the
-    record says. The last needs the trained state: baselines have none, others have it in their
-    run's folder, or are trained again.
+    The checks, up to the first that fails: the file is a valid record; its key; its environment,
+    data and number of trials; its answers, scored again, give its scores; its numbers follow from
+    its trials; and, for a sample of trials, its agent gives the recorded results. The last check
+    needs the trained state, which is in the run's folder or is trained again; baselines need none.
 
     Args:
         path: the record's file.
-        trials: how many trials to evaluate again; 0 for none.
-        source: where the trained state comes from.
-        seed: draws the sample; None takes the system's entropy.
-        device: where to compute; None takes the record's.
-        threads: tasks side by side; None takes all usable cores.
-        watch: hears of the progress.
+        trials: number of trials to evaluate again.
+        source: source of the trained state.
+        seed: seed of the sample; None for the system's entropy.
+        device: device of the computations; None for the record's.
+        threads: tasks in parallel; None for all available cores.
+        watch: called with the progress.
 
     Raises:
-        UsageError: a record without scores, a number of trials below 0, a state that isn't there,
-            or code of another version.
+        UsageError: a record without scores, a number of trials below 0, a missing state, or code
+            of another version.
         DataUnavailable: the data isn't installed or is damaged.
         StoreError: the file can't be read.
-        Interrupted: a signal stopped a training at a checkpoint; the same call continues.
+        Interrupted: a signal stopped a training at a checkpoint; the same call resumes it.
     """
     if trials < 0:
         raise UsageError(f"trials must be at least 0, got {trials}; 0 evaluates none again")
@@ -84,8 +83,8 @@ def verify(  # noqa: PLR0913 - a public function
     result = replace(result, unchecked=tuple(unchecked(record, trials=0, retrained=False)))
     if record.status != "ok":
         raise UsageError(
-            f"the record says that the run {record.status} and has no scores to verify; run it "
-            "again to see whether it does so again"
+            f"the record has status {record.status} and no scores to verify; repeat the run to "
+            "see whether it ends in the same way"
         )
     spec = spec_of(record)
     env = open_env(spec, spec.rows(max(1, record.trials.n)), "test")
@@ -97,7 +96,7 @@ def verify(  # noqa: PLR0913 - a public function
     if refuted(findings) or not trials:
         return result
     if record.agent.trained_by == "external":
-        why = "what was trained elsewhere can't be evaluated again; only its answers were scored"
+        why = "a submitted model can't be evaluated again; only its answers were scored"
         return replace(result, findings=(*findings, Finding("scores", None, why)))
     on = check_device(device or record.device)
     with using_threads(threads), using_precision(record.precision, on):
@@ -109,20 +108,20 @@ def unchecked(record: Record, *, trials: int, retrained: bool) -> Iterator[str]:
 
     Args:
         record: the record.
-        trials: how many were evaluated again.
-        retrained: whether its training gave the same again.
+        trials: number of trials that were evaluated again.
+        retrained: whether its training was repeated with the same result.
     """
     yield "times, memory and machine"
     if record.tuning is not None:
         yield "the search of its settings"
     if record.agent.trained_by == "lazybench" and not retrained:
-        yield "the training: length, data, seed, counts of work, curve (--retrain does it again)"
+        yield "the training: length, data, seed, counts of work, curve (--retrain repeats it)"
     if record.agent.trained_by == "external":
-        yield "the model, and that it gave these answers"
+        yield "the model, and whether it gave these answers"
     elif not trials:
         yield "what its agent does: settings, network, state, answers (--trials evaluates some)"
     elif trials < record.trials.n:
-        yield f"whether its agent does the same on the other {record.trials.n - trials} trials"
+        yield f"the agent's results on the other {record.trials.n - trials} trials"
     if record.trials.predictions is None and trials < record.trials.n:
         yield "scores of trials that weren't evaluated again: no answers are stored to score"
 
@@ -137,7 +136,7 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     device: str,
     watch: Callback,
 ) -> Verification:
-    """The result so far, and the findings on a sample of trials that the agent is evaluated on."""
+    """The result so far, with the findings on a sample of trials that are evaluated again."""
     made, home = remade(record)
     findings = [*result.findings, check_settings(record, made, home)]
     wanted = min(trials, record.trials.n)

@@ -159,27 +159,27 @@ AGENT_FAULTS = {
     "random init": ("init", "touches torch's global generator"),
     "object": ("init", "tensors, numbers, text and None, got object at state/w"),
     "number": ("init", "keys of an agent's state must be text"),
-    "plan": ("makes", "updates of a plan is a whole number of at least 0, got -1"),
-    "no plan": ("makes", "plan(task) returns a lazybench.Plan, got dict"),
+    "plan": ("makes", "updates of a plan must be a whole number >= 0, got -1"),
+    "no plan": ("makes", "plan(task) must return a lazybench.Plan, got dict"),
     "torch": ("update", "touches torch's global generator"),
     "numpy": ("update", "touches numpy's global generator"),
     "python": ("update", "touches Python's global generator"),
     "dtype": ("update", "touches torch's default dtype"),
-    "state": ("update", "update changes the state it was given; return a new one"),
+    "state": ("update", "update changes the given state; return a new one"),
     "batch": ("update", "update changes support_x of its batch; copy"),
-    "random": ("update", "update gives another state for the same rng; draw from rng"),
+    "random": ("update", "update returns different states for the same rng; draw only"),
     "raises": ("update", "raised RuntimeError: out of ideas (test_check.py:"),
-    "logs": ("update", "logs are finite numbers by name, got 'loss': 'low'"),
-    "nan": ("update", "logs are finite numbers by name, got 'loss': nan"),
-    "no logs": ("update", "update returns (state, logs) with logs a dict"),
-    "hidden": ("resumes", "keep all that updates depend on in state, nothing on the agent"),
+    "logs": ("update", "logs must be finite numbers, got 'loss': 'low'"),
+    "nan": ("update", "logs must be finite numbers, got 'loss': nan"),
+    "no logs": ("update", "update must return (state, logs), logs a dict"),
+    "hidden": ("resumes", "keep everything that updates depend on in state, nothing on the agent"),
     "nothing": ("learns", "nothing is learned at smoke budget: accuracy on 64 validation trials"),
     "shape": ("policy", "got [74]"),
     "range": ("policy", "labels must lie in [0, 5)"),
     "type": ("policy", "labels must be integers"),
     "no pair": ("policy", "a policy must return (action, memory), got Tensor"),
     "writes": ("policy", "the policy changes query_x of its observation; copy"),
-    "unsteady": ("policy", "answers the same trials differently; seed it by the trial"),
+    "unsteady": ("policy", "answers to the same trials vary; seed it by the trial"),
     "policy torch": ("policy", "touches torch's global generator, which others depend on"),
     "policy writes state": ("policy", "the policy changes the agent's state"),
     "leaks": ("policy", "an answer depends on the trials before it"),
@@ -225,7 +225,7 @@ def test_an_agent_with_a_loop_of_its_own_is_checked_as_such():
     assert failed(findings) == {}
     assert [finding.name for finding in findings] == ["makes", "fit", "policy", "learns"]
     broken = failed(check_agent(f"{__file__}:WholeRandom", "glyphs-5way-1shot"))
-    assert broken == {"fit": "fit comes to another policy for the same rng; draw from rng alone"}
+    assert broken == {"fit": "fit returns different policies for the same rng; draw only from rng"}
     # It learns the mean of all targets, which is no better than 0.
     broken = failed(check_agent(f"{PLAYERS}:Whole", "sinusoid-5shot"))
     assert list(broken) == ["learns"]
@@ -305,15 +305,15 @@ ENV_FAULTS = {
     "history": ("trials by index", "query_x of a trial depends on"),
     "one trial": ("trials by index", "trials 3 and 4 are the same"),
     "stream": ("training by index", "query_x of a batch depends on what came before"),
-    "space": ("spaces", "an observation on train lies outside of observation_space: query_x"),
+    "space": ("spaces", "an observation on train is outside of observation_space: query_x"),
     "answers": ("hidden answers", "query_y shows answers on val; hide them"),
-    "tensor in info": ("hidden answers", "info of val holds tensors: x"),
-    "shared": ("own copies", "whoever writes into support_x of an observation on train"),
-    "judge": ("judges", "the right answers of training tasks get mse 1.000"),
-    "no metric": ("judges", "the info of a trial's last step tells mse"),
-    "moody": ("judges", "the same answers to the same trial get other scores"),
-    "takes all": ("judges", "no better than answering 0"),
-    "crash": ("judges", "end in KeyError: 'no'; raise lazybench.errors.ContractError"),
+    "tensor in info": ("hidden answers", "info of val has tensors: x"),
+    "shared": ("own copies", "writing into support_x of an observation on train"),
+    "judge": ("scores", "correct answers to training tasks get mse 1.000"),
+    "no metric": ("scores", "the info of a trial's last step must have mse"),
+    "moody": ("scores", "equal answers to the same trial get different scores"),
+    "takes all": ("scores", "isn't better than predicting 0"),
+    "crash": ("scores", "end in KeyError: 'no'; raise lazybench.errors.ContractError"),
     "reward": ("gymnasium", "Gymnasium's own check of"),
 }
 
@@ -371,12 +371,12 @@ def test_faults_of_the_other_families_are_found():
         ),
         (
             lazybench.EnvSpec(**{**vars(stream), "trials": {"smoke": 5, "small": 5, "paper": 5}}),
-            "judges",
-            "judges 1800 trials, the EnvSpec says 5",
+            "scores",
+            "scores 1800 trials, but the EnvSpec has 5",
         ),
         (
             lazybench.EnvSpec(**{**vars(stream), "target": f"{__name__}:Short"}),
-            "judges",
+            "scores",
             "answers to all but one row are taken",
         ),
     ):

@@ -130,7 +130,7 @@ def test_19_an_agent_that_hangs(here: Any) -> None:
     assert time.monotonic() - begin_s < 200
     assert rows["code"] == 3
     assert (rows["Hangs"]["status"], rows["Steady"]["status"]) == ("timeout", "ok")
-    assert "it goes on from its last checkpoint, if any" in rows["Hangs"]["reason"]
+    assert "it resumes from its last checkpoint, if any" in rows["Hangs"]["reason"]
     assert list(here.folder.glob("runs/hangs*/ckpt/step-2/manifest.json"))
     assert running_below(here.folder) == [], "neither it nor its child is left"
 
@@ -191,7 +191,7 @@ def test_20_wrong_answers(tmp_path: Path, agent: str, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("agent", "words"),
     [
-        ("BareState", "update returns (state, logs)"),
+        ("BareState", "update must return (state, logs)"),
         ("WordyLogs", "the logs of update must be numbers, got {'loss': 'low'}"),
         ("StrangeState", "got object at state"),
     ],

@@ -41,7 +41,7 @@ def test_07_torn_last_line(finished: Any, reference: Callable[[str], Any], left:
     done = finished.play("Steady").wait()
     assert_as_whole(finished, reference, done)
     assert "test: 32/40" in done.err
-    warnings = [line for line in done.err.splitlines() if "cut off" in line]
+    warnings = [line for line in done.err.splitlines() if "is incomplete" in line]
     assert len(warnings) == 1
     assert "episodes.jsonl:5: the last line is incomplete" in warnings[0]
 

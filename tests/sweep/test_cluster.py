@@ -198,7 +198,7 @@ def test_a_scheduler_that_does_not_answer_is_told(
     monkeypatch.setattr("lazybench.sweep.cluster.CONNECT_S", 1.0)
     with (
         pytest.raises(
-            ClusterUnavailable, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"
+            ClusterUnavailable, match=r"no Dask scheduler responds at tcp://127\.0\.0\.1:1"
         ),
         on_cluster(asked(tmp_path), scheduler="tcp://127.0.0.1:1"),
     ):

@@ -137,7 +137,7 @@ def test_a_cell_that_hears_nothing_is_killed_once_it_had_its_time(
     assert time.monotonic() - begin_s < 60
     assert [each.status for each in ended] == ["stopped", "stopped"]
     reasons = sorted(each.reason for each in ended)
-    assert reasons[0].startswith("killed, as it didn't end when asked")
+    assert reasons[0].startswith("killed, since it didn't end on request")
 
 
 @pytest.mark.usefixtures("hangs")
@@ -149,7 +149,7 @@ def test_a_cell_past_its_time_that_is_killed_tells_of_no_checkpoint(
     assert told.status == "timeout"
     _, _, why = told.reason.partition(" s: ")
     assert why == (
-        "killed, as it didn't end when asked; it goes on from its last checkpoint, if any"
+        "killed, since it didn't end on request; it resumes from its last checkpoint, if any"
     )
 
 
@@ -157,7 +157,7 @@ def test_a_cell_past_its_time_that_is_killed_tells_of_no_checkpoint(
     ("code", "errors", "status", "reason"),
     [
         (143, "a\ninterrupted at meta-iteration 2 of 6\n", "stopped", "interrupted at meta-it"),
-        (-signal.SIGTERM, "", "stopped", "ended at once, with nothing under way"),
+        (-signal.SIGTERM, "", "stopped", "ended at once; it had no work to save"),
         (2, "error: no agent 'x'\n", "refused", "no agent 'x'"),
         (1, "", "failed", "no message"),
     ],
@@ -264,7 +264,7 @@ ENDS = {
         "ended by SIGSEGV, twice",
     ),
     "bytes": (r"os.write(2, b'\xff\xfe broken\n'); sys.exit(1)", "failed", "\ufffd\ufffd broken"),
-    "exit": ("os.write(1, b'{}'); os._exit(0)", "failed", "ended itself without a record"),
+    "exit": ("os.write(1, b'{}'); os._exit(0)", "failed", "exited without a record"),
     "no record": (
         "open(os.environ['LAZYBENCH_REPORT'], 'w').write('{}'); sys.exit(0)",
         "failed",

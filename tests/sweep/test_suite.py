@@ -52,7 +52,7 @@ def test_shipped_suites_name_only_what_there_is(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name = ", "is no TOML file"),
+        ("name = ", "isn't a readable TOML file"),
         ('name = "x"\ncells = []', "cells"),
         (GOOD.replace("envs", "env"), "env"),
         (GOOD.replace("seeds = [0, 1]", 'seeds = ["no"]'), r"cells\.0\.seeds\.0"),

@@ -131,7 +131,7 @@ def test_a_training_that_diverges_has_no_score(tmp_path: Path) -> None:
     ("changes", "trials", "axes", "message"),
     [
         ({}, 0, None, "trials must be at least 1"),
-        ({"agent": "chance"}, 2, None, "nothing to tune"),
+        ({"agent": "chance"}, 2, None, "no validation score to tune"),
         ({}, 2, {}, "name what to search"),
         ({}, 3, {"lrr": Axis((1,))}, "no setting 'lrr'"),
         ({}, 3, {"lr": Axis(("x",))}, "bad value for lr"),
@@ -147,7 +147,7 @@ def test_what_cant_be_searched_is_told_before_any_training(
 
 def test_a_run_with_what_a_search_found_tells_what_that_cost(tmp_path: Path) -> None:
     asked = request(tmp_path, overrides={"iterations": 2})
-    with pytest.raises(UsageError, match="holds no finished search"):
+    with pytest.raises(UsageError, match="has no finished search"):
         read_found(tmp_path)
     folder, tried = tune(asked, 2, None)
     found = read_found(folder)

@@ -202,7 +202,7 @@ def test_answers_to_the_same_image_must_be_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(submit, "part_hashes", lambda part: [b"same"] * len(real(part)))
     done = export_trials("glyphs-lt-100", tmp_path / "t.npz", budget="smoke")
     np.save(tmp_path / "p.npy", np.arange(done.about["predictions"][0]) % 2)
-    with pytest.raises(UsageError, match="image 1 of the test set looks like an earlier one"):
+    with pytest.raises(UsageError, match="image 1 of the test set is identical to an earlier one"):
         score(tmp_path / "p.npy", "glyphs-lt-100", name="zeros", budget="smoke")
 
 

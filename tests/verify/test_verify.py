@@ -103,7 +103,7 @@ def test_a_sample_has_as_many_trials_as_asked_for_and_can_be_repeated(tmp_path, 
     assert (found.trials, found.verdict) == (3, "reproduced")
     assert found.seed is not None
     assert found.finds == finds_share(N, 3)
-    assert found.unchecked[-1] == "whether its agent does the same on the other 13 trials"
+    assert found.unchecked[-1] == "the agent's results on the other 13 trials"
     assert verify(path, trials=3, seed=found.seed).seed == found.seed
     found = verify(path, trials=0)
     assert (found.trials, found.verdict) == (0, "not reproducible here")
@@ -208,7 +208,7 @@ def test_what_was_trained_elsewhere_is_judged_by_its_answers_alone(tmp_path):
     found = verify(saved(tmp_path, record))
     assert (found.verdict, found.trials, wrong(found)) == ("not reproducible here", 0, {})
     assert found.findings[-1].ok is None
-    assert found.unchecked[-1] == "the model, and that it gave these answers"
+    assert found.unchecked[-1] == "the model, and whether it gave these answers"
 
 
 def raised_number(record):
@@ -377,7 +377,7 @@ def test_queries_are_compared_as_distributions_elsewhere(floor):
     assert (bad.check, bad.ok) == ("drift", False)
     (few,) = elsewhere(floor, (hits[:8], queries[:8] // 10), (hits[:8], queries[:8]))
     assert few.ok is None
-    assert "too few to tell" in few.detail
+    assert "too few to show" in few.detail
     same = elsewhere(floor, (hits, queries), (hits, queries))
     assert [(each.check, each.ok) for each in same] == [("scores", True)]
 
@@ -454,7 +454,7 @@ def test_a_state_that_was_trained_for_longer_than_told_is_refuted(tmp_path, lear
     cost = longer.cost.model_copy(update={"outer_steps": 2})
     path = saved(tmp_path, longer, keyed=True, **told, cost=cost)
     found = verify(path, source=source)
-    assert "the checkpoint of the record is of 8 updates" in wrong(found)["updates"]
+    assert "the checkpoint of the record has 8 updates" in wrong(found)["updates"]
     state = longer.checkpoint.model_copy(update={"step": 2})
     path = saved(tmp_path, longer, keyed=True, **told, cost=cost, checkpoint=state)
     found = verify(path, source=source)
@@ -487,7 +487,7 @@ def test_a_model_trained_again_elsewhere_is_compared_by_its_mean(
     told = {each.check: each for each in found.findings}
     assert told["checkpoint"].ok is None
     assert told["scores"].ok is ok
-    assert "trained by other arithmetic" in told["scores"].detail
+    assert "trained on another platform" in told["scores"].detail
     words = {True: "consistent", None: "not reproducible here", False: "refuted"}
     assert (found.verdict, found.exact, found.finds) == (words[ok], False, None)
 
@@ -547,10 +547,12 @@ def test_what_cannot_be_verified_is_told(tmp_path, floor):
     with pytest.raises(UsageError, match="trials must be at least 0"):
         verify(saved(tmp_path, floor), trials=-1)
     bad = saved(tmp_path, floor, status="diverged", reason="nan", metrics={})
-    with pytest.raises(UsageError, match="has no scores to verify"):
+    with pytest.raises(UsageError, match="no scores to verify"):
         verify(bad)
     old = floor.env.model_copy(update={"version": 7})
-    with pytest.raises(UsageError, match="is at version 1 here, the record was made on version 7"):
+    with pytest.raises(
+        UsageError, match="has version 1 here, but the record was made on version 7"
+    ):
         verify(saved(tmp_path, floor, keyed=True, env=old))
     agent = floor.agent.model_copy(update={"version": 7})
     with pytest.raises(UsageError, match="this run is of version 7"):
