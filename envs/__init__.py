@@ -316,7 +316,7 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
 
 
 def installed(data: str) -> bool:
-    """True where a data set is embedded or its files are below the data folder; opens nothing."""
+    """True if a data set is embedded or its files are below the data folder; opens nothing."""
     spec = next((spec for spec in registry.DATASETS.specs() if spec.id == data), None)
     if spec is None or spec.embedded:
         return spec is not None

@@ -76,7 +76,7 @@ class CountedBatches(TrainingBatches):
 
 
 def split_of(env: Any) -> str:
-    """Return the split of an environment, whatever wraps it; empty where it has none."""
+    """Return the split of an environment, whatever wraps it; empty if it has none."""
     own = getattr(env, "unwrapped", env)
     return str(getattr(own, "split", ""))
 

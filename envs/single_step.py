@@ -47,7 +47,7 @@ class SingleStepTrials(Protocol):
 
     @property
     def train_classes(self) -> int:
-        """Classes of the train split, 0 where there are none."""
+        """Classes of the train split, 0 if there are none."""
         ...
 
     def spaces(self, rows: tuple[int, ...]) -> tuple[spaces.Dict, spaces.Space[Any]]:
@@ -140,7 +140,7 @@ class SingleStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
 
     @property
     def train_classes(self) -> int:
-        """Classes of the train split, whatever split this is; 0 where there are none."""
+        """Classes of the train split, whatever split this is; 0 if there are none."""
         return self.trials.train_classes
 
     @property

@@ -18,7 +18,7 @@ class TrialIndex:
     """The trials of a block's rows.
 
     Attributes:
-        trial: `[n]` int64, -1 where none was opened.
+        trial: `[n]` int64, -1 if none was opened.
     """
 
     def __init__(self, rows: int) -> None:

@@ -90,7 +90,7 @@ class EnvSpec:
             official test; not part of a key.
         trial_classes: `module:function` that gives the classes of official test trials from the
             spec, the data's fingerprint and a number of trials, as `class_effects.TrialClasses`, or
-            None where it can't; empty where the classes are no sample (see docs/boards.md).
+            None if it can't; empty if the classes are no sample (see docs/boards.md).
         about: one line for listings.
         version: incremented by any change that can affect a score.
         origin: who registered it.

@@ -294,7 +294,7 @@ def mean_interval(scores: ArrayLike) -> Interval:
     query hits, since hits inside a trial aren't independent.
 
     Args:
-        scores: [n] finite numbers, one a trial.
+        scores: [n] finite numbers, one per trial.
 
     Raises:
         UsageError: `scores` is empty, has more than one axis, or holds NaN or infinity.

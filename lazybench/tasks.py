@@ -224,7 +224,7 @@ class Replies(NamedTuple):
     """The target's replies, row by row, and the state of every image after them.
 
     Attributes:
-        scores: `[R, classes]` float32 log-probabilities; empty where access is `label`.
+        scores: `[R, classes]` float32 log-probabilities; empty if access is `label`.
         labels: `[R]` int64: the target's top class.
         hit: `[R]` bool: whether the row is a success: an adversarial class, inside the ball.
         served: `[R]` bool: False for rows that were refused, beyond the budget or of a finished

@@ -69,7 +69,7 @@ class Start:
         return drawn.to(self.x.device)
 
     def margin(self, scores: Tensor, owner: Tensor) -> Tensor:
-        """Return the margin of each row, above 0 where adversarial, `[R]`."""
+        """Return the margin of each row, above 0 if adversarial, `[R]`."""
         goal = None if self.goal is None else self.goal[owner]
         return margin(scores, self.label[owner], goal)
 

@@ -319,7 +319,7 @@ def _paper(env: EnvSpec, colour: bool) -> dict[str, Any]:
 
 
 _NO_SPREAD = 1e-23
-"""Added to a standard deviation, which is 0 where no probe changed anything."""
+"""Added to a standard deviation, which is 0 if no probe changed anything."""
 
 _HELD_OUT_IMAGES = 64
 """Validation images that a trained attacker is compared on with the untrained one, half of them
@@ -424,7 +424,7 @@ class MetaAttackAgent(ScoreAgent):
         """Return the meta-learner's diagnostics, and the errors of trained and untrained attackers.
 
         `held_out_mse` and `untrained_mse` are squared errors, in units of the maps' variance,
-        on validation images after the same few steps on others. `under_trained` is True where the
+        on validation images after the same few steps on others. `under_trained` is True if the
         trained attacker does no better than the untrained one, or than a map of zeros.
         """
         learner = state["learner"]
@@ -502,7 +502,7 @@ class MetaAttackAgent(ScoreAgent):
 
 
 def _as_map(rise: Tensor, probed: Tensor, like: Tensor) -> Tensor:
-    """Slopes of the margin as targets of an attacker's map, `[n, pixels]`, 0 where unprobed.
+    """Slopes of the margin as targets of an attacker's map, `[n, pixels]`, 0 if unprobed.
 
     The sign is flipped, since maps are gradients of the label's remaining lead. They are divided
     by their standard deviation over all pixels, so no constant factor matters.

@@ -408,7 +408,7 @@ def length(images: Tensor) -> Tensor:
 
 
 def along(gradient: Tensor, norm: Norm) -> Tensor:
-    """Return the direction of steepest ascent in a norm, of length 1 (0 where flat), `[m, …]`."""
+    """Return the direction of steepest ascent in a norm, of length 1 (0 if flat), `[m, …]`."""
     return gradient.sign() if norm == "linf" else gradient / length(gradient)
 
 

@@ -80,7 +80,7 @@ class Square(ScoreAgent):
         size = min(max(round((share * height * width) ** 0.5), 1), height, width)
         window = _window(start, "square", live, step, size)
         candidate, todo, turn = x.clone(), torch.arange(len(live), device=x.device), 0
-        # Half of the draws change nothing where one channel is at its end already.
+        # Half of the draws change nothing if one channel is at its end already.
         while len(todo) and turn < 2 ** (channels + 4):
             drawn = signs(start, f"square sign {turn}", live[todo], step, channels)
             at = (todo[:, None, None, None], *(part[todo] for part in window))

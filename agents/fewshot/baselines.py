@@ -19,7 +19,7 @@ class NoSettings(BaseModel):
 
 
 class Chance(Agent):
-    """Answers at random, or 0 where targets are real values."""
+    """Answers at random, or 0 if targets are real values."""
 
     families = ("fewshot",)
     Config = NoSettings

@@ -62,7 +62,7 @@ def matching(metric: Metric = "cosine", temperature: float = 1.0) -> Head:
     """Return the Matching Network's head: attention over the support set.
 
     The outputs are log-probabilities: the logarithm of the attention that each class gets. The
-    paper's temperature is 1, where even a perfect match among many ways gets little attention; a
+    paper's temperature is 1, at which even a perfect match among many ways gets little attention; a
     lower one lets it have nearly all.
 
     `Choice:` without full-context embeddings (the paper's LSTMs over the support set, FCE): the

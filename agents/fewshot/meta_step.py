@@ -40,7 +40,7 @@ class TaskResult(NamedTuple):
 
 
 def preconditioner(config: GradientConfig, rng: Rng | None = None) -> Preconditioner | None:
-    """Return what learned rates do to an inner gradient; None where they are fixed.
+    """Return what learned rates do to an inner gradient; None if they are fixed.
 
     `rng` is needed to draw the first rates from `rate_range`.
     """

@@ -39,7 +39,7 @@ class TaskKind:
 
 
 def task_kind(env: EnvSpec) -> TaskKind | None:
-    """Return the kind of tasks that `env` draws, or None where nothing was tuned for its data."""
+    """Return the kind of tasks that `env` draws, or None if nothing was tuned for its data."""
     pixels = _PIXELS.get(env.data)
     if pixels is None or "way" not in env.kwargs:
         return None

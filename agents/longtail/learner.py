@@ -90,7 +90,7 @@ class Learner(NamedTuple):
     def class_weights(self, theta: Params, y: Tensor) -> Tensor | None:
         """Return the class weight of each row, `[n]`, in the precision of `theta`.
 
-        None where classes weigh alike.
+        None if classes weigh alike.
         """
         config = self.config
         if config.class_weights == "none" or (config.weighted == "late" and not self.late):

@@ -83,7 +83,7 @@ class Weighed(NamedTuple):
     Attributes:
         weights: of the real step, `[B]`.
         leap: where the validation loss was taken.
-        ratio: mean size of eps over the mean class weight; 0 where weights have one part.
+        ratio: mean size of eps over the mean class weight; 0 if weights have one part.
         negative: share of examples whose weight was below 0, before any cut.
         net: the weights' network after its step, and its rule's state; empty without one.
     """
@@ -279,7 +279,7 @@ class MetaWeightAgent(Classifying):
 
 
 def _rectified(found: WeightGradient) -> Weighed:
-    """The part of the descent direction above 0, its mean 1; all 0 where nothing is above.
+    """The part of the descent direction above 0, its mean 1; all 0 if nothing is above.
 
     Reference: Ren et al. 2018, eqs. (7) and (8), with their guard.
     """

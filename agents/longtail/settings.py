@@ -284,6 +284,6 @@ class MetaConfig(LongTailConfig):
         lazily = self.teacher == "lazy"
         valid = (dev // 2 if lazily else dev) / rows
         candidates = len(self.gammas) * (dev - dev // 2) / rows / 3 if lazily else 0.0
-        # l2rw has weights of 0, where the virtual step has no backward pass.
+        # l2rw has weights of 0, if the virtual step has no backward pass.
         virtual = 1 / 3 if self.weighting == "l2rw" else 1.0
         return virtual + self.inner_steps + candidates + valid + 1.0 + 1.0

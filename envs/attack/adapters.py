@@ -39,7 +39,7 @@ class BudgetSpent(LazybenchError):
 
 
 class _ThreadOwner(threading.local):
-    """Owner of the rows that the current thread queries; None where it named none."""
+    """Owner of the rows that the current thread queries; None if it named none."""
 
     owner: NDArray[np.int64] | None = None
 
@@ -53,7 +53,7 @@ class QueryAdapter:
     adapter: their calls are answered one after another, and `owner` holds for its own thread.
 
     Attributes:
-        classes: of the target; None where unknown.
+        classes: of the target; None if unknown.
     """
 
     def __init__(self, attacked: Any, classes: int | None = None) -> None:

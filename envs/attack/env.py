@@ -1,7 +1,7 @@
 """Black-box attacks on images, natively in blocks, in lock-step.
 
 Test: observation (a dict; n images lead): `trial`, `x [n, C, H, W]` float32 in [0, 1], `label` (the
-true class), `goal` (-1 where untargeted), `left` (queries), `done`, `best_distance` (of the nearest
+true class), `goal` (-1 if untargeted), `left` (queries), `done`, `best_distance` (of the nearest
 adversarial row, -1 for none), and the replies to the last action: `scores`, `labels`, `hit`,
 `served`. Action: `Queries`, any number of rows for each image, replies `[R, …]`; or a dict of
 `rows [n, m, C, H, W]` and `mask [n, m]`, replies `[n, m, …]`. Reward: 1 at the first success.

@@ -21,7 +21,7 @@ class Charged(NamedTuple):
 
     Attributes:
         served: `[R]` bool: charged, and to be sent.
-        position: `[R]` int64: which query of its image a served row is, from 1; 0 where refused.
+        position: `[R]` int64: which query of its image a served row is, from 1; 0 if refused.
     """
 
     served: NDArray[np.bool_]

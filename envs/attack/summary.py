@@ -56,11 +56,11 @@ MEASURES = (
 
 
 def summary(success: Any, columns: Mapping[str, Any], task: AttackTask) -> dict[str, float]:
-    """Return the measures of a whole test by name, NaN where undefined.
+    """Return the measures of a whole test by name, NaN if undefined.
 
     `mean_queries`, `median_queries`: position of the first success, failures charged the whole
     budget, so that giving up earns nothing. `median_l2_at_100` to `median_l2_at_10000`: least L2
-    distance by then, where an image without any adversarial is farther than all others; NaN where
+    distance by then, where an image without any adversarial is farther than all others; NaN if
     these are half of them, or the budget ends before. `success_l2`, `success_queries`: the paper's
     means over successes alone. `success_8bit`: share still adversarial after 8-bit rounding.
 
@@ -68,7 +68,7 @@ def summary(success: Any, columns: Mapping[str, Any], task: AttackTask) -> dict[
     the whole budget, of bad queries where there is one. Until so many bad answers, and what comes
     after them doesn't count: `success_at_bad_100` to `success_at_bad_1000`, the share of successes,
     where an attack ends at one; else `median_l2_at_bad_100` to `median_l2_at_bad_1000`, as above.
-    NaN where the budget of bad queries ends before; all of them where `columns` lack bad queries,
+    NaN if the budget of bad queries ends before; all of them where `columns` lack bad queries,
     as those of records made before these were counted.
 
     Args:

@@ -1,4 +1,4 @@
-"""Targets of attacks: loaded by name, here or in a process of its own, with the attacked images."""
+"""Targets of attacks: loaded by name, here or in a separate process, with the attacked images."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Named(NamedTuple):
     """A target and its metadata.
 
     Attributes:
-        predict: from images to scores; None where the target is in another process.
+        predict: from images to scores; None if the target is in another process.
         classes: None for as many as its first answer has.
         sha256: over its weights, or its source file.
-        accuracy: share of the test images that it classifies right; None where unknown.
-        data: name, fingerprint, preparation and source of its images; empty where unknown.
+        accuracy: share of the test images that it classifies right; None if unknown.
+        data: name, fingerprint, preparation and source of its images; empty if unknown.
     """
 
     predict: Predict | Any

@@ -53,7 +53,7 @@ class Layout:
         names: key of the classes' names.
         each: images of a class in the train and in the test part, as given out.
         published: md5 sums of the authors' files.
-        fingerprint: of the same images, however they are packed; empty where none is known.
+        fingerprint: of the same images, however they are packed; empty if none is known.
     """
 
     title: str

@@ -273,7 +273,7 @@ def decode_all(
         side: pixels; images of another size are resized by LANCZOS.
 
     Raises:
-        DataUnavailable: a file is no whole image of that format.
+        DataUnavailable: a file isn't a complete image of that format.
     """
     x: NDArray[np.uint8] = scratch((many, 3, side, side), np.uint8)
     hashes = np.empty((many, 32), np.uint8)

@@ -104,7 +104,7 @@ class FewShotEnv(SingleEnv):
 
     @property
     def train_classes(self) -> int:
-        """Classes of the train split, whatever split this is; 0 where there are none."""
+        """Classes of the train split, whatever split this is; 0 if there are none."""
         return int(self._row.train_classes)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

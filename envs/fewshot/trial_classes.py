@@ -30,7 +30,7 @@ TEST_CLASSES: Mapping[str, int] = {
 
 
 def trial_classes(spec: EnvSpec, fingerprint: str, trials: int) -> TrialClasses | None:
-    """Return the test classes of trials 0..trials-1, or None where their number isn't known.
+    """Return the test classes of trials 0..trials-1, or None if their number isn't known.
 
     Args:
         spec: a few-shot environment on data with classes.

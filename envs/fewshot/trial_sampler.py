@@ -111,7 +111,7 @@ class TrialSampler:
 
     @cached_property
     def train_classes(self) -> int:
-        """Classes of the train split, whatever split this is; 0 where there are none."""
+        """Classes of the train split, whatever split this is; 0 if there are none."""
         if self.task.target != "class":
             return 0
         return int(registry.open_data(self._data_set).pool("train").classes)

@@ -10,7 +10,7 @@ from lazybench.specs import EnvSpec
 
 
 def trial_classes(spec: EnvSpec, fingerprint: str, trials: int) -> TrialClasses | None:
-    """Return the class of each test image, or None where they aren't those of a built-in data set.
+    """Return the class of each test image, or None if they aren't those of a built-in data set.
 
     Strata are pairs of classes that are neighbours in the long tail, so that they have about as
     many training images: how accuracy falls from head to tail belongs to the protocol, and what

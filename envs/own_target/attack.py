@@ -47,7 +47,7 @@ class AttackRequest:
         target: `module:predict` or `file.py:predict` of the user's own function or network, or an
             http address.
         images: folder or npz file.
-        labels: file of labels; None where folders or the npz file hold them.
+        labels: file of labels; None if folders or the npz file hold them.
         attacks: names of attackers; empty for `ATTACKS`.
         form: how the target takes images and what it answers, as `TargetForm` has it.
         protocol: norm, eps, query_budget, mode, targeted, bad_query_budget and bad_answers, as
@@ -120,7 +120,7 @@ class AttackOutcome:
         right: `[n]` places of those that the target gets right.
         attacked: results of each attacker on them.
         probes: how many images were queried again, with how many queries, and how many got random
-            answers, answers that depend on the batch, or probabilities; None where answers are
+            answers, answers that depend on the batch, or probabilities; None if answers are
             declared to be random.
         notes: warnings for the reader, a line each.
         answered: images that the address answered in this run; None without an address.
@@ -222,7 +222,7 @@ def attack(request: AttackRequest, watch: Callback = SILENT) -> AttackOutcome:
 
 
 def _probe(request: AttackRequest, predict: Any, http: Any) -> Any:
-    """Function that queries an image again; None where answers are declared to be random."""
+    """Function that queries an image again; None if answers are declared to be random."""
     if http is not None:
         return None if request.http.get("repeats") else http.probe
     return lambda _, rows: predict(rows)

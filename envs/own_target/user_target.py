@@ -171,7 +171,7 @@ class UserAttack:
         top: `[N]` int64 top class of each clean image.
         right: places of the images that the target classifies right, which are attacked.
         classes: of the target.
-        probes: results of repeated queries; None where the target is known to be random.
+        probes: results of repeated queries; None if the target is known to be random.
         notes: warnings for a reader of the results, a line each.
     """
 

@@ -442,7 +442,7 @@ def load_net(name: str, opened: TargetData | None = None) -> tuple[Classifier, T
 
 
 def is_trained(name: str, opened: TargetData | None = None) -> bool:
-    """True where the network can be loaded, by the presence of its file.
+    """True if the network can be loaded, by the presence of its file.
 
     Args:
         name: one of `names()`.

@@ -119,7 +119,7 @@ def train_net(
         budget: `smoke`, `small` or `paper`.
         seed: of the first weights and the order of the images.
         recipe: instead of the budget's.
-        watch: hears of the progress.
+        watch: called with the progress.
 
     Raises:
         UsageError: no such network or budget.
@@ -167,7 +167,7 @@ def keep_net(
         budget: `smoke`, `small` or `paper`.
         seed: of the first weights and the order of the images.
         replace: train it again where it exists already.
-        watch: hears of the progress.
+        watch: called with the progress.
 
     Raises:
         UsageError: no such network or budget, or one that comes with the package.
@@ -216,7 +216,7 @@ def fit(
         images: uint8 images and their classes.
         recipe: how.
         rng: where all randomness comes from.
-        watch: hears of the progress.
+        watch: called with the progress.
         name: what the watch calls it.
 
     Raises:

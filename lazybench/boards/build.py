@@ -311,7 +311,7 @@ def _level(row: Row) -> float:
 
 
 def _difference(group: Group, other: Group) -> Difference | None:
-    """The paired difference, or None where it is unknown."""
+    """The paired difference, or None if it is unknown."""
     found = difference(group, other)
     # A single trial has no spread, so no interval.
     return None if found is None or math.isnan(found.lo) else found

@@ -122,7 +122,7 @@ class Column:
         sort: what HTML sorts the column by; None sorts by text.
         ascending: whether a first click in HTML sorts from least to greatest.
         first: whether HTML shows it before a reader chooses all columns.
-        axis: label of plots of the score against it; empty where there is none.
+        axis: label of plots of the score against it; empty if there is none.
     """
 
     key: str
@@ -565,7 +565,7 @@ def targets_of(rows: Iterable[Row]) -> list[float]:
 
 
 def to_target(row: Row, target: float) -> ToTarget | None:
-    """Return what a row's training cost until a target; None where its records don't have it."""
+    """Return what a row's training cost until a target; None if its records don't have it."""
     return next((each for each in row.to_target or () if each.target == target), None)
 
 
@@ -674,7 +674,7 @@ def metric_words(name: str) -> str:
 
 
 def measure_text(row: Row, wanted: str) -> str:
-    """The text of a further metric of a row in its own unit; empty where the row has none."""
+    """The text of a further metric of a row in its own unit; empty if the row has none."""
     for name, own_unit, value in row.measures:
         if name == wanted:
             return number_text(value, own_unit)
@@ -733,7 +733,7 @@ REPORTED_COLUMNS = (
 
 
 def common_source(rows: Sequence[Reported]) -> str:
-    """The source that all rows share; empty where there are several."""
+    """The source that all rows share; empty if there are several."""
     sources = {row.source for row in rows}
     return sources.pop() if len(sources) == 1 else ""
 

@@ -34,7 +34,7 @@ class Side:
     Attributes:
         name: the row's name.
         summary: its score in the board's unit, over seeds and trials.
-        over_classes: ends of its interval over classes, too; None where they aren't known.
+        over_classes: ends of its interval over classes, too; None if they aren't known.
         by_trial: `[n]` mean over seeds of each trial's score, in the board's unit.
         keys: the first 12 digits of its records' keys.
         flags: `below baseline`, `still rising`, both or none.
@@ -79,7 +79,7 @@ class Comparison:
 
 
 def mixed_note(processors: Sequence[str]) -> str:
-    """Return the mark of a comparison across processors; empty where there are none."""
+    """Return the mark of a comparison across processors; empty if there are none."""
     if not processors:
         return ""
     return (

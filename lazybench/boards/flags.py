@@ -88,7 +88,7 @@ def _baseline(name: str, group: Group, rows: Sequence[Group]) -> Group | None:
 
 
 def _is_above(group: Group, baseline: Group) -> bool:
-    """Whether the paired interval lies above 0; False where the sides can't be paired."""
+    """Whether the paired interval lies above 0; False if the sides can't be paired."""
     first = group.records[0]
     better = 1 if first.env.better == "higher" else -1
     lo, hi = _interval(group, baseline, "", better)
@@ -116,7 +116,7 @@ def rise(group: Group) -> float | None:
 
     In points, positive where the score gets better: the slope of the line through the last half of
     the validations, at least two, times the steps between the first and the last of them; the mean
-    over the seeds. None where no seed has two validations.
+    over the seeds. None if no seed has two validations.
     """
     gains = [gain for record in group.scored if (gain := _gain(record)) is not None]
     return sum(gains) / len(gains) if gains else None

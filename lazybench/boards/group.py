@@ -52,7 +52,7 @@ class Group:
         return [record for record in self.records if score_of(record) is not None]
 
     def trial_scores(self) -> list[NDArray[Any]] | None:
-        """Each scored seed's [n] trial scores, or None where they aren't what the score is of.
+        """Each scored seed's [n] trial scores, or None if they aren't what the score is of.
 
         An env's score may be something other than the mean over trials; then the trials' scores
         give neither an interval nor a paired difference.
@@ -70,12 +70,12 @@ class Group:
         return arrays or None
 
     def class_effects(self) -> ClassEffects | None:
-        """The effects of the trials' classes; None where these aren't known or aren't a sample."""
+        """The effects of the trials' classes; None if these aren't known or aren't a sample."""
         counts = {record.trials.n for record in self.scored}
         return class_effects(self.scored[0]) if len(counts) == 1 else None
 
     def estimate(self, other: Group, column: str = "") -> Estimate | None:
-        """Return the mean of `less` with the parts of its variance; None where it has none.
+        """Return the mean of `less` with the parts of its variance; None if it has none.
 
         Args:
             other: runs on the same environment.
@@ -93,7 +93,7 @@ class Group:
         """Return how much higher these runs score than another group's on the same trials.
 
         In the trials' own unit. Seeds are paired where both have the same ones, and the classes of
-        the trials are random where they are known. None where either has no score of each trial,
+        the trials are random where they are known. None if either has no score of each trial,
         or the trials aren't as many.
 
         Args:
@@ -129,7 +129,7 @@ class Group:
 def class_effects(record: Record) -> ClassEffects | None:
     """Return the effects of the classes of a record's trials, from its environment's id alone.
 
-    None where the environment isn't installed in the record's revision, where its classes aren't
+    None if the environment isn't installed in the record's revision, where its classes aren't
     known or aren't a sample of others, and where trials don't tell classes apart.
     """
     env = record.env
@@ -156,7 +156,7 @@ def _class_effects(env_id: str, version: int, fingerprint: str, trials: int) -> 
 
 @cache
 def _class_source(env_id: str, version: int) -> str:
-    """The function that gives the classes of an environment's trials; empty where there is none."""
+    """The function that gives the classes of an environment's trials; empty if there is none."""
     try:
         spec = ENVS.resolve(env_id).spec
     except UnknownName:
@@ -212,7 +212,7 @@ def end_of(value: float, record: Record) -> float:
 
 
 def difference(group: Group, other: Group, *, over_classes: bool = True) -> Difference | None:
-    """Return the paired difference in the board's unit, or None where the trials aren't the same.
+    """Return the paired difference in the board's unit, or None if the trials aren't the same.
 
     That of fractions stays within -100 and 100 %, where intervals of few seeds pass them.
 

@@ -122,7 +122,7 @@ def _section(found: PlotData) -> dict[str, Any]:
 
 
 def _to_target(board: Board) -> dict[str, Any] | None:
-    """The table of costs to the targets, the least first; None where no row has them."""
+    """The table of costs to the targets, the least first; None if no row has them."""
     targets = targets_of(board.rows)
     if not targets:
         return None
@@ -170,7 +170,7 @@ def _shown(column: Column, row: Row, board: Board, span: tuple[float, float] | N
 
 
 def _span(board: Board) -> tuple[float, float] | None:
-    """Least and greatest end of an interval on the board, None where all are one."""
+    """Least and greatest end of an interval on the board, None if all are one."""
     ends = [
         end
         for row in board.rows

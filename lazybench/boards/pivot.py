@@ -48,8 +48,8 @@ class Cell:
 
     Attributes:
         score: in the column's unit.
-        half: the wider half of its 95 % interval; None where it is unknown.
-        place: rank among the shown rows, tied ones sharing the mean of their places; None where
+        half: the wider half of its 95 % interval; None if it is unknown.
+        place: rank among the shown rows, tied ones sharing the mean of their places; None if
             the cell isn't ranked among them.
         best: whether no other ranked cell of the column is better.
         tied: whether the column's best isn't significantly better.
@@ -277,7 +277,7 @@ class EnvColumn:
         metric: name of what is shown.
         unit: its unit.
         better: `higher` or `lower`.
-        data: name and short fingerprint of the data; empty where nothing was measured.
+        data: name and short fingerprint of the data; empty if nothing was measured.
         cells: a cell, or why there is none, for each row of the table.
     """
 

@@ -38,7 +38,7 @@ class Series:
         name: the row's name, with the batch norm where two rows share it.
         ranked: whether the row is ranked.
         score: in the board's unit.
-        lo: lower end of the 95 % interval; None where it is unknown.
+        lo: lower end of the 95 % interval; None if it is unknown.
         hi: upper end.
         costs: by the names of `AXES`, those that are known.
         learning: for each seed, validation against what `PlotData.learning_x` says.

@@ -407,7 +407,7 @@ def _points(record: Record) -> list[tuple[float, float]]:
 
 
 def _trial_scores(record: Record) -> list[float]:
-    """The trials' scores in the board's unit; empty where one can't be drawn."""
+    """The trials' scores in the board's unit; empty if one can't be drawn."""
     packed, scale = record.trials.scores, factor(record)
     scores = [] if packed is None else [score * scale for score in packed.unpack().tolist()]
     return scores if all(map(is_drawable, scores)) else []

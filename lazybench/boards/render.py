@@ -314,7 +314,7 @@ def board_text(board: Board, *, new: Collection[str] = (), columns: int | None =
     Args:
         board: the board.
         new: first 12 digits of the keys whose rows are marked with `>`.
-        columns: width of the terminal; None where lines may be of any length.
+        columns: width of the terminal; None if lines may be of any length.
     """
     unit = f" in {board.unit}" if board.unit == "%" else f" ({board.unit})" if board.unit else ""
     lines = [
@@ -352,7 +352,7 @@ def reported_text(board: Board, *, columns: int | None = None) -> str:
 
     Args:
         board: the board.
-        columns: width of the terminal; None where lines may be of any length.
+        columns: width of the terminal; None if lines may be of any length.
     """
     if not board.reported:
         return ""

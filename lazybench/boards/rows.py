@@ -60,15 +60,15 @@ class Row:
     """One agent in one configuration, over its seeds.
 
     Attributes:
-        rank: 1 for the best, shared inside a tied group; None where the row isn't ranked.
-        ranks: the highest and lowest rank that its comparisons allow; None where the row or all
+        rank: 1 for the best, shared inside a tied group; None if the row isn't ranked.
+        ranks: the highest and lowest rank that its comparisons allow; None if the row or all
             others have too few seeds.
         agent: name shown: the id, with overrides and whatever else differs among its rows.
         agent_id: the agent's id.
-        score: mean score in the board's unit; None where there is none.
-        lo: lower end of the 95 % interval; None where it is unknown.
+        score: mean score in the board's unit; None if there is none.
+        lo: lower end of the 95 % interval; None if it is unknown.
         hi: upper end of the 95 % interval.
-        classes_lo: lower end of the 95 % interval over the trials' classes, too; None where these
+        classes_lo: lower end of the 95 % interval over the trials' classes, too; None if these
             aren't known or aren't a sample.
         classes_hi: upper end of that interval.
         seed_std: standard deviation of the seeds' means in the board's unit; None for one seed.
@@ -76,8 +76,8 @@ class Row:
             and where the trials aren't the same.
         seeds: the seeds.
         trials: trials of each seed.
-        batch_norm: `transductive`, `inductive`, … or None where the agent has no such switch.
-        backbone: name of the network; None where the agent has none or it is unknown.
+        batch_norm: `transductive`, `inductive`, … or None if the agent has no such switch.
+        backbone: name of the network; None if the agent has none or it is unknown.
         parameters: how many numbers it trains, head included.
         weights: `fresh`, or where the weights come from that training started from.
         rank_group: names the rows that it is ranked among: those of equal backbone and weights.
@@ -97,8 +97,8 @@ class Row:
         measures: further metrics by name with their unit, mean over seeds; `fraction` as `%`.
         tuned: whether the preset was tuned with the same effort as the others.
         tuning_trials: configurations that a search tried for the row's settings, mean over seeds;
-            None where they are the preset's or the caller's.
-        to_target: what training cost until each target of the environment; None where it has
+            None if they are the preset's or the caller's.
+        to_target: what training cost until each target of the environment; None if it has
             none, and where the records' validations don't carry their cost.
         versions: package versions that ran it.
         marks: what a reader must know (dirty, limited, external, diverged 1 of 3, …), what any
@@ -344,7 +344,7 @@ def _first_at(record: Record, target: float, better: str) -> dict[str, Any] | No
 
 
 def _median(points: Sequence[dict[str, Any] | None], name: str) -> float | None:
-    """The median cost, infinite for runs without a point; None where it isn't finite or known."""
+    """The median cost, infinite for runs without a point; None if it isn't finite or known."""
     costs = [math.inf if point is None else point.get(name) for point in points]
     known = [cost for cost in costs if cost == math.inf or is_drawable(cost)]
     middle = statistics.median(known) if len(known) == len(costs) else math.inf

@@ -233,7 +233,7 @@ def _status(path: Path) -> list[int]:
 
 
 def _unchanged(store: Store, folder: Path, entry: Any) -> _FolderBoards | None:
-    """What an entry says of a folder; None where its files or boards aren't those of the entry."""
+    """What an entry says of a folder; None if its files or boards aren't those of the entry."""
     try:
         boards = [store.root / "boards" / str(name) for name in entry["names"]]
         same = _are(store.root, store.files_in(folder), entry["sources"])
@@ -266,7 +266,7 @@ def _are(root: Path, paths: Sequence[Path], stamps: dict[str, list[Any]]) -> boo
 
 
 def _index(store: Store) -> dict[str, Any]:
-    """The entries of the index by folder; empty where it can't be used."""
+    """The entries of the index by folder; empty if it can't be used."""
     path = store.root / INDEX
     try:
         digest, _, text = read_file(path).partition(b"\n")
@@ -299,7 +299,7 @@ def _makers(store: Store) -> list[Any]:
 
 
 def check(store: Store) -> list[str]:
-    """One line for each file that isn't what the records make; empty where all are.
+    """One line for each file that isn't what the records make; empty if all are.
 
     Raises:
         StoreError: a file of reported rows is damaged, or a file can't be read.

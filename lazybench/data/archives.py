@@ -59,7 +59,7 @@ class ZipTree:
         most_member_bytes: how many bytes one member may unpack to.
 
     Raises:
-        DataUnavailable: no whole zip file, an unsafe member, or one of the caps passed.
+        DataUnavailable: not a valid zip file, an unsafe member, or one of the caps passed.
     """
 
     def __init__(
@@ -291,7 +291,7 @@ def decoded(data: bytes, where: str, kind: str = "PNG") -> Image.Image:
 
 
 def is_hidden(name: str) -> bool:
-    """True where a part of a name begins with a dot, or is what macOS puts into zip files."""
+    """True if a part of a name begins with a dot, or is what macOS puts into zip files."""
     return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
 
@@ -333,8 +333,8 @@ def read_members(
         most_bytes: how many bytes all of them together may unpack to.
 
     Raises:
-        DataUnavailable: no whole tar file, a member that is missing or no plain file, or too many
-            bytes.
+        DataUnavailable: not a valid tar file, too many bytes, or a member that is missing or isn't
+            a regular file.
     """
     wanted = list(names)
     found: dict[str, bytes] = {}

@@ -27,7 +27,7 @@ class DataStatus:
     Attributes:
         name: id of the data set.
         installed: whether it can be opened, as far as was looked.
-        path: folder of its files, or None where there are none.
+        path: folder of its files, or None if there are none.
         source: one line on where the data come from.
         detail: what was found, or what is wrong and what to do about it.
         verified: after `verify`, whether all content was read and is as it was; else None.

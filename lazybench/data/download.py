@@ -32,7 +32,7 @@ _HTML = (b"<!doctype html", b"<html")
 _WORTH_A_RETRY = frozenset({408, 425, 429})
 
 Progress = Callable[[str, int, int], None]
-"""Takes a file's name, the bytes received and the bytes announced, 0 where unknown."""
+"""Takes a file's name, the bytes received and the bytes announced, 0 if unknown."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Fetched:
         path: its path.
         url: where it came from.
         bytes: its size.
-        md5: as published and verified, or empty where nobody publishes one.
+        md5: as published and verified, or empty if nobody publishes one.
         sha256: 64 hex digits over what is there.
-        fresh: False where it was there already.
+        fresh: False if it was there already.
     """
 
     path: Path

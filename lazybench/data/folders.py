@@ -47,7 +47,7 @@ class Remote:
     Attributes:
         url: its official address.
         place: path below the data folder, where the data set looks for it.
-        md5: 32 hex digits as published, or empty where nobody publishes a checksum.
+        md5: 32 hex digits as published, or empty if nobody publishes a checksum.
     """
 
     url: str

@@ -18,7 +18,7 @@ from lazybench.nets.params import Params, leaves, scale, subtract
 
 
 class MetaGradient(NamedTuple):
-    """The meta-gradient of one task and the validation loss it was taken at (NaN where unused)."""
+    """The meta-gradient of one task and the validation loss it was taken at (NaN if unused)."""
 
     params: Params
     loss: float

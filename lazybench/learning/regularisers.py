@@ -80,7 +80,7 @@ Measure = Callable[[Tensor], Tensor]
 
 
 def inequality(kind: str, *, alpha: float = 2.0, epsilon: float = 0.5) -> Measure:
-    """Return a measure of inequality: losses `[M]` to a scalar, 0 where all are equal.
+    """Return a measure of inequality: losses `[M]` to a scalar, 0 if all are equal.
 
     No measure changes when every loss is scaled by one factor. Losses are positive; one that isn't
     gives NaN or infinity, in the value or the gradient, where the measure is undefined.

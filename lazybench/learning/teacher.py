@@ -32,7 +32,7 @@ class Leap(NamedTuple):
         params: the model; on the graph of the anchor (lazy) or of the trail (greedy).
         gamma: weight of the anchor, in [0, 1]; 0 for greedy.
         alpha: weights of the kept checkpoints, oldest first, summing to 1.
-        score: the winner's score, empty where nothing was searched.
+        score: the winner's score, empty if nothing was searched.
         candidates: how many models were scored.
     """
 
@@ -175,7 +175,7 @@ def simplex_grid(b: int, step: float) -> tuple[tuple[float, ...], ...]:
 
 
 def _beats(score: Score, best: Score) -> bool:
-    """True where a score is better; NaN is checked first, since tuple comparison passes over it."""
+    """True if a score is better; NaN is checked first, since tuple comparison passes over it."""
     if any(map(math.isnan, score)):
         return False
     return any(map(math.isnan, best)) or score > best

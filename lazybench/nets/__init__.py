@@ -112,7 +112,7 @@ def source_sha256(net: Net) -> str | None:
 
 
 def published_source(name: str) -> str | None:
-    """Return the pinned source hash of one of the package's networks; None where it has none."""
+    """Return the pinned source hash of one of the package's networks; None if it has none."""
     return _PUBLISHED[name][1] if name in _PUBLISHED else None
 
 

@@ -73,7 +73,7 @@ class Contrast:
         column: a number of each trial that is compared in place of the score, less being better.
         trap: the part of ids of tasks on which the claim says that the control fails; without it,
             ids name the tasks on which it works.
-        reading: what gamma weighs in the lazy sides; empty where no side has two readings.
+        reading: what gamma weighs in the lazy sides; empty if no side has two readings.
     """
 
     left: Side
@@ -327,7 +327,7 @@ class ContrastResult:
 
     @property
     def reported(self) -> float | None:
-        """The paper's difference; None where it prints none."""
+        """The paper's difference; None if it prints none."""
         found = [pair.reported for pair in self.pairs]
         if any(each is None for each in found):
             return None
@@ -337,7 +337,7 @@ class ContrastResult:
 
     @property
     def contains_reported(self) -> bool:
-        """Whether the interval contains the paper's difference; False where the paper has none."""
+        """Whether the interval contains the paper's difference; False if the paper has none."""
         _, lo, hi, _ = self.difference
         return self.reported is not None and lo <= self.reported <= hi
 
@@ -475,7 +475,7 @@ def row_of(side: Side, reading: Reading, board: BoardGroups) -> Group | None:
 
 
 def pair_on(contrast: Contrast, board: BoardGroups, papers: Sequence[Reported] = ()) -> Pair | None:
-    """Return both sides of a contrast on a board; None where one is missing."""
+    """Return both sides of a contrast on a board; None if one is missing."""
     left = row_of(contrast.left, contrast.reading, board)
     right = row_of(contrast.right, contrast.reading, board)
     return None if left is None or right is None else pair_of(contrast, board, left, right, papers)
@@ -488,7 +488,7 @@ def pair_of(
     right: Group,
     papers: Sequence[Reported] = (),
 ) -> Pair | None:
-    """Return two rows of a board as the sides of a contrast; None where they can't be paired."""
+    """Return two rows of a board as the sides of a contrast; None if they can't be paired."""
     found, estimate = left.less(right, contrast.column), left.estimate(right, contrast.column)
     if found is None or estimate is None:
         return None

@@ -78,7 +78,7 @@ class Measured:
 
     Attributes:
         value: mean over the seeds.
-        lo: lower end of the 95 % interval; None where it is unknown.
+        lo: lower end of the 95 % interval; None if it is unknown.
         hi: upper end.
         seeds: the seeds.
         keys: the first 12 digits of the records' keys.
@@ -97,10 +97,10 @@ class PaperVsMeasured:
 
     Attributes:
         reported: the number and where it was published.
-        measured: None where nothing was.
-        difference: measured less reported; None where one of them is missing.
+        measured: None if nothing was.
+        difference: measured less reported; None if one of them is missing.
         same_protocol: whether the runs follow the paper's protocol, as far as it is published;
-            None where nothing was measured.
+            None if nothing was measured.
         note: how the protocols differ, or why nothing was measured.
     """
 
@@ -175,7 +175,7 @@ def _unmeasured(row: Reported, group: Group | None, why: str | None) -> str:
 
 
 def _measured(row: Reported, group: Group) -> Measured | None:
-    """A group's mean of a row's metric; None where no record has it."""
+    """A group's mean of a row's metric; None if no record has it."""
     held = [record for record in group.scored if row.metric in record.metrics]
     found = [record.metrics[row.metric] for record in held]
     values = [

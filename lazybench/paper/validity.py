@@ -54,9 +54,9 @@ class Agreement:
         left: environment and budget.
         right: the other's.
         rows: those on both boards, best on the left board first.
-        tau: Kendall's tau-b; 1 where the orders are the same, -1 where one is the other reversed.
+        tau: Kendall's tau-b; 1 if the orders are the same, -1 if one is the other reversed.
         lo: lower end of the range that 95 % of the taus lie in if each score is drawn again with
-            its own standard error; NaN where a score has none.
+            its own standard error; NaN if a score has none.
         hi: upper end.
         p: two-sided, of independent orders; exact without ties.
     """

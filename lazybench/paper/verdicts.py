@@ -1,6 +1,6 @@
 """The rule for verdicts on the paper's claims: seven points, one function each.
 
-The first six say of one result whether it can carry a verdict; each returns None where it is met,
+The first six say of one result whether it can carry a verdict; each returns None if it is met,
 else why it isn't, in one sentence. The seventh combines the results that met them into the verdict
 on a claim.
 """
@@ -173,7 +173,7 @@ def baselines(result: ContrastResult, evidence: Evidence) -> str | None:
 
 
 def _test_images(group: Group) -> int | None:
-    """Image-gradients that a row takes to adapt to one test task; None where it doesn't adapt."""
+    """Image-gradients that a row takes to adapt to one test task; None if it doesn't adapt."""
     first = group.records[0]
     steps, batch = first.config.get("test_steps"), first.config.get("test_batch")
     way, shot = first.env.protocol.get("way"), first.env.protocol.get("shot")
@@ -486,7 +486,7 @@ class Failure(NamedTuple):
 
 
 def first_failure(result: ContrastResult, evidence: Evidence) -> Failure | None:
-    """Return the first point that a result doesn't meet; None where it meets all six."""
+    """Return the first point that a result doesn't meet; None if it meets all six."""
     for number, point in enumerate(POINTS, 1):
         reason = point(result, evidence)
         if reason is not None:
@@ -498,7 +498,7 @@ class Mean(NamedTuple):
     """The mean over the results that met the points, under one reading of gamma.
 
     Attributes:
-        reading: of gamma; empty where there are none.
+        reading: of gamma; empty if there are none.
         difference: with its 95 % interval; of a single result, its own.
         p: of the verdict.
         results: how many.
@@ -521,7 +521,7 @@ class Checked:
 
     Attributes:
         result: the result.
-        failure: None where it meets all.
+        failure: None if it meets all.
     """
 
     result: ContrastResult
@@ -542,7 +542,7 @@ class ClaimVerdict:
         claim: the claim.
         checked: its results at the largest budget that has any.
         means: over the results that met the points, one for each reading.
-        word: the verdict; None where the claim isn't tested at this budget.
+        word: the verdict; None if the claim isn't tested at this budget.
         provisional: whether a result behind it has fewer than five seeds.
         failure: the first point that fails, of the result that comes furthest; None with a verdict.
     """
@@ -556,7 +556,7 @@ class ClaimVerdict:
 
     @property
     def budget(self) -> str:
-        """The budget of the results; empty where there are none."""
+        """The budget of the results; empty if there are none."""
         return self.checked[0].result.budget if self.checked else ""
 
     @property

@@ -101,7 +101,7 @@ class Metric(Facts):
 
 
 class Cost(_GrownFacts):
-    """What the run cost; None where it wasn't measured.
+    """What the run cost; None if it wasn't measured.
 
     Walls depend on what else the machine did; `train_cpu_s` and `cpu_s` (training, validation and
     test) are processor seconds over all threads, which depend on that far less.
@@ -177,7 +177,7 @@ class NetworkFacts(Facts):
         parameters: numbers that were trained.
         batch_norm: whether it normalises by batch statistics.
         weights: `fresh`, or the source of the weights that training started from.
-        weights_sha256: their content; None where they were fresh.
+        weights_sha256: their content; None if they were fresh.
         source_sha256: the user's file that defines the backbone; None for the package's own.
     """
 
@@ -203,7 +203,7 @@ class Reported(Facts):
 
     Attributes:
         settings: settings of the agent in this row, besides batch norm.
-        value: the number in `unit`; None where the paper only draws it.
+        value: the number in `unit`; None if the paper only draws it.
         ci95_half: half the width of its 95 % interval, in `unit`.
     """
 

@@ -55,7 +55,7 @@ class Record(Facts):
     `fit` is the key of the run that trained the evaluated state, None for this run; `trained_on`
     names the environment, run and step where the agent was trained on other tasks than these;
     `track` names the data that training used, where an environment offers more than one kind;
-    `isolated` whether the policy ran the test in a process of its own, without any environment;
+    `isolated` whether the policy ran the test in a separate process, without any environment;
     `tuning` what the search for the settings cost, where `lazybench tune` found them.
 
     Raises:
@@ -158,7 +158,7 @@ class Record(Facts):
         """The record without what may differ between two equal runs.
 
         Left out are times, memory, machine, code, start, how the settings were found and whether
-        the policy had a process of its own; arrays appear by their sha256. So are the
+        the policy had a separate process; arrays appear by their sha256. So are the
         image-gradients of a curve's points, which older records don't have; their sum is among the
         costs.
         """

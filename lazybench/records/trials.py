@@ -174,7 +174,7 @@ class Trials(BaseModel):
         return 0 if self.scores is None else self.scores.shape[0]
 
     def scores_array(self) -> NDArray[Any]:
-        """[n] float32 scores in trial order; empty where none were kept."""
+        """[n] float32 scores in trial order; empty if none were kept."""
         import numpy as np
 
         return np.empty(0, np.float32) if self.scores is None else self.scores.unpack()

@@ -51,7 +51,7 @@ class CellEnd(Protocol):
 
     @property
     def reason(self) -> str:
-        """Why there is no score; empty where there is."""
+        """Why there is no score; empty if there is."""
         ...
 
 

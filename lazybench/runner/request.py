@@ -328,7 +328,7 @@ def check_agent_given(given: Any) -> None:
 
 
 def check_isolable(made: ResolvedAgent) -> None:
-    """Look whether an agent's policy can be made in another process.
+    """Check whether an agent's policy can be made in another process.
 
     Raises:
         UsageError: it can't.

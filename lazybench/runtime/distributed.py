@@ -95,7 +95,7 @@ def check(sharded: bool, name: str, meta_batch: int | None) -> None:
     Args:
         sharded: whether its `update` computes `mine` and adds up by `summed`.
         name: its id, for the message.
-        meta_batch: tasks of a meta-batch; None where it has none.
+        meta_batch: tasks of a meta-batch; None if it has none.
 
     Raises:
         UsageError: it can't.
@@ -152,7 +152,7 @@ def begin_update(stop: int) -> None:
 
 
 def stop_of(stop: int) -> int:
-    """Return the signal that stops all ranks after this update; 0 where none should stop.
+    """Return the signal that stops all ranks after this update; 0 if none should stop.
 
     All ranks learn of it by the same sum, so that none waits for one that has stopped.
     """

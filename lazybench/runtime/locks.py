@@ -22,7 +22,7 @@ def held(path: Path, timeout_s: float = 0.0) -> Iterator[None]:
 
     Raises:
         TimeoutError: another process holds it.
-        OSError: it is no regular file, or can't be opened or locked.
+        OSError: it isn't a regular file, or can't be opened or locked.
     """
     # Imported here: it costs more than opening a data set, which locks only in rare cases.
     from filelock import FileLock
@@ -80,7 +80,7 @@ def why_closed(error: Exception) -> str:
 
 
 def _need_file(path: Path) -> None:
-    """Look whether a lock file is a file, or not there yet.
+    """Check whether a lock file is a file, or not there yet.
 
     Raises:
         OSError: it is a link, a folder or something else.

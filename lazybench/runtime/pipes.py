@@ -214,7 +214,7 @@ def _kill_late(
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
-    """What a child whose pipe has ended exits with; None where it doesn't."""
+    """What a child whose pipe has ended exits with; None if it doesn't."""
     try:
         return process.wait(timeout=_EXIT_S)
     except subprocess.TimeoutExpired:

@@ -43,7 +43,7 @@ def using_threads(threads: int | None) -> Iterator[int]:
 
 
 def set_threads(threads: int | None) -> int:
-    """Set how many tasks run side by side (None: the usable cores); return the number.
+    """Set how many tasks run side by side (None: the available cores); return the number.
 
     Operators outside of tasks run on one thread as well, so that no result depends on the number.
 
@@ -130,7 +130,7 @@ class _one_thread:
 
 @cache
 def keep_freed_memory() -> bool:
-    """Make the C library keep freed memory for the next step; True where that was possible.
+    """Make the C library keep freed memory for the next step; True if that was possible.
 
     Each inner step allocates and frees the same few megabytes. By default glibc hands blocks of
     that size back to the kernel at once and gets them again page by page, which costs a third of a

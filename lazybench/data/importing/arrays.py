@@ -103,7 +103,7 @@ class _Part:
 
 
 def is_split_folder(path: Path) -> bool:
-    """True where a folder holds `.npz` files, which then must be train, val and test.
+    """True if a folder holds `.npz` files, which then must be train, val and test.
 
     Raises:
         UsageError: it holds some other `.npz` files.

@@ -171,7 +171,7 @@ class ImageFolder:
     def pixels(self, names: Sequence[str]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         """The images called `names`, of one size, uint8 `[N, channels, height, width]`, and notes.
 
-        Channels are 1 where all of them are grey, else 3. The notes are on frames that weren't
+        Channels are 1 if all of them are grey, else 3. The notes are on frames that weren't
         taken and on formats that differ, a line each.
 
         Raises:
@@ -201,7 +201,7 @@ def list_images(path: Path) -> ImageFolder:
 
     Raises:
         UsageError: it holds no images, or the same folder twice by links.
-        DataUnavailable: a folder can't be listed, or what is named as an image is no plain file.
+        DataUnavailable: a folder can't be listed, or an image isn't a regular file.
     """
     names: list[str] = []
     others: list[str] = []

@@ -53,7 +53,7 @@ class Rows:
         kind: `images` or `features`.
         labels: class of each instance.
         groups: super-category of each instance, or None.
-        splits: split of each instance, or None where the source names none.
+        splits: split of each instance, or None if the source names none.
         split_by: what names the splits, for messages.
         shape: shape of one prepared instance.
         prep: what preparing does.
