@@ -44,6 +44,10 @@ ATOMIC = "lazybench/files.py"
 BOARDS = "lazybench/boards/write.py"
 ROWS = "lazybench/boards/rows.py"
 SWAP = "lazybench/files.py"
+FLAGS = "lazybench/boards/flags.py"
+CLAIMS = "lazybench/paper/claims.py"
+SEARCHES = "lazybench/paper/searches.py"
+VERDICTS = "lazybench/paper/verdicts.py"
 
 T_LEDGER = "tests/envs/attack/test_ledger.py"
 T_BAD = "tests/envs/attack/test_bad_queries.py"
@@ -58,6 +62,11 @@ T_META = "tests/learning/test_meta_gradient.py"
 T_TEACHER = "tests/learning/test_teacher.py"
 T_STATS = "tests/test_stats.py"
 T_PAIRS = "tests/test_pairs.py"
+T_EFFECTS = "tests/test_random_effects.py"
+T_FLAGS = "tests/boards/test_flags.py"
+T_CLAIMS = "tests/paper/test_claims.py"
+T_SEARCHES = "tests/paper/test_searches.py"
+T_VERDICTS = "tests/paper/test_verdicts.py"
 T_EVALUATE = "tests/runner/test_external.py"
 T_CHECKPOINT = "tests/runner/test_checkpoint.py"
 T_STORE = "tests/records/test_store.py"
@@ -325,6 +334,96 @@ MUTANTS = (
         "return float(self.metrics.get(metric, self.scores.mean()))",
         "return float(self.scores.mean())",
         (T_EVALUATE,),
+    ),
+    Mutant(
+        "means-narrower-than-their-studies",
+        STATS,
+        "q = max(1.0, squares / (k - 1))",
+        "q = squares / (k - 1)",
+        (T_EFFECTS,),
+    ),
+    Mutant("baselines-by-the-upper-end", FLAGS, "return lo > 0\n", "return hi > 0\n", (T_FLAGS,)),
+    Mutant("curves-rise-by-two-points", FLAGS, "RISE = 1.0", "RISE = 2.0", (T_FLAGS,)),
+    Mutant(
+        "pairs-across-processors",
+        FLAGS,
+        "mixed = sides[0] != sides[1] if paired",
+        "mixed = False if paired",
+        (T_FLAGS,),
+    ),
+    Mutant(
+        "alike-refuted-by-any-difference",
+        CLAIMS,
+        'return "refuted" if lo > ALIKE or hi < -ALIKE',
+        'return "refuted" if lo > 0 or hi < 0',
+        (T_CLAIMS, T_VERDICTS),
+    ),
+    Mutant(
+        "searches-of-any-size",
+        SEARCHES,
+        "same = (self.env, self.trials) == (other.env, other.trials)",
+        "same = self.env == other.env",
+        (T_VERDICTS,),
+    ),
+    Mutant(
+        "settings-that-no-search-chose",
+        SEARCHES,
+        "return all(first.config.get(name) == value for name, value in chosen.items())",
+        "return bool(chosen) or True",
+        (T_SEARCHES,),
+    ),
+    Mutant("verdict-without-a-baseline", VERDICTS, "if found.missing:", "if False:", (T_VERDICTS,)),
+    Mutant("control-10-points-off", VERDICTS, "COMPETENT = 5.0", "COMPETENT = 10.0", (T_VERDICTS,)),
+    Mutant("eight-validations", VERDICTS, "VALIDATIONS = 9", "VALIDATIONS = 8", (T_VERDICTS,)),
+    Mutant(
+        "flat-under-a-falling-rate",
+        VERDICTS,
+        "if annealed and not lengths:",
+        "if False:",
+        (T_VERDICTS,),
+    ),
+    Mutant(
+        "difference-may-fall-to-a-quarter",
+        VERDICTS,
+        "abs(two) < abs(one) / 2",
+        "abs(two) < abs(one) / 4",
+        (T_VERDICTS,),
+    ),
+    Mutant("trap-of-5-points", VERDICTS, "MEMORISED = 10.0", "MEMORISED = 5.0", (T_VERDICTS,)),
+    Mutant(
+        "verdict-from-two-seeds",
+        VERDICTS,
+        "    if result.seeds < FEWEST_SEEDS:",
+        "    if result.seeds < 2:",
+        (T_VERDICTS,),
+    ),
+    Mutant(
+        "published-with-four-seeds",
+        VERDICTS,
+        "PUBLISHED_SEEDS = 5",
+        "PUBLISHED_SEEDS = 4",
+        (T_VERDICTS,),
+    ),
+    Mutant(
+        "one-reading-is-enough",
+        VERDICTS,
+        "if not means or missing:",
+        "if not means:",
+        (T_VERDICTS,),
+    ),
+    Mutant(
+        "contradictions-dont-count",
+        VERDICTS,
+        'return "mixed" if len(said) > 1 else own',
+        "return own",
+        (T_VERDICTS,),
+    ),
+    Mutant(
+        "means-are-not-corrected",
+        VERDICTS,
+        "undecided=id(mean) in weak",
+        "undecided=False",
+        (T_VERDICTS,),
     ),
     Mutant("two-seeds-are-paired", STATS, "FEWEST_PAIRS = 3", "FEWEST_PAIRS = 2", (T_STATS,)),
     Mutant(

@@ -149,7 +149,8 @@ def claim_verdicts(store: Store, records: Sequence[Record]) -> list[ClaimVerdict
         records: of the store.
     """
     from lazybench.paper.claims import CLAIMS, boards_of
-    from lazybench.paper.verdicts import Evidence, read_searches, verdicts
+    from lazybench.paper.searches import read_searches
+    from lazybench.paper.verdicts import Evidence, verdicts
 
     searches = read_searches(store.root / "tuning")
     return verdicts(CLAIMS, Evidence(boards_of(records), store.reported(), searches))

@@ -30,7 +30,7 @@ READ_BOTH_WAYS = frozenset({"lazy_maml", "lazy_reptile"})
 
 READING = "leap_on"
 """The setting that says how gamma is read."""
-_OFREADING = frozenset({READING, "outer_lr"})
+OF_READING = frozenset({READING, "outer_lr"})
 """Settings that a row under the reading that isn't the preset's may override."""
 _TRAINING = frozenset({"epochs", "image_gradients", "iterations", "validate_every", "validations"})
 """Settings that say how long training is; rows that differ in them are longer or shorter runs."""
@@ -454,7 +454,7 @@ def rows_of(side: Side, reading: Reading, rows: Iterable[Group]) -> list[Group]:
         if side.agent in READ_BOTH_WAYS and reading:
             if first.config.get(READING, "theta") != reading:
                 continue
-            ignored |= _OFREADING if READING in first.overrides else {READING}
+            ignored |= OF_READING if READING in first.overrides else {READING}
         settings = {name: v for name, v in first.overrides.items() if name not in ignored}
         same = (first.agent.id, settings) == (side.agent, dict(side.settings))
         if group.scored and same and batch_norm(first) in (None, side.norm):

@@ -8,24 +8,18 @@ on a claim.
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from lazybench.boards.build import FEWEST_SEEDS
 from lazybench.boards.flags import against_baselines, is_still_rising
 from lazybench.boards.group import Group, factor, score_of
-from lazybench.errors import StoreError
-from lazybench.files import read_file
 from lazybench.paper.claims import (
     ALIKE,
     ERROR,
     READ_BOTH_WAYS,
-    READING,
     BoardGroups,
     Claim,
     Contrast,
@@ -43,6 +37,7 @@ from lazybench.paper.claims import (
     rows_of,
     training,
 )
+from lazybench.paper.searches import Search, searches_of
 from lazybench.records.fields import Reported
 from lazybench.stats import LEVEL, Difference, adjusted, random_effects
 
@@ -62,55 +57,6 @@ PUBLISHED_SEEDS = 5
 """Seeds of a verdict; with fewer, at least `FEWEST_SEEDS`, it is provisional."""
 _LEAST_ERROR = 1e-6
 """Standard error, in points, of a difference without any spread."""
-
-
-class Search(NamedTuple):
-    """A kept search of an agent's settings.
-
-    Attributes:
-        env: environment whose validation tasks it used.
-        agent: agent id.
-        fixed: settings that all of its configurations share, as text.
-        trials: configurations that it tried.
-        best: settings of the configuration that validated best.
-    """
-
-    env: str
-    agent: str
-    fixed: Mapping[str, str]
-    trials: int
-    best: Mapping[str, Any]
-
-    def is_like(self, other: Search) -> bool:
-        """Return whether another search had as many trials under the same conditions."""
-        same = (self.env, self.trials) == (other.env, other.trials)
-        fixed = [
-            {name: value for name, value in each.fixed.items() if name != READING}
-            for each in (self, other)
-        ]
-        return same and fixed[0] == fixed[1]
-
-
-def read_searches(folder: Path) -> list[Search]:
-    """Return the searches kept below a folder as `<env>/<agent>.json`; none where it isn't there.
-
-    Raises:
-        StoreError: a file isn't a search that `tools/keep_tuning.py` kept.
-    """
-    found = []
-    for path in sorted(folder.rglob("*.json")):
-        try:
-            kept = json.loads(read_file(path))
-            scored = [trial for trial in kept["trials"] if trial["val"] is not None]
-            best = max(scored, key=lambda trial: float(trial["val"]))["settings"] if scored else {}
-            facts = (str(kept["env"]), str(kept["agent"]), dict(kept["fixed"]))
-            found.append(Search(*facts, len(kept["trials"]), dict(best)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{path} isn't a search of settings as tools/keep_tuning.py keeps it: {error}; "
-                "keep it again, or move it away"
-            ) from error
-    return found
 
 
 class Evidence(NamedTuple):
@@ -349,9 +295,6 @@ def _is_annealed(group: Group) -> bool:
     return config.get("anneal", "none") != "none" or bool(config.get("drops"))
 
 
-_TASKS = re.compile(r"-(\d+way-\d+shot)")
-
-
 def tuning(result: ContrastResult, evidence: Evidence) -> str | None:
     """Point 4: both sides were tuned alike on such tasks; a lazy side has both readings of gamma.
 
@@ -363,8 +306,8 @@ def tuning(result: ContrastResult, evidence: Evidence) -> str | None:
     for pair in result.pairs:
         used = []
         for side, group in ((contrast.left, pair.left), (contrast.right, pair.right)):
-            found = _searches_of(side, pair.board.first.env.id, evidence.searches)
-            fitting = [search for search in found if _is_used(search, side, group)]
+            found = searches_of(side.agent, pair.board.first.env.id, evidence.searches)
+            fitting = [search for search in found if search.is_used(side, group)]
             name = side.name(contrast.reading)
             if not found:
                 return f"no search of the settings of {side.agent} for {pair.board.place}"
@@ -382,30 +325,6 @@ def tuning(result: ContrastResult, evidence: Evidence) -> str | None:
         if why is not None:
             return why
     return None
-
-
-def _searches_of(side: Side, env: str, searches: Sequence[Search]) -> list[Search]:
-    tasks = _TASKS.search(env)
-    return [
-        search
-        for search in searches
-        if search.agent == side.agent
-        and (
-            search.env == env
-            or (
-                tasks is not None
-                and (other := _TASKS.search(search.env)) is not None
-                and other[1] == tasks[1]
-            )
-        )
-    ]
-
-
-def _is_used(search: Search, side: Side, group: Group) -> bool:
-    """Whether a row runs with the settings that a search chose, but for those of its side."""
-    config = group.records[0].config
-    chosen = {name: v for name, v in search.best.items() if name not in side.settings}
-    return all(config.get(name) == value for name, value in chosen.items())
 
 
 def _missing_reading(result: ContrastResult, board: BoardGroups) -> str | None:
@@ -658,15 +577,13 @@ def combine(mean: Mean, results: Sequence[Checked], *, undecided: bool) -> Word:
         undecided: whether the mean isn't significant after correction.
     """
     met = [each for each in results if each.failure is None and _is_of(each, mean.reading)]
-    said = {each.result.verdict for each in met} - {"undecided"}
     own: Word = mean.verdict
     if mean.results == 1:
         own = met[0].result.verdict
     elif undecided:
         own = "undecided"
-    if len(said) > 1 or (own != "undecided" and said - {own}):
-        return "mixed"
-    return own
+    said = {own, *(each.result.verdict for each in met)} - {"undecided"}
+    return "mixed" if len(said) > 1 else own
 
 
 def _of_claim(claim: Claim, results: tuple[Checked, ...], means: tuple[Mean, ...]) -> ClaimVerdict:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lazybench.errors import StoreError
 from lazybench.paper.claims import (
     Claim,
     Contrast,
@@ -20,18 +17,18 @@ from lazybench.paper.claims import (
     both_readings,
     contrast_results,
 )
+from lazybench.paper.searches import Search
 from lazybench.paper.verdicts import (
     POINTS,
     Evidence,
     Failure,
-    Search,
     baselines,
+    combine,
     control,
     effort,
     first_failure,
     levelled,
     precondition,
-    read_searches,
     seeds,
     tuning,
     verdicts,
@@ -322,18 +319,6 @@ def test_lazy_sides_need_both_readings(make_run: Any) -> None:
     assert _why(tuning, alone, CLAIM) == told
 
 
-def test_kept_searches_are_read(tmp_path: Path) -> None:
-    assert read_searches(tmp_path / "nothing") == []
-    trials = [{"settings": {"lr": lr}, "val": val} for lr, val in ((1, 0.5), (2, 0.7), (3, None))]
-    path = tmp_path / ENV / "a.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"env": ENV, "agent": "a", "fixed": FIXED, "trials": trials}))
-    assert read_searches(tmp_path) == [Search(ENV, "a", FIXED, 3, {"lr": 2})]
-    path.write_text("{}")
-    with pytest.raises(StoreError, match="isn't a search of settings"):
-        read_searches(tmp_path)
-
-
 # 5
 
 
@@ -441,6 +426,15 @@ def test_the_mean_over_boards_decides_and_contradictions_mix(
     assert mean.results == len(shifts)
     assert mean.difference.mean == pytest.approx(100 * np.mean(shifts), abs=0.5)
     assert mean.difference.lo < mean.difference.mean < mean.difference.hi
+
+
+def test_a_mean_against_its_only_decided_result_is_mixed(make_run: Any) -> None:
+    (found,) = verdicts([PLAIN], _evidence(_everywhere(make_run, -0.05, 0.0)))
+    (mean,) = found.means
+    against = mean._replace(verdict="confirmed")
+    assert combine(against, found.checked, undecided=False) == "mixed"
+    assert combine(against, found.checked, undecided=True) == "undecided"
+    assert combine(mean._replace(verdict="refuted"), found.checked, undecided=False) == "refuted"
 
 
 def test_results_that_fail_a_point_count_for_nothing(make_run: Any) -> None:

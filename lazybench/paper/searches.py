@@ -1,0 +1,88 @@
+"""Kept searches of agents' settings, and which rows of boards run with what they chose."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lazybench.boards.group import Group
+from lazybench.errors import StoreError
+from lazybench.files import read_file
+from lazybench.paper.claims import OF_READING, READING, Side
+
+_TASKS = re.compile(r"-(\d+way-\d+shot)")
+
+
+class Search(NamedTuple):
+    """A kept search of an agent's settings.
+
+    Attributes:
+        env: environment whose validation tasks it used.
+        agent: agent id.
+        fixed: settings that all of its configurations share, as text.
+        trials: configurations that it tried.
+        best: settings of the configuration that validated best.
+    """
+
+    env: str
+    agent: str
+    fixed: Mapping[str, str]
+    trials: int
+    best: Mapping[str, Any]
+
+    def is_like(self, other: Search) -> bool:
+        """Return whether another search had as many trials under the same conditions."""
+        same = (self.env, self.trials) == (other.env, other.trials)
+        fixed = [
+            {name: value for name, value in each.fixed.items() if name != READING}
+            for each in (self, other)
+        ]
+        return same and fixed[0] == fixed[1]
+
+    def is_used(self, side: Side, group: Group) -> bool:
+        """Return whether a row runs with the settings that this search chose.
+
+        Settings of the side are its own. `Choice:` so is the outer rate of a row that overrides the
+        reading of gamma: how far a leap goes depends on the reading, so the rates can't be equal.
+        """
+        first = group.records[0]
+        own = {*side.settings, *(OF_READING if READING in first.overrides else ())}
+        chosen = {name: value for name, value in self.best.items() if name not in own}
+        return all(first.config.get(name) == value for name, value in chosen.items())
+
+
+def read_searches(folder: Path) -> list[Search]:
+    """Return the searches kept below a folder as `<env>/<agent>.json`; none where it isn't there.
+
+    Raises:
+        StoreError: a file isn't a search that `tools/keep_tuning.py` kept.
+    """
+    found = []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            kept = json.loads(read_file(path))
+            scored = [trial for trial in kept["trials"] if trial["val"] is not None]
+            best = max(scored, key=lambda trial: float(trial["val"]))["settings"] if scored else {}
+            facts = (str(kept["env"]), str(kept["agent"]), dict(kept["fixed"]))
+            found.append(Search(*facts, len(kept["trials"]), dict(best)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{path} isn't a search of settings as tools/keep_tuning.py keeps it: {error}; "
+                "keep it again, or move it away"
+            ) from error
+    return found
+
+
+def searches_of(agent: str, env: str, searches: Sequence[Search]) -> list[Search]:
+    """Return an agent's searches on an environment, or on tasks of the same ways and shots."""
+    tasks = _TASKS.search(env)
+    found = []
+    for search in searches:
+        other = _TASKS.search(search.env)
+        alike = tasks is not None and other is not None and tasks[1] == other[1]
+        if search.agent == agent and (search.env == env or alike):
+            found.append(search)
+    return found
