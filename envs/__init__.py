@@ -22,6 +22,7 @@ __all__ = [
     "ALIASES",
     "CATALOGUE",
     "DATA_CATALOGUE",
+    "dirichlet",
     "few_shot",
     "imported_envs",
     "installed",
@@ -59,8 +60,26 @@ _CLASSIFICATION = {
 # Functions to regress have no ways, and the same classes in train and test make no new tasks.
 _NO_WAYS = ("sinusoid", "mnist", "cifar10", "cifar100")
 _NAME = re.compile(
-    r"(?P<data>[a-z][a-z0-9-]*?)-(?P<way>\d+)way(?:-(?P<shot>\d+)shot)?(?P<noniid>-noniid)?"
+    r"(?P<data>[a-z][a-z0-9-]*?)-(?P<way>\d+)way(?:-(?P<shot>\d+)shot)?"
+    r"(?P<variant>-noniid|-dirichlet)?"
 )
+
+
+CONCENTRATION = 2
+"""Parameter of the Dirichlet distribution of `-dirichlet` environments (Veilleux et al. 2021)."""
+
+
+def dirichlet(data: str, way: int, shot: int) -> EnvSpec:
+    """Return the spec of a few-shot environment with unevenly spread queries on `data`."""
+    usual = few_shot(data, way, shot)
+    return replace(
+        usual,
+        id=f"{usual.id}-dirichlet",
+        kwargs={**usual.kwargs, "concentration": CONCENTRATION},
+        options=("concentration",),
+        about=f"{usual.about}, query classes drawn from Dirichlet({CONCENTRATION})",
+        cites=(*usual.cites, "veilleux2021realistic"),
+    )
 
 
 def few_shot(data: str, way: int, shot: int, *, noniid: bool = False) -> EnvSpec:
@@ -250,6 +269,7 @@ CATALOGUE: tuple[EnvSpec, ...] = (
         for shot in SHOTS
         for noniid in (False, True)
     ),
+    *(dirichlet(data, 5, shot) for data in _CLASSIFICATION for shot in SHOTS),
     _sinusoid(5),
     _sinusoid(10),
     *_STREAMS,
@@ -299,14 +319,17 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     if match is None:
         return None
     way, shot = int(match["way"]), int(match["shot"] or 5)
-    noniid = bool(match["noniid"])
     candidates = ALIASES.get(match["data"], (match["data"],))
     registered = {spec.id for spec in registry.DATASETS.specs()}
     for data in candidates:
         # The last is the default where none is installed: opening it says where its files belong.
         last = data == candidates[-1] and data in registered
         if data not in _NO_WAYS and (last or installed(data)):
-            fresh = few_shot(data, way, shot, noniid=noniid)
+            fresh = (
+                dirichlet(data, way, shot)
+                if match["variant"] == "-dirichlet"
+                else few_shot(data, way, shot, noniid=bool(match["variant"]))
+            )
             spec = known.get(fresh.id, fresh)
             why = ""
             if match["data"] == "tiered" and data == "glyphs":

@@ -40,6 +40,7 @@ class FewShotVectorEnv(SingleStepVectorEnv):
         shots: int | None = None,
         queries: int | None = None,
         labels: Labels = "task",
+        concentration: int | None = None,
         backend: Backend = "numpy",
         device: str = "cpu",
         render_mode: str | None = None,
@@ -60,6 +61,10 @@ class FewShotVectorEnv(SingleStepVectorEnv):
             labels: `task`, labels in [0, way); or, on train, `class`: a label is the class's index
                 in the split, in [0, task.classes), for pre-training on all classes at once. The
                 instances are the same.
+            concentration: on val and test, draw the queries' classes from a Dirichlet distribution
+                of this whole parameter (0: balanced); None for 15 queries of each class. A task
+                then has 15 query rows a way, or as many as a single class can fill (Omniglot, whose
+                classes have 20 instances: 3 a way at 5 ways).
             backend: `numpy`, or `torch` for observations as tensors.
             device: where torch observations live.
             render_mode: None or `rgb_array`.
@@ -80,6 +85,7 @@ class FewShotVectorEnv(SingleStepVectorEnv):
             shots=shots,
             queries=queries,
             labels=labels,
+            concentration=concentration,
         )
         super().__init__(num_envs, trials, backend=backend, device=device, render_mode=render_mode)
 

@@ -138,6 +138,8 @@ class ClassSampler:
         self.groups: list[NDArray[np.int64]] | None = None
         self.labels: Labels = "task"
         self._most = int(pool.count.max())
+        # Instances of a class that are drawn as queries; query rows choose among them.
+        self._drawn = query
 
     def draw(self, keys: NDArray[np.uint64]) -> Block:
         """Return one episode for each key."""
@@ -154,12 +156,12 @@ class ClassSampler:
             self._gather(rows[..., : task.shot].reshape(blocks, -1)),
             torch.from_numpy(self._named(labels, classes)),
             self._gather(query),
-            torch.from_numpy(self._named(order // task.query, classes)),
+            torch.from_numpy(self._named(order // self._drawn, classes)),
         )
 
     def answers(self, keys: NDArray[np.uint64]) -> NDArray[Any]:
         """Return the query labels of the same episodes, int64 `[R, way * query]`."""
-        places = self._query_order(keys) // self.task.query
+        places = self._query_order(keys) // self._drawn
         if self.labels == "task":
             return places
         return self._named(
@@ -171,7 +173,7 @@ class ClassSampler:
         return places if self.labels == "task" else np.take_along_axis(classes, places, axis=1)
 
     def _query_order(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Where each query row comes from in class-by-class order; row // query is its label."""
+        """Where each query row comes from in class-by-class order; row // drawn is its label."""
         return seeding.permutation(seeding.mix(keys, 2 * self.task.way), self.task.query_rows)
 
     def _classes(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -186,7 +188,7 @@ class ClassSampler:
 
     def _instances(self, keys: NDArray[np.uint64], classes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Distinct instances of each class, `[len(classes), shot + query]`, counted inside it."""
-        sizes, amount = self._count[classes], self.task.shot + self.task.query
+        sizes, amount = self._count[classes], self.task.shot + self._drawn
         if self._most <= _FEW:
             words = seeding.mix(keys[:, None], np.arange(self._most))
             return choose_of_few(words, amount, sizes)
@@ -195,6 +197,73 @@ class ClassSampler:
     def _gather(self, rows: NDArray[np.int64]) -> Tensor:
         flat = self._x.index_select(0, torch.from_numpy(rows.reshape(-1)))
         return flat.view(*rows.shape, *self.task.instance)
+
+
+class DirichletSampler(ClassSampler):
+    """Episodes whose queries are unevenly spread over the classes.
+
+    The shares of a task's classes are drawn from a symmetric Dirichlet distribution, and its query
+    rows follow them: `way * query` in all, as many in every task. `Choice:` counts are the shares
+    rounded by largest remainders, where the authors draw again until their rounding fits.
+
+    Reference: Veilleux et al. 2021, "Realistic evaluation of transductive few-shot learning",
+    section 3.
+    """
+
+    def __init__(
+        self, pool: Pool, *, way: int, shot: int, query: int, where: str, concentration: int
+    ) -> None:
+        """Check that the pool can serve such tasks.
+
+        Args:
+            pool: instances by class.
+            way: classes in a task.
+            shot: support instances of a class.
+            query: query instances of a class on average.
+            where: name of data and split, for messages.
+            concentration: the distribution's parameter, a whole number; 0 gives every class the
+                same share, as a control.
+
+        Raises:
+            UsageError: tasks that the pool can't serve.
+        """
+        super().__init__(pool, way=way, shot=shot, query=query, where=where)
+        least = int(pool.count.min())
+        if shot + way * query > least:
+            raise UsageError(
+                f"all {way * query} queries of a task may be of one class, which has {least} "
+                f"instances in {where}, {shot} of them in the support set; set fewer queries"
+            )
+        self._concentration = concentration
+        self._drawn = way * query
+
+    def _query_order(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        rows, shuffled = np.arange(self.task.query_rows), super()._query_order(keys)
+        ends = np.cumsum(self.counts(keys), axis=1)
+        places = (rows >= ends[..., None]).sum(1)
+        starts = np.take_along_axis(np.pad(ends, ((0, 0), (1, 0))), places, axis=1)
+        order: NDArray[np.int64] = places * self._drawn + rows - starts
+        chosen: NDArray[np.int64] = np.take_along_axis(order, shuffled, axis=1)
+        return chosen
+
+    def counts(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the query rows of each class, int64 `[R, way]`, which add up to `query_rows`."""
+        way, total = self.task.way, self.task.query_rows
+        if not self._concentration:
+            return np.full((len(keys), way), self.task.query)
+        # A gamma variable of a whole parameter is a sum of exponential ones.
+        words = np.arange(way * self._concentration).reshape(way, -1) + 2 * way + 1
+        exponential = -np.log1p(-seeding.uniform(seeding.mix(keys[:, None, None], words)))
+        gamma = exponential.sum(2)
+        exact = total * gamma / gamma.sum(1, keepdims=True)
+        counts = np.floor(exact).astype(np.int64)
+        missing = total - counts.sum(1, keepdims=True)
+        order = np.argsort(counts - exact, axis=1, kind="stable")
+        np.put_along_axis(
+            counts, order, np.take_along_axis(counts, order, 1) + (np.arange(way) < missing), 1
+        )
+        rounded: NDArray[np.int64] = counts
+        return rounded
 
 
 class FunctionSampler:

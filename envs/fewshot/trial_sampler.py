@@ -11,10 +11,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from lazybench import registry, seeding
+from lazybench.arguments import check_whole
 from lazybench.data.pool import SPLITS, Split
 from lazybench.envs.fewshot.episodes import (
     Block,
     ClassSampler,
+    DirichletSampler,
     FunctionSampler,
     Labels,
     Sampler,
@@ -49,6 +51,7 @@ class TrialSampler:
         shots: int | None,
         queries: int | None,
         labels: Labels = "task",
+        concentration: int | None = None,
     ) -> None:
         """Open the data and fix the shape of the tasks.
 
@@ -89,7 +92,17 @@ class TrialSampler:
                 drawn = "train" if split == "val" else split
                 self.data["source"] += "; validated on train classes, val has fewer than the ways"
             where, pool = f"{data} {split}", opened.pool(drawn)
-            self.sampler = ClassSampler(pool, way=way, shot=k, query=q, where=where)
+            if concentration is not None and queries is None:
+                # As many as a single class can fill.
+                q = min(q, max(1, (int(pool.count.min()) - k) // way))
+            if concentration is None or split == "train":
+                self.sampler = ClassSampler(pool, way=way, shot=k, query=q, where=where)
+            else:
+                check_whole("concentration", concentration)
+                self.sampler = DirichletSampler(
+                    pool, way=way, shot=k, query=q, where=where, concentration=concentration
+                )
+                name += f"-dirichlet{concentration}"
             self.sampler.labels = labels
             if noniid and split == "train":
                 self.sampler.groups = class_groups(
@@ -97,6 +110,8 @@ class TrialSampler:
                 )
         elif noniid:
             raise UsageError(f"{data} has no classes to keep in order; leave noniid out")
+        elif concentration is not None:
+            raise UsageError(f"{data} has no classes to spread queries over; leave it out")
         elif labels == "class":
             raise UsageError(f"{data} has no classes to label; leave labels='class' out")
         else:

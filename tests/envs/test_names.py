@@ -45,6 +45,7 @@ def test_tiered_is_glyphs_where_nothing_else_is_installed(
         ("glyphs-20way", "glyphs-20way-5shot", "glyphs-20way is glyphs-20way-5shot"),
         ("glyphs-7way-3shot", "glyphs-7way-3shot", ""),
         ("glyphs-7way-3shot-noniid", "glyphs-7way-3shot-noniid", ""),
+        ("glyphs-7way-3shot-dirichlet", "glyphs-7way-3shot-dirichlet", ""),
         ("omniglot-alphabet-9way-1shot", "omniglot-alphabet-9way-1shot", ""),
         ("tiered-5way-1shot-noniid", "glyphs-5way-1shot-noniid", "tiered-5way-1shot-noniid is "),
     ],

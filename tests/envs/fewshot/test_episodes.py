@@ -14,6 +14,7 @@ from lazybench import seeding
 from lazybench.data.pool import Pool
 from lazybench.envs.fewshot.episodes import (
     ClassSampler,
+    DirichletSampler,
     FunctionSampler,
     choose,
     choose_of_few,
@@ -232,3 +233,50 @@ def test_groups_of_another_key_are_others() -> None:
         np.concatenate(class_groups(20, 4, key, ordered=False)).tolist() for key in ("a", "b")
     )
     assert one != other
+
+
+def spread(pool: Pool, concentration: int, query: int = 3) -> DirichletSampler:
+    return DirichletSampler(
+        pool, way=5, shot=1, query=query, where="here", concentration=concentration
+    )
+
+
+@pytest.mark.parametrize("count", [20, 90])  # Drawn by sorting, and by shuffling.
+def test_dirichlet_episodes_are_disjoint_and_answered_again(count: int) -> None:
+    sampler = spread(marked_pool([count] * 8), 2)
+    keys = seeding.mix(7, np.arange(40))
+    block = sampler.draw(keys)
+    assert block.query_x.shape == (40, 15, 2)
+    np.testing.assert_array_equal(block.query_y.numpy(), sampler.answers(keys))
+    for row in range(40):
+        held = [tuple(x) for x in [*block.support_x[row].tolist(), *block.query_x[row].tolist()]]
+        assert len(set(held)) == 20
+        class_of = {y: x[0] for x, y in zip(held[:5], block.support_y[row].tolist(), strict=True)}
+        assert [x[0] for x in held[5:]] == [class_of[y] for y in block.query_y[row].tolist()]
+    counts = np.stack([np.bincount(y, minlength=5) for y in block.query_y.numpy()])
+    np.testing.assert_array_equal(counts, sampler.counts(keys))
+    # A trial is a function of its key alone.
+    alone = sampler.draw(keys[3:4])
+    assert all(bool((part[0] == whole[3]).all()) for part, whole in zip(alone, block, strict=True))
+
+
+def test_shares_are_dirichlet() -> None:
+    """Mean, variance and covariance of the shares, and that rounding moves none by a row."""
+    sampler = spread(marked_pool([6000] * 5), 2, query=1000)
+    shares = sampler.counts(seeding.mix(3, np.arange(20_000))) / 5000
+    np.testing.assert_allclose(shares.sum(1), 1)
+    # Dirichlet(2, 2, 2, 2, 2): variance (1/5)(4/5)/11, covariance -(1/5)(1/5)/11.
+    expected = (np.eye(5) / 5 - 1 / 25) / 11
+    np.testing.assert_allclose(shares.mean(0), 0.2, atol=0.004)
+    np.testing.assert_allclose(np.cov(shares.T), expected, atol=0.0005)
+
+
+def test_concentration_0_is_balanced() -> None:
+    sampler = spread(marked_pool([20] * 8), 0)
+    answers = sampler.answers(seeding.mix(1, np.arange(9)))
+    assert all(np.bincount(row).tolist() == [3] * 5 for row in answers)
+
+
+def test_dirichlet_needs_a_class_that_can_take_all_queries() -> None:
+    with pytest.raises(UsageError, match="all 20 queries of a task may be of one class"):
+        spread(marked_pool([20] * 8), 2, query=4)
