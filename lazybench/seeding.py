@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,18 @@ class Rng:
         import numpy as np
 
         return np.random.Generator(np.random.Philox(key=self.integer))
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say which generator draws numbers: a stream itself draws none.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(
+            f"Rng has no '{name}': it names a random stream and draws no numbers itself. "
+            f"Use rng.numpy(), a numpy.random.Generator, or rng.torch(), a torch.Generator; "
+            "rng.at('name', 3) is a stream below this one"
+        )
 
 
 _GOLDEN = 0x9E3779B97F4A7C15

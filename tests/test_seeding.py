@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
+import pytest
 import torch
 
 from lazybench.seeding import Rng
@@ -76,3 +80,10 @@ def test_the_global_generators_stay_where_they_are() -> None:
     Rng(1).numpy().random(3)
     assert torch.equal(torch.get_rng_state(), before_torch)
     assert repr(np.random.get_state()) == before_numpy
+
+
+def test_a_method_of_numpy_on_a_stream_names_the_generator_that_has_it() -> None:
+    rng = Rng(3).at("update", 1)
+    with pytest.raises(AttributeError, match=r"no 'normal'.*rng\.numpy\(\)"):
+        rng.normal(size=3)
+    assert copy.deepcopy(rng) == pickle.loads(pickle.dumps(rng)) == rng

@@ -111,6 +111,8 @@ def read_suite(name: str) -> Suite:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(f"{path}: {_unknown_key(where)}") from error
         given = repr(first["input"])
         got = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}..."
         raise UsageError(f"{path}: {where}: {first['msg']}, got {got}") from error
@@ -122,6 +124,16 @@ def read_suite(name: str) -> Suite:
                 f"{path}: budget must be one of {', '.join(BUDGETS)}, got '{block.budget}'"
             )
     return suite
+
+
+def _unknown_key(where: str) -> str:
+    """Say that a key isn't allowed, and which are."""
+    *table, key = where.split(".")
+    allowed = list(Block.model_fields if table else Suite.model_fields)
+    place = f"in block {int(table[1]) + 1} of cells" if table else "at the top of the file"
+    return (
+        f"unknown key '{key}' {place}; allowed keys: {', '.join(allowed)}.{nearest(key, allowed)}"
+    )
 
 
 def expand(suite: Suite) -> list[SuiteCell]:

@@ -6,7 +6,7 @@ import pytest
 
 from lazybench.errors import LazybenchError, UsageError
 from lazybench.runner.request import make, resolve_env
-from lazybench.sweep.suite import expand, read_suite, shipped
+from lazybench.sweep.suite import Block, Suite, expand, read_suite, shipped
 
 GOOD = """
 name = "mine"
@@ -72,3 +72,38 @@ def test_a_suite_that_cant_be_read_is_told_in_one_line(
 def test_an_unknown_suite_tells_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="table2"):
         read_suite("tabel2")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            'name = "x"\nagents = ["a"]\n[[cells]]\nagents = ["a"]\nenvs = ["e"]\n',
+            r"'agents' at the top of the file; allowed keys: name",
+        ),
+        (
+            'name = "x"\n[[cells]]\nagents = ["a"]\nenvs = ["e"]\n'
+            '[[cells]]\nagents = ["a"]\nenvs = ["e"]\nseed = [1]\n',
+            r"'seed' in block 2 of cells; allowed keys: agents, envs, seeds.*Did you mean: seeds",
+        ),
+    ],
+)
+def test_an_unknown_key_is_refused_with_those_that_are_allowed(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_suite(str(path))
+
+
+def test_the_suite_of_the_documentation_is_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "suites.md").read_text("utf-8")
+    path = tmp_path / "documented.toml"
+    path.write_text(page.partition("```toml\n")[2].partition("```")[0])
+    cells = expand(read_suite(str(path)))
+    assert len(cells) == 24 + 2
+    for key in (*Suite.model_fields, *(f"cells.{name}" for name in Block.model_fields)):
+        assert f"| `{key}` |" in page, key
+    for name in shipped():
+        assert f"| `{name}` |" in page, name
