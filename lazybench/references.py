@@ -21,6 +21,7 @@ LAZYBENCH = "lazybench"
 
 _ENTRY = re.compile(r"^@(\w+)\{([^\s,]+),\n.*?^\}$", re.DOTALL | re.MULTILINE)
 _FIELD = re.compile(r"^\s*(\w+)\s*=\s*\{(.*)\},?$", re.MULTILINE)
+_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 _LATEX = {r"{\~a}": "ã", r"{\'e}": "é", r"{\'i}": "í", r"{\'o}": "ó", r"\&": "&", "--": "-"}
 
 
@@ -42,6 +43,13 @@ class Work:
     def fields(self) -> dict[str, str]:
         """The entry's BibTeX fields by name."""
         return dict(_FIELD.findall(self.bibtex))
+
+    @property
+    def url(self) -> str:
+        """Where the work can be read: its `url`, or its page at arXiv; empty without either."""
+        fields = self.fields
+        number = _ARXIV.search(fields.get("journal", ""))
+        return fields.get("url") or (f"https://arxiv.org/abs/{number[1]}" if number else "")
 
     @property
     def text(self) -> str:

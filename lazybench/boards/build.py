@@ -301,12 +301,12 @@ def _rank_groups(pairs: Sequence[tuple[Group, Row]]) -> list[list[tuple[Group, R
 
 
 def _row_order(row: Row, higher: bool) -> tuple[Any, ...]:
-    score = _level(row)
+    score = level_of(row)
     return (-score if higher else score, row.agent, row.batch_norm or "", row.keys)
 
 
-def _level(row: Row) -> float:
-    """The row's score without the last bits, in which means over equal scores may differ."""
+def level_of(row: Row) -> float:
+    """Return the row's score without the last bits, in which means over equal scores may differ."""
     return 0.0 if row.score is None else float(f"{row.score:.9g}")
 
 
@@ -332,7 +332,7 @@ def _ranked(pairs: Sequence[tuple[Group, Row]]) -> list[Row]:
         rank = place + 1
         if leader is not None and place in firm and (leader, place) not in differing:
             rank = given[leader]
-        elif place and _level(row) == _level(rows[-1]):
+        elif place and level_of(row) == level_of(rows[-1]):
             rank = given[-1]
         if place in firm and (leader is None or rank != given[leader]):
             leader = place

@@ -218,7 +218,6 @@ COLUMNS: tuple[Column, ...] = (
         csv=lambda row, _: row.ranks,
         sort=lambda row: None if row.ranks is None else row.ranks[0],
         ascending=True,
-        first=True,
     ),
     Column(
         "agent",
@@ -272,7 +271,6 @@ COLUMNS: tuple[Column, ...] = (
         csv=lambda row, _: row.classes_lo,
         optional=True,
         sort=lambda row: row.classes_lo,
-        first=True,
     ),
     Column(
         "classes_hi",
@@ -289,7 +287,6 @@ COLUMNS: tuple[Column, ...] = (
         csv=lambda row, _: row.seed_std,
         sort=lambda row: row.seed_std,
         ascending=True,
-        first=True,
     ),
     Column("unit", "unit of the score", csv=lambda _, unit: unit),
     Column(
@@ -323,7 +320,6 @@ COLUMNS: tuple[Column, ...] = (
         block=Block("track", lambda row, _: row.track or "", "track", left=True),
         csv=lambda row, _: row.track,
         csv_after="queries",
-        first=True,
     ),
     Column(
         "reason",
@@ -332,7 +328,6 @@ COLUMNS: tuple[Column, ...] = (
         latex="why no score",
         csv=lambda row, _: row.reason,
         csv_after="marks",
-        first=True,
     ),
     Column(
         "seeds",
@@ -355,7 +350,6 @@ COLUMNS: tuple[Column, ...] = (
         terminal=Look("trials", lambda row, _: str(row.trials or "")),
         csv=lambda row, _: row.trials,
         sort=lambda row: row.trials,
-        first=True,
     ),
     Column(
         "batch_norm",
@@ -363,14 +357,12 @@ COLUMNS: tuple[Column, ...] = (
         page=Look("batch norm", lambda row, _: row.batch_norm or ""),
         latex="batch norm",
         csv=lambda row, _: row.batch_norm,
-        first=True,
     ),
     Column(
         "backbone",
         "name of the network",
         page=Look("backbone", lambda row, _: row.backbone or ""),
         csv=lambda row, _: row.backbone,
-        first=True,
     ),
     _cost(
         "parameters",
@@ -422,7 +414,6 @@ COLUMNS: tuple[Column, ...] = (
         latex="peak MB",
         terminal="peak MB",
         block=("peak MB", "peak_mb"),
-        first=True,
         axis="peak memory, MB",
     ),
     _cost(
@@ -435,7 +426,6 @@ COLUMNS: tuple[Column, ...] = (
         terminal="GPU MB",
         block=("GPU MB", "gpu_mb"),
         optional=True,
-        first=True,
         axis="peak GPU memory, MB",
     ),
     _cost(
@@ -445,7 +435,6 @@ COLUMNS: tuple[Column, ...] = (
         "steps of inner loops, training and evaluation",
         count_text,
         latex="inner steps",
-        first=True,
     ),
     _cost(
         "outer_steps",
@@ -454,7 +443,6 @@ COLUMNS: tuple[Column, ...] = (
         "meta-iterations",
         count_text,
         latex="outer steps",
-        first=True,
     ),
     _cost(
         "image_gradients",
@@ -472,7 +460,6 @@ COLUMNS: tuple[Column, ...] = (
         count_text,
         latex="F",
         block=("F", "F"),
-        first=True,
         axis="gradient-equivalents (F)",
     ),
     _cost(
@@ -481,7 +468,6 @@ COLUMNS: tuple[Column, ...] = (
         lambda row: row.queries,
         "queries to the target over the whole test",
         count_text,
-        first=True,
         axis="queries, whole test",
     ),
     Column(_TO_TARGET, "what training cost until validation reached a target", optional=True),
@@ -491,7 +477,6 @@ COLUMNS: tuple[Column, ...] = (
         "configurations that a search tried; `preset` or `none` where there was no search",
         page=Look("tuning trials", lambda row, _: _tuning(row)),
         csv=lambda row, _: row.tuning_trials,
-        first=True,
     ),
     Column(
         "versions",
@@ -505,7 +490,6 @@ COLUMNS: tuple[Column, ...] = (
         page=Look("marks", lambda row, _: ", ".join(row.marks)),
         latex="marks",
         csv=lambda row, _: row.marks,
-        first=True,
     ),
     Column(
         "notes",
@@ -544,6 +528,11 @@ def csv_columns(rows: Sequence[Row]) -> list[Column]:
             place = next(i for i, each in enumerate(found) if each.key == column.csv_after)
             found.insert(place + 1, column)
     return found
+
+
+def is_shown_first(column: Column, board: Board) -> bool:
+    """Whether HTML shows a column at first: attacks are compared by queries, others by CPU time."""
+    return column.first and (column.key != "train_cpu_s" or board.family != "attack")
 
 
 OPTIONAL = frozenset(column.key for column in COLUMNS if column.optional)
@@ -635,14 +624,13 @@ def _measures(board: Board, rows: Sequence[Row]) -> Iterator[Column]:
     for name, unit in measures_of(rows):
         heading = f"{metric_words(name)} ({unit})"
         yield Column(
-            name,
+            # A metric may have the name of a column.
+            f"{_MEASURES}.{name}",
             "further metric in its own unit",
             page=Look(heading, partial(_measure_cell, name)),
             latex=metric_words(name) if (name, unit) == (MEAN_QUERIES, "queries") else "",
             sort=partial(_measure_value, name),
-            # Those that attacks are compared by.
-            first=board.family == "attack"
-            and heading.startswith(("mean queries", "median queries")),
+            first=name == MEAN_QUERIES,
         )
 
 

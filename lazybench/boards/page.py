@@ -7,69 +7,164 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
-from lazybench.boards.build import Board
+from lazybench.boards.build import FEWEST_SEEDS, SUPERSEDED, TIES_NOTE, UNRANKED, Board, level_of
+from lazybench.boards.charts import (
+    PICKED,
+    Axis,
+    Chart,
+    cost_chart,
+    learning_chart,
+    score_axis,
+    success_chart,
+)
 from lazybench.boards.columns import (
     REPORTED_COLUMNS,
     Column,
     columns_of,
     common_source,
+    is_shown_first,
     short_places,
     target_text,
     targets_of,
     to_target,
 )
-from lazybench.boards.plot_data import PlotData, plot_data
+from lazybench.boards.overview import FAMILY_WORDS, average_ranks, page_order, winners
+from lazybench.boards.plot_data import PlotData, plot_data, row_labels
+from lazybench.boards.protocol import protocol_words
 from lazybench.boards.render import made_by
 from lazybench.boards.rows import Row
 from lazybench.records.fields import Reported
 from lazybench.records.schema import Record
+from lazybench.records.store import Store
+from lazybench.references import bibliography
+from lazybench.registry import AGENTS, DATASETS, OWN
+from lazybench.specs import AgentSpec, DataSpec
 from lazybench.tables import rounded
 
 COMMAND = "lazybench leaderboard --html FILE"
+STORE = "leaderboards"
+PAPER = "jamal2021lazy"
+"""The paper whose environments come first, by its key among the references."""
+_DASH = "\N{EN DASH}"
+_RANKS_NOTE = (
+    "A rank such as 2-5 is any place from the second to the fifth that the pairwise tests allow "
+    f"(false discovery rate 5 %); rows of fewer than {FEWEST_SEEDS} seeds have the place of their "
+    "score. The intervals of differences aren't corrected for the number of pairs."
+).replace("2-5", f"2{_DASH}5")
 _SCRIPTS = ("shape.js", "plots.js", "table.js")
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One cell: its text, what it is sorted by where that is a number, and its interval bar."""
+class Cell:
+    """One cell: its text, what it is sorted by where that is a number, and what else it shows."""
 
     text: str
-    value: float | None
-    bar: tuple[float, float, float] | None = None
+    value: float | None = None
+    bar: ScoreBar | None = None
+    links: tuple[tuple[str, str], ...] = ()
+    variant: str = ""
+    marks: tuple[str, ...] = ()
+    about: str = ""
+
+    @property
+    def number(self) -> str:
+        """The text up to its interval."""
+        return self.text.partition(" (")[0]
+
+    @property
+    def ends(self) -> str:
+        """The interval in parentheses, or an empty string."""
+        return self.text[len(self.number) + 1 :]
 
 
-def to_html(boards: Sequence[Board], records: Iterable[Record], *, command: str = COMMAND) -> str:
+@dataclass(frozen=True)
+class ScoreBar:
+    """A score on the axis of its board, in percent of its width.
+
+    Attributes:
+        left: where the interval begins.
+        width: how wide it is.
+        middle: where the score is; None outside of the axis.
+        classes: left end and width of the interval over classes; None without one.
+        beyond: the side on which the score is outside of the axis: `low`, `high`, or empty.
+    """
+
+    left: float
+    width: float
+    middle: float | None
+    beyond: str
+    classes: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class _About:
+    """What the page says of agents and data sets that come with the package, by id."""
+
+    agents: Mapping[str, AgentSpec]
+    data: Mapping[str, DataSpec]
+
+    @classmethod
+    def of(cls, boards: Sequence[Board]) -> _About:
+        ids = {row.agent_id for board in boards for row in board.rows}
+        names = {board.data for board in boards}
+        return cls(
+            {each.id: each for each in AGENTS.specs() if each.id in ids and each.origin == OWN},
+            {each.id: each for each in DATASETS.specs() if each.id in names and each.origin == OWN},
+        )
+
+
+def to_html(
+    boards: Sequence[Board],
+    records: Iterable[Record],
+    *,
+    command: str = COMMAND,
+    store: str | None = STORE,
+) -> str:
     """The boards as one self-contained page; names in it are shown, never taken for markup.
 
     Args:
         boards: made of `records`, maybe of some only.
         records: where learning curves and trials are taken from.
         command: the command that made the page, named in it.
+        store: path from the page to the records' store, for links to records; None without links.
     """
     from jinja2 import Environment, StrictUndefined
 
     script = "\n".join(_asset(name) for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode("ascii")
-    found = plot_data(boards, records)
+    by_key = {record.key12: record for record in records}
+    found = plot_data(sorted(boards, key=page_order), by_key.values())
+    about = _About.of(boards)
+    links = {} if store is None else {key: _link(store, each) for key, each in by_key.items()}
+    reported = _reported([each.board for each in found])
+    sections = [_section(each, links, about) for each in found]
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(_asset("page.html"))
     return template.render(
-        boards=[_section(each) for each in found],
+        boards=sections,
         style=_markup(_asset("page.css")),
         script=_markup(script),
         digest=digest,
         data=_markup(json_for_script([_facts(each) for each in found])),
         made=made_by(boards, command),
+        columns=_picker(sections),
+        overview=_overview(found, by_key),
+        paper=_work(PAPER),
         families=sorted({board.family for board in boards}),
         envs=sorted({board.env for board in boards}),
         budgets=sorted({board.budget for board in boards}),
-        reported=_reported(boards),
+        reported=reported,
+        env_places={each["env"]: place for place, each in enumerate(reported)},
+        agents=[_agent_facts(spec) for spec in about.agents.values()],
+        data_sets=[_data_facts(spec) for spec in about.data.values()],
     )
 
 
@@ -92,36 +187,171 @@ def _markup(text: str) -> Any:
     return Markup(text)
 
 
-def _section(found: PlotData) -> dict[str, Any]:
+def _link(store: str, record: Record) -> str:
+    """The address of a record's file, relative to the page."""
+    return quote(PurePosixPath(Store(store).path(record)).as_posix())
+
+
+def _overview(found: Sequence[PlotData], by_key: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """For each family its boards with winner and date, and the average ranks of its agents."""
+    families: dict[str, list[PlotData]] = {}
+    for each in found:
+        families.setdefault(each.board.family, []).append(each)
+    return [
+        {
+            "title": FAMILY_WORDS.get(family, family),
+            "boards": [_overview_line(each, by_key) for each in members],
+            "ranks": [
+                {"budget": budget, "rows": ranks}
+                for budget in dict.fromkeys(each.board.budget for each in members)
+                if (ranks := average_ranks([e.board for e in members if e.board.budget == budget]))
+            ],
+        }
+        for family, members in families.items()
+    ]
+
+
+def _overview_line(found: PlotData, by_key: Mapping[str, Record]) -> dict[str, Any]:
     board = found.board
-    columns = columns_of(board, board.rows)
-    span, blocks = _span(board), board.blocks
+    first = winners(board)
+    labels = dict(zip(map(id, found.rows), (each.name for each in found.series), strict=True))
+    records = [by_key[key] for row in board.rows for key in row.keys if key in by_key]
+    return {
+        "id": found.id,
+        "name": board.name,
+        "budget": board.budget,
+        "paper": bool(board.reported),
+        "winner": labels.get(id(first[0]), first[0].agent) if first else "",
+        "tied": len(first) - 1,
+        "score": Cell(_score_text(board, first[0]) if first else ""),
+        "metric": f"{board.metric} ({board.unit})",
+        "rows": len(board.ranked),
+        "date": max((record.started for record in records), default="")[:10],
+    }
+
+
+def _score_text(board: Board, row: Row) -> str:
+    (column,) = (each for each in columns_of(board, [row]) if each.key == "score")
+    return column.cells(board, [row])[0]
+
+
+def _section(found: PlotData, links: Mapping[str, str], about: _About) -> dict[str, Any]:
+    board = found.board
+    columns = [each for each in columns_of(board, board.rows) if each.key != "ranks"]
+    axis = score_axis(board, "")
+    rows = board.rows
+    labels = dict(zip(map(id, rows), row_labels(rows), strict=True))
+    places = {id(row): place for place, row in enumerate(found.rows)}
+    ranks = rank_texts(board)
+
+    def cell(column: Column, row: Row) -> Cell:
+        (text,) = column.cells(board, [row])
+        value = None if column.sort is None else rounded(column.sort(row))
+        if column.key == "rank":
+            return Cell(*ranks.get(id(row), ("", None)))
+        if column.key == "agent":
+            known = row.agent_id in about.agents
+            variant = labels[id(row)].removeprefix(row.agent)
+            marks = tuple(mark for mark in row.marks if mark not in variant)
+            return Cell(text, variant=variant, marks=marks, about=row.agent_id if known else "")
+        if column.key == "score" and row.score is None:
+            return Cell(row.reason or "")
+        if column.key == "score" and axis is not None:
+            return Cell(text, value, bar=_bar(row, axis))
+        if column.key == "seeds":
+            keyed = zip(row.seeds, row.keys, strict=False)
+            placed = tuple((str(seed), links[key]) for seed, key in keyed if key in links)
+            return Cell(text, value, links=placed)
+        return Cell(text, value)
+
     return {
         "id": found.id,
         "board": board,
+        "family": FAMILY_WORDS.get(board.family, board.family),
         "fingerprint": board.fingerprint[:12],
-        "protocol": "; ".join(f"{name} {_short(value)}" for name, value in board.protocol),
+        "protocol": protocol_words(board),
+        "about_data": board.data in about.data,
         "columns": [
             {
                 "title": column.heading(board),
                 "help": column.help,
-                "first": column.first,
+                "first": is_shown_first(column, board),
                 "ascending": column.ascending,
                 "key": column.key,
             }
             for column in columns
         ],
         "blocks": [
-            (title, [[_shown(column, row, board, span) for column in columns] for row in rows])
-            for title, rows in blocks
+            {
+                "title": title,
+                "folded": folded,
+                "rows": [
+                    (places.get(id(row)), [cell(column, row) for column in columns])
+                    for row in members
+                ],
+            }
+            for title, members, folded in _blocks(board)
         ],
-        "names": _names(found, blocks),
-        "span": span,
-        "to_target": _to_target(board),
+        "axis": axis,
+        "notes": [_RANKS_NOTE if note == TIES_NOTE else note for note in board.notes],
+        "to_target": _to_target(board, labels),
     }
 
 
-def _to_target(board: Board) -> dict[str, Any] | None:
+def _blocks(board: Board) -> list[tuple[str, list[Row], bool]]:
+    """The rows block by block, with its title and whether it is folded at first."""
+    found: list[tuple[str, list[Row], bool]] = []
+    for title, rows in board.blocks:
+        newest = [row for row in rows if SUPERSEDED not in row.marks]
+        old = [row for row in rows if SUPERSEDED in row.marks]
+        if newest:
+            words = "Not ranked: limited or smoke runs" if title == UNRANKED else title
+            found.append((words, newest, False))
+        if old:
+            found.append(("Superseded: made by older versions of their agents", old, True))
+    return found
+
+
+def rank_texts(board: Board) -> dict[int, tuple[str, float]]:
+    """Rank of each ranked row by its `id`, as text and for sorting.
+
+    One notation: `2` and `5` joined by a dash is any place from the second to the fifth. It counts
+    all rows of the rank group; those of too few seeds are taken to be where their score is.
+    """
+    found: dict[int, tuple[str, float]] = {}
+    for _, rows in board.rank_groups:
+        sign = 1 if board.better == "higher" else -1
+        levels = [sign * level_of(row) for row in rows]
+        few = [level for row, level in zip(rows, levels, strict=True) if row.ranks is None]
+        for place, (row, level) in enumerate(zip(rows, levels, strict=True), start=1):
+            if row.ranks is None:
+                low = 1 + sum(other > level for other in levels)
+                high = sum(other >= level for other in levels)
+            else:
+                low = row.ranks[0] + sum(other > level for other in few)
+                high = row.ranks[1] + sum(other >= level for other in few)
+            found[id(row)] = (str(low) if low == high else f"{low}{_DASH}{high}", float(place))
+    return found
+
+
+def _bar(row: Row, axis: Axis) -> ScoreBar:
+    def part(low: float | None, high: float | None) -> tuple[float, float]:
+        ends = (score if end is None else end for end in (low, high))
+        left, right = (100 * min(max(axis.at(end), 0.0), 1.0) for end in ends)
+        return round(left, 1), round(right - left, 1)
+
+    score = row.score or 0.0
+    middle = axis.at(score)
+    beyond = "low" if middle < 0 else "high" if middle > 1 else ""
+    return ScoreBar(
+        *part(row.lo, row.hi),
+        None if beyond else round(100 * middle, 1),
+        beyond,
+        None if row.classes_lo is None else part(row.classes_lo, row.classes_hi),
+    )
+
+
+def _to_target(board: Board, labels: Mapping[int, str]) -> dict[str, Any] | None:
     """The table of costs to the targets, the least first; None if no row has them."""
     targets = targets_of(board.rows)
     if not targets:
@@ -136,81 +366,62 @@ def _to_target(board: Board) -> dict[str, Any] | None:
     return {
         "headings": [f"{target:g} {board.unit}".rstrip() for target in targets],
         "rows": [
-            (row.agent, [target_text(to_target(row, target)) for target in targets]) for row in rows
+            (labels[id(row)], [target_text(to_target(row, target)) for target in targets])
+            for row in rows
         ],
     }
 
 
-def _short(value: Any) -> str:
-    """A value of the protocol, hashes by their first digits."""
-    text = str(value)
-    return text[:12] if re.fullmatch(r"[0-9a-f]{40,}", text) else text
-
-
-def _names(found: PlotData, blocks: Sequence[tuple[str, Sequence[Row]]]) -> list[list[int | None]]:
-    """The place of each row's series, which pictures highlight; None for rows without a score."""
-    scored = [id(row) for row in found.board.rows if row.score is not None]
-    return [
-        [scored.index(id(row)) if id(row) in scored else None for row in rows] for _, rows in blocks
-    ]
-
-
-def _shown(column: Column, row: Row, board: Board, span: tuple[float, float] | None) -> Shown:
-    (text,) = column.cells(board, [row])
-    value = None if column.sort is None else rounded(column.sort(row))
-    if column.key != "score" or row.score is None or span is None:
-        return Shown(text, value)
-    low, high = span
-    ends = (row.score if end is None else end for end in (row.lo, row.score, row.hi))
-    # Halves, since the difference of the greatest numbers would overflow.
-    left, middle, right = (
-        round(100 * ((end / 2 - low / 2) / (high / 2 - low / 2)), 2) for end in ends
-    )
-    return Shown(text, value, (left, round(right - left, 2), middle))
-
-
-def _span(board: Board) -> tuple[float, float] | None:
-    """Least and greatest end of an interval on the board, None if all are one."""
-    ends = [
-        end
-        for row in board.rows
-        if row.score is not None
-        for end in (row.score, row.lo, row.hi)
-        if end is not None
-    ]
-    return (min(ends), max(ends)) if ends and max(ends) / 2 > min(ends) / 2 else None
+def _picker(sections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The columns that any board has, each once, with what readers see of them at first."""
+    found: dict[str, dict[str, Any]] = {}
+    for section in sections:
+        for column in section["columns"]:
+            title = "score" if column["key"] == "score" else column["title"]
+            entry = found.setdefault(column["key"], {**column, "title": title})
+            entry["first"] = entry["first"] or column["first"]
+    return list(found.values())
 
 
 def _facts(found: PlotData) -> dict[str, Any]:
-    """What the scripts draw, with 6 significant digits."""
-    board = found.board
-    facts: dict[str, Any] = rounded(
-        {
-            "id": found.id,
-            "name": board.name,
-            "metric": board.metric,
-            "unit": board.unit,
-            "better": board.better,
-            "costs": [(*cost, found.cost_note(cost[0])) for cost in found.costs],
-            "learningX": found.learning_x,
-            "learningY": found.learning_y,
-            "learningNote": found.learning_note,
-            "series": [
-                {
-                    "name": each.name,
-                    "ranked": each.ranked,
-                    "score": each.score,
-                    "lo": each.lo,
-                    "hi": each.hi,
-                    "costs": each.costs,
-                    "learning": each.learning,
-                    "success": each.success,
-                }
-                for each in found.series
-            ],
-        }
-    )
+    """What the scripts draw."""
+    learning, success = learning_chart(found), success_chart(found)
+    costs = [cost_chart(found, cost) for cost, _ in found.costs]
+    facts: dict[str, Any] = {
+        "id": found.id,
+        "name": found.board.name,
+        "picked": min(PICKED, len(found.series)),
+        "series": [{"name": each.name, "ranked": each.ranked} for each in found.series],
+        "costs": [
+            (name, label, chart.note, _chart_facts(chart))
+            for (name, label), chart in zip(found.costs, costs, strict=True)
+        ],
+        "learning": None if learning is None else _chart_facts(learning),
+        "learningNote": found.learning_note,
+        "success": None if success is None else _chart_facts(success),
+    }
     return facts
+
+
+def _chart_facts(chart: Chart) -> dict[str, Any]:
+    """A chart for the scripts: places of three decimals, what is empty left out."""
+
+    def axis(each: Axis) -> dict[str, Any]:
+        return {"label": each.label, "ticks": _placed(each.ticks), "gutter": each.gutter}
+
+    marks = [
+        {"series": mark.series}
+        | {name: _placed(value) for name, value in vars(mark).items() if value}
+        for mark in chart.marks
+    ]
+    facts = {"title": chart.title, "x": axis(chart.x), "y": axis(chart.y), "marks": marks}
+    return facts | {"steps": chart.steps, "front": _placed(chart.front), "note": chart.note}
+
+
+def _placed(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 3)
+    return [_placed(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _reported(boards: Sequence[Board]) -> list[dict[str, Any]]:
@@ -227,3 +438,26 @@ def _reported(boards: Sequence[Board]) -> list[dict[str, Any]]:
         facts = {"env": env, "family": board.family, "source": source}
         found.append(facts | {"headings": headings, "rows": cells})
     return found
+
+
+def _work(key: str) -> dict[str, str]:
+    work = bibliography()[key]
+    return {"text": work.text, "url": work.url, "title": work.fields["title"]}
+
+
+def _works(keys: Iterable[str]) -> list[dict[str, str]]:
+    return [_work(key) for key in keys if key in bibliography()]
+
+
+def _agent_facts(spec: AgentSpec) -> dict[str, Any]:
+    return {"id": spec.id, "about": spec.about, "works": _works(spec.cites)}
+
+
+def _data_facts(spec: DataSpec) -> dict[str, Any]:
+    return {
+        "id": spec.id,
+        "about": spec.about,
+        "licence": spec.licence,
+        "works": _works(spec.cites),
+        "sheet": {title: re.split(r"\n\s*\n", text.strip()) for title, text in spec.sheet.items()},
+    }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lazybench.boards.build import Board
+from lazybench.boards.build import SUPERSEDED, Board
 from lazybench.boards.columns import AXES, COLUMNS, MEAN_QUERIES
 from lazybench.boards.group import LARGEST, bounded, factor, is_drawable
 from lazybench.boards.rows import Row
@@ -62,7 +62,9 @@ class PlotData:
     Attributes:
         board: the board.
         id: names the board among others, safe in file names and anchors.
-        series: one for each row with a score, in the board's order.
+        rows: those with a score that no newer version of their agent supersedes, in the board's
+            order.
+        series: one for each of them.
         learning_x: what the horizontal axis of learning curves counts.
         learning_y: what its vertical axis shows.
         learning_note: a caution for readers of the curves, or an empty string.
@@ -70,6 +72,7 @@ class PlotData:
 
     board: Board
     id: str
+    rows: tuple[Row, ...]
     series: tuple[Series, ...]
     learning_x: str
     learning_y: str
@@ -100,6 +103,28 @@ def plot_data(boards: Sequence[Board], records: Iterable[Record]) -> list[PlotDa
     return [
         _pictures(board, ident, by_key) for board, ident in zip(boards, _ids(boards), strict=True)
     ]
+
+
+def row_labels(rows: Sequence[Row]) -> list[str]:
+    """Return a name for each row that no other has: its agent, and what differs among namesakes."""
+    labels = [row.agent for row in rows]
+    facts: tuple[Callable[[Row], str], ...] = (
+        lambda row: row.batch_norm or "no batch norm",
+        lambda row: row.rank_group,
+        lambda row: row.track or "",
+        lambda row: ", ".join(row.marks),
+        lambda row: ", ".join(f"seed {seed}" for seed in row.seeds),
+        lambda row: row.keys[0][:6],
+    )
+    for fact in facts:
+        held: dict[str, set[str]] = defaultdict(set)
+        for label, row in zip(labels, rows, strict=True):
+            held[label].add(fact(row))
+        labels = [
+            f"{label}, {fact(row)}" if len(held[label]) > 1 and fact(row) else label
+            for label, row in zip(labels, rows, strict=True)
+        ]
+    return labels
 
 
 def front(series: Sequence[Series], cost: str, better: str) -> list[int]:
@@ -134,22 +159,21 @@ def _digest(board: Board) -> str:
 
 
 def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> PlotData:
-    rows = [row for row in board.rows if row.score is not None]
-    names = Counter(row.agent for row in rows)
+    rows = [row for row in board.rows if row.score is not None and SUPERSEDED not in row.marks]
+    labels = dict(zip(map(id, rows), row_labels(rows), strict=True))
     found = {id(row): [by_key[key] for key in row.keys if key in by_key] for row in rows}
     curves = [record for row in rows for record in found[id(row)] if record.curve]
     by_images = all(record.cost.image_gradients for record in curves)
     series, on_validation = [], []
     for row in rows:
-        label = row.agent
-        if names[label] > 1:
-            label = ", ".join([label, row.batch_norm or "no batch norm", *row.marks])
+        label = labels[id(row)]
         series.append(_series(label, row, found[id(row)], by_images=by_images))
         if row.track == _ON_VALIDATION and series[-1].learning:
             on_validation.append(label)
     return PlotData(
         board=board,
         id=ident,
+        rows=tuple(rows),
         series=tuple(series),
         learning_x="image-gradients" if by_images else "meta-iterations",
         learning_y="validation error (MSE)"
@@ -164,16 +188,16 @@ def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> PlotData:
 
 
 def _series(name: str, row: Row, records: Sequence[Record], *, by_images: bool) -> Series:
-    costs = {cost: _clipped(value) for cost, number in _COSTS if (value := number(row)) is not None}
+    costs = {cost: clipped(value) for cost, number in _COSTS if (value := number(row)) is not None}
     if row.train_wall_s == 0 and not row.outer_steps:
         costs = dict.fromkeys(_TRAINING, 0.0) | costs
-    costs |= {name: _clipped(value) for name, _, value in row.measures if name == MEAN_QUERIES}
+    costs |= {name: clipped(value) for name, _, value in row.measures if name == MEAN_QUERIES}
     return Series(
         name=name,
         ranked=row.rank is not None,
-        score=_clipped(row.score or 0.0),
-        lo=None if row.lo is None else _clipped(row.lo),
-        hi=None if row.hi is None else _clipped(row.hi),
+        score=clipped(row.score or 0.0),
+        lo=None if row.lo is None else clipped(row.lo),
+        hi=None if row.hi is None else clipped(row.hi),
         costs=costs,
         learning=tuple(
             points for record in records if (points := _learning(record, by_images=by_images))
@@ -182,7 +206,8 @@ def _series(name: str, row: Row, records: Sequence[Record], *, by_images: bool) 
     )
 
 
-def _clipped(value: float) -> float:
+def clipped(value: float) -> float:
+    """The value where a chart draws it: at most `LARGEST` from zero."""
     return min(max(float(value), -LARGEST), LARGEST)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
     elif html is not None or plots is not None:
         records, found = _boards(store, wanted)
         if html is not None:
-            _page(found, records, html, wanted.command("--html", html.name))
+            _page(found, records, html, store.root, wanted.command("--html", html.name))
         if plots is not None:
             _draw(found, records, plots, plot_format)
     else:
@@ -217,12 +218,28 @@ class _Selection:
         return f" for {' '.join(self.words)}" if self.words else ""
 
 
-def _page(found: Sequence[Board], records: Sequence[Record], path: Path, command: str) -> None:
+def _page(
+    found: Sequence[Board], records: Sequence[Record], path: Path, store: Path, command: str
+) -> None:
     from lazybench import boards
     from lazybench.records import write_bytes
 
-    text = boards.to_html(found, records, command=command)
+    place = _store_from(path.parent, store)
+    text = boards.to_html(found, records, command=command, store=place)
     console.line(str(write_bytes(path, text.encode("utf-8", "backslashreplace"))))
+
+
+def _store_from(folder: Path, store: Path) -> str | None:
+    """The path from a page's folder to the store; None where it would name folders around both.
+
+    A page that is kept with its records may be moved with them; elsewhere a link would only work
+    here, and show readers how this machine's folders are called.
+    """
+    around = store.resolve().parent
+    here = folder.resolve()
+    if not (here.is_relative_to(around) or around.is_relative_to(here)):
+        return None
+    return Path(os.path.relpath(store.resolve(), here)).as_posix()
 
 
 def _draw(

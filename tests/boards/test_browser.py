@@ -150,6 +150,41 @@ def test_pictures_are_drawn_and_a_row_stands_out(page: Any) -> None:
     assert page.execute_script(bad) == 0
 
 
+def test_columns_are_picked_for_all_boards(page: Any) -> None:
+    shown = """return [...document.querySelectorAll("section[data-budget=small]"
+      + "[data-family=fewshot] thead th")].filter(h => h.offsetParent).map(h => h.dataset.key)"""
+    assert page.execute_script(shown) == ["rank", "agent", "score", "diff", "seeds", "train_cpu_s"]
+    pick = """const box = document.querySelector(`#columns [value="${arguments[0]}"]`);
+      box.closest("details").open = true; box.click()"""
+    page.execute_script(pick, "trials")
+    page.execute_script(pick, "diff")
+    assert page.execute_script(shown) == [
+        *("rank", "agent", "score", "seeds", "trials", "train_cpu_s"),
+    ]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_link_lands_where_it_points(page: Any, width: int) -> None:
+    size = {"width": width, "height": 700, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        place = page.current_url.partition("#")[0]
+        page.get("about:blank")
+        page.get(f"{place}#glyphs-5way-1shot-v1-paper")
+        script = """const top = document.querySelector("h2[id$=paper]").getBoundingClientRect().top;
+          const bar = document.getElementById("filters").getBoundingClientRect();
+          const score = document.querySelector("[id$=paper] .value").getBoundingClientRect();
+          return [top, bar.bottom, score.right, document.documentElement.scrollWidth]"""
+        top, bar, score, across = page.execute_script(script)
+        # Wide pages keep their filters in view; on a phone these scroll away.
+        assert (bar > 0) == (width > 500)
+        assert max(bar, 0) <= top < 350
+        assert score <= width
+        assert across <= width
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_follows_the_readers_scheme(page: Any, scheme: str) -> None:
     feature = {"name": "prefers-color-scheme", "value": scheme}

@@ -3,14 +3,18 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import numpy as np
 import pytest
 
 from lazybench.boards import build, to_html
-from lazybench.boards.page import json_for_script
+from lazybench.boards.charts import score_axis
+from lazybench.boards.page import json_for_script, rank_texts
 from lazybench.boards.plot_data import front, plot_data
-from lazybench.records import Reported, Trials
+from lazybench.records import Reported, Store, Trials
 
 HOSTILE = ["<script>alert(1)</script>", "</script><img src=x onerror=alert(1)>", '"><b id=x>']
 HOSTILE += ["<!--", "{{ 7*7 }}", "'\" onmouseover=alert(1) x='", "🙂", "x" * 300, "&lt;b&gt;"]
@@ -59,8 +63,11 @@ def test_the_page_is_whole_and_asks_for_nothing(make_run: Any) -> None:
     runs = [make_run("a", 0.1, curve=curve(0.2, 0.4)), make_run("b")]
     text = to_html(build(runs), runs, command="lazybench x")
     assert "Made by `lazybench x` from 2 records" in text
-    # The one address is the name of SVG's vocabulary, which nobody fetches.
-    assert set(re.findall(r"https?://[^\"' ]+", text)) == {"http://www.w3.org/2000/svg"}
+    # Links are fetched by a click alone. The one other address is the name of SVG's vocabulary.
+    links = re.compile(r'<a href="https://[^"]+" rel="noreferrer">')
+    assert set(re.findall(r"https?://[^\"' ]+", links.sub("", text))) == {
+        "http://www.w3.org/2000/svg"
+    }
     assert "default-src 'none'" in text
     read = Reader(text)
     assert not {"link", "img", "iframe", "object"} & set(read.tags)
@@ -180,7 +187,7 @@ def test_curves_on_images_that_training_saw_are_named(make_run: Any) -> None:
     assert facts["learningNote"] == shown.learning_note
 
 
-def test_places_of_ranks_are_shown_and_the_table_of_a_paper_is_whole(make_run: Any) -> None:
+def test_the_table_of_a_paper_is_whole(make_run: Any) -> None:
     runs = [
         make_run(name, shift, seed) for name, shift in (("a", 0.1), ("b", 0)) for seed in range(3)
     ]
@@ -188,13 +195,122 @@ def test_places_of_ranks_are_shown_and_the_table_of_a_paper_is_whole(make_run: A
     facts |= {"env": "glyphs-5way-1shot", "row": "Ours"}
     papers = [Reported(**facts, source="Long " * 20, table=f"Table {i}") for i in (5, 6)]
     text = to_html(build(runs, papers), runs)
-    assert re.search(r'<th scope="col" data-first="ascending"><button[^>]*>ranks<', text)
     assert '<td class="prose">Table 5</td>' in text
     assert text.count("Long " * 20) == 1
     papers.append(Reported(**facts, source="Other", table="Table 7"))
     text = to_html(build(runs, papers), runs)
     assert '<td class="prose">Other, Table 7</td>' in text
     assert "Source:" not in text
+
+
+def rows_by_agent(text: str) -> dict[str, list[str]]:
+    return {row[1]: row for row in Reader(text).rows if len(row) > 6}
+
+
+def test_six_columns_come_first_and_the_picker_has_the_rest(make_run: Any) -> None:
+    cost = {"train_cpu_s": 5.0, "outer_steps": 3, "train_wall_s": 4.0}
+    runs = [make_run("a", 0.1, s, cost=cost) for s in range(3)]
+    runs += [make_run("b", seed=s, cost=cost) for s in range(3)]
+    text = to_html(build(runs), runs)
+    shown = re.findall(r'<th scope="col" data-key="(\w+)" data-shown', text)
+    assert shown == ["rank", "agent", "score", "diff", "seeds", "train_cpu_s"]
+    boxes = re.findall(r'name="column" value="([\w.]+)"( checked)?', text)
+    assert [key for key, checked in boxes if checked] == shown
+    assert {"seed_std", "train_wall_s", "outer_steps"} <= {key for key, _ in boxes}
+    attacks = [attacked(make_run, n, [1, 5], cost=cost) for n in ("a", "b")]
+    assert 'train_cpu_s" data-shown' not in to_html(build(attacks), attacks)
+
+
+def test_a_rank_has_one_notation_that_holds_its_place(make_run: Any) -> None:
+    runs = [make_run("sure", 0.2, seed) for seed in range(3)]
+    runs += [make_run(name, 0.1, seed) for name in ("x", "y") for seed in range(3)]
+    runs += [make_run("few", 0.15), make_run("last", -0.2, n=40)]
+    (board,) = build(runs)
+    found = rank_texts(board)
+    texts = {row.agent: found[id(row)][0] for row in board.ranked}
+    assert texts["sure"] == "1"
+    assert texts["few"] == "2"
+    assert {texts["x"], texts["y"]} == {"3\N{EN DASH}4"}
+    assert texts["last"] == "5"
+    for place, row in enumerate(board.ranked, start=1):
+        ends = [int(end) for end in found[id(row)][0].split("\N{EN DASH}")]
+        assert ends[0] <= place <= ends[-1]
+    rows = rows_by_agent(to_html([board], runs))
+    assert rows["x"][0] == texts["x"]
+
+
+def test_rows_of_equal_score_and_few_seeds_share_their_places(make_run: Any) -> None:
+    scores = [0.5] * 40
+    runs = [make_run(name, scores=np.array(scores)) for name in ("a", "b")]
+    (board,) = build(runs)
+    assert {text for text, _ in rank_texts(board).values()} == {"1\N{EN DASH}2"}
+
+
+def test_the_axis_shows_the_contenders_and_marks_the_others(make_run: Any) -> None:
+    runs = [make_run(name, shift) for name, shift in (("a", 0.3), ("b", 0.28), ("c", 0.27))]
+    runs.append(make_run("chance", -0.3))
+    (board,) = build(runs)
+    axis = score_axis(board, "")
+    assert axis is not None
+    scores = {row.agent: row.score for row in board.ranked}
+    assert all(0 < axis.at(scores[name]) < 1 for name in "abc")
+    assert axis.at(scores["a"]) - axis.at(scores["c"]) > 0.1
+    assert axis.at(scores["chance"]) < 0
+    assert len([1 for at, _ in axis.ticks if 0 <= at <= 1]) >= 3
+    text = to_html([board], runs)
+    assert text.count('<b class="low">') == 1
+    assert "Bars span" not in text
+
+
+def test_superseded_rows_are_folded_and_in_no_chart(make_run: Any) -> None:
+    curves = {"curve": curve(0.2, 0.4)}
+    runs = [make_run("a", agent__version=version, **curves) for version in (1, 2)]
+    boards = build(runs)
+    text = to_html(boards, runs)
+    assert "<tbody data-folded>" in text
+    assert "Superseded: made by older versions of their agents (1)" in text
+    (shown,) = plot_data(boards, runs)
+    assert [each.name for each in shown.series] == ["a"]
+
+
+def test_the_overview_names_winners_dates_and_the_papers_environments_first(make_run: Any) -> None:
+    runs = [
+        make_run("best", 0.2, started="2026-02-03T00:00:00Z", env__id="zebra-5way-1shot"),
+        make_run("other", started="2026-02-01T00:00:00Z", env__id="zebra-5way-1shot"),
+        make_run("alone", env__id="aardvark-5way-1shot"),
+    ]
+    facts: dict[str, Any] = {"agent": None, "metric": "accuracy", "value": 1, "unit": "%"}
+    papers = [Reported(**facts, env="zebra-5way-1shot", row="x", source="s", table="t")]
+    text = to_html(build(runs, papers), runs)
+    overview = text.partition('<nav class="overview"')[2].partition("</nav>")[0]
+    rows = [row for row in Reader(overview).rows if len(row) == 6]
+    assert [row[0] for row in rows[1:]] == ["zebra-5way-1shot-v1 paper", "aardvark-5way-1shot-v1"]
+    assert (rows[1][2], rows[1][5].strip()) == ("best", "2026-02-03")
+    places = [text.index(f'id="{env}-5way-1shot-v1-small"') for env in ("zebra", "aardvark")]
+    assert places == sorted(places)
+
+
+def test_every_link_inside_the_page_lands(make_run: Any) -> None:
+    runs = [make_run("maml", 0.1), make_run("protonet"), make_run("stranger", -0.1)]
+    facts: dict[str, Any] = {"agent": None, "metric": "accuracy", "value": 1, "unit": "%"}
+    papers = [Reported(**facts, env="glyphs-5way-1shot", row="x", source="s", table="t")]
+    read = Reader(to_html(build(runs, papers), runs))
+    ids = [value for name, value in read.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    links = [value or "" for name, value in read.attributes if name == "href"]
+    inside = {link[1:] for link in links if link.startswith("#")}
+    assert inside <= set(ids)
+    assert {"agent-maml", "data-glyphs", "reported-0", "glyphs-5way-1shot-v1-small"} <= inside
+    assert "agent-stranger" not in inside
+
+
+def test_records_are_linked_where_the_store_is(make_run: Any, tmp_path: Path) -> None:
+    runs = [make_run("a", seed=seed) for seed in range(2)]
+    store = Store(tmp_path / "the store")
+    paths = [store.publish(run).relative_to(tmp_path).as_posix() for run in runs]
+    text = to_html(build(runs), runs, store="the store")
+    assert all(f'<a href="{quote(path)}"' in text for path in paths)
+    assert "records/" not in to_html(build(runs), runs, store=None)
 
 
 def test_boards_that_share_env_and_budget_have_names_of_their_own(make_run: Any) -> None:

@@ -115,6 +115,23 @@ def test_one_page_of_all_boards_or_some(lazybench: Any, store: Store) -> None:
     assert lazybench("leaderboard", "--html", "file/page.html").code == 73
 
 
+def test_pages_link_records_of_a_store_that_moves_with_them(
+    lazybench: Any, tmp_path: Path, make_run: Any
+) -> None:
+    path = Store("kept/leaderboards").publish(make_run("a"))
+    for page, link in (
+        ("kept/page.html", path.relative_to("kept").as_posix()),
+        ("kept/docs/page.html", Path("..", path.relative_to("kept")).as_posix()),
+        ("page.html", path.as_posix()),
+    ):
+        Path(page).parent.mkdir(exist_ok=True)
+        assert lazybench("leaderboard", "--out", "kept/leaderboards", "--html", page).code == 0
+        assert f'<a href="{link}"' in Path(page).read_text("utf-8")
+    Path("other").mkdir()
+    lazybench("leaderboard", "--out", "kept/leaderboards", "--html", "other/page.html")
+    assert ".json" not in Path("other/page.html").read_text("utf-8")
+
+
 def test_pictures_go_to_a_folder(lazybench: Any, store: Store) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the extra 'plots'")
     argv = ("--plots", "pictures", "--plot-format", "svg", "--budget", "small")

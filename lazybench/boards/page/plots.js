@@ -1,144 +1,60 @@
-// Pictures of a board, drawn when it first comes into view.
-function pathOf(points, x, y, steps) {
-  return points.map(([a, b], i) => {
-    const place = `${x.at(a).toFixed(1)} ${y.at(b).toFixed(1)}`;
-    if (i === 0) return `M${place}`;
-    return steps ? `H${x.at(a).toFixed(1)}V${y.at(b).toFixed(1)}` : `L${place}`;
-  }).join("");
+// The charts of a board, as the page describes them: see lazybench/boards/charts.py.
+function drawMark(chart, mark, board) {
+  const i = mark.series;
+  const ranked = board.series[i].ranked;
+  const group = svg("g", { "data-series": i, class: i < board.picked ? "picked" : "rest", style: `--c: ${colour(i)}` });
+  group.append(svg("title", {}, mark.tip));
+  if (mark.band) {
+    const upper = mark.line.map(([x], k) => [x, mark.band[k][1]]);
+    const lower = mark.line.map(([x], k) => [x, mark.band[k][0]]).reverse();
+    group.append(svg("path", { class: "band", d: `${pathOf(upper.concat(lower))}Z` }));
+  }
+  if (mark.line.length > 1) {
+    group.append(svg("path", { class: "line", d: pathOf(mark.line, chart.steps), "stroke-dasharray": dash(i) || null }));
+  }
+  const [x, y] = [across(mark.line[0][0]), up(mark.line[0][1])];
+  if (mark.interval) group.append(svg("line", { x1: x, x2: x, y1: up(mark.interval[0]), y2: up(mark.interval[1]) }));
+  const single = mark.line.length === 1;
+  for (const [a, b] of mark.dots ? mark.line : []) {
+    const dot = marker(i, across(a), up(b), single ? 4.5 : 2.6);
+    if (!ranked) dot.setAttribute("class", "hollow");
+    group.append(dot);
+  }
+  if (mark.label) {
+    const leftward = x > SIZE.right - 150;
+    const name = mark.label.length > 24 ? `${mark.label.slice(0, 23)}…` : mark.label;
+    group.append(svg("text", { class: "name", x: x + (leftward ? -9 : 9), y: y - 7, "text-anchor": leftward ? "end" : "start" }, name));
+  }
+  return group;
 }
 
-function extent(values) {
-  const low = Math.min(...values);
-  const high = Math.max(...values);
-  const room = (high - low) * 0.06;
-  return [low - room, high + room];
-}
-
-function titled(node, text) {
-  node.append(svg("title", {}, text));
+function drawChart(chart, board) {
+  const node = frame(chart, board.name);
+  if (chart.front.length > 1) node.append(svg("path", { class: "front", d: pathOf(chart.front, true) }));
+  // The best rows last, so that they are on top.
+  for (const mark of [...chart.marks].reverse()) node.append(drawMark(chart, mark, board));
   return node;
 }
 
-function figure(title, ...tools) {
-  return html("figure", { class: "plot" }, html("header", {}, html("h3", {}, title), ...tools));
+// What must be read under a chart; nothing where that is empty.
+const caption = (text) => (text ? [html("figcaption", { class: "note" }, text)] : []);
+
+function figure(chart, board, ...tools) {
+  const header = html("header", {}, html("h3", {}, chart.title), ...tools);
+  return html("figure", { class: "plot" }, header, drawChart(chart, board), ...caption(chart.note));
 }
 
-// What must be read under a picture; nothing where that is empty.
-function caption(text) {
-  return text ? [html("figcaption", { class: "note" }, text)] : [];
-}
-
-function learningPlot(board) {
-  const all = board.series.flatMap((s) => s.learning.flat());
-  if (!all.length) return null;
-  const x = linear(0, Math.max(...all.map((p) => p[0])), SIZE.left, SIZE.right);
-  const y = linear(...extent(all.map((p) => p[1])), SIZE.bottom, SIZE.top);
-  const title = `Learning curves, ${board.name}`;
-  const node = frame(SIZE, x, y, { title, x: board.learningX, y: board.learningY });
-  board.series.forEach((s, i) => {
-    if (!s.learning.length) return;
-    const group = svg("g", { "data-series": i, stroke: colour(i), fill: colour(i) });
-    for (const points of s.learning) {
-      group.append(svg("path", {
-        d: pathOf(points, x, y), fill: "none", "stroke-width": 1.8, "stroke-dasharray": dash(i) || null,
-      }));
-      for (const [a, b] of points) {
-        group.append(marker(i, x.at(a), y.at(b), 2.6));
-      }
-    }
-    const last = s.learning[0][s.learning[0].length - 1];
-    node.append(titled(group, `${s.name}: ${short(last[1])} at ${short(last[0])} ${board.learningX}`));
-  });
-  const out = figure("Learning curves");
-  out.append(node, ...caption(board.learningNote));
-  return out;
-}
-
-function successPlot(board) {
-  const all = board.series.flatMap((s) => s.success);
-  if (!all.length) return null;
-  const x = logarithmic(all.map((p) => p[0]), SIZE.left, SIZE.right);
-  const y = linear(0, 100, SIZE.bottom, SIZE.top);
-  const title = `Success against queries, ${board.name}`;
-  const node = frame(SIZE, x, y, { title, x: "queries an image (logarithmic)", y: "images won (%)" });
-  board.series.forEach((s, i) => {
-    if (!s.success.length) return;
-    const path = svg("path", {
-      d: pathOf(s.success, x, y, true), "data-series": i, fill: "none", stroke: colour(i),
-      "stroke-width": 1.8, "stroke-dasharray": dash(i) || null,
-    });
-    const [queries, share] = s.success[s.success.length - 1];
-    node.append(titled(path, `${s.name}: ${short(share)} % by ${short(queries)} queries`));
-  });
-  const out = figure("Success against queries");
-  out.append(node);
-  return out;
-}
-
-// Rows that no other row beats in both, cheapest first.
-function paretoFront(rows, cost, better) {
-  const sign = better === "higher" ? 1 : -1;
-  let best = -Infinity;
-  return [...rows]
-    .sort((a, b) => a.costs[cost] - b.costs[cost] || sign * (b.score - a.score))
-    .filter((s) => {
-      if (sign * s.score <= best) return false;
-      best = sign * s.score;
-      return true;
-    });
-}
-
-function drawPareto(board, cost, label) {
-  const rows = board.series.filter((s) => s.costs[cost] !== undefined);
-  const x = logarithmic(rows.map((s) => s.costs[cost]), SIZE.left + 12, SIZE.right - 12);
-  const ends = rows.flatMap((s) => [s.score, s.lo ?? s.score, s.hi ?? s.score]);
-  const y = linear(...extent(ends), SIZE.bottom, SIZE.top);
-  const node = frame(SIZE, x, y, {
-    title: `Cost against score, ${board.name}`,
-    x: `${label} (logarithmic)`,
-    y: `${board.metric} (${board.unit}), ${board.better} is better`,
-  });
-  const front = paretoFront(rows, cost, board.better);
-  const line = front.map((s) => [s.costs[cost], s.score]);
-  node.append(svg("path", { class: "front", d: pathOf(line, x, y, true) }));
-  const named = [];
-  const names = [];
-  board.series.forEach((s, i) => {
-    if (s.costs[cost] === undefined) return;
-    const [cx, cy] = [x.at(s.costs[cost]), y.at(s.score)];
-    const group = svg("g", {
-      "data-series": i, stroke: colour(i), fill: s.ranked ? colour(i) : "var(--paper)", "stroke-width": 1.6,
-    });
-    if (s.lo !== null) group.append(svg("line", { x1: cx, x2: cx, y1: y.at(s.lo), y2: y.at(s.hi) }));
-    group.append(marker(i, cx, cy, 4.5));
-    const apart = named.every(([a, b]) => Math.abs(a - cx) > 120 || Math.abs(b - cy) > 14);
-    if (front.includes(s) && apart) {
-      named.push([cx, cy]);
-      const leftward = cx > SIZE.right - 150;
-      names.push(svg("text", {
-        class: "name", "data-series": i, x: cx + (leftward ? -9 : 9), y: cy - 7,
-        "text-anchor": leftward ? "end" : "start",
-      }, s.name.length > 24 ? `${s.name.slice(0, 23)}…` : s.name));
-    }
-    node.append(titled(group, `${s.name}: ${short(s.score)} ${board.unit} at ${short(s.costs[cost])}`));
-  });
-  node.append(...names);
-  return node;
-}
-
-function paretoPlot(board, relight) {
+function costFigure(board, relight) {
   if (!board.costs.length) return null;
   const choice = html("select", { "aria-label": `Cost of ${board.name}` });
   for (const [name, label] of board.costs) choice.append(html("option", { value: name }, label));
-  const out = figure("Cost against score", choice);
-  const draw = () => {
-    const [cost, label, note] = board.costs[choice.selectedIndex];
+  const out = figure(board.costs[0][3], board, choice);
+  choice.addEventListener("change", () => {
+    const [, , note, chart] = board.costs[choice.selectedIndex];
     for (const node of out.querySelectorAll("svg, figcaption")) node.remove();
-    out.append(drawPareto(board, cost, label), ...caption(note));
+    out.append(drawChart(chart, board), ...caption(note));
     relight();
-  };
-  choice.addEventListener("change", draw);
-  draw();
+  });
   return out;
 }
 
@@ -146,31 +62,32 @@ function legendOf(board, shown) {
   const box = html("div", { class: "legend", role: "group", "aria-label": `Rows of ${board.name}` });
   board.series.forEach((s, i) => {
     if (!shown.has(i)) return;
-    const sample = svg("svg", { viewBox: "0 0 26 11", "aria-hidden": "true" });
-    sample.append(svg("line", {
-      x1: 0, x2: 26, y1: 5.5, y2: 5.5, stroke: colour(i), "stroke-width": 2, "stroke-dasharray": dash(i) || null,
-    }));
-    const face = s.ranked ? colour(i) : "var(--paper)";
-    sample.append(svg("g", { fill: face, stroke: colour(i) }, marker(i, 13, 5.5, 4)));
-    box.append(html("button", { type: "button", "data-series": i, "aria-pressed": "false", title: s.name }, sample, s.name));
+    const sample = svg("svg", { viewBox: "0 0 26 11", "aria-hidden": "true", style: `--c: ${colour(i)}` });
+    sample.append(svg("line", { class: "line", x1: 0, x2: 26, y1: 5.5, y2: 5.5, "stroke-dasharray": dash(i) || null }));
+    const dot = marker(i, 13, 5.5, 4);
+    if (!s.ranked) dot.setAttribute("class", "hollow");
+    sample.append(dot);
+    const kind = i < board.picked ? "picked" : "rest";
+    box.append(html("button", { type: "button", class: kind, "data-series": i, "aria-pressed": "false", title: s.name }, sample, s.name));
   });
   return box;
 }
 
-// One row at a time stands out, in the table and in all pictures of its board.
+// Picked rows keep their colour; the row that is pointed at stands out from all others.
 function drawBoard(section, board) {
   const place = section.querySelector(".plots");
-  let pinned = null;
+  const pinned = new Set();
   const light = (series) => {
-    section.classList.toggle("dim", series !== null);
+    const lit = new Set(series === null ? pinned : [series]);
+    section.classList.toggle("dim", lit.size > 0);
     for (const node of section.querySelectorAll("[data-series]")) {
-      const same = series !== null && node.dataset.series === String(series);
-      node.classList.toggle("lit", same);
-      if (node.matches("button")) node.setAttribute("aria-pressed", String(pinned !== null && same));
+      node.classList.toggle("lit", lit.has(node.dataset.series));
+      if (node.matches("button")) node.setAttribute("aria-pressed", String(pinned.has(node.dataset.series)));
     }
   };
-  const relight = () => light(pinned);
-  const plots = [paretoPlot(board, relight), learningPlot(board), successPlot(board)].filter(Boolean);
+  const relight = () => light(null);
+  const charts = [board.learning, board.success].filter(Boolean).map((chart) => figure(chart, board));
+  const plots = [costFigure(board, relight), ...charts].filter(Boolean);
   if (!plots.length) return;
   const shown = new Set([...plots.flatMap((p) => [...p.querySelectorAll("[data-series]")])].map((n) => +n.dataset.series));
   const legend = legendOf(board, shown);
@@ -178,13 +95,14 @@ function drawBoard(section, board) {
   place.after(legend);
   section.addEventListener("pointerover", (event) => {
     const node = event.target.closest("[data-series]");
-    light(node ? node.dataset.series : pinned);
+    light(node ? node.dataset.series : null);
   });
   section.addEventListener("pointerleave", relight);
   legend.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
-    pinned = pinned === button.dataset.series ? null : button.dataset.series;
+    const { series } = button.dataset;
+    if (!pinned.delete(series)) pinned.add(series);
     relight();
   });
 }

@@ -29,16 +29,45 @@ for (const table of document.querySelectorAll("table.rows")) {
   });
 }
 
+// Blocks of superseded rows are folded until a reader opens them.
+for (const body of document.querySelectorAll("tbody[data-folded]")) {
+  const button = body.querySelector(".fold");
+  const fold = (folded) => {
+    body.classList.toggle("folded", folded);
+    button.setAttribute("aria-expanded", String(!folded));
+  };
+  fold(true);
+  button.addEventListener("click", () => fold(!body.classList.contains("folded")));
+}
+
 const boards = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("filters");
 const KEPT = ["family", "env", "budget", "agent"];
+const sections = [...document.querySelectorAll("section.board")];
+
+// Hides columns by their place in each table: those that a reader unchecked, and of the others
+// those that their board doesn't show at first.
+const chosen = new Set();
+
+function applyColumns() {
+  const boxes = new Map([...form.querySelectorAll("[name=column]")].map((box) => [box.value, box]));
+  const rules = [];
+  document.querySelectorAll("table.rows").forEach((table, n) => {
+    table.dataset.n = n;
+    [...table.tHead.rows[0].cells].forEach((head, i) => {
+      const { key } = head.dataset;
+      const shown = chosen.has(key) ? boxes.get(key).checked : "shown" in head.dataset;
+      if (!shown) rules.push(`[data-n="${n}"] tr:not(.title) > :nth-child(${i + 1})`);
+    });
+  });
+  document.getElementById("hidden-columns").textContent = rules.length ? `${rules.join(",")}{display:none}` : "";
+}
 
 function applyFilters() {
   const wanted = Object.fromEntries(KEPT.map((name) => [name, form.elements[name].value.trim()]));
   const agent = wanted.agent.toLowerCase();
-  document.body.classList.toggle("all", form.elements.more.checked);
   let count = 0;
-  for (const section of document.querySelectorAll("section.board")) {
+  for (const section of sections) {
     const fits = ["family", "env", "budget"].every(
       (name) => !wanted[name] || !(name in section.dataset) || section.dataset[name] === wanted[name],
     );
@@ -51,30 +80,45 @@ function applyFilters() {
     if (!section.hidden && !section.classList.contains("reported")) count += 1;
   }
   document.getElementById("count").textContent = `${count} board${count === 1 ? "" : "s"}`;
-  const told = new URLSearchParams(KEPT.filter((name) => wanted[name]).map((name) => [name, wanted[name]]));
+  const kept = new URLSearchParams(KEPT.filter((name) => wanted[name]).map((name) => [name, wanted[name]]));
   try {
-    history.replaceState(null, "", told.size ? `#?${told}` : location.pathname + location.search);
+    history.replaceState(null, "", kept.size ? `#?${kept}` : location.pathname + location.search);
   } catch (error) {
     // Some viewers of local files forbid it; the filters work all the same.
   }
 }
 
-if (location.hash.startsWith("#?")) {
-  for (const [name, value] of new URLSearchParams(location.hash.slice(2))) {
-    if (KEPT.includes(name)) form.elements[name].value = value;
-  }
+// Shows what the address names: a board that a filter hides, a block of an agent or data set.
+function goToHash() {
+  const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  target.closest("section").hidden = false;
+  target.scrollIntoView();
 }
-// Some tell of a choice by `change` alone.
-for (const kind of ["input", "change"]) form.addEventListener(kind, applyFilters);
-form.addEventListener("submit", (event) => event.preventDefault());
-if (!location.hash || location.hash.startsWith("#?")) applyFilters();
-else document.getElementById("count").textContent = `${boards.length} boards`;
 
-const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) {
-    if (!entry.isIntersecting) continue;
-    watcher.unobserve(entry.target);
-    drawBoard(entry.target, boards[Number(entry.target.querySelector(".plots").dataset.board)]);
+if (form) {
+  // All charts are drawn before the page scrolls, so that a link lands where it points.
+  for (const place of document.querySelectorAll(".plots")) {
+    drawBoard(place.closest("section"), boards[Number(place.dataset.board)]);
   }
-}, { rootMargin: "600px" });
-for (const place of document.querySelectorAll(".plots")) watcher.observe(place.closest("section"));
+  if (location.hash.startsWith("#?")) {
+    for (const [name, value] of new URLSearchParams(location.hash.slice(2))) {
+      if (KEPT.includes(name)) form.elements[name].value = value;
+    }
+  }
+  // What fills forms may report a choice by `change` alone.
+  for (const kind of ["input", "change"]) {
+    form.addEventListener(kind, ({ target }) => {
+      if (target.name !== "column") return applyFilters();
+      chosen.add(target.value);
+      return applyColumns();
+    });
+  }
+  form.addEventListener("submit", (event) => event.preventDefault());
+  applyColumns();
+  if (!location.hash || location.hash.startsWith("#?")) applyFilters();
+  else document.getElementById("count").textContent = `${boards.length} boards`;
+  goToHash();
+  window.addEventListener("hashchange", goToHash);
+  window.addEventListener("load", goToHash);
+}
