@@ -60,7 +60,7 @@ _CLASSIFICATION = {
 # Functions to regress have no ways, and the same classes in train and test make no new tasks.
 _NO_WAYS = ("sinusoid", "mnist", "cifar10", "cifar100")
 _NAME = re.compile(
-    r"(?P<data>[a-z][a-z0-9-]*?)-(?P<way>\d+)way(?:-(?P<shot>\d+)shot)?"
+    r"(?P<data>[a-z][a-z0-9@-]*?)-(?P<way>\d+)way(?:-(?P<shot>\d+)shot)?"
     r"(?P<variant>-noniid|-dirichlet)?"
 )
 
@@ -137,7 +137,7 @@ LONGTAIL_MEASURES = (
 )
 """Further measures of a pass; see `lazybench.envs.longtail.metrics`."""
 
-_STREAM_NAME = re.compile(r"(?P<data>[a-z][a-z0-9-]*)-lt-(?P<imbalance>[1-9]\d*)")
+_STREAM_NAME = re.compile(r"(?P<data>[a-z][a-z0-9@-]*)-lt-(?P<imbalance>[1-9]\d*)")
 
 
 SIZES: Mapping[str, tuple[int, int]] = {
@@ -324,7 +324,7 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     for data in candidates:
         # The last is the default where none is installed: opening it says where its files belong.
         last = data == candidates[-1] and data in registered
-        if data not in _NO_WAYS and (last or installed(data)):
+        if data.partition("@")[0] not in _NO_WAYS and (last or installed(data)):
             fresh = (
                 dirichlet(data, way, shot)
                 if match["variant"] == "-dirichlet"

@@ -58,7 +58,7 @@ def _entries() -> Iterator[tuple[str, EnvSpec]]:
             # Regression tasks have no ways.
             continue
         yield (
-            f"lazybench/{data.id}-fewshot-v{found.version}",
+            f"lazybench/{data.id.replace('@', '.')}-fewshot-v{found.version}",
             EnvSpec(
                 id=f"{data.id}-fewshot",
                 family=found.family,

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from lazybench.errors import UsageError
 from lazybench.specs import FAMILIES
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
 _TEXTS = ("about", "origin", "target", "reference", "licence", "metric", "unit", "data")
 
 
@@ -196,7 +196,7 @@ def check_spec(kind: str, spec: Any) -> None:
     """
     if not (isinstance(spec.id, str) and _ID.fullmatch(spec.id)):
         raise UsageError(
-            f"an id of the {kind} registry consists of letters, digits, '-', '_' and '.', and "
+            f"an id of the {kind} registry consists of letters, digits, '-', '_', '.' and '@', and "
             f"begins with a letter or digit; got {spec.id!r}"
         )
     fields = vars(spec)

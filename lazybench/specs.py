@@ -151,8 +151,8 @@ class EnvSpec:
 
     @property
     def gymnasium_id(self) -> str:
-        """The id in Gymnasium's registry (`lazybench/glyphs-20way-5shot-v1`)."""
-        return f"lazybench/{self.id}-v{self.version}"
+        """The id in Gymnasium's registry (`lazybench/glyphs-20way-5shot-v1`), which has no @."""
+        return f"lazybench/{self.id.replace('@', '.')}-v{self.version}"
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,11 @@ def modules(folder: str) -> Iterator[tuple[Path, str]]:
 
 
 def unsafe_loads(code: str) -> list[str]:
-    """Uses of loaders that run code; an `Unpickler` with its own `find_class` is fine."""
+    """Uses of loaders that run code.
+
+    An `Unpickler` with its own `find_class` is fine, and so is `torch.load` called with
+    `weights_only=True`, which is one.
+    """
     tree = parse(code)
     names: dict[str, str] = {}
     for node in ast.walk(tree):
@@ -158,6 +162,19 @@ def unsafe_loads(code: str) -> list[str]:
         if isinstance(node, ast.ClassDef)
         and any(isinstance(f, ast.FunctionDef) and f.name == "find_class" for f in node.body)
         for base in node.bases
+    }
+    vetted |= {
+        id(node.func)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "torch.load"
+        and names.get("torch", "torch") == "torch"
+        and any(
+            each.arg == "weights_only"
+            and isinstance(each.value, ast.Constant)
+            and each.value.value is True
+            for each in node.keywords
+        )
     }
     found = []
     for node in ast.walk(tree):
@@ -344,6 +361,10 @@ def test_prose_that_names_a_module_is_allowed() -> None:
     "code",
     [
         "import torch\ntorch.load('x')",
+        "import torch\ntorch.load('x', weights_only=False)",
+        "import torch\ntorch.load('x', weights_only=safe)",
+        "import torch\nload = torch.load\nload('x', weights_only=True)",
+        "import pickle as torch\ntorch.load('x', weights_only=True)",
         "import torch as t\nload = t.load",
         "from pickle import loads as read\nread(b'')",
         "import pickle\npickle.Unpickler(f).load()",
@@ -362,5 +383,6 @@ def test_vetting_unpickler_is_allowed() -> None:
         "    def find_class(self, module, name):\n"
         "        raise ValueError\n"
         "np.load('x', allow_pickle=False)\n"
+        "torch.load('x', weights_only=True)\n"
     )
     assert unsafe_loads(code) == []

@@ -91,7 +91,8 @@ def test_agents_and_environments_in_commands_exist() -> None:
                 wrong.append((name(each), value))
             if option in ("--env", "-e"):
                 try:
-                    ENVS.resolve(value)
+                    # Features have the ids of their data, once these are embedded.
+                    ENVS.resolve(re.sub(r"@[a-z0-9-]+?(?=-[0-9]+way|-lt-)", "", value))
                 except Exception:
                     wrong.append((name(each), value))
     assert wrong == []

@@ -284,18 +284,20 @@ def labelled(jitter: Jitter = "medium") -> Labelled:
     )
     digest = bytes(arrays["sha256"]).hex()
     prep = f"{JITTER_VERSION}-{jitter}-{LONGTAIL_VERSION}"
+    parts = {
+        name: Part(
+            arrays[name], np.arange(many * LONGTAIL_CLASSES), np.full(LONGTAIL_CLASSES, many)
+        )
+        for name, many in LONGTAIL_EACH.items()
+    }
     return Labelled(
         name=strength.name,
         fingerprint=key.hexdigest(),
         prep=prep if digest == LONGTAIL_SHA256[jitter] else f"{prep}+{digest[:8]}",
         source=f"{SOURCE}; {LONGTAIL_CLASSES} of them, tested on {TEST_FACES} held-out faces each",
         classes=tuple(frozen.names[row] for row in rows),
-        **{
-            name: Part(
-                arrays[name], np.arange(many * LONGTAIL_CLASSES), np.full(LONGTAIL_CLASSES, many)
-            )
-            for name, many in LONGTAIL_EACH.items()
-        },
+        train=parts["train"],
+        test=parts["test"],
     )
 
 

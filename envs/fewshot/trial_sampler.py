@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from lazybench import registry, seeding
 from lazybench.arguments import check_whole
-from lazybench.data.pool import SPLITS, Split
+from lazybench.data.importing.write import ImportedSet
+from lazybench.data.pool import SPLITS, DataSet, Split, data_facts
 from lazybench.envs.fewshot.episodes import (
     Block,
     ClassSampler,
@@ -72,12 +73,7 @@ class TrialSampler:
             )
         _check_labels(labels, split)
         opened = registry.open_data(data)
-        self.data = {
-            "name": opened.name,
-            "fingerprint": opened.fingerprint,
-            "prep": opened.prep,
-            "source": opened.source,
-        }
+        self.data = data_facts(opened)
         settings = {"data": data, "way": way, "shot": shot, "noniid": noniid, "order": order}
         name = protocol_name(settings)
         self.split = split
@@ -86,7 +82,7 @@ class TrialSampler:
         self.sampler: Sampler
         if hasattr(opened, "pool"):
             drawn: Split = split
-            if opened.pool("val").classes < way <= opened.pool("train").classes:
+            if _classes(opened, "val") < way <= _classes(opened, "train"):
                 # `Choice:` with more ways than val has classes (miniImageNet: 16), validation tasks
                 # are fresh ones of the train classes; dropping validation would be the other way.
                 drawn = "train" if split == "val" else split
@@ -217,6 +213,11 @@ class TrialSampler:
     def metrics(self, rewards: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return the headline metric of each task by name."""
         return {"accuracy": rewards} if self.task.target == "class" else {"mse": -rewards}
+
+
+def _classes(opened: DataSet, split: Split) -> int:
+    # Splits of features may not be embedded yet.
+    return opened.classes(split) if isinstance(opened, ImportedSet) else opened.pool(split).classes
 
 
 def _check_labels(labels: str, split: Split) -> None:

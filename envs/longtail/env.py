@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lazybench import seeding
 from lazybench.arguments import check_one_of, check_options, check_whole
-from lazybench.data.pool import SPLITS, Split, open_labelled
+from lazybench.data.pool import SPLITS, Split, data_facts, open_labelled
 from lazybench.envs.interop import CountedBatches
 from lazybench.envs.longtail.metrics import HiddenPass, as_answer
 from lazybench.envs.longtail.samplers import Schedule, stages
@@ -196,7 +196,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
     @property
     def data(self) -> dict[str, str]:
         """Name, fingerprint, preparation and source of the data."""
-        return {name: getattr(self._labelled, name) for name in _DATA}
+        return data_facts(self._labelled)
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -345,9 +345,6 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
             found["dev_x"] = np.zeros((self._dev_batch, *instance), np.uint8)
             found["dev_y"] = np.full(self._dev_batch, -1)
         return found
-
-
-_DATA = ("name", "fingerprint", "prep", "source")
 
 
 def _one_trial(trials: Any) -> int:

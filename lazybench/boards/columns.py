@@ -373,7 +373,8 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         "weights",
-        "`fresh`, or the source of the weights that training started from",
+        "`fresh`, or the source of the weights that training started from; of a pre-trained "
+        "backbone or its features, what those were trained on",
         page=Look("weights", lambda row, _: row.weights or ""),
         csv=lambda row, _: row.weights,
     ),

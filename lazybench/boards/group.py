@@ -269,6 +269,16 @@ def newest(
     return max(fitting, key=lambda group: group.records[0].agent.version, default=None)
 
 
+def weights_of(record: Record) -> str | None:
+    """What a run's weights were before its training; None where nothing has weights.
+
+    `fresh`, the source of the weights that it started from, or what a pre-trained backbone, or the
+    network that made its features, was trained on.
+    """
+    network = None if record.network is None else record.network.weights
+    return network if network not in (None, "fresh") else record.data.weights or network
+
+
 def rank_group(record: Record) -> str:
     """The backbone and the source of its weights, whose rows alone are ranked together.
 
@@ -279,6 +289,8 @@ def rank_group(record: Record) -> str:
     if network is None:
         return ""
     name = _with_digest(network.name, network.source_sha256)
+    if record.data.weights is not None:
+        name += f" on features, weights: {record.data.weights}"
     if network.weights == "fresh":
         return name
     return f"{name}, weights: {_with_digest(network.weights, network.weights_sha256)}"

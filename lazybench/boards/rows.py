@@ -20,7 +20,9 @@ from lazybench.boards.group import (
     is_usable,
     rank_group,
     score_of,
+    weights_of,
 )
+from lazybench.data.importing.catalogue import overlap
 from lazybench.errors import UnknownName
 from lazybench.records.fields import Cost
 from lazybench.records.schema import Record
@@ -79,7 +81,8 @@ class Row:
         batch_norm: `transductive`, `inductive`, … or None if the agent has no such switch.
         backbone: name of the network; None if the agent has none or it is unknown.
         parameters: how many numbers it trains, head included.
-        weights: `fresh`, or where the weights come from that training started from.
+        weights: `fresh`, or where the weights come from that training started from; of a
+            pre-trained backbone or its features, what these weights were trained on.
         rank_group: names the rows that it is ranked among: those of equal backbone and weights.
         train_wall_s: seconds, mean over seeds, as are all costs but the memory.
         eval_wall_s: seconds.
@@ -164,6 +167,7 @@ def _marks(group: Group, mixed_devices: bool) -> tuple[str, ...]:
         ("external", first.agent.trained_by == "external"),
         ("submitted", first.kind == "submitted"),
         ("data-subset", "subset" in first.data.source),
+        ("overlap", overlap(first.data.name, weights_of(first))),
         (f"trained on {first.trained_on}", first.trained_on not in (None, first.env.id)),
         (first.device, mixed_devices),
     ]
@@ -285,7 +289,7 @@ def _facts(records: Sequence[Record]) -> dict[str, Any]:
         "batch_norm": batch_norm(records[0]),
         "backbone": None if network is None else network.name,
         "parameters": None if network is None else network.parameters,
-        "weights": None if network is None else network.weights,
+        "weights": weights_of(records[0]),
         "rank_group": rank_group(records[0]),
         "peak_memory_mb": _largest_mb(cost.peak_memory_bytes for cost in costs),
         "peak_gpu_memory_mb": _largest_mb(cost.peak_gpu_memory_bytes for cost in costs),

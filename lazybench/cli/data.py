@@ -1,4 +1,4 @@
-"""`lazybench data`: list, download, verify and import data sets."""
+"""`lazybench data`: list, download, verify, import and embed data sets."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lazybench.errors import DataUnavailable, UsageError
 if TYPE_CHECKING:
     from lazybench.data.catalogue import DataStatus
     from lazybench.data.download import Fetched, Progress
+    from lazybench.data.importing.embed import Embedded
     from lazybench.data.importing.importer import Imported
     from lazybench.runner.callbacks import Callback
 
@@ -170,14 +171,14 @@ def _installed(name: str) -> DataStatus | None:
     return next((each for each in status() if each.name == name and each.installed), None)
 
 
-def _progress(watch: Callback) -> Progress:
-    """Show the bytes of each file as a separate stage."""
+def _progress(watch: Callback, unit: str = "bytes") -> Progress:
+    """Show the bytes, or whatever the unit is, of each file as a separate stage."""
     shown: dict[str, int] = {}
 
     def show(file: str, done: int, total: int) -> None:
         if done < shown.get(file, done + 1):
             # The first bytes of a file, or of a repeated download.
-            watch.stage(f"{file} (bytes)", total)
+            watch.stage(f"{file} ({unit})", total)
             shown[file] = 0
         watch.advance(done - shown[file], {})
         shown[file] = done
@@ -272,6 +273,96 @@ def import_command(  # noqa: PLR0913 - each is a flag of the command line
 
 
 @command(
+    "embed",
+    "lazybench data embed cifarfs --with effnet-lite0",
+    "lazybench data embed omniglot --with timm:resnet18.a1_in1k --size 64 --splits val,test",
+    "lazybench data embed glyphs --with my_net.py:factory --weights none",
+)
+def embed_command(  # noqa: PLR0913 - each is a flag of the command line
+    data: options.DataName,
+    backbone: Annotated[
+        str,
+        typer.Option(
+            "--with",
+            "-w",
+            metavar="BACKBONE",
+            help="effnet-lite0, timm:NAME, torchvision:NAME, open_clip:NAME/TAG (each also with "
+            "@FILE.safetensors), or FILE.py:FACTORY.",
+        ),
+    ],
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size",
+            help="Side of the images in pixels, to which they are resized. "
+            "[default: the backbone's]",
+        ),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", "-n", help="Id of the features. [default: DATA@BACKBONE]")
+    ] = "",
+    splits: Annotated[
+        str, typer.Option("--splits", help="Splits to embed; the others can follow later.")
+    ] = "train,val,test",
+    weights: Annotated[
+        str,
+        typer.Option("--weights", help="What the weights were trained on, if the name says not."),
+    ] = "",
+    allow_overlap: Annotated[
+        bool,
+        typer.Option("--allow-overlap", help="Allow weights that have seen the test classes."),
+    ] = False,
+    device: options.Device = "cpu",
+    threads: options.Threads = None,
+    replace: Annotated[bool, options.replace("Embeds again under this name.")] = False,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+) -> None:
+    """Compute features of a data set by a pre-trained network and register their environments.
+
+    Each image passes through the network once. Ctrl-C keeps what is done; the same command goes on
+    from there.
+    """
+    from lazybench.cli.progress import watching
+    from lazybench.data.importing.embed import EmbedRequest, embed_data
+    from lazybench.data.splits import SPLITS
+    from lazybench.errors import nearest
+    from lazybench.runner.request import check_device
+    from lazybench.runtime.threads import set_threads
+
+    chosen = tuple(part.strip() for part in splits.split(","))
+    wrong = [part for part in chosen if part not in SPLITS]
+    if wrong:
+        raise UsageError(
+            f"--splits takes some of {', '.join(SPLITS)}, got '{wrong[0]}'."
+            f"{nearest(wrong[0], SPLITS)}"
+        )
+    if threads is not None:
+        set_threads(threads)
+    with watching(quiet=quiet or json) as watch:
+        done = embed_data(
+            EmbedRequest(
+                data=data,
+                backbone=backbone,
+                size=size,
+                name=name,
+                splits=tuple(split for split in SPLITS if split in chosen),
+                weights=console.one_line(weights),
+                allow_overlap=allow_overlap,
+                device=check_device(device),
+                replace=replace,
+            ),
+            _progress(watch, "images"),
+        )
+    envs = _envs(done.meta.name)
+    if json:
+        facts = {"computed": done.computed, "resumed": done.resumed, "envs": envs}
+        console.as_json(done.meta.text() | {"folder": str(done.folder)} | facts)
+        return
+    _show_embedded(done, envs)
+
+
+@command(
     "forget",
     "lazybench data forget birds --yes",
 )
@@ -279,7 +370,7 @@ def forget_command(
     name: options.DataName,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Confirm the removal.")] = False,
 ) -> None:
-    """Remove imported data."""
+    """Remove imported data or features."""
     from lazybench.data.importing.importer import forget, imported_folder
 
     folder = imported_folder(name)
@@ -307,6 +398,23 @@ def _envs(name: str) -> list[str]:
     found = [spec for spec in ENVS.specs() if spec.data == name]
     found.sort(key=lambda spec: (spec.kwargs["noniid"], spec.kwargs["way"], spec.kwargs["shot"]))
     return [spec.id for spec in found]
+
+
+def _show_embedded(done: Embedded, envs: list[str]) -> None:
+    meta = done.meta
+    console.line(f"{meta.name}: {meta.about}; {meta.source}")
+    left = [split for split, facts in meta.splits.items() if not facts.bytes]
+    facts = {"fingerprint": meta.fingerprint[:12], "folder": str(done.folder)}
+    facts |= {"computed": f"{done.computed} images", "found": f"{done.resumed} of a run cut short"}
+    facts |= {"not embedded": ", ".join(left)} if left else {}
+    console.line(console.facts(facts))
+    if envs:
+        plain = [env for env in envs if not env.endswith("-noniid")]
+        console.line(f"environments: {', '.join(plain)} (each also with -noniid)")
+    if meta.embedding is not None and (meta.embedding.parts or meta.embedding.held_out):
+        console.line(f"long tails: {meta.name}-lt-100, and any other imbalance")
+    if envs and not left:
+        console.line(f"try: lazybench run --agent protonet --set backbone=linear --env {envs[0]}")
 
 
 def _show(done: Imported, envs: list[str]) -> None:
@@ -339,7 +447,15 @@ def _show(done: Imported, envs: list[str]) -> None:
 
 DATA = Group(
     "data",
-    "List, download, verify and import data sets.",
+    "List, download, verify, import and embed data sets.",
     ("lazybench data list", "lazybench data where omniglot", "lazybench data verify glyphs"),
-    (list_command, where_command, get_command, verify_command, import_command, forget_command),
+    (
+        list_command,
+        where_command,
+        get_command,
+        verify_command,
+        import_command,
+        embed_command,
+        forget_command,
+    ),
 )

@@ -86,6 +86,33 @@ class DataSet(Protocol):
         ...
 
 
+@runtime_checkable
+class OfNetwork(Protocol):
+    """A data set that says whether a network made its instances.
+
+    Attributes:
+        weights: what that network was trained on; empty where none made them.
+    """
+
+    @property
+    def weights(self) -> str:
+        """What the network was trained on."""
+        ...
+
+
+def data_facts(opened: DataSet | Labelled) -> dict[str, str]:
+    """Return the facts of a data set that records keep, as `lazybench.records` has them."""
+    facts = {
+        "name": opened.name,
+        "fingerprint": opened.fingerprint,
+        "prep": opened.prep,
+        "source": opened.source,
+    }
+    if isinstance(opened, OfNetwork) and opened.weights:
+        facts["weights"] = opened.weights
+    return facts
+
+
 @dataclass(frozen=True)
 class Part:
     """Images by class; nothing is copied, so `x` may hold more than this part.
@@ -118,6 +145,7 @@ class Labelled:
         classes: names, in the order of the labels.
         train: what the dev set and the long tail are drawn from.
         test: images of the test.
+        weights: of features, what the network was trained on that made them.
     """
 
     name: str
@@ -127,6 +155,7 @@ class Labelled:
     classes: tuple[str, ...]
     train: Part = field(repr=False)
     test: Part = field(repr=False)
+    weights: str = ""
 
 
 def open_labelled(data: str) -> Labelled:

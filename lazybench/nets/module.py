@@ -502,6 +502,12 @@ def _sourced(name: str, states: list[dict[str, Tensor]], more: list[str]) -> str
     return hashlib.sha256("\n".join([str(code), *lines]).encode()).hexdigest()
 
 
+def module_sha256(module: nn.Module) -> str:
+    """Return 64 hex digits over names, types, shapes and content of a module's tensors."""
+    lines = sorted(_line(name, value) for name, value in _state(module))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
 

@@ -70,13 +70,20 @@ class EnvFacts(Facts):
         return self
 
 
-class DataFacts(Facts):
-    """The data: name, content fingerprint, preparation version and where it was read from."""
+class DataFacts(_GrownFacts):
+    """The data: name, content fingerprint, preparation version and where it was read from.
+
+    `weights` is what the network was trained on that made features of images; None for data that no
+    network made.
+    """
+
+    LATER = frozenset({"weights"})
 
     name: str
     fingerprint: str
     prep: str
     source: str
+    weights: str | None = None
 
 
 class AgentFacts(Facts):

@@ -1,7 +1,8 @@
-"""Data sets that users imported: folders that describe themselves.
+"""Data sets that users imported or embedded: folders that describe themselves.
 
-`imported/<name>/` below the data root holds one `.npy` file a split and `meta.json`. Listings look
-here each time, so nothing heavy is loaded.
+`imported/<name>/` below the data root holds one `.npy` file a split and `meta.json`. Features that
+a pre-trained backbone gives of another data set are named `<data>@<backbone>`. Listings look here
+each time, so nothing heavy is loaded.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from lazybench.data.folders import data_root
 from lazybench.data.splits import SPLITS, Split
-from lazybench.errors import DataUnavailable
+from lazybench.errors import DataUnavailable, UsageError
 from lazybench.files import TEMPORARY, put_back, read_file
 from lazybench.runtime.locks import held
 from lazybench.specs import DataSpec
@@ -29,11 +30,28 @@ META = "meta.json"
 SCHEMA = 1
 ORIGIN = "imported"
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+FEATURES_NAME = re.compile(NAME.pattern + r"@[a-z0-9]+(-[a-z0-9]+)*")
+"""Of features: the data set that was embedded, and whatever names the backbone."""
 
 QUERIES = 15
 """Query instances of a class in official few-shot trials."""
 
+_IMAGENETS = frozenset({"imagenet-1k", "imagenet-12k", "imagenet-21k", "imagenet-22k", "lvd-142m"})
+OVERLAPS: Mapping[str, frozenset[str]] = {
+    "miniimagenet": _IMAGENETS,
+    "tieredimagenet": _IMAGENETS,
+    "cifarfs": frozenset({"cifar-100"}),
+    "fc100": frozenset({"cifar-100"}),
+    "cifar100": frozenset({"cifar-100"}),
+    "cifar10": frozenset({"cifar-10"}),
+}
+"""By data set, the pre-training that is known to have seen its test classes with their labels, or
+images of them picked for the purpose (LVD-142M holds ImageNet-22k)."""
+
 Kind = Literal["images", "features"]
+Part = Literal["train", "test"]
+PARTS: tuple[Part, ...] = ("train", "test")
+"""The parts of a long-tailed stream, whose classes are the same."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,30 @@ class SplitMeta:
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """How features were made of another data set.
+
+    Attributes:
+        data: id of the data set that was embedded.
+        data_fingerprint: 64 hex digits over what was embedded of it.
+        backbone: name of the network, as it was given.
+        backbone_sha256: 64 hex digits over its weights.
+        weights: what these were trained on.
+        held_out: whether long-tailed streams hold out a part of the train classes' instances, as
+            on imported images.
+        parts: the train and test part of long-tailed streams, where the data set has its own.
+    """
+
+    data: str
+    data_fingerprint: str
+    backbone: str
+    backbone_sha256: str
+    weights: str
+    held_out: bool = False
+    parts: Mapping[Part, SplitMeta] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Meta:
     """Content of `meta.json`.
 
@@ -63,11 +105,13 @@ class Meta:
         name: id of the data set.
         kind: `images` (uint8) or `features` (float32).
         shape: shape of one instance, `[channels, height, width]` or `[d]`.
-        splits: train, val and test.
+        splits: train, val and test; none where the data set that was embedded has no few-shot
+            tasks. Splits that aren't embedded yet have no bytes.
         fingerprint: 64 hex digits over source content and split.
         prep: what was done to the sources (`84-lanczos-1`).
         source: one line on where the data come from and how they are split.
         licence: as the user gave it.
+        embedding: of features, how they were made; None where somebody brought them.
     """
 
     name: str
@@ -78,29 +122,60 @@ class Meta:
     prep: str
     source: str
     licence: str
+    embedding: Embedding | None = None
 
     @property
     def most_way(self) -> int:
-        """The most classes that a task of any split can have."""
-        return min(len(split.classes) for split in self.splits.values())
+        """The most classes that a task of any split can have; 0 without splits."""
+        return min((len(split.classes) for split in self.splits.values()), default=0)
 
     @property
     def most_shot(self) -> int:
         """The most support instances of a class in official trials of any split."""
-        return min(min(split.counts) for split in self.splits.values()) - QUERIES
+        return min((min(split.counts) for split in self.splits.values()), default=0) - QUERIES
 
     @property
     def about(self) -> str:
         """One line for listings."""
-        counts = "/".join(str(len(split.classes)) for split in self.splits.values())
+        held = self.splits.values() or (self.embedding.parts.values() if self.embedding else ())
+        counts = "/".join(str(len(split.classes)) for split in held)
         shape = "x".join(map(str, self.shape))
         what = f"images {shape}" if self.kind == "images" else f"{shape} features"
-        return f"imported: {counts} classes of {what}"
+        how = "imported"
+        if self.embedding is not None:
+            how = f"embedded by {self.embedding.backbone} ({self.embedding.weights})"
+        return f"{how}: {counts} classes of {what}"
 
     def text(self) -> dict[str, Any]:
         """The content of `meta.json`; `read_meta` gives it back."""
         facts = {"schema": SCHEMA} | asdict(self)
+        if self.embedding is None:
+            del facts["embedding"]
         return facts | {_CHECK: _checksum(facts)}
+
+
+def overlap(data: str, weights: str | None) -> bool:
+    """Return whether pre-training is known to have seen the test classes of a data set.
+
+    Args:
+        data: id, of images or of features of it (`miniimagenet@effnet-lite0`).
+        weights: what a backbone's weights were trained on.
+    """
+    return weights in OVERLAPS.get(data.partition("@")[0], ())
+
+
+def check_overlap(data: str, backbone: str, weights: str) -> None:
+    """Look whether pre-training is known to have seen the test classes of a data set.
+
+    Raises:
+        UsageError: it has.
+    """
+    if overlap(data, weights):
+        raise UsageError(
+            f"the weights of {backbone} were trained on {weights}, which holds the test classes of "
+            f"{data.partition('@')[0]}: a few-shot score would count what was seen; choose other "
+            "weights or data, or add --allow-overlap, which marks each row"
+        )
 
 
 def imported_root() -> Path:
@@ -125,7 +200,7 @@ def read_meta(folder: Path) -> Meta:
         return _read(path, state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino)
     except OSError as error:
         raise DataUnavailable(
-            f"{path} can't be read ({error.strerror}); {_again(folder.name)}"
+            f"{path} can't be read ({error.strerror}); {again(folder.name)}"
         ) from error
 
 
@@ -139,7 +214,7 @@ def metas() -> tuple[list[Meta], dict[str, str]]:
         for lost in {entry.partition(TEMPORARY)[0] for entry in entries if TEMPORARY in entry}:
             if lost not in entries and _put_back(root / lost):
                 entries.add(lost)
-        names = sorted(entry for entry in entries if NAME.fullmatch(entry))
+        names = sorted(entry for entry in entries if is_name(entry))
     except FileNotFoundError:
         names = []
     except OSError as error:
@@ -178,8 +253,19 @@ def _put_back(folder: Path) -> bool:
     return folder.is_dir()
 
 
-def _again(name: str) -> str:
-    return f"import it again with: lazybench data import PATH --name {name} --replace"
+def is_name(name: str) -> bool:
+    """Return whether a folder of that name may hold an imported or embedded data set."""
+    return bool(NAME.fullmatch(name) or FEATURES_NAME.fullmatch(name))
+
+
+def again(name: str) -> str:
+    """Return what to do where a data set's folder is damaged."""
+    data, embedded, _ = name.partition("@")
+    if embedded:
+        return (
+            f"embed it again: lazybench data embed {data} --with BACKBONE --name {name} --replace"
+        )
+    return f"import the data again with: lazybench data import PATH --name {name} --replace"
 
 
 _CHECK = "check"
@@ -203,7 +289,9 @@ def _read(path: Path, *state: int) -> Meta:
             raise ValueError("its content doesn't match its checksum")
         if found["schema"] != SCHEMA or found["name"] != path.parent.name:
             raise ValueError("of another schema or name")
-        splits: dict[Split, SplitMeta] = {split: _split(found["splits"][split]) for split in SPLITS}
+        embedding = _embedding(found["embedding"]) if "embedding" in found else None
+        listed = SPLITS if embedding is None or found["splits"] else ()
+        splits: dict[Split, SplitMeta] = {split: _split(found["splits"][split]) for split in listed}
         kind: Kind = "images" if found["kind"] == "images" else "features"
         return Meta(
             name=found["name"],
@@ -214,11 +302,21 @@ def _read(path: Path, *state: int) -> Meta:
             prep=str(found["prep"]),
             source=str(found["source"]),
             licence=str(found["licence"]),
+            embedding=embedding,
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataUnavailable(
-            f"{path} isn't whole ({error}); {_again(path.parent.name)}"
-        ) from error
+        raise DataUnavailable(f"{path} isn't whole ({error}); {again(path.parent.name)}") from error
+
+
+def _embedding(found: Mapping[str, Any]) -> Embedding:
+    parts: dict[Part, SplitMeta] = {
+        part: _split(found["parts"][part]) for part in PARTS if found["parts"]
+    }
+    texts = {name: str(found[name]) for name in _EMBEDDING_TEXTS}
+    return Embedding(**texts, held_out=bool(found["held_out"]), parts=parts)
+
+
+_EMBEDDING_TEXTS = ("data", "data_fingerprint", "backbone", "backbone_sha256", "weights")
 
 
 def _split(found: Mapping[str, Any]) -> SplitMeta:

@@ -12,7 +12,15 @@ from pathlib import Path
 
 from lazybench import gymnasium_ids
 from lazybench.data.importing.arrays import is_split_folder, read_npz
-from lazybench.data.importing.catalogue import NAME, ORIGIN, Meta, imported_root, lock_path
+from lazybench.data.importing.catalogue import (
+    FEATURES_NAME,
+    NAME,
+    ORIGIN,
+    Meta,
+    imported_root,
+    is_name,
+    lock_path,
+)
 from lazybench.data.importing.folder import read_image_folder
 from lazybench.data.importing.split import Preparation, Rows, choose_split
 from lazybench.data.importing.write import write_imported
@@ -23,6 +31,7 @@ from lazybench.runtime.locks import alone, why_closed
 from lazybench.user_code import load
 
 LONGEST_NAME = 40
+LONGEST_FEATURES_NAME = 80
 _RESERVED = re.compile(r".*-(\d+way|\d+shot|noniid|fewshot|lt(-\d+)?)|.*-(un)?targeted(-label)?")
 
 
@@ -88,7 +97,7 @@ def import_data(request: ImportRequest) -> Imported:
     """
     check_name(request.name)
     folder = imported_root() / request.name
-    _check_free(folder, request.replace)
+    check_free(folder, request.replace)
     rows = _open(request)
     chosen = choose_split(
         rows,
@@ -98,24 +107,17 @@ def import_data(request: ImportRequest) -> Imported:
         fractions=request.fractions,
         skip_small=request.skip_small,
     )
-    try:
-        with _alone(folder):
-            _check_free(folder, request.replace)
-            with replaced_folder(folder) as place:
-                meta, notes = write_imported(
-                    place,
-                    request.name,
-                    rows,
-                    chosen,
-                    licence=request.licence,
-                    standardise=request.standardise,
-                )
-    except OSError as error:
-        kind = StoreError if error.errno in FULL else OutputUnavailable
-        raise kind(
-            f"{folder} can't be written ({error.strerror or error}); free some space, or set "
-            "LAZYBENCH_DATA to another folder"
-        ) from error
+    with writing(folder), alone_on(folder):
+        check_free(folder, request.replace)
+        with replaced_folder(folder) as place:
+            meta, notes = write_imported(
+                place,
+                request.name,
+                rows,
+                chosen,
+                licence=request.licence,
+                standardise=request.standardise,
+            )
     if "gymnasium" in sys.modules:
         gymnasium_ids.register_all()
     return Imported(meta, folder, (*rows.notes, *chosen.notes, *notes))
@@ -128,7 +130,7 @@ def imported_folder(name: str) -> Path:
         UnknownName: nothing was imported under this name.
     """
     folder = imported_root() / name
-    if not NAME.fullmatch(name) or not folder.is_dir():
+    if not is_name(name) or not folder.is_dir():
         raise UnknownName(f"nothing is imported as '{name}'; see: lazybench data list")
     return folder
 
@@ -142,27 +144,34 @@ def forget(name: str) -> None:
     """
     folder = imported_folder(name)
     try:
-        with _alone(folder):
+        with alone_on(folder):
             # A set behind a link is the user's own: the link alone is ours.
             folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
             remove_unfinished(folder)
+            shutil.rmtree(unfinished_path(folder), ignore_errors=True)
     except OSError as error:
         raise OutputUnavailable(
             f"{folder} can't be removed ({error.strerror or error}); make it writable"
         ) from error
 
 
-def check_name(name: str) -> None:
-    """Check that a data set may be imported under `name`.
+def check_name(name: str, of: str = "") -> None:
+    """Check that a data set may be imported, or features of `of` be embedded, under `name`.
 
     Raises:
         UsageError: a name that can't be part of environment ids.
         DuplicateName: it names other data, an alias or an agent.
     """
-    if not NAME.fullmatch(name) or len(name) > LONGEST_NAME or _RESERVED.fullmatch(name):
+    if of:
+        longest, form = LONGEST_FEATURES_NAME, f"{of}@, then a-z, 0-9 and single dashes"
+        fits = bool(FEATURES_NAME.fullmatch(name)) and name.partition("@")[0] == of
+    else:
+        longest, form = LONGEST_NAME, "a-z, 0-9 and single dashes, first a letter"
+        fits = bool(NAME.fullmatch(name))
+    if not fits or len(name) > longest or _RESERVED.fullmatch(name):
         raise UsageError(
-            f"--name takes at most {LONGEST_NAME} of a-z, 0-9 and single dashes, first a letter, "
-            f"and no end that environment ids read, such as -5way or -noniid; got {name!r}"
+            f"--name takes at most {longest} of {form}, and no end that environment ids read, such "
+            f"as -5way or -noniid; got {name!r}"
         )
     taken = {spec.id: "an agent" for spec in AGENTS.specs()}
     taken |= {alias: "an alias of other data" for alias in load(DATA_ALIASES)}
@@ -175,16 +184,42 @@ def check_name(name: str) -> None:
         raise DuplicateName(f"'{name}' is {taken[name]} already; choose another --name")
 
 
-def _check_free(folder: Path, replace: bool) -> None:
+def check_free(folder: Path, replace: bool, what: str = "") -> None:
+    """Look whether a data set may be written to a folder.
+
+    Raises:
+        DuplicateName: it is there already, and isn't to be replaced.
+    """
     if folder.exists() and not replace:
-        raise DuplicateName(
-            f"'{folder.name}' is imported already, in {folder}; add --replace or choose another "
-            "--name"
-        )
+        what = what or f"'{folder.name}' is imported already, in {folder}"
+        raise DuplicateName(f"{what}; add --replace or choose another --name")
+
+
+def unfinished_path(folder: Path) -> Path:
+    """Return the folder of an embedding that isn't finished, which no listing shows."""
+    return folder.with_name(f".{folder.name}.unfinished")
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
+    """Say in a block why a data set can't be written.
+
+    Raises:
+        OutputUnavailable: its folder can't be written.
+        StoreError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        kind = StoreError if error.errno in FULL else OutputUnavailable
+        raise kind(
+            f"{folder} can't be written ({error.strerror or error}); free some space, or set "
+            "LAZYBENCH_DATA to another folder"
+        ) from error
+
+
+@contextmanager
+def alone_on(folder: Path) -> Iterator[None]:
     """Hold the lock of an imported data set; two importers of one name take turns."""
 
     def closed(error: Exception) -> str:

@@ -19,6 +19,7 @@ from lazybench.data.importing.catalogue import (
     META,
     Meta,
     SplitMeta,
+    again,
     imported_root,
     lock_path,
     read_meta,
@@ -56,15 +57,27 @@ class ImportedSet:
     meta: Meta = field(repr=False)
     pools: Mapping[Split, Pool] = field(repr=False)
 
+    @property
+    def weights(self) -> str:
+        """What the weights behind features were trained on; empty where nobody embedded them."""
+        return "" if self.meta.embedding is None else self.meta.embedding.weights
+
     def pool(self, split: Split) -> Pool:
         """Return the instances of `split`: uint8 `[M, C, H, W]` or float32 `[M, d]`.
 
         Raises:
             UsageError: no such split.
+            DataUnavailable: it isn't embedded yet.
         """
         if split not in SPLITS:
             raise UsageError(f"split {split!r} isn't one of {', '.join(SPLITS)}")
+        if split not in self.pools:
+            raise not_embedded(self.meta, split)
         return self.pools[split]
+
+    def classes(self, split: Split) -> int:
+        """Return the number of classes of `split`, embedded or not."""
+        return len(self.meta.splits[split].classes)
 
     def reread(self) -> str:
         """The fingerprint, once every file was read and is as it was imported.
@@ -72,14 +85,43 @@ class ImportedSet:
         Raises:
             DataUnavailable: a file has other content.
         """
-        for split in SPLITS:
-            _array(self.folder, self.meta, split, whole=True)
+        for file, facts in present(self.meta).items():
+            _array(self.folder, file, facts, whole=True)
         return self.fingerprint
 
 
-def array_path(folder: Path, split: Split) -> Path:
-    """File of a split's instances, in the order of the classes in `meta.json`."""
-    return folder / f"{split}.npy"
+def files_of(meta: Meta) -> dict[str, SplitMeta]:
+    """Return the files of instances that a data set has, by their names without `.npy`."""
+    listed = {str(split): facts for split, facts in meta.splits.items()}
+    if meta.embedding is not None:
+        listed |= {f"lt-{part}": facts for part, facts in meta.embedding.parts.items()}
+    return listed
+
+
+def present(meta: Meta) -> dict[str, SplitMeta]:
+    """Return those of them that are there: splits of features may be embedded later."""
+    return {file: facts for file, facts in files_of(meta).items() if facts.bytes}
+
+
+def not_embedded(meta: Meta, split: str) -> DataUnavailable:
+    """Return the error that says how to get a split of features that isn't there yet."""
+    embedding = meta.embedding
+    if embedding is None or not meta.splits:
+        return DataUnavailable(f"{meta.name} has no split {split} of few-shot tasks")
+    return DataUnavailable(
+        f"split {split} of {meta.name} isn't embedded yet; get it with: lazybench data embed "
+        f"{embedding.data} --with {embedding.backbone} --name {meta.name} --splits {split}"
+    )
+
+
+def part_path(folder: Path, file: str) -> Path:
+    """File of instances, in the order of the classes in `meta.json`.
+
+    Args:
+        folder: of the data set.
+        file: a split, or `lt-train` or `lt-test`.
+    """
+    return folder / f"{file}.npy"
 
 
 def open_imported(name: str) -> ImportedSet:
@@ -104,8 +146,9 @@ def open_imported(name: str) -> ImportedSet:
 
 def _open(folder: Path) -> ImportedSet:
     meta = read_meta(folder)
+    there = [split for split in SPLITS if split in present(meta)]
     with ThreadPoolExecutor(len(SPLITS)) as threads:
-        pools = list(threads.map(lambda split: _pool(folder, meta, split), SPLITS))
+        pools = list(threads.map(lambda split: _pool(folder, meta, split), there))
     return ImportedSet(
         name=meta.name,
         fingerprint=meta.fingerprint,
@@ -113,7 +156,7 @@ def _open(folder: Path) -> ImportedSet:
         source=meta.source,
         folder=folder,
         meta=meta,
-        pools=dict(zip(SPLITS, pools, strict=True)),
+        pools=dict(zip(there, pools, strict=True)),
     )
 
 
@@ -125,15 +168,13 @@ def check(name: str) -> Path:
     """
     folder = imported_root() / name
     meta = read_meta(folder)
-    for split in SPLITS:
-        _check_size(array_path(folder, split), meta.splits[split].bytes)
+    for file, facts in present(meta).items():
+        _check_size(part_path(folder, file), facts.bytes)
     return folder
 
 
 def _damaged(path: Path, why: str) -> DataUnavailable:
-    return DataUnavailable(
-        f"{path} is damaged ({why}); import the data again with --name {path.parent.name} --replace"
-    )
+    return DataUnavailable(f"{path} is damaged ({why}); {again(path.parent.name)}")
 
 
 def _check_size(path: Path, expected: int) -> None:
@@ -145,8 +186,10 @@ def _check_size(path: Path, expected: int) -> None:
         raise _damaged(path, f"{size} bytes, not {expected}")
 
 
-def _array(folder: Path, meta: Meta, split: Split, *, whole: bool = False) -> NDArray[np.generic]:
-    facts, path = meta.splits[split], array_path(folder, split)
+def _array(
+    folder: Path, file: str, facts: SplitMeta, *, whole: bool = False
+) -> NDArray[np.generic]:
+    path = part_path(folder, file)
     # A pipe would be waited for; its size is never the right one.
     _check_size(path, facts.bytes)
     try:
@@ -156,8 +199,16 @@ def _array(folder: Path, meta: Meta, split: Split, *, whole: bool = False) -> ND
 
 
 def _pool(folder: Path, meta: Meta, split: Split) -> Pool:
-    facts, path = meta.splits[split], array_path(folder, split)
-    x = _array(folder, meta, split)
+    return pool_of(folder, meta, split, meta.splits[split])
+
+
+def pool_of(folder: Path, meta: Meta, file: str, facts: SplitMeta) -> Pool:
+    """Return the instances in a file of a data set.
+
+    Raises:
+        DataUnavailable: it isn't the one that was written.
+    """
+    path, x = part_path(folder, file), _array(folder, file, facts)
     dtype = np.uint8 if meta.kind == "images" else np.float32
     if x.shape != (sum(facts.counts), *meta.shape) or x.dtype != dtype:
         raise _damaged(path, f"{x.dtype} {list(x.shape)}, which its meta.json doesn't say")
@@ -207,7 +258,7 @@ def write_imported(
     splits: dict[Split, SplitMeta] = {}
     hashes: dict[str, list[list[bytes]]] = {}
     for split in SPLITS:
-        path = array_path(place, split)
+        path = part_path(place, split)
         hashes[split] = _write_split(path, rows, chosen, split, scale)
         classes = chosen.split.classes(split)
         splits[split] = SplitMeta(

