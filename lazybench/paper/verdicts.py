@@ -108,8 +108,8 @@ def baselines(result: ContrastResult, evidence: Evidence) -> str | None:
         name = side.name(result.contrast.reading)
         if found.not_above:
             return f"{name} isn't above {found.not_above[0]} on {board.place}"
-        tuned = row_of(Side("finetune"), "", board)
-        fewer, more = (None if each is None else _test_images(each) for each in (tuned, group))
+        finetune = row_of(Side("finetune"), "", board)
+        fewer, more = (None if each is None else _test_images(each) for each in (finetune, group))
         if fewer is not None and more is not None and fewer < more:
             return (
                 f"`finetune` takes {fewer:,} image-gradients a trial on {board.place}, "
@@ -133,23 +133,37 @@ def _test_images(group: Group) -> int | None:
 def control(result: ContrastResult, evidence: Evidence) -> str | None:
     """Point 2: the control is within 5 points of its reported number.
 
-    Where there is none, of itself at four times the training. `Choice:` a claim that the control
-    fails on some tasks asks this of the tasks without that trap.
+    Where there is none, of itself at four times the training. `Choice:` where a claim says that the
+    control fails on some tasks, this is checked on the ordinary ones.
     """
+    contrast = result.contrast
     for pair in result.pairs:
-        contrast, board, group = result.contrast, pair.board, pair.right
-        if contrast.trap:
-            env = board.first.env.id.replace(contrast.trap, "")
-            other = evidence.board_of(env, board)
-            found = None if other is None else row_of(contrast.right, contrast.reading, other)
-            if other is None or found is None:
-                name = contrast.right.name(contrast.reading)
-                return f"no `{name}` row on {env} at {board.first.budget}"
-            board, group = other, found
-        why = _incompetent(contrast.right, contrast.reading, board, group, evidence)
+        ordinary = _ordinary(result, pair, evidence)
+        if ordinary.row is None:
+            return ordinary.missing
+        why = _incompetent(contrast.right, contrast.reading, ordinary.board, ordinary.row, evidence)
         if why is not None:
             return why
     return None
+
+
+class _Ordinary(NamedTuple):
+    """The control on the tasks without the trap: its board, its row, and what is missing."""
+
+    board: BoardGroups
+    row: Group | None
+    missing: str
+
+
+def _ordinary(result: ContrastResult, pair: Pair, evidence: Evidence) -> _Ordinary:
+    contrast, first = result.contrast, pair.board.first
+    if not contrast.trap:
+        return _Ordinary(pair.board, pair.right, "")
+    env = first.env.id.replace(contrast.trap, "")
+    missing = f"no `{contrast.right.name(contrast.reading)}` row on {env} at {first.budget}"
+    board = evidence.board_of(env, pair.board)
+    row = None if board is None else row_of(contrast.right, contrast.reading, board)
+    return _Ordinary(board or pair.board, row, missing)
 
 
 def _incompetent(
@@ -343,21 +357,18 @@ def precondition(result: ContrastResult, evidence: Evidence) -> str | None:
 
     It scores at least 10 points less there than on the tasks without the trap.
     """
-    contrast = result.contrast
-    if not contrast.trap:
+    if not result.contrast.trap:
         return None
     for pair in result.pairs:
-        env = pair.board.first.env.id.replace(contrast.trap, "")
-        other = evidence.board_of(env, pair.board)
-        found = None if other is None else row_of(contrast.right, contrast.reading, other)
-        if found is None:
-            name = contrast.right.name(contrast.reading)
-            return f"no `{name}` row on {env} at {pair.board.first.budget}"
-        trapped, free = _score(pair.right), _score(found)
+        ordinary = _ordinary(result, pair, evidence)
+        if ordinary.row is None:
+            return ordinary.missing
+        trapped, free = _score(pair.right), _score(ordinary.row)
         if free - trapped < MEMORISED:
+            name = result.contrast.right.name(result.contrast.reading)
             return (
-                f"{contrast.right.name(contrast.reading)} has {trapped:.1f} on {pair.board.place} "
-                f"and {free:.1f} on {env}, so it didn't fall into the trap"
+                f"{name} has {trapped:.1f} on {pair.board.place} and {free:.1f} on "
+                f"{ordinary.board.first.env.id}, which isn't {MEMORISED:g} points more"
             )
     return None
 
@@ -389,7 +400,7 @@ POINTS: tuple[Callable[[ContrastResult, Evidence], str | None], ...] = (
     precondition,
     seeds,
 )
-"""The points that are asked of each result, in order."""
+"""The points that each result must meet, in order."""
 
 
 class Failure(NamedTuple):

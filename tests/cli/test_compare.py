@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -33,3 +34,22 @@ def test_one_of_several_boards_is_chosen_by_its_protocol(lazybench: Any, store: 
     done = lazybench(*argv, "--protocol", "query_budget=7")
     assert done.code == 2
     assert "query_budget=7" in done.err
+
+
+def test_flags_and_mixed_processors_are_shown(lazybench: Any, make_record: Any) -> None:
+    store = Store("leaderboards")
+    facts = make_record()
+    env = facts.env.model_dump() | {"id": ENV, "family": "attack"}
+    machine = facts.machine.model_dump() | {"processor": "another"}
+    curve = [{"step": float(i), "val": 2.0 - 0.1 * i} for i in range(4)]
+    scores = Trials.of([1.0, 1, 1, 0])
+    store.publish(make_record("square", trials=scores, env=env, curve=curve))
+    store.publish(make_record("bandits", trials=scores, env=env, machine=machine))
+    argv = ("compare", "square", "bandits", "--env", ENV)
+    done = lazybench(*argv)
+    assert done.code == 0, done.err
+    assert "still rising" in done.out
+    assert "Mixed processors (another, " in done.out
+    told = json.loads(lazybench(*argv, "--json").out)
+    assert (told["left"]["flags"], told["right"]["flags"]) == (["still rising"], [])
+    assert len(told["processors"]) == 2
