@@ -1,1 +1,1 @@
-"""Data sets: where they lie, how they are read safely, what identifies them."""
+"""Data sets: their folders, safe reading, and fingerprints of their content."""

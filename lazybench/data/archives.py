@@ -1,8 +1,8 @@
-"""Images in a zip, tar or folder, read in place without unpacking and without trusting names.
+"""Reads images in a zip, tar or folder in place, without unpacking and without trusting names.
 
-A tree maps relative names (`Greek/character01/0394_01.png`) to bytes. Nothing is ever written, so
-a hostile archive has nowhere to write to; its names are refused all the same, and what it may hold
-is capped, so that damage and mischief end in one message that names the file.
+A tree maps relative names (`Greek/character01/0394_01.png`) to bytes. Nothing is ever written, so a
+hostile archive can't write anywhere; unsafe names are refused all the same, and sizes are limited.
+Damage ends in one message that names the file.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Tree(Protocol):
         ...
 
     def read(self, name: str) -> bytes:
-        """Content of the file `name`; DataUnavailable where it can't be read whole."""
+        """Content of the file `name`; DataUnavailable if it can't be read completely."""
         ...
 
     def close(self) -> None:
-        """Close what is open; `contextlib.closing` calls it."""
+        """Close open files; `contextlib.closing` calls it."""
         ...
 
 
@@ -54,9 +54,9 @@ class ZipTree:
     Args:
         path: the zip file.
         inner: folder inside the zip that the names are relative to; "" for the top.
-        most_members: how many members the zip may have.
-        most_bytes: how many bytes all members together may unpack to.
-        most_member_bytes: how many bytes one member may unpack to.
+        most_members: largest number of members.
+        most_bytes: largest unpacked size of all members together, in bytes.
+        most_member_bytes: largest unpacked size of one member, in bytes.
 
     Raises:
         DataUnavailable: not a valid zip file, an unsafe member, or one of the caps passed.
@@ -101,7 +101,7 @@ class ZipTree:
                 name = member.filename
                 self._inspect(member, most_member_bytes)
                 if member.compress_size > size:
-                    # Room for that many bytes would be made before the first of them is read.
+                    # Memory for that many bytes would be reserved before reading the first one.
                     claim = f"{member.compress_size} packed bytes of {size} in all"
                     raise self._refused(f"member {name!r} claims {claim}")
                 if name in seen:
@@ -153,7 +153,7 @@ class ZipTree:
         if member is None:
             raise DataUnavailable(f"{self.path} has no member {name!r}; fetch the file again")
         try:
-            # The declared size is what zipfile stops at, so the caps above hold here too.
+            # zipfile stops at the declared size, so the limits above hold here, too.
             return self._zip.read(member)
         except (
             OSError,
@@ -219,17 +219,17 @@ def open_tree(path: Path) -> Tree:
     """Tree of `path`: a folder's files, or a zip's members below the folder named as the zip.
 
     Raises:
-        DataUnavailable: no whole, harmless zip file.
+        DataUnavailable: not a valid and safe zip file.
     """
     return FolderTree(path) if path.is_dir() else ZipTree(path, inner=path.stem)
 
 
 def source_key(path: Path, *, flat: bool = False) -> str:
-    """64 hex digits that change when `path` does, without reading what it holds.
+    """64 hex digits that change when `path` does, without reading its content.
 
     Args:
         path: a file or folder.
-        flat: look at a folder alone, not at those below it, and so not at each of its files.
+        flat: use only the folder's own time, not those of the folders below it.
 
     Choice: a zip counts with its size and time, a folder with the times of its folders, which move
         when a file is added, removed, renamed or replaced. A file overwritten in place is missed;
@@ -258,10 +258,10 @@ def decode_grey(data: bytes, where: str) -> NDArray[np.uint8]:
 
     Args:
         data: content of the PNG file.
-        where: what a message calls it.
+        where: its name in messages.
 
     Raises:
-        DataUnavailable: no whole PNG.
+        DataUnavailable: not a valid PNG.
     """
     return np.asarray(decoded(data, where).convert("L"))
 
@@ -278,12 +278,12 @@ def decoded(data: bytes, where: str, kind: str = "PNG") -> Image.Image:
         DataUnavailable: no whole image of that format.
     """
     try:
-        # Decoding alone doesn't look at every chunk's CRC; `verify` does, and spends the image.
+        # Decoding doesn't check every chunk's CRC; `verify` does, but consumes the image.
         Image.open(io.BytesIO(data), formats=(kind,)).verify()
         image = Image.open(io.BytesIO(data), formats=(kind,))
         image.load()
         return image
-    # What Pillow's readers raise on a damaged file is no fixed list.
+    # Pillow's readers may raise any error on a damaged file.
     except Exception as error:
         raise DataUnavailable(
             f"{where} isn't a whole {kind} image ({error}); fetch the data again"
@@ -306,7 +306,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 TARBALL_MOST_BYTES = 1 << 30
 MOST_UNPACKED_BYTES = 2 << 30
-"""Of an archive, whatever is read of it: a bomb takes time where it takes no memory."""
+"""Unpacked size of a whole archive, even if less is read: a zip bomb also costs time."""
 
 _BLOCK_BYTES = 1 << 20
 _MOST_TEXT_BYTES = 1 << 20
@@ -376,7 +376,7 @@ class _Header(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """Return the head that a block holds."""
         found = super().frombuf(buf, encoding, errors)
-        # All of such a member is read before anybody else can look at its size.
+        # tarfile reads all of such a member before its size can be checked elsewhere.
         if found.type in _TEXTS and found.size > _MOST_TEXT_BYTES:
             raise tarfile.ReadError(f"a name or comment of {found.size} bytes")
         return found

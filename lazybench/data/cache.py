@@ -1,12 +1,11 @@
 """Prepared arrays on disk: built once, verified by sha256 and memory-mapped at each opening.
 
-A file below `REMEMBERED_FROM` bytes is hashed at each opening. A larger one is hashed as a whole
-once per change: its hash is remembered in `verified/` below the cache folder (below the user's own
-where that one can't be written), with the file's size, times, device and inode, and a file of which
-any of these has changed is hashed again.
-The change time (ctime) moves with every write, also where a program sets the modification time
-back. A change that moves none of them, such as a disk that loses a bit, is found by `whole=True`,
-which `lazybench data verify` and `lazybench doctor --deep` use.
+A file below `REMEMBERED_FROM` bytes is hashed at each opening. A larger one is hashed once per
+change: its hash is stored in `verified/` below the cache folder (or below the user's own cache
+folder, if the former can't be written), with the file's size, times, device and inode, and the file
+is hashed again when any of these changes. The change time (ctime) changes with every write, even if
+a program resets the modification time. A change that affects none of them, such as a bit lost by
+the disk, is found by `whole=True`, which `lazybench data verify` and `lazybench doctor --deep` use.
 """
 
 from __future__ import annotations
@@ -48,12 +47,12 @@ SCHEMA = 1
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
-# What an unwritable cache leaves in memory: the second opening must not decode everything again.
+# Arrays of an unwritable cache, so that a second opening needn't decode everything again.
 _held: dict[tuple[Path, str], Arrays] = {}
 
 
 REMEMBERED_FROM = 64 << 20
-"""Bytes from which on a file is hashed once per change, and not at each opening."""
+"""Size in bytes from which a file is hashed once per change, and not at each opening."""
 
 VERIFIED = "verified"
 _SETTLED_NS = 2_000_000_000
@@ -66,7 +65,7 @@ _known: dict[tuple[str, str], _State] = {}
 
 
 class Damaged(Exception):
-    """A file isn't what was written; the text says what is wrong with it."""
+    """A file differs from what was written; the message says how."""
 
 
 def mapped(path: Path, size: int, sha256: str, *, whole: bool = False) -> NDArray[Any]:
@@ -76,10 +75,10 @@ def mapped(path: Path, size: int, sha256: str, *, whole: bool = False) -> NDArra
         path: the file.
         size: its bytes.
         sha256: 64 hex digits over all of its content.
-        whole: hash it even where it is remembered and hasn't changed since.
+        whole: hash it even if it hasn't changed since its last check.
 
     Raises:
-        Damaged: it is missing, or is another file than was written.
+        Damaged: it is missing, or differs from what was written.
     """
     try:
         # One handle for hash and map: a file replaced in between can't slip through.
@@ -92,7 +91,7 @@ def mapped(path: Path, size: int, sha256: str, *, whole: bool = False) -> NDArra
                 header = np.lib.format.read_array_header_2_0
             shape, fortran, dtype = header(file)
             if not shape or 0 in shape:
-                # An empty file section can't be mapped, and a scalar isn't worth a map.
+                # An empty file section can't be mapped, and a scalar needn't be.
                 file.seek(0)
                 return frozen(np.load(file, allow_pickle=False))
             order: Literal["F", "C"] = "F" if fortran else "C"
@@ -104,7 +103,7 @@ def mapped(path: Path, size: int, sha256: str, *, whole: bool = False) -> NDArra
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """A view of an array that can't be written through."""
+    """A read-only view of an array."""
     view = array.view()
     view.flags.writeable = False
     return view
@@ -114,7 +113,7 @@ def _check(file: BufferedReader, path: Path, size: int, sha256: str, *, whole: b
     """Check an open file's size and content.
 
     Raises:
-        Damaged: it has others.
+        Damaged: they differ.
     """
     state = os.fstat(file.fileno())
     if state.st_size != size:
@@ -165,15 +164,15 @@ def _remember(path: Path, sha256: str, state: _State) -> None:
 
 
 def scratch(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """Return an array of zeros on disk, in a nameless file that goes away with it.
+    """Return an array of zeros on disk, in an unnamed file that is deleted with it.
 
-    The file is in the cache folder. The array is in memory where that folder can't be written or
-    the array is empty.
+    The file is in the cache folder. The array is in memory if that folder can't be written or the
+    array is empty.
     """
     try:
         cache_root().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache_root()) as file:
-            # A map of a file with holes ends the process where the disk turns out to be full.
+            # Writing to the map of a sparse file ends the process if the disk is full.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
             return np.memmap(file, dtype, "w+", shape=shape)
@@ -200,31 +199,31 @@ def prepared(
     key: str = "",
     whole: bool = False,
 ) -> Arrays:
-    """Arrays of `build`, made now or earlier: read-only, memory-mapped where the cache allows.
+    """Return the arrays of `build`, new or cached: read-only, and memory-mapped if possible.
 
-    Every file's size and sha256 are verified (of a file of 64 MiB or more once per
-    change, so that opening takes milliseconds). A damaged entry is rebuilt with one logged
-    warning. Processes that want the same entry wait for the one that builds it. Where the folder
-    can't be written, the arrays stay in memory, with one logged warning a process.
+    Every file's size and sha256 are verified (for a file of 64 MiB or more once per change, so that
+    opening takes milliseconds). A damaged entry is rebuilt with one logged warning. Processes that
+    need the same entry wait for the one that builds it. If the folder can't be written, the arrays
+    stay in memory, with one logged warning per process.
 
     Args:
         name: data set, as in `omniglot`; letters, digits, `.`, `_`, `+`, `-`.
         version: version of the preparation, in the same letters.
-        build: makes the arrays, by name; called at most once, only when they aren't there.
-            Strings are fine (`<U` arrays), objects aren't.
-        key: cheap key of the sources (sizes, times); an entry of another key is replaced.
-        whole: hash all of every file, whatever is remembered of it.
+        build: makes the arrays, by name; called at most once, and only if they aren't cached.
+            Strings are allowed (`<U` arrays), objects aren't.
+        key: cheap key of the sources (sizes, times); an entry with another key is replaced.
+        whole: hash every file completely, even if it hasn't changed.
 
     Returns:
         The arrays by the names that `build` gave them.
 
     Raises:
         UsageError: a name can't be a file's name, or an array holds objects.
-        Exception: whatever `build` raises; nothing is kept then.
+        Exception: any error of `build`; nothing is stored then.
     """
     entry = f"{_safe(name)}-{_safe(version)}"
     folder = cache_root() / entry
-    # Without the lock first: an entry that verifies is whole, and a shared cache may be read-only.
+    # First without the lock: a valid entry is complete, and a shared cache may be read-only.
     try:
         return _open(folder, key, whole=whole)
     except (_Missing, Damaged):
@@ -252,11 +251,11 @@ def prepared(
 
 
 def damage(folder: Path, *, whole: bool = False) -> str:
-    """The fault of the entry in `folder`, as `prepared` would see it; '' for none.
+    """Return what is wrong with the entry in `folder`; '' if nothing is.
 
     Args:
-        folder: an entry below the cache folder, of any key.
-        whole: hash all of every file; else only sizes are looked at.
+        folder: an entry below the cache folder, with any key.
+        whole: hash every file completely; otherwise only sizes are compared.
     """
     try:
         files = _manifest(folder)[1]

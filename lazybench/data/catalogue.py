@@ -1,8 +1,8 @@
-"""Status of data sets: which are installed, where, and whether they are whole.
+"""Status of data sets: which are installed, where, and whether they are intact.
 
-Besides its opener a data set's module may offer `check(**kwargs) -> Path`, which looks for the
-files without reading them and returns the folder; an opened data set may offer `reread() -> str`,
-the fingerprint of its sources as they are now. Without them the status is coarser, never wrong.
+Besides its opener, a data set's module may have `check(**kwargs) -> Path`, which looks for the
+files without reading them and returns the folder. An opened data set may have `reread() -> str`,
+the current fingerprint of its sources. Without them the status is less detailed.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from lazybench.user_code import declared, load
 
 @dataclass(frozen=True)
 class DataStatus:
-    """What is known of one data set on this machine.
+    """Status of one data set on this machine.
 
     Attributes:
         name: id of the data set.
-        installed: whether it can be opened, as far as was looked.
+        installed: whether its files exist; they may still be damaged.
         path: folder of its files, or None if there are none.
         source: one line on where the data come from.
-        detail: what was found, or what is wrong and what to do about it.
-        verified: after `verify`, whether all content was read and is as it was; else None.
+        detail: the result, or what is wrong and what to do about it.
+        verified: after `verify`, whether all content was read and is unchanged; else None.
         fingerprint: 64 hex digits after `verify`, else empty.
     """
 
@@ -50,17 +50,17 @@ class RereadDataSet(Protocol):
     fingerprint: str
 
     def reread(self) -> str:
-        """Return the fingerprint of the sources as they are now, 64 hex digits."""
+        """Return the current fingerprint of the sources, 64 hex digits."""
         ...
 
 
 def status() -> list[DataStatus]:
-    """Status of each registered data set, by id; looks for files and prepares nothing."""
+    """Return the status of each registered data set, by id; prepares nothing."""
     return [_look(spec) for spec in DATASETS.specs()]
 
 
 def where(name: str) -> Path:
-    """Folder of the data set, or that its files belong in where it isn't installed.
+    """Return the folder of a data set, or the folder for its files if it isn't installed.
 
     Raises:
         UnknownName: no such data set.
@@ -69,7 +69,7 @@ def where(name: str) -> Path:
 
 
 def verify(name: str) -> DataStatus:
-    """Status of one data set after reading all of it and computing its fingerprint again.
+    """Read a data set completely, compute its fingerprint again, and return its status.
 
     Raises:
         UnknownName: no such data set.
@@ -90,9 +90,9 @@ def verify(name: str) -> DataStatus:
             f"{opened.fingerprint}; delete {cache_root()} to prepare them again"
         )
     elif not rereads and spec.embedded:
-        detail = "the package's own file was verified as it was opened"
+        detail = "the included file was verified when it was opened"
     elif not rereads:
-        verified, detail = None, "it could be opened; it offers no way to read its files again"
+        verified, detail = None, "it can be opened; it has no method to read its files again"
     return DataStatus(spec.id, True, looked.path, opened.source, detail, verified, now)
 
 
@@ -101,20 +101,20 @@ def _look(spec: DataSpec) -> DataStatus:
     try:
         if spec.embedded:
             path = Path(inspect.getfile(load(spec.target))).parent
-            return DataStatus(spec.id, True, path, source, "comes with the package")
+            return DataStatus(spec.id, True, path, source, "included in the package")
         check: Callable[..., Path] | None = declared(spec.target, "check", None)
         if check is not None:
             path = check(**spec.kwargs)
-            return DataStatus(spec.id, True, path, source, "all files are there")
+            return DataStatus(spec.id, True, path, source, "all files exist")
         found = [data_root() / probe for probe in spec.probe if (data_root() / probe).exists()]
         if spec.probe and not found:
             expected = " or ".join(spec.probe)
             detail = f"not installed; expected {expected} below {data_root()}"
             return DataStatus(spec.id, False, None, source, detail)
         if found:
-            detail = "its folder is there; not looked into"
+            detail = "its folder exists; its content wasn't checked"
             return DataStatus(spec.id, True, found[0], source, detail)
         opened = load(spec.target)(**spec.kwargs)
-        return DataStatus(spec.id, True, None, opened.source, "it could be opened")
+        return DataStatus(spec.id, True, None, opened.source, "it can be opened")
     except (LazybenchError, OSError) as error:
         return DataStatus(spec.id, False, None, source, str(error))

@@ -1,4 +1,4 @@
-"""Data sets fetched from their official addresses: whole, verified and in place, or not at all."""
+"""Downloads data sets from their official addresses, verified and never partially."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lazybench.runtime.locks import alone
 
 TRIES = 4
 TIMEOUT_S = 30.0
-"""Seconds without an answer or another byte after which a try has failed."""
+"""Seconds without a reply or another byte after which an attempt fails."""
 
 _CHUNK_BYTES = 1 << 18
 _LOCK = ".lazybench-get.lock"
@@ -43,9 +43,9 @@ class Fetched:
         path: its path.
         url: where it came from.
         bytes: its size.
-        md5: as published and verified, or empty if nobody publishes one.
-        sha256: 64 hex digits over what is there.
-        fresh: False if it was there already.
+        md5: the published checksum, verified; empty if none is published.
+        sha256: 64 hex digits over its content.
+        fresh: False if it existed already.
     """
 
     path: Path
@@ -59,33 +59,33 @@ class Fetched:
 def fetch(
     name: str, *, mirror: str = "", replace: bool = False, progress: Progress | None = None
 ) -> list[Fetched]:
-    """Fetch the missing files of a data set into the data folder; return all of them.
+    """Download the missing files of a data set into the data folder; return all its files.
 
-    A file appears in its place once it is whole and its checksum right. One that is there already
-    is left alone. Failing tries are repeated, up to four in all, but a file that the server doesn't
-    have isn't requested again.
+    A file appears in its place when it is complete and its checksum matches. An existing file is
+    kept. Failed attempts are repeated, up to four in all, but a file that the server doesn't have
+    isn't requested again.
 
     Args:
         name: id of the data set.
-        mirror: address of a folder that holds the files under their official names.
-        replace: fetch the files that are there too.
-        progress: hears of every quarter of a megabyte.
+        mirror: address of a folder with the files under their official names.
+        replace: download existing files, too.
+        progress: called for every quarter of a megabyte.
 
     Raises:
-        UnknownName: nothing is known of where to fetch it.
-        DataUnavailable: a file couldn't be fetched or isn't the published one, or another one has
-            its place.
+        UnknownName: no address is known for it.
+        DataUnavailable: a file couldn't be downloaded or isn't the published one, or a different
+            file has its place.
         OutputUnavailable: the data folder can't be written.
-        Busy: another process is fetching into the data folder.
+        Busy: another process is downloading into the data folder.
     """
     remotes = SOURCES.get(name)
     if remotes is None:
         raise UnknownName(
             f"no address is known for the data set '{name}'.{nearest(name, SOURCES)} These can be "
-            f"fetched: {', '.join(sorted(SOURCES))}"
+            f"downloaded: {', '.join(sorted(SOURCES))}"
         )
     root = data_root()
-    busy = f"another process is fetching data into {root}; wait for it to end"
+    busy = f"another process is downloading data into {root}; wait for it to end"
     with alone(root / _LOCK, busy, partial(_closed, root)):
         return [
             (None if replace else _there(name, root, remote))
@@ -99,15 +99,15 @@ def _closed(root: Path, error: Exception) -> str:
 
 
 def _there(name: str, root: Path, remote: Remote) -> Fetched | None:
-    """The file that is in its place already, or None."""
+    """The file, if it exists already, or None."""
     path = root / remote.place
     if not path.exists():
         return None
     found = file_digest(path, "md5") if remote.md5 else ""
     if found != remote.md5:
         raise DataUnavailable(
-            f"{name}: {path} is there with other content than the published one (md5 {found}, "
-            f"published {remote.md5}); it was left as it is, --replace fetches it again"
+            f"{name}: {path} exists with other content than the published one (md5 {found}, "
+            f"published {remote.md5}); it was kept; --replace downloads it again"
         )
     return _in_place(path, remote, remote.url, fresh=False)
 
@@ -117,7 +117,7 @@ def _fetched(name: str, root: Path, remote: Remote, mirror: str, progress: Progr
     path = root / remote.place
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # What a killed process left: whoever holds the lock is alone.
+        # Left by a killed process, since this one holds the lock.
         for stale in path.parent.glob(f"{_PREFIX}*"):
             shutil.rmtree(stale, ignore_errors=True)
         place = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=path.parent)
@@ -139,8 +139,9 @@ def _fetched(name: str, root: Path, remote: Remote, mirror: str, progress: Progr
             tries = "" if isinstance(error, _Refused) else f" in {TRIES} tries"
             published = f" (md5 {remote.md5})" if remote.md5 else ""
             raise DataUnavailable(
-                f"{name}: {url} couldn't be fetched{tries}: {error}; nothing was kept; try again "
-                f"later, name a mirror with --from, or put the file{published} at {path} yourself"
+                f"{name}: {url} couldn't be downloaded{tries}: {error}; nothing was stored; try "
+                f"again later, name a mirror with --from, or put the file{published} at {path} "
+                "yourself"
             ) from error
         os.replace(come, path)
     return _in_place(path, remote, url, fresh=True)
@@ -148,7 +149,7 @@ def _fetched(name: str, root: Path, remote: Remote, mirror: str, progress: Progr
 
 @contextmanager
 def _emptied(folder: Path, root: Path) -> Iterator[None]:
-    """Leave no empty folder below `root` where the block fails: it would look like data."""
+    """Remove empty folders below `root` if the block fails, since they would look like data."""
     try:
         yield
     except BaseException:
@@ -167,14 +168,14 @@ def _removed(folder: Path) -> bool:
 
 
 class _Refused(Exception):
-    """The server says that asking again is no use."""
+    """The server's reply shows that another attempt would fail, too."""
 
 
 class _Downloader:
-    """One try at one file, called by pooch.
+    """One attempt to download a file, called by pooch.
 
     Choice: this and not `pooch.HTTPDownloader`, which counts progress in whole chunks, ends at 0
-        bytes where no length was announced, and tries again where the server has no such file.
+        bytes if no length was announced, and retries a file that the server doesn't have.
     """
 
     def __init__(self, remote: Remote, progress: Progress) -> None:
@@ -187,7 +188,7 @@ class _Downloader:
         with requests.get(url, stream=True, timeout=TIMEOUT_S, headers=plain) as response:
             code = response.status_code
             if 400 <= code < 500 and code not in _WORTH_A_RETRY:
-                raise _Refused(f"the server answers {code} {response.reason}")
+                raise _Refused(f"the server replied {code} {response.reason}")
             response.raise_for_status()
             total = int(response.headers.get("Content-Length", 0))
             done, head = 0, b""
@@ -197,9 +198,9 @@ class _Downloader:
                     done += file.write(chunk)
                     self._progress(self._remote.file, done, total)
         if total and done != total:
-            raise ValueError(f"the file is cut: {done} of {total} bytes came")
+            raise ValueError(f"the file is incomplete: {done} of {total} bytes arrived")
         if head.lstrip().lower().startswith(_HTML):
-            raise ValueError("a web page came instead of the file")
+            raise ValueError("the server sent a web page instead of the file")
 
 
 @contextmanager

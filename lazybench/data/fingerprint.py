@@ -1,4 +1,4 @@
-"""The fingerprint of a data set: over what its images show and how they are split, nothing else."""
+"""The fingerprint of a data set, a hash over its instances and how they are split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 def instance_hash(pixels: NDArray[Any]) -> bytes:
     """32 bytes over the type, shape and values of one instance.
 
-    The same pixels give the same hash however they lie in memory and on whatever byte order.
+    The same pixels give the same hash, whatever their memory layout and byte order.
 
     Args:
         pixels: decoded source image or vector, any shape, any number type.
@@ -45,7 +45,7 @@ def content_fingerprint(splits: Mapping[str, Iterable[Iterable[bytes]]]) -> str:
 def repeated_instances(
     splits: Mapping[str, Sequence[Sequence[bytes]]], classes: Mapping[str, Sequence[str]]
 ) -> tuple[str, ...]:
-    """Lines on instances that are equal to the bit: in a class, in two classes, in two splits.
+    """Return notes on instances that are equal to the bit: in a class, two classes or two splits.
 
     Args:
         splits: for each split the classes, each as the hashes of its instances.

@@ -1,4 +1,4 @@
-"""Where data sets and prepared arrays live on this machine, and where they are fetched from."""
+"""Folders of data sets and prepared arrays on this machine, and addresses of downloads."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Remote:
 
     Attributes:
         url: its official address.
-        place: path below the data folder, where the data set looks for it.
-        md5: 32 hex digits as published, or empty if nobody publishes a checksum.
+        place: its path below the data folder.
+        md5: the published checksum, 32 hex digits; empty if none is published.
     """
 
     url: str
@@ -112,4 +112,4 @@ SOURCES: Mapping[str, tuple[Remote, ...]] = {
         for file in (f"tiered-imagenet-{split}_{kind}.pkl" for split in ("train", "val", "test"))
     ),
 }
-"""The files of each data set that can be fetched, by its id."""
+"""The files of each data set that can be downloaded, by its id."""

@@ -1,9 +1,9 @@
-"""Pickles of published data sets, read by an unpickler that knows the names of data alone.
+"""Reads pickles of published data sets with an unpickler that only allows data.
 
-Python's unpickler in C has no hook for the keys that it hashes, and a tuple is hashed as a
-whole, part by part, each time that it becomes a key: forty instructions can nest one tuple twice in
-the next, so that hashing the last takes longer than anyone waits. So this is a subclass of
-`pickle`'s unpickler in Python, which checks each key first.
+Python's unpickler in C has no hook for the keys that it hashes, and a tuple is hashed completely
+each time that it becomes a key: forty instructions can nest each tuple twice in the next one, so
+hashing the last one never ends. So this is a subclass of `pickle`'s unpickler in Python, which
+checks each key first.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _ATOMS = (str, bytes, int, float, complex, type(None), np.generic)
 
 
 def load_pickle(source: Path | bytes, where: str = "", *, most_bytes: int = MOST_BYTES) -> Any:
-    """Return what a data pickle holds: containers, numbers, text, bytes, numpy arrays and scalars.
+    """Return the content of a pickle of containers, numbers, text, bytes, numpy arrays and scalars.
 
-    Byte strings of Python 2 come back as text, one character a byte; `text_keys` makes the keys of
-    a dict equal in every spelling. Arrays are a subclass of `ndarray`. Python 2's oldest protocol
-    (0, as text) is read only where its strings are ASCII.
+    Byte strings of Python 2 are returned as text, one character per byte; `text_keys` converts the
+    keys of a dict to text. Arrays are a subclass of `ndarray`. Python 2's oldest protocol (0, as
+    text) is read only if its strings are ASCII.
 
     Args:
         source: the file, or its content.
-        where: what messages call it; the path where it is empty.
-        most_bytes: how long the pickle may be.
+        where: its name in messages; the path if empty.
+        most_bytes: largest size of the pickle.
 
     Raises:
-        DataUnavailable: it can't be read, is too long, cut or damaged, or asks for anything else
-            than data; the message names file and class.
+        DataUnavailable: it can't be read, is too long, incomplete or damaged, or contains anything
+            else than data; the message names file and class.
     """
     where = where or str(source if isinstance(source, Path) else "pickle")
     try:
@@ -60,10 +60,10 @@ def load_pickle(source: Path | bytes, where: str = "", *, most_bytes: int = MOST
 
 
 def text_keys(value: Any, where: str, needed: Iterable[str]) -> dict[str, Any]:
-    """Return a dict's entries under text keys, after a check that the needed ones are there.
+    """Return a dict's entries under text keys, after a check that the needed ones exist.
 
     Raises:
-        DataUnavailable: no dict, or one that lacks a key.
+        DataUnavailable: not a dict, or a key is missing.
     """
     if not isinstance(value, Mapping):
         raise DataUnavailable(f"{where} holds a {type(value).__name__}, not a dict; fetch it again")
@@ -78,16 +78,16 @@ def text_keys(value: Any, where: str, needed: Iterable[str]) -> dict[str, Any]:
 
 
 def as_text(value: Any) -> str:
-    """Return text as it is, bytes as text, anything else as Python writes it."""
+    """Return text unchanged, bytes as text, and the `str` of anything else."""
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 class _Refused(Exception):
-    """The pickle asks for what isn't data."""
+    """The pickle contains something that isn't data."""
 
 
 class _Maker:
-    """A function that a pickle may call; it can't be changed, as the pickle's own setter tries."""
+    """A function that a pickle may call; a pickle can't set its attributes."""
 
     __slots__ = ("_make",)
 
@@ -125,7 +125,7 @@ class _DType:
 
 
 class _Array(np.ndarray[Any, Any]):
-    """Array that fills itself only with as many bytes as the pickle brings along."""
+    """Array that only accepts as many bytes as the pickle contains."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         shape, kind, fortran, content = state[-4:]
@@ -135,7 +135,7 @@ class _Array(np.ndarray[Any, Any]):
 
 
 def _word(value: object) -> str:
-    """Text or bytes as text; anything else may take without end to write."""
+    """Text or bytes as text; anything else is refused, since writing it may never end."""
     if not isinstance(value, str | bytes):
         raise _Refused(f"it gives a {type(value).__name__} in place of a name")
     return as_text(value)
@@ -158,7 +158,7 @@ def _bytes_or_list(content: Any) -> Any:
 
 
 def _shaped(shape: Any, kind: Any, content: Any) -> np.dtype[Any]:
-    """The type of an array of `shape`, after a check that `content` is all of it."""
+    """The type of an array of `shape`, after a check that `content` has its size."""
     if not isinstance(kind, _DType) or not isinstance(shape, tuple) or len(shape) > _MOST_AXES:
         raise _Refused("it holds an array without type or shape")
     if any(not isinstance(size, int) or size < 0 for size in shape):
@@ -246,12 +246,12 @@ _ALLOWED: dict[tuple[str, str], _Maker] = {
 
 
 class _Reader(pickle._Unpickler):
-    """An unpickler that knows the names of data and no other, and hashes flat keys alone."""
+    """An unpickler that only allows names of data, and only hashes flat keys."""
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the maker behind a name."""
+        """Return the allowed function of a name."""
         found = _ALLOWED.get((module, name))
         if found is None:
             raise _Refused(f"it asks for {module}.{name}, which isn't data")
@@ -259,7 +259,7 @@ class _Reader(pickle._Unpickler):
 
 
 def _checked(opcode: bytes, first: int, step: int) -> None:
-    """Let an instruction check its keys: every `step`-th entry of the stack from `first` on."""
+    """Make an instruction check its keys: every `step`-th entry of the stack from `first` on."""
     load = pickle._Unpickler.dispatch[opcode[0]]
 
     def check(reader: Any) -> None:
@@ -286,7 +286,7 @@ def _load(file: BinaryIO, where: str, size: int, most_bytes: int) -> Any:
     try:
         reader: Any = _Reader(file, encoding="latin1")
         found = reader.load()
-        # The unpickler in C would make a table up to the highest number of an object.
+        # The unpickler in C would allocate a table up to the highest number of an object.
         if (most := max(reader.memo, default=0)) > size:
             raise _Refused(f"it numbers an object {most}, in {size} bytes")
         return found
@@ -294,7 +294,7 @@ def _load(file: BinaryIO, where: str, size: int, most_bytes: int) -> Any:
         raise DataUnavailable(
             f"{where} is refused: {error}; nothing in it was run; fetch it from its official source"
         ) from error
-    # Whatever else goes wrong inside an unpickler comes of the file: it has no other input.
+    # Any other error inside an unpickler is caused by the file, its only input.
     except Exception as error:
         raise DataUnavailable(
             f"{where} isn't a whole pickle ({type(error).__name__}: {error}); delete it and fetch "

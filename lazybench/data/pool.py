@@ -1,9 +1,9 @@
-"""What a data set hands to an environment: instances grouped by class.
+"""Instances of a data set grouped by class, as environments use them.
 
-Few-shot environments take a `Pool` of each split, whose classes differ. Long-tailed streams take
-`Labelled`: train and test images of the same classes. A data set's module may offer
-`labelled(**kwargs) -> Labelled` besides its opener. Of other sets of images the train classes are
-taken, and a fifth of each class's images is held out for the test.
+Few-shot environments use a `Pool` of each split, with different classes. Long-tailed streams use
+`Labelled`: train and test images of the same classes. A data set's module may have
+`labelled(**kwargs) -> Labelled` besides its opener. For other image data sets, streams use the
+train classes and hold out a fifth of each class's images for the test.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class Pool:
 
 @runtime_checkable
 class DataSet(Protocol):
-    """An opened data set; `pool` may be called for each split, cheaply the second time.
+    """An opened data set; `pool` may be called for each split, and is cheap the second time.
 
     Attributes:
         name: id of the data set, as in environment ids (`glyphs`, `omniglot`).
         fingerprint: 64 hex digits over content and split, independent of packaging.
         prep: version of the preparation (resizing, jitter) that turned sources into instances.
-        source: one line on where the images come from; a subset or re-made split says so here.
+        source: one line on where the images come from, and on a subset or a custom split.
     """
 
     name: str
@@ -115,7 +115,7 @@ def data_facts(opened: DataSet | Labelled) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Part:
-    """Images by class; nothing is copied, so `x` may hold more than this part.
+    """Images by class; `x` isn't copied, so it may contain images of other parts.
 
     Attributes:
         x: `[M, channels, height, width]` uint8, read-only, may be memory-mapped.
@@ -143,7 +143,7 @@ class Labelled:
         prep: version of the preparation.
         source: one line on where the images come from.
         classes: names, in the order of the labels.
-        train: what the dev set and the long tail are drawn from.
+        train: images from which the dev set and the long tail are drawn.
         test: images of the test.
         weights: of features, what the network was trained on that made them.
     """
@@ -190,7 +190,7 @@ def whole_part(pool: Pool) -> Part:
     """Return all instances of a pool.
 
     Raises:
-        UsageError: they are no images.
+        UsageError: they aren't images.
     """
     if pool.x.dtype != np.uint8 or pool.x.ndim != 4:
         raise UsageError(
@@ -201,12 +201,12 @@ def whole_part(pool: Pool) -> Part:
 
 
 def held_out(pool: Pool, key: str) -> tuple[Part, Part]:
-    """Return the two parts of a pool: equally many images of each class are for the test.
+    """Return train and test part of a pool, with equally many test images of each class.
 
     They are a function of `key` and of an image's row in the pool.
 
     Raises:
-        UsageError: they are no images, or a class has too few.
+        UsageError: they aren't images, or a class has too few.
     """
     whole = whole_part(pool)
     each = held_out_each(int(pool.count.min()))

@@ -1,6 +1,6 @@
-"""The splits of a data set by class, and how imported data get theirs: given, listed or re-made.
+"""Splits of data sets by class; imported data has its own split, a listed one or a random one.
 
-Nothing here loads numpy: listings read the names of splits.
+Nothing here loads numpy, since listings read the names of splits.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 FRACTIONS = (0.64, 0.16, 0.2)
-"""Shares of the classes in re-made splits: train, val, test; those of miniImageNet."""
+"""Fractions of the classes in random splits (train, val, test), as in miniImageNet."""
 
 LEAST_CLASSES = 2
-"""Classes that each split must have for a task to have two ways."""
+"""Smallest number of classes of a split, so that a task can have two ways."""
 
 HELD_OUT = 5
-"""One image in so many of a class is for the test of a long-tailed stream, where there is no test
-part of the same classes."""
+"""One in this many images of a class is held out for the test of a long-tailed stream, if the data
+set has no test part of the same classes."""
 
 
 def held_out_each(least: int) -> int:
-    """Return the test images of each class, where the smallest class has `least` images."""
+    """Return the number of test images per class, if the smallest class has `least` images."""
     return least // HELD_OUT
 
 
@@ -40,7 +40,7 @@ class ClassSplit:
     """Which split each class is in.
 
     Attributes:
-        of: split of each class by name; classes that are left out aren't in it.
+        of: split of each class by name; without classes that are left out.
         how: a few words for the data set's `source`.
     """
 
@@ -58,7 +58,7 @@ def given_split(labels: Sequence[str], splits: Sequence[Split], where: str) -> C
     Args:
         labels: class of each instance.
         splits: split of each instance.
-        where: what names the splits, for messages (`the folders`).
+        where: source of the splits, for messages (`the folders`).
 
     Raises:
         UsageError: a class is in two splits, as in data sets made for plain classification.
@@ -77,7 +77,7 @@ def given_split(labels: Sequence[str], splits: Sequence[Split], where: str) -> C
 def listed_split(path: Path, groups: Mapping[str, str | None]) -> ClassSplit:
     """The split that a JSON file lists: `{"train": [names], "val": [names], "test": [names]}`.
 
-    A name is a class, or a super-category for all its classes. Classes named nowhere are left out.
+    A name is a class, or a super-category for all its classes. Other classes are left out.
 
     Args:
         path: the file.
@@ -126,22 +126,23 @@ _FORM = 'give {"train": [names], "val": [names], "test": [names]}, names of clas
 def ranked_split(
     name: str, seed: int, fractions: Sequence[float], groups: Mapping[str, str | None]
 ) -> ClassSplit:
-    """A re-made split, the same on every machine: classes in the order of a hash of their names.
+    """A random split, the same on every machine: classes in the order of a hash of their names.
 
-    Where there are super-categories, each goes to one split as a whole. The fractions are then met
-    as nearly as their sizes allow.
+    If there are super-categories, each belongs to one split as a whole, and the fractions are met
+    as closely as their sizes allow.
 
     Args:
         name: name of the data set.
         seed: another seed gives another split.
-        fractions: shares of the classes in train, val and test.
+        fractions: fractions of the classes in train, val and test.
         groups: super-category of each class, or None for all.
 
     Raises:
-        UsageError: fractions that are no shares, or too few classes or super-categories.
+        UsageError: invalid fractions, or too few classes or super-categories.
 
     Choice: the rank is the sha256 of `NAME:class:seed`, so adding a class moves few others.
-    Choice: super-categories are dealt in that order too, each to the split that lacks most classes.
+    Choice: super-categories are assigned in the same order, each to the split that lacks most
+        classes.
     """
     if (
         len(fractions) != len(SPLITS)

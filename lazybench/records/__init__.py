@@ -1,4 +1,4 @@
-"""Records are facts: one canonical JSON file a run, kept in an append-only store."""
+"""Records of runs: one canonical JSON file per run, in an append-only store."""
 
 from __future__ import annotations
 

@@ -34,13 +34,13 @@ Status = Literal["ok", "diverged", "failed", "oom", "timeout"]
 
 
 class Facts(BaseModel):
-    """What all parts of a record are: frozen, and without room for unknown fields."""
+    """Base class of all parts of a record: frozen, and without unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True)
 
 
 class _GrownFacts(Facts):
-    """Facts that got fields later: where these are None the JSON lacks them, as in old records."""
+    """Base class of parts with later fields, which JSON leaves out if None, as in old records."""
 
     LATER: ClassVar[frozenset[str]] = frozenset()
 
@@ -66,7 +66,7 @@ class EnvFacts(Facts):
     @model_validator(mode="after")
     def _scalars(self) -> Self:
         if bad := [k for k, v in self.protocol.items() if isinstance(v, dict | list)]:
-            raise ValueError(f"protocol holds scalars only, got something else at {bad}")
+            raise ValueError(f"protocol may only have scalars, got something else at {bad}")
         return self
 
 
@@ -108,11 +108,11 @@ class Metric(Facts):
 
 
 class Cost(_GrownFacts):
-    """What the run cost; None if it wasn't measured.
+    """Costs of the run; None if not measured.
 
-    Walls depend on what else the machine did; `train_cpu_s` and `cpu_s` (training, validation and
-    test) are processor seconds over all threads, which depend on that far less.
-    `peak_gpu_memory_bytes` is the most that tensors took on the GPU; None for runs on a CPU.
+    Wall times depend on other work of the machine; `train_cpu_s` and `cpu_s` (training, validation
+    and test) are processor seconds over all threads, which depend on it far less.
+    `peak_gpu_memory_bytes` is the largest GPU memory of tensors; None for runs on a CPU.
     """
 
     LATER = frozenset({"peak_gpu_memory_bytes"})
@@ -132,12 +132,12 @@ class Cost(_GrownFacts):
 
 
 class Tuning(Facts):
-    """What the search for a run's settings cost, on validation tasks alone.
+    """Cost of the search for a run's settings, on validation tasks only.
 
     Attributes:
-        trials: configurations tried, the preset among them.
+        trials: number of configurations, including the preset.
         cpu_s: processor seconds of their training.
-        image_gradients: images that a gradient was taken of in them.
+        image_gradients: number of image gradients computed in their training.
     """
 
     trials: int = Field(ge=1)
@@ -154,7 +154,7 @@ class Code(Facts):
 
 
 class Machine(_GrownFacts):
-    """Where it ran, `gpu` the name of the GPU that computed; none of it is part of the key."""
+    """The machine, with the name of its GPU if it was used; not part of the key."""
 
     LATER = frozenset({"gpu"})
 
@@ -177,15 +177,16 @@ class Checkpoint(Facts):
 
 
 class NetworkFacts(Facts):
-    """What was trained: backbone, parameters with the head, and where training started from.
+    """The trained network: backbone, parameters with the head, and initial weights.
 
     Attributes:
         name: the backbone's name.
-        parameters: numbers that were trained.
+        parameters: number of trained parameters.
         batch_norm: whether it normalises by batch statistics.
-        weights: `fresh`, or the source of the weights that training started from.
-        weights_sha256: their content; None if they were fresh.
-        source_sha256: the user's file that defines the backbone; None for the package's own.
+        weights: `fresh`, or the source of the initial weights.
+        weights_sha256: sha256 of the initial weights; None if fresh.
+        source_sha256: sha256 of the user's file that defines the backbone; None for the package's
+            own.
     """
 
     name: str = Field(min_length=1)
@@ -196,7 +197,7 @@ class NetworkFacts(Facts):
     source_sha256: Sha256 | None = None
 
     def identity(self) -> dict[str, str]:
-        """What of it is part of a run's key: the name, too, which `auto` in the settings hides."""
+        """The fields that are part of a run's key, including the name that `auto` resolves to."""
         found = {
             "network": self.name,
             "weights": self.weights_sha256,
@@ -210,7 +211,7 @@ class Reported(Facts):
 
     Attributes:
         settings: settings of the agent in this row, besides batch norm.
-        value: the number in `unit`; None if the paper only draws it.
+        value: the number in `unit`; None if the paper only shows it in a figure.
         ci95_half: half the width of its 95 % interval, in `unit`.
     """
 

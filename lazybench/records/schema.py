@@ -1,4 +1,4 @@
-"""The record of one run, schema 1: what was run, on what, what came out and what it cost."""
+"""The record of one run, schema 1: agent, environment, scores and costs."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ _OPTIONAL_KEY_FIELDS = ("trained_on", "network", "weights", "network_source")
 
 
 class Record(Facts):
-    """One run as a fact; `lazybench.records.Store` keeps it and boards are made from it.
+    """The record of one run; `lazybench.records.Store` stores it and boards are made from it.
 
     `fit` is the key of the run that trained the evaluated state, None for this run; `trained_on`
-    names the environment, run and step where the agent was trained on other tasks than these;
-    `track` names the data that training used, where an environment offers more than one kind;
-    `isolated` whether the policy ran the test in a separate process, without any environment;
-    `tuning` what the search for the settings cost, where `lazybench tune` found them.
+    names the environment, run and step of training if it was on other tasks; `track` names the data
+    that training saw, if the environment offers a choice; `isolated` says whether the policy ran
+    the test in a separate process without any environment; `tuning` is the cost of the search for
+    the settings, if `lazybench tune` found them.
 
     Raises:
         pydantic.ValidationError: a field is missing, unknown or of a wrong type or range.
@@ -103,7 +103,7 @@ class Record(Facts):
 
     @classmethod
     def keyed(cls, **fields: Any) -> Record:
-        """The record of `fields`, all but `key`, which is made from them.
+        """Return the record of `fields`, all but `key`, which is computed from them.
 
         Raises:
             pydantic.ValidationError: a field is missing, unknown or of a wrong type or range.
@@ -112,7 +112,7 @@ class Record(Facts):
         return draft.model_copy(update={"key": make_key(draft.identity())})
 
     def identity(self) -> dict[str, Any]:
-        """What the key is made of: everything that can change the score."""
+        """The fields that the key is computed from: everything that can affect the score."""
         network = {} if self.network is None else self.network.identity()
         return network | {
             "env": self.env.id,
@@ -134,15 +134,15 @@ class Record(Facts):
         }
 
     def to_json(self) -> str:
-        """The canonical JSON of the record, as the store keeps it."""
+        """The canonical JSON of the record, as it is stored."""
         return canonical_json(self.model_dump(mode="json", by_alias=True))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Record:
-        """The record that `text` holds.
+        """Return the record in `text`.
 
         Raises:
-            StoreError: `text` isn't a record of schema 1; the first fault is named.
+            StoreError: `text` isn't a record of schema 1; the message names the first error.
         """
         try:
             return cls.model_validate_json(text)
@@ -155,12 +155,11 @@ class Record(Facts):
             ) from error
 
     def comparable(self) -> dict[str, Any]:
-        """The record without what may differ between two equal runs.
+        """Return the record without facts that may differ between two equal runs.
 
-        Left out are times, memory, machine, code, start, how the settings were found and whether
-        the policy had a separate process; arrays appear by their sha256. So are the
-        image-gradients of a curve's points, which older records don't have; their sum is among the
-        costs.
+        It leaves out times, memory, machine, code, start, the search for the settings, isolation,
+        and the image-gradients of a curve's points, which older records lack and whose sum is among
+        the costs. Arrays are replaced by their sha256.
         """
         content: dict[str, Any] = _timeless(self.model_dump(mode="json", by_alias=True))
         for point in content["curve"]:
@@ -181,16 +180,16 @@ def _timeless(value: Any) -> Any:
 
 
 def make_key(identity: Mapping[str, Any]) -> str:
-    """64 hex digits: the sha256 of the canonical JSON of what can change a run's score.
+    """Return 64 hex digits, the sha256 of the canonical JSON of all that can affect a score.
 
     Args:
         identity: the fields of `KEY_FIELDS` (env id and version, protocol, data fingerprint and
             prep, agent id, version and source hash, resolved config, budget, seed, precision,
-            device, world size, limited) and, where there are such, `trained_on` and what
-            `NetworkFacts.identity` gives.
+            device, world size, limited) and, if they apply, `trained_on` and the fields of
+            `NetworkFacts.identity`.
 
     Raises:
-        UsageError: a field is missing or unknown, or holds what JSON can't.
+        UsageError: a field is missing or unknown, or has a value that JSON can't hold.
     """
     missing = [name for name in KEY_FIELDS if name not in identity]
     unknown = sorted(set(identity) - set(KEY_FIELDS) - set(_OPTIONAL_KEY_FIELDS))

@@ -1,4 +1,4 @@
-"""The append-only store of records: one file a run, so that two runs never write the same file."""
+"""The append-only store of records: one file per run, so two runs never write the same file."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ REPORTED = Path(__file__).parent.parent / "reported"
 """Numbers of the lazy paper, shown with the records of any store."""
 
 MOST_RECORD_BYTES = 1 << 28
-"""Bytes of a record's file, at most: the arrays that it may hold unpack to as much."""
+"""Size limit of a record's file in bytes, equal to the unpacked size limit of its arrays."""
 
 _SLUG_LENGTH = 40
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
-# A run that ended so may end otherwise on another try, and must not bar the way to its result.
+# A repetition of a run with these statuses may succeed, and then replaces the record.
 _RETRIABLE = frozenset({"failed", "oom", "timeout"})
 
 
 def slug(name: str) -> str:
     """A folder name for any `name`: at most 49 characters of `a-z0-9._-`.
 
-    A name that had to be changed carries 8 hex digits of its sha256, so that two never meet.
+    A changed name has 8 hex digits of its sha256 appended, so that names don't collide.
     """
     safe = re.sub(r"[^a-z0-9._-]+", "-", name.lower())[:_SLUG_LENGTH].strip(".-")
     if safe and safe == name and not _RESERVED.match(safe):
         return safe
     mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     if _RESERVED.match(safe):
-        # Windows takes what stands before the first dot for the device, whatever comes after it.
+        # Windows reads the part before the first dot as a device name, whatever follows it.
         safe = safe.replace(".", "-")
     return f"{safe}-{mark}".lstrip("-")
 
@@ -104,16 +104,16 @@ class Store:
         return self.root / "records" / env / slug(record.agent.id) / f"{record.key12}.json"
 
     def publish(self, record: Record) -> Path:
-        """The path of `record`, once the store holds it.
+        """Store a record and return its path.
 
-        A record whose comparable content is there already is kept, unless this one
-        was made in isolation and that one wasn't. A record that failed, ran out of memory or out
-        of time gives way to one that another try of the same run made.
+        A stored record with the same comparable content is kept, unless the new one is isolated
+        and the stored one isn't. A record of a run that failed, or ran out of memory or time, is
+        replaced by that of a repetition.
 
         Raises:
-            RecordConflict: the store holds the key with other content.
-            StoreError: the key doesn't belong to the content, or the disk is full.
-            OutputUnavailable: the folder can't be made or written to.
+            RecordConflict: the store has other content with this key.
+            StoreError: the key doesn't match the content, or the disk is full.
+            OutputUnavailable: the folder can't be created or written to.
         """
         _verify(record)
         path = self.path(record)
@@ -129,17 +129,17 @@ class Store:
             return write_bytes(path, data)
         difference = first_difference(stored.comparable(), record.comparable())
         if difference is None:
-            # The same result, of which this one knows more.
+            # The same result, and the new record has more facts.
             more = record.isolated and not stored.isolated
             return write_bytes(path, data) if more else path
         name, old, new = difference
         advice = (
             "other answers need another name, seed or setting"
             if record.agent.trained_by == "external"
-            else "a change that can move a score needs a new revision of the env or agent"
+            else "a change that can affect a score needs a new version of the env or agent"
         )
         raise RecordConflict(
-            f"{path} holds the same key with other content: {name} is {_short(old)} there and "
+            f"{path} has the same key with other content: {name} is {_short(old)} there and "
             f"{_short(new)} here; records are never overwritten: {advice}"
         )
 
@@ -147,8 +147,8 @@ class Store:
         """The record whose key is or begins with `key` (6 to 64 hex digits), or None.
 
         Raises:
-            UsageError: `key` isn't hexadecimal, is too short, or fits several records.
-            StoreError: the file doesn't hold a sound record.
+            UsageError: `key` isn't hexadecimal, is too short, or matches several records.
+            StoreError: the file isn't a valid record.
         """
         if not re.fullmatch(r"[0-9a-f]{6,64}", key):
             raise UsageError(
@@ -158,11 +158,11 @@ class Store:
         found = [record for record in found if record.key.startswith(key)]
         if len(found) > 1:
             keys = ", ".join(sorted(record.key for record in found))
-            raise UsageError(f"key {key!r} fits several records: {keys}; give more digits")
+            raise UsageError(f"key {key!r} is ambiguous: records {keys}; give more digits")
         return found[0] if found else None
 
     def records(self, env: str | None = None, agent: str | None = None) -> RecordList:
-        """All sound records by path, those left out named in `skipped`.
+        """Return all valid records by path; `skipped` names the invalid files.
 
         Args:
             env: keep this env only, as `<id>` or `<id>-v<version>`; no other folder is read.
@@ -180,7 +180,7 @@ class Store:
         return [path for path in found if env is None or _is_folder_of(path.name, env)]
 
     def files_in(self, folder: Path) -> list[Path]:
-        """The files of one of `folders` that should hold a record each, by path."""
+        """Return the paths of the record files in one of `folders`."""
         return sorted(folder.glob("*/*.json"))
 
     def records_in(
@@ -202,7 +202,7 @@ class Store:
                 skipped.append(Skipped(path, str(error)))
                 continue
             if path != self.path(record):
-                reason = f"its content belongs at {self.path(record)}; a record is never copied"
+                reason = f"its content belongs at {self.path(record)}; don't copy records"
                 skipped.append(Skipped(path, reason))
             elif (env is None or env in _env_names(record)) and agent in (None, record.agent.id):
                 kept.append(record)
@@ -214,7 +214,7 @@ class Store:
         A file of the store replaces the package's file of that name.
 
         Raises:
-            StoreError: a file doesn't hold reported rows; the file is named.
+            StoreError: a file doesn't have valid reported rows; the message names it.
         """
         rows: list[Reported] = []
         files = {
@@ -254,8 +254,8 @@ def _verify(record: Record) -> None:
     expected = make_key(record.identity())
     if record.key != expected:
         raise StoreError(
-            f"the key {record.key12}… doesn't belong to the record's content, which gives "
-            f"{expected[:12]}…; make the key with make_key(record.identity())"
+            f"the key {record.key12}… doesn't match the record's content, which gives "
+            f"{expected[:12]}…; compute the key with make_key(record.identity())"
         )
 
 

@@ -1,4 +1,4 @@
-"""Per-trial scores and predictions, kept compactly enough that a record stays one small file."""
+"""Per-trial scores and predictions, stored compactly, so that a record is one small file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Packed(BaseModel):
     @model_validator(mode="after")
     def _holds_what_it_says(self) -> Self:
         if len(self.shape) > 4 or min(self.shape, default=0) < 0 or self.size_bytes > _MAX_BYTES:
-            raise ValueError(f"a packed array has at most 4 axes and {_MAX_BYTES} bytes")
+            raise ValueError(f"a packed array may have at most 4 axes and {_MAX_BYTES} bytes")
         _raw(self.data, self.size_bytes)
         return self
 
@@ -112,12 +112,12 @@ def _smallest(values: NDArray[Any]) -> Dtype:
 
 
 class Trials(BaseModel):
-    """What each official trial gave, in trial order.
+    """Results of the official trials, in trial order.
 
     Attributes:
         scores: [n] float32, the environment's own score of each trial, in its unit.
         predictions: [n, q] labels or values.
-        lengths: always None; a name of the file's format, which every record has.
+        lengths: always None; a field of the file format.
         columns: further numbers by name, each [n] (queries, distance, …).
     """
 
@@ -174,17 +174,17 @@ class Trials(BaseModel):
         return 0 if self.scores is None else self.scores.shape[0]
 
     def scores_array(self) -> NDArray[Any]:
-        """[n] float32 scores in trial order; empty if none were kept."""
+        """[n] float32 scores in trial order; empty if none are stored."""
         import numpy as np
 
         return np.empty(0, np.float32) if self.scores is None else self.scores.unpack()
 
     def predictions_list(self) -> list[NDArray[Any]]:
-        """The predictions of each trial, in trial order; no array where none were kept."""
+        """The predictions of each trial, in trial order; an empty list if none are stored."""
         return [] if self.predictions is None else list(self.predictions.unpack())
 
     def digests(self) -> dict[str, Any]:
-        """The content by sha256, name by name: what two equal runs have in common."""
+        """The sha256 of each part by name, which are equal for equal runs."""
         named = {"scores": self.scores, "predictions": self.predictions, "lengths": self.lengths}
         return {name: packed and packed.digest() for name, packed in named.items()} | {
             "columns": {name: packed.digest() for name, packed in self.columns.items()}

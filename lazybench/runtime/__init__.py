@@ -1,1 +1,1 @@
-"""How a computation uses the machine: threads, number formats, processes, devices, locks."""
+"""Use of the machine: threads, number formats, processes, devices and locks."""

@@ -27,12 +27,12 @@ from lazybench.errors import DeviceUnavailable, RankLost, UsageError
 A = TypeVar("A")
 
 LOST_S = 1800.0
-"""Seconds that a rank waits for the others: a checkpoint or a slower machine may hold them up."""
+"""Seconds that a rank waits for the others, which a checkpoint or a slow machine may delay."""
 _MEETING_PAUSE_S = 0.05
 
 
 class _Extras:
-    """What each sum carries as well: a requested stop, and the processor seconds up to it."""
+    """Further values in each sum: a requested stop, and the processor seconds so far."""
 
     stop = 0
     begin_s = own_s = all_s = 0.0
@@ -49,7 +49,7 @@ def launched() -> tuple[int, int]:
 
 
 def rank() -> int:
-    """Return this rank's number once they have joined, else 0; rank 0 alone writes."""
+    """Return this rank's number if the ranks have joined, else 0; only rank 0 writes files."""
     return torch.distributed.get_rank() if _joined() else 0
 
 
@@ -59,13 +59,13 @@ def size() -> int:
 
 
 def join(device: str) -> None:
-    """Meet the other processes that torchrun started; nothing without it, or once they have met.
+    """Join the other processes that torchrun started; without it, or if joined, do nothing.
 
-    On CUDA each rank of a machine takes the device of its number there.
+    On CUDA each rank of a machine uses the device with its number there.
 
     Raises:
         DeviceUnavailable: the machine has fewer devices than ranks.
-        RankLost: another rank didn't come.
+        RankLost: another rank didn't join.
     """
     if launched()[1] == 1 or _joined():
         return
@@ -90,7 +90,7 @@ def cores_each(cores: int) -> int:
 
 
 def check(sharded: bool, name: str, meta_batch: int | None) -> None:
-    """Check that an agent's meta-batch can be spread over the ranks there are.
+    """Check that an agent's meta-batch can be spread over all ranks.
 
     Args:
         sharded: whether its `update` computes `mine` and adds up by `summed`.
@@ -120,9 +120,9 @@ def mine(tasks: int) -> range:
 
 
 def summed(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the sums over all ranks of tensors by name, by one all-reduce; one rank's as given.
+    """Return the sums over all ranks of tensors by name, by one all-reduce; with one rank, `parts`.
 
-    They travel as one float32 vector, and come back with the type and memory format they had.
+    They are sent as one float32 vector, and returned with their original type and memory format.
 
     Raises:
         RankLost: another rank ended.
@@ -146,7 +146,7 @@ def summed(parts: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def begin_update(stop: int) -> None:
-    """Set what the next sum sends to the others: whether this rank should stop."""
+    """Set the stop request of this rank, which the next sum sends to the others."""
     _extras.stop, _extras.begin_s = stop, time.process_time()
     _extras.own_s = _extras.all_s = 0.0
 
@@ -154,7 +154,7 @@ def begin_update(stop: int) -> None:
 def stop_of(stop: int) -> int:
     """Return the signal that stops all ranks after this update; 0 if none should stop.
 
-    All ranks learn of it by the same sum, so that none waits for one that has stopped.
+    All ranks receive it with the same sum, so that none waits for a rank that has stopped.
     """
     if size() == 1:
         return stop
@@ -162,9 +162,9 @@ def stop_of(stop: int) -> int:
 
 
 def cpu_s_of(own_s: float) -> float:
-    """Return the processor seconds of all ranks, where this one's update took `own_s`.
+    """Return the processor seconds of all ranks, if this rank's update took `own_s`.
 
-    What comes after the sum is the same work on each.
+    The work after the sum is the same on each rank.
     """
     return own_s if size() == 1 else _extras.all_s + (own_s - _extras.own_s) * size()
 
@@ -183,7 +183,7 @@ def gathered(item: A) -> list[A]:
 
 
 def of_first(make: Callable[[], A]) -> A:
-    """Return on every rank what `make` gives on rank 0, which alone calls it.
+    """Return the result of `make` on every rank; only rank 0 calls it.
 
     Raises:
         RankLost: another rank ended.
@@ -215,12 +215,12 @@ def _meet(backend: str) -> None:
 
 
 def _unused(store: Any, number: int, ranks: int) -> Any:
-    """Return a part of the ranks' store that nothing was written to before they started.
+    """Return a part of the ranks' store that was unused before they started.
 
-    torchrun keeps its store when it starts the ranks again, and a rank would look for the others at
-    the addresses of those that are gone. Each machine counts restarts separately. So rank 0
-    draws a name and answers every request with it until each of the others confirms it: a request
-    may come from a rank that is gone.
+    torchrun keeps its store when it restarts the ranks, and a rank would find the addresses of
+    ranks that have ended. Each machine counts restarts separately. So rank 0 draws a name and
+    replies to every request with it until each of the others confirms it, since a request may come
+    from a rank that has ended.
     """
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
@@ -234,7 +234,7 @@ def _unused(store: Any, number: int, ranks: int) -> Any:
     until_s = time.monotonic() + LOST_S
     while missing:
         if time.monotonic() > until_s:
-            raise RuntimeError(f"rank {min(missing)} didn't come within {LOST_S:g} s")
+            raise RuntimeError(f"rank {min(missing)} didn't join within {LOST_S:g} s")
         for other in missing:
             if store.check([f"lazybench/asks/{other}"]):
                 asks = store.get(f"lazybench/asks/{other}").decode()
@@ -254,7 +254,7 @@ def _collective(do: Callable[[], Any]) -> None:
     except RuntimeError as error:
         raise RankLost(
             f"rank {launched()[0]} lost the others of its run ({str(error).splitlines()[0]}); one "
-            "of them has ended, see its message above; the same command continues"
+            "of them has ended, see its message above; the same command resumes"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Locks between processes; the system lets go of one when its process ends, however it ends."""
+"""Locks between processes; the system releases a lock when its process ends or is killed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def held(path: Path, timeout_s: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
-        # The system lets go of what can't be unlocked when the process ends.
+        # If it can't be unlocked, the system releases it when the process ends.
         with contextlib.suppress(OSError):
             lock.release()
 
@@ -49,18 +49,18 @@ def alone(
     closed: Callable[[Exception], str],
     timeout_s: float = 0.0,
 ) -> Iterator[None]:
-    """Hold a lock file inside a block; its folder is made where there is none.
+    """Hold a lock file inside a block; its folder is created if missing.
 
     Args:
         path: the lock file.
-        busy: what to say where another process holds it.
-        closed: what to say where the folder can't be written or locked, given the error.
+        busy: returns the message if another process holds it.
+        closed: returns the message for an error if the folder can't be written or locked.
         timeout_s: seconds to wait for another process; negative for as long as it takes.
 
     Raises:
         Busy: another process holds it.
-        OutputUnavailable: the folder can't be made or written, or can't hold a lock: a network
-            file system may have none, and a folder or link may have the lock's name.
+        OutputUnavailable: the folder can't be created, written or locked: a network file system may
+            have no locks, and a folder or link may have the lock's name.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -74,13 +74,13 @@ def alone(
 
 
 def why_closed(error: Exception) -> str:
-    """Return why a lock or folder can't be had, as a part of a sentence."""
+    """Return why a folder can't be written or locked, as part of a message."""
     system = error.strerror if isinstance(error, OSError) else None
     return system or str(error) or type(error).__name__
 
 
 def _need_file(path: Path) -> None:
-    """Check whether a lock file is a file, or not there yet.
+    """Check that a lock file is a regular file or doesn't exist.
 
     Raises:
         OSError: it is a link, a folder or something else.
@@ -90,7 +90,7 @@ def _need_file(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, f"{path.name} is a folder", str(path))
     if os.path.lexists(path) and not path.is_file():
-        raise OSError(errno.EINVAL, f"{path.name} is no regular file", str(path))
+        raise OSError(errno.EINVAL, f"{path.name} isn't a regular file", str(path))
 
 
 def is_held(path: Path) -> bool:

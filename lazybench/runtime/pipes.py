@@ -1,7 +1,7 @@
-"""A child process that answers over a pipe: messages are lengths and bytes, of a limited size.
+"""Child processes that reply over a pipe; messages are lengths and bytes, of a limited size.
 
-A child is a fresh Python and no fork: nothing that its parent holds in memory is in it. It ends
-when its parent does, or closes the pipe. Whoever waits for a child limits the wait by `Patience`.
+A child is a fresh Python process and not a fork, so it has nothing of its parent's memory. It ends
+when its parent ends or closes the pipe. `Patience` limits the time to wait for a child.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _LONGEST_TICK_S = 1.0
 
 
 class Patience:
-    """How much of a time limit is spent, counted in ticks.
+    """Counts how much of a time limit is spent, in ticks.
 
-    Whoever waits calls `tick` every `tick_s` seconds. A gap that is much longer than that is time
-    in which nothing of this process ran (a laptop's lid, a paused virtual machine, Ctrl-Z), and
-    counts as two ticks; what this process computed in it, native code that lets nothing else run,
-    counts in full.
+    The waiting code calls `tick` every `tick_s` seconds. In a much longer gap the process was
+    suspended (a closed laptop, a paused virtual machine, Ctrl-Z), so the gap counts as two ticks;
+    processor time that this process used in it, in native code that holds the interpreter, counts
+    in full.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -48,7 +48,7 @@ class Patience:
 
 
 MOST_BYTES = 1 << 30
-"""A message may have so many bytes."""
+"""Largest size of a message in bytes."""
 
 _EXIT_S = 10.0
 _LOOK_S = 1.0
@@ -57,28 +57,28 @@ _LENGTH = struct.Struct("<q")
 
 
 class Ended(ContractError):
-    """A child died, stalled, or wrote no message; `str` says which."""
+    """A child died, stalled, or sent an invalid message; `str` says which."""
 
 
 class Child:
     """A running child and the pipes to it."""
 
     def __init__(self, function: str) -> None:
-        """Start it.
+        """Start the child.
 
         Args:
-            function: `module:name` of what it runs: it hands `serve` what answers.
+            function: `module:name` of a function that calls `serve`.
         """
         module, _, name = function.partition(":")
-        # The child finds what this process finds, the user's modules included, and (-P) nothing
-        # of the folder that it happens to be begun in.
+        # The child can import everything that this process can, including the user's modules, but
+        # (-P) nothing else of its working folder.
         path = os.pathsep.join(each or os.getcwd() for each in sys.path)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", f"from {module} import {name}; {name}()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
-            # Ctrl-C is for the parent, which says when the child ends.
+            # Only the parent handles Ctrl-C; it ends the child.
             start_new_session=True,
         )
         self._end = weakref.finalize(self, _end, self._process)
@@ -88,10 +88,10 @@ class Child:
 
         Args:
             message: the request to the child.
-            limit_s: seconds without an answer after which the child is killed; None waits.
+            limit_s: seconds without a reply after which the child is killed; None for no limit.
 
         Raises:
-            Ended: the child is gone, and is closed.
+            Ended: the child has ended; its pipes are closed.
         """
         process = self._process
         if process.stdin is None or process.stdout is None:
@@ -110,7 +110,7 @@ class Child:
             # The other end is closed.
             pass
         except ValueError as error:
-            why = f"sent what is no message ({error})"
+            why = f"sent an invalid message ({error})"
             process.kill()
         finally:
             done.set()
@@ -118,12 +118,12 @@ class Child:
             code = _exit_code(process)
             self.close()
             if late.is_set():
-                why = f"gave no answer for {limit_s:g} s"
+                why = f"didn't reply for {limit_s:g} s"
             raise Ended(why or f"died (exit code {code})")
         return reply
 
     def close(self) -> None:
-        """End the child and its pipes, by force where it doesn't end by itself."""
+        """Close the pipes and end the child; kill it if it doesn't end."""
         self._end()
 
     def kill(self) -> None:
@@ -133,14 +133,14 @@ class Child:
 
 
 def serve(answers: Callable[[], Callable[[bytes], bytes]]) -> NoReturn:
-    """Answer one parent until it closes the pipe, then exit: what a child process runs.
+    """Reply to one parent until it closes the pipe, then exit; run by a child process.
 
     Args:
-        answers: called once, gives what makes a reply of each message.
+        answers: called once; returns a function from a message to its reply.
     """
     code: Any = 0
     try:
-        # What is printed mustn't get into the answers.
+        # Printed output mustn't get into the replies.
         replies = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
         questions = os.fdopen(os.dup(0), "rb")
@@ -154,7 +154,7 @@ def serve(answers: Callable[[], Callable[[bytes], bytes]]) -> NoReturn:
         traceback.print_exc()
         code = 1
     sys.stderr.flush()
-    # Without torch's teardown, which takes longer than answering.
+    # Skip torch's teardown, which takes longer than a reply.
     os._exit(code if isinstance(code, int) else 1)
 
 
@@ -185,7 +185,7 @@ def read(pipe: BinaryIO | Any) -> bytes | None:
     if not 0 <= length <= MOST_BYTES:
         raise ValueError(f"{length} bytes, of which at most {MOST_BYTES} are allowed")
     message = bytearray()
-    # Part by part: what is announced needn't come, and isn't reserved.
+    # In parts, so that memory is only used for bytes that arrive.
     while len(message) < length:
         part = pipe.read(min(length - len(message), _PART))
         if not part:
@@ -195,7 +195,7 @@ def read(pipe: BinaryIO | Any) -> bytes | None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process, whatever it computes, once its parent is gone."""
+    """End this process, whatever it computes, when its parent has ended."""
     while os.getppid() == parent:
         time.sleep(_LOOK_S)
     os._exit(1)
@@ -204,7 +204,7 @@ def _end_with(parent: int) -> None:
 def _kill_late(
     process: subprocess.Popen[bytes], limit_s: float, done: threading.Event, late: threading.Event
 ) -> None:
-    """Kill a child that doesn't answer in time; that ends its pipe, so that no reader hangs."""
+    """Kill a child that doesn't reply in time; that closes its pipe, so that no reader hangs."""
     patience = Patience(limit_s)
     while not done.wait(patience.tick_s):
         if patience.tick():
@@ -214,7 +214,7 @@ def _kill_late(
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
-    """What a child whose pipe has ended exits with; None if it doesn't."""
+    """The exit code of a child whose pipe has ended; None if it doesn't exit."""
     try:
         return process.wait(timeout=_EXIT_S)
     except subprocess.TimeoutExpired:
@@ -222,13 +222,13 @@ def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a child and its pipes; one that waits for a question ends by itself."""
+    """Close a child's pipes and end it; a child that waits for a message ends by itself."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             try:
                 pipe.close()
             except OSError:
-                # What was still to be written has no reader left.
+                # Unwritten bytes have no reader any more.
                 continue
     if _exit_code(process) is None:
         process.kill()

@@ -26,15 +26,15 @@ _chosen: list[str] = []
 
 @contextmanager
 def using_precision(precision: str, device: str | torch.device = "cpu") -> Iterator[None]:
-    """Run networks at a precision inside a block; everything is put back after.
+    """Run networks at a precision inside a block; all settings are restored afterwards.
 
     `fp32` is float32 throughout; on CUDA that turns off TF32, which torch allows in convolutions by
     default. `tf32` allows it in products and convolutions. `bf16` runs networks' forward passes in
-    bfloat16 where autocast does so.
+    bfloat16 wherever autocast does.
 
     Args:
         precision: one of `PRECISIONS`.
-        device: where networks run (`cpu`, `cuda:0`).
+        device: device of the networks (`cpu`, `cuda:0`).
 
     Raises:
         UsageError: no such precision.
@@ -70,14 +70,14 @@ def using_precision(precision: str, device: str | torch.device = "cpu") -> Itera
 
 
 def precision() -> str:
-    """Return the precision that networks run at now."""
+    """Return the current precision of networks."""
     return _chosen[0] if _chosen else "fp32"
 
 
 def at_precision(forward: Forward) -> Forward:
-    """Return a network's method `(self, params, x, ...)` that runs at the chosen precision.
+    """Wrap a network's method `(self, params, x, ...)` so that it runs at the current precision.
 
-    Tensors that come out in bfloat16 are made float32, so that losses are.
+    Outputs in bfloat16 are converted to float32, so that losses are float32.
     """
 
     @wraps(forward)

@@ -43,9 +43,9 @@ def using_threads(threads: int | None) -> Iterator[int]:
 
 
 def set_threads(threads: int | None) -> int:
-    """Set how many tasks run side by side (None: the available cores); return the number.
+    """Set the number of parallel tasks (None: the available cores); return the number.
 
-    Operators outside of tasks run on one thread as well, so that no result depends on the number.
+    Operators outside of tasks run on one thread as well, so that results don't depend on it.
 
     Raises:
         UsageError: fewer than one thread.
@@ -60,7 +60,7 @@ def set_threads(threads: int | None) -> int:
 
 
 def threads() -> int:
-    """Return how many tasks run side by side."""
+    """Return the number of parallel tasks."""
     return _chosen[0] if _chosen else usable_cores()
 
 
@@ -72,7 +72,7 @@ def usable_cores() -> int:
 def map_tasks(task: Callable[[A], B], items: Iterable[A]) -> list[B]:
     """Return `task(item)` for each item, in order, several at a time.
 
-    An error in a task is raised here, once the tasks that had started are done.
+    An error in a task is raised here, after the started tasks have ended.
     """
     work = list(items)
     workers = min(threads(), len(work))
@@ -90,11 +90,11 @@ def map_tasks(task: Callable[[A], B], items: Iterable[A]) -> list[B]:
 
 @cache
 def one_thread_after_fork() -> None:
-    """Make every process that is forked from now on compute on one thread.
+    """Make processes that are forked from now on compute on one thread.
 
     A child has none of its parent's threads, but torch and the pool of `map_tasks` would wait for
-    them for ever. Environments call this when they are imported, for `AsyncVectorEnv`, fork pools
-    and loaders with workers; whoever wants more threads in a child calls `set_threads` there.
+    them forever. Environments call this when they are imported, for `AsyncVectorEnv`, fork pools
+    and loaders with workers; for more threads in a child, call `set_threads` there.
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_begin_child)
@@ -130,10 +130,10 @@ class _one_thread:
 
 @cache
 def keep_freed_memory() -> bool:
-    """Make the C library keep freed memory for the next step; True if that was possible.
+    """Make the C library keep freed memory for the next step; return whether that was possible.
 
-    Each inner step allocates and frees the same few megabytes. By default glibc hands blocks of
-    that size back to the kernel at once and gets them again page by page, which costs a third of a
+    Each inner step allocates and frees the same few megabytes. By default glibc returns blocks of
+    that size to the kernel at once and gets them again page by page, which costs a third of a
     meta-iteration.
     """
     try:

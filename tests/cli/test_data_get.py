@@ -20,7 +20,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
     def fetch(name: str, *, mirror: str, replace: bool, progress: Progress) -> list[Fetched]:
         calls.append({"name": name, "mirror": mirror, "replace": replace})
         if mirror == "http://bad":
-            raise DataUnavailable(f"{name}: http://bad/file couldn't be fetched")
+            raise DataUnavailable(f"{name}: http://bad/file couldn't be downloaded")
         for done in (50, 100, 30, 100):
             progress("file.tar.gz", done, 100)
         place = tmp_path / "file.tar.gz"
@@ -61,7 +61,7 @@ def test_what_is_installed_is_left_alone(lazybench: Any, asked: list[dict[str, A
 def test_errors_have_their_exit_codes(lazybench: Any, asked: list[dict[str, Any]]) -> None:
     done = lazybench("data", "get", "cifarfs", "--from", "http://bad")
     assert done.code == 69
-    assert done.err.startswith("error: cifarfs: http://bad/file couldn't be fetched")
+    assert done.err.startswith("error: cifarfs: http://bad/file couldn't be downloaded")
 
 
 def test_unknown_names(lazybench: Any) -> None:

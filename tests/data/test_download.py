@@ -138,7 +138,7 @@ def test_files_come_whole_and_once(root: Path, server: Server, remotes: object) 
     [
         (sends(OTHER), "MD5 hash of downloaded file", 4),
         (sends(CONTENT[:9000], length=len(CONTENT)), "9000", 4),
-        (sends(b"<!DOCTYPE html><p>Quota exceeded"), "a web page came instead", 4),
+        (sends(b"<!DOCTYPE html><p>Quota exceeded"), "the server sent a web page instead", 4),
         (sends(b"", code=404), "404", 1),
         (sends(b"", code=500), "500", 4),
     ],
@@ -191,7 +191,7 @@ def test_a_server_that_stalls_is_given_up(
 
 
 def test_no_server(root: Path, server: Server, remotes: object) -> None:
-    with pytest.raises(DataUnavailable, match=r"couldn't be fetched in 4 tries"):
+    with pytest.raises(DataUnavailable, match=r"couldn't be downloaded in 4 tries"):
         fetch("toy", mirror="http://127.0.0.1:1")
 
 
@@ -210,11 +210,11 @@ def test_other_content_is_left_alone_unless_asked(
     path = root / "toy" / "raw" / "sure.bin"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
-    with pytest.raises(DataUnavailable, match="left as it is, --replace fetches it again"):
+    with pytest.raises(DataUnavailable, match="it was kept; --replace downloads it again"):
         fetch("toy")
     assert path.read_bytes() == b"mine"
     server.answers["/sure.bin"] = sends(OTHER)
-    with pytest.raises(DataUnavailable, match="couldn't be fetched"):
+    with pytest.raises(DataUnavailable, match="couldn't be downloaded"):
         fetch("toy", replace=True)
     assert path.read_bytes() == b"mine", "the old file goes only when the new one is whole"
     server.answers["/sure.bin"] = sends()

@@ -1,1 +1,1 @@
-"""Data sets of users: read from folders and arrays, split, and written once."""
+"""Imports users' data sets: reads folders and arrays, splits them and stores the result."""

@@ -1,4 +1,4 @@
-"""Arrays as numpy saves them, read from files of users: plain ones only, no pickle."""
+"""Reads arrays from users' .npz and .npy files, without pickles."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _MOST_TEXT = 200
 
 
 def read_arrays(path: Path, *, single: bool = False, most_bytes: int = MOST_BYTES) -> Arrays:
-    """Return the arrays of an `.npz` file by name; none of Python objects, which would run code.
+    """Return the arrays of an `.npz` file by name; arrays of Python objects, which run code, fail.
 
     Args:
         path: the file.
-        single: whether a `.npy` file is taken as well; its array is named by an empty string.
-        most_bytes: how many bytes all arrays together may unpack to.
+        single: whether a `.npy` file is allowed, too; its array has an empty string as its name.
+        most_bytes: largest unpacked size of all arrays together.
 
     Raises:
-        DataUnavailable: it isn't there, is damaged, is too large, or is something else; the message
-            is the reason alone, for callers to say what they wanted.
+        DataUnavailable: it is missing, damaged, too large, or something else; the message is only
+            the reason, to which callers add the file's purpose.
     """
     try:
-        # Opened here: numpy leaves a file open that turns out to be no zip.
+        # Opened here, since numpy doesn't close a file that isn't a zip.
         with open_file(path, most_bytes) as handle:
             held = np.load(handle, allow_pickle=False)
             if not isinstance(held, np.ndarray):
@@ -46,8 +46,8 @@ def read_arrays(path: Path, *, single: bool = False, most_bytes: int = MOST_BYTE
                     return {name: _array(name, held[name]) for name in held.files}
     except DataUnavailable:
         raise
-    # Whatever goes wrong inside numpy's reader comes of the file, which is parsed as Python in
-    # part (headers): a list of errors was never complete.
+    # Any error inside numpy's reader is caused by the file, parts of which (headers) are parsed as
+    # Python, so no list of errors is complete.
     except Exception as error:
         known = isinstance(error, OSError) and error.strerror
         raise DataUnavailable(known or _short(error)) from error
@@ -57,14 +57,14 @@ def read_arrays(path: Path, *, single: bool = False, most_bytes: int = MOST_BYTE
 
 
 def _array(name: str, value: Any) -> NDArray[Any]:
-    # Numpy gives the bytes of what isn't one.
+    # For other members, numpy returns the bytes.
     if not isinstance(value, np.ndarray):
-        raise DataUnavailable(f"'{name}' in it is no array")
+        raise DataUnavailable(f"'{name}' in it isn't an array")
     return value
 
 
 def _check_size(file: zipfile.ZipFile, most_bytes: int) -> None:
-    # What a member says is what zipfile stops at, so a bomb can't unpack to more.
+    # zipfile stops at the declared size of a member, so a zip bomb can't unpack to more.
     total = sum(member.file_size for member in file.infolist())
     if total > most_bytes:
         raise DataUnavailable(f"it unpacks to {total} bytes, at most {most_bytes} are allowed")
@@ -83,10 +83,10 @@ def _short(error: Exception) -> str:
 
 KEYS = ("x", "y", "group", "split")
 MOST_FEATURE = 1e6
-"""Largest magnitude of a feature: what environments declare."""
+"""Largest magnitude of a feature, as environments declare it."""
 
 _MOST_LOST = 0.01
-"""Share of a feature's deviation that rounding to float32 may be."""
+"""Largest rounding error of float32, as a share of a feature's deviation."""
 
 FEATURES_PREP = "float32-1"
 _FORM = "give x [M,d] features, or uint8 images [M,H,W], [M,H,W,C] or [M,C,H,W] of 1 or 3 channels"
@@ -120,8 +120,8 @@ def is_split_folder(path: Path) -> bool:
 def read_npz(path: Path, preparation: Preparation) -> Rows:
     """The instances of one `.npz` file, or of `train.npz`, `val.npz` and `test.npz` in a folder.
 
-    Features of any number type become float32, and their content is hashed as such; features whose
-    differences float32 can't hold are refused.
+    Features of any number type become float32, and are hashed as such; features whose differences
+    float32 can't represent are refused.
 
     Raises:
         UsageError: keys, shapes, types or values that aren't allowed.
@@ -245,7 +245,7 @@ def _instances(x: NDArray[Any], labels: tuple[str, ...], path: Path) -> NDArray[
     if x.dtype == np.uint8 and x.ndim == 3:
         return x[:, None]
     if x.dtype == np.uint8 and x.ndim == 4 and 0 not in x.shape:
-        # Channels last is what most tools write, so it wins where both readings fit.
+        # Most tools write channels last, so that is assumed if both layouts are possible.
         if x.shape[3] in (1, 3):
             return x.transpose(0, 3, 1, 2)
         if x.shape[1] in (1, 3):

@@ -1,8 +1,8 @@
-"""Data sets that users imported or embedded: folders that describe themselves.
+"""Imported and embedded data sets: their folders and descriptions.
 
-`imported/<name>/` below the data root holds one `.npy` file a split and `meta.json`. Features that
-a pre-trained backbone gives of another data set are named `<data>@<backbone>`. Listings look here
-each time, so nothing heavy is loaded.
+`imported/<name>/` below the data root holds one `.npy` file per split and `meta.json`. Features of
+another data set by a pre-trained backbone are named `<data>@<backbone>`. Every listing reads these
+folders, so nothing heavy is loaded here.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class SplitMeta:
 
     Attributes:
         classes: unique names, sorted.
-        groups: super-category of each class; the class itself where there is none.
-        counts: instances of each class.
+        groups: super-category of each class; the class itself if it has none.
+        counts: number of instances of each class.
         bytes: size of the split's file.
         sha256: 64 hex digits over the split's file.
     """
@@ -108,10 +108,10 @@ class Meta:
         splits: train, val and test; none where the data set that was embedded has no few-shot
             tasks. Splits that aren't embedded yet have no bytes.
         fingerprint: 64 hex digits over source content and split.
-        prep: what was done to the sources (`84-lanczos-1`).
-        source: one line on where the data come from and how they are split.
-        licence: as the user gave it.
-        embedding: of features, how they were made; None where somebody brought them.
+        prep: preparation of the sources (`84-lanczos-1`).
+        source: one line on where the data comes from and how it is split.
+        licence: the user's text.
+        embedding: how a backbone computed the features; None for imported data.
     """
 
     name: str
@@ -184,15 +184,15 @@ def imported_root() -> Path:
 
 
 def lock_path(folder: Path) -> Path:
-    """File that whoever writes the imported data set in `folder` holds a lock on."""
+    """Lock file of processes that write the imported data set in `folder`."""
     return folder.with_name(f".{folder.name}.lock")
 
 
 def read_meta(folder: Path) -> Meta:
-    """What is known of the imported data set in `folder`.
+    """The description of the imported data set in `folder`.
 
     Raises:
-        DataUnavailable: `meta.json` is missing or isn't whole.
+        DataUnavailable: `meta.json` is missing or invalid.
     """
     path = folder / META
     try:
@@ -205,7 +205,7 @@ def read_meta(folder: Path) -> Meta:
 
 
 def metas() -> tuple[list[Meta], dict[str, str]]:
-    """All imported data sets by name, and what is wrong with those that can't be used."""
+    """All imported data sets by name, and the errors of unusable ones."""
     found: list[Meta] = []
     broken: dict[str, str] = {}
     root = imported_root()
@@ -228,7 +228,7 @@ def metas() -> tuple[list[Meta], dict[str, str]]:
 
 
 def data_specs() -> tuple[list[DataSpec], dict[str, str]]:
-    """The imported data sets as the registry holds them, and what is wrong with the others."""
+    """The specs of imported data sets, and the errors of unusable ones."""
     found, broken = metas()
     specs = [
         DataSpec(
@@ -246,7 +246,7 @@ def data_specs() -> tuple[list[DataSpec], dict[str, str]]:
 
 
 def _put_back(folder: Path) -> bool:
-    """Whether a set that a killed import had moved aside is restored."""
+    """Restore a data set that a killed import had moved away; return whether there was one."""
     # A process that holds the lock is replacing the set and hasn't been killed.
     with contextlib.suppress(OSError), held(lock_path(folder)):
         put_back(folder)
@@ -273,13 +273,13 @@ _KEYS = {"schema", *(each.name for each in fields(Meta))}
 
 
 def _checksum(facts: Mapping[str, Any]) -> str:
-    """64 hex digits over all that `meta.json` holds but these digits."""
+    """64 hex digits over the content of `meta.json` other than these digits."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=256)
 def _read(path: Path, *state: int) -> Meta:
-    """The parsed file; its times, size and inode make the next reading of the same one free."""
+    """The parsed file, cached by its times, size and inode."""
     del state
     try:
         found = json.loads(read_file(path).decode("utf-8"))

@@ -1,7 +1,7 @@
 """Image folders: `class/image`, `super/class/image`, or either below `train`, `val` and `test`.
 
-`list_images` looks into a folder for every command that takes one; `read_image_folder` makes a
-source of it for `lazybench data import`.
+`list_images` lists a folder for every command that accepts one; `read_image_folder` reads it for
+`lazybench data import`.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif",
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif",
 )  # fmt: skip
-"""Ends of the names of images, in any case. What a file really is, its content says."""
+"""Suffixes of image files, in any case; the actual format is read from the content."""
 
 LOSSLESS = ("PNG", "BMP", "GIF", "PPM")
 FORMATS = (*LOSSLESS, "JPEG", "WEBP", "TIFF", "JPEG2000", "AVIF")
-"""Pillow's names of what is read: formats with a signature, and none that runs another program."""
+"""Pillow's names of allowed formats: those with a signature that run no other program."""
 
 MOST_PIXELS = 1 << 26
-"""A larger image is taken for a mistake, or for a bomb that is small only on the disk."""
+"""Largest number of pixels; a larger image is a mistake or a decompression bomb."""
 
 MOST_IMAGE_BYTES = 256 << 20
-"""A larger file isn't read."""
+"""Largest size of an image file in bytes."""
 
 _THREADS = 4
 _LAYOUT = "lay images out as class/image or super/class/image, or either below train, val and test"
@@ -58,14 +58,14 @@ _LOSSLESS_TIFF = ("raw", "tiff_lzw", "packbits", "tiff_deflate", "tiff_adobe_def
 
 
 class Header(NamedTuple):
-    """What the head of an image file says.
+    """Facts in the header of an image file.
 
     Attributes:
         kind: Pillow's name of the format; that of a phone's multi-picture JPEG is `JPEG`.
         grey: whether the image has no colours; palettes count as colours.
         edges: height and width in pixels.
-        exact: whether every decoder gives the same pixels.
-        frames: whether there are further frames; the first one is read.
+        exact: whether every decoder returns the same pixels.
+        frames: whether there are further frames; only the first one is read.
     """
 
     kind: str
@@ -77,14 +77,14 @@ class Header(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of a folder, listed and not yet read.
+    """The images of a folder, listed but not yet read.
 
     Attributes:
         path: the folder.
         names: names of the images relative to `path`, with `/` between their parts, sorted.
-        empty: folders that would each be a class and hold no image.
-        others: names of the other files, sorted; hidden ones aren't among them.
-        notes: what was left out, a line each.
+        empty: class folders without an image.
+        others: names of the other files, sorted, without hidden ones.
+        notes: lines on what was left out.
     """
 
     path: Path
@@ -94,10 +94,10 @@ class ImageFolder:
     notes: tuple[str, ...]
 
     def check_classes(self) -> None:
-        """Check that each folder which names a class holds an image.
+        """Check that each class folder holds an image.
 
         Raises:
-            UsageError: one holds none, so that its class would be missing and the numbers of later
+            UsageError: one holds none, so its class would be missing and the numbers of later
                 classes would change.
         """
         if self.empty:
@@ -144,13 +144,12 @@ class ImageFolder:
     ) -> list[tuple[NDArray[np.uint8], bytes]]:
         """Pixels uint8 `[1 or 3, height, width]` and 32 bytes over the content of each image.
 
-        An image has 1 channel where its header says grey. Transparency is dropped, and an EXIF
-        orientation isn't applied.
+        Grey images have 1 channel. Transparency is dropped, and an EXIF orientation isn't applied.
 
         Raises:
             DataUnavailable: a file is damaged or can't be read.
 
-        Choice: the content of lossless formats is what they show, that of others their bytes, since
+        Choice: the content of lossless formats is their pixels, that of others their bytes, since
             decoders differ.
         """
         tree = FolderTree(self.path)
@@ -171,8 +170,8 @@ class ImageFolder:
     def pixels(self, names: Sequence[str]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         """The images called `names`, of one size, uint8 `[N, channels, height, width]`, and notes.
 
-        Channels are 1 if all of them are grey, else 3. The notes are on frames that weren't
-        taken and on formats that differ, a line each.
+        There is 1 channel if all of them are grey, else 3. The notes are lines on ignored frames
+        and on formats that differ.
 
         Raises:
             UsageError: images of several sizes, of more than 8 bits a channel, or of too many
@@ -194,7 +193,7 @@ class ImageFolder:
 
 
 def list_images(path: Path) -> ImageFolder:
-    """The images of a folder by their names; nothing is decoded.
+    """List the images of a folder by their names; nothing is decoded.
 
     Links to files and folders are followed, each folder once. Hidden files and folders are left
     out.
@@ -233,14 +232,14 @@ def list_images(path: Path) -> ImageFolder:
 
 
 def read_image_folder(path: Path, preparation: Preparation, *, skip_empty: bool = False) -> Rows:
-    """The images of a folder as a source; a class is `class` or `super/class`.
+    """Return the images of a folder as a source; a class is `class` or `super/class`.
 
-    Images are grey where all sources are, else RGB.
+    Images are grey if all sources are, else RGB.
 
     Args:
         path: the folder.
-        preparation: what is done to the images.
-        skip_empty: leave out class folders without images, instead of refusing.
+        preparation: preparation of the images.
+        skip_empty: leave out class folders without images, instead of refusing them.
 
     Raises:
         UsageError: no images, a class without images, a layout that names no classes, or images of
@@ -287,7 +286,7 @@ def read_image_folder(path: Path, preparation: Preparation, *, skip_empty: bool 
 
 
 def _file_notes(names: Sequence[str], headers: Sequence[Header]) -> Iterator[str]:
-    """Lines on further frames, and on formats where there are several: one may betray a class."""
+    """Lines on ignored frames, and on formats if there are several, which may reveal classes."""
     several = [name for name, header in zip(names, headers, strict=True) if header.frames]
     if several:
         yield f"took the first frame of {len(several)} images of several, such as {several[0]}"
@@ -374,17 +373,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _check_plain(folder: Path, entry: os.DirEntry[str]) -> None:
-    """Check that an entry is a plain file, where its name is that of an image or of a folder.
+    """Check that an entry with the name of an image or a folder is a regular file.
 
     Raises:
-        DataUnavailable: it is a pipe, a device or a link to nothing.
+        DataUnavailable: it is a pipe, a device or a broken link.
     """
     if os.path.isfile(entry.path):
         return
     broken = not os.path.exists(entry.path)
     if entry.name.lower().endswith(SUFFIXES) or (broken and not Path(entry.name).suffix):
-        why = "a link to nothing" if broken else "no plain file"
-        raise DataUnavailable(f"{folder / entry.name} is {why}; mend or remove it")
+        why = "is a broken link" if broken else "isn't a regular file"
+        raise DataUnavailable(f"{folder / entry.name} {why}; repair or remove it")
 
 
 def _and_above(name: str) -> Iterator[str]:
@@ -397,7 +396,7 @@ def _and_above(name: str) -> Iterator[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out Pillow's warnings: of large images, refused here, and of transparency, dropped."""
+    """Suppress Pillow's warnings of large images, which are refused here, and of transparency."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -429,14 +428,14 @@ def _header(path: Path) -> Header:
             f"{path} is {width}x{height} in Pillow's mode {mode}; allowed are 8 bits a channel and "
             f"{MOST_PIXELS} pixels; convert or remove it"
         )
-    # A phone's photograph holds further pictures behind the JPEG; Pillow calls the whole MPO.
+    # A phone's photograph has further images after the JPEG; Pillow calls this format MPO.
     return Header(
         "JPEG" if kind == "MPO" else kind, mode in GREY_MODES, (height, width), exact, frames
     )
 
 
 def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow has."""
+    """The `FORMATS` that this version of Pillow can read."""
     Image.init()
     return tuple(kind for kind in FORMATS if kind in Image.OPEN)
 

@@ -1,4 +1,4 @@
-"""Bring your own data: a folder of images or an `.npz` becomes a data set of few-shot tasks."""
+"""Imports a folder of images or an `.npz` file as a data set of few-shot tasks."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ _RESERVED = re.compile(r".*-(\d+way|\d+shot|noniid|fewshot|lt(-\d+)?)|.*-(un)?ta
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What to import and how.
+    """A request to import data.
 
     Attributes:
         path: an image folder, an `.npz` file, or a folder of train.npz, val.npz and test.npz.
         name: id of the data set, as in environment ids.
         split_file: JSON file that lists the classes of each split.
-        split_seed: re-make the split by this seed, even where the source gives one; where neither
-            it nor a file is given and the source has no split, 0.
-        fractions: shares of the classes in a re-made split; None for 64/16/20.
-        size: edge that images are resized to, in pixels; None leaves them.
-        grey: whether colours are made grey.
-        standardise: shift and scale each feature to mean 0 and deviation 1 over train.
-        skip_small: leave out classes of too few instances, instead of refusing.
-        licence: as it is shown.
-        replace: whether data imported under this name before are replaced.
+        split_seed: seed of a random split, which replaces the source's own; if neither a seed nor
+            a file is given and the source has no split, 0.
+        fractions: fractions of the classes in a random split; None for 64/16/20.
+        size: side of the resized images in pixels; None keeps their size.
+        grey: whether to convert images to greyscale.
+        standardise: whether to scale each feature to mean 0 and deviation 1 over train.
+        skip_small: whether to leave out classes with too few instances, instead of refusing them.
+        licence: licence of the data.
+        replace: whether to replace data imported earlier under this name.
     """
 
     path: Path
@@ -72,9 +72,9 @@ class Imported:
     """A data set that was imported.
 
     Attributes:
-        meta: all that is known of it.
+        meta: its description.
         folder: its folder.
-        notes: what the user may want to know, a line each.
+        notes: lines for the user.
     """
 
     meta: Meta
@@ -83,10 +83,10 @@ class Imported:
 
 
 def import_data(request: ImportRequest) -> Imported:
-    """The data set made of `request.path`, stored below the data folder and registered.
+    """Import `request.path` as a data set, stored below the data folder and registered.
 
-    Instances are sorted by content inside their class, and classes by name: what is packed another
-    way gives the same trials.
+    Instances are sorted by content inside their class, and classes by name, so the trials don't
+    depend on packaging.
 
     Raises:
         UsageError: a name, option, layout or value that isn't allowed.
@@ -127,7 +127,7 @@ def imported_folder(name: str) -> Path:
     """Folder of the data imported as `name`, damaged or not.
 
     Raises:
-        UnknownName: nothing was imported under this name.
+        UnknownName: no data was imported under this name.
     """
     folder = imported_root() / name
     if not is_name(name) or not folder.is_dir():
@@ -139,13 +139,13 @@ def forget(name: str) -> None:
     """Remove an imported data set.
 
     Raises:
-        UnknownName: nothing was imported under this name.
+        UnknownName: no data was imported under this name.
         OutputUnavailable: its folder can't be removed.
     """
     folder = imported_folder(name)
     try:
         with alone_on(folder):
-            # A set behind a link is the user's own: the link alone is ours.
+            # A data set behind a link belongs to the user: remove only the link.
             folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
             remove_unfinished(folder)
             shutil.rmtree(unfinished_path(folder), ignore_errors=True)
@@ -237,11 +237,11 @@ def _open(request: ImportRequest) -> Rows:
     try:
         is_folder, exists = path.is_dir(), path.exists()
     except (OSError, ValueError) as error:
-        raise UsageError(f"{str(path)!r} can't be looked at ({error}); check the path") from error
+        raise UsageError(f"{str(path)!r} can't be opened ({error}); check the path") from error
     if not exists:
         raise UsageError(f"no such file or folder: {path}; give an image folder or an .npz file")
     if not is_folder and path.suffix.lower() != ".npz":
-        raise UsageError(f"{path} is no folder and no .npz file; give one of these")
+        raise UsageError(f"{path} is neither a folder nor an .npz file; give one of these")
     if is_folder and not is_split_folder(path):
         rows = read_image_folder(path, preparation, skip_empty=request.skip_small)
     else:

@@ -1,4 +1,4 @@
-"""Labelled instances of a source that somebody brings, known before they are read."""
+"""Labelled instances of a user's source, and the choice of their split."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST_SIZE = 1024
 
 GREY_MODES = ("1", "L", "LA")
 MODES = (*GREY_MODES, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-"""Pillow's names of what has at most 8 bits a channel."""
+"""Pillow's names of modes with at most 8 bits per channel."""
 
 
 class Read(NamedTuple):
@@ -54,12 +54,12 @@ class Rows:
         labels: class of each instance.
         groups: super-category of each instance, or None.
         splits: split of each instance, or None if the source names none.
-        split_by: what names the splits, for messages.
+        split_by: source of the splits, for messages.
         shape: shape of one prepared instance.
-        prep: what preparing does.
+        prep: name of the preparation.
         what: a few words for the data set's `source`.
-        read: gives instances by their numbers, int64 `[n]`.
-        notes: what the user may want to know, a line each.
+        read: returns instances by their numbers, int64 `[n]`.
+        notes: lines for the user.
     """
 
     kind: Kind
@@ -76,15 +76,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to images.
+    """Preparation of images.
 
     Attributes:
-        size: edge that they are resized to, in pixels, or None to leave them.
-        grey: whether colours are made grey.
+        size: side of the resized images in pixels, or None to keep their size.
+        grey: whether to convert them to greyscale.
 
-    Choice: images are made grey first and then resized to a square by LANCZOS, whatever their
-        aspect, as miniImageNet's are. Transparency is dropped and an EXIF orientation isn't
-        applied, as in torchvision's `ImageFolder`.
+    Choice: images are converted to greyscale first and then resized to a square by LANCZOS,
+        whatever their aspect ratio, as miniImageNet's are. Transparency is dropped and an EXIF
+        orientation isn't applied, as in torchvision's `ImageFolder`.
     """
 
     size: int | None = None
@@ -117,7 +117,7 @@ class Preparation:
 
         Args:
             pixels: source image `[1 or 3, height, width]`.
-            channels: channels of the result; grey ones are repeated where it has more.
+            channels: channels of the result; a grey channel is repeated if it has more.
         """
         kept = pixels.shape[1:] if self.size is None else (self.size, self.size)
         if kept != pixels.shape[1:] or (channels == 1) != (len(pixels) == 1):
@@ -137,7 +137,7 @@ def channels_first(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def stacked(pictures: list[tuple[NDArray[np.uint8], bytes]]) -> Read:
-    """What was read of images, each with its hash."""
+    """Images and their hashes as one `Read`."""
     return Read(np.stack([pixels for pixels, _ in pictures]), [digest for _, digest in pictures])
 
 
@@ -147,13 +147,13 @@ LONGEST_LABEL = 200
 
 @dataclass(frozen=True)
 class ChosenSplit:
-    """Classes and where they go.
+    """Classes and their splits.
 
     Attributes:
         members: numbers of the instances of each class, int64.
         groups: super-category of each class, or None.
-        split: split of the classes that are taken.
-        notes: what the user may want to know, a line each.
+        split: split of the imported classes.
+        notes: lines for the user.
     """
 
     members: Mapping[str, NDArray[np.int64]]
@@ -171,20 +171,20 @@ def choose_split(
     fractions: Sequence[float] | None = None,
     skip_small: bool = False,
 ) -> ChosenSplit:
-    """The chosen split: listed in a file, re-made by a seed, or the source's own.
+    """Return the split: listed in a file, random, or the source's own.
 
-    Where the source has none and none is chosen, it is re-made by seed 0.
+    If the source has none and none is chosen, it is a random one with seed 0.
 
     Args:
         rows: the source.
         name: name of the data set.
         listed: JSON file that lists the classes of each split.
-        seed: re-make the split by this seed, even where the source gives one.
-        fractions: shares of the classes in a re-made split; None for 64/16/20.
-        skip_small: leave out classes of too few instances, instead of refusing.
+        seed: seed of a random split, which replaces the source's own.
+        fractions: fractions of the classes in a random split; None for 64/16/20.
+        skip_small: leave out classes with too few instances, instead of refusing them.
 
     Raises:
-        UsageError: options that contradict each other, classes of too few instances, a class in two
+        UsageError: options that contradict each other, a class with too few instances or in two
             splits or groups, or too few classes.
         DataUnavailable: the file of the split can't be read.
     """
@@ -260,7 +260,7 @@ def _check_alike(names: Iterable[str]) -> None:
     """Check that no two classes have names that look the same.
 
     Raises:
-        UsageError: two names differ in spaces around them, or in how an accent is stored, alone.
+        UsageError: two names differ only in surrounding spaces, or in the encoding of an accent.
     """
     seen: dict[str, str] = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""An imported data set, opened: memory-mapped splits of which size and content are verified."""
+"""Writes and opens imported data sets: memory-mapped splits with verified size and content."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lazybench.files import file_digest, sync, write_json
 from lazybench.runtime.locks import held
 
 _SWAP_S = 1.0
-"""Seconds to wait for an import that may be replacing the folder."""
+"""Seconds to wait for another import that may be replacing the folder."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class ImportedSet:
     Attributes:
         name: id of the data set.
         fingerprint: 64 hex digits over source content and split.
-        prep: what was done to the sources.
-        source: one line on where the data come from and how they are split.
+        prep: preparation of the sources.
+        source: one line on where the data comes from and how it is split.
         folder: its folder.
-        meta: all that is known of it.
+        meta: its description.
         pools: the splits' pools.
     """
 
@@ -80,10 +80,10 @@ class ImportedSet:
         return len(self.meta.splits[split].classes)
 
     def reread(self) -> str:
-        """The fingerprint, once every file was read and is as it was imported.
+        """Read every file, check that it is unchanged, and return the fingerprint.
 
         Raises:
-            DataUnavailable: a file has other content.
+            DataUnavailable: a file has changed.
         """
         for file, facts in present(self.meta).items():
             _array(self.folder, file, facts, whole=True)
@@ -125,20 +125,20 @@ def part_path(folder: Path, file: str) -> Path:
 
 
 def open_imported(name: str) -> ImportedSet:
-    """The data set imported as `name`, its files verified as `data.cache` does.
+    """Open the data set imported as `name`, and verify its files as `data.cache` does.
 
     Raises:
-        DataUnavailable: it isn't there, or a file isn't the one that was imported.
+        DataUnavailable: it doesn't exist, or a file has changed since the import.
     """
     folder = imported_root() / name
     try:
         return _open(folder)
     except DataUnavailable:
-        # An import may have replaced the folder amid the opening; while it does, it holds the lock.
+        # Another import may be replacing the folder; it holds the lock while it does.
         lock = lock_path(folder)
         if not lock.exists():
             raise
-        # A lock that can't be had in that time is an OSError, too.
+        # TimeoutError is an OSError, too.
         with contextlib.suppress(OSError), held(lock, _SWAP_S):
             return _open(folder)
         raise
@@ -161,10 +161,10 @@ def _open(folder: Path) -> ImportedSet:
 
 
 def check(name: str) -> Path:
-    """Folder of the data set imported as `name`, after a look at the sizes of its files.
+    """Return the folder of the data set imported as `name`, after a check of its files' sizes.
 
     Raises:
-        DataUnavailable: a file is missing or cut.
+        DataUnavailable: a file is missing or incomplete.
     """
     folder = imported_root() / name
     meta = read_meta(folder)
@@ -190,7 +190,7 @@ def _array(
     folder: Path, file: str, facts: SplitMeta, *, whole: bool = False
 ) -> NDArray[np.generic]:
     path = part_path(folder, file)
-    # A pipe would be waited for; its size is never the right one.
+    # Reading a pipe would block, but its size never matches.
     _check_size(path, facts.bytes)
     try:
         return mapped(path, facts.bytes, facts.sha256, whole=whole)
@@ -237,20 +237,20 @@ def write_imported(
     licence: str = "",
     standardise: bool = False,
 ) -> tuple[Meta, tuple[str, ...]]:
-    """Write a data set to a folder; its description, and notes for the user.
+    """Write a data set to a folder; return its description, and notes for the user.
 
-    One class is held in memory at a time, as far as the source allows.
+    If the source allows it, only one class is in memory at a time.
 
     Args:
         place: empty folder to write to.
         name: name of the data set.
         rows: the source.
         chosen: its classes and their splits.
-        licence: as it is shown.
-        standardise: shift and scale each feature to mean 0 and deviation 1 over train.
+        licence: licence of the data.
+        standardise: whether to scale each feature to mean 0 and deviation 1 over train.
 
     Raises:
-        UsageError: features beyond what environments declare.
+        UsageError: features larger than environments declare.
         DataUnavailable: a source can't be read.
         OSError: `place` can't be written.
     """
@@ -283,7 +283,7 @@ def write_imported(
 
 
 def _blocks(rows: Rows, chosen: ChosenSplit, split: Split) -> Iterator[Read]:
-    """The instances of each class of a split, sorted by content, so that no packaging shows."""
+    """The instances of each class of a split, sorted by content, whatever their packaging."""
     for label in chosen.split.classes(split):
         x, hashes = rows.read(chosen.members[label])
         order = sorted(range(len(hashes)), key=hashes.__getitem__)
@@ -300,7 +300,7 @@ def _scale(rows: Rows, chosen: ChosenSplit) -> _Scale:
     for x, _ in _blocks(rows, chosen, "train"):
         squares += np.square(x - mean).sum(axis=0)
     deviation = np.sqrt(squares / size)
-    # Sums of equal numbers round: what is left then is no deviation.
+    # Sums of equal numbers are rounded; the remainder isn't a deviation.
     constant = deviation <= 1e-12 * np.maximum(np.abs(mean), 1e-30)
     return _Scale(mean, np.where(constant, 1.0, deviation))
 
@@ -323,7 +323,7 @@ def _write_split(
             scaled = x if scale is None else (x - scale.mean) / scale.deviation
             if rows.kind == "features":
                 _check_range(scaled, split)
-            # Written, not mapped: a full disk must be an error, not a signal.
+            # Written and not memory-mapped, so that a full disk raises an error and not a signal.
             file.write(np.ascontiguousarray(scaled, dtype).tobytes())
             found.append(hashes)
         sync(file)

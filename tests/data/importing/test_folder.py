@@ -143,7 +143,7 @@ def test_links_that_lead_back_are_left_out_and_said(tmp_path: Path) -> None:
     root = four(tmp_path / "data")
     (root / "a" / "up").symlink_to(root)
     (root / "self").symlink_to(root / "self")
-    with pytest.raises(DataUnavailable, match="self is a link to nothing"):
+    with pytest.raises(DataUnavailable, match="self is a broken link"):
         list_images(root)
     (root / "self").unlink()
     (root / "here").symlink_to(".")
@@ -233,10 +233,10 @@ def test_pipes_devices_and_dead_links_are_refused(tmp_path: Path) -> None:
     refused(r"odd\.png is no plain file")
     odd.unlink()
     odd.symlink_to(root / "nowhere")
-    refused(r"odd\.png is a link to nothing")
+    refused(r"odd\.png is a broken link")
     odd.unlink()
     (root / "e").symlink_to(tmp_path / "unmounted")
-    refused("e is a link to nothing; mend or remove it")
+    refused("e is a broken link; repair or remove it")
 
 
 def test_large_files_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

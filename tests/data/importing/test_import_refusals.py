@@ -166,9 +166,9 @@ def test_sources_that_are_refused(tmp_path: Path, own: Any, bring: Bring) -> Non
         assert "\n" not in str(caught.value)
 
     refused(tmp_path / "no", "no such file or folder")
-    refused(tmp_path / "a\0b", "can't be looked at|no such file")
+    refused(tmp_path / "a\0b", "can't be opened|no such file")
     (tmp_path / "t.txt").write_text("")
-    refused(tmp_path / "t.txt", "no folder and no .npz")
+    refused(tmp_path / "t.txt", "neither a folder nor an .npz")
     empty = tmp_path / "empty"
     (empty / "cat").mkdir(parents=True)
     (empty / "cat" / "a.txt").write_text("")

@@ -55,7 +55,7 @@ def test_errors_stalls_and_deaths_of_the_child_are_told(scripted: SimpleNamespac
     assert target(DARK).shape == (2, 3)
     assert target._child is child, "an error doesn't end it"
     before = time.monotonic()
-    with pytest.raises(ContractError, match="gave no answer for 5 s; the queries stay charged"):
+    with pytest.raises(ContractError, match="didn't reply for 5 s; the queries stay charged"):
         target(LIGHT * 0.9)
     assert time.monotonic() - before < 60
     assert target._child is None
