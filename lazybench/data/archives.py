@@ -132,7 +132,7 @@ class ZipTree:
             raise self._refused(f"member {name!r} points outside the archive")
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise self._refused(f"member {name!r} is a link or special file, not a plain file")
+            raise self._refused(f"member {name!r} is a link or special file, not a regular file")
         if member.file_size > most_member_bytes:
             raise self._refused(
                 f"member {name!r} has {member.file_size} bytes, at most {most_member_bytes} "
@@ -350,7 +350,7 @@ def read_members(
                 if name not in wanted:
                     continue
                 if not member.isreg():
-                    raise _refused(path, f"member {name!r} is no plain file")
+                    raise _refused(path, f"member {name!r} isn't a regular file")
                 most_bytes -= member.size
                 if most_bytes < 0:
                     raise _refused(path, f"member {name!r} has too many bytes ({member.size})")

@@ -39,7 +39,7 @@ def test_members_are_read_by_name_and_nothing_is_written(tmp_path: Path) -> None
 
 def test_links_are_refused(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "set.tar.gz", {}, link="set/train")
-    with pytest.raises(DataUnavailable, match="is no plain file"):
+    with pytest.raises(DataUnavailable, match="isn't a regular file"):
         read_members(path, ["set/train"])
 
 

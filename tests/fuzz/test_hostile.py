@@ -128,7 +128,12 @@ HOSTILE: dict[str, tuple[str, str, bytes | Callable[[], bytes], str]] = {
         "refused",
     ),
     "a tar member below zero": ("tar", "x.tar", tar_head("in/a", -1, b"0"), ""),
-    "a tar with a link": ("tar", "x.tar", tar_head("in/a", 0, tarfile.SYMTYPE), "no plain file"),
+    "a tar with a link": (
+        "tar",
+        "x.tar",
+        tar_head("in/a", 0, tarfile.SYMTYPE),
+        "isn't a regular file",
+    ),
     "an idx of terabytes": ("idx", "x", idx(1 << 31, 1 << 10), "says it holds"),
     "an idx of nothing much": ("idx", "x", idx(1 << 31, 0), "says it holds"),
     "an idx bomb": ("idx", "x.gz", lambda: gzip.compress(idx(3) + bytes(1 << 28)), "more"),

@@ -227,10 +227,10 @@ def test_pipes_devices_and_dead_links_are_refused(tmp_path: Path) -> None:
 
     odd = root / "b" / "odd.png"
     os.mkfifo(odd)
-    refused(r"odd\.png is no plain file")
+    refused(r"odd\.png isn't a regular file")
     odd.unlink()
     odd.symlink_to("/dev/zero")
-    refused(r"odd\.png is no plain file")
+    refused(r"odd\.png isn't a regular file")
     odd.unlink()
     odd.symlink_to(root / "nowhere")
     refused(r"odd\.png is a broken link")
