@@ -1,6 +1,6 @@
 """The built-in agents, as data: a row for each id, with its code, its reference and its citations.
 
-A control cites what it controls; a baseline that nobody has published cites lazybench.
+A control cites the method that it controls for; an unpublished baseline cites lazybench.
 """
 
 from __future__ import annotations

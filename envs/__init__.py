@@ -46,7 +46,7 @@ _TARGETS = {
     "omniglot-20way-1shot": (0.9,),
     "cifarfs-5way-5shot": (0.7,),
 }
-# The ways that are listed: what the test classes allow.
+# The listed ways, as far as the test classes allow.
 _CLASSIFICATION = {
     "glyphs": WAYS,
     "glyphshard": WAYS,
@@ -57,7 +57,7 @@ _CLASSIFICATION = {
     "miniimagenet": WAYS[:2],
     "tieredimagenet": WAYS,
 }
-# Functions to regress have no ways, and the same classes in train and test make no new tasks.
+# Regression tasks have no ways, and equal classes in train and test give no new tasks.
 _NO_WAYS = ("sinusoid", "mnist", "cifar10", "cifar100")
 _NAME = re.compile(
     r"(?P<data>[a-z][a-z0-9@-]*?)-(?P<way>\d+)way(?:-(?P<shot>\d+)shot)?"
@@ -322,7 +322,7 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     candidates = ALIASES.get(match["data"], (match["data"],))
     registered = {spec.id for spec in registry.DATASETS.specs()}
     for data in candidates:
-        # The last is the default where none is installed: opening it says where its files belong.
+        # The last is the default if none is installed; opening it reports where its files belong.
         last = data == candidates[-1] and data in registered
         if data.partition("@")[0] not in _NO_WAYS and (last or installed(data)):
             fresh = (

@@ -135,7 +135,7 @@ MINI_IMAGENET = _sheet(
     "Ravi and Larochelle.",
     _IMAGENET_ORIGIN + " Vinyals et al. (2016) chose 100 classes; everybody uses the other split.",
     "Read from the usual pickles, or resized to 84x84 from the JPEG files and their lists.",
-    _IMAGENET_LIMITS + " Copies differ in how they were resized; the fingerprint tells them apart.",
+    _IMAGENET_LIMITS + " Copies differ in how they were resized; so do their fingerprints.",
 )
 TIERED_IMAGENET = _sheet(
     "608 classes, 779,165 colour images, 84x84: 351 classes of 20 categories train (448,695 "

@@ -26,10 +26,10 @@ class TrainingBatches(IterableDataset[dict[str, Tensor]]):
         """Choose the stream.
 
         Args:
-            env: a vector environment, or a long-tailed stream, of the train split; it is the data
-                set's own from now on.
-            seed: the stream.
-            batches: how many; None for no end.
+            env: a vector environment, or a long-tailed stream, of the train split; don't use it
+                elsewhere from now on.
+            seed: number of the stream.
+            batches: number of batches; None for no end.
 
         Raises:
             UsageError: an environment of another split or without rows, or fewer than 1 batch.
@@ -93,13 +93,13 @@ def as_dataset(env: Any, *, seed: int = 0, batches: int | None = None) -> Traini
 
     Args:
         env: of the train split: `lazybench.make_env(…, split="train", num_envs=4)`, or a
-            long-tailed stream. It is the data set's own from now on.
-        seed: the stream.
-        batches: how many; None for no end (long-tailed streams: for all that they have).
+            long-tailed stream. Don't use it elsewhere from now on.
+        seed: number of the stream.
+        batches: number of batches; None for no end (long-tailed streams: for all their batches).
 
     Raises:
-        UsageError: an environment of another split or without rows, or a number of batches that
-            isn't there.
+        UsageError: an environment of another split or without rows, or an invalid number of
+            batches.
     """
     if hasattr(getattr(env, "task", None), "steps"):
         # That module imports this one.
@@ -145,8 +145,8 @@ def from_torchmeta(  # noqa: PLR0913 - what is taken, how much of it, and how it
 ) -> Any:
     """Return a vector environment whose trials are the tasks of batches in torchmeta's form.
 
-    The tasks are taken into memory once, so that trial i is the same task each time; what gives
-    the batches can be any iterable of `{"train": (x, y), "test": (x, y)}`. Labels are any integers
+    The tasks are copied into memory once, so that trial i is always the same task; `loader` can be
+    any iterable of `{"train": (x, y), "test": (x, y)}`. Labels are any integers
     from 0 on, or one-hot: in each task they become 0 to way - 1 in their order. Floats are targets
     of a regression.
 
@@ -154,10 +154,10 @@ def from_torchmeta(  # noqa: PLR0913 - what is taken, how much of it, and how it
         loader: the batches.
         num_envs: rows of the environment.
         split: on `train` the query targets are shown, and tasks begin again after the last one.
-        tasks: how many to take; None for all, up to 100,000.
-        name: of the data, for records.
+        tasks: number of tasks; None for all, up to 100,000.
+        name: name of the data, for records.
         backend: `numpy`, or `torch` for observations as tensors.
-        device: where torch observations live.
+        device: device of torch observations.
 
     Raises:
         UsageError: batches of another form, no task, tasks of different shapes, labels that don't

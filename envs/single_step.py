@@ -30,7 +30,7 @@ Backend = Literal["numpy", "torch"]
 
 
 class SingleStepTrials(Protocol):
-    """Tasks by index: how they are opened, answered and scored.
+    """Tasks by index: opens them, checks actions and scores them.
 
     Attributes:
         split: `train`, `val` or `test`.

@@ -58,12 +58,12 @@ class ClassEffects:
     Choice: the part of the variance that classes add is the mean of a normal distribution about the
     estimate, cut off below 0, and its degrees of freedom are Satterthwaite's. An estimate that is 0
     by luck, as in one of two tests without any class effect, says only that the part is small: how
-    small depends on how well the design tells classes apart.
+    small depends on how well the design distinguishes classes.
 
     Attributes:
         n: trials.
         classes: distinct classes in them.
-        identified: whether the design tells classes apart, without which there are no estimates.
+        identified: whether the design distinguishes classes; without it there are no estimates.
         added: the share of a class's variance in that of the mean, beyond what the spread of the
             trials has of it.
 

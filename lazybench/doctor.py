@@ -605,7 +605,7 @@ def _repair_boards(repair: Repair, quarantine: Quarantine) -> str:
     store = Store(repair.path)
     places = [*(store.root / "boards").glob("*.*"), store.root / "README.md"]
     before = {path: path.read_bytes() for path in sorted(places) if path.is_file()}
-    write(store, anew=True)
+    write(store, rebuild=True)
     changed = 0
     for path, content in before.items():
         if not path.exists() or path.read_bytes() != content:

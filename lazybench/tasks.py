@@ -265,7 +265,7 @@ def distance(images: Tensor, clean: Tensor, norm: Norm) -> Tensor:
         clean: `[R, …]`.
         norm: `l2` (Euclidean, over all pixels and channels) or `linf` (largest difference).
     """
-    apart = (images - clean).flatten(1)
+    difference = (images - clean).flatten(1)
     order = 2.0 if norm == "l2" else float("inf")
-    found: Tensor = torch.linalg.vector_norm(apart, ord=order, dim=1)
+    found: Tensor = torch.linalg.vector_norm(difference, ord=order, dim=1)
     return found

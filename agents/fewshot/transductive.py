@@ -139,10 +139,10 @@ class LaplacianShot(FeatureAgent):
 
 def neighbour_graph(query: Tensor, neighbours: int) -> Tensor:
     """Return a 1 for each of the nearest other queries of a query, else 0, `[R, Q, Q]`."""
-    apart = squared_distances(query, query)
-    apart.diagonal(dim1=1, dim2=2).fill_(math.inf)
-    nearest = apart.topk(min(neighbours, query.shape[1] - 1), dim=2, largest=False).indices
-    return torch.zeros_like(apart).scatter(2, nearest, 1.0)
+    squared = squared_distances(query, query)
+    squared.diagonal(dim1=1, dim2=2).fill_(math.inf)
+    nearest = squared.topk(min(neighbours, query.shape[1] - 1), dim=2, largest=False).indices
+    return torch.zeros_like(squared).scatter(2, nearest, 1.0)
 
 
 class TimConfig(FeatureConfig):

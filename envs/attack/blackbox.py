@@ -73,7 +73,7 @@ class BlackBox:
             eps: largest distance of a success; may be infinite.
             query_budget: rows for each image.
             mode: `first` finishes an image after its first success.
-            access: `label` answers without scores.
+            access: `label` returns no scores.
             levels: round rows to so many brightnesses before they are sent and measured (256 for
                 targets that take 8-bit images); None for no rounding.
             bad_query_budget: bad answers that finish an image; None for any number.
@@ -258,7 +258,7 @@ class BlackBox:
         if not bool(queries.sum().isfinite()):
             finite = queries.isfinite().flatten(1).all(1)
             np.add.at(self.invalid, of[(~finite).cpu().numpy()], 1)
-        # The rows are private copies, so nobody changes a row after it was scored.
+        # The rows are private copies, so a row can't be changed after it was scored.
         sent = queries.clamp_(0.0, 1.0)
         if self.levels is not None:
             sent = to_levels(sent, self.levels)

@@ -1,7 +1,7 @@
-"""The only holder of a network under attack: it answers rows, and exposes nothing else.
+"""The oracle, the only holder of a network under attack: it scores rows, and exposes nothing else.
 
-(Python hides no memory: a debugger finds the network in this process. What is prevented are
-accidents: no attribute, item or closure leads to it. `strict` targets run in another process.)
+This prevents accidents: no attribute, item or closure leads to the network. It doesn't stop a
+debugger, which can read all memory of this process; `strict` targets run in another process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from lazybench.errors import ContractError, OutputUnavailable, StoreError
 
 CHUNK = 512
-"""Rows that are sent to a target together, at most."""
+"""Largest number of rows that are sent to a target together."""
 
 Predict = Callable[[Tensor], Any]
 """`[R, channels, height, width]` float32 in [0, 1] to logits or log-probabilities `[R, classes]`"""
@@ -28,49 +28,48 @@ _LOWEST = torch.finfo(torch.float32).min
 
 
 def plain(values: Any) -> Tensor:
-    """Return values as a tensor of no subclass, without graph, hooks or attributes of its own.
+    """Return values as a plain tensor: no subclass, without graph, hooks or attributes.
 
-    Operations on a subclass run code of whoever wrote it: on the way to a target that code would
-    see the target, on the way back it would lead to it.
+    Operations on a subclass run its author's code, which could get access to the target.
 
     Raises:
-        TypeError: they are no array of numbers.
+        TypeError: they aren't an array of numbers.
         ValueError: they are an array that torch can't hold, or lists of different lengths.
         RuntimeError: another reason why torch can't hold them.
     """
     found = values if isinstance(values, Tensor) else torch.as_tensor(values)
     if type(found) not in (Tensor, torch.nn.Parameter):
-        # Whatever its own methods return, an array of the base class comes out of it.
+        # The result is an array of the base class, whatever the subclass's methods return.
         found = torch.from_numpy(np.array(found.detach().cpu().numpy(), subok=False))
     # Not `found.detach()`: an instance may have an attribute of that name.
     return Tensor.detach(found)
 
 
 class Oracle:
-    """Answers rows with log-probabilities; the only holder of a network.
+    """Returns log-probabilities of rows; the only holder of a network.
 
-    It counts nothing and is for environments; agents get a `BlackBox`, or less. Calls from
-    several threads are answered one after another.
+    It counts nothing and is only for environments; agents get a `BlackBox`, or less. Calls from
+    several threads are served one after another.
     """
 
     def __init__(self, predict: Predict, classes: int | None, *, chunk: int = CHUNK) -> None:
         """Hold a target.
 
         Args:
-            predict: the target; it is called with at most `chunk` rows, that are its own.
-            classes: scores of each row; None for as many as its first answer has.
-            chunk: most rows of a call.
+            predict: the target; it is called with copies of at most `chunk` rows.
+            classes: number of scores per row; None for that of its first answer.
+            chunk: largest number of rows of a call.
         """
         self.classes = classes
         self._chunk = chunk
-        # It lets a second call of the same thread in, which is refused instead of a deadlock.
+        # A reentrant lock: a nested call of the same thread is refused instead of a deadlock.
         self._turn = threading.RLock()
-        # A generator's locals are no attribute and no closure of anything.
+        # A generator's local variables can't be reached by an attribute or a closure.
         self._ask = _serving(predict)
         next(self._ask)
 
     def __reduce__(self) -> NoReturn:
-        """Refuse: a pickle would hold the network.
+        """Refuse to be pickled: a pickle would contain the network.
 
         Raises:
             ContractError: always.
@@ -82,7 +81,7 @@ class Oracle:
 
         Raises:
             ContractError: the target failed, changed its number of classes or returned NaN, or
-                queries itself while it answers.
+                calls itself.
         """
         parts = [
             self._part(rows[first : first + self._chunk])
@@ -91,7 +90,7 @@ class Oracle:
         if not parts:
             return rows.new_zeros(0, self.classes or 0)
         logits = parts[0] if len(parts) == 1 else torch.cat(parts)
-        # No leaf of a graph: attackers may put scores into a loss.
+        # Not a leaf of a graph, since attackers may put scores into a loss.
         scores = torch.log_softmax(logits.to(rows.device, torch.float32), 1)
         # An infinite logit gives NaN as well; none is above 0, so a sum shows each of them.
         if bool(scores.sum().isnan()):
@@ -137,7 +136,7 @@ class Failure:
     Attributes:
         why: the error and the line that raised it.
         interrupt: `KeyboardInterrupt`, which a user may have caused; else None.
-        own: the error's type, where the target didn't fail but its answers couldn't be kept.
+        own: the error's type, if the target didn't fail but its answers couldn't be stored.
     """
 
     def __init__(self, error: BaseException) -> None:
@@ -159,7 +158,7 @@ def _serving(predict: Predict) -> Generator[Any, Tensor, None]:
             # inference mode: a target may need gradients inside, as purifiers do.
             with torch.no_grad():
                 answer = predict(rows)
-        # Any error: a generator that raised is dead and would serve nobody again.
+        # Any error, since a generator that raised can't be used again.
         except BaseException as error:
             answer = Failure(error)
         del rows

@@ -48,7 +48,7 @@ def trial_classes(spec: EnvSpec, fingerprint: str, trials: int) -> TrialClasses 
 
 
 def protocol_name(settings: Mapping[str, Any]) -> str:
-    """Return what all draws of an environment are a function of, beside split and index.
+    """Return everything but split and index that the draws of an environment depend on.
 
     Args:
         settings: `data`, `way`, `shot`, and `noniid` and `order` where they aren't the default.

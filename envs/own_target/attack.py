@@ -49,13 +49,13 @@ class AttackRequest:
         images: folder or npz file.
         labels: file of labels; None if folders or the npz file hold them.
         attacks: names of attackers; empty for `ATTACKS`.
-        form: how the target takes images and what it answers, as `TargetForm` has it.
-        protocol: norm, eps, query_budget, mode, targeted, bad_query_budget and bad_answers, as
-            `AttackVectorEnv` has them.
-        http: settings of the requests to an address, as `HttpSettings` has them.
-        eight_bit: whether images are rounded to 8 bits before they are sent; always so over http.
-        limit: how many images to take, drawn evenly over the classes; None for all.
-        seed: of the attackers.
+        form: the target's input layout and kind of answers, as in `TargetForm`.
+        protocol: norm, eps, query_budget, mode, targeted, bad_query_budget and bad_answers, as in
+            `AttackVectorEnv`.
+        http: settings of the requests to an address, as in `HttpSettings`.
+        eight_bit: whether to round images to 8 bits before they are sent; always done over HTTP.
+        limit: number of images, spread evenly over the classes; None for all.
+        seed: seed of the attackers.
         out: folder of the report, and of the journal of answers.
         fresh: whether to discard the address's earlier answers.
     """
@@ -191,8 +191,8 @@ def attack(request: AttackRequest, watch: Callback = SILENT) -> AttackOutcome:
             attackers = [
                 _attacker(each, target) for each in request.attacks or ATTACKS[form.access]
             ]
-            # All are made before the first query, so that a bad setting costs none. They don't get
-            # the target itself, which an attacker could query uncounted.
+            # All attackers are constructed before the first query, so a bad setting costs none.
+            # They don't get the target itself, which they could query uncounted.
             facts = SimpleNamespace(task=target.task, examples=target.examples)
             states = [each.agent.init(facts, Rng(request.seed)) for each in attackers]
             attacked = tuple(
@@ -260,7 +260,7 @@ def _known_attacks(names: tuple[str, ...]) -> None:
         spec = agent_spec(name)
         if "attack" not in spec.families:
             raise UsageError(
-                f"agent '{name}' attacks nothing; see: lazybench list agents --family attack"
+                f"agent '{name}' isn't an attack agent; see: lazybench list agents --family attack"
             )
         if spec.trains:
             raise UsageError(

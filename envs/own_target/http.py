@@ -197,7 +197,7 @@ class Reply(NamedTuple):
 
 
 class NoReply(Exception):
-    """No whole reply came in time; `again` says whether another try may help."""
+    """No complete reply arrived in time; `again` says whether another attempt may help."""
 
     def __init__(self, why: str, *, again: bool = True) -> None:
         """Keep the reason, a part of a sentence."""
@@ -206,11 +206,11 @@ class NoReply(Exception):
 
 
 def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return headers as they are, once HTTP can carry them. No message shows a value.
+    """Check that headers are valid, and return them. Messages never show a value.
 
     Raises:
-        UsageError: a name that is no name, is given twice or frames the message; or a value with
-            control characters or outside of Latin-1.
+        UsageError: a name that is invalid, repeated or frames the message; or a value with control
+            characters or characters outside of Latin-1.
     """
     seen: set[str] = set()
     for name, value in headers.items():
@@ -297,7 +297,7 @@ class Poster:
         if not exchange.ended.wait(self._timeout_s):
             line.cut()
             if exchange.ended.is_set():
-                # It came in this very moment, so that its thread doesn't close the connection.
+                # The reply arrived just now, so its thread doesn't close the connection.
                 line.leave()
             raise NoReply(f"no answer within {self._timeout_s:g} s")
         if (error := exchange.error) is not None:
@@ -325,7 +325,7 @@ class Poster:
         return line
 
     def close(self) -> None:
-        """End the connections that nobody uses at the moment."""
+        """End all unused connections."""
         with self._lock:
             idle, self._idle = self._idle, []
         for line in idle:
@@ -368,17 +368,17 @@ class _Line(http.client.HTTPConnection):
         return self.sock is not None and bool(wait_for_read(self.sock, timeout=0.0))
 
     def cut(self) -> None:
-        """Shut the connection down under whoever uses it; it connects to nobody any more."""
+        """Shut the connection down, even while another thread uses it; it can't connect again."""
         with self._guard:
             self.was_cut = True
-            # While a proxy connects, there is no second handle yet, nor any TLS.
+            # While a proxy connects, there is neither a second handle nor TLS yet.
             end = self._end or self.sock
             if end is not None:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
     def leave(self) -> None:
-        """Close it for good; for whoever uses it alone."""
+        """Close the connection; only for the thread that uses it."""
         with contextlib.suppress(OSError):
             self.close()
         with self._guard:
@@ -451,7 +451,7 @@ def _proxy(url: str) -> tuple[tuple[str, int], dict[str, str]]:
     except HTTPError:
         parts = parse_url("")
     if parts.scheme != "http" or not parts.host:
-        # Not the text itself, which may hold a password.
+        # The message leaves out the text, which may contain a password.
         raise UsageError("a proxy is given by its http address, such as http://proxy:3128")
     secret = {"Proxy-Authorization": _basic(parts.auth)} if parts.auth else {}
     return (parts.host, parts.port or 80), secret
@@ -553,7 +553,7 @@ class HttpTarget:
         Args:
             url: where requests are posted to, http or https.
             form: how the target takes images and what it answers.
-            settings: of the requests.
+            settings: settings of the requests.
             journal: file of answers; None keeps them in memory.
 
         Raises:
@@ -631,7 +631,7 @@ class HttpTarget:
         return self._form.scores(stacked(found, self._form), len(rows))
 
     def close(self) -> None:
-        """End the connections; requests under way are still answered and kept."""
+        """End the connections; replies to pending requests are still stored."""
         self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._poster.close()
@@ -648,7 +648,7 @@ class HttpTarget:
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            # What hasn't been sent yet needn't be, where something went wrong.
+            # After an error, the remaining images needn't be sent.
             for future in futures:
                 future.cancel()
         for future in futures:
@@ -664,7 +664,7 @@ class HttpTarget:
             reply = self._posted(body, len(images))
             answers = read_answers(reply, len(images), self._form, self.name)
             with self._lock:
-                # Before any of them is kept: the same command could never go on from a mix.
+                # Checked before any of them is stored: the same command couldn't resume from a mix.
                 for answer in answers:
                     self._fits(answer, f"{self.name} answered", "earlier answers are kept")
             for name, answer in zip(names, answers, strict=True):

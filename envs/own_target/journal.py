@@ -1,4 +1,4 @@
-"""Journal of a target's answers, written as they arrive, so that no query is paid for twice."""
+"""Journal of a target's answers, written as they arrive, so that no query is repeated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def digest(image: NDArray[np.uint8]) -> str:
 
 
 def forget(path: Path) -> None:
-    """Remove a journal where there is one.
+    """Remove a journal, if there is one.
 
     Raises:
         StoreError: a file of that name isn't a journal.
@@ -75,7 +75,7 @@ def _need_own(path: Path) -> None:
 
 
 class Journal:
-    """Answers by image: a file of one line an answer, after a line about the target.
+    """Answers by image, in a file with a line about the target and a line for each answer.
 
     An image is queried once; later queries of it are answered from the file. `Choice:` with
     `repeats`, for targets with random answers, the n-th query of an image gets its n-th answer.

@@ -437,7 +437,7 @@ def load_net(name: str, opened: TargetData | None = None) -> tuple[Classifier, T
             f"'{_command([name])} --replace'"
         )
     _check_shapes(name, net, held[name].params)
-    # Copies: nobody may change what the next one loads.
+    # Copies, so that a change doesn't affect later loads.
     return net, replace(held[name], params=detached(held[name].params))
 
 

@@ -1,4 +1,4 @@
-"""Boards are pure functions of records: the same records give the same bytes, everywhere."""
+"""Boards, as pure functions of records: equal records give equal bytes on every machine."""
 
 from __future__ import annotations
 

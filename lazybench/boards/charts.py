@@ -26,7 +26,7 @@ _HEADS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8))
 """Leading digits of the ticks of a logarithmic axis, from few to many."""
 _FEWEST_TICKS = 3
 _GUTTER = 0.12
-"""Share of a logarithmic axis that rows at zero get, apart from it."""
+"""Share of a logarithmic axis for rows at zero, separate from it."""
 _ROOM = 0.06
 _REACH = 4.0
 """The axis of scores spans so many times the distance from the best row to the middle one."""

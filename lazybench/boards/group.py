@@ -130,7 +130,7 @@ def class_effects(record: Record) -> ClassEffects | None:
     """Return the effects of the classes of a record's trials, from its environment's id alone.
 
     None if the environment isn't installed in the record's revision, where its classes aren't
-    known or aren't a sample of others, and where trials don't tell classes apart.
+    known or aren't a sample of others, or its trials can't distinguish classes.
     """
     env = record.env
     return _class_effects(env.id, env.version, record.data.fingerprint, record.trials.n)

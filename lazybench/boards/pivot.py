@@ -173,7 +173,7 @@ def measured(rows: Sequence[Row | str], metric: str, better: str) -> list[Cell |
 
 
 FEW = "‡"
-"""Stands by cells of few seeds, where others have enough."""
+"""Mark of cells with few seeds, if other cells have enough."""
 
 
 def footnotes(table: Pivot) -> list[str]:

@@ -122,7 +122,7 @@ def _expected(store: Store, made: Sequence[_FolderBoards]) -> dict[Path, str]:
     return {**files, page: _with_section(_read(page), _section(made))}
 
 
-def write(store: Store, *, anew: bool = False) -> list[Path]:
+def write(store: Store, *, rebuild: bool = False) -> list[Path]:
     """The paths of all board files and the index, once they hold what the records make.
 
     Board files that no record makes any more are removed; other files in the folder are left.
@@ -131,7 +131,7 @@ def write(store: Store, *, anew: bool = False) -> list[Path]:
 
     Args:
         store: the store.
-        anew: make all boards from all records, instead of those alone whose files changed since
+        rebuild: make all boards from all records, instead of only those whose files changed since
             they were made.
 
     Raises:
@@ -147,7 +147,7 @@ def write(store: Store, *, anew: bool = False) -> list[Path]:
     with alone(root / LOCK, busy, partial(_closed, root), WAIT_S):
         remove_leftovers(store.root / "boards")
         remove_leftovers(store.root, older_than_s=LEFTOVER_S)
-        return _written(store, {} if anew else _index(store))
+        return _written(store, {} if rebuild else _index(store))
 
 
 def _closed(root: Path, error: Exception) -> str:

@@ -200,8 +200,8 @@ class _AgentCheck:
         if self._spec.family == "fewshot":
             half = _TRIALS // 2
             later = _evaluated(env, self._fresh_policy(), metric, start=half)
-            apart = np.abs(later.scores - first.scores[half:])
-            if not (apart <= _SLACK * (1 + np.abs(later.scores))).all():
+            gap = np.abs(later.scores - first.scores[half:])
+            if not (gap <= _SLACK * (1 + np.abs(later.scores))).all():
                 raise Broken(
                     "an answer depends on the trials before it; keep what a trial needs in memory, "
                     "which is None at its start, and nothing on the policy"

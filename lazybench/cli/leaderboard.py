@@ -192,7 +192,7 @@ def _text_of(path: Path) -> str:
 def _write(store: Store) -> None:
     from lazybench import boards
 
-    for path in boards.write(store, anew=True):
+    for path in boards.write(store, rebuild=True):
         console.line(str(path))
 
 

@@ -299,19 +299,19 @@ def _stopping(engine: Engine) -> Iterator[None]:
     from lazybench.sweep.process import GRACE_S
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    heard = 0
+    signals = 0
 
     def stop(number: int, frame: object) -> None:
-        nonlocal heard
-        heard += 1
-        engine.stop(at_once=heard > 1)
+        nonlocal signals
+        signals += 1
+        engine.stop(at_once=signals > 1)
         message = (
             f"stopping: active runs have {GRACE_S:g} s to save their checkpoints; interrupt again "
             "to kill them now; re-run the same command to resume"
         )
         # Python raises RuntimeError if the main program is writing to the same stream.
         with contextlib.suppress(RuntimeError):
-            console.note(message if heard == 1 else "killing the active runs")
+            console.note(message if signals == 1 else "killing the active runs")
 
     for number in before:
         signal.signal(number, stop)

@@ -21,10 +21,10 @@ RuleState = dict[str, Tensor]
 
 
 class Trail(NamedTuple):
-    """What a student leaves behind.
+    """The result of a student's inner loop.
 
     Attributes:
-        start: phi_0, the anchor it set out from.
+        start: phi_0, the anchor from which it started.
         last: phi_{k-b+1}, ..., phi_k, oldest first.
         state: state of the inner rule after the last step.
         losses: the training loss before each step, k floats.

@@ -62,8 +62,8 @@ _PUBLISHED: Mapping[str, tuple[Callable[[TaskShape], Net], str]] = {
         "e0f623905fe7def63659aaee4ac9ba695d1b30c157ae276ae8cad8bf45728954",
     ),
 }
-"""Networks of the package that published records name by `module:class`, each with the hash that
-represents its source in their keys; both stay, wherever a network is moved or however formatted.
+"""Networks of the package that published records name by `module:class`, each with the hash of its
+source in their keys; both stay, even if a network is moved or formatted.
 """
 
 _WIDTHS = re.compile(r"mlp(-[1-9][0-9]{0,4}){1,8}")
@@ -71,21 +71,20 @@ _CIFAR = re.compile(r"resnet(8|20|32)(?:-([1-9][0-9]*))?")
 
 
 def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
-    """Return the network of that name for tasks of one shape; the same one for the same arguments.
+    """Return the network of a name for tasks of one shape; equal arguments return the same object.
 
     `auto` is conv4-64 for one-channel images (Omniglot, glyphs), conv4-32 for colour, mlp-256 for
     vectors with classes (features of another network), mlp for regression.
     `mlp` has hidden layers of 40 and 40, `mlp-256-128` of 256 and 128, `linear` none. `resnet8`,
     `resnet20` and `resnet32` are CIFAR's, of 16 filters first; `resnet8-8` has 8.
     `module:factory` and `file.py:factory` name a function from a `TaskShape` to a `torch.nn.Module`
-    that gives features `[n, d]` (see `ModuleNet`), or to a `Net`. A factory's file may also say
-    `TRAIN_MODE = False`, so that its module is in evaluation mode in training, too.
+    that returns features `[n, d]` (see `ModuleNet`), or to a `Net`. A factory's file may set
+    `TRAIN_MODE = False` to keep its module in evaluation mode during training.
 
     Args:
         name: as above.
         task: shape of the tasks.
-        second_order: gradients will be differentiated again; the network computes the same, but
-            may choose another way.
+        second_order: whether gradients will be differentiated again; it only affects speed.
 
     Raises:
         UsageError: no such network, or one that can't take these instances.
@@ -100,11 +99,11 @@ def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
 def source_sha256(net: Net) -> str | None:
     """Return the hash of a network's source for a key; None for the package's networks.
 
-    Of a user's network it is the sha256 of the code, and of the state that its factory gives
-    whatever the seed (pre-trained weights, say).
+    For a user's network it is the sha256 of the code, and of the state that doesn't depend on the
+    seed (such as pre-trained weights).
 
     Raises:
-        UsageError: a factory that gives other parameters under the same seed.
+        UsageError: the factory returns different parameters for the same seed.
     """
     if isinstance(net, ModuleNet | GivenNet):
         return net.source_sha256
@@ -117,7 +116,7 @@ def published_source(name: str) -> str | None:
 
 
 def forget_loaded() -> None:
-    """Build users' networks again from now on, since files that they read may have changed."""
+    """Forget users' networks, so that they are built again from files that may have changed."""
     _from_factory.cache_clear()
 
 

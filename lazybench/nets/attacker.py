@@ -15,7 +15,7 @@ from lazybench.runtime.precision import at_precision
 from lazybench.tasks import TaskShape
 
 NORM_EPS = 1e-5
-"""Added to the variance, as the authors' framework does unasked."""
+"""Added to the variance, as the authors' framework does by default."""
 
 _GREY = (16, 32, 64, 64, 32, 16, 8)
 _COLOUR = (32, 64, 128, 256, 128, 64, 32)
@@ -27,9 +27,9 @@ class EncoderDecoder:
     """Four convolutions down to an eighth of the size, four transposed ones back up.
 
     Parameters: `conv{1..4}`, `up{5..7}` and `head`, each `.weight|bias`; `norm{1..7}.weight|bias`.
-    Between layers stands a ReLU and, after it, batch norm; behind the last one nothing. The norm
-    always takes the statistics of the images that it is given: those of a batch in meta-training,
-    and of the one image in an attack, for which it is instance norm.
+    Each layer but the last is followed by a ReLU and batch norm. The norm always uses the
+    statistics of its input: those of a batch in meta-training, and those of the one image in an
+    attack, where it is instance norm.
 
     A grey image of 28 px takes 136,081 parameters in filters of 16, 32, 64, 64 and 32, 16, 8; in
     colour there are 32, 64, 128, 256 and 128, 64, 32. Kernels are 3 wide where the size stays and 4

@@ -37,7 +37,7 @@ from lazybench.user_code import target_sha256
 
 
 class BatchStatistics(nn.Module):
-    """A batch norm that takes the moments that `pick` gives."""
+    """A batch norm that uses the moments that `pick` returns."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         """Take over a batch norm's parameters."""
@@ -58,7 +58,7 @@ def with_batch_statistics(name: str, module: nn.Module) -> nn.Module:
     """
     if isinstance(module, _BatchNorm):
         if type(module).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
-            # It does more than normalise (an activation, say), and that would be lost.
+            # Its further operations, such as an activation, would be lost.
             raise UsageError(
                 f"backbone '{name}' has a batch norm with a custom forward, "
                 f"{type(module).__name__}; use torch's BatchNorm1d, 2d or 3d"
@@ -86,21 +86,21 @@ _NET = ("name", "init", "prepare", "features", "statistics")
 _SEED_BOUND = 1 << 62
 
 _ONE_DRAWS = threading.RLock()
-"""Held while torch's generators, which are the process's, have a seed of ours."""
+"""Lock of torch's global generators while lazybench sets their seed."""
 
 
 class ModuleNet:
     """A torch module's features, then a linear layer, as a pure function.
 
-    The module takes prepared instances `[n, *instance]` (images in [0, 1]; vectors as they are) and
-    gives features `[n, d]`. Its batch norms use the statistics of the batch, or those handed in, in
-    the order in which they run; running averages aren't kept. Buffers are constants. So are
-    parameters that don't require gradients: a factory freezes what it has pre-trained by
+    The module takes prepared instances `[n, *instance]` (images in [0, 1]; vectors unchanged) and
+    returns features `[n, d]`. Its batch norms use the statistics of the batch, or given ones in the
+    order in which they run; there are no running averages. Buffers are constants, and so are
+    parameters that don't require gradients: a factory freezes pre-trained parts by
     `requires_grad_(False)`.
 
-    In an agent's updates it runs in training mode, unless `train_mode` is False, and else in
-    evaluation mode. Random numbers of a pass (dropout's) are a function of the parameters and the
-    instances, so that the same pass is the same function again, whatever runs in parallel.
+    In an agent's updates it runs in training mode, unless `train_mode` is False, otherwise in
+    evaluation mode. Random numbers of a pass (dropout) are a function of the parameters and the
+    instances, so a repeated pass gives the same result, whatever runs in parallel.
 
     Parameters: `norm.<path>` for those of batch norm, `body.<path>` for all others, and
     `head.weight|bias`.
@@ -118,20 +118,20 @@ class ModuleNet:
         train_mode: bool = True,
         second_order: bool = False,
     ) -> None:
-        """Make the module once, to learn its parameters and the width of its features.
+        """Build the module once, to find its parameters and the width of its features.
 
         Args:
-            name: the target that `factory` was loaded from.
-            factory: gives a fresh module for tasks of a shape; called again for each `init`.
+            name: the target from which `factory` was loaded.
+            factory: returns a new module for tasks of a shape; called again for each `init`.
             task: shape of the tasks.
             train_mode: whether the module is in training mode in an agent's updates.
-            second_order: gradients will be differentiated again, which attention's fast kernels
-                don't allow: it takes the plain one.
+            second_order: whether gradients will be differentiated again, which attention's fast
+                kernels don't allow, so the plain one is used.
 
         Raises:
-            UsageError: the factory fails or gives no module, or the module gives no features
-                `[n, d]`, or such that aren't finite, for instances of this shape; or it changes its
-                parameters as it runs, or is random where it mustn't be.
+            UsageError: the factory fails or doesn't return a module; or the module doesn't return
+                finite features `[n, d]` for instances of this shape, changes its parameters when it
+                runs, or is random outside of training.
         """
         self.name = name
         plain: AbstractContextManager[None] = _PLAIN_ATTENTION if second_order else nullcontext()
@@ -148,20 +148,20 @@ class ModuleNet:
 
     @cached_property
     def source_sha256(self) -> str | None:
-        """The sha256 of its code and of the state that the factory gives whatever the seed.
+        """The sha256 of its code and of the state that doesn't depend on the seed.
 
         Raises:
-            UsageError: the factory gives another state under the same seed.
+            UsageError: the factory returns different states for the same seed.
         """
         states = [dict(_state(made)) for made in (self._module, self._made(0), self._made(1))]
-        # What acts otherwise in training than earlier versions had it is another run.
+        # Earlier versions ignored training mode, so a module that depends on it needs another key.
         return _sourced(self.name, states, ["train mode 1"] if self._acts else [])
 
     def init(self, generator: torch.Generator) -> Params:
-        """Return the parameters of a module that the factory builds, and a fresh head.
+        """Return the parameters of a new module of the factory, and a fresh head.
 
-        The factory's random numbers come from torch's generator on the CPU, seeded from
-        `generator` and put back after.
+        The factory's random numbers come from torch's generator on the CPU, which is seeded from
+        `generator` and restored afterwards.
         """
         seed = int(torch.randint(_SEED_BOUND, (), generator=generator))
         module = self._made(seed)
@@ -210,13 +210,13 @@ class ModuleNet:
         return measured(lambda pick: self._run(params, x, pick))
 
     def _run(self, params: Params, x: Tensor, pick: Pick, *, train: bool | None = None) -> Tensor:
-        """What the module gives in a mode; None for that of now."""
+        """The module's output in training or evaluation mode; None for the current mode."""
         train = self._train_mode and _in_training() if train is None else train
         module, norms = self._copy(x.device)
         if module.training is not train:
             module.train(train)
         entries = {path: params[name] for name, path in self._paths.items()}
-        # Buffers that a module changes as it runs are changed in copies.
+        # Copies, since a module may change its buffers when it runs.
         entries |= {name: value.clone() for name, value in module.named_buffers()}
         for norm in norms:
             norm.pick = pick
@@ -225,7 +225,7 @@ class ModuleNet:
             with drawing, self._attention:
                 out: Tensor = torch.func.functional_call(module, entries, (x.clone(),))
         finally:
-            # What `pick` holds would keep this pass's graph alive.
+            # A reference to `pick` would keep this pass's graph alive.
             for norm in norms:
                 norm.pick = batch_moments
         return out
@@ -240,7 +240,7 @@ class ModuleNet:
         return copies[device]
 
     def _made(self, seed: int) -> nn.Module:
-        """A module of the factory's under a seed, its batch norms replaced."""
+        """A new module of the factory for a seed, with its batch norms replaced."""
         with _seeded(seed):
             module = _called(self.name, self._factory, self._task)
             if not isinstance(module, nn.Module):
@@ -274,7 +274,7 @@ class ModuleNet:
         return got.shape[1]
 
     def _is_sound(self) -> bool:
-        """Whether training mode changes what the module gives; looks for passes that aren't pure.
+        """Whether training mode changes the module's output; also checks that passes are pure.
 
         Raises:
             UsageError: two passes on the same instances differ, or one changes the parameters.
@@ -343,7 +343,7 @@ class ModuleNet:
 
 
 class GivenNet:
-    """A `Net` of the user's under the name of its target, which is handed copies of instances."""
+    """A user's `Net` under the name of its target; it gets copies of instances."""
 
     def __init__(self, name: str, net: Net, made: Callable[[], Net], x: Tensor) -> None:
         """Take over a net.
@@ -375,10 +375,10 @@ class GivenNet:
 
     @cached_property
     def source_sha256(self) -> str | None:
-        """The sha256 of its code and of the parameters that it has whatever the seed.
+        """The sha256 of its code and of the parameters that don't depend on the seed.
 
         Raises:
-            UsageError: it gives other parameters under the same seed.
+            UsageError: it returns different parameters for the same seed.
         """
         nets = (self._net, self._made(), self._made())
         seeds = (0, 0, 1)
@@ -417,9 +417,9 @@ def from_factory(
     train_mode: bool = True,
     second_order: bool = False,
 ) -> ModuleNet | GivenNet:
-    """Return the network that a factory gives: its `Net`, or its module wrapped as one.
+    """Return the network of a factory: its `Net`, or its module wrapped as one.
 
-    It is named by its target, so that no record takes it for a built-in network.
+    It is named by its target, so that records distinguish it from built-in networks.
 
     Args:
         name: the target that `factory` was loaded from.
@@ -454,7 +454,7 @@ def from_factory(
 
 @contextmanager
 def training_passes() -> Iterator[None]:
-    """Put modules of the user's into training mode for all passes inside the block."""
+    """Put users' modules into training mode for all passes inside the block."""
     _training.append(None)
     try:
         yield
@@ -520,9 +520,10 @@ def _line(name: str, value: Tensor) -> str:
 
 @contextmanager
 def _drawing(params: Params, x: Tensor) -> Iterator[None]:
-    """Seed torch's generators by parameters and instances, one pass at a time; put them back after.
+    """Seed torch's generators by parameters and instances for one pass, and restore them.
 
-    They are the process's, so that threads would draw from each other's numbers.
+    Passes take turns, since the generators are global and threads would draw from each other's
+    numbers.
     """
     digest = hashlib.blake2b(digest_size=7)
     for value in (*params.values(), x):

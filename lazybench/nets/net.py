@@ -60,7 +60,7 @@ class Net(Protocol):
 
 
 def scaled(x: Tensor) -> Tensor:
-    """Return uint8 images as float32 in [0, 1], and anything else as it is."""
+    """Return uint8 images as float32 in [0, 1], and anything else unchanged."""
     return x.to(torch.float32).div_(255.0) if x.dtype == torch.uint8 else x
 
 
@@ -75,9 +75,9 @@ def moments(x: Tensor) -> Moments:
 
 
 def in_turn(stats: Stats | None) -> Pick:
-    """Return what gives each batch norm its moments in order: those given, or its input's.
+    """Return a function that gives batch norms the given moments in order, or those of their input.
 
-    For one pass through the network.
+    It is for one pass through the network.
     """
     if stats is None:
         return batch_moments
@@ -129,7 +129,7 @@ def glorot(shape: tuple[int, ...], fan_in: int, fan_out: int, generator: torch.G
 
 
 def head_outputs(params: Params, features: Tensor, target_shape: tuple[int, ...] = ()) -> Tensor:
-    """Return what the last layer makes of features `[n, d]`: logits `[n, way]`, or predictions.
+    """Return the last layer's output for features `[n, d]`: logits `[n, way]`, or predictions.
 
     Args:
         params: hold `head.weight|bias`.

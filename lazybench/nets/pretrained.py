@@ -108,7 +108,7 @@ class Pretrained:
     """A network with its weights, ready to embed.
 
     Attributes:
-        name: as it was asked for.
+        name: the requested name.
         weights: what its weights were trained on (`imagenet-1k`), or `undeclared`.
         module: takes images `[n, channels, height, width]` in [0, 1], gives features `[n, d]`; in
             evaluation mode.
@@ -343,7 +343,7 @@ def _need(model: str, package: str, known: list[str]) -> None:
 
 
 def _of_size(create: Callable[..., nn.Module], argument: str, size: int | None) -> nn.Module:
-    """A model for images of a size, where it needs to be told."""
+    """A model for images of a size, passed on if the model takes it."""
     if size is None:
         return create()
     try:

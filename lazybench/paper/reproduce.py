@@ -215,7 +215,7 @@ def _differences(row: Reported, group: Group) -> list[str]:
     if "re-made" in first.data.source:
         found.append("a re-made split")
     if row.batch_norm is None and batch_norm(first) is not None:
-        found.append("the paper doesn't tell its batch norm here")
+        found.append("the paper doesn't state its batch norm here")
     if first.env.family == "attack":
         limit = first.env.protocol.get("query_budget")
         found.append(f"{first.trials.n} images, at most {limit} queries each")

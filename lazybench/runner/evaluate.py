@@ -121,8 +121,8 @@ def for_init(env: Any) -> Any:
 
     With access to the environment, `init` could learn the dev set's labels from its scores.
     """
-    apart = isinstance(env, Tracked)
-    if not apart:
+    tracked = isinstance(env, Tracked)
+    if not tracked:
         return env
     return EnvFacts(
         task=env.task,

@@ -87,7 +87,7 @@ def run(request: RunRequest, *, watch: Callback = SILENT, tracker: Callback = SI
         if stored is not None and stored.status in _FINAL and not _repeats(request, stored):
             if distributed.rank() == 0:
                 _mark_killed_run(resolved, store, stored)
-            callback.note("done already: this record stands (run again with --force)")
+            callback.note("recorded already (run again with --force)")
             return stored
         if distributed.rank() == 0:
             return _run_and_publish(resolved, store, stored, callback)

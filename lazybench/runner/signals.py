@@ -62,13 +62,13 @@ class Signals:
 
     def __init__(
         self,
-        tell: Callable[[str], None] = lambda text: None,
+        notify: Callable[[str], None] = lambda text: None,
         episode_timeout_s: float | None = None,
     ) -> None:
-        """Catch nothing yet; `tell` shows messages to the user."""
+        """Catch nothing yet; `notify` shows messages to the user."""
         self.number = 0
         self._episode_timeout_s = episode_timeout_s
-        self._tell = tell
+        self._notify = notify
         self._before: dict[int, object] = {}
         self._at_once: str | None = None
         self._told_of_timer = False
@@ -126,7 +126,7 @@ class Signals:
             return
         if not hasattr(signal, "setitimer"):
             if not self._told_of_timer:
-                self._tell("this system has no timer: --timeout-per-episode has no effect")
+                self._notify("this system has no timer: --timeout-per-episode has no effect")
             self._told_of_timer = True
             yield
             return
@@ -158,7 +158,7 @@ class Signals:
             raise Interrupted(number, self._at_once)
         # Python raises RuntimeError if the main program is writing to the same stream.
         with contextlib.suppress(RuntimeError):
-            self._tell("stopping after this step; interrupt again to stop at once")
+            self._notify("stopping after this step; interrupt again to stop at once")
 
 
 _NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc", "Cannot allocate memory")

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from lazybench.runner.resolve import ResolvedRun
 
 CHECKPOINT_EVERY_S = 20.0
-"""Seconds of training between checkpoints; when they are written can't change a result."""
+"""Seconds of training between checkpoints, which don't affect results."""
 
 _KEPT_STATES = 6
-"""States on the disk at most: the current and the best one, in two checkpoints and a third."""
+"""Largest number of states on the disk: current and best, in two checkpoints and a third."""
 
 
 _LATER = frozenset({"peak_gpu_memory_bytes"})
@@ -129,13 +129,13 @@ class Training:
 
 
 def fit(training: Training, callback: Callback, signals: Signals) -> Progress:
-    """Return the finished training, continued from the newest sound checkpoint where there is one.
+    """Train, resuming from the newest valid checkpoint if there is one; return the progress.
 
     Raises:
         Diverged: a loss isn't finite; the message names the step and the last finite loss.
-        Interrupted: a signal asked for it; a checkpoint was written.
+        Interrupted: a signal arrived; a checkpoint was written.
         DataUnavailable: the data isn't installed or is damaged.
-        StoreError: the disk is full, found out before training where it is then.
+        StoreError: the disk is full; checked before training starts, too.
     """
     spec, agent, rng = training.spec, training.agent, Rng(training.seed)
     rows = spec.rows(math.ceil(spec.val_trials[training.budget] / distributed.size()))
@@ -143,8 +143,8 @@ def fit(training: Training, callback: Callback, signals: Signals) -> Progress:
     plan = agent.plan(val_env.task)
     progress = _start(training, val_env, rng, callback)
     if plan is not None and progress.step:
-        whole = f"this fit is complete ({progress.step} updates): nothing is trained again"
-        part = f"continuing from the checkpoint at meta-iteration {progress.step}"
+        whole = f"training is complete ({progress.step} updates): nothing is trained again"
+        part = f"resuming from the checkpoint at meta-iteration {progress.step}"
         callback.note(whole if progress.step >= plan.updates else part)
     if plan is None or plan.updates == 0 or not agent.learns():
         progress.best, progress.best_step = progress.state, progress.step
@@ -156,7 +156,7 @@ def fit(training: Training, callback: Callback, signals: Signals) -> Progress:
     callback.stage("train", plan.updates, progress.step)
     saved = time.monotonic()
     while progress.step < plan.updates or _due(progress, plan):
-        # A run that was stopped while it validated has this before the next update.
+        # A run that was stopped during validation validates before the next update.
         if not _due(progress, plan):
             logs = _update(training, progress, train, rng, signals)
             callback.log(progress.step, logs)
@@ -285,7 +285,7 @@ def _validate(
 ) -> None:
     """Evaluate the current state on the validation trials and keep it if it is the best so far.
 
-    The evaluation happens inside `stoppable`; the progress changes only after it.
+    A signal may interrupt the evaluation; the progress changes only after it.
     """
     clock = Clock()
     spec = training.spec
@@ -309,7 +309,7 @@ def _validate(
     progress.curve.append(point)
     score = value if better == "higher" else -value
     if plan.select == "last" or score > progress.best_score or progress.best is None:
-        # A copy, since an agent may go on in the tensors of its state.
+        # A copy, since an agent may change the tensors of its state later.
         progress.best, progress.best_step, progress.best_score = (
             checkpoint.copied(progress.state),
             progress.step,

@@ -118,8 +118,8 @@ def find_run(name: str, runs: Path) -> TrainedRun:
     try:
         facts = json.loads(read_file(folder / "config.json"))
         key, asked = facts.pop("key"), facts.pop("asked")
-        overrides, told = dict(facts.pop("overrides")), facts.pop("network_facts")
-        network = None if told is None else NetworkFacts(**told)
+        overrides, network_facts = dict(facts.pop("overrides")), facts.pop("network_facts")
+        network = None if network_facts is None else NetworkFacts(**network_facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{folder}/config.json isn't a valid configuration of a run ({error}), or an older "

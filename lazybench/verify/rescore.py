@@ -199,7 +199,7 @@ def same_platform(record: Record, device: str) -> bool:
     return here == there and device == record.device == "cpu"
 
 
-def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it, and who hears
+def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it, and its callback
     record: Record, spec: EnvSpec, env: Any, policy: Any, wanted: int, seed: int, watch: Callback
 ) -> Again:
     """Evaluate a random sample of `wanted` trials of a record again, drawn by `seed`.
@@ -225,10 +225,10 @@ def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it,
     drawn = np.sort(rng.choice(n, min(n, wanted), replace=False)).astype(np.int64)
     watch.stage("verify", len(drawn))
     found = []
-    for block in _blocks(drawn, rows, n, apart=spec.independent_trials):
-        judged = evaluate_block(env, policy, spec.metric, block, spec.columns)
-        found.append((block, judged))
-        watch.advance(rows, {spec.metric: float(judged.scores.mean())})
+    for block in _blocks(drawn, rows, n, any_row=spec.independent_trials):
+        evaluated = evaluate_block(env, policy, spec.metric, block, spec.columns)
+        found.append((block, evaluated))
+        watch.advance(rows, {spec.metric: float(evaluated.scores.mean())})
     again = _of(_gathered(found, spec.columns), drawn)
     odd = drawn[differing(record, again)]
     if len(odd) and len(drawn) < n and not spec.independent_trials:
@@ -242,16 +242,16 @@ def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it,
 
 
 def _blocks(
-    drawn: NDArray[np.int64], rows: int, n: int, *, apart: bool
+    drawn: NDArray[np.int64], rows: int, n: int, *, any_row: bool
 ) -> Iterator[NDArray[np.int64]]:
     """Blocks `[rows]` with the drawn trials, each in its original row.
 
     A row without a remaining trial repeats an earlier one. Independent trials may be in any row.
     """
-    if len(drawn) == n and not apart:
+    if len(drawn) == n and not any_row:
         yield from np.arange(-(-n // rows) * rows).reshape(-1, rows)
         return
-    if apart:
+    if any_row:
         count = -(-len(drawn) // rows)
         yield from np.resize(drawn, count * rows).reshape(-1, rows)
         return
@@ -264,12 +264,12 @@ def _gathered(
     found: Sequence[tuple[NDArray[np.int64], Evaluation]], columns: tuple[str, ...]
 ) -> Again:
     """Evaluated blocks as one, in their order."""
-    judged = [block for _, block in found]
+    blocks = [block for _, block in found]
     return Again(
         np.concatenate([trials for trials, _ in found]),
-        np.concatenate([block.scores for block in judged]).astype(np.float32),
-        np.concatenate([block.answers for block in judged]),
-        {name: np.concatenate([block.columns[name] for block in judged]) for name in columns},
+        np.concatenate([block.scores for block in blocks]).astype(np.float32),
+        np.concatenate([block.answers for block in blocks]),
+        {name: np.concatenate([block.columns[name] for block in blocks]) for name in columns},
     )
 
 
@@ -415,12 +415,12 @@ def drifts(
 
     both = np.isfinite(stored.astype(np.float64)) & np.isfinite(now.astype(np.float64))
     left, right = (side[both].astype(np.float64) for side in (stored, now))
-    apart = left - right
-    apart = apart[apart != 0]
+    gaps = left - right
+    gaps = gaps[gaps != 0]
     found = {"of one sign": 1.0, "summed": 1.0}
-    if len(apart):
-        found["of one sign"] = float(binomtest(int((apart > 0).sum()), len(apart)).pvalue)
-        found["summed"] = _sum_p(apart)
+    if len(gaps):
+        found["of one sign"] = float(binomtest(int((gaps > 0).sum()), len(gaps)).pvalue)
+        found["summed"] = _sum_p(gaps)
     if distribution:
         found["as a distribution"] = 1.0
         if len(left):
@@ -431,18 +431,18 @@ def drifts(
     return found
 
 
-def _sum_p(apart: NDArray[np.float64]) -> float:
+def _sum_p(gaps: NDArray[np.float64]) -> float:
     """The share of random signs of the differences whose sum is as far from 0."""
-    if len(apart) > _MOST_SIGNS:
+    if len(gaps) > _MOST_SIGNS:
         from scipy.special import ndtr
 
         # A sum of this many is approximately normal, with the variance of the random signs.
-        return float(2 * ndtr(-abs(apart.sum()) / np.sqrt((apart**2).sum())))
+        return float(2 * ndtr(-abs(gaps.sum()) / np.sqrt((gaps**2).sum())))
     rng = np.random.Generator(np.random.Philox(0))
-    least, far = abs(apart.sum()) * (1 - 1e-9), 0
+    least, far = abs(gaps.sum()) * (1 - 1e-9), 0
     for _ in range(_DRAWS):
-        signs = 2.0 * rng.integers(0, 2, (_SIGNS, len(apart)), dtype=np.int8) - 1
-        far += int((np.abs(signs @ apart) >= least).sum())
+        signs = 2.0 * rng.integers(0, 2, (_SIGNS, len(gaps)), dtype=np.int8) - 1
+        far += int((np.abs(signs @ gaps) >= least).sum())
     return (1 + far) / (1 + _DRAWS * _SIGNS)
 
 
@@ -485,14 +485,14 @@ def finds_share(n: int, m: int) -> float:
 def _within(record: Record, stored: NDArray[np.float32], again: Again) -> Finding:
     """Whether rounding on another platform explains the differences of scores."""
     scale, mean = _scale(record), abs(_mean_off(stored, again))
-    apart = np.abs(stored.astype(np.float64) - again.scores)
-    worst = int(apart.argmax())
+    gaps = np.abs(stored.astype(np.float64) - again.scores)
+    worst = int(gaps.argmax())
     hits = _hits(record)
-    within = mean <= MEAN_SHARE * scale and (hits or apart[worst] <= TRIAL_SHARE * scale)
+    within = mean <= MEAN_SHARE * scale and (hits or gaps[worst] <= TRIAL_SHARE * scale)
     most = "" if hits else f" (allowed {TRIAL_SHARE * scale:.4g})"
     detail = (
-        f"{len(apart)} trials evaluated again on another platform: mean off by {mean:.4g} (allowed "
-        f"{MEAN_SHARE * scale:.4g}), trial {again.trials[worst]} by {apart[worst]:.4g}{most}"
+        f"{len(gaps)} trials evaluated again on another platform: mean off by {mean:.4g} (allowed "
+        f"{MEAN_SHARE * scale:.4g}), trial {again.trials[worst]} by {gaps[worst]:.4g}{most}"
     )
     return Finding("scores", bool(within), detail)
 

@@ -124,7 +124,7 @@ def test_only_boards_with_other_records_are_made_again(
     two.publish(make_run("c"))
     assert made(two, monkeypatch) == ["glyphs-5way-1shot"]
     assert check(two) == []
-    assert made(two, monkeypatch, anew=True) == ["glyphs-5way-1shot", "omniglot-5way-1shot"]
+    assert made(two, monkeypatch, rebuild=True) == ["glyphs-5way-1shot", "omniglot-5way-1shot"]
 
 
 @pytest.mark.parametrize("recent_s", [0.0, 5.0])
@@ -134,7 +134,7 @@ def test_a_file_that_changed_is_seen(
 ) -> None:
     """Also one of the same size whose time of change was set back."""
     monkeypatch.setattr(MODULE, "RECENT_S", recent_s)
-    write(two, anew=True)
+    write(two, rebuild=True)
     omniglot = "omniglot-5way-1shot"
     path = next((two.root / "records").glob("omniglot*/*/*.json"))
     if way in ("board", "gone"):
@@ -219,7 +219,7 @@ def test_boards_are_written_by_one_process_at_a_time(
         return build(records, papers)
 
     monkeypatch.setattr(MODULE, "build", built)
-    write(store, anew=True)
+    write(store, rebuild=True)
     assert not is_held(store.root / MODULE.LOCK)
 
 

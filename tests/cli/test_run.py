@@ -208,7 +208,7 @@ def test_a_real_run_and_its_repetition(lazybench: Any) -> None:
     assert (record["agent"]["id"], record["limited"], record["budget"]) == ("chance", True, "smoke")
     again = lazybench(*argv, "--json")
     assert json.loads(again.out) == record
-    assert "done already" in again.err
+    assert "recorded already" in again.err
     shown = lazybench("leaderboard").out
     assert "limited" in shown
     assert "smoke" in shown

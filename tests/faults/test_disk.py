@@ -45,7 +45,7 @@ def test_05_full_while_a_checkpoint_is_written(here: Any, reference: Callable[[s
     assert not (here.folder / "store" / "records").exists(), "a full disk is no result"
     again = here.play("Growing").wait()
     assert again.code == 0
-    assert "continuing from the checkpoint at meta-iteration 2" in again.err
+    assert "resuming from the checkpoint at meta-iteration 2" in again.err
     assert here.result == reference("Growing")[0].result
 
 
@@ -58,7 +58,7 @@ def test_05_full_while_trials_are_written(here: Any, reference: Callable[[str], 
     assert lines.endswith(b"\n"), "no part of the line that didn't fit is left"
     again = here.play("Steady").wait()
     assert again.code == 0
-    assert "this fit is complete" in again.err
+    assert "training is complete" in again.err
     assert "test: 32/40" in again.err
     assert here.result == reference("Steady")[0].result
 
@@ -72,7 +72,7 @@ def test_05_full_where_the_records_are(here: Any, reference: Callable[[str], Any
     assert "store/boards/sinusoid-5shot-v1" in in_one_line(done)
     again = here.play("Steady").wait()
     assert again.code == 0
-    assert "this fit is complete" in again.err
+    assert "training is complete" in again.err
     assert here.result == reference("Steady")[0].result
 
 

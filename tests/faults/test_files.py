@@ -120,7 +120,7 @@ def test_09_damaged_checkpoint(
     assert_as_whole(stopped, reference, done)
     (told,) = [line for line in done.err.splitlines() if "using an earlier one" in line]
     assert "step-4" in told
-    assert "continuing from the checkpoint at meta-iteration 2" in done.err
+    assert "resuming from the checkpoint at meta-iteration 2" in done.err
 
 
 def test_09_no_sound_checkpoint_is_left(stopped: Any, reference: Callable[[str], Any]) -> None:

@@ -37,7 +37,7 @@ def test_27_the_same_command_twice(here: Any) -> None:
     cpu_s = partial(faultkit.at_most_cpu, 2)
     done = here.play("Steady", prepare=cpu_s).wait()
     assert done.code == 0
-    assert "done already" in done.err
+    assert "recorded already" in done.err
     assert files(here.folder) == before, "nothing was written, not even the same"
     again = here.play("Steady", "--force").wait()
     assert again.code == 0
@@ -89,7 +89,7 @@ def test_28_an_edited_agent_is_another_agent(here: Any) -> None:
     source.write_text(source.read_text() + "# another\n")
     done = here(*argv)
     assert done.code == 0
-    assert "done already" not in done.err
+    assert "recorded already" not in done.err
     assert len(Store(here.folder / "store").records()) == 2
 
 

@@ -102,8 +102,8 @@ def test_the_batch_norm_is_the_papers_and_transductive_where_it_doesnt_tell(make
         assert line.measured is not None
     assert unsaid.measured == over.measured
     assert over.measured.value > under.measured.value + 10
-    assert "doesn't tell its batch norm" in unsaid.note
-    assert "doesn't tell" not in over.note
+    assert "doesn't state its batch norm" in unsaid.note
+    assert "doesn't state" not in over.note
 
 
 def test_a_full_run_has_the_papers_protocol(make_run: Any) -> None:

@@ -44,7 +44,7 @@ def test_two_judgements_are_two_records_of_one_fit(tmp_path, first):
     silent = Callback()
     silent.note = heard.append
     play(tmp_path, settings={"shift": 3.0}, watch=silent)
-    assert heard == ["this fit is complete (6 updates): nothing is trained again"]
+    assert heard == ["training is complete (6 updates): nothing is trained again"]
     (run,) = list_runs(tmp_path / "runs")
     assert (run.status, run.key12) == ("ok", default.key12)
     # Each stands by itself: asked for again, neither is judged anew.

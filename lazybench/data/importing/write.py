@@ -59,7 +59,7 @@ class ImportedSet:
 
     @property
     def weights(self) -> str:
-        """What the weights behind features were trained on; empty where nobody embedded them."""
+        """Training data of the weights behind embedded features; empty for imported features."""
         return "" if self.meta.embedding is None else self.meta.embedding.weights
 
     def pool(self, split: Split) -> Pool:
