@@ -30,48 +30,62 @@ INTERVALS: Mapping[Verdict, str] = {
 }
 """Words of pages for an interval alone."""
 
-_HEAD = f"""\
-# The lazy paper's claims, and what our records say
+_RULE = (
+    "**Baselines.** The paired 95 % interval of both sides lies above every baseline of the board "
+    "(few-shot: `finetune`, with at least the side's test compute, and `nearest_pixel`; long "
+    "tails: `cross_entropy`; attacks: `coordinate`, the untrained attacker and a map of zeros). "
+    "Without a row of each baseline there is no verdict.",
+    f"**Control.** The control is within {COMPETENT:g} points of its reported number or, where "
+    f"there is none, of itself at {LONGER:g} times the training.",
+    f"**Levelled off.** Both sides have at least {VALIDATIONS} validations and gain at most "
+    f"{RISE:g} point over the last half of training. With twice or half the training the verdict "
+    "is the same, and the longer runs have at least half the difference. A learning rate that "
+    "falls flattens any curve, so such sides need those runs.",
+    "**Equal tuning.** Both sides run with the settings of searches of the same size on tasks of "
+    "the same ways and shots, and a lazy few-shot side has rows under both readings of gamma "
+    "(`leap_on=theta` and `leap_on=phi`), for which the verdict must be the same.",
+    "**Precondition.** Where a claim says that the control fails on some tasks, it scores at least "
+    f"{MEMORISED:g} points less there than on ordinary ones.",
+    f"**Seeds.** At least {PUBLISHED_SEEDS} seeds a side; with {FEWEST_SEEDS} or more a verdict is "
+    "*provisional*. Each pair ran on one processor: the same settings on another one differ by up "
+    f"to {BETWEEN_PROCESSORS} points. All tests on this page are corrected together (Benjamini "
+    "and Hochberg, false discovery rate 5 %).",
+    "**All boards.** The random-effects mean over the results that meet points 1 to 6 (Hartung and "
+    "Knapp's interval) decides: *confirmed*, *refuted*, or *undecided* where its interval allows "
+    "both. A result that contradicts it makes the claim *mixed*.",
+)
 
-{page_mark("claims")}
+_READ = (
+    f"A claim without a verdict is *{NOT_TESTED}*; the first point that fails is named, of the "
+    "result that comes closest. Differences are positive where the claim's side is better, in "
+    "points (in queries, where the claim is about them), paired over the trials, with their 95 % "
+    "intervals. *Alone* says what one interval shows, whatever the points say: **as claimed** or "
+    f"**against it** where it lies on one side of 0 with at least {FEWEST_SEEDS} seeds a side, "
+    f'after the correction. "Alike" means within {ALIKE:g} point either way: as claimed where the '
+    "interval lies within the bounds, against it where it lies wholly outside (two one-sided "
+    "tests). *Reported* is the difference of the paper's numbers; *(excluded)* marks one that our "
+    "interval excludes, and is said only where points 1 to 5 are met. The paper's queries are of "
+    "successes alone."
+)
 
-`lazybench reproduce claims --page FILE` writes this page from the records. Each claim is checked at
-the largest budget that has records of both sides; a verdict holds at that budget and says nothing
-about longer training. A verdict needs seven points:
 
-1. **Baselines.** The paired 95 % interval of both sides lies above every baseline of the board
-   (few-shot: `finetune`, with at least the side's test compute, and `nearest_pixel`; long tails:
-   `cross_entropy`; attacks: `coordinate`, the untrained attacker and a map of zeros). Without a row
-   of each baseline there is no verdict.
-2. **Control.** The control is within {COMPETENT:g} points of its reported number or, where there is
-   none, of itself at {LONGER:g} times the training.
-3. **Levelled off.** Both sides have at least {VALIDATIONS} validations and gain at most {RISE:g}
-   point over the last half of training. With twice or half the training the verdict is the same,
-   and the longer runs have at least half the difference. A learning rate that falls to 0 flattens
-   any curve, so that such sides need those runs.
-4. **Equal tuning.** Both sides run with the settings of searches of the same size on tasks of the
-   same ways and shots, and a lazy few-shot side has rows under both readings of gamma
-   (`leap_on=theta` and `leap_on=phi`), for which the verdict must be the same.
-5. **Precondition.** Where a claim says that the control fails on some tasks, it scores at least
-   {MEMORISED:g} points less there than on ordinary ones.
-6. **Seeds.** At least {PUBLISHED_SEEDS} seeds a side; with {FEWEST_SEEDS} or more a verdict is
-   *provisional*. Each pair ran on one processor: the same settings on another one differ by up to
-   {BETWEEN_PROCESSORS} points. All tests on this page are corrected together (Benjamini and
-   Hochberg, false discovery rate 5 %).
-7. **All boards.** The random-effects mean over the results that meet points 1 to 6 (Hartung and
-   Knapp's interval) decides: *confirmed*, *refuted*, or *undecided* where its interval allows
-   both. A result that contradicts it makes the claim *mixed*.
+def _head() -> str:
+    points = [
+        textwrap.fill(f"{number}. {text}", 100, subsequent_indent="   ", break_on_hyphens=False)
+        for number, text in enumerate(_RULE, 1)
+    ]
+    start = (
+        "`lazybench reproduce claims --page FILE` writes this page from the records. Each claim is "
+        "checked at the largest budget that has records of both sides; a verdict holds at that "
+        "budget and says nothing about longer training. A verdict needs seven points:"
+    )
+    title = "# The lazy paper's claims, and what our records say"
+    paragraphs = [title, page_mark("claims"), _filled(start), "\n".join(points), _filled(_READ)]
+    return "\n\n".join(paragraphs) + "\n"
 
-A claim without a verdict is *{NOT_TESTED}*; the first point that fails is named, of the result that
-comes closest. Differences are positive where the claim's side is better, in points (in queries,
-where the claim is about them), paired over the trials, with their 95 % intervals. *Alone* says what
-one interval shows, whatever the points say: **as claimed** or **against it** where it lies on one
-side of 0 with at least {FEWEST_SEEDS} seeds a side, after the correction. "Alike" means within
-{ALIKE:g} point either way: as claimed where the interval lies within the bounds, against it where
-it lies wholly outside (two one-sided tests). *Reported* is the difference of the paper's numbers;
-*(excluded)* marks one that our interval excludes, and is said only where points 1 to 5 are met. The
-paper's queries are of successes alone.
-"""
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 100, break_on_hyphens=False)
 
 
 def claims_page(found: Sequence[ClaimVerdict]) -> str:
@@ -92,7 +106,7 @@ def claims_page(found: Sequence[ClaimVerdict]) -> str:
         for number, each in enumerate(found, 1)
     ]
     header = ("", "claim", "in the paper", "budget", "verdict", "mean over boards")
-    lines = [_HEAD, markdown_table(header, rows, ["right", *["left"] * 5], padded=False), ""]
+    lines = [_head(), markdown_table(header, rows, ["right", *["left"] * 5], padded=False), ""]
     for number, each in enumerate(found, 1):
         lines += [*_section(number, each), ""]
     return "\n".join(lines)
@@ -182,4 +196,4 @@ def verdicts_note(found: Sequence[ClaimVerdict]) -> str:
         "levelled off, equal tuning, the claim's precondition, enough seeds, agreement over "
         "boards); `docs/claims.md` names the first one that fails for each claim.",
     )
-    return textwrap.fill(" ".join(lines), 100, break_on_hyphens=False) + "\n"
+    return _filled(" ".join(lines)) + "\n"
