@@ -7,6 +7,8 @@ that the environment measures is at most g.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
@@ -22,6 +24,8 @@ from lazybench.agents.attack.search import (
     Decisions,
     LabelAgent,
     LabelConfig,
+    Rows,
+    halve,
     ragged,
     starting_points,
 )
@@ -90,8 +94,8 @@ def unit(directions: Tensor, norm: Norm) -> Tensor:
 
 def ask_at(search: Decisions, rays: Rays, length: Tensor) -> Asking[Tensor]:
     """Return whether rays are adversarial at lengths `[m]`, `[m]` bool; one query each."""
-    far = length.to(rays.direction.dtype)[:, None, None, None]
-    rows = (search.start.x[rays.images] + far * rays.direction).clamp(0, 1)
+    everything = torch.arange(len(length), device=length.device)
+    rows = _on_rays(search, rays)(everything, length)
     return (yield from search.ask(rows, rays.images))
 
 
@@ -100,18 +104,19 @@ def narrow(
 ) -> Asking[Tensor]:
     """Return the adversarial ends of the brackets `(low, high]` once no wider than `tolerance [m]`.
 
-    The caller's `high` has been adversarial. Empty brackets (`low >= high`) cost nothing.
+    The caller's `high` has been adversarial. Empty brackets (`low == high`) cost nothing.
     """
-    low, high = low.clone(), high.clone()
-    while True:
-        wide = (high - low > tolerance) & search.live[rays.images]
-        active = torch.nonzero(wide)[:, 0]
-        if not len(active):
-            return high
-        middle = (low[active] + high[active]) / 2
-        adversarial = yield from ask_at(search, rays.of(active), middle)
-        high[active] = torch.where(adversarial, middle, high[active])
-        low[active] = torch.where(adversarial, low[active], middle)
+    return (yield from halve(search, rays.images, _on_rays(search, rays), low, high, tolerance))
+
+
+def _on_rays(search: Decisions, rays: Rays) -> Rows:
+    """The rows on rays, in the box."""
+
+    def rows(active: Tensor, length: Tensor) -> Tensor:
+        far = length.to(rays.direction.dtype)[:, None, None, None]
+        return (search.start.x[rays.images[active]] + far * rays.direction[active]).clamp(0, 1)
+
+    return rows
 
 
 def local(search: Decisions, rays: Rays, tolerance: Tensor, *, longer: bool) -> Asking[Tensor]:
@@ -381,3 +386,78 @@ class SignOpt(LabelAgent):
             return found / probes[:, None, None, None], here
 
         return descend(search, config, slope, state.get("examples"))
+
+
+class RaySConfig(LabelConfig):
+    """Settings of RayS; the default is the authors'.
+
+    Attributes:
+        tolerance: width at which bisection ends, of a ray's Euclidean length.
+    """
+
+    tolerance: float = Field(1e-3, gt=0)
+
+
+class RayS(LabelAgent):
+    """Attack by decisions along rays to corners of the box, i.e. of signs, flipped in blocks.
+
+    Queries per image: one for each flip, at the length of the best ray, and a bisection where it
+    is adversarial there. The first ray, and each until one is adversarial, goes to its corner.
+    Blocks are of all pixels, then halves, quarters and so on.
+
+    `Choice:` after single pixels the blocks begin again with all of them. `Choice:` a targeted
+    attack begins with the signs of the way to an image of the goal class; the authors always begin
+    with ones. In L2 rays are the same, and as long as the corners are far.
+
+    Reference: Chen & Gu, "RayS: A Ray Searching Method for Hard-label Adversarial Attack", KDD
+        2020, Algorithms 2 and 3.
+    """
+
+    Config = RaySConfig
+    config: RaySConfig
+
+    def attack(self, start: Start, state: State) -> Attack:
+        """Flip one block after the other until the budget is spent."""
+        norm, size, search = start.task.norm, start.x[0].numel(), Decisions(start)
+        signs = torch.ones_like(start.x)
+        if start.goal is not None:
+            away = state["examples"].to(start.x)[start.goal] - start.x
+            signs = torch.where(away < 0, -signs, signs)
+        everyone = torch.arange(len(start.x), device=start.x.device)
+        corner = 1.0 if norm == "linf" else size**0.5
+        length = torch.full((len(everyone),), corner, dtype=torch.float64, device=start.x.device)
+        best = Rays(everyone, unit(signs, norm), length)
+        # The corner itself isn't known to be adversarial.
+        found = torch.zeros_like(search.live)
+        tolerance = self.config.tolerance * corner / size**0.5
+        for block in itertools.chain([slice(0)], itertools.cycle(blocks(size))):
+            images = search.among(torch.ones_like(search.live))
+            if not len(images):
+                return
+            rays = best.of(images)
+            turned = rays.direction.flatten(1).clone()
+            turned[:, block] *= -1
+            rays = rays._replace(direction=turned.view_as(rays.direction))
+            adversarial = yield from ask_at(search, rays, rays.length)
+            rays = rays.of(torch.nonzero(adversarial)[:, 0])
+            width = torch.full_like(rays.length, tolerance)
+            shorter = yield from narrow(search, rays, torch.zeros_like(width), rays.length, width)
+            better = (shorter < rays.length) | ~found[rays.images]
+            found[rays.images] = True
+            rays = rays._replace(length=shorter).of(better)
+            best.put(rays.images, rays)
+
+
+def blocks(size: int) -> list[slice]:
+    """Return the blocks of RayS over `size` pixels, from all of them down to single ones.
+
+    Reference: Chen & Gu 2020, section 3.2 (hierarchical search).
+    """
+    found: list[slice] = []
+    parts = 1
+    while True:
+        side = math.ceil(size / parts)
+        found += [slice(first, first + side) for first in range(0, size, side)]
+        if side == 1:
+            return found
+        parts *= 2

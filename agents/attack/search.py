@@ -212,23 +212,95 @@ def bisect(search: Decisions, images: Tensor, points: Tensor, tolerance: float) 
 
     Reference: Chen, Jordan & Wainwright 2020, Algorithm 1 (bin-search).
     """
-    start = search.start
-    if start.task.norm == "linf":
-        high = distance(points, start.x[images], "linf").double()
-        width = torch.minimum(high, torch.ones_like(high)) * tolerance
-    else:
-        high = torch.ones(len(images), dtype=torch.float64, device=points.device)
-        width = high * tolerance
+    high, width = _interval(search, images, points, tolerance)
+    rows = _on_the_way(search, images, points)
+    high = yield from halve(search, images, rows, torch.zeros_like(high), high, width)
+    return place(search.start, images, points, high)
+
+
+def descend_to(
+    search: Decisions, images: Tensor, points: Tensor, tolerance: float, rounds: int
+) -> Asking[Tensor]:
+    """Return adversarial points next to the decision as `bisect` does, at `rounds` bad answers.
+
+    Each round goes down in steps of equal length from the adversarial end of the interval to the
+    first answer that isn't; the last step is the next round's interval. With s steps a round the
+    last one is `s ** -rounds` of the way, at most `tolerance`.
+
+    Args:
+        search: makes the queries.
+        images: `[m]` positions.
+        points: `[m, *instance]` adversarial points.
+        tolerance: as of `bisect`.
+        rounds: bad answers to pay; 1 takes the most queries, `log2(1 / tolerance)` as many as
+            bisection.
+
+    Reference: Debenedetti, Carlini & Tramer 2024, section 4 (line search from the good side,
+        egg-dropping search).
+    """
+    high, width = _interval(search, images, points, tolerance)
+    rows = _on_the_way(search, images, points)
     low = torch.zeros_like(high)
+    steps = math.ceil(tolerance ** (-1 / rounds) - 1e-9)
+    for _ in range(rounds):
+        stride = (high - low) / steps
+        going = high - low > width
+        for _ in range(steps - 1):
+            active = torch.nonzero(going & search.live[images])[:, 0]
+            if not len(active):
+                break
+            at = high[active] - stride[active]
+            adversarial = yield from search.ask(rows(active, at), images[active])
+            high[active] = torch.where(adversarial, at, high[active])
+            low[active] = torch.where(adversarial, low[active], at)
+            going[active] = adversarial
+    return place(search.start, images, points, high)
+
+
+Rows = Callable[[Tensor, Tensor], Tensor]
+"""From places `[k]` among some images, and where on their ways `[k]`, to the rows to send."""
+
+
+def halve(
+    search: Decisions, images: Tensor, rows: Rows, low: Tensor, high: Tensor, width: Tensor
+) -> Asking[Tensor]:
+    """Return the adversarial ends of intervals once they are no wider than `width`, `[m]`.
+
+    The caller's `high` is adversarial. Empty intervals cost nothing.
+
+    Args:
+        search: makes the queries.
+        images: `[m]` positions.
+        rows: makes the rows.
+        low: `[m]` ends that aren't adversarial; below or above the others.
+        high: `[m]` ends that are.
+        width: `[m]` above 0.
+    """
+    low, high = low.clone(), high.clone()
     while True:
-        active = torch.nonzero((high - low > width) & search.live[images])[:, 0]
+        active = torch.nonzero(((high - low).abs() > width) & search.live[images])[:, 0]
         if not len(active):
-            return place(start, images, points, high)
+            return high
         middle = (low[active] + high[active]) / 2
-        rows = place(start, images[active], points[active], middle)
-        adversarial = yield from search.ask(rows, images[active])
+        adversarial = yield from search.ask(rows(active, middle), images[active])
         high[active] = torch.where(adversarial, middle, high[active])
         low[active] = torch.where(adversarial, low[active], middle)
+
+
+def _on_the_way(search: Decisions, images: Tensor, points: Tensor) -> Rows:
+    """The rows on the ways from clean images to points."""
+    return lambda active, at: place(search.start, images[active], points[active], at)
+
+
+def _interval(
+    search: Decisions, images: Tensor, points: Tensor, tolerance: float
+) -> tuple[Tensor, Tensor]:
+    """Where points are on their ways, as `place` takes it, and the width of the last interval."""
+    if search.start.task.norm == "linf":
+        high = distance(points, search.start.x[images], "linf").double()
+        return high, torch.minimum(high, torch.ones_like(high)) * tolerance
+    high = torch.ones(len(images), dtype=torch.float64, device=points.device)
+    return high, high * tolerance
 
 
 Space = Literal["pixel", "tanh"]
@@ -434,7 +506,9 @@ def signs(start: Start, name: str, images: Tensor, step: int | Tensor, size: int
     return 1 - 2 * (chance(start, name, images, step, size) < 0.5).to(torch.float32)
 
 
-def normals(start: Start, name: str, images: Tensor, step: int, shape: tuple[int, ...]) -> Tensor:
+def normals(
+    start: Start, name: str, images: Tensor, step: int | Tensor, shape: tuple[int, ...]
+) -> Tensor:
     """Return standard normal numbers of each of some images, `[m, *shape]` float32."""
     drawn = seeding.normal(start.keys(name, images, step, math.prod(shape))).astype("float32")
     return torch.from_numpy(drawn).view(len(images), *shape).to(start.x.device)
@@ -459,3 +533,33 @@ def tiled(cells: Tensor, height: int, width: int) -> Tensor:
     down = torch.arange(height, device=cells.device) * cells.shape[-2] // height
     right = torch.arange(width, device=cells.device) * cells.shape[-1] // width
     return cells[..., down[:, None], right]
+
+
+def cosines(size: int) -> Tensor:
+    """Return the waves of the cosine transform (DCT-II) over one side, `[size, size]` float64.
+
+    A frequency a row, orthonormal.
+    """
+    at = torch.arange(size, dtype=torch.float64)
+    wave = torch.cos(math.pi / size * at[:, None] * (at[None] + 0.5)) * math.sqrt(2 / size)
+    wave[0] /= math.sqrt(2)
+    return wave
+
+
+def low_waves(weights: Tensor, height: int, width: int) -> Tensor:
+    """Return images of the lowest frequencies with the given weights, `[m, C, height, width]`.
+
+    Args:
+        weights: `[m, C, k, l]` of the k lowest frequencies down and the l lowest to the right.
+        height: of the images.
+        width: of the images.
+    """
+    # In double precision, so that an image doesn't depend on how many are made with it.
+    down = cosines(height)[: weights.shape[2]].to(weights.device)
+    right = cosines(width)[: weights.shape[3]].to(weights.device)
+    return torch.einsum("mckl,kh,lw->mchw", weights.double(), down, right).to(weights.dtype)
+
+
+def lowest(side: int, share: float) -> int:
+    """Return how many of a side's frequencies are a share of them, at least 1."""
+    return max(1, math.ceil(share * side))

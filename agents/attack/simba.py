@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,7 +10,14 @@ from pydantic import Field
 from torch import Tensor
 
 from lazybench.agents.attack.lockstep import Attack, Start, State
-from lazybench.agents.attack.search import Iterates, ScoreAgent, ScoreConfig, order
+from lazybench.agents.attack.search import (
+    Iterates,
+    ScoreAgent,
+    ScoreConfig,
+    cosines,
+    lowest,
+    order,
+)
 from lazybench.specs import EnvSpec
 
 
@@ -81,12 +87,10 @@ class Simba(ScoreAgent):
         if self.config.basis == "pixel":
             return drawn
         height, width = start.x.shape[2:]
+        share = float(self.config.frequencies)
         row, column = drawn % (height * width) // width, drawn % width
-        high = (row >= self._kept(height)) | (column >= self._kept(width))
+        high = (row >= lowest(height, share)) | (column >= lowest(width, share))
         return drawn.gather(1, high.to(torch.int8).argsort(dim=1, stable=True))
-
-    def _kept(self, side: int) -> int:
-        return max(1, math.ceil(float(self.config.frequencies) * side))
 
     def _directions(self, start: Start, chosen: Tensor) -> Tensor:
         """The chosen directions of the basis, of length 1, `[m, …]`."""
@@ -105,17 +109,9 @@ def waves(chosen: Tensor, shape: torch.Size) -> Tensor:
         shape: (channels, height, width).
     """
     channels, height, width = shape
-    down = _cosines(height).to(chosen.device)[chosen // width % height]
-    right = _cosines(width).to(chosen.device)[chosen % width]
+    down = cosines(height).to(chosen.device)[chosen // width % height]
+    right = cosines(width).to(chosen.device)[chosen % width]
     full = torch.zeros(len(chosen), channels, height, width, device=chosen.device)
     here = torch.arange(len(chosen), device=chosen.device)
     full[here, chosen // (height * width)] = (down[:, :, None] * right[:, None, :]).float()
     return full
-
-
-def _cosines(size: int) -> Tensor:
-    """The waves over one side, a frequency a row, orthonormal, `[size, size]` float64."""
-    at = torch.arange(size, dtype=torch.float64)
-    wave = torch.cos(math.pi / size * at[:, None] * (at[None] + 0.5)) * math.sqrt(2 / size)
-    wave[0] /= math.sqrt(2)
-    return wave

@@ -13,9 +13,22 @@ import torch
 from torch import Tensor
 
 from lazybench.agents.attack.boundary import Boundary, BoundaryConfig, candidates
-from lazybench.agents.attack.hopskipjump import HopSkipJump, HopSkipJumpConfig
+from lazybench.agents.attack.geometric import Geoda, GeodaConfig, Surfree, SurfreeConfig
+from lazybench.agents.attack.hopskipjump import (
+    HopSkipJump,
+    HopSkipJumpConfig,
+    StealthyHopSkipJump,
+    StealthyHopSkipJumpConfig,
+)
 from lazybench.agents.attack.lockstep import Start
-from lazybench.agents.attack.rays import OptAttack, OptAttackConfig, SignOpt, SignOptConfig
+from lazybench.agents.attack.rays import (
+    OptAttack,
+    OptAttackConfig,
+    RayS,
+    RaySConfig,
+    SignOpt,
+    SignOptConfig,
+)
 
 INSTANCE = (1, 4, 4)
 LABEL_ONLY = {"access": "label", "mode": "minimise"}
@@ -24,6 +37,10 @@ ATTACKERS: list[tuple[Any, Any]] = [
     (OptAttack, OptAttackConfig),
     (SignOpt, SignOptConfig),
     (HopSkipJump, HopSkipJumpConfig),
+    (StealthyHopSkipJump, StealthyHopSkipJumpConfig),
+    (RayS, RaySConfig),
+    (Geoda, GeodaConfig),
+    (Surfree, SurfreeConfig),
 ]
 
 
@@ -44,8 +61,10 @@ def half_space(meter: ModuleType) -> tuple[Any, Tensor, Tensor]:
 def test_comes_near_the_least_distance_to_a_plane(
     meter: ModuleType, made: Any, config: Any, norm: str
 ) -> None:
-    if made is Boundary and norm == "linf":
+    if made in (Boundary, Surfree) and norm == "linf":
         pytest.skip("it minimises L2")
+    if made is RayS and norm == "l2":
+        pytest.skip("its rays go to corners")
     target, x, normal = half_space(meter)
     task = meter.protocol(INSTANCE, **LABEL_ONLY, norm=norm, query_budget=700)
     x = x[:2]
@@ -54,8 +73,8 @@ def test_comes_near_the_least_distance_to_a_plane(
     gap = 0.3 - ((x - 0.5) * normal).flatten(1).sum(1)
     least = gap if norm == "l2" else gap / normal.abs().sum()
     # Finite differences cost ten searches each, and a step by signs is a rough one.
-    slack = {Boundary: 3.0, OptAttack: 1.6, SignOpt: 1.3, HopSkipJump: 1.3}[made]
-    slack = 2.2 if norm == "linf" and made is not HopSkipJump else slack
+    slack = {Boundary: 3.0, OptAttack: 1.6, Surfree: 1.6}.get(made, 1.3)
+    slack = 2.2 if norm == "linf" and made in (OptAttack, SignOpt, StealthyHopSkipJump) else slack
     for found, shortest in zip(box.best(), least.tolist(), strict=True):
         assert shortest - 1e-4 <= found <= slack * shortest
     for image in range(2):
@@ -151,7 +170,9 @@ def test_halves_the_first_distance_on_a_trained_net(
     box = meter.attack(made(config()), task, glyph_net.target, x, label)
     first = [next(entry.distance for entry in rows if entry.hit) for rows in box.ledger]
     assert statistics.mean(box.best()) < statistics.mean(first) / 2
-    assert box.queries == pytest.approx([450] * len(x), abs=10)
+    # A line search takes fewer or more queries than are kept for it.
+    slack = 30 if made is StealthyHopSkipJump else 10
+    assert box.queries == pytest.approx([450] * len(x), abs=slack)
 
 
 def test_mode_first_stops_asking_at_a_success_in_the_ball(
