@@ -22,6 +22,7 @@ __all__ = [
     "ALIASES",
     "CATALOGUE",
     "DATA_CATALOGUE",
+    "anyway",
     "dirichlet",
     "few_shot",
     "imported_envs",
@@ -77,8 +78,30 @@ def dirichlet(data: str, way: int, shot: int) -> EnvSpec:
         id=f"{usual.id}-dirichlet",
         kwargs={**usual.kwargs, "concentration": CONCENTRATION},
         options=("concentration",),
+        # Classes weigh by their shares of the queries, which intervals over classes don't know.
+        trial_classes="",
         about=f"{usual.about}, query classes drawn from Dirichlet({CONCENTRATION})",
         cites=(*usual.cites, "veilleux2021realistic"),
+    )
+
+
+MOST_WAYS, MOST_SHOTS = 20, 20
+"""Of the tasks of `-anyway` environments."""
+
+
+def anyway(data: str) -> EnvSpec:
+    """Return the spec of an environment on `data` whose tasks differ in ways and shots."""
+    usual = few_shot(data, MOST_WAYS, MOST_SHOTS)
+    return replace(
+        usual,
+        id=f"{data}-anyway",
+        kwargs={**usual.kwargs, "uneven": True},
+        trials=_TRIALS[5],
+        val_trials=_VAL_TRIALS[5],
+        plan_options=(),
+        about=f"classification on {data} with 2 to {MOST_WAYS} ways and 1 to {MOST_SHOTS} shots",
+        trial_classes="",
+        cites=("triantafillou2020metadataset",),
     )
 
 
@@ -270,6 +293,7 @@ CATALOGUE: tuple[EnvSpec, ...] = (
         for noniid in (False, True)
     ),
     *(dirichlet(data, 5, shot) for data in _CLASSIFICATION for shot in SHOTS),
+    *(anyway(data) for data in _CLASSIFICATION),
     _sinusoid(5),
     _sinusoid(10),
     *_STREAMS,
@@ -315,6 +339,10 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     stream = _resolve_stream(name, known)
     if stream is not None:
         return Resolved(stream)
+    if name.endswith("-anyway"):
+        data = name.removesuffix("-anyway")
+        known_data = {spec.id for spec in registry.DATASETS.specs()} - set(_NO_WAYS)
+        return Resolved(anyway(data)) if data in known_data else None
     match = _NAME.fullmatch(name)
     if match is None:
         return None

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, MultiDiscrete
 
+from lazybench.tasks import PADDING
+
 
 def broadcast_box(low: float, high: float, shape: tuple[int, ...], dtype: type[Any]) -> Box:
     """Return a Box of `shape` whose bounds are views of single numbers.
@@ -21,9 +23,18 @@ def broadcast_box(low: float, high: float, shape: tuple[int, ...], dtype: type[A
     return box
 
 
-def labels(count: int, shape: tuple[int, ...], *, hidden: bool) -> MultiDiscrete:
-    """Return a space of labels in [0, count), or in [-1, count) where -1 means hidden."""
-    extra = 1 if hidden else 0
+def labels(
+    count: int, shape: tuple[int, ...], *, hidden: bool, padded: bool = False
+) -> MultiDiscrete:
+    """Return a space of labels in [0, count), or in [-1, count) where -1 means hidden.
+
+    Args:
+        count: number of labels.
+        shape: of the space.
+        hidden: whether labels may be hidden.
+        padded: whether hidden ones may also be `lazybench.tasks.PADDING`.
+    """
+    extra = -PADDING if hidden and padded else int(hidden)
     space = MultiDiscrete(np.array([count + extra]), start=np.array([-extra]))
     space._shape = shape
     for name in ("nvec", "start"):

@@ -12,6 +12,9 @@ from torch import Tensor
 
 Target = Literal["class", "array"]
 
+PADDING = -2
+"""The label of rows that only fill up the support and query sets of uneven tasks."""
+
 
 @dataclass(frozen=True)
 class TaskShape:
@@ -26,6 +29,8 @@ class TaskShape:
         target: `class`, with labels in [0, way), or `array`, with float32 targets.
         target_shape: shape of one target; () for labels.
         classes: number of classes that tasks of this split are drawn from; 0 if unlimited.
+        uneven: whether tasks differ in size. `way` and `shot` are then the largest ones; the rows
+            that a task doesn't have come last, with the label `PADDING`, and aren't scored.
     """
 
     way: int
@@ -36,6 +41,7 @@ class TaskShape:
     target: Target = "class"
     target_shape: tuple[int, ...] = ()
     classes: int = 0
+    uneven: bool = False
 
     def __post_init__(self) -> None:
         """Convert lists, as read from a file, to tuples."""
@@ -44,7 +50,8 @@ class TaskShape:
 
     def fields(self) -> dict[str, Any]:
         """Return the shape as a dict that an agent's state can hold; `TaskShape(**it)` is equal."""
-        return dict(vars(self))
+        # States of even tasks are as they were before there were others.
+        return {name: value for name, value in vars(self).items() if name != "uneven" or value}
 
     @property
     def support_rows(self) -> int:

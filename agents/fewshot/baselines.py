@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lazybench.agent import Agent, Observation
 from lazybench.seeding import Rng
+from lazybench.tasks import PADDING
 
 
 class NoSettings(BaseModel):
@@ -30,7 +31,9 @@ class Chance(Agent):
 
     def init(self, env: Any, rng: Rng) -> dict[str, Any]:
         """Return the seed and the kind of targets."""
-        return {"seed": rng.integer, "way": env.task.way, "target": env.task.target}
+        task = env.task
+        state = {"seed": rng.integer, "way": task.way, "target": task.target}
+        return {**state, "uneven": True} if task.uneven else state
 
     def policy(self, state: dict[str, Any]) -> _Guess:
         """Return a policy that draws labels from the run's seed and the trial's pixels."""
@@ -48,14 +51,19 @@ class _Guess:
         if self._state["target"] == "array":
             return torch.zeros_like(query), None
         # Seeded by the trial itself, so that an answer doesn't depend on the trials before it.
+        uneven = self._state.get("uneven", False)
+        ways = observation["support_y"].amax(1) + 1 if uneven else [self._state["way"]] * len(query)
         return torch.stack(
-            [self._labels(row, query.shape[1]) for row in observation["query_x"]]
+            [
+                self._labels(row, query.shape[1], int(way))
+                for row, way in zip(observation["query_x"], ways, strict=True)
+            ]
         ), None
 
-    def _labels(self, row: Tensor, count: int) -> Tensor:
+    def _labels(self, row: Tensor, count: int, way: int) -> Tensor:
         content = int(row.double().sum()) + int(row.flatten()[:997].double().sum()) * 1_000_003
         generator = Rng(self._state["seed"], ("guess", content)).torch()
-        return torch.randint(self._state["way"], (count,), generator=generator)
+        return torch.randint(way, (count,), generator=generator)
 
 
 class NearestPixel(Agent):
@@ -84,8 +92,11 @@ class _Nearest:
         # Squares of pixels add up beyond the whole numbers that float32 holds.
         support = observation["support_x"].flatten(2).double()
         query = observation["query_x"].flatten(2).double()
-        nearest = torch.cdist(query, support).argmin(2)
+        apart = torch.cdist(query, support)
         targets: Tensor = observation["support_y"]
+        if targets.ndim == 2:
+            apart = apart.masked_fill((targets == PADDING)[:, None], float("inf"))
+        nearest = apart.argmin(2)
         if targets.ndim == 2:
             return targets.gather(1, nearest), None
         rows = torch.arange(len(targets))[:, None]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lazybench import learning
 from lazybench.agent import Agent, Observation
-from lazybench.agents.fewshot.episode import Row, select_row
+from lazybench.agents.fewshot.episode import Row, real_rows, select_row
 from lazybench.agents.fewshot.settings import EpisodicConfig
 from lazybench.agents.fewshot.weights import HEAD, moved, overlay
 from lazybench.errors import Diverged
@@ -20,7 +20,7 @@ from lazybench.nets.params import Params, combine, finite, leaves
 from lazybench.runtime import distributed
 from lazybench.runtime.threads import map_tasks
 from lazybench.seeding import Rng
-from lazybench.tasks import TaskShape
+from lazybench.tasks import PADDING, TaskShape
 
 BatchNorm = Literal["transductive", "inductive"]
 
@@ -31,6 +31,7 @@ def descend(
     loss: Callable[[Params, Row], Tensor],
     outer: Outer,
     factor: float,
+    uneven: bool = False,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Return the state after one outer step on the mean of the tasks' losses, and the logs.
 
@@ -40,6 +41,7 @@ def descend(
         loss: of one task at theta, a scalar with a graph.
         outer: the outer rule.
         factor: what its step size is multiplied by.
+        uneven: leave out the rows that only fill tasks up.
 
     Raises:
         Diverged: a parameter isn't finite afterwards.
@@ -49,6 +51,7 @@ def descend(
 
     def run(index: int) -> tuple[Params, float]:
         row, point = select_row(batch, index), leaves(theta)
+        row = real_rows(row) if uneven else row
         value = loss(point, row)
         # A user's module may have parameters that it doesn't use.
         grads = torch.autograd.grad(
@@ -66,7 +69,9 @@ def descend(
         theta, moments = outer.update(theta, state["outer"], meta, factor)
     if not finite(theta):
         raise Diverged(f"a parameter isn't finite after meta-iteration {state['step'] + 1}")
-    images = tasks * (batch["support_x"].shape[1] + batch["query_x"].shape[1])
+    images = batch["support_y"].shape[:2].numel() + batch["query_y"].shape[:2].numel()
+    if uneven:
+        images = sum(int((batch[name] != PADDING).sum()) for name in ("support_y", "query_y"))
     logs = {
         "loss": total / tasks,
         "inner_steps": 0.0,
@@ -126,8 +131,14 @@ class Descending(Agent):
         return moved(state, task, ways_free=True)
 
     def images(self, task: TaskShape) -> int:
-        """Return the image-gradients of one task: each image passes forward and backward once."""
-        return self.config.ways(task) * (self.config.shots(task) + self.config.train_queries)
+        """Return the image-gradients of one task: each image passes forward and backward once.
+
+        Those of uneven tasks are the mean over tasks.
+        """
+        ways, shots = self.config.ways(task), self.config.shots(task)
+        if task.uneven:
+            return round((2 + ways) / 2 * ((1 + shots) / 2 + self.config.train_queries))
+        return ways * (shots + self.config.train_queries)
 
     def start(self, theta: Params, task: TaskShape) -> dict[str, Any]:
         """Return the state before any update."""
@@ -141,9 +152,10 @@ class Descending(Agent):
         Raises:
             Diverged: a parameter isn't finite afterwards.
         """
-        total = self.config.updates(self.images(TaskShape(**state["task"])))
+        task = TaskShape(**state["task"])
+        total = self.config.updates(self.images(task))
         factor = learning.annealed(self.config.anneal, state["step"], total)
-        return descend(state, batch, loss, self.outer, factor)
+        return descend(state, batch, loss, self.outer, factor, task.uneven)
 
 
 def bare(net: Net, rng: Rng) -> tuple[Params, int]:

@@ -19,7 +19,7 @@ from lazybench import learning
 from lazybench.agent import Network, Observation, Plan
 from lazybench.agents.fewshot import heads
 from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed
-from lazybench.agents.fewshot.episode import PerTask, Row
+from lazybench.agents.fewshot.episode import PerTask, Row, own_shape
 from lazybench.agents.fewshot.presets import embedding_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
 from lazybench.agents.fewshot.weights import network_description
@@ -142,9 +142,10 @@ class EmbeddingAgent(Descending):
         def loss(theta: Params, row: Row) -> Tensor:
             x, query = net.prepare(row["support_x"]), net.prepare(row["query_x"])
             support, query = embed(net, theta, x, query)
-            outputs = self._outputs(theta, task, support, row["support_y"], query)
+            shape = own_shape(task, row)
+            outputs = self._outputs(theta, shape, support, row["support_y"], query)
             if config.loss == "mse" and task.target == "class":
-                return F.mse_loss(outputs.sigmoid(), _rows(task, row["query_y"], outputs))
+                return F.mse_loss(outputs.sigmoid(), _rows(shape, row["query_y"], outputs))
             return objective(task).loss(outputs, row["query_y"])
 
         return self.descend(state, batch, loss)
@@ -158,10 +159,11 @@ class EmbeddingAgent(Descending):
             x, query = net.prepare(row["support_x"]), net.prepare(row["query_x"])
             with torch.no_grad():
                 support, query = embed(net, theta, x, query, config.batch_norm)
-                outputs = self._outputs(theta, task, support, row["support_y"], query)
+                shape = own_shape(task, row)
+                outputs = self._outputs(theta, shape, support, row["support_y"], query)
                 return objective(task).answer(outputs)
 
-        return PerTask(answer)
+        return PerTask(answer, uneven=task.uneven)
 
     def describe_network(self, task: TaskShape) -> Network:
         """Return the name of the embedding and how many parameters it and the head have.

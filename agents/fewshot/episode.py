@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from lazybench.nets.net import head_outputs
 from lazybench.nets.objective import objective
 from lazybench.nets.params import Params
 from lazybench.runtime.threads import map_tasks
-from lazybench.tasks import TaskShape
+from lazybench.tasks import PADDING, TaskShape
 
 Row = dict[str, Tensor]
 """One task of a block."""
@@ -27,20 +28,43 @@ def select_row(batch: Observation, index: int) -> Row:
     return {name: part[index] for name, part in batch.items()}
 
 
+def real_rows(row: Row) -> Row:
+    """Return a task of an uneven environment without the rows that only fill it up."""
+    real = {part: row[f"{part}_y"] != PADDING for part in ("support", "query")}
+    return {name: value[real[name.partition("_")[0]]] for name, value in row.items()}
+
+
+def own_shape(task: TaskShape, row: Row) -> TaskShape:
+    """Return the shape of tasks with the ways of one: fewer where tasks are uneven."""
+    return replace(task, way=int(row["support_y"].max()) + 1) if task.uneven else task
+
+
 class PerTask:
     """A policy that answers each task of a block by itself, tasks in parallel."""
 
     vectorized = True
 
-    def __init__(self, answer: Callable[[Row], Tensor]) -> None:
-        """Hold the function from a task to the answers to its queries."""
-        self._answer = answer
+    def __init__(self, answer: Callable[[Row], Tensor], *, uneven: bool = False) -> None:
+        """Hold the function from a task to the answers to its queries.
+
+        Args:
+            answer: the function.
+            uneven: leave out the rows that only fill a task up; they are answered by 0.
+        """
+        self._answer, self._uneven = answer, uneven
 
     def __call__(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
         """Return the answers to a block of tasks, `[R, query rows, …]`."""
         rows = range(len(observation["support_x"]))
-        answers = map_tasks(lambda row: self._answer(select_row(observation, row)), rows)
-        return torch.stack(answers), None
+        return torch.stack(
+            map_tasks(lambda row: self._of(select_row(observation, row)), rows)
+        ), None
+
+    def _of(self, row: Row) -> Tensor:
+        if not self._uneven:
+            return self._answer(row)
+        given = self._answer(real_rows(row))
+        return torch.nn.functional.pad(given, (0, len(row["query_y"]) - len(given)))
 
 
 Adapts = Literal["all", "head"]

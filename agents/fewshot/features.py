@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lazybench.agent import Agent, Network, Observation, Plan
 from lazybench.agents.fewshot.descent import BatchNorm, bare, embed
-from lazybench.agents.fewshot.episode import select_row
+from lazybench.agents.fewshot.episode import real_rows, select_row
 from lazybench.agents.fewshot.weights import moved, network_description, overlay
 from lazybench.errors import UsageError
 from lazybench.nets import backbone
@@ -152,7 +152,13 @@ class FeatureAgent(Agent):
         self, state: dict[str, Any], batch: Observation, rng: Rng
     ) -> tuple[dict[str, Any], dict[str, float]]:
         """Take the images of a block of training tasks into the mean."""
-        rows = torch.cat(self._raw(state, batch), dim=1).flatten(0, 1)
+        rows = torch.cat(
+            [
+                part.flatten(0, 1)
+                for block in self._blocks(state, batch)
+                for part in self._raw(state, block)
+            ]
+        )
         images = state["images"] + len(rows)
         mean = torch.zeros_like(rows[0]) if state["mean"] is None else state["mean"]
         mean = mean + (rows.mean(0) - mean) * (len(rows) / images)
@@ -197,6 +203,29 @@ class FeatureAgent(Agent):
     def diagnostics(self, state: dict[str, Any]) -> Mapping[str, Any]:
         """Return what marks the rows of transductive agents on the boards."""
         return {"transductive": True} if self.TRANSDUCTIVE else {}
+
+    def answers(self, state: dict[str, Any], batch: Observation) -> Tensor:
+        """Return the labels of all queries of a block, `[R, Q]`; 0 for rows that only fill up."""
+        queries = batch["query_y"].shape[1]
+        found = [
+            F.pad(self._labels(state, block), (0, queries - block["query_y"].shape[1]))
+            for block in self._blocks(state, batch)
+        ]
+        return torch.cat(found)
+
+    def _labels(self, state: dict[str, Any], batch: Observation) -> Tensor:
+        support, query = self.features(state, batch)
+        task = TaskShape(**state["task"])
+        way = int(batch["support_y"].max()) + 1 if task.uneven else task.way
+        members = F.one_hot(batch["support_y"], way).to(support.dtype)
+        return self.scores(support, members, query).argmax(2)
+
+    def _blocks(self, state: dict[str, Any], batch: Observation) -> list[Observation]:
+        """A block as it is, or, where tasks are uneven, each task as a block of its own."""
+        if not state["task"].get("uneven"):
+            return [batch]
+        rows = [real_rows(select_row(batch, i)) for i in range(len(batch["support_y"]))]
+        return [{name: part[None] for name, part in row.items()} for row in rows]
 
     def features(self, state: dict[str, Any], batch: Observation) -> tuple[Tensor, Tensor]:
         """Return centred and normalised features of a block, `[R, S, d]` and `[R, Q, d]`."""
@@ -246,10 +275,7 @@ class FeaturePolicy:
 
     def __call__(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
         """Return the labels of all queries, `[R, Q]`."""
-        support, query = self._agent.features(self._state, observation)
-        way = int(self._state["task"]["way"])
-        members = F.one_hot(observation["support_y"], way).to(support.dtype)
-        return self._agent.scores(support, members, query).argmax(2), None
+        return self._agent.answers(self._state, observation), None
 
 
 def class_means(support: Tensor, members: Tensor) -> Tensor:

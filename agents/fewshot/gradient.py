@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -61,10 +62,18 @@ class Adapter:
 
     def answer(self, row: Row) -> Tensor:
         """Return the answers to one task's queries, `[query rows, …]`."""
+        if self._task.uneven:
+            return self._of_ways(int(row["support_y"].max()) + 1).answer(row)
         x, query = self._net.prepare(row["support_x"]), self._net.prepare(row["query_x"])
         params = self._adapt(x, row["support_y"])
         with torch.no_grad():
             return self._goal.answer(self._outputs(params, x, query))
+
+    def _of_ways(self, way: int) -> Adapter:
+        """The same for tasks of that many ways: a head with the first outputs."""
+        task = replace(self._task, way=way, uneven=False)
+        theta = {n: v[:way] if n.startswith(HEAD) else v for n, v in self._theta.items()}
+        return Adapter(task, theta, self._inner, self._rule, self._settings)
 
     def _adapt(self, x: Tensor, y: Tensor) -> Params:
         settings = self._settings
@@ -192,6 +201,7 @@ class GradientAgent(Agent):
         """
         config = self.config
         backbone(config.backbone, task)
+        self._need_even(task)
         if config.fairness == "entropy" and task.target != "class":
             raise UsageError(
                 "fairness=entropy needs tasks with classes, got real-valued targets; choose an "
@@ -246,6 +256,7 @@ class GradientAgent(Agent):
         Raises:
             UsageError: other instances, targets or ways than the network was trained on.
         """
+        self._need_even(task)
         return moved(state, task, ways_free=False)
 
     def update(self, state: State, batch: Observation, rng: Rng) -> tuple[State, dict[str, float]]:
@@ -295,7 +306,7 @@ class GradientAgent(Agent):
         theta, meta = detached(state["theta"]), detached(state["meta"])
         rule = inner_rule(self.config, meta, self._moving(theta))
         task, inner = TaskShape(**state["task"]), dict(state["inner"])
-        return PerTask(Adapter(task, theta, inner, rule, self.config).answer)
+        return PerTask(Adapter(task, theta, inner, rule, self.config).answer, uneven=task.uneven)
 
     def diagnostics(self, state: State) -> dict[str, Any]:
         """Return how often each gamma was chosen and the share at the grid's edge."""
@@ -310,6 +321,14 @@ class GradientAgent(Agent):
             "gamma_edge_share": edge,
             "mean_leap": 1.0 - mean if self.config.leap_on == "theta" else mean,
         }
+
+    def _need_even(self, task: TaskShape) -> None:
+        if task.uneven and self.config.meta_gradient != "none":
+            raise UsageError(
+                "this agent learns a last layer of a fixed size, and these tasks have from 2 to "
+                f"{task.way} ways; choose one that compares (protonet, simple_shot, …) or makes "
+                "its last layer per task (finetune, baseline_finetune)"
+            )
 
     def _moving(self, theta: Params) -> Params:
         names = adapting(theta, self.config.adapts, self.config.adapt_norm)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lazybench import learning
 from lazybench.agent import Network, Observation, Plan
 from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed
-from lazybench.agents.fewshot.episode import PerTask, Row
+from lazybench.agents.fewshot.episode import PerTask, Row, own_shape
 from lazybench.agents.fewshot.heads import cosine
 from lazybench.agents.fewshot.presets import pretrain_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
@@ -201,7 +201,9 @@ class PretrainedAgent(Descending):
         task = TaskShape(**state["task"])
         net, theta = backbone(self.config.backbone, task), detached(state["theta"])
         body = {name: value for name, value in theta.items() if not name.startswith(HEAD)}
-        return PerTask(lambda row: self._answer(net, task, body, row))
+        return PerTask(
+            lambda row: self._answer(net, own_shape(task, row), body, row), uneven=task.uneven
+        )
 
     def describe_network(self, task: TaskShape) -> Network:
         """Return the body's name and the number of parameters that answer a task.

@@ -41,6 +41,7 @@ class FewShotVectorEnv(SingleStepVectorEnv):
         queries: int | None = None,
         labels: Labels = "task",
         concentration: int | None = None,
+        uneven: bool = False,
         backend: Backend = "numpy",
         device: str = "cpu",
         render_mode: str | None = None,
@@ -65,6 +66,9 @@ class FewShotVectorEnv(SingleStepVectorEnv):
                 of this whole parameter (0: balanced); None for 15 queries of each class. A task
                 then has 15 query rows a way, or as many as a single class can fill (Omniglot, whose
                 classes have 20 instances: 3 a way at 5 ways).
+            uneven: draw tasks of 2 to `way` classes and 1 to `shot` support instances a class, each
+                as far as the data allow, with 5 queries a class; rows that a task doesn't have come
+                last, with the label `lazybench.tasks.PADDING`, and answers to them aren't scored.
             backend: `numpy`, or `torch` for observations as tensors.
             device: where torch observations live.
             render_mode: None or `rgb_array`.
@@ -86,6 +90,7 @@ class FewShotVectorEnv(SingleStepVectorEnv):
             queries=queries,
             labels=labels,
             concentration=concentration,
+            uneven=uneven,
         )
         super().__init__(num_envs, trials, backend=backend, device=device, render_mode=render_mode)
 

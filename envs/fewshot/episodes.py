@@ -6,6 +6,7 @@ A sampler answers `draw(keys)` with the rows of all tasks at once; nothing here 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from lazybench import seeding
 from lazybench.data.pool import Pool
 from lazybench.envs.fewshot.trial_classes import choose
 from lazybench.errors import UsageError
-from lazybench.tasks import TaskShape
+from lazybench.tasks import PADDING, TaskShape
 
 Labels = Literal["task", "class"]
 """What a label is: a class's place in its task, in [0, way), or in its split, in [0, classes)."""
@@ -264,6 +265,89 @@ class DirichletSampler(ClassSampler):
         )
         rounded: NDArray[np.int64] = counts
         return rounded
+
+
+class UnevenSampler(ClassSampler):
+    """Episodes of any number of ways and of shots, as they come.
+
+    A task has from 2 to `way` classes, each of these from 1 to `shot` support instances, all
+    equally likely, and `query` queries a class. Rows that a task doesn't have come last, are zero
+    and have the label `PADDING`.
+
+    Reference: Triantafillou et al. 2020, "Meta-Dataset", section 3, for uneven shots. `Choice:`
+    ways and shots are uniform, where that draws shots from the sizes of classes.
+    """
+
+    def __init__(self, pool: Pool, *, way: int, shot: int, query: int, where: str) -> None:
+        """Check that the pool can serve the largest task; arguments as in the base.
+
+        Raises:
+            UsageError: more ways than classes, or more shots and queries than a class holds.
+        """
+        super().__init__(pool, way=way, shot=shot, query=query, where=where)
+        self.task = replace(self.task, uneven=True)
+
+    def draw(self, keys: NDArray[np.uint64]) -> Block:
+        """Return one episode for each key."""
+        task, blocks = self.task, len(keys)
+        words = seeding.mix(keys[:, None], np.arange(2 * task.way))
+        classes = self._classes(words[:, : task.way])
+        instance = self._instances(words[:, task.way :].reshape(-1), classes.reshape(-1))
+        rows = (self._start[classes][..., None] + instance.reshape(blocks, task.way, -1)).reshape(
+            blocks, -1
+        )
+        _, shots = self.sizes(keys)
+        ends = np.cumsum(shots, axis=1)
+        places = np.minimum((np.arange(task.support_rows) >= ends[..., None]).sum(1), task.way - 1)
+        starts = np.take_along_axis(ends - shots, places, axis=1)
+        within = np.arange(task.support_rows) - starts
+        absent = np.arange(task.support_rows) >= ends[:, -1:]
+        each = task.shot + task.query
+        support = places * each + np.where(absent, 0, within)
+        query_places, query_within = self._queries(keys)
+        missing = query_places == PADDING
+        query = np.where(missing, 0, query_places) * each + task.shot + query_within
+        support_y = self._named(np.where(absent, 0, places), classes)
+        query_y = self._named(np.where(missing, 0, query_places), classes)
+        return Block(
+            self._filled(np.take_along_axis(rows, support, axis=1), absent),
+            torch.from_numpy(np.where(absent, PADDING, support_y)),
+            self._filled(np.take_along_axis(rows, query, axis=1), missing),
+            torch.from_numpy(np.where(missing, PADDING, query_y)),
+        )
+
+    def answers(self, keys: NDArray[np.uint64]) -> NDArray[Any]:
+        """Return the query labels of the same episodes, int64 `[R, way * query]`, or `PADDING`."""
+        places, _ = self._queries(keys)
+        if self.labels == "task":
+            return places
+        words = seeding.mix(keys[:, None], np.arange(self.task.way))
+        missing = places == PADDING
+        named = self._named(np.where(missing, 0, places), self._classes(words))
+        return np.where(missing, PADDING, named)
+
+    def sizes(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the ways `[R]` of tasks, and the shots of their classes `[R, way]` (0: none)."""
+        task = self.task
+        words = seeding.mix(keys[:, None], 2 * task.way + 1 + np.arange(task.way + 1))
+        ways = 2 + seeding.integers(words[:, 0], task.way - 1)
+        shots = 1 + seeding.integers(words[:, 1:], task.shot)
+        return ways, np.where(np.arange(task.way) < ways[:, None], shots, 0)
+
+    def _queries(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The place of each query row's class, or `PADDING`, and its number inside the class."""
+        ways, _ = self.sizes(keys)
+        order = self._query_order(keys)
+        missing = order // self.task.query >= ways[:, None]
+        order = np.take_along_axis(order, np.argsort(missing, axis=1, kind="stable"), axis=1)
+        places, within = order // self.task.query, order % self.task.query
+        return np.where(places >= ways[:, None], PADDING, places), within
+
+    def _filled(self, rows: NDArray[np.int64], absent: NDArray[np.bool_]) -> Tensor:
+        """The instances of rows, zero where these are absent."""
+        x = self._gather(rows)
+        x[torch.from_numpy(absent)] = 0
+        return x
 
 
 class FunctionSampler:

@@ -51,11 +51,16 @@ def protocol_name(settings: Mapping[str, Any]) -> str:
     """Return everything but split and index that the draws of an environment depend on.
 
     Args:
-        settings: `data`, `way`, `shot`, and `noniid` and `order` where they aren't the default.
+        settings: `data`, `way`, `shot`, and those of `noniid`, `order`, `concentration` and
+            `uneven` that aren't the default.
     """
+    if settings.get("uneven"):
+        return f"{settings['data']}-anyway"
     noniid, order = settings.get("noniid", False), settings.get("order", "random")
     groups = ("-noniid-sorted" if order == "sorted" else "-noniid") if noniid else ""
-    return f"{settings['data']}-{settings['way']}way-{settings['shot']}shot{groups}"
+    concentration = settings.get("concentration")
+    spread = "" if concentration is None else f"-dirichlet{concentration}"
+    return f"{settings['data']}-{settings['way']}way-{settings['shot']}shot{groups}{spread}"
 
 
 def choose(words: NDArray[np.uint64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:

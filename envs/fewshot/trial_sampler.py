@@ -21,15 +21,20 @@ from lazybench.envs.fewshot.episodes import (
     FunctionSampler,
     Labels,
     Sampler,
+    UnevenSampler,
     class_groups,
 )
 from lazybench.envs.fewshot.trial_classes import protocol_name
 from lazybench.envs.spaces import broadcast_box, labels
 from lazybench.errors import ContractError, UsageError, nearest
-from lazybench.tasks import TaskShape
+from lazybench.tasks import PADDING, TaskShape
 
 QUERIES = 15
 """Query instances of a class in official test trials."""
+
+
+UNEVEN_QUERIES = 5
+"""Query instances of a class in trials of uneven tasks, few enough for 15 shots of 20 instances."""
 
 
 class TrialSampler:
@@ -53,6 +58,7 @@ class TrialSampler:
         queries: int | None,
         labels: Labels = "task",
         concentration: int | None = None,
+        uneven: bool = False,
     ) -> None:
         """Open the data and fix the shape of the tasks.
 
@@ -75,12 +81,20 @@ class TrialSampler:
         opened = registry.open_data(data)
         self.data = data_facts(opened)
         settings = {"data": data, "way": way, "shot": shot, "noniid": noniid, "order": order}
+        settings["uneven"] = uneven
+        if split != "train":
+            settings["concentration"] = concentration
         name = protocol_name(settings)
         self.split = split
         self._data_set = data
         k, q = shot if shots is None else shots, QUERIES if queries is None else queries
         self.sampler: Sampler
         if hasattr(opened, "pool"):
+            if uneven:
+                q = UNEVEN_QUERIES if queries is None else queries
+                pools = [opened.pool(each) for each in SPLITS]
+                way = min(way, pools[0].classes, pools[-1].classes)
+                k = min(k, *(int(pool.count.min()) - q for pool in pools))
             drawn: Split = split
             if _classes(opened, "val") < way <= _classes(opened, "train"):
                 # `Choice:` with more ways than val has classes (miniImageNet: 16), validation tasks
@@ -91,14 +105,15 @@ class TrialSampler:
             if concentration is not None and queries is None:
                 # As many as a single class can fill.
                 q = min(q, max(1, (int(pool.count.min()) - k) // way))
-            if concentration is None or split == "train":
+            if uneven:
+                self.sampler = UnevenSampler(pool, way=way, shot=k, query=q, where=where)
+            elif concentration is None or split == "train":
                 self.sampler = ClassSampler(pool, way=way, shot=k, query=q, where=where)
             else:
                 check_whole("concentration", concentration)
                 self.sampler = DirichletSampler(
                     pool, way=way, shot=k, query=q, where=where, concentration=concentration
                 )
-                name += f"-dirichlet{concentration}"
             self.sampler.labels = labels
             if noniid and split == "train":
                 self.sampler.groups = class_groups(
@@ -106,8 +121,8 @@ class TrialSampler:
                 )
         elif noniid:
             raise UsageError(f"{data} has no classes to keep in order; leave noniid out")
-        elif concentration is not None:
-            raise UsageError(f"{data} has no classes to spread queries over; leave it out")
+        elif uneven or concentration is not None:
+            raise UsageError(f"{data} has no classes to draw unevenly; choose data with classes")
         elif labels == "class":
             raise UsageError(f"{data} has no classes to label; leave labels='class' out")
         else:
@@ -139,7 +154,7 @@ class TrialSampler:
 
         def targets(shape: tuple[int, ...], hidden: bool) -> spaces.Space[Any]:
             if task.target == "class":
-                return labels(self._names, shape, hidden=hidden)
+                return labels(self._names, shape, hidden=hidden, padded=task.uneven)
             return broadcast_box(-1e6, 1e6, (*shape, *task.target_shape), np.float32)
 
         observation = spaces.Dict(
@@ -163,6 +178,8 @@ class TrialSampler:
         if self.split == "train":
             return block
         hidden = torch.full_like(block.query_y, -1 if self.task.target == "class" else 0)
+        if self.task.uneven:
+            hidden[block.query_y == PADDING] = PADDING
         return block._replace(query_y=hidden)
 
     def answer(self, action: Any, rows: tuple[int, ...]) -> NDArray[Any]:
@@ -201,10 +218,16 @@ class TrialSampler:
         answers = self.sampler.answers(keys)
         axes = tuple(range(1, answers.ndim))
         if self.task.target == "class":
+            if self.task.uneven:
+                # Answers to rows that a task doesn't have mean nothing.
+                given = np.where(answers == PADDING, 0, given)
             low, high = int(given.min()), int(given.max())
             if not 0 <= low <= high < self._names:
                 raise ContractError(f"labels must lie in [0, {self._names}), got {low} to {high}")
-            return np.asarray((given == answers).mean(axis=axes), dtype=np.float64)
+            right = given == answers
+            if self.task.uneven:
+                return np.asarray(right.sum(axis=axes) / (answers != PADDING).sum(axis=axes))
+            return np.asarray(right.mean(axis=axes), dtype=np.float64)
         if not np.isfinite(given).all():
             raise ContractError("predictions must be finite numbers, got inf or nan")
         error = given.astype(np.float64) - answers.astype(np.float64)

@@ -25,7 +25,7 @@ from lazybench.errors import ContractError
 from lazybench.runner.evaluate import env_facts, evaluate_blocks, open_env
 from lazybench.runner.request import official_trials, resolve_env
 from lazybench.specs import EnvSpec
-from lazybench.tasks import Queries
+from lazybench.tasks import PADDING, Queries
 from lazybench.user_code import load
 
 _ROWS = 2
@@ -160,7 +160,8 @@ class _EnvCheck:
                 if shown is None:
                     continue
                 values = torch.as_tensor(shown)
-                if bool((values != (0 if values.is_floating_point() else -1)).any()):
+                hidden = values == (0 if values.is_floating_point() else -1)
+                if not bool((hidden | (values == PADDING)).all()):
                     raise Broken(
                         f"{name} shows answers on {split}; hide them (-1 for labels, 0 for real "
                         "values)"

@@ -16,11 +16,13 @@ from lazybench.envs.fewshot.episodes import (
     ClassSampler,
     DirichletSampler,
     FunctionSampler,
+    UnevenSampler,
     choose,
     choose_of_few,
     class_groups,
 )
 from lazybench.errors import UsageError
+from lazybench.tasks import PADDING
 
 Draw = Callable[[int, int, np.ndarray], np.ndarray]
 
@@ -280,3 +282,56 @@ def test_concentration_0_is_balanced() -> None:
 def test_dirichlet_needs_a_class_that_can_take_all_queries() -> None:
     with pytest.raises(UsageError, match="all 20 queries of a task may be of one class"):
         spread(marked_pool([20] * 8), 2, query=4)
+
+
+def as_they_come(count: int = 20, classes: int = 30) -> UnevenSampler:
+    return UnevenSampler(marked_pool([count] * classes), way=20, shot=15, query=5, where="here")
+
+
+@pytest.mark.parametrize("count", [20, 90])  # Drawn by sorting, and by shuffling.
+def test_uneven_episodes_are_what_their_sizes_say(count: int) -> None:
+    sampler = as_they_come(count)
+    keys = seeding.mix(5, np.arange(60))
+    block = sampler.draw(keys)
+    ways, shots = sampler.sizes(keys)
+    np.testing.assert_array_equal(block.query_y.numpy(), sampler.answers(keys))
+    for row in range(60):
+        way, rows = int(ways[row]), int(shots[row].sum())
+        y, x = block.support_y[row].tolist(), block.support_x[row].tolist()
+        # Real rows first, class by class; the others are zero and marked.
+        assert y == [*np.arange(20).repeat(shots[row]).tolist(), *[PADDING] * (300 - rows)]
+        assert all(each == [0, 0] for each in x[rows:])
+        query_y = block.query_y[row].tolist()
+        assert sorted(query_y[: way * 5]) == sorted(list(range(way)) * 5)
+        assert query_y[way * 5 :] == [PADDING] * (100 - way * 5)
+        assert not block.query_x[row, way * 5 :].any()
+        query = block.query_x[row, : way * 5].tolist()
+        held = [tuple(each) for each in [*x[:rows], *query]]
+        assert len(set(held)) == rows + way * 5
+        class_of = dict(zip(y[:rows], (each[0] for each in x), strict=False))
+        assert len(set(class_of.values())) == way
+        assert [each[0] for each in query] == [class_of[label] for label in query_y[: way * 5]]
+    alone = sampler.draw(keys[8:9])
+    assert all(bool((part[0] == whole[8]).all()) for part, whole in zip(alone, block, strict=True))
+
+
+def test_uneven_sizes_are_uniform() -> None:
+    ways, shots = as_they_come().sizes(seeding.mix(9, np.arange(19_000)))
+    counts = np.bincount(ways, minlength=21)
+    assert counts[:2].tolist() == [0, 0]
+    assert abs(counts[2:] - 1000).max() < 150  # Standard deviation 31.
+    assert ((shots > 0).sum(1) == ways).all()
+    of_all = np.bincount(shots[shots > 0])[1:] / (shots > 0).sum()
+    np.testing.assert_allclose(of_all, 1 / 15, atol=0.003)
+
+
+def test_uneven_labels_of_the_split() -> None:
+    sampler = as_they_come()
+    keys = seeding.mix(2, np.arange(5))
+    sampler.labels = "class"
+    block = sampler.draw(keys)
+    for part in ("support", "query"):
+        y, x = getattr(block, f"{part}_y"), getattr(block, f"{part}_x")
+        real = y != PADDING
+        assert (x[real][:, 0] == y[real]).all()
+    np.testing.assert_array_equal(block.query_y.numpy(), sampler.answers(keys))
