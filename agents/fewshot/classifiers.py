@@ -175,7 +175,7 @@ def fit_logistic(
     """Return weights `[R, way, d]` and offsets `[R, way]` that minimise each task's objective.
 
     That is strength * (summed cross-entropy) + half the squared norm of the weights. All tasks
-    descend side by side by L-BFGS, each with its own curvature and step size; one that is done
+    descend in parallel by L-BFGS, each with its own curvature and step size; one that is done
     stays where it is, so no task depends on the others.
 
     Args:

@@ -50,7 +50,7 @@ class GradientConfig(EpisodicConfig):
         inner_batch: support rows in an inner step; 0 takes all.
         inner_state: `carry` keeps Adam's second moments between meta-iterations. `Choice:` every
             task of a meta-iteration starts from the carried state and the next one is their mean,
-            so that tasks can run side by side and their order doesn't matter.
+            so that tasks can run in parallel and their order doesn't matter.
         adapt_norm: whether batch norm's scales and offsets are adapted in the inner loop.
         gammas: grid of gamma, the anchor's weight, ascending so that ties keep the smaller one.
         hull: b, checkpoints in the hull.

@@ -71,14 +71,14 @@ class Signals:
         self._notify = notify
         self._before: dict[int, object] = {}
         self._at_once: str | None = None
-        self._told_of_timer = False
+        self._warned_of_timer = False
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         """Start catching."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._heard)
+                self._before[number] = signal.signal(number, self._received)
         self._held.enter_context(_no_way_out())
         return self
 
@@ -125,9 +125,9 @@ class Signals:
             yield
             return
         if not hasattr(signal, "setitimer"):
-            if not self._told_of_timer:
+            if not self._warned_of_timer:
                 self._notify("this system has no timer: --timeout-per-episode has no effect")
-            self._told_of_timer = True
+            self._warned_of_timer = True
             yield
             return
         limit_s = self._episode_timeout_s * episodes
@@ -150,7 +150,7 @@ class Signals:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _received(self, number: int, frame: FrameType | None) -> None:
         if self.number:
             _EXIT(128 + number)
         self.number = number
