@@ -236,7 +236,7 @@ def _needed(path: Path) -> list[Path]:
     """The file, then each file of its folder or package that it imports, and declared files."""
     found, seen, waiting = [path], {path}, [path]
     while waiting:
-        for other, is_code in _asked_for(waiting.pop()):
+        for other, is_code in _needed_by(waiting.pop()):
             if other in seen:
                 continue
             seen.add(other)
@@ -245,7 +245,7 @@ def _needed(path: Path) -> list[Path]:
     return found
 
 
-def _asked_for(path: Path) -> Iterator[tuple[Path, bool]]:
+def _needed_by(path: Path) -> Iterator[tuple[Path, bool]]:
     """The files that a module imports or declares, and whether each is code."""
     try:
         tree = ast.parse(read_file(path, MOST_SOURCE_BYTES))

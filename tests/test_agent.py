@@ -123,8 +123,8 @@ def test_former_names_of_hooks_are_taken_with_a_warning(inherits: bool) -> None:
         warnings.simplefilter("always")
         kind = contract(heir() if inherits else Whole)
         agent = adapted(kind(3.0) if inherits else Whole(3.0))  # type: ignore[call-arg]
-    told = {str(each.message).partition(" of agent")[0]: each.category for each in noted}
-    assert told == dict.fromkeys(FORMER, DeprecationWarning)
+    reported = {str(each.message).partition(" of agent")[0]: each.category for each in noted}
+    assert reported == dict.fromkeys(FORMER, DeprecationWarning)
     assert (kind.EVAL_ONLY, kind.SHARDED, kind.families) == (("shift",), True, Whole.families)
     assert kind.resolve_settings({}, lambda key: None) == {"shift": 2.0}
     assert all(way() for way in (kind.learns, kind.can_load_weights, kind.can_transfer))

@@ -52,7 +52,7 @@ def test_a_balanced_nested_design_has_the_analysis_of_variance() -> None:
     # Classically the variance of the mean is that of the class means, over their number.
     whole = scores.var(ddof=1) / scores.size + effects.added * found.classes
     assert whole == pytest.approx(between / scores.size)
-    # Where classes are told apart well, so are the interval's variance and degrees of freedom.
+    # Where classes are distinguished well, so are the interval's variance and degrees of freedom.
     clear = (table + 10 * rng.normal(size=(classes, 1))).reshape(-1)
     variance, freedom = widened(effects, clear)
     means = clear.reshape(classes, each).mean(axis=1)

@@ -60,7 +60,7 @@ def test_canonical_json_is_a_fixed_point(value: object) -> None:
     assert canonical_json(json.loads(text)) == text
 
 
-def test_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
+def test_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / f"{'x' * 250}.json"
     write_json(path, {"a": 1})
     write_json(path, {"a": 2})
@@ -206,7 +206,7 @@ def test_leftovers_of_living_writers_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("full", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
 @pytest.mark.parametrize("part", [0, 5])
-def test_a_full_disk_file_or_quota_is_told_and_leaves_nothing(
+def test_a_full_disk_file_or_quota_is_reported_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: int, part: int
 ) -> None:
     lines = tmp_path / "lines"
@@ -241,8 +241,8 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     def flushed(fd: int) -> None:
         fsync(fd)
-        told = os.fstat(fd)
-        done.append(("folder", 0) if stat.S_ISDIR(told.st_mode) else ("file", told.st_size))
+        reported = os.fstat(fd)
+        done.append(("folder", 0) if stat.S_ISDIR(reported.st_mode) else ("file", reported.st_size))
 
     def renamed(move: Any) -> Any:
         def moved(old: Any, new: Any) -> None:

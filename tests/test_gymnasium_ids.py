@@ -41,8 +41,8 @@ def check(spec: EnvSpec) -> None:
     for _ in range(2):
         first, info = env.reset(seed=7)
         env.action_space.seed(3)
-        again, reward, terminated, truncated, judged = env.step(env.action_space.sample())
-        assert (info["trial"], judged["trial"]) == (7, 7)
+        again, reward, terminated, truncated, evaluated = env.step(env.action_space.sample())
+        assert (info["trial"], evaluated["trial"]) == (7, 7)
         assert (terminated, truncated) == (True, False)
         assert type(reward) is float
         rewards.append(reward)

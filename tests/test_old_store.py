@@ -67,44 +67,44 @@ def test_imported_data_are_opened_and_verified(old: Path, facts: Any) -> None:
 def test_records_verify(old: Path, facts: Any, name: str) -> None:
     # Without the run's folder only the stored answers can be scored.
     if list(old.glob(f"runs/*-{KEYS[name]}")):
-        told = facts("verify", KEYS[name], "--trials", "2", "--json")
-        assert told["verdict"] == "reproduced"
+        reported = facts("verify", KEYS[name], "--trials", "2", "--json")
+        assert reported["verdict"] == "reproduced"
     else:
-        told = facts("verify", KEYS[name], "--trials", "0", "--json", code=3)
-        assert told["verdict"] == "not reproducible here"
-    assert [each for each in told["findings"] if each["ok"] is False] == []
+        reported = facts("verify", KEYS[name], "--trials", "0", "--json", code=3)
+        assert reported["verdict"] == "not reproducible here"
+    assert [each for each in reported["findings"] if each["ok"] is False] == []
 
 
 def test_an_interrupted_run_is_resumed(old: Path, facts: Any) -> None:
-    told = facts(
+    reported = facts(
         *("run", "-a", "reptile", "-e", "tiny-5way-1shot", "-b", "smoke", "-t", "1"),
         *("--quiet", "--json", "--no-boards"),
     )
     expected = Record.model_validate_json((old / "uninterrupted.json").read_text())
-    assert told["key"] == expected.key
-    assert told["cost"]["outer_steps"] == expected.cost.outer_steps == 15
+    assert reported["key"] == expected.key
+    assert reported["cost"]["outer_steps"] == expected.cost.outer_steps == 15
     score = expected.metrics["accuracy"].value
     # Another processor may round otherwise.
-    assert told["metrics"]["accuracy"]["value"] == pytest.approx(score, abs=0.02)
+    assert reported["metrics"]["accuracy"]["value"] == pytest.approx(score, abs=0.02)
 
 
 def test_what_is_recorded_is_not_run_again(old: Path, facts: Any) -> None:
     before = (old / "leaderboards/records/tiny-5way-1shot-v1/protonet").iterdir()
     path, content = next((path, path.read_bytes()) for path in before)
-    told = facts(
+    reported = facts(
         *("run", "-a", "protonet", "-e", "tiny-5way-1shot", "-b", "smoke"), "--quiet", "--json"
     )
-    assert told["key"].startswith(KEYS["protonet-tiny"])
+    assert reported["key"].startswith(KEYS["protonet-tiny"])
     assert path.read_bytes() == content
 
 
 def test_a_trained_run_is_evaluated_elsewhere(old: Path, facts: Any) -> None:
-    told = facts(
+    reported = facts(
         *("evaluate", KEYS["protonet-tiny"], "--env", "tiny-5way-5shot", "--limit", "10"),
         *("--json", "--quiet"),
     )
-    assert told["env"]["id"] == "tiny-5way-5shot"
-    assert told["trained_on"].startswith("tiny-5way-1shot")
+    assert reported["env"]["id"] == "tiny-5way-5shot"
+    assert reported["trained_on"].startswith("tiny-5way-1shot")
 
 
 def test_boards_are_written_and_hold_the_scores(old: Path) -> None:

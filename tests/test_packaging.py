@@ -98,7 +98,7 @@ def test_wheel_has_one_top_level_name_and_one_command(wheel: Path) -> None:
     assert "lazybench = lazybench.cli:main" in text.splitlines()
 
 
-def test_version_stands_in_one_place(wheel: Path) -> None:
+def test_version_is_in_one_place(wheel: Path) -> None:
     text = (ROOT / "lazybench" / "_version.py").read_text("utf-8")
     (version,) = re.findall(r'^__version__ = "(.+)"$', text, re.MULTILINE)
     assert wheel.name.split("-")[1] == version

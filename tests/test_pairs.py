@@ -56,13 +56,13 @@ SEEDS = {
 )
 @pytest.mark.parametrize("seeds", SEEDS.values(), ids=SEEDS)
 def test_parts_are_those_of_each_pair(seeds, trials, with_classes):
-    sides, told = board(np.random.default_rng(trials), 9, trials, seeds)
+    sides, reported = board(np.random.default_rng(trials), 9, trials, seeds)
     members = np.random.default_rng(0).integers(0, 7, (trials, 2))
     effects = ClassEffects(TrialClasses(members)) if with_classes and trials > 2 else None
-    found = _Pairs(sides, told, effects)
+    found = _Pairs(sides, reported, effects)
     assert found.pairs.tolist() == [list(pair) for pair in itertools.combinations(range(9), 2)]
     for k, (i, j) in enumerate(found.pairs):
-        parts, differences = _paired(sides[i], sides[j], told[i] == told[j], effects)
+        parts, differences = _paired(sides[i], sides[j], reported[i] == reported[j], effects)
         assert parts is not None
         assert found.mean[k] == pytest.approx(differences.mean(), rel=1e-12, abs=1e-15)
         assert found.seeds[k] == pytest.approx(parts.seeds, rel=1e-12)
@@ -76,8 +76,8 @@ def test_parts_are_those_of_each_pair(seeds, trials, with_classes):
 @pytest.mark.parametrize("seeds", SEEDS.values(), ids=SEEDS)
 def test_the_same_pairs_differ(seeds, spread):
     for trial in range(3):
-        sides, told = board(np.random.default_rng(trial), 16, 40, seeds, spread)
-        assert significant_pairs(sides, told) == one_by_one(sides, told)
+        sides, reported = board(np.random.default_rng(trial), 16, 40, seeds, spread)
+        assert significant_pairs(sides, reported) == one_by_one(sides, reported)
 
 
 def test_sides_that_hardly_vary_or_cannot_be_compared():
@@ -91,14 +91,14 @@ def test_sides_that_hardly_vary_or_cannot_be_compared():
         [np.array([float(seed)]) for seed in range(3)],
         [np.array([2.0 * seed]) for seed in range(3)],
     ]
-    told = [[0, 1, 2]] * len(sides)
-    assert significant_pairs(sides, told) == one_by_one(sides, told)
+    reported = [[0, 1, 2]] * len(sides)
+    assert significant_pairs(sides, reported) == one_by_one(sides, reported)
     assert significant_pairs([], []) == significant_pairs([hits], [[0, 1, 2]]) == set()
 
 
 def test_a_wide_board_takes_seconds():
     """Pair by pair, 400 rows took 22 CPU-s."""
-    sides, told = board(np.random.default_rng(0), 400, 100, SEEDS["same"], 0.3)
+    sides, reported = board(np.random.default_rng(0), 400, 100, SEEDS["same"], 0.3)
     begin_s = time.process_time()
-    assert len(significant_pairs(sides, told)) > 1000
+    assert len(significant_pairs(sides, reported)) > 1000
     assert time.process_time() - begin_s < 2

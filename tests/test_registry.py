@@ -253,7 +253,7 @@ def test_a_plug_in_cannot_keep_a_handler_of_ctrl_c(
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_damaged_metadata_of_a_package_costs_nobody_elses(
+def test_damaged_metadata_of_a_package_affects_no_other_package(
     make_registry: MakeRegistry, plug_in: PlugIn, tmp_path: Path
 ) -> None:
     plug_in("one = lazybench_test_plugin:ONE", SPECS)
@@ -326,7 +326,7 @@ def test_one_id_of_two_packages_names_both(
     assert (shown.out, shown.err) == ("", "hello from a plug-in\n")
 
 
-def test_a_package_whose_list_cannot_be_read_costs_nobody_elses(
+def test_a_package_whose_list_cannot_be_read_affects_no_other_package(
     make_registry: MakeRegistry, plug_in: PlugIn
 ) -> None:
     plug_in("one = lazybench_test_plugin:ONE", SPECS)
@@ -366,7 +366,7 @@ print(shown.getvalue())
 """
 
 
-def test_in_a_process_of_its_own_a_broken_plug_in_is_listed_and_harms_nobody(
+def test_in_a_separate_process_a_broken_plug_in_is_listed_and_affects_no_other(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "plugged.py").write_text(BROKEN_AND_SOUND)

@@ -137,7 +137,7 @@ def test_one_file_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert spelled(name) == name
 
 
-def test_a_module_of_the_current_folder_is_told_of(
+def test_a_module_of_the_current_folder_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "sub", lazybench_test_net="X = 1\n")

@@ -59,7 +59,7 @@ _WORDS: dict[str, Words] = {
     "target_rule": lambda value, p: (
         _RULE.get(str(value), f"target classes: {value}") if p.get("targeted") is not False else ""
     ),
-    "strict": _where("the target network runs in a process of its own"),
+    "strict": _where("the target network runs in a separate process"),
     "subset": lambda value, _: f"subset: {value}",
     "trials": _counted("test trial", "test trials"),
 }

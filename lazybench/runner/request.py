@@ -335,8 +335,8 @@ def check_isolable(made: ResolvedAgent) -> None:
     """
     if made.agent.has_own_loop():
         raise UsageError(
-            f"agent '{made.spec.id}' has a loop of its own, whose policy can't be sent to another "
-            "process; leave isolated out, or give it init, update and policy"
+            f"agent '{made.spec.id}' has its own training loop, so its policy can't be sent to "
+            "another process; leave isolated out, or give it init, update and policy"
         )
     if not made.in_file or made.asked.startswith("__main__:"):
         raise UsageError(

@@ -76,13 +76,13 @@ def scores(agent, env, settings, trials=None):
     spec, _ = resolve_env(env)
     made = make(agent, spec, "smoke", settings)
     progress = fit(Training(made.agent, spec, "smoke", 0, "cpu", None), SILENT, Signals())
-    judged = evaluate_blocks(
+    evaluated = evaluate_blocks(
         open_env(spec, spec.block, "val"),
         made.agent.policy(progress.state),
         spec.metric,
         trials or TRIALS[env],
     )
-    found = np.concatenate([block.scores for block in judged])
+    found = np.concatenate([block.scores for block in evaluated])
     return found if spec.better == "higher" else -found
 
 

@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The study's modules, which find each other beside themselves."""
+    """The study's modules, which find each other next to themselves."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         import cost
@@ -28,11 +28,11 @@ def scripts():
         del sys.modules[name]
 
 
-def done(mib, cpu_s=1.0, norms=(2.0,), beside=20):
+def done(mib, cpu_s=1.0, norms=(2.0,), extra=20):
     return {
         "outcome": "ok",
         "tensor_bytes": mib * 2**20,
-        "peak_bytes": (mib + beside) * 2**20,
+        "peak_bytes": (mib + extra) * 2**20,
         "wall_s": cpu_s,
         "cpu_s": cpu_s,
         "gradient_norms": list(norms),
@@ -108,7 +108,7 @@ def test_a_raised_limit_gives_a_cell_another_go(scripts):
     assert not raised(done(1), limits)
 
 
-def test_a_cell_is_measured_in_a_process_of_its_own(scripts, monkeypatch):
+def test_a_cell_is_measured_in_a_separate_process(scripts, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
     words = [sys.executable, str(FOLDER / "cost_cell.py"), "28px/fomaml/1", "2", "0"]
     cell = scripts.cost.watched(words, scripts.cost.Limits(2**40, 120.0, 2, 0.0))
@@ -166,7 +166,7 @@ def test_random_pixels_have_the_shape(scripts):
     assert task.support_rows == 100
 
 
-def test_the_page_tells_what_was_measured(scripts):
+def test_the_page_reports_what_was_measured(scripts):
     cells = {
         "28px/maml/1": done(60),
         "28px/maml/50": {"outcome": "oom", "at_bytes": 14 * 2**30, "at_s": 9.0},

@@ -128,7 +128,7 @@ def test_filters_by_family_budget_environment_and_agent(page: Any) -> None:
     assert shown(page) == ["net-untargeted-v1 small attack"]
 
 
-def test_pictures_are_drawn_and_a_row_stands_out(page: Any) -> None:
+def test_pictures_are_drawn_and_a_row_is_highlighted(page: Any) -> None:
     wait = "return document.querySelectorAll('.plot svg').length"
     for _ in range(50):
         if page.execute_script(wait) >= 5:

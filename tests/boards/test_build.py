@@ -37,7 +37,7 @@ def test_a_board_is_ranked_by_score_and_pairs_its_trials(make_run: Any) -> None:
     assert board.notes == (FEW_SEEDS_NOTE, NO_CLASSES_NOTE)
 
 
-def test_the_spread_over_seeds_stands_beside_the_score_in_every_form(make_run: Any) -> None:
+def test_the_spread_over_seeds_is_next_to_the_score_in_every_form(make_run: Any) -> None:
     levels = (0.5, 0.6, 0.8)
     runs = [make_run("a", seed=s, scores=np.full(40, v)) for s, v in enumerate(levels)]
     (board,) = build([*runs, make_run("alone", seed=0)])
@@ -109,7 +109,7 @@ def test_limited_and_smoke_runs_are_not_ranked(make_run: Any) -> None:
     assert smoke.notes == (SMOKE_NOTE,)
 
 
-def test_seeds_share_a_row_and_lost_seeds_are_told(make_run: Any) -> None:
+def test_seeds_share_a_row_and_lost_seeds_are_reported(make_run: Any) -> None:
     runs = [make_run("a", seed=seed) for seed in range(2)]
     runs.append(make_run("a", seed=2, status="diverged", reason="loss is NaN\nat step 3"))
     (board,) = build(runs)
@@ -157,18 +157,18 @@ def test_ties_need_three_seeds_a_side(make_run: Any) -> None:
     assert ranks == [(1, (1, 2)), (1, (1, 2)), (3, (3, 3))]
     assert board.notes == (TIES_NOTE, NO_CLASSES_NOTE)
     (board,) = build(few + more + last + [make_run("one", 0.1)])
-    told = {row.agent: row.ranks for row in board.ranked}
-    assert told == {"a": (1, 2), "bb": (1, 2), "ccc": (3, 3), "one": None}
+    message = {row.agent: row.ranks for row in board.ranked}
+    assert message == {"a": (1, 2), "bb": (1, 2), "ccc": (3, 3), "one": None}
 
 
 def test_a_row_of_few_seeds_between_tied_ones_doesnt_part_them(make_run: Any) -> None:
     firm = [make_run(agent, seed=seed) for agent in ("a", "bb") for seed in range(3)]
     scores = [run.trials.scores_array() for run in firm]
     (between,) = build([make_run("mid", scores=sum(scores) / len(scores)), *firm])
-    told = [(row.agent, row.rank, row.ranks) for row in between.ranked]
-    assert {agent: rank for agent, rank, _ in told} == {"a": 1, "bb": 1, "mid": 2}
-    assert [agent for agent, _, _ in told][1] == "mid"
-    assert {ranks for agent, _, ranks in told if agent != "mid"} == {(1, 2)}
+    message = [(row.agent, row.rank, row.ranks) for row in between.ranked]
+    assert {agent: rank for agent, rank, _ in message} == {"a": 1, "bb": 1, "mid": 2}
+    assert [agent for agent, _, _ in message][1] == "mid"
+    assert {ranks for agent, _, ranks in message if agent != "mid"} == {(1, 2)}
 
 
 def test_marks_say_what_a_reader_must_know(make_run: Any) -> None:
@@ -199,7 +199,7 @@ def test_a_score_that_is_no_mean_of_trials_keeps_its_own_interval(make_run: Any)
     assert build([make_run("a", trials=Trials())])[0].failed[0].reason == "no score"
 
 
-def test_reported_rows_stand_on_their_env_alone(make_run: Any) -> None:
+def test_reported_rows_are_on_their_env_alone(make_run: Any) -> None:
     def paper(env: str) -> Reported:
         return Reported(
             source="S", table="T", row="R", agent=None, env=env, metric="m", value=None, unit="%"
@@ -235,7 +235,7 @@ def test_networks_of_different_kinds_are_never_ranked_together(make_run: Any) ->
     assert GROUPS_NOTE in board.notes
 
 
-def test_files_of_one_name_and_other_content_are_told_apart(make_run: Any) -> None:
+def test_files_of_one_name_and_other_content_are_distinguished(make_run: Any) -> None:
     runs = [
         make_run("a", network=network("n.py:net", source_sha256="ab" * 32)),
         make_run("b", network=network("n.py:net", source_sha256="cd" * 32)),
@@ -251,7 +251,7 @@ def test_files_of_one_name_and_other_content_are_told_apart(make_run: Any) -> No
     ]
 
 
-def test_what_has_no_network_is_ranked_beside_the_only_kind_there_is(make_run: Any) -> None:
+def test_what_has_no_network_is_ranked_with_the_only_kind_there_is(make_run: Any) -> None:
     (board,) = build([make_run("a", 0.1, network=network("conv4-32")), make_run("pixels")])
     assert [(row.agent, row.rank) for row in board.ranked] == [("a", 1), ("pixels", 2)]
     assert [row.backbone for row in board.ranked] == ["conv4-32", None]

@@ -21,7 +21,7 @@ def test_the_difference_is_paired_over_trials_and_in_the_boards_unit(make_run: A
     assert "trained models" in found.note
     other = compare([left, right], "b", "a").difference
     assert other.mean == pytest.approx(-found.difference.mean)
-    # The trials' difficulty is shared, so that the pair tells more than the two intervals do.
+    # The trials' difficulty is shared, so that the pair says more than the two intervals do.
     wide = found.left.summary.hi - found.left.summary.lo
     assert found.difference.hi - found.difference.lo < wide / 3
 
@@ -88,12 +88,12 @@ def test_the_interval_of_a_difference_of_shares_stays_within_them(make_run: Any)
     assert found.mean == pytest.approx(0.0)
 
 
-def test_rows_of_one_name_that_are_judged_in_two_ways(make_run: Any) -> None:
-    def judged(agent: str, norm: str, shift: float) -> Any:
+def test_rows_of_one_name_that_are_evaluated_in_two_ways(make_run: Any) -> None:
+    def evaluated(agent: str, norm: str, shift: float) -> Any:
         given = {} if norm == "transductive" else {"batch_norm": norm}
         return make_run(agent, shift, config={"batch_norm": norm}, overrides=given)
 
-    both = [judged("a", norm, by) for norm, by in (("transductive", 0.1), ("inductive", 0.0))]
+    both = [evaluated("a", norm, by) for norm, by in (("transductive", 0.1), ("inductive", 0.0))]
     rows = [*both, make_run("b")]
     found = compare(rows, "a", "b")
     assert (found.left.name, found.left.keys) == ("a, transductive", (both[0].key12,))

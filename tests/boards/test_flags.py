@@ -95,9 +95,9 @@ def _attack(make_run: Any, name: str, queries: float, success: float, **changes:
 def test_attacks_need_fewer_queries_no_less_success_and_a_small_error(
     make_run: Any, queries: float, success: float, error: float, below: tuple[str, ...]
 ) -> None:
-    told = {"held_out_mse": error}
+    reported = {"held_out_mse": error}
     records = [
-        _attack(make_run, "meta_attack", queries, success, diagnostics=told),
+        _attack(make_run, "meta_attack", queries, success, diagnostics=reported),
         _attack(make_run, "coordinate", 200.0, 0.95),
     ]
     rows = _rows(records)

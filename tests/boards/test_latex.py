@@ -34,7 +34,7 @@ def paper(source: str = "Paper") -> Reported:
         ("a\nb\x07", "a b"),
     ],
 )
-def test_text_is_set_as_it_stands(text: str, shown: str) -> None:
+def test_text_is_set_as_it_is(text: str, shown: str) -> None:
     assert latex_text(text) == shown
 
 
@@ -43,7 +43,7 @@ def test_only_numbers_get_a_minus() -> None:
     assert latex_cell("conv4-64 r-2") == "conv4-64 r-2"
 
 
-def test_columns_that_agree_stand_in_the_note(make_run: Any) -> None:
+def test_columns_that_agree_are_in_the_note(make_run: Any) -> None:
     text = to_latex(build([make_run("a", 0.1), make_run("b")], [paper()]), command="lazybench x")
     assert text.startswith("% Made by `lazybench x` from 2 records")
     header, first, second = re.findall(r"^[^%\\].*? & .*\\\\$", text, re.MULTILINE)[:3]

@@ -158,7 +158,7 @@ def test_the_front_is_what_no_other_row_beats(make_run: Any) -> None:
     assert kept == ["d"]
 
 
-def test_agents_that_dont_train_stand_at_0_and_untold_costs_are_named(make_run: Any) -> None:
+def test_agents_that_dont_train_are_at_0_and_unknown_costs_are_named(make_run: Any) -> None:
     floor: dict[str, Any] = {"train_wall_s": 0.0, "outer_steps": 0, "peak_memory_bytes": 10**6}
     cost = {"train_cpu_s": 5.0, "image_gradients": 10, "outer_steps": 2}
     runs = [
@@ -325,7 +325,7 @@ def test_boards_that_share_env_and_budget_have_names_of_their_own(make_run: Any)
     assert all(re.fullmatch(r"[a-z0-9._-]+", name) for name in names)
 
 
-def test_rows_of_one_name_are_told_apart_in_pictures(make_run: Any) -> None:
+def test_rows_of_one_name_are_distinguished_in_pictures(make_run: Any) -> None:
     runs = [make_run("a", config={"batch_norm": kind}) for kind in ("inductive", "transductive")]
     (shown,) = plot_data(build(runs), runs)
     assert {each.name for each in shown.series} == {"a, inductive", "a, transductive"}

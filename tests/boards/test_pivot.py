@@ -53,7 +53,7 @@ def test_lower_is_better_where_the_board_says_so(make_run: Any) -> None:
     assert table.average == (2.0, 1.0)
 
 
-def test_ties_are_told_among_the_rows_shown(make_run: Any) -> None:
+def test_ties_are_reported_among_the_rows_shown(make_run: Any) -> None:
     shifts = {"winner": 0.2, "a": 0.0, "bb": 0.0, "far": -0.2}
     runs = [make_run(name, s, seed) for name, s in shifts.items() for seed in range(3)]
     table = pivot(runs, want("a", "bb", "far"), [E1], Choice())
@@ -99,7 +99,7 @@ def test_other_backbones_are_shown_and_not_ranked(make_run: Any) -> None:
     assert r"$^\dagger$" in pivot_latex(table, command="x")
 
 
-def test_a_name_of_several_rows_is_refused_and_can_be_told_apart(make_run: Any) -> None:
+def test_a_name_of_several_rows_is_refused_and_can_be_distinguished(make_run: Any) -> None:
     runs = [make_run("a", config={"batch_norm": b}) for b in ("inductive", "transductive")]
     runs.append(make_run("b"))
     with pytest.raises(UsageError, match=r"'a' names 2 rows .*--batch-norm"):
@@ -127,19 +127,19 @@ def test_the_newest_version_counts_unless_one_is_named(make_run: Any) -> None:
 
 
 def test_a_further_metric_has_its_own_direction_and_no_ranks(make_run: Any) -> None:
-    def beside(value: float) -> dict[str, Any]:
+    def extra(value: float) -> dict[str, Any]:
         accuracy = {"value": 0.5, "n": 40, "unit": "fraction", "better": "higher"}
         asked = {"value": value, "n": 40, "unit": "queries", "better": "lower"}
         return {"accuracy": accuracy, "median_queries": asked}
 
-    runs = [make_run("a", metrics=beside(900)), make_run("b", metrics=beside(300))]
+    runs = [make_run("a", metrics=extra(900)), make_run("b", metrics=extra(300))]
     table = pivot(runs, want("a", "b"), [E1], Choice(metric="median_queries"))
     assert [cell(table, name).best for name in "ab"] == [False, True]
     assert table.average == (None, None)
     assert "average rank" not in pivot_markdown(table, command="x")
     assert not any("Average" in note for note in footnotes(table))
-    told = "median_queries (queries): each run's value over its test trials, mean over seeds"
-    assert footnotes(table)[0] == f"{told}, budget small."
+    reported = "median_queries (queries): each run's value over its test trials, mean over seeds"
+    assert footnotes(table)[0] == f"{reported}, budget small."
     with pytest.raises(UnknownName, match=r"metric 'no'.*accuracy, median_queries"):
         pivot(runs, want("a"), [E1], Choice(metric="no"))
 
@@ -149,7 +149,7 @@ def test_nothing_at_all_is_an_error(make_run: Any) -> None:
         pivot([make_run("a")], want("x"), [E1], Choice())
 
 
-def test_marks_and_few_seeds_stand_in_the_footnote(make_run: Any) -> None:
+def test_marks_and_few_seeds_are_in_the_footnote(make_run: Any) -> None:
     table = pivot([make_run("a", code__dirty=True, untuned=True)], want("a"), [E1], Choice())
     notes = " ".join(footnotes(table))
     assert f"dirty: a on {E1}." in notes
@@ -175,7 +175,7 @@ def test_cells_of_few_seeds_are_marked_where_others_have_enough(make_run: Any) -
     assert "‡" not in pivot_markdown(pivot(runs, want("firm"), [E1], Choice()), command="x")
 
 
-def test_a_mark_of_all_cells_is_told_once(make_run: Any) -> None:
+def test_a_mark_of_all_cells_is_reported_once(make_run: Any) -> None:
     runs = [make_run(name, untuned=True, code__dirty=name == "a") for name in "ab"]
     notes = footnotes(pivot(runs, want("a", "b"), [E1], Choice()))
     assert "untuned: all cells." in notes

@@ -38,7 +38,7 @@ def test_each_picture_is_drawn_once_and_alike(make_run: Any, tmp_path: Path) -> 
 
 
 def texts(path: Path) -> str:
-    """What stands in an SVG, which keeps each text in a comment beside its outline."""
+    """What is in an SVG, which keeps each text in a comment next to its outline."""
     return "\n".join(re.findall(r"<!-- (.*?) -->", path.read_text("utf-8"), re.DOTALL))
 
 
@@ -94,7 +94,7 @@ def test_trials_at_one_place_are_counted(make_run: Any, tmp_path: Path) -> None:
     path = tmp_path / "hits.svg"
     path.write_bytes(compare_picture(compare(runs, "a", "b"), "svg"))
     shown = texts(path).splitlines()
-    # Both hit, a alone, neither; a corner without a trial is told as well.
+    # Both hit, a alone, neither; a corner without a trial is reported as well.
     assert {"31", "6", "3"} <= set(shown)
     assert shown.count("0") == 3
     runs = [make_run("a", 0.1), make_run("b")]

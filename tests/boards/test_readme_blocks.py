@@ -19,7 +19,7 @@ def boards(make_run: Any) -> list[Any]:
     return build([make_run("worst"), make_run("best", 0.2), make_run("a|b", 0.1)])
 
 
-def test_the_best_rows_stand_between_the_marks_and_the_rest_stays(boards: list[Any]) -> None:
+def test_the_best_rows_are_between_the_marks_and_the_rest_stays(boards: list[Any]) -> None:
     text = filled(f"before\n{BEGIN}\nold\n{END}\nafter\n", boards)
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
@@ -31,13 +31,13 @@ def test_the_best_rows_stand_between_the_marks_and_the_rest_stays(boards: list[A
 
 
 def test_further_columns_hold_measures_and_what_papers_report(make_run: Any) -> None:
-    told = {"env": "glyphs-5way-1shot", "source": "S", "table": "T", "row": "R", "unit": "%"}
+    reported = {"env": "glyphs-5way-1shot", "source": "S", "table": "T", "row": "R", "unit": "%"}
     papers = [
-        Reported(**told, agent="a", metric="accuracy", value=61.0, batch_norm="inductive"),
-        Reported(**told, agent="a", metric="accuracy", value=63.0, ci95_half=0.5),
-        Reported(**told, agent="a", metric="accuracy", value=67.0, settings={"hull": 3}),
-        Reported(**told, agent="a", metric="top1_error_pct", value=40.0),
-        Reported(**told, agent=None, metric="accuracy", value=99.0),
+        Reported(**reported, agent="a", metric="accuracy", value=61.0, batch_norm="inductive"),
+        Reported(**reported, agent="a", metric="accuracy", value=63.0, ci95_half=0.5),
+        Reported(**reported, agent="a", metric="accuracy", value=67.0, settings={"hull": 3}),
+        Reported(**reported, agent="a", metric="top1_error_pct", value=40.0),
+        Reported(**reported, agent=None, metric="accuracy", value=99.0),
     ]
     error = {"value": 41.5, "ci95": None, "n": 40, "unit": "%", "better": "lower"}
     runs = [
@@ -67,7 +67,7 @@ def test_text_without_marks_is_left_alone(boards: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "told"),
+    ("text", "error", "reported"),
     [
         (BEGIN, UsageError, "isn't closed"),
         (f"{BEGIN}\n{BEGIN}\n{END}", UsageError, "isn't closed"),
@@ -80,9 +80,9 @@ def test_text_without_marks_is_left_alone(boards: list[Any]) -> None:
     ],
 )
 def test_what_cant_be_filled_is_refused(
-    boards: list[Any], text: str, error: type[Exception], told: str
+    boards: list[Any], text: str, error: type[Exception], reported: str
 ) -> None:
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=reported):
         filled(text, boards)
 
 

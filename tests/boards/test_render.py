@@ -51,7 +51,7 @@ def test_markdown_shows_scores_differences_and_papers(make_run: Any) -> None:
     assert text.index("Reported for") > text.index("## glyphs-5way-1shot-v1")
 
 
-def test_papers_stand_once_after_the_boards_of_their_env(make_run: Any) -> None:
+def test_papers_occur_once_after_the_boards_of_their_env(make_run: Any) -> None:
     text = to_markdown(build([make_run("a"), make_run("a", budget="paper")], papers()))
     assert text.count("## glyphs-5way-1shot-v1") == 2
     assert text.count("Reported for") == 1
@@ -92,9 +92,9 @@ def test_hostile_metrics_break_no_format(make_run: Any) -> None:
     boards = build(runs)
     header, first, second = csv.reader(io.StringIO(to_csv(boards)))
     assert len(header) == len(set(header)) == len(first) == len(second)
-    told = dict(zip(header, first, strict=True))
+    reported = dict(zip(header, first, strict=True))
     names = ("rank 2", "score 2", "score 2 2")
-    assert [told[name] for name in ("rank", *names)] == ["1", *["0.5"] * 3]
+    assert [reported[name] for name in ("rank", *names)] == ["1", *["0.5"] * 3]
     for name in header:
         for part in name.split(";"):
             assert not part.lstrip().startswith(("=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}"))
@@ -136,7 +136,7 @@ def test_csv_and_json_hold_numbers(make_run: Any) -> None:
     assert facts["protocol"] == {"trials": 40}
 
 
-def test_reported_numbers_of_another_metric_stand_under_its_name(make_run: Any) -> None:
+def test_reported_numbers_of_another_metric_are_under_its_name(make_run: Any) -> None:
     given = {"source": "S", "table": "T", "row": "R", "agent": "a", "env": "glyphs-5way-1shot"}
     error = Reported(**given, metric="top1_error_pct", value=61.7, unit="%", note="one run")
     boards = build([make_run("a")], [error])
@@ -146,7 +146,7 @@ def test_reported_numbers_of_another_metric_stand_under_its_name(make_run: Any) 
     assert "top1 error pct" in reported_text(boards[0])
 
 
-def test_tuning_trials_are_told_or_whose_choice_the_settings_are(make_run: Any) -> None:
+def test_tuning_trials_are_reported_or_whose_choice_the_settings_are(make_run: Any) -> None:
     searched = make_run("a", 0.2, tuning={"trials": 9, "cpu_s": 60.0})
     boards = build([searched, make_run("b", 0.1), make_run("c", untuned=True)])
     head, _, *rows = [
@@ -156,8 +156,8 @@ def test_tuning_trials_are_told_or_whose_choice_the_settings_are(make_run: Any) 
     ]
     place = head.index("tuning trials")
     assert [row[place] for row in rows] == ["9", "preset", "none"]
-    told = csv.DictReader(io.StringIO(to_csv(boards)))
-    assert [(r["tuned"], r["tuning_trials"]) for r in told] == [
+    reported = csv.DictReader(io.StringIO(to_csv(boards)))
+    assert [(r["tuned"], r["tuning_trials"]) for r in reported] == [
         ("yes", "9.0"),
         ("yes", ""),
         ("no", ""),
@@ -174,38 +174,38 @@ def test_rendering_hides_the_last_bits(make_run: Any) -> None:
 
 
 def test_further_metrics_track_and_cost_are_columns_of_their_own(make_run: Any) -> None:
-    beside = {
+    extra = {
         "accuracy": {"value": 0.9, "n": 40, "unit": "fraction", "better": "higher"},
         "few_accuracy": {"value": 0.25, "n": 40, "unit": "fraction", "better": "higher"},
         "nll": {"value": 1.5, "n": 40, "unit": "nats", "better": "lower"},
     }
     cost = {"gradient_equivalents": 1234.5}
-    records = [make_run("a", 0.1, metrics=beside, track="LT+dev", cost=cost), make_run("b")]
+    records = [make_run("a", 0.1, metrics=extra, track="LT+dev", cost=cost), make_run("b")]
     boards = build(records)
     head, _, row, other = (
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in to_markdown(boards).splitlines()
         if line.startswith("|")
     )
-    told = dict(zip(head, row, strict=True))
-    assert told["few accuracy (%)"] == "25.00"
-    assert told["nll (nats)"] == "1.5"
-    assert (told["track"], told["gradient-equivalents (F)"]) == ("LT+dev", "1,234")
+    reported = dict(zip(head, row, strict=True))
+    assert reported["few accuracy (%)"] == "25.00"
+    assert reported["nll (nats)"] == "1.5"
+    assert (reported["track"], reported["gradient-equivalents (F)"]) == ("LT+dev", "1,234")
     assert dict(zip(head, other, strict=True))["few accuracy (%)"] == ""
     (first, second) = csv.DictReader(io.StringIO(to_csv(boards)))
     assert (float(first["few_accuracy"]), second["few_accuracy"]) == (25.0, "")
     assert json.loads(to_json(boards))["boards"][0]["ranked"][0]["track"] == "LT+dev"
 
 
-def test_further_metrics_stand_in_natural_order_whoever_has_them_first(make_run: Any) -> None:
-    def beside(*names: str) -> dict[str, Any]:
+def test_further_metrics_are_in_natural_order_whoever_has_them_first(make_run: Any) -> None:
+    def extra(*names: str) -> dict[str, Any]:
         facts = {"value": 1.0, "n": 40, "unit": "L2", "better": "lower"}
         accuracy = {"value": 0.5, "n": 40, "unit": "fraction", "better": "higher"}
         return {"accuracy": accuracy} | dict.fromkeys(names, facts)
 
     runs = [
-        make_run("a", metrics=beside("l2_at_3000", "l2_at_100", "l2_at_1000")),
-        make_run("b", metrics=beside("l2_at_300", "8bit", "l2", "queries")),
+        make_run("a", metrics=extra("l2_at_3000", "l2_at_100", "l2_at_1000")),
+        make_run("b", metrics=extra("l2_at_300", "8bit", "l2", "queries")),
     ]
     want = ["8bit", "l2", "l2_at_100", "l2_at_300", "l2_at_1000", "l2_at_3000", "queries"]
     (board,) = build(runs)

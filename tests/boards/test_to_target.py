@@ -140,6 +140,6 @@ def test_processors_are_named_without_marks(make_run: Any) -> None:
     assert found.processors == ("AMD EPYC, a GPU", "Intel Xeon Processor")
 
 
-def test_the_text_leaves_out_images_that_nobody_counted() -> None:
+def test_the_text_leaves_out_images_that_no_one_counted() -> None:
     assert target_text(ToTarget(95, 12.34, None, 2, 3, ("x",))) == "12.3 s, 2 of 3 seeds, x"
     assert target_text(None) == ""

@@ -139,7 +139,7 @@ def test_a_file_that_changed_is_seen(
     path = next((two.root / "records").glob("omniglot*/*/*.json"))
     if way in ("board", "gone"):
         path = two.root / "boards" / "omniglot-5way-1shot-v1.json"
-    told, text = path.stat(), path.read_text()
+    reported, text = path.stat(), path.read_text()
     time.sleep(0.02)
     if way in ("remove", "gone"):
         path.unlink()
@@ -151,7 +151,7 @@ def test_a_file_that_changed_is_seen(
     else:
         path.write_text(text.replace('"omniglot', '"omnigl0t'))
     if way == "restore":
-        os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+        os.utime(path, ns=(reported.st_atime_ns, reported.st_mtime_ns))
     seen = made(two, monkeypatch)
     # Without its only record an environment has no board to build.
     assert seen == ([] if way in ("edit", "restore", "remove", "move") else [omniglot])

@@ -241,10 +241,10 @@ class FaultyVectorEnv(FewShotVectorEnv):
 
     @property
     def data(self):
-        told = dict(super().data)
+        reported = dict(super().data)
         if self._fault == "no fingerprint":
-            del told["fingerprint"]
-        return told
+            del reported["fingerprint"]
+        return reported
 
     def reset(self, *, seed=None, options=None):
         fault = self._fault

@@ -50,6 +50,6 @@ def test_flags_and_mixed_processors_are_shown(lazybench: Any, make_record: Any) 
     assert done.code == 0, done.err
     assert "still rising" in done.out
     assert "Mixed processors (another, " in done.out
-    told = json.loads(lazybench(*argv, "--json").out)
-    assert (told["left"]["flags"], told["right"]["flags"]) == (["still rising"], [])
-    assert len(told["processors"]) == 2
+    reported = json.loads(lazybench(*argv, "--json").out)
+    assert (reported["left"]["flags"], reported["right"]["flags"]) == (["still rising"], [])
+    assert len(reported["processors"]) == 2

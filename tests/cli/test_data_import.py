@@ -14,7 +14,7 @@ CLASSES, EACH = 24, 18
 
 @pytest.fixture
 def features(tmp_path: Path) -> Path:
-    """Clusters that can be told apart by their distance."""
+    """Clusters that can be distinguished by their distance."""
     rng = np.random.default_rng(0)
     middle = np.repeat(rng.normal(size=(CLASSES, 16)), EACH, axis=0)
     x = middle + 0.2 * rng.normal(size=middle.shape)

@@ -49,18 +49,18 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_record: Any) ->
 
 @pytest.fixture
 def doctor(lazybench: Any, places: Places, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function from options to exit code and what `--json` tells, without what is well."""
+    """A function from options to exit code and what `--json` reports, without what is well."""
     monkeypatch.setenv("LAZYBENCH_DATA", str(places.data))
 
     def run(*options: str) -> tuple[int, list[dict[str, Any]], list[str]]:
         folders = ("--out", str(places.store), "--runs", str(places.runs))
         done = lazybench("doctor", "--json", *folders, *options)
-        told = json.loads(done.out)
-        assert told["well"] is (done.code == 0)
-        wrong = [each for each in told["findings"] if each["state"] != "ok"]
+        reported = json.loads(done.out)
+        assert reported["well"] is (done.code == 0)
+        wrong = [each for each in reported["findings"] if each["state"] != "ok"]
         # Tests run from a checkout, installed or not.
         wrong = [each for each in wrong if each["area"] != "installation"]
-        return done.code, wrong, told["repaired"]
+        return done.code, wrong, reported["repaired"]
 
     return run
 
@@ -70,8 +70,8 @@ def checkpoint(folder: Path, content: bytes) -> None:
 
     folder.mkdir(parents=True)
     (folder / "tensors.safetensors").write_bytes(content)
-    told = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    write_json(folder / "manifest.json", {"tensors.safetensors": told})
+    reported = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    write_json(folder / "manifest.json", {"tensors.safetensors": reported})
 
 
 def all_files(root: Path) -> dict[str, bytes]:
@@ -138,7 +138,7 @@ def test_a_damaged_record_goes_and_its_boards_follow(doctor: Any, places: Places
     assert Store(places.store).records().skipped == []
 
 
-def test_a_board_that_was_edited_is_made_anew(doctor: Any, places: Places) -> None:
+def test_a_board_that_was_edited_is_regenerated(doctor: Any, places: Places) -> None:
     board = next((places.store / "boards").glob("*.md"))
     sound = board.read_bytes()
     board.write_bytes(sound.replace(b"reptile", b"mine"))
@@ -163,10 +163,10 @@ def test_checkpoints_and_logs_of_runs(doctor: Any, places: Places) -> None:
     log.write_bytes(damaged)
     code, wrong, _ = doctor()
     assert code == 3
-    told = {Path(each["subject"]).name: each["detail"] for each in wrong}
-    assert "tensors.safetensors is missing" in told["step-1"]
-    assert "doesn't match its sha256" in told["step-2"]
-    assert told["episodes.jsonl"].startswith("line 2 ")
+    reported = {Path(each["subject"]).name: each["detail"] for each in wrong}
+    assert "tensors.safetensors is missing" in reported["step-1"]
+    assert "doesn't match its sha256" in reported["step-2"]
+    assert reported["episodes.jsonl"].startswith("line 2 ")
     assert doctor("--repair")[:2] == (0, [])
     assert read_lines(log) == [{"first": 0, "scores": [0.5]}]
     (kept,) = (places.runs / "quarantine").iterdir()
@@ -175,7 +175,7 @@ def test_checkpoints_and_logs_of_runs(doctor: Any, places: Places) -> None:
     assert (kept / "reptile-x/ckpt/step-1/manifest.json").is_file()
 
 
-def test_a_torn_line_is_told_and_left_to_the_run(doctor: Any, places: Places) -> None:
+def test_a_torn_line_is_reported_and_left_to_the_run(doctor: Any, places: Places) -> None:
     log = places.runs / "reptile-x" / "episodes.jsonl"
     log.write_bytes(log.read_bytes()[:-5])
     before = log.read_bytes()
@@ -207,7 +207,7 @@ def test_a_run_at_work_is_left_alone(doctor: Any, places: Places) -> None:
     assert doctor()[0] == 3
 
 
-def test_what_killed_processes_left_is_put_aside_once_it_is_old(
+def test_what_killed_processes_left_is_quarantined_once_it_is_old(
     doctor: Any, places: Places
 ) -> None:
     record = next(places.store.glob("records/*/*"))
@@ -227,7 +227,7 @@ def test_what_killed_processes_left_is_put_aside_once_it_is_old(
     assert not any(path.exists() for path in left)
 
 
-def test_a_cache_entry_that_is_cut_is_prepared_anew(doctor: Any, places: Places) -> None:
+def test_a_cache_entry_that_is_cut_is_prepared_again(doctor: Any, places: Places) -> None:
     array = places.cache / "mine-1" / "x.npy"
     array.write_bytes(array.read_bytes()[:-8])
     code, (wrong,), _ = doctor()

@@ -66,7 +66,7 @@ def test_failed_record_has_nothing_to_draw(lazybench: Any, make_record: Any) -> 
     assert not Path("run.png").exists()
 
 
-def test_finished_run_is_drawn_and_an_unfinished_one_told(
+def test_finished_run_is_drawn_and_an_unfinished_one_reported(
     lazybench: Any, make_record: Any, drawn: list[Any]
 ) -> None:
     record = make_record("reptile")
@@ -80,8 +80,8 @@ def test_finished_run_is_drawn_and_an_unfinished_one_told(
     assert done.code == 2
     assert "has no record yet: it is interrupted" in done.err
     path = Store("elsewhere").publish(record)
-    told = {"status": "ok", "record": str(path.resolve())}
-    (folder / "done.json").write_text(json.dumps(told))
+    reported = {"status": "ok", "record": str(path.resolve())}
+    (folder / "done.json").write_text(json.dumps(reported))
     assert lazybench("show", "ababab", "--png", "run.png").code == 0
     assert "reptile on glyphs-5way-1shot" in drawn[0].get_suptitle()
 

@@ -24,7 +24,7 @@ def key(lazybench: Any) -> str:
     return str(json.loads(done.out)["key"])[:12]
 
 
-def test_a_run_is_judged_elsewhere_and_shown(lazybench: Any, key: str) -> None:
+def test_a_run_is_evaluated_elsewhere_and_shown(lazybench: Any, key: str) -> None:
     done = lazybench("evaluate", key, "--env", "sinusoid-10shot")
     assert done.code == 0
     assert done.out.startswith(f"Movable, trained on sinusoid-5shot {key} best (step")

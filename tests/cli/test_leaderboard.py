@@ -45,8 +45,8 @@ def test_a_printed_board_names_the_command_that_made_it(lazybench: Any, store: S
     command = f"lazybench leaderboard {' '.join(asked)} --format md"
     assert f"Made by `{command}` from 1 record." in done.out.splitlines()[0]
     lazybench("leaderboard", "--html", "page.html", "--budget", "paper")
-    told = "lazybench leaderboard --budget paper --html page.html"
-    assert f"Made by `{told}` from 1 record." in Path("page.html").read_text()
+    reported = "lazybench leaderboard --budget paper --html page.html"
+    assert f"Made by `{reported}` from 1 record." in Path("page.html").read_text()
 
 
 def test_budget_and_alias_filter(lazybench: Any, store: Store) -> None:

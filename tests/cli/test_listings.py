@@ -90,7 +90,7 @@ def test_show_agent_with_settings(lazybench: Any) -> None:
     assert "tiered-20way is glyphs-20way-5shot" in done.err
 
 
-def test_settings_that_budgets_share_stand_once(lazybench: Any) -> None:
+def test_settings_that_budgets_share_occur_once(lazybench: Any) -> None:
     found = json.loads(lazybench("show", "protonet", "-e", "glyphs-5way-1shot", "--json").out)
     settings = found["settings"]
     assert settings["every budget"]["backbone"] == "auto"
@@ -109,7 +109,7 @@ def test_show_agent_of_a_file(lazybench: Any) -> None:
     assert "My agent." in done.out
 
 
-def test_show_env_tells_spaces(lazybench: Any) -> None:
+def test_show_env_reports_spaces(lazybench: Any) -> None:
     found = json.loads(lazybench("show", "sinusoid-5shot", "--json").out)
     assert found["gymnasium_id"] == "lazybench/sinusoid-5shot-v1"
     assert found["spaces"]["observation"]["support_x"].startswith("float32 5x1")

@@ -23,11 +23,11 @@ FAMILIES = ("fewshot", "longtail", "attack")
 def test_a_package_is_written_whole(lazybench: Any, kind: str, family: str) -> None:
     done = lazybench("new", kind, "my_thing-two", "--family", family, "--json")
     assert done.code == 0, done.err
-    told = json.loads(done.out)
-    folder = Path(told["folder"])
+    reported = json.loads(done.out)
+    folder = Path(reported["folder"])
     assert folder == Path("my-thing-two")
     found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    assert found == told["files"]
+    assert found == reported["files"]
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     groups = {"agent": {"agents"}, "env": {"data", "envs"} - ({"data"} & {family})}[kind]
     if family == "attack" and kind == "env":
@@ -118,8 +118,8 @@ def test_a_plug_ins_life(kind: str, family: str, venv: Path, tmp_path: Path) -> 
         return call(venv, tmp_path, "-m", "lazybench", *words)
 
     name = f"mine_{kind}_{family}"
-    told = json.loads(lazybench("new", kind, name, "--family", family, "--json"))
-    package = tmp_path / told["folder"]
+    reported = json.loads(lazybench("new", kind, name, "--family", family, "--json"))
+    package = tmp_path / reported["folder"]
     call(
         *(venv, tmp_path, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"),
         *("--no-build-isolation", "-e", str(package)),
@@ -127,11 +127,11 @@ def test_a_plug_ins_life(kind: str, family: str, venv: Path, tmp_path: Path) -> 
     listed = json.loads(lazybench("list", f"{kind}s", "--json"))
     assert listed["broken"] == {}
     found = {each["id"]: each["origin"] for each in listed[f"{kind}s"]}
-    assert found[told["id"]] == package.name
-    assert "FAILED" not in lazybench("check", kind, told["id"])
-    agent = told["id"] if kind == "agent" else told["next"][2].split()[3]
-    run = ("run", "--agent", agent, "--env", told["env"], "--budget", "smoke", "--json", "-q")
+    assert found[reported["id"]] == package.name
+    assert "FAILED" not in lazybench("check", kind, reported["id"])
+    agent = reported["id"] if kind == "agent" else reported["next"][2].split()[3]
+    run = ("run", "--agent", agent, "--env", reported["env"], "--budget", "smoke", "--json", "-q")
     record = json.loads(lazybench(*run))
     assert (record["status"], record["agent"]["id"]) == ("ok", agent)
-    assert agent in lazybench("leaderboard", "--env", told["env"], "--budget", "smoke")
+    assert agent in lazybench("leaderboard", "--env", reported["env"], "--budget", "smoke")
     assert "passed" in call(venv, package, "-m", "pytest", "-q", "-p", "no:cacheprovider")

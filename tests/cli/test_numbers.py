@@ -20,7 +20,7 @@ WHOLE = (TWENTY_DIGITS, f"-{TWENTY_DIGITS}", "-1", "nan", "1e400", "2.5", "9" * 
 
 
 class Numeric(NamedTuple):
-    """An option that takes a number, of a command that gets what it needs beside it."""
+    """An option that takes a number, of a command that gets what it needs next to it."""
 
     command: tuple[str, ...]
     option: str
@@ -87,13 +87,13 @@ def test_numbers_out_of_range_are_refused(
     zero = ("0",) if each.least == 1 else ()
     for value in (*(FLOATS if each.kind is float else WHOLE), *zero):
         code = main([*each.command, f"{each.option}={value}", *each.needed])
-        told = capsys.readouterr()
-        said = f"{each} {value}: exit {code}, {told.err}"
+        reported = capsys.readouterr()
+        said = f"{each} {value}: exit {code}, {reported.err}"
         assert code == 2, said
         # `--memory-gib` is the request's memory: messages of requests name what Python calls it.
-        assert each.option.removeprefix("--").partition("-")[0] in told.err, said
-        assert "Traceback" not in told.err, said
-        assert told.out == "", said
+        assert each.option.removeprefix("--").partition("-")[0] in reported.err, said
+        assert "Traceback" not in reported.err, said
+        assert reported.out == "", said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -162,8 +162,8 @@ def test_so_are_those_that_are_typed_as_text(
     ):
         Path(f"{name}.toml").write_text(f'name = "mine"\n{cells}{more}')
     code = main(list(command))
-    told = capsys.readouterr()
-    assert code == 2, told.err
-    assert what in told.err
-    assert len(told.err) < 2000
-    assert "Traceback" not in told.err
+    reported = capsys.readouterr()
+    assert code == 2, reported.err
+    assert what in reported.err
+    assert len(reported.err) < 2000
+    assert "Traceback" not in reported.err

@@ -47,7 +47,7 @@ def reported(lazybench: Any) -> Path:
     return path
 
 
-def test_a_dry_run_tells_what_is_missing(lazybench: Any, reported: Path) -> None:
+def test_a_dry_run_reports_what_is_missing(lazybench: Any, reported: Path) -> None:
     done = lazybench("reproduce", "table6", "--dry-run", "--budget", "smoke")
     assert done.code == 0, done.err
     assert "not measured yet" in done.out
@@ -101,7 +101,7 @@ def test_what_isnt_a_file_is_no_page(lazybench: Any) -> None:
     assert (done.code, "--page goes with claims and validity" in done.err) == (2, True)
 
 
-def test_missing_cells_run_and_stand_beside(lazybench: Any, reported: Path) -> None:
+def test_missing_cells_run_and_are_shown(lazybench: Any, reported: Path) -> None:
     done = lazybench("reproduce", "table6", "--budget", "smoke", "--json", "--quiet")
     assert done.code == 3, "one cell's images are absent"
     chance, maml, other = json.loads(done.out)
@@ -149,5 +149,5 @@ def test_claims_are_printed_and_written(lazybench: Any, tmp_path: Path) -> None:
     page = Path("pages/claims.md").read_text("utf-8")
     assert "| 7 | Memory is flat" in page
     assert "see docs/cost.md" in page
-    told = json.loads(lazybench("reproduce", "claims", "--json", "--dry-run").out)
-    assert {each["verdict"] for each in told} == {"not tested"}
+    message = json.loads(lazybench("reproduce", "claims", "--json", "--dry-run").out)
+    assert {each["verdict"] for each in message} == {"not tested"}

@@ -78,7 +78,7 @@ def test_bad_options(lazybench: Any, requests: list[Any], options: list[str], me
         ((*BASE[1:], "--set", "inner_ler=1"), "Did you mean: inner_lr"),
     ],
 )
-def test_bad_names_are_told_by_the_real_harness(
+def test_bad_names_are_reported_by_the_real_harness(
     lazybench: Any, argv: tuple[str, ...], message: str
 ) -> None:
     done = lazybench("run", *argv)

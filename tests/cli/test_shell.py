@@ -124,17 +124,17 @@ def test_every_listing_has_json(lazybench: Any, words: tuple[str, ...]) -> None:
     assert json.loads(done.out) is not None
 
 
-def test_exit_codes_stand_in_the_help(lazybench: Any) -> None:
+def test_exit_codes_are_in_the_help(lazybench: Any) -> None:
     shown = lazybench("--help").out
     for line in EXIT_CODES:
         assert line in shown
-    told = {int(code) for code in re.findall(r"\d+", " ".join(EXIT_CODES))}
+    reported = {int(code) for code in re.findall(r"\d+", " ".join(EXIT_CODES))}
     raised = {
         error.exit_code
         for error in vars(errors).values()
         if isinstance(error, type) and issubclass(error, errors.LazybenchError)
     }
-    assert raised | {0, 130, 143} == told
+    assert raised | {0, 130, 143} == reported
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_commands_for_a_queue_keep_what_belongs_to_a_cell(lazybench: Any) -> Non
     assert "--device cuda --timeout-per-episode 5 " in done.out
 
 
-def test_the_help_tells_of_the_time_to_end_in(lazybench: Any) -> None:
+def test_the_help_mentions_the_time_to_end_in(lazybench: Any) -> None:
     assert f"it then has {GRACE_S:g} s to save a checkpoint" in " ".join(
         lazybench("sweep", "--help").out.split()
     )

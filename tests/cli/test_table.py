@@ -36,7 +36,7 @@ def test_formats(lazybench: Any, store: Store, form: str, shown: str) -> None:
         assert "Made by `lazybench table --agents" in done.out.splitlines()[0]
 
 
-def test_an_alias_is_resolved_and_told(lazybench: Any, store: Store) -> None:
+def test_an_alias_is_resolved_and_reported(lazybench: Any, store: Store) -> None:
     done = lazybench("table", "-a", "reptile", "-e", "tiered-5way-1shot")
     assert f"| {ENV} " in done.out.splitlines()[2]
     assert "tiered" in done.err

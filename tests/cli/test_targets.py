@@ -14,7 +14,7 @@ from lazybench.envs.targets.nets import Trained, names, read_nets
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """The trainings that are asked for; each answers at once, white boxes as trained before."""
+    """The trainings that are requested; each answers at once, white boxes as trained before."""
     calls: list[tuple[Any, ...]] = []
 
     def made(name: str, budget: str, seed: int) -> Trained:

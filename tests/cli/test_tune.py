@@ -12,5 +12,5 @@ def test_a_search_of_few_settings_says_how_many_there_were(lazybench: Any) -> No
     done = lazybench("tune", "protonet", *where, *what)
     assert done.code == 0, done.err
     assert sorted(len(tried["settings"]) for tried in json.loads(done.out)) == [0, 1]
-    told = "--trials 5 is more than the 2 distinct configurations of this search"
-    assert told in done.err
+    reported = "--trials 5 is more than the 2 distinct configurations of this search"
+    assert reported in done.err

@@ -31,13 +31,13 @@ def test_a_record_is_verified_by_its_key(lazybench: Any, key: str) -> None:
     )
     assert "unchecked: times, memory and machine\n" in done.out
     done = lazybench("verify", key, "--quiet", "--json", "--trials", "8")
-    told = json.loads(done.out)
-    assert (told["verdict"], told["verified"]) == ("reproduced", True)
-    assert (told["trials"], told["exact"]) == (8, True)
+    reported = json.loads(done.out)
+    assert (reported["verdict"], reported["verified"]) == ("reproduced", True)
+    assert (reported["trials"], reported["exact"]) == (8, True)
     # 12 of 40 are the fewest of which a sample of 8 holds one with 95 %.
-    assert told["finds"] == 12 / 40
-    done = lazybench("verify", key, "--quiet", "-n", "8", "--seed", str(told["seed"]))
-    assert f"--seed {told['seed']}" in done.out
+    assert reported["finds"] == 12 / 40
+    done = lazybench("verify", key, "--quiet", "-n", "8", "--seed", str(reported["seed"]))
+    assert f"--seed {reported['seed']}" in done.out
     assert (
         "if 30 % of its trials were forged, this sample would find one with 95 % probability"
         in done.out
@@ -78,24 +78,24 @@ def test_each_verdict_has_its_exit_code(lazybench: Any, key: str) -> None:
     }
 
 
-def test_an_audit_tells_both_scores(lazybench: Any, key: str) -> None:
+def test_an_audit_reports_both_scores(lazybench: Any, key: str) -> None:
     done = lazybench("audit", key, "--trials", "40", "--seed", "1", "--quiet")
     assert done.code == 0
     assert "fresh - stored: " in done.out
     assert done.out.rstrip().endswith("consistent")
-    told = json.loads(lazybench("audit", key, "--seed", "1", "--quiet", "--json").out)
-    assert (told["trials"], told["consistent"]) == (200, True)
-    assert told["stored"]["lo"] < told["stored"]["mean"] < told["stored"]["hi"]
+    reported = json.loads(lazybench("audit", key, "--seed", "1", "--quiet", "--json").out)
+    assert (reported["trials"], reported["consistent"]) == (200, True)
+    assert reported["stored"]["lo"] < reported["stored"]["mean"] < reported["stored"]["hi"]
 
 
 def test_trials_go_out_and_answers_come_back(lazybench: Any) -> None:
     done = lazybench("trials", ENV, "-b", "smoke", "--quiet")
     assert done.code == 0
     assert done.out.startswith(f"trials-{ENV}-smoke.npz: {ENV}")
-    told = json.loads(
+    reported = json.loads(
         lazybench("trials", ENV, "-b", "smoke", "--to", "t.jsonl", "--json", "--quiet").out
     )
-    np.save("p.npy", np.zeros(told["predictions"], np.float32))
+    np.save("p.npy", np.zeros(reported["predictions"], np.float32))
     asked = ("score", "p.npy", "--env", ENV, "--name", "zeros", "-b", "smoke")
     done = lazybench(*asked, "--quiet")
     assert done.code == 0
@@ -106,8 +106,8 @@ def test_trials_go_out_and_answers_come_back(lazybench: Any) -> None:
     assert "submitted" in done.out.partition("\n")[2]
     (record,) = Store("leaderboards").records()
     done = lazybench(*asked, "--quiet", "--json", "--set", "lr=0.1")
-    told = json.loads(done.out)
-    assert (told["kind"], told["config"]) == ("submitted", {"lr": 0.1})
+    reported = json.loads(done.out)
+    assert (reported["kind"], reported["config"]) == ("submitted", {"lr": 0.1})
     done = lazybench("verify", record.key12, "--quiet")
     assert done.code == 3
     assert "not reproducible here: " in done.out

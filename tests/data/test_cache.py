@@ -216,7 +216,7 @@ def test_an_entry_of_an_earlier_version_is_read(root: Path) -> None:
 def test_unwritable_cache_falls_back_to_memory_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Below a file nobody can write, not even root.
+    # Below a file no one can write, not even root.
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LAZYBENCH_CACHE", str(tmp_path / "file" / "cache"))
     build = Builder()
@@ -332,10 +332,10 @@ def test_a_folder_is_on_the_disk_before_and_after_it_has_its_place(
 
     def flushed(fd: int) -> None:
         fsync(fd)
-        told = os.fstat(fd)
+        reported = os.fstat(fd)
         names = {os.stat(path).st_ino: path.name for path in (tmp_path, *tmp_path.rglob("*"))}
-        name = names[told.st_ino]
-        done.append("new folder" if ".tmp-" in name else f"{name} {told.st_size}"[:6])
+        name = names[reported.st_ino]
+        done.append("new folder" if ".tmp-" in name else f"{name} {reported.st_size}"[:6])
 
     def renamed(old: Any, new: Any) -> None:
         replace(old, new)

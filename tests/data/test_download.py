@@ -113,15 +113,17 @@ def files_below(root: Path) -> list[str]:
 
 
 def test_files_come_whole_and_once(root: Path, server: Server, remotes: object) -> None:
-    heard: list[tuple[str, int, int]] = []
-    sure, bare = fetch("toy", progress=lambda *each: heard.append(each))
+    received: list[tuple[str, int, int]] = []
+    sure, bare = fetch("toy", progress=lambda *each: received.append(each))
     assert sure.path == root / "toy" / "raw" / "sure.bin"
     assert sure.path.read_bytes() == bare.path.read_bytes() == CONTENT
     assert (sure.md5, bare.md5) == (MD5, "")
     assert bare.sha256 == hashlib.sha256(CONTENT).hexdigest()
     assert (sure.fresh, sure.bytes) == (True, len(CONTENT))
     assert files_below(root) == ["toy/bare.bin", "toy/raw/sure.bin"]
-    of_sure = [done for file, done, total in heard if file == "sure.bin" and total == len(CONTENT)]
+    of_sure = [
+        done for file, done, total in received if file == "sure.bin" and total == len(CONTENT)
+    ]
     assert of_sure == sorted(of_sure)
     assert of_sure[-1] == len(CONTENT)
     assert len(of_sure) > 3

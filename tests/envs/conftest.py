@@ -78,7 +78,7 @@ def register_tiny() -> Iterator[Register]:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty data folder; what is prepared or trained goes to a fresh cache beside it."""
+    """Empty data folder; what is prepared or trained goes to a fresh cache next to it."""
     monkeypatch.setenv("LAZYBENCH_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "data"
     folder.mkdir()

@@ -88,7 +88,7 @@ for family, given in settings.items():
 
 
 def ends(code: str) -> None:
-    """Run code in a process of its own with four threads; fail where it doesn't end by itself."""
+    """Run code in a separate process with four threads; fail where it doesn't end by itself."""
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],

@@ -40,7 +40,7 @@ def test_same_step_gives_a_trial_at_every_step(kind: Any) -> None:
         shown, reward, done, _, info = envs.step(ZEROS)
         assert done.all()
         assert (reward < 0).all(), "judged"
-        # The observation is the next trial's; the one that was judged is kept beside it.
+        # The observation is the next trial's; the one that was evaluated is kept next to it.
         trials.append(info["trial"].tolist())
     assert trials == [[1, 101], [2, 102], [3, 103]]
     assert info["final_info"]["trial"].tolist() == [2, 102]
@@ -55,7 +55,7 @@ def test_next_step_spends_every_other_step_on_a_reset() -> None:
     assert [reward == [0.0, 0.0] for reward in rewards] == [False, True, False, True]
 
 
-def test_disabled_resets_the_rows_that_are_told() -> None:
+def test_disabled_resets_the_given_rows() -> None:
     envs = SyncVectorEnv([make, make], autoreset_mode=AutoresetMode.DISABLED)
     envs.reset(seed=[0, 100])
     _, _, done, _, _ = envs.step(ZEROS)

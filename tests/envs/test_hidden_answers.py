@@ -109,7 +109,7 @@ def test_no_label_of_a_stream_is_in_reach_before_the_end(split: str) -> None:
     for _ in range(hidden.batches - 1):
         observation, *rest = env.step(np.zeros(600, np.int64))
         held += [observation, rest]
-    # The dev set is handed out on train, but not where it is judged.
+    # The dev set is handed out on train, but not where it is evaluated.
     for answers in (by_image, as_shown, as_shown[:600]):
         assert leaks(answers, env, observation, *held) == []
     if hidden.batches > 1:

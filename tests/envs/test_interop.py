@@ -216,7 +216,7 @@ def test_targets_of_a_regression_stay_as_they_are() -> None:
     np.testing.assert_array_equal(env.reset(seed=0)[0]["query_y"], y)
 
 
-def test_the_policy_of_a_run_answers_as_it_was_judged(tmp_path: Any) -> None:
+def test_the_policy_of_a_run_answers_as_it_was_evaluated(tmp_path: Any) -> None:
     out, runs = tmp_path / "boards", tmp_path / "runs"
     record = lazybench.run(
         "lazy_maml",

@@ -71,7 +71,7 @@ def test_patterns(name: str, spec_id: str, note: str) -> None:
         "glyphs-5way-1shot ",
     ],
 )  # fmt: skip
-def test_other_names_are_nobodys(name: str) -> None:
+def test_other_names_are_refused_here(name: str) -> None:
     assert resolve(name, KNOWN) is None
 
 

@@ -44,7 +44,7 @@ reach = _walk().reach
 
 
 def held(part: Any) -> tuple[Span, list[str]]:
-    """The memory behind an array or tensor, and what it holds beside what it shows."""
+    """The memory behind an array or tensor, and what it holds next to what it shows."""
     wrong = []
     if isinstance(part, Tensor):
         storage = part.untyped_storage()
@@ -119,7 +119,7 @@ def answer(env: Any, observation: Mapping[str, Any]) -> Any:
         action = np.zeros(env.action_space.shape, env.action_space.dtype)
         return {"labels": action, "probs": _even(env)} if hasattr(env.task, "steps") else action
     rows = np.asarray(observation["x"])
-    # Brighter, so that many of them succeed and are judged.
+    # Brighter, so that many of them succeed and are evaluated.
     sent = np.minimum(rows + 0.9, 1).astype(np.float32)
     if hasattr(env, "num_envs"):
         return {"rows": sent[:, None], "mask": np.ones((len(sent), 1), bool)}

@@ -13,7 +13,7 @@ from lazybench.envs.picture import contact_sheet
 from lazybench.tasks import TaskShape
 
 
-def test_tiles_stand_where_they_belong() -> None:
+def test_tiles_are_where_they_belong() -> None:
     task = TaskShape(way=2, shot=2, query=3, instance=(1, 4, 5), dtype="uint8")
     support = np.arange(101, 105, dtype=np.uint8).repeat(20).reshape(4, 1, 4, 5)
     query = np.arange(11, 17, dtype=np.uint8).repeat(20).reshape(6, 1, 4, 5)
@@ -84,6 +84,6 @@ def test_hidden_points_of_a_function_are_not_drawn() -> None:
     env.reset(seed=0)
     picture = env.render()
     assert picture is not None
-    # Their inputs are known, their values aren't: none stands off the middle line.
+    # Their inputs are known, their values aren't: none is off the middle line.
     rows = np.nonzero((picture == (90, 110, 160)).all(axis=2))[0]
     assert len(set(rows.tolist())) <= 1

@@ -59,9 +59,9 @@ def child(
 
 
 def changes(under: str, act: Callable[[str], None]) -> None:
-    """Have `act` hear of every change below a folder, just before the system makes it.
+    """Have `act` receive every change below a folder, just before the system makes it.
 
-    Python tells its audit hooks of each opened, renamed and removed file: no code is replaced.
+    Python reports its audit hooks of each opened, renamed and removed file: no code is replaced.
     """
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -82,7 +82,7 @@ def changes(under: str, act: Callable[[str], None]) -> None:
 def list_changes(under: str, log: str) -> None:
     """Write a line for each change below a folder."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    changes(under, lambda told: os.write(file, f"{told}\n".encode()) and None)
+    changes(under, lambda reported: os.write(file, f"{reported}\n".encode()) and None)
 
 
 def die_at_change(under: str, number: int) -> None:
@@ -99,11 +99,11 @@ def die_at_change(under: str, number: int) -> None:
 
 def signal_at_change(under: str, beginning: str, number: int) -> None:
     """Send this process a signal just before a change that begins so, once."""
-    told: list[str] = []
+    reported: list[str] = []
 
     def act(change: str) -> None:
-        if change.startswith(beginning) and not told:
-            told.append(change)
+        if change.startswith(beginning) and not reported:
+            reported.append(change)
             os.kill(os.getpid(), number)
 
     changes(under, act)
@@ -113,7 +113,7 @@ def full_disk(size: int, *, deadly: bool = False) -> None:
     """Let no file grow beyond `size` bytes.
 
     A write past it is cut, as on a full disk, and the next fails; where it is to be deadly the
-    system kills the process amidst the write instead.
+    system kills the process during the write instead.
     """
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     if deadly:

@@ -45,7 +45,7 @@ class Growing(Steady):
 
 
 class Loop:
-    """Trains in a loop of its own that takes an hour."""
+    """Trains in its own training loop that takes an hour."""
 
     def fit(self, env, budget, rng):
         Path("begun").touch()
@@ -164,14 +164,14 @@ class Segfault(Killed):
 
 
 class Exits(Learner):
-    """Ends Python amidst an update, as if all were well."""
+    """Ends Python during an update, as if all were well."""
 
     def update(self, state, batch, rng):
         raise SystemExit
 
 
 class Interrupts(Learner):
-    """Raises what a Ctrl-C raises, though nobody pressed it."""
+    """Raises what a Ctrl-C raises, though no one pressed it."""
 
     def update(self, state, batch, rng):
         raise KeyboardInterrupt
@@ -217,9 +217,9 @@ class Overwrites(Learner):
         inner = super().policy(state)
 
         def answer(observation, memory=None):
-            told = inner(observation, memory)
+            reported = inner(observation, memory)
             spoil(observation)
-            return told
+            return reported
 
         return answer
 
@@ -329,13 +329,13 @@ class Overspends:
             x = observation["x"].clone().requires_grad_(True)
             rows = x.repeat(7, 1, 1, 1)
             owner = torch.arange(len(observation["x"])).repeat(7)
-            told = {
+            reported = {
                 name: bool(getattr(observation[name], "requires_grad", False))
                 for name in observation
             }
             with Path("told.jsonl").open("a") as file:
                 left = observation["left"].tolist()
-                print(json.dumps({"left": left, "gradients": any(told.values())}), file=file)
+                print(json.dumps({"left": left, "gradients": any(reported.values())}), file=file)
             return Queries(rows, owner), memory
 
         answer.vectorized = True

@@ -34,8 +34,8 @@ def whole_run(folder: Path, *flags: str, **surroundings: str) -> tuple[Record, s
 
 
 def test_a_killed_rank_is_restarted_and_the_record_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    cut, told = whole_run(tmp_path / "cut", "--max-restarts", "1", LAZYBENCH_TEST_KILL_RANK="1")
-    assert "resuming from the checkpoint at meta-iteration 4" in told
+    cut, reported = whole_run(tmp_path / "cut", "--max-restarts", "1", LAZYBENCH_TEST_KILL_RANK="1")
+    assert "resuming from the checkpoint at meta-iteration 4" in reported
     whole, _ = whole_run(tmp_path / "whole")
     assert cut.world_size == whole.world_size == 2
     assert cut.comparable() == whole.comparable()

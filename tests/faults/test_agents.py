@@ -123,7 +123,7 @@ def test_18_other_cells_go_on(here: Any) -> None:
 
 @pytest.mark.slow
 def test_19_an_agent_that_hangs(here: Any) -> None:
-    """It hears no signal and has a child that holds its output open."""
+    """It ignores every signal and has a child that holds its output open."""
     begin_s = time.monotonic()
     options = ("--timeout", "20", "--jobs", "2")
     rows = suite(here, f"{PLAYERS}:Hangs", f"{PLAYERS}:Steady", options=options)
@@ -231,18 +231,18 @@ def test_21_labels_are_not_shown() -> None:
 
 
 def test_22_global_randomness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
+    reported = []
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         for number in ("0", "7"):
             monkeypatch.setenv("LAZYBENCH_TEST_SEED", number)
-            told.append(canonical_json(play("Seeds", tmp_path / number).comparable()))
+            reported.append(canonical_json(play("Seeds", tmp_path / number).comparable()))
         steady = play("Steady", tmp_path / "steady")
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-    assert told[0] == told[1]
+    assert reported[0] == reported[1]
     assert scores(steady) == scores(play("Seeds", tmp_path / "0"))
 
 
@@ -255,7 +255,7 @@ def test_23_out_of_memory(here: Any) -> None:
 
 
 def test_23_out_of_memory_in_numpy(tmp_path: Path) -> None:
-    """Its MemoryError used to be told as `failed`."""
+    """Its MemoryError used to be recorded as `failed`."""
     assert play("NumpyHungry", tmp_path).status == "oom"
 
 
@@ -300,9 +300,9 @@ def test_25_more_queries_than_the_budget(here: Any) -> None:
     assert done.code == 0, done.err
     assert here.record.trials.columns["queries"].unpack().tolist() == [10] * 4
     assert here.record.cost.queries == 40
-    told = [json.loads(line) for line in (here.folder / "told.jsonl").read_text().splitlines()]
-    assert not any(line["gradients"] for line in told)
-    left = [line["left"][0] for line in told]
+    reported = [json.loads(line) for line in (here.folder / "told.jsonl").read_text().splitlines()]
+    assert not any(line["gradients"] for line in reported)
+    left = [line["left"][0] for line in reported]
     assert left[:2] == [10, 3], "copies are counted, row by row"
     assert min(left) >= 0
 

@@ -26,7 +26,7 @@ def able(done: Any) -> Any:
 
 
 def in_one_line(done: Any) -> str:
-    """The last line of stderr, where the error stands."""
+    """The last line of stderr, where the error is."""
     assert "Traceback" not in done.err
     line: str = done.err.splitlines()[-1]
     assert line.startswith("error: ")
@@ -36,10 +36,10 @@ def in_one_line(done: Any) -> str:
 def test_05_full_while_a_checkpoint_is_written(here: Any, reference: Callable[[str], Any]) -> None:
     done = here.play("Growing", prepare=partial(faultkit.full_disk, 24_000)).wait()
     assert done.code == 74
-    told = in_one_line(done)
-    assert "ckpt/step-4/tensors.safetensors" in told
-    assert "can't write 24" in told, "the bytes are told"
-    assert "earlier files are intact" in told
+    reported = in_one_line(done)
+    assert "ckpt/step-4/tensors.safetensors" in reported
+    assert "can't write 24" in reported, "the bytes are told"
+    assert "earlier files are intact" in reported
     assert checkpoint.read(here.run / "ckpt" / "step-2")["step"] == 2
     assert here.temporaries() == []
     assert not (here.folder / "store" / "records").exists(), "a full disk is no result"
@@ -64,7 +64,7 @@ def test_05_full_while_trials_are_written(here: Any, reference: Callable[[str], 
 
 
 def test_05_full_where_the_records_are(here: Any, reference: Callable[[str], Any]) -> None:
-    """A real disk of one page, which the record fits, but no board beside it."""
+    """A real disk of one page, which the record fits, but no board next to it."""
     small = partial(faultkit.small_disk, str(here.folder / "store"), 4096)
     done = able(here.play("Steady", prepare=small).wait())
     assert done.code == 74
@@ -76,14 +76,14 @@ def test_05_full_where_the_records_are(here: Any, reference: Callable[[str], Any
     assert here.result == reference("Steady")[0].result
 
 
-def test_05_checkpoints_that_will_not_fit_are_told_before_training(here: Any) -> None:
+def test_05_checkpoints_that_will_not_fit_are_reported_before_training(here: Any) -> None:
     small = partial(faultkit.small_disk, str(here.folder / "runs"), 4 << 20)
     done = able(here.play("Large", prepare=small).wait())
     assert done.code == 74
-    told = in_one_line(done)
-    assert "bytes, but the disk has" in told
-    assert "nothing was trained" in told
-    assert "--runs" in told
+    reported = in_one_line(done)
+    assert "bytes, but the disk has" in reported
+    assert "nothing was trained" in reported
+    assert "--runs" in reported
     assert "train:" not in done.err
 
 

@@ -118,8 +118,8 @@ def test_09_damaged_checkpoint(
     harm(stopped.run / "ckpt" / "step-4" / name)
     done = stopped.play("Steady").wait()
     assert_as_whole(stopped, reference, done)
-    (told,) = [line for line in done.err.splitlines() if "using an earlier one" in line]
-    assert "step-4" in told
+    (reported,) = [line for line in done.err.splitlines() if "using an earlier one" in line]
+    assert "step-4" in reported
     assert "resuming from the checkpoint at meta-iteration 2" in done.err
 
 
@@ -132,8 +132,8 @@ def test_09_no_sound_checkpoint_is_left(stopped: Any, reference: Callable[[str],
     assert "train: 0/6" in done.err
 
 
-def test_09_a_damaged_state_is_not_judged(here: Any, reference: Callable[[str], Any]) -> None:
-    """`evaluate` used to judge an earlier checkpoint in its place, in silence."""
+def test_09_a_damaged_state_is_not_evaluated(here: Any, reference: Callable[[str], Any]) -> None:
+    """`evaluate` used to evaluate an earlier checkpoint in its place, in silence."""
     shutil.copytree(reference("Steady")[0].folder / "runs", here.folder / "runs")
     flip(here.run / "ckpt" / "step-6" / "tensors.safetensors")
     done = here("evaluate", str(here.run), "--split", "val", "--runs", "runs")

@@ -22,7 +22,7 @@ SLOW = {"LAZYBENCH_TEST_PAUSE_S": "0.1", "LAZYBENCH_TEST_ANSWER_S": "0.02"}
 
 
 class Whole(NamedTuple):
-    """What a run that nobody disturbed came to, and what it changed on the disk, in order."""
+    """What a run that no one disturbed came to, and what it changed on the disk, in order."""
 
     result: str
     changes: list[str]
@@ -99,7 +99,9 @@ def killed_at(commands: Any, number: int, agent: str = "Steady") -> None:
 def test_02_sigkill_inside_a_checkpoint(here: Any, whole: Whole, change: str) -> None:
     event, _, place = change.partition(" ")
     number = next(
-        i for i, told in enumerate(whole.changes) if told.startswith(event) and place in told
+        i
+        for i, reported in enumerate(whole.changes)
+        if reported.startswith(event) and place in reported
     )
     killed_at(here, number)
     assert saved(here, 2)
@@ -124,10 +126,10 @@ def test_02_sigkill_before_every_change_on_the_disk(
 @pytest.mark.parametrize(
     "size", [pytest.param(5_000, marks=pytest.mark.slow), 24_000, 30_000], ids=lambda n: f"at-{n}"
 )
-def test_02_killed_by_the_system_amidst_a_write(
+def test_02_killed_by_the_system_during_a_write(
     here: Any, reference: Callable[[str], Any], size: int
 ) -> None:
-    """Half a file is on the disk, under a name that nobody reads."""
+    """Half a file is on the disk, under a name that no one reads."""
     undisturbed, _ = reference("Growing")
     limited = partial(faultkit.full_disk, size, deadly=True)
     assert here.play("Growing", prepare=limited).wait().code == -signal.SIGXFSZ
@@ -137,10 +139,12 @@ def test_02_killed_by_the_system_amidst_a_write(
     assert not torn.exists()
 
 
-def test_02_what_was_left_in_a_store_is_cleaned_once_nobody_can_be_at_it(
+def test_02_what_was_left_in_a_store_is_cleaned_once_no_one_can_be_at_it(
     here: Any, whole: Whole
 ) -> None:
-    number = next(i for i, told in enumerate(whole.changes) if told.startswith("os.link store"))
+    number = next(
+        i for i, reported in enumerate(whole.changes) if reported.startswith("os.link store")
+    )
     killed_at(here, number)
     (left,) = [path for path in here.temporaries() if "store" in path.parts]
     assert_same_again(here, whole)

@@ -52,7 +52,7 @@ def attack(place: Path) -> Any:
 
 
 def files_of(place: Path) -> list[str]:
-    """What lies below a folder: files and folders, and what comes and goes beside them."""
+    """What is below a folder: files and folders, and what comes and goes next to them."""
     return sorted(
         str(path.relative_to(place))
         for path in place.rglob("*")
@@ -134,7 +134,7 @@ def test_a_store_publishes_through_no_link(tmp_path: Path, depth: int) -> None:
 
 
 @pytest.mark.parametrize("what", ["folder", "pipe"])
-def test_what_has_the_locks_name_is_told_in_a_line(
+def test_what_has_the_locks_name_is_reported_in_a_line(
     tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path)

@@ -35,7 +35,7 @@ def install(site: Path, name: str, source: str) -> None:
     (info / "entry_points.txt").write_text(f"[lazybench.agents]\n{name} = lazybench_{name}:SPEC\n")
 
 
-def test_26_plug_ins_that_fail_stand_in_nobodys_way(tmp_path: Path) -> None:
+def test_26_plug_ins_that_fail_affect_no_others(tmp_path: Path) -> None:
     site, work = tmp_path / "site", tmp_path / "work"
     site.mkdir()
     work.mkdir()
@@ -55,14 +55,14 @@ def test_26_plug_ins_that_fail_stand_in_nobodys_way(tmp_path: Path) -> None:
 
     listed = lazybench("list", "agents")
     assert listed.returncode == 0
-    told = listed.stdout + listed.stderr
-    assert "plugged" in told
-    assert "reptile" in told
-    assert "RuntimeError: boom at import" in told
-    assert "pkg-clashes" in told, "a clash names both packages"
-    assert "registered twice: by lazybench" in told
-    assert "got int" in told
-    assert "Traceback" not in told
+    reported = listed.stdout + listed.stderr
+    assert "plugged" in reported
+    assert "reptile" in reported
+    assert "RuntimeError: boom at import" in reported
+    assert "pkg-clashes" in reported, "a clash names both packages"
+    assert "registered twice: by lazybench" in reported
+    assert "got int" in reported
+    assert "Traceback" not in reported
     unknown = lazybench("run", "-a", "pluged", "-e", "sinusoid-5shot")
     assert unknown.returncode == 2
     assert "Did you mean: plugged?" in unknown.stderr
@@ -71,7 +71,7 @@ def test_26_plug_ins_that_fail_stand_in_nobodys_way(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
 
 
-def test_26_beside_json_nothing_else_is_on_stdout(tmp_path: Path) -> None:
+def test_26_with_json_nothing_else_is_on_stdout(tmp_path: Path) -> None:
     """Plug-ins and users' agents may print, write to the descriptor, and print from C."""
     site = tmp_path / "site"
     site.mkdir()

@@ -17,9 +17,9 @@ def test_14_two_processes_at_one_run(here: Any) -> None:
     running.until(lambda: list(here.folder.glob("runs/*/ckpt")))
     other = here.play("Steady").wait()
     assert other.code == 75
-    told = other.err.splitlines()[-1]
-    assert "another process is executing this run" in told
-    assert f"process {running.process.pid} on" in told
+    reported = other.err.splitlines()[-1]
+    assert "another process is executing this run" in reported
+    assert f"process {running.process.pid} on" in reported
     assert running.wait().code == 0
     assert here.record.status == "ok"
     assert not (here.run / "lock.json").exists()

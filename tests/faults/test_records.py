@@ -107,9 +107,9 @@ def test_29_records_of_another_schema_or_env_version(here: Any) -> None:
     assert here("leaderboard", "--write", "--out", "store").code == 0
     done = here("leaderboard", "--out", "store")
     assert done.code == 0
-    told = done.out + done.err
-    assert "not a record of schema 1: schema" in told
-    assert "000000000000.json" in told
+    reported = done.out + done.err
+    assert "not a record of schema 1: schema" in reported
+    assert "000000000000.json" in reported
     names = sorted(each.name for each in (here.folder / "store" / "boards").glob("*.json"))
     assert names == ["sinusoid-5shot-v0.json", "sinusoid-5shot-v1.json"]
     for name in names:
@@ -191,19 +191,19 @@ def test_31_hostile_names(here: Any, name: str) -> None:
 
 
 def test_33_the_same_seed_twice_and_on_other_threads(commands: Callable[..., Any]) -> None:
-    told = []
+    reported = []
     for threads in ("1", "1", "3"):
-        here = commands(f"n{len(told)}")
+        here = commands(f"n{len(reported)}")
         argv = ("run", "-a", "reptile", "-e", "sinusoid-5shot", "--out", "store", "--runs", "runs")
         more = ("-b", "smoke", "--set", "iterations=4", "--limit", "16", "--threads", threads)
         assert here(*argv, *more).code == 0
-        told.append(here.result)
-    assert told[0] == told[1] == told[2]
+        reported.append(here.result)
+    assert reported[0] == reported[1] == reported[2]
 
 
 @pytest.mark.slow
-def test_33_one_cell_after_the_other_and_side_by_side(commands: Callable[..., Any]) -> None:
-    told = []
+def test_33_one_cell_after_the_other_and_in_parallel(commands: Callable[..., Any]) -> None:
+    reported = []
     for jobs in ("1", "3"):
         here = commands(f"jobs-{jobs}")
         (here.folder / "mine.toml").write_text(
@@ -213,6 +213,6 @@ def test_33_one_cell_after_the_other_and_side_by_side(commands: Callable[..., An
         done = here("sweep", "mine.toml", "--out", "store", "--runs", "runs", "--jobs", jobs, "-q")
         assert done.code == 0, done
         records = Store(here.folder / "store").records()
-        told.append([canonical_json(record.comparable()) for record in records])
-    assert len(told[0]) >= 3
-    assert told[0] == told[1]
+        reported.append([canonical_json(record.comparable()) for record in records])
+    assert len(reported[0]) >= 3
+    assert reported[0] == reported[1]

@@ -82,7 +82,7 @@ def on_terminal(folder: Path, columns: int, *argv: str, **env: str) -> tuple[int
         stdin=theirs, stdout=theirs, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)
-    told = b""
+    reported = b""
     while True:
         try:
             part = os.read(ours, 1 << 16)
@@ -90,9 +90,9 @@ def on_terminal(folder: Path, columns: int, *argv: str, **env: str) -> tuple[int
             break
         if not part:
             break
-        told += part
+        reported += part
     os.close(ours)
-    return child.wait(), told.decode()
+    return child.wait(), reported.decode()
 
 
 @pytest.mark.parametrize(
@@ -105,14 +105,14 @@ def on_terminal(folder: Path, columns: int, *argv: str, **env: str) -> tuple[int
     ],
 )
 def test_32_a_terminal(tmp_path: Path, columns: int, env: dict[str, str]) -> None:
-    code, told = on_terminal(tmp_path, columns, *RUN, **env)
-    assert code == 0, told
-    assert "Traceback" not in told
+    code, reported = on_terminal(tmp_path, columns, *RUN, **env)
+    assert code == 0, reported
+    assert "Traceback" not in reported
     assert len(list(tmp_path.glob("store/records/*/*/*.json"))) == 1
     if env.get("TERM") == "dumb":
-        assert "\x1b" not in told
+        assert "\x1b" not in reported
     if "NO_COLOR" in env:
-        assert "\x1b[3" not in told.replace("\x1b[3m", ""), "no colours"
+        assert "\x1b[3" not in reported.replace("\x1b[3m", ""), "no colours"
 
 
 @pytest.mark.parametrize(

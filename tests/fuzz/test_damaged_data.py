@@ -46,9 +46,9 @@ def tar_of(members: Mapping[str, bytes], mode: str = "w:gz") -> bytes:
     held = io.BytesIO()
     with tarfile.open(fileobj=held, mode=mode) as file:  # type: ignore[call-overload]
         for name, data in members.items():
-            told = tarfile.TarInfo(name)
-            told.size = len(data)
-            file.addfile(told, io.BytesIO(data))
+            reported = tarfile.TarInfo(name)
+            reported.size = len(data)
+            file.addfile(reported, io.BytesIO(data))
     return held.getvalue()
 
 
@@ -133,7 +133,7 @@ def user_npz(folder: Path) -> Sample:
 
 
 def labels_as(name: str, text: bytes) -> Callable[[Path], Sample]:
-    """Images with their labels in a file beside them."""
+    """Images with their labels in a file next to them."""
 
     def make(folder: Path) -> Sample:
         attacked(folder)

@@ -32,9 +32,9 @@ def zip_of(*members: tuple[zipfile.ZipInfo | str, bytes]) -> bytes:
 
 
 def link() -> zipfile.ZipInfo:
-    told = zipfile.ZipInfo("passwd")
-    told.external_attr = 0o120777 << 16
-    return told
+    reported = zipfile.ZipInfo("passwd")
+    reported.external_attr = 0o120777 << 16
+    return reported
 
 
 def bomb(member: str) -> bytes:
@@ -62,9 +62,9 @@ def array_head(kind: str, shape: tuple[int, ...], version: int = 1) -> bytes:
 
 def tar_head(name: str, size: int, kind: bytes) -> bytes:
     """The head of a tar member that says what it likes."""
-    told = tarfile.TarInfo(name)
-    told.size, told.type = size, kind
-    return told.tobuf(tarfile.GNU_FORMAT)
+    reported = tarfile.TarInfo(name)
+    reported.size, reported.type = size, kind
+    return reported.tobuf(tarfile.GNU_FORMAT)
 
 
 def idx(*shape: int) -> bytes:

@@ -129,7 +129,7 @@ def test_each_steps_graph_is_freed_before_the_next_one(quadratic: Any) -> None:
     assert trail.end["w"].requires_grad
 
 
-def test_unused_parameters_stand_still(quadratic: Any) -> None:
+def test_unused_parameters_stay(quadratic: Any) -> None:
     def only_b(phi: Params) -> Tensor:
         return phi["b"].square().sum()
 

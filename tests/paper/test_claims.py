@@ -56,7 +56,7 @@ def runs(make_run: Any, shift: float, seeds: int = 3, **changes: Any) -> list[An
 
 
 @pytest.mark.parametrize(
-    ("claim", "shift", "seeds", "told"),
+    ("claim", "shift", "seeds", "message"),
     [
         (HELPS, 0.1, 3, "confirmed"),
         (HELPS, -0.1, 3, "refuted"),
@@ -66,9 +66,9 @@ def runs(make_run: Any, shift: float, seeds: int = 3, **changes: Any) -> list[An
         (ALIKE, 0.0, 3, "confirmed"),
     ],
 )
-def test_verdicts(make_run: Any, claim: Claim, shift: float, seeds: int, told: str) -> None:
+def test_verdicts(make_run: Any, claim: Claim, shift: float, seeds: int, message: str) -> None:
     (found,) = contrast_results(claim, runs(make_run, shift, seeds))
-    assert found.verdict == told
+    assert found.verdict == message
     assert found.difference.mean == pytest.approx(100 * shift, abs=1)
     assert (found.place, found.budget, found.seeds) == (ENV, "small", seeds)
     assert len(found.keys) == 2 * seeds
@@ -94,7 +94,7 @@ def test_a_wider_interval_says_no_more(
 
 
 @pytest.mark.parametrize(
-    ("lo", "hi", "told"),
+    ("lo", "hi", "message"),
     [
         (0.05, 0.95, "confirmed"),
         (0.05, 1.05, "undecided"),
@@ -106,9 +106,9 @@ def test_a_wider_interval_says_no_more(
     ],
 )
 def test_alike_lies_within_the_bounds_and_its_contrary_beyond(
-    lo: float, hi: float, told: str
+    lo: float, hi: float, message: str
 ) -> None:
-    assert decided("alike", Difference((lo + hi) / 2, lo, hi, 0.0)) == told
+    assert decided("alike", Difference((lo + hi) / 2, lo, hi, 0.0)) == message
 
 
 @given(
@@ -123,10 +123,10 @@ def test_the_p_of_alike_belongs_to_the_interval(
 ) -> None:
     estimate = Estimate(mean, Parts(seeds**2, seeds_df, trials**2, trials_df))
     half = estimate.parts.half(0.95)
-    told = decided("alike", Difference(mean, mean - half, mean + half, 0.0))
+    message = decided("alike", Difference(mean, mean - half, mean + half, 0.0))
     p = alike_p(estimate)
     if abs(p - 0.05) > 1e-6:
-        assert (told == "undecided") == (p > 0.05)
+        assert (message == "undecided") == (p > 0.05)
 
 
 def test_the_p_of_alike_is_that_of_two_one_sided_tests() -> None:
@@ -166,7 +166,7 @@ def _printed(agent: str, value: float | None, **changes: Any) -> Reported:
     return Reported(source="S", table="T", row="R", agent=agent, value=value, **given)
 
 
-def test_the_papers_difference_stands_beside_ours_where_it_prints_both(make_run: Any) -> None:
+def test_the_papers_difference_is_next_to_ours_where_it_prints_both(make_run: Any) -> None:
     ours = runs(make_run, 0.1)
     papers = [_printed("a", 60.0), _printed("b", 70.0)]
     (found,) = contrast_results(HELPS, ours, papers)

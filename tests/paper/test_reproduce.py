@@ -30,11 +30,11 @@ def metrics(value: float, **more: float) -> dict[str, Any]:
 def test_seeds_are_averaged_with_the_boards_interval(make_run: Any) -> None:
     plain = [make_run("a", seed=seed) for seed in range(3)]
     scores = [record.trials.scores_array() for record in plain]
-    told = [
+    reported = [
         make_run("a", seed=seed, metrics=metrics(float(each.mean())))
         for seed, each in enumerate(scores)
     ]
-    (line,) = paper_vs_measured([paper()], told, "small")
+    (line,) = paper_vs_measured([paper()], reported, "small")
     assert line.measured is not None
     summary = over_seeds(scores)
     assert line.measured.value == pytest.approx(100 * summary.mean)
@@ -49,11 +49,11 @@ def test_seeds_are_averaged_with_the_boards_interval(make_run: Any) -> None:
 
 def test_the_interval_of_shares_stays_within_them(make_run: Any) -> None:
     """Seeds that disagree widely have a t interval that passes 0 and 100 %."""
-    told = [
+    reported = [
         make_run("a", seed=seed, metrics=metrics(level), scores=np.full(40, level))
         for seed, level in enumerate((0.01, 0.99))
     ]
-    (line,) = paper_vs_measured([paper()], told, "small")
+    (line,) = paper_vs_measured([paper()], reported, "small")
     assert line.measured is not None
     assert (line.measured.lo, line.measured.hi) == (0.0, 100.0)
 
@@ -118,7 +118,7 @@ def test_a_full_run_has_the_papers_protocol(make_run: Any) -> None:
     assert (line.same_protocol, line.note) == (False, "a subset of the data")
 
 
-def test_metrics_beside_the_headline(make_run: Any) -> None:
+def test_metrics_besides_the_headline(make_run: Any) -> None:
     mean = float(make_run("a").trials.scores_array().mean())
     run = make_run("a", metrics=metrics(mean, top1_error_pct=61.5))
     drawn, wrong, absent = paper_vs_measured(
@@ -148,7 +148,7 @@ def test_why_nothing_was_measured_and_what_the_figure_prints_all_the_same(make_r
     assert line.note == "not measured: images absent: not found; " + drawn.note
     (line,) = paper_vs_measured([drawn], [], "small")
     assert line.note == "not measured yet; " + drawn.note
-    # What stands was measured elsewhere, whatever keeps the cell from running here.
+    # The number was measured elsewhere, whatever keeps the cell from running here.
     mean = float(make_run("a").trials.scores_array().mean())
     (line,) = paper_vs_measured([drawn], [make_run("a", metrics=metrics(mean))], "small", why)
     assert line.measured is not None

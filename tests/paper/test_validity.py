@@ -126,5 +126,5 @@ def test_the_page_has_the_numbers_and_says_where_there_are_none(make_run: Any) -
     turned = [0.2, 0.16, 0.12, 0.08, 0.04, 0.0]
     other = {"env__id": "cifarfs-5way-1shot", "data__name": "cifarfs"}
     page = validity_page(agreements(records + runs(make_run, turned, **other)))
-    told = "+0.00 over all pairs; -1.00 with cifarfs-5way-1shot, small, +1.00 with omniglot"
-    assert f"Median tau: {told}" in page
+    reported = "+0.00 over all pairs; -1.00 with cifarfs-5way-1shot, small, +1.00 with omniglot"
+    assert f"Median tau: {reported}" in page

@@ -151,8 +151,8 @@ def test_finetune_has_as_much_compute_at_test(make_run: Any, batch: int, met: bo
     sides += _side(make_run, "b", 0.05, **tasks)
     sides += _side(make_run, "finetune", -0.3, **tasks, config={**config, "test_batch": batch})
     sides += _side(make_run, "nearest_pixel", -0.3, **tasks)
-    told = f"`finetune` takes 40 image-gradients a trial on {ENV} at small, a takes 100"
-    assert _why(baselines, sides) == (None if met else told)
+    message = f"`finetune` takes 40 image-gradients a trial on {ENV} at small, a takes 100"
+    assert _why(baselines, sides) == (None if met else message)
 
 
 # 2
@@ -179,7 +179,7 @@ def test_on_long_tails_the_papers_errors_count(make_run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("times", "by", "told"),
+    ("times", "by", "message"),
     [
         (4, 0.04, None),
         (3.9, 0.04, None),
@@ -188,12 +188,12 @@ def test_on_long_tails_the_papers_errors_count(make_run: Any) -> None:
     ],
 )
 def test_without_a_number_the_control_is_compared_with_itself(
-    make_run: Any, times: float, by: float, told: str | None
+    make_run: Any, times: float, by: float, message: str | None
 ) -> None:
     more = {"overrides": {"image_gradients": 1}, "config": {"image_gradients": 1}}
     longer = _side(make_run, "a", by, cost={"image_gradients": int(1000 * times)}, **more)
     why = _why(control, _world(make_run) + longer, reported=())
-    assert why is None if told is None else told in (why or "")
+    assert why is None if message is None else message in (why or "")
 
 
 def test_other_versions_of_the_control_say_nothing(make_run: Any) -> None:
@@ -220,9 +220,9 @@ def _longer(make_run: Any, shift: float, times: float = 2, count: int = 5) -> li
 
 
 def test_nine_validations_are_needed(make_run: Any) -> None:
-    told = f"a has only 8 validations on {ENV} at small, a plateau needs 9"
+    message = f"a has only 8 validations on {ENV} at small, a plateau needs 9"
     records = _side(make_run, "a", 0.0, curve=FLAT[:8]) + _side(make_run, "b", 0.05)
-    assert _why(levelled, records) == told
+    assert _why(levelled, records) == message
     records = _side(make_run, "b", 0.05, curve=FLAT[:1]) + _side(make_run, "a", 0.0)
     assert "b has only 1 validation on" in (_why(levelled, records) or "")
 
@@ -241,7 +241,7 @@ def test_a_falling_rate_needs_runs_of_another_length(make_run: Any, falling: Any
 
 
 @pytest.mark.parametrize(
-    ("shift", "times", "count", "told"),
+    ("shift", "times", "count", "message"),
     [
         (0.05, 2, 5, None),
         (0.03, 2, 5, None),
@@ -257,12 +257,12 @@ def test_a_falling_rate_needs_runs_of_another_length(make_run: Any, falling: Any
     ],
 )
 def test_twice_the_training_has_the_verdict_and_half_the_difference(
-    make_run: Any, shift: float, times: float, count: int, told: str | None
+    make_run: Any, shift: float, times: float, count: int, message: str | None
 ) -> None:
     falling = {"anneal": "linear"}
     records = _side(make_run, "a", 0.0, config=falling) + _side(make_run, "b", 0.05, config=falling)
     why = _why(levelled, records + _longer(make_run, shift, times, count))
-    assert why is None if told is None else told in (why or ""), why
+    assert why is None if message is None else message in (why or ""), why
 
 
 def test_alike_at_both_lengths_may_differ_in_size(make_run: Any) -> None:
@@ -283,8 +283,8 @@ def test_effort_is_the_mean_over_seeds_where_all_are_known(make_run: Any) -> Non
 
 def test_both_sides_need_a_search_of_the_same_tasks(make_run: Any) -> None:
     records = _world(make_run)
-    told = f"no search of the settings of b for {ENV} at small"
-    assert _why(tuning, records, searches=[_search("a")]) == told
+    message = f"no search of the settings of b for {ENV} at small"
+    assert _why(tuning, records, searches=[_search("a")]) == message
     assert _why(tuning, records, searches=[_search("a"), _search("b", env="glyphs-20way-5shot")])
     both = [_search(name, env="omniglot-5way-1shot") for name in "ab"]
     assert _why(tuning, records, searches=both) is None
@@ -315,8 +315,8 @@ def test_lazy_sides_need_both_readings(make_run: Any) -> None:
     records = _readings(make_run, 0.05, 0.05)
     assert _why(tuning, records, CLAIM) is None
     alone = [record for record in records if record.config.get("leap_on") != "phi"]
-    told = f"no `lazy_reptile (leap_on=phi)` row on {ENV} at small"
-    assert _why(tuning, alone, CLAIM) == told
+    message = f"no `lazy_reptile (leap_on=phi)` row on {ENV} at small"
+    assert _why(tuning, alone, CLAIM) == message
 
 
 # 5
@@ -363,11 +363,11 @@ def test_a_trapped_control_is_competent_on_other_tasks(make_run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "told"), [(1, "1 seed a side"), (2, "2 seeds a side"), (3, None)]
+    ("count", "message"), [(1, "1 seed a side"), (2, "2 seeds a side"), (3, None)]
 )
-def test_three_seeds_a_side(make_run: Any, count: int, told: str | None) -> None:
+def test_three_seeds_a_side(make_run: Any, count: int, message: str | None) -> None:
     why = _why(seeds, _world(make_run, count=count))
-    assert why is None if told is None else told in (why or "")
+    assert why is None if message is None else message in (why or "")
 
 
 def test_each_pair_ran_on_one_processor(make_run: Any) -> None:
@@ -404,7 +404,7 @@ def _everywhere(make_run: Any, *shifts: float, **changes: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("shifts", "count", "told"),
+    ("shifts", "count", "message"),
     [
         ((0.05, 0.06, 0.055), 5, "confirmed"),
         ((0.05, 0.06, 0.055), 4, "provisional: confirmed"),
@@ -418,10 +418,10 @@ def _everywhere(make_run: Any, *shifts: float, **changes: Any) -> list[Any]:
     ],
 )
 def test_the_mean_over_boards_decides_and_contradictions_mix(
-    make_run: Any, shifts: tuple[float, ...], count: int, told: str
+    make_run: Any, shifts: tuple[float, ...], count: int, message: str
 ) -> None:
     (found,) = verdicts([PLAIN], _evidence(_everywhere(make_run, *shifts, count=count)))
-    assert found.text == told
+    assert found.text == message
     (mean,) = found.means
     assert mean.results == len(shifts)
     assert mean.difference.mean == pytest.approx(100 * np.mean(shifts), abs=0.5)
@@ -447,7 +447,7 @@ def test_results_that_fail_a_point_count_for_nothing(make_run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("theta", "phi", "told"),
+    ("theta", "phi", "message"),
     [
         (0.05, 0.05, "confirmed"),
         (0.05, -0.05, "mixed"),
@@ -456,10 +456,10 @@ def test_results_that_fail_a_point_count_for_nothing(make_run: Any) -> None:
     ],
 )
 def test_a_verdict_holds_under_both_readings(
-    make_run: Any, theta: float, phi: float, told: str
+    make_run: Any, theta: float, phi: float, message: str
 ) -> None:
     (found,) = verdicts([CLAIM], _evidence(_readings(make_run, theta, phi)))
-    assert found.text == told
+    assert found.text == message
     assert [mean.reading for mean in found.means] == ["theta", "phi"]
 
 
@@ -498,9 +498,9 @@ def test_the_mean_is_corrected_too(make_run: Any) -> None:
 
 
 def test_alike_is_refuted_only_wholly_outside_the_bounds(make_run: Any) -> None:
-    for shift, told in ((0.001, "confirmed"), (0.01, "undecided"), (0.05, "refuted")):
+    for shift, message in ((0.001, "confirmed"), (0.01, "undecided"), (0.05, "refuted")):
         (found,) = verdicts([ALIKE], _evidence(_world(make_run, shift)))
-        assert found.word == told, shift
+        assert found.word == message, shift
 
 
 def test_the_reported_size_is_excluded_only_after_points_1_to_5(make_run: Any) -> None:

@@ -84,22 +84,22 @@ def test_the_ledger_holds_whatever_is_asked(
     for call in calls:
         before = len(model.asked)
         rows = torch.tensor([pixels for _, pixels in call]).reshape(len(call), 1, 2, 2)
-        told = box.query(rows, np.array([owner for owner, _ in call], np.int64))
+        reported = box.query(rows, np.array([owner for owner, _ in call], np.int64))
         served = 0
         for place, (owner, _) in enumerate(call):
             fits = not done[owner] and paid[owner] < budget
-            assert bool(told.served[place]) is fits
+            assert bool(reported.served[place]) is fits
             paid[owner] += fits
             served += fits
             if not fits:
-                assert not told.hit[place]
-                assert told.labels[place] == -1
-                assert not told.scores[place].any()
+                assert not reported.hit[place]
+                assert reported.labels[place] == -1
+                assert not reported.scores[place].any()
         assert len(model.asked) - before == served, "what isn't paid isn't sent"
-        assert told.scores.shape[1] == (3 if access == "scores" else 0)
+        assert reported.scores.shape[1] == (3 if access == "scores" else 0)
         assert box.ledger.queries.tolist() == paid
-        assert told.left.tolist() == [budget - each for each in paid]
-        done = told.done.tolist()
+        assert reported.left.tolist() == [budget - each for each in paid]
+        done = reported.done.tolist()
         assert all(done[i] for i in range(IMAGES) if paid[i] == budget)
     assert len(model.asked) == sum(paid)
     assert all(0 <= pixel <= 1 for pixels in model.asked for pixel in pixels)

@@ -159,14 +159,14 @@ def test_no_field_of_a_record_is_forgotten_here() -> None:
 @LIKE_CI
 @given(
     moved=st.lists(st.sampled_from(sorted(MOVES)), unique=True, max_size=4),
-    beside=st.lists(st.sampled_from(sorted(STAYS)), unique=True, max_size=6),
+    extra=st.lists(st.sampled_from(sorted(STAYS)), unique=True, max_size=6),
 )
 def test_the_key_is_made_of_what_moves_a_score_alone(
-    record_fields: Callable[..., dict[str, Any]], moved: list[str], beside: list[str]
+    record_fields: Callable[..., dict[str, Any]], moved: list[str], extra: list[str]
 ) -> None:
     moves = {name: MOVES[name] for name in moved}
     plain = Record.keyed(**record_fields(**moves))
-    other = Record.keyed(**record_fields(**moves, **{name: STAYS[name] for name in beside}))
+    other = Record.keyed(**record_fields(**moves, **{name: STAYS[name] for name in extra}))
     assert plain.key == other.key
     seen = {plain.key}
     for name in MOVES.keys() - moves.keys():

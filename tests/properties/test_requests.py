@@ -33,7 +33,7 @@ OTHER: dict[str, st.SearchStrategy[Any]] = {
 
 
 def read(values: dict[str, Any]) -> tuple[Any, ...]:
-    """What is asked for, as it is understood: `3` typed on a command line is the number."""
+    """What is requested, as it is understood: `3` typed on a command line is the number."""
     overrides = {name: str(value) for name, value in values["overrides"].items()}
     return tuple(str(overrides if name == "overrides" else values[name]) for name in OTHER)
 

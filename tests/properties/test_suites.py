@@ -105,7 +105,7 @@ def as_toml(value: Any) -> str:
     ),
     junk=JUNK,
 )
-def test_what_is_no_suite_is_told_in_a_line(
+def test_what_is_no_suite_is_reported_in_a_line(
     tmp_path_factory: pytest.TempPathFactory, suite: dict[str, Any], place: str, junk: Any
 ) -> None:
     suite["cells"][0] = suite["cells"][0] | {place: junk}

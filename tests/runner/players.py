@@ -109,7 +109,7 @@ class Picky(Learner):
 
 
 class Whole:
-    """Trains in a loop of its own: remembers the mean of all targets it has seen."""
+    """Trains in its own training loop: remembers the mean of all targets it has seen."""
 
     def fit(self, env, budget, rng):
         targets = [env.reset()[0]["support_y"] for _ in range(5)]
@@ -138,7 +138,7 @@ class Settings(BaseModel):
 
 
 class Movable(Learner):
-    """Offers all that an agent may: one fit for two judgements, given weights, other tasks."""
+    """Offers all that an agent may: one fit for two evaluations, given weights, other tasks."""
 
     Config = Settings
     EVAL_ONLY = ("shift",)
@@ -232,7 +232,7 @@ class InPlace(Steady):
 
 
 class Spoils:
-    """A tracker that changes what it is told."""
+    """A tracker that changes its arguments."""
 
     def begin(self, run):
         run.clear()

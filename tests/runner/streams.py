@@ -77,7 +77,7 @@ class Learner:
 
 
 class Movable(Learner):
-    """Tells of its network and can be judged again; its tasks aren't few-shot ones."""
+    """Describes its network and can be evaluated again; its tasks aren't few-shot ones."""
 
     def init(self, env, rng):
         return {**super().init(env, rng), "task": {"classes": env.task.classes}}

@@ -36,7 +36,7 @@ def raises(): raise KeyError("no server")
 
 
 class Notes:
-    """A watch that keeps what it is told."""
+    """A watch that keeps its arguments."""
 
     def __init__(self):
         self.kept = []
@@ -56,19 +56,19 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def heard():
+def received():
     return [json.loads(line) for line in Path("heard.jsonl").read_text().splitlines()]
 
 
 def run(tracker=None, agent=AGENT, **options):
-    told = {} if tracker is None else {"tracker": tracker}
-    return lazybench.run(agent, "sinusoid-5shot", budget="smoke", **told, **options)
+    reported = {} if tracker is None else {"tracker": tracker}
+    return lazybench.run(agent, "sinusoid-5shot", budget="smoke", **reported, **options)
 
 
-def test_a_tracker_hears_of_all_that_happens():
+def test_a_tracker_receives_all_that_happens():
     record = run(make_tracker("mine.py:ToAFile", Path("runs")))
-    told = heard()
-    kind, begun = told[0]
+    reported = received()
+    kind, begun = reported[0]
     assert kind == "begin"
     assert begun == {
         "agent": "Learner",
@@ -81,40 +81,40 @@ def test_a_tracker_hears_of_all_that_happens():
         "step": 0,
     }
     assert Path(begun["folder"], "config.json").is_file()
-    assert [each[1] for each in told if each[0] == "log"] == [1, 2, 3, 4, 5, 6]
-    assert told[1][2] == {"loss": 1.0}
-    judged = [each[1:] for each in told if each[0] == "evaluated"]
-    assert [(step, split) for step, split, _ in judged] == [
+    assert [each[1] for each in reported if each[0] == "log"] == [1, 2, 3, 4, 5, 6]
+    assert reported[1][2] == {"loss": 1.0}
+    evaluated = [each[1:] for each in reported if each[0] == "evaluated"]
+    assert [(step, split) for step, split, _ in evaluated] == [
         (2, "val"),
         (4, "val"),
         (6, "val"),
         (record.checkpoint.step, "test"),
     ]
-    assert judged[-1][2] == {"mse": record.metrics["mse"].value}
-    assert told[-1] == ["end", "ok"]
+    assert evaluated[-1][2] == {"mse": record.metrics["mse"].value}
+    assert reported[-1] == ["end", "ok"]
     # A run that is done begins no more.
     run(make_tracker("mine.py:ToAFile", Path("runs")))
-    assert heard() == told
+    assert received() == reported
 
 
 @pytest.mark.parametrize("method", ["begin", "log", "evaluated", "end"])
-def test_a_failing_tracker_is_told_of_once_and_harms_nothing(method):
+def test_a_failing_tracker_is_reported_once_and_disabled(method):
     plain = run(out="plain", runs="plain-runs")
     notes = Notes()
     broken = make_tracker("mine.py:ToAFile", Path("runs"))
     broken.broken = method
     tracked = run(broken, watch=notes)
-    told = [note for note in notes.kept if "tracker" in note]
-    assert told == [
+    reported = [note for note in notes.kept if "tracker" in note]
+    assert reported == [
         "the tracker failed and is now disabled (RuntimeError: no more space); the run "
         "continues, and its record isn't affected"
     ]
     assert tracked.comparable() == plain.comparable()
 
 
-def test_an_unhappy_end_is_heard_too():
+def test_an_unhappy_end_is_received_too():
     run(make_tracker("mine.py:ToAFile", Path("runs")), agent=f"{PLAYERS}:Diverges")
-    assert heard()[-1] == ["end", "diverged"]
+    assert received()[-1] == ["end", "diverged"]
 
 
 @pytest.mark.parametrize(

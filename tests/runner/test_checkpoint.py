@@ -44,7 +44,7 @@ def test_tensors_of_any_layout_come_back(tmp_path) -> None:
     assert found[1]["images"].stride() == images.stride()
 
 
-def test_a_fresh_checkpoint_stays_beside_later_damaged_ones(tmp_path) -> None:
+def test_a_fresh_checkpoint_stays_before_later_damaged_ones(tmp_path) -> None:
     for step in (100, 200):
         checkpoint.save(tmp_path, step, {"n": step})
         (tmp_path / f"step-{step}" / "state.json").write_bytes(b"{}")
@@ -55,7 +55,7 @@ def test_a_fresh_checkpoint_stays_beside_later_damaged_ones(tmp_path) -> None:
     assert checkpoint.load(tmp_path) is None
 
 
-def test_a_checkpoint_of_another_version_is_told() -> None:
+def test_a_checkpoint_of_another_version_is_reported() -> None:
     assert Progress.of(Progress(step=3).tree()).step == 3
     older = Progress(step=3).tree()
     del older["peak_gpu_memory_bytes"]  # which older versions didn't measure

@@ -60,13 +60,13 @@ def test_the_same_name_with_other_scores_is_refused(tmp_path):
         (lambda o: nearest(o).float(), {}, ContractError, "labels must be integers"),
     ],
 )
-def test_bad_policies_are_told_what_is_wrong(policy, options, error, words):
+def test_bad_policies_are_refused_with_what_is_wrong(policy, options, error, words):
     settings = {"name": "mine", "budget": "smoke", "limit": 8, **options}
     with pytest.raises(error, match=words):
         lazybench.evaluate(policy, "glyphs-5way-1shot", **settings)
 
 
-def test_a_store_that_cannot_be_written_is_told_before_judging(tmp_path):
+def test_a_store_that_cannot_be_written_is_reported_before_evaluation(tmp_path):
     (tmp_path / "file").write_text("")
 
     def never(observation):
@@ -109,7 +109,7 @@ class Uneven(gymnasium.vector.VectorEnv):
             # As an environment does whose finished rows begin another trial by themselves.
             info |= {f"_{name}": np.ones(3, np.bool_) for name in ("score", "extra")}
         elif self.masked == "early":
-            # The last row tells nothing in its last step; what it told before stays.
+            # The last row reports nothing in its last step; what it returned before stays.
             info |= {f"_{name}": np.full(3, self.at < 3) for name in ("score", "extra")}
         return {"x": torch.zeros(3)}, np.zeros(3), done, np.zeros(3, np.bool_), info
 
@@ -138,14 +138,14 @@ def test_trials_past_the_last_are_thrown_away():
     assert [block.columns["extra"].tolist() for block in blocks] == [[1, 2, 3], [1]]
 
 
-def test_the_headline_metric_is_what_the_environment_tells():
+def test_the_headline_metric_is_what_the_environment_reports():
     scores = np.array([0.0, 1.0])
     assert Evaluation(0, scores, scores, 0.0, 0.0, {"accuracy": 0.9}).score("accuracy") == 0.9
     assert Evaluation(0, scores, scores, 0.0, 0.0).score("accuracy") == 0.5
 
 
 @pytest.mark.parametrize("name", ["split", "backend", "device", "num_envs", "render_mode", "shot"])
-def test_a_plan_sets_nothing_of_what_is_judged(name):
+def test_a_plan_sets_nothing_of_what_is_evaluated(name):
     spec = resolve_env("glyphs-5way-1shot")[0]
     with pytest.raises(ContractError, match=f"plan can't set '{name}'"):
         open_training(spec, Plan(updates=1, env={name: "test"}))

@@ -28,7 +28,7 @@ def play(folder, agent="Movable", **more):
 
 
 @pytest.mark.parametrize("first", ["default", "other"])
-def test_two_judgements_are_two_records_of_one_fit(tmp_path, first):
+def test_two_evaluations_are_two_records_of_one_fit(tmp_path, first):
     settings = {"default": {}, "other": {"shift": 2.0}}
     order = ["default", "other"] if first == "default" else ["other", "default"]
     made = {name: play(tmp_path, settings=settings[name]) for name in order}
@@ -40,23 +40,23 @@ def test_two_judgements_are_two_records_of_one_fit(tmp_path, first):
     assert default.cost.train_wall_s == other.cost.train_wall_s
     moved = answers(other) - answers(default)
     assert moved == pytest.approx(2.0, abs=1e-5)
-    heard: list[str] = []
+    received: list[str] = []
     silent = Callback()
-    silent.note = heard.append
+    silent.note = received.append
     play(tmp_path, settings={"shift": 3.0}, watch=silent)
-    assert heard == ["training is complete (6 updates): nothing is trained again"]
+    assert received == ["training is complete (6 updates): nothing is trained again"]
     (run,) = list_runs(tmp_path / "runs")
     assert (run.status, run.key12) == ("ok", default.key12)
-    # Each stands by itself: asked for again, neither is judged anew.
+    # Each is a separate record: requested again, neither is evaluated again.
     assert play(tmp_path, settings=settings["other"]).started == other.started
 
 
-def test_a_forced_judgement_trains_again_and_agrees(tmp_path):
+def test_a_forced_evaluation_trains_again_and_agrees(tmp_path):
     made = play(tmp_path, settings={"shift": 2.0})
     assert play(tmp_path, settings={"shift": 2.0}, force=True).comparable() == made.comparable()
 
 
-def test_a_record_tells_the_network(tmp_path):
+def test_a_record_reports_the_network(tmp_path):
     network = play(tmp_path).network
     assert (network.name, network.parameters, network.weights) == ("three-numbers", 3, "fresh")
     assert play(tmp_path, "Learner").network is None
@@ -90,7 +90,7 @@ def test_training_starts_from_another_run(tmp_path):
         ("Learner", "nowhere", UsageError, "can't start from given weights"),
     ],
 )
-def test_weights_that_cannot_be_had_are_told_before_anything_is_written(
+def test_weights_that_cannot_be_had_are_reported_before_anything_is_written(
     tmp_path, agent, init, error, message
 ):
     with pytest.raises(error, match=message):

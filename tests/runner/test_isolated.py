@@ -161,9 +161,9 @@ def test_a_policy_that_hangs_is_stopped_with_its_process(tmp_path: Path, agents:
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
     (child,) = children.read_text().split()
     run.send_signal(signal.SIGINT)
-    told = run.communicate(timeout=60)[1]
-    assert run.returncode == 130, told
-    assert "interrupted at test trial 0" in told
+    reported = run.communicate(timeout=60)[1]
+    assert run.returncode == 130, reported
+    assert "interrupted at test trial 0" in reported
     assert not Path(f"/proc/{child}").exists()
     late = subprocess.run(
         [*command, "--timeout-per-episode", "0.2"], capture_output=True, text=True, timeout=240
@@ -210,7 +210,7 @@ def test_who_can_have_no_process_of_its_own(tmp_path: Path) -> None:
         def fit(self, env: Any, budget: str, rng: Any) -> Any:
             raise AssertionError("trained in vain")
 
-    with pytest.raises(UsageError, match="has a loop of its own, whose policy can't be sent"):
+    with pytest.raises(UsageError, match="has its own training loop, so its policy can't be sent"):
         play(tmp_path, Whole, isolated=True)
     names: dict[str, Any] = {"__name__": "nowhere"}
     exec(compile(AGENTS, "<prompt>", "exec"), names)

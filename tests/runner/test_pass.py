@@ -61,7 +61,7 @@ def test_a_pass_gives_every_trials_score_and_the_environments_own_metric(tmp_pat
 
 
 @pytest.mark.parametrize("silent", [False], indirect=True)
-def test_a_judged_pass_is_not_judged_again(tmp_path, env):
+def test_an_evaluated_pass_is_not_evaluated_again(tmp_path, env):
     first = play(tmp_path, env)
     next((tmp_path / "store").rglob("records/**/*.json")).unlink()
     for done in (tmp_path / "runs").rglob("done.json"):
@@ -78,7 +78,7 @@ def test_a_pass_has_no_limit(tmp_path, env):
 
 
 @pytest.mark.parametrize("silent", [False], indirect=True)
-def test_a_run_is_judged_again_by_the_network_that_it_told_of(tmp_path, env):
+def test_a_run_is_evaluated_again_by_the_network_that_it_described(tmp_path, env):
     made = play(tmp_path, env, "Movable")
     request = TransferRequest(made.key12, out=tmp_path / "store", runs=tmp_path / "runs")
     again = transfer(request).record
@@ -90,7 +90,7 @@ def test_a_run_is_judged_again_by_the_network_that_it_told_of(tmp_path, env):
 
 
 @pytest.mark.parametrize("silent", [True], indirect=True)
-def test_an_environment_that_tells_nothing_fails_the_run(tmp_path, env):
+def test_an_environment_that_reveals_nothing_fails_the_run(tmp_path, env):
     record = play(tmp_path, env)
     assert record.status == "failed"
     assert "missing: accuracy, correct, predictions" in record.reason

@@ -75,7 +75,7 @@ def test_settings_and_attributes_are_part_of_the_key(tmp_path: Path) -> None:
         play(tmp_path, kind(), settings={"value": 2.0})
 
 
-def test_an_instance_is_copied_and_told_by_plain_attributes(tmp_path: Path) -> None:
+def test_an_instance_is_copied_and_reported_by_plain_attributes(tmp_path: Path) -> None:
     class Counts:
         def __init__(self) -> None:
             self.calls = 0
@@ -139,7 +139,7 @@ def test_the_package_s_own_classes_go_by_id(tmp_path: Path) -> None:
         play(tmp_path, user_code.load("lazybench.agents.fewshot.gradient:GradientAgent"))
 
 
-def test_a_script_s_own_class_runs_and_is_judged_again_from_its_file(tmp_path: Path) -> None:
+def test_a_script_s_own_class_runs_and_is_evaluated_again_from_its_file(tmp_path: Path) -> None:
     script = SOURCE + (
         "\nif __name__ == '__main__':\n    import lazybench\n"
         f"    r = lazybench.run(Zeros, '{ENV}', budget='smoke', out='s', runs='r')\n"
@@ -193,7 +193,7 @@ def test_bad_arguments_of_run_are_refused_before_anything_is_made(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_where_runs_should_be_is_told_before_the_store_is_made(tmp_path: Path) -> None:
+def test_a_file_where_runs_should_be_is_reported_before_the_store_is_made(tmp_path: Path) -> None:
     (tmp_path / "r").write_text("")
     with pytest.raises(LazybenchError, match="r is a file"):
         play(tmp_path, "chance", runs=tmp_path / "r")
@@ -273,7 +273,7 @@ def _stream() -> Any:
 
 
 def _found(findings: Any) -> None:
-    """Raise what a check found, which tells of errors without raising them."""
+    """Raise what a check found, which reports errors without raising them."""
     for finding in findings:
         if not finding.ok:
             raise UsageError(finding.detail)
@@ -281,6 +281,6 @@ def _found(findings: Any) -> None:
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_bad_arguments_in_python_are_a_line(tmp_path: Path, call: Any) -> None:
-    with pytest.raises(LazybenchError) as told:
+    with pytest.raises(LazybenchError) as reported:
         call(tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)

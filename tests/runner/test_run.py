@@ -116,10 +116,10 @@ def test_an_agent_with_a_loop_of_its_own(tmp_path):
     assert record.metrics["mse"].n == 40
 
 
-def test_diagnostics_stand_in_the_record(tmp_path):
-    told = play(tmp_path, "Talks").diagnostics
-    assert told["seen"] == 6
-    assert len(told["w"]) == 3
+def test_diagnostics_are_in_the_record(tmp_path):
+    reported = play(tmp_path, "Talks").diagnostics
+    assert reported["seen"] == 6
+    assert len(reported["w"]) == 3
 
 
 def test_a_run_leaves_torch_as_it_was(tmp_path):
@@ -196,7 +196,7 @@ def test_two_processes_cannot_be_at_one_run(tmp_path):
         ({"agent": "Lerner"}, UsageError, "Did you mean: Learner?"),
     ],
 )
-def test_bad_requests_are_told_before_anything_is_written(tmp_path, change, error, words):
+def test_bad_requests_are_reported_before_anything_is_written(tmp_path, change, error, words):
     if "cuda" in words:
         import torch
 
@@ -235,7 +235,7 @@ def test_a_floor_stays_a_floor(tmp_path):
         )
 
 
-def test_shots_that_the_data_cannot_serve_are_told_first(tmp_path):
+def test_shots_that_the_data_cannot_serve_are_reported_first(tmp_path):
     with pytest.raises(UsageError, match=r"shots \+ queries must be at most 20.*got 20 \+ 1"):
         lazybench.run(
             "reptile",
@@ -280,7 +280,7 @@ def test_settings_of_a_registered_agent_reach_its_config(tmp_path):
         AGENTS.forget("two_steps")
 
 
-def test_parameters_that_overflow_at_the_last_update_are_told(tmp_path):
+def test_parameters_that_overflow_at_the_last_update_are_reported(tmp_path):
     settings = {"iterations": 1, "outer_lr": 1e300, "inner_steps": 1}
     folders = {"out": tmp_path / "o", "runs": tmp_path / "r"}
     record = lazybench.run("reptile", ENV, budget="smoke", settings=settings, **folders)
@@ -330,12 +330,12 @@ def attention(tmp_path_factory):
 def test_second_order_agents_train_attention(attention, env, agent, settings):
     spec = resolve_env(env)[0]
     agent = make(agent, spec, "smoke", {"backbone": f"{attention}:Net", **settings}).agent
-    judged = open_env(spec, 1, "val")
-    plan = agent.plan(judged.task)
+    evaluated = open_env(spec, 1, "val")
+    plan = agent.plan(evaluated.task)
     train = open_env(spec, min(plan.meta_batch, 2), "train", **plan.env)
     train.reset(seed=0)
     batch, _ = train.reset(options={"trials": np.arange(train.num_envs)})
-    state = agent.init(judged, Rng(0).at("init"))
+    state = agent.init(evaluated, Rng(0).at("init"))
     with training_passes():
         after, logs = agent.update(state, batch, Rng(0).at("update", 0))
     assert math.isfinite(logs["loss"])

@@ -51,7 +51,7 @@ class Peeks:
 
 
 class Fits:
-    """A loop of its own over all episodes that it can have."""
+    """Its own training loop over all episodes that it can have."""
 
     families = ("longtail",)
 

@@ -20,13 +20,13 @@ def play(folder, agent="Movable", **more):
     return lazybench.run(f"{PLAYERS}:{agent}", ENV, **options)
 
 
-def judge(folder, run, **more):
+def evaluate(folder, run, **more):
     return transfer(TransferRequest(run=run, out=folder / "store", runs=folder / "runs", **more))
 
 
-def test_another_environment_gives_a_record_that_tells_where_it_was_trained(tmp_path):
+def test_another_environment_gives_a_record_that_reports_where_it_was_trained(tmp_path):
     made = play(tmp_path)
-    record = judge(tmp_path, made.key12, env=OTHER).record
+    record = evaluate(tmp_path, made.key12, env=OTHER).record
     assert record.env.id == OTHER
     assert record.trained_on == f"{ENV} {made.key12} best (step {made.checkpoint.step})"
     assert record.fit == made.key
@@ -42,34 +42,34 @@ def test_another_environment_gives_a_record_that_tells_where_it_was_trained(tmp_
 
 def test_the_same_environment_gives_the_scores_of_the_run(tmp_path):
     made = play(tmp_path)
-    again = judge(tmp_path, str(next((tmp_path / "runs").iterdir()))).record
+    again = evaluate(tmp_path, str(next((tmp_path / "runs").iterdir()))).record
     assert (again.trials.scores_array() == made.trials.scores_array()).all()
     assert again.key != made.key
 
 
-def test_steps_and_settings_of_judging_can_be_chosen(tmp_path):
+def test_steps_and_settings_of_evaluation_can_be_chosen(tmp_path):
     made = play(tmp_path)
-    best = judge(tmp_path, made.key12).metric.value
-    last = judge(tmp_path, made.key12, step="last")
+    best = evaluate(tmp_path, made.key12).metric.value
+    last = evaluate(tmp_path, made.key12, step="last")
     assert "last (step 6)" in last.trained_on
-    assert judge(tmp_path, made.key12, step="4").record.checkpoint.step == 4
-    shifted = judge(tmp_path, made.key12, overrides={"test_shift": 3.0}).record
+    assert evaluate(tmp_path, made.key12, step="4").record.checkpoint.step == 4
+    shifted = evaluate(tmp_path, made.key12, overrides={"test_shift": 3.0}).record
     assert shifted.metrics["mse"].value != best
     assert shifted.overrides == {"test_shift": 3.0}
 
 
-def test_a_record_has_the_overrides_of_the_run_and_of_judging(tmp_path):
+def test_a_record_has_the_overrides_of_the_run_and_of_evaluation(tmp_path):
     made = play(tmp_path, settings={"updates": 4})
-    assert judge(tmp_path, made.key12).record.overrides == {"updates": 4}
-    shifted = judge(tmp_path, made.key12, overrides={"test_shift": 3.0}).record
+    assert evaluate(tmp_path, made.key12).record.overrides == {"updates": 4}
+    shifted = evaluate(tmp_path, made.key12, overrides={"test_shift": 3.0}).record
     assert shifted.overrides == {"updates": 4, "test_shift": 3.0}
 
 
 def test_other_splits_give_numbers_and_no_record(tmp_path):
     made = play(tmp_path)
     for split in ("val", "train"):
-        judged = judge(tmp_path, made.key12, split=split, limit=8)
-        assert (judged.record, judged.metric.n, judged.split) == (None, 8, split)
+        evaluated = evaluate(tmp_path, made.key12, split=split, limit=8)
+        assert (evaluated.record, evaluated.metric.n, evaluated.split) == (None, 8, split)
     assert len(lazybench.load_records(out=tmp_path / "store")) == 1
 
 
@@ -85,16 +85,16 @@ def test_other_splits_give_numbers_and_no_record(tmp_path):
         ({"limit": 0}, UsageError, "limit must be at least 1"),
     ],
 )
-def test_what_cannot_be_judged_is_told(tmp_path, request_, error, message):
+def test_what_cannot_be_evaluated_is_reported(tmp_path, request_, error, message):
     made = play(tmp_path)
     with pytest.raises(error, match=message):
-        judge(tmp_path, **{"run": made.key12, **request_})
+        evaluate(tmp_path, **{"run": made.key12, **request_})
 
 
 def test_an_agent_without_the_method_is_refused(tmp_path):
     made = play(tmp_path, "Learner")
     with pytest.raises(UsageError, match="no method transfer"):
-        judge(tmp_path, made.key12, env=OTHER)
+        evaluate(tmp_path, made.key12, env=OTHER)
 
 
 def test_an_agent_whose_source_changed_is_refused(tmp_path):
@@ -104,7 +104,7 @@ def test_an_agent_whose_source_changed_is_refused(tmp_path):
     made = lazybench.run(f"{file}:Movable", ENV, **options)
     file.write_text(PLAYERS.read_text() + "\n# changed\n")
     with pytest.raises(UsageError, match="has changed since this run"):
-        judge(tmp_path, made.key12)
+        evaluate(tmp_path, made.key12)
 
 
 def test_a_backbone_whose_source_changed_is_refused(tmp_path):
@@ -113,10 +113,10 @@ def test_a_backbone_whose_source_changed_is_refused(tmp_path):
     settings = {"backbone": f"{file}:net", "iterations": 1}
     options = {"budget": "smoke", "out": tmp_path / "store", "runs": tmp_path / "runs"}
     made = lazybench.run("r2d2", ENV, settings=settings, limit=8, **options)
-    assert judge(tmp_path, made.key12, limit=8).record.network == made.network
+    assert evaluate(tmp_path, made.key12, limit=8).record.network == made.network
     file.write_text(file.read_text() + "\n# changed\n")
     with pytest.raises(UsageError, match=r"backbone .* has changed since this run"):
-        judge(tmp_path, made.key12, limit=8)
+        evaluate(tmp_path, made.key12, limit=8)
 
 
 def test_an_agent_of_another_version_is_refused(tmp_path):
@@ -125,4 +125,4 @@ def test_an_agent_of_another_version_is_refused(tmp_path):
     facts = json.loads(config.read_text())
     config.write_text(json.dumps({**facts, "agent_version": facts["agent_version"] + 1}))
     with pytest.raises(UsageError, match="has version 1, but this run is of version 2"):
-        judge(tmp_path, made.key12)
+        evaluate(tmp_path, made.key12)

@@ -126,7 +126,7 @@ def test_a_meta_batch_has_a_task_for_each_rank(monkeypatch: pytest.MonkeyPatch) 
             distributed.check(sharded, "mine", batch)
 
 
-def test_blocks_that_ranks_judge_side_by_side_take_as_long_as_the_longest(
+def test_blocks_that_ranks_evaluate_in_parallel_take_as_long_as_the_longest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert distributed.longest_side_by_side([1.0, 2.0, 4.0]) == 7.0

@@ -65,8 +65,8 @@ def test_bf16_is_near_and_gives_float32(make, x):
         grads = torch.autograd.grad(loss, list(theta.values()))
         with torch.no_grad():
             stats = net.statistics(theta, prepared)
-            judged = net(theta, prepared, stats)
-        return {"logits": logits.detach(), "grads": grads, "stats": stats, "judged": judged}
+            evaluated = net(theta, prepared, stats)
+        return {"logits": logits.detach(), "grads": grads, "stats": stats, "evaluated": evaluated}
 
     plain = found()
     with using_precision("fp32"):
@@ -75,7 +75,7 @@ def test_bf16_is_near_and_gives_float32(make, x):
         coarse = found()
     assert not torch.equal(coarse["logits"], plain["logits"])
     # bfloat16 keeps 8 bits; a few layers of rounding stay within 10 % of the largest entry.
-    for name in ("logits", "judged"):
+    for name in ("logits", "evaluated"):
         limit = 0.1 * float(plain[name].abs().max())
         torch.testing.assert_close(coarse[name], plain[name], rtol=0, atol=limit)
     for ours, theirs in zip(coarse["stats"], plain["stats"], strict=True):

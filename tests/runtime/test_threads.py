@@ -39,7 +39,7 @@ def test_results_come_in_order() -> None:
     assert parallel.map_tasks(slow_first, []) == []
 
 
-def test_tasks_really_run_side_by_side() -> None:
+def test_tasks_really_run_in_parallel() -> None:
     parallel.set_threads(2)
     meeting = threading.Barrier(2, timeout=10)
     assert len(parallel.map_tasks(lambda item: meeting.wait(), range(2))) == 2

@@ -162,7 +162,7 @@ def test_stopping_ends_what_runs_on_workers_at_a_checkpoint(tmp_path: Path) -> N
     assert len(list(request.runs.glob("*/config.json"))) == 1
 
 
-def test_the_command_line_runs_on_workers_and_the_same_command_skips_what_stands(
+def test_the_command_line_runs_on_workers_and_the_same_command_skips_recorded_cells(
     tmp_path: Path,
 ) -> None:
     suite = tmp_path / "suite.toml"
@@ -192,7 +192,7 @@ def test_an_address_that_is_none_is_a_usage_error(tmp_path: Path, address: str) 
         pass
 
 
-def test_a_scheduler_that_does_not_answer_is_told(
+def test_a_scheduler_that_does_not_answer_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lazybench.sweep.cluster.CONNECT_S", 1.0)

@@ -43,7 +43,7 @@ def asked(tmp_path: Path, **changes: object) -> SweepRequest:
     return SweepRequest(**{**folders, **changes})  # type: ignore[arg-type]
 
 
-def test_one_cell_that_fails_harms_no_other_and_nothing_is_run_twice(tmp_path: Path) -> None:
+def test_one_cell_that_fails_affects_no_other_and_nothing_is_run_twice(tmp_path: Path) -> None:
     request = asked(tmp_path, jobs=2)
     cells = [cell("chance"), cell(f"{PLAYERS}:Raises"), cell("nearest_pixel"), cell("no_such")]
     missing, known = split(cells, request)
@@ -68,7 +68,7 @@ def test_one_cell_that_fails_harms_no_other_and_nothing_is_run_twice(tmp_path: P
     assert done["chance"].score == ended["chance"].score
 
 
-def test_what_isnt_here_is_told_from_what_isnt_allowed(tmp_path: Path) -> None:
+def test_what_isnt_here_is_distinguished_from_what_isnt_allowed(tmp_path: Path) -> None:
     cells = [SuiteCell("chance", "tieredimagenet-5way-1shot", 0, "smoke", {}), cell("square")]
     missing, known = split(cells, asked(tmp_path))
     assert missing == []
@@ -78,9 +78,9 @@ def test_what_isnt_here_is_told_from_what_isnt_allowed(tmp_path: Path) -> None:
 def test_a_cell_past_its_time_is_stopped_and_can_go_on(tmp_path: Path) -> None:
     request = asked(tmp_path, timeout_s=8.0)
     slow = cell("reptile", iterations=100_000)
-    (told,) = Sweep(request).run([slow], SILENT)
-    assert told.status == "timeout"
-    assert told.wall_s < 30
+    (reported,) = Sweep(request).run([slow], SILENT)
+    assert reported.status == "timeout"
+    assert reported.wall_s < 30
     begun = list((tmp_path / "runs").glob("*/config.json"))
     assert all(list(config.parent.glob("ckpt/*")) for config in begun), "no checkpoint was kept"
     assert Store(request.out).records() == []
@@ -110,7 +110,7 @@ child = subprocess.Popen(["sleep", "600"])
 open(sys.argv[sys.argv.index("--runs") + 1], "w").close()
 time.sleep(600)
 """
-"""A cell that hears no signal, as in native code, with a child that holds its output open."""
+"""A cell that ignores every signal, as in native code, with a child that holds its output open."""
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("hangs")
-def test_a_cell_that_hears_nothing_is_killed_once_it_had_its_time(
+def test_a_cell_that_ignores_signals_is_killed_once_it_had_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "GRACE_S", 0.5)
@@ -141,13 +141,13 @@ def test_a_cell_that_hears_nothing_is_killed_once_it_had_its_time(
 
 
 @pytest.mark.usefixtures("hangs")
-def test_a_cell_past_its_time_that_is_killed_tells_of_no_checkpoint(
+def test_a_cell_past_its_time_that_is_killed_mentions_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "GRACE_S", 0.5)
-    (told,) = Sweep(asked(tmp_path, timeout_s=1.0)).run([cell("chance")], SILENT)
-    assert told.status == "timeout"
-    _, _, why = told.reason.partition(" s: ")
+    (reported,) = Sweep(asked(tmp_path, timeout_s=1.0)).run([cell("chance")], SILENT)
+    assert reported.status == "timeout"
+    _, _, why = reported.reason.partition(" s: ")
     assert why == (
         "killed, since it didn't end on request; it resumes from its last checkpoint, if any"
     )
@@ -163,9 +163,9 @@ def test_a_cell_past_its_time_that_is_killed_tells_of_no_checkpoint(
     ],
 )
 def test_last_words_of_a_cell(code: int, errors: str, status: str, reason: str) -> None:
-    told = outcome(cell("chance"), Ended(code, "", errors, 1.0))
-    assert told.status == status
-    assert told.reason.startswith(reason)
+    reported = outcome(cell("chance"), Ended(code, "", errors, 1.0))
+    assert reported.status == status
+    assert reported.reason.startswith(reason)
     late = outcome(cell("chance"), Ended(code, "", errors, 1.0, timed_out=True))
     assert late.status == "timeout"
     assert late.reason.startswith(f"stopped after 1 s: {reason}")
@@ -183,9 +183,9 @@ def test_a_second_ctrl_c_kills_at_once(tmp_path: Path, capsys: pytest.CaptureFix
 
     threading.Thread(target=press_twice).start()
     begin_s = time.monotonic()
-    (told,) = run_cells([cell("chance")], request, quiet=True)
+    (reported,) = run_cells([cell("chance")], request, quiet=True)
     assert time.monotonic() - begin_s < process.GRACE_S
-    assert told.status == "stopped"
+    assert reported.status == "stopped"
     first, second = capsys.readouterr().err.splitlines()
     assert "have 30 s to save their checkpoints; interrupt again to kill them now" in first
     assert second == "killing the active runs"
@@ -244,7 +244,7 @@ def test_a_cell_ends_with_the_sweep_that_began_it(tmp_path: Path) -> None:
         sweep.kill()
         sweep.wait()
     (config,) = tmp_path.glob("runs/reptile*/config.json")
-    # It would go on for an hour: that another process can have its lock tells that it has ended.
+    # It would go on for an hour: that another process can get its lock shows that it has ended.
     lock = FileLock(config.parent / "lock")
     with lock.acquire(timeout=30):
         pass
@@ -297,8 +297,8 @@ def test_whatever_a_process_writes_or_ends_with_is_an_outcome(
     text = f"import os, subprocess, sys; {does}"
     monkeypatch.setattr(process, "command", lambda words: [sys.executable, "-c", text])
     begin_s = time.monotonic()
-    (told,) = Sweep(asked(tmp_path)).run([cell("chance")], SILENT)
-    assert (told.status, told.reason[: len(reason)]) == (status, reason)
+    (reported,) = Sweep(asked(tmp_path)).run([cell("chance")], SILENT)
+    assert (reported.status, reported.reason[: len(reason)]) == (status, reason)
     assert time.monotonic() - begin_s < 30
 
 
@@ -338,8 +338,8 @@ with Signals(episode_timeout_s=1.0) as signals:
 """
 
 
-@pytest.mark.parametrize(("naps", "told"), [(8, "in time"), (60, "late")])
-def test_a_stopped_process_is_no_slow_agent(naps: int, told: str) -> None:
+@pytest.mark.parametrize(("naps", "reported"), [(8, "in time"), (60, "late")])
+def test_a_stopped_process_is_no_slow_agent(naps: int, reported: str) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", STOPPED, str(naps)], stdout=subprocess.PIPE, text=True
     )
@@ -348,4 +348,4 @@ def test_a_stopped_process_is_no_slow_agent(naps: int, told: str) -> None:
     child.send_signal(signal.SIGSTOP)
     time.sleep(1.5)
     child.send_signal(signal.SIGCONT)
-    assert child.communicate(timeout=30)[0] == f"{told}\n"
+    assert child.communicate(timeout=30)[0] == f"{reported}\n"

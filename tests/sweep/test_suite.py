@@ -59,7 +59,7 @@ def test_shipped_suites_name_only_what_there_is(name: str) -> None:
         (GOOD.replace("seeds = [0, 1]", 'budget = "tiny"'), "medium, paper, got 'tiny'"),
     ],
 )
-def test_a_suite_that_cant_be_read_is_told_in_one_line(
+def test_a_suite_that_cant_be_read_is_reported_in_one_line(
     tmp_path: Path, text: str, message: str
 ) -> None:
     path = tmp_path / "bad.toml"
@@ -69,7 +69,7 @@ def test_a_suite_that_cant_be_read_is_told_in_one_line(
     assert "\n" not in str(raised.value).strip() or "TOML" in str(raised.value)
 
 
-def test_an_unknown_suite_tells_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_suite_reports_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="table2"):
         read_suite("tabel2")
 

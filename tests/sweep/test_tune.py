@@ -71,7 +71,7 @@ def test_a_range_that_rounds_to_few_values_ends() -> None:
     assert sorted(each["lr"] for each in found[1:]) == [0.1, 0.101, 0.102]
 
 
-def test_step_sizes_are_what_is_searched_unless_told() -> None:
+def test_step_sizes_are_what_is_searched_by_default() -> None:
     config = {"lr": 0.1, "inner_lr": 0.5, "outer_lr": 0.0, "inner_steps": 5, "clip": None}
     assert step_sizes(config) == {"lr": Axis(lo=0.01, hi=1.0), "inner_lr": Axis(lo=0.05, hi=5.0)}
 
@@ -137,7 +137,7 @@ def test_a_training_that_diverges_has_no_score(tmp_path: Path) -> None:
         ({}, 3, {"lr": Axis(("x",))}, "bad value for lr"),
     ],
 )
-def test_what_cant_be_searched_is_told_before_any_training(
+def test_what_cant_be_searched_is_reported_before_any_training(
     tmp_path: Path, changes: Any, trials: int, axes: Any, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
@@ -145,7 +145,7 @@ def test_what_cant_be_searched_is_told_before_any_training(
     assert not list(tmp_path.rglob("trials.jsonl"))
 
 
-def test_a_run_with_what_a_search_found_tells_what_that_cost(tmp_path: Path) -> None:
+def test_a_run_with_what_a_search_found_reports_what_that_cost(tmp_path: Path) -> None:
     asked = request(tmp_path, overrides={"iterations": 2})
     with pytest.raises(UsageError, match="has no finished search"):
         read_found(tmp_path)
@@ -163,14 +163,14 @@ def test_a_run_with_what_a_search_found_tells_what_that_cost(tmp_path: Path) -> 
     assert record.tuning == found.tuning
     boards = build([record, run(plain)])
     (rows,) = (board.unranked for board in boards)
-    told = {row.keys[0]: row.tuning_trials for row in rows}
-    assert told.pop(record.key12) == 2
-    assert list(told.values()) == [None]
+    reported = {row.keys[0]: row.tuning_trials for row in rows}
+    assert reported.pop(record.key12) == 2
+    assert list(reported.values()) == [None]
     # How settings were found is no part of what came out.
     assert run(request(tmp_path, overrides=found.settings, **folders)).key == record.key
 
 
-def test_an_agent_that_nobody_tuned_is_tuned_once_it_was_searched(tmp_path: Path) -> None:
+def test_an_agent_that_no_one_tuned_is_tuned_once_it_was_searched(tmp_path: Path) -> None:
     folders = {"out": tmp_path / "store", "runs": tmp_path / "runs"}
     asked = {"agent": LEARNER, "env": "sinusoid-5shot", "overrides": {"updates": 2}, **folders}
     found = Tuning(trials=3, cpu_s=1.0, image_gradients=0)

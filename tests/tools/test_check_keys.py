@@ -61,10 +61,10 @@ def test_a_key_that_changes_is_seen(
     learned = [r for r in trained if "iterations" in r.config]
     # Of a version that is still the newest.
     record = next(r for r in learned if tool.check([r]).counts["resolved"])
-    told = record.model_dump(mode="json", by_alias=True)
+    reported = record.model_dump(mode="json", by_alias=True)
     for name, value in change.items():
-        told[name] = told[name] | value if isinstance(value, dict) else value
-    other = Record.model_validate(told)
+        reported[name] = reported[name] | value if isinstance(value, dict) else value
+    other = Record.model_validate(reported)
     keyed = other.model_copy(update={"key": make_key(other.identity())})
     assert seen in tool.check([keyed]).faults[0]
     assert "its own fields make another key" in tool.check([other]).faults[0]

@@ -83,7 +83,7 @@ def test_mutants_are_killed_or_live_in_a_copy(tool: ModuleType, small: Path) -> 
     ("outcomes", "code"),
     [(["killed"], 0), (["killed", "lived"], 1), (["lived", "doesn't apply: why"], 2)],
 )
-def test_the_exit_code_tells_what_was_found(
+def test_the_exit_code_reports_what_was_found(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, outcomes: list[str], code: int
 ) -> None:
     mutants = tool.MUTANTS[: len(outcomes)]

@@ -65,7 +65,7 @@ def test_glyphs_sheet_counts_what_is_there() -> None:
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["omniglot", "cifarfs", "fc100", "miniimagenet", "tieredimagenet"])
-def test_sheet_tells_the_classes_of_each_split(name: str) -> None:
+def test_sheet_reports_the_classes_of_each_split(name: str) -> None:
     from lazybench.errors import DataUnavailable
 
     try:

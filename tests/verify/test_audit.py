@@ -50,7 +50,7 @@ def test_made_up_scores_do_not_agree(tmp_path, floor):
     assert found.difference.hi < 0
 
 
-def test_what_cannot_be_audited_is_told(tmp_path, floor):
+def test_what_cannot_be_audited_is_reported(tmp_path, floor):
     with pytest.raises(UsageError, match="at least 2 fresh trials"):
         audit(saved(tmp_path, floor), trials=1)
     zeros = evaluate(lambda o: o["query_y"] * 0, GLYPHS, name="zeros", budget="smoke", limit=8)

@@ -147,7 +147,7 @@ ZEROS = np.zeros((8, 75), np.int64)
         ({"predictions": np.array([["a"] * 75] * 8)}, "must be integer labels"),
     ],
 )
-def test_bad_predictions_are_told_what_is_wrong(tmp_path, arrays, words):
+def test_bad_predictions_are_refused_with_what_is_wrong(tmp_path, arrays, words):
     path = tmp_path / "p.npz"
     np.savez(path, **arrays)
     with pytest.raises(UsageError, match=words):
@@ -155,7 +155,7 @@ def test_bad_predictions_are_told_what_is_wrong(tmp_path, arrays, words):
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off"])
-def test_files_that_are_no_arrays_are_told(tmp_path, content):
+def test_files_that_are_no_arrays_are_reported(tmp_path, content):
     path = tmp_path / "p.npz"
     path.write_bytes(content)
     with pytest.raises(UsageError, match="can't read predictions from"):
@@ -171,8 +171,8 @@ def test_python_objects_are_never_read(tmp_path):
 def test_predictions_for_other_trials_are_refused(tmp_path, trials):
     about = json.loads(str(trials["about"]))
     other = {**about, "data": {**about["data"], "fingerprint": "cd" * 32}}
-    for told, env in ((about, "glyphs-5way-5shot"), (other, GLYPHS)):
-        np.savez(tmp_path / "p.npz", predictions=ZEROS, about=np.array(json.dumps(told)))
+    for reported, env in ((about, "glyphs-5way-5shot"), (other, GLYPHS)):
+        np.savez(tmp_path / "p.npz", predictions=ZEROS, about=np.array(json.dumps(reported)))
         with pytest.raises(UsageError, match="these predictions are for"):
             score(tmp_path / "p.npz", env, name="theirs", budget="smoke")
 
@@ -215,7 +215,7 @@ def test_attacks_are_refused_with_the_reason(tmp_path):
         export_trials(env, tmp_path / "t.npz")
 
 
-def test_what_cannot_be_exported_is_told(tmp_path):
+def test_what_cannot_be_exported_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     for path, options, error, words in (
         ("t.csv", {}, UsageError, "written to .npz or .jsonl"),

@@ -168,12 +168,12 @@ def test_an_agent_that_learned_is_verified_from_its_run_or_trained_again(tmp_pat
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_a_judgement_of_a_run_is_verified_like_the_run(tmp_path, learned):
+def test_an_evaluation_of_a_run_is_verified_like_the_run(tmp_path, learned):
     record, source = learned
     request = TransferRequest(record.key12, env="sinusoid-10shot", out=source.out, runs=source.runs)
-    judged = transfer(request).record
-    assert judged is not None
-    path = saved(tmp_path, judged)
+    evaluated = transfer(request).record
+    assert evaluated is not None
+    path = saved(tmp_path, evaluated)
     assert verify(path, source=source).verified
     again = StateSource(retrain=True, out=source.out, runs=tmp_path / "new")
     assert verify(path, source=again).verified
@@ -181,7 +181,7 @@ def test_a_judgement_of_a_run_is_verified_like_the_run(tmp_path, learned):
         verify(path, source=StateSource(retrain=True, out=tmp_path, runs=tmp_path / "new"))
 
 
-def test_a_missing_run_is_told_what_to_do(tmp_path, learned):
+def test_a_missing_run_is_reported_with_what_to_do(tmp_path, learned):
     path = saved(tmp_path, learned[0])
     with pytest.raises(UnknownName, match=r"--checkpoint, train it again with --retrain \(the run"):
         verify(path, source=StateSource(runs=tmp_path))
@@ -200,7 +200,7 @@ def test_an_agent_with_a_loop_of_its_own_is_trained_again(tmp_path):
     assert verify(path, source=StateSource(retrain=True)).verified
 
 
-def test_what_was_trained_elsewhere_is_judged_by_its_answers_alone(tmp_path):
+def test_what_was_trained_elsewhere_is_evaluated_by_its_answers_alone(tmp_path):
     def first(observation):
         return observation["query_y"] * 0
 
@@ -366,9 +366,9 @@ def test_queries_are_compared_as_distributions_elsewhere(floor):
     hits, queries = rng.integers(0, 2, 50).astype(float), rng.geometric(0.01, 50)
     # Another path for every image, as another rounding gives it: no tolerance for one of them.
     other, others = rng.permuted(hits), rng.geometric(0.01, 50)
-    told = elsewhere(floor, (hits, queries), (other, others))
-    assert {each.check: each.ok for each in told} == {"scores": True, "drift": True}
-    assert "scores, queries alike as distributions" in told[0].detail
+    reported = elsewhere(floor, (hits, queries), (other, others))
+    assert {each.check: each.ok for each in reported} == {"scores": True, "drift": True}
+    assert "scores, queries alike as distributions" in reported[0].detail
     for forged in (np.maximum(2, queries // 10), queries + 300, np.full(50, 100)):
         (bad,) = elsewhere(floor, (hits, forged), (other, others))
         assert (bad.check, bad.ok) == ("drift", False)
@@ -442,21 +442,21 @@ def test_the_share_that_a_sample_finds(n, m):
     assert forged == 1 or missed(forged - 1) > 0.05
 
 
-def test_a_state_that_was_trained_for_longer_than_told_is_refuted(tmp_path, learner):
+def test_a_state_that_was_trained_for_longer_than_stated_is_refuted(tmp_path, learner):
     settings = {"iterations": 8, "inner_steps": 1, "meta_batch": 1, "test_steps": 1}
     places = {"out": tmp_path / "store", "runs": tmp_path / "runs"}
     longer = lazybench.run("reptile", GLYPHS, budget="smoke", limit=N, settings=settings, **places)
-    told = {name: getattr(learner, name) for name in ("config", "overrides", "curve")}
-    path = saved(tmp_path, longer, keyed=True, **told)
+    reported = {name: getattr(learner, name) for name in ("config", "overrides", "curve")}
+    path = saved(tmp_path, longer, keyed=True, **reported)
     source = StateSource(checkpoint=next((tmp_path / "runs").glob("*/ckpt/step-8")))
     found = verify(path, source=source)
     assert wrong(found) == {"updates": "the record has 8 updates; its settings plan 2"}
     cost = longer.cost.model_copy(update={"outer_steps": 2})
-    path = saved(tmp_path, longer, keyed=True, **told, cost=cost)
+    path = saved(tmp_path, longer, keyed=True, **reported, cost=cost)
     found = verify(path, source=source)
     assert "the checkpoint of the record has 8 updates" in wrong(found)["updates"]
     state = longer.checkpoint.model_copy(update={"step": 2})
-    path = saved(tmp_path, longer, keyed=True, **told, cost=cost, checkpoint=state)
+    path = saved(tmp_path, longer, keyed=True, **reported, cost=cost, checkpoint=state)
     found = verify(path, source=source)
     assert wrong(found) == {"counters": "updates are 2 in the record, and 8 in the training"}
     work = learner.cost.model_copy(update={"image_gradients": 7})
@@ -484,10 +484,10 @@ def test_a_model_trained_again_elsewhere_is_compared_by_its_mean(
         changes["machine"] = learner.machine.model_copy(update={"processor": "another"})
     path = saved(tmp_path, learner, keyed=True, checkpoint=state, **changes)
     found = verify(path, source=StateSource(retrain=True, runs=tmp_path / "runs"))
-    told = {each.check: each for each in found.findings}
-    assert told["checkpoint"].ok is None
-    assert told["scores"].ok is ok
-    assert "trained on another platform" in told["scores"].detail
+    reported = {each.check: each for each in found.findings}
+    assert reported["checkpoint"].ok is None
+    assert reported["scores"].ok is ok
+    assert "trained on another platform" in reported["scores"].detail
     words = {True: "consistent", None: "not reproducible here", False: "refuted"}
     assert (found.verdict, found.exact, found.finds) == (words[ok], False, None)
 
@@ -543,7 +543,7 @@ def test_files_that_hold_no_whole_record_are_refuted(tmp_path, floor):
             audit(path)
 
 
-def test_what_cannot_be_verified_is_told(tmp_path, floor):
+def test_what_cannot_be_verified_is_reported(tmp_path, floor):
     with pytest.raises(UsageError, match="trials must be at least 0"):
         verify(saved(tmp_path, floor), trials=-1)
     bad = saved(tmp_path, floor, status="diverged", reason="nan", metrics={})

@@ -73,7 +73,7 @@ function legendOf(board, shown) {
   return box;
 }
 
-// Picked rows keep their colour; the row that is pointed at stands out from all others.
+// Picked rows keep their colour; the row that is pointed at is emphasised.
 function drawBoard(section, board) {
   const place = section.querySelector(".plots");
   const pinned = new Set();

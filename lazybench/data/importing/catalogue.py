@@ -165,7 +165,7 @@ def overlap(data: str, weights: str | None) -> bool:
 
 
 def check_overlap(data: str, backbone: str, weights: str) -> None:
-    """Look whether pre-training is known to have seen the test classes of a data set.
+    """Check that pre-training hasn't seen the test classes of a data set, as far as is known.
 
     Raises:
         UsageError: it has.

@@ -185,7 +185,7 @@ def check_name(name: str, of: str = "") -> None:
 
 
 def check_free(folder: Path, replace: bool, what: str = "") -> None:
-    """Look whether a data set may be written to a folder.
+    """Check whether a data set may be written to a folder.
 
     Raises:
         DuplicateName: it is there already, and isn't to be replaced.

@@ -135,7 +135,7 @@ def test_ray_attacks_count_by_hand(meter: ModuleType) -> None:
     # asks at least once more and the next estimate follows.
     assert box.calls[0][: len(begun) + 1] == [*begun, 1]
     box = meter.attack(OptAttack(OptAttackConfig(directions=1)), task, target, x, label)
-    # Ten probes side by side: each at the length given, 1 % below, then 0.002 down to 2e-6; a few
+    # Ten probes in parallel: each at the length given, 1 % below, then 0.002 down to 2e-6; a few
     # are longer by rounding.
     begun = first(1e-5)
     assert box.calls[0][: len(begun) + 2] == [*begun, 10, 10]

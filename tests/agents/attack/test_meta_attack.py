@@ -244,7 +244,7 @@ def test_gives_up_after_as_many_steps_as_allowed(scene: Any, meter: Any) -> None
     assert met.queries == [4 + 12] * 3
 
 
-def test_refuses_a_target_that_tells_no_scores(meter: Any) -> None:
+def test_refuses_a_target_that_shows_no_scores(meter: Any) -> None:
     task = meter.protocol(INSTANCE, access="label")
     with pytest.raises(UsageError, match="needs scores"):
         agent().init(SimpleNamespace(task=task), Rng(0))

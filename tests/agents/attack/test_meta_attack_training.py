@@ -156,7 +156,7 @@ def test_settings_of_few_shot_learners_that_make_no_sense_are_refused() -> None:
             MetaAttackConfig(**{name: value})
 
 
-def test_learns_and_tells_that_it_did(task: Any) -> None:
+def test_learns_and_reports_that_it_did(task: Any) -> None:
     learner = agent(inner_steps=5, iterations=30, train_shots=8)
     state = learner.init(Validation(task), Rng(0))
     assert "under_trained" not in learner.diagnostics(state)

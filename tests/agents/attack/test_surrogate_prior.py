@@ -96,7 +96,7 @@ def test_an_image_fares_alone_as_with_others(meter: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_a_trained_white_box_saves_queries_beside_an_untrained_one(
+def test_a_trained_white_box_saves_queries_next_to_an_untrained_one(
     meter: ModuleType, glyph_net: SimpleNamespace, norm: str
 ) -> None:
     net, params = boxes(glyph_net.classes)[0]

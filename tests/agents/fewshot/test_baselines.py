@@ -23,7 +23,7 @@ def test_nearest_pixel_by_brute_force(tasks: Any, draw: Any) -> None:
             assert int(got[row, query]) == int(block["support_y"][row, gaps.index(min(gaps))])
 
 
-def test_nearest_pixel_tells_neighbours_a_pixel_apart() -> None:
+def test_nearest_pixel_distinguishes_neighbours_by_a_pixel() -> None:
     """Large episodes of large images: squared norms of 1e9, differences of 1."""
     generator = torch.Generator().manual_seed(0)
     base = torch.randint(200, 255, (3, 84, 84), generator=generator, dtype=torch.uint8)

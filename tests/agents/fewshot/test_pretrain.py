@@ -195,7 +195,7 @@ def test_paper_has_mini_batches_of_about_16() -> None:
         assert (config.test_steps, config.test_batch, config.test_lr) == (100, 4, 0.01)
 
 
-def test_what_pre_training_cannot_serve_is_told(tasks: Any) -> None:
+def test_what_pre_training_cannot_serve_is_reported(tasks: Any) -> None:
     agent = agent_of()
     with pytest.raises(UsageError, match="pre-training classifies: it needs tasks with classes"):
         agent.plan(tasks.sine)

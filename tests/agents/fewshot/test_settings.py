@@ -13,7 +13,7 @@ from lazybench.registry import ENVS
 
 @pytest.mark.parametrize("validations", [1, 2, 3, 7])
 @pytest.mark.parametrize("updates", [1, 2, 10, 100, 1000])
-def test_validations_are_spread_evenly_and_none_stands_before_the_last(
+def test_validations_are_spread_evenly_and_none_is_before_the_last(
     validations: int, updates: int, tasks: Any
 ) -> None:
     plan = EpisodicConfig(iterations=updates, validations=validations).plan(tasks.blobs, 1)

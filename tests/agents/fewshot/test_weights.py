@@ -36,7 +36,7 @@ def test_weights_of_which_nothing_is_taken_are_refused() -> None:
         overlay(alone, {"head.weight": torch.ones(9, 2)})
 
 
-def test_batch_norms_are_told_by_how_their_names_begin() -> None:
+def test_batch_norms_are_recognised_by_how_their_names_begin() -> None:
     names = ["body.layernorm.weight", "norm.1.weight", "norm1.bias", "head.weight"]
     assert adapting(names, "all", True) == names
     assert adapting(names, "all", False) == ["body.layernorm.weight", "head.weight"]

@@ -119,7 +119,7 @@ def test_a_late_dev_set_takes_the_batchs_place(stream, make_agent, start, train)
     equal(state, before)
 
 
-def test_a_joined_dev_set_stands_beside_the_batch(stream, make_agent, start):
+def test_a_joined_dev_set_is_next_to_the_batch(stream, make_agent, start):
     agent, plain = make_agent(dev="joined", **PLAIN), make_agent(**PLAIN)
     task = stream.task
     # 12 dev images to 74 others: 1.3 with 8.
@@ -181,7 +181,7 @@ def test_samplers_by_stage():
     assert of(late_sampler="class", late=0) == "class"
 
 
-def test_what_cannot_be_trained_is_told(stream, make_agent, start, train):
+def test_what_cannot_be_trained_is_reported(stream, make_agent, start, train):
     with pytest.raises(UsageError, match="pad must be smaller than the images"):
         start(make_agent(pad=16), stream.task)
     with pytest.raises(UsageError, match="resnet8-4 needs images of shape"):

@@ -44,8 +44,10 @@ def trained(name):
 def bits(agent, state):
     spec, _ = resolve_env(ENV)
     trials = spec.trials["smoke"]
-    (judged,) = evaluate_blocks(open_env(spec, 1, "test"), agent.policy(state), spec.metric, trials)
-    return judged.scores
+    (evaluated,) = evaluate_blocks(
+        open_env(spec, 1, "test"), agent.policy(state), spec.metric, trials
+    )
+    return evaluated.scores
 
 
 def clearly_above(scores, baseline):

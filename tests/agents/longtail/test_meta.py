@@ -206,7 +206,7 @@ def test_l2rw_is_the_rectified_direction_at_weights_of_zero() -> None:
     assert 0 < got.negative < 1
 
 
-def test_l2rw_stands_still_where_no_example_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_l2rw_stays_where_no_example_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     one = agent(weighting="l2rw", late=0.0, momentum=0.0, nesterov=False, weight_decay=0.0)
     real = MetaWeightAgent._slopes
 

@@ -136,7 +136,7 @@ def test_a_record_and_its_row_show_the_weights(images: Imported, net: str, tmp_p
 
 
 class Stopped(Exception):
-    """What stands for a signal."""
+    """What represents a signal."""
 
 
 def test_an_interrupted_embedding_goes_on(

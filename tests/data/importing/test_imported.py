@@ -100,7 +100,7 @@ def test_an_import_that_fails_leaves_all_as_it_was(tmp_path: Path, own: Any, bri
     assert sorted(each.name for each in imported_root().iterdir()) == [".mine.lock", "mine"]
 
 
-def test_a_full_disk_is_told(
+def test_a_full_disk_is_reported(
     tmp_path: Path, own: Any, bring: Bring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:

@@ -186,7 +186,7 @@ def test_queries_are_those_of_the_environments() -> None:
     assert lazybench.make_env("glyphs-5way-1shot").task.query == QUERIES
 
 
-def test_twins_in_two_splits_are_told(tmp_path: Path, own: Any, bring: Bring) -> None:
+def test_twins_in_two_splits_are_reported(tmp_path: Path, own: Any, bring: Bring) -> None:
     x = own.features.copy()
     x[:] = x[:1]
     notes = bring(own.save(tmp_path / "f.npz", x)).notes
@@ -209,7 +209,7 @@ def test_twins_in_one_split_are_said(tmp_path: Path, own: Any, bring: Bring) -> 
     )
 
 
-def test_other_files_are_left_out_and_told(tmp_path: Path, own: Any, bring: Bring) -> None:
+def test_other_files_are_left_out_and_reported(tmp_path: Path, own: Any, bring: Bring) -> None:
     path = own.folder(tmp_path / "p")
     (path / "c00" / ".DS_Store").write_text("")
     (path / "readme.txt").write_text("")

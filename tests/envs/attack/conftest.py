@@ -100,7 +100,7 @@ def number():
 
 @pytest.fixture(scope="session")
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """`file`, a module of factories; `images`, an npz file; `x` and `y` as they stand in it.
+    """`file`, a module of factories; `images`, an npz file; `x` and `y` as they are in it.
 
     Of 12 images of brightness .50, .51, … the label is 0, but for images 1 and 4, which the target
     gets wrong.

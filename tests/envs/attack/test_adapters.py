@@ -78,7 +78,7 @@ def test_answers_are_the_targets_log_probabilities() -> None:
     torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
-def test_labels_alone_are_told_as_logits() -> None:
+def test_labels_alone_are_shown_as_logits() -> None:
     door = as_callable(box(access="label"), classes=2)
     assert door(rows(0.5, 0.7, 0.5)).tolist() == [[10, 0], [0, 10], [10, 0]]
     with pytest.raises(UsageError, match="classes="):
@@ -258,7 +258,7 @@ def test_each_thread_says_whose_its_rows_are() -> None:
     assert open_box.ledger.queries.tolist() == [40, 40, 40]
 
 
-def test_a_target_that_asks_about_itself_is_told() -> None:
+def test_a_target_that_asks_about_itself_is_reported() -> None:
     held: list[BlackBox] = []
 
     def predict(sent: Tensor) -> Tensor:

@@ -251,7 +251,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
     return folder, play(folder)
 
 
-def test_a_run_keeps_the_budget_in_a_process_of_its_own_and_after_a_break(
+def test_a_run_keeps_the_budget_in_a_separate_process_and_after_a_break(
     tmp_path: Path, played: tuple[Path, Record]
 ) -> None:
     folder, record = played

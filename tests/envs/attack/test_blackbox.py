@@ -114,7 +114,7 @@ def test_rows_that_are_not_finite_are_charged_and_never_succeed(bad: float) -> N
     assert attacked.verdict()["best_l2"][0] == -1
 
 
-def test_rows_are_cast_and_clipped_before_they_are_judged() -> None:
+def test_rows_are_cast_and_clipped_before_they_are_evaluated() -> None:
     attacked = box(eps=1.0)
     result = attacked.query(np.full((1, 1, 2, 2), 7.5), [0])
     assert result.labels.tolist() == [2]
@@ -123,7 +123,7 @@ def test_rows_are_cast_and_clipped_before_they_are_judged() -> None:
     assert float(attacked.best[0].max()) == 1.0
 
 
-def test_neither_agent_nor_target_can_change_what_was_judged() -> None:
+def test_neither_agent_nor_target_can_change_what_was_evaluated() -> None:
     def spoils(images: Tensor) -> Tensor:
         answer = brightness(images)
         images.zero_()
@@ -342,7 +342,7 @@ def test_nothing_keeps_the_graph_of_the_rows(leaf: bool) -> None:
     assert not any(part.grad_fn is not None for part in shown)
 
 
-def test_rows_that_are_not_finite_are_counted_one_by_one_and_anew() -> None:
+def test_rows_that_are_not_finite_are_counted_one_by_one_and_again() -> None:
     attacked = box()
     attacked.query(rows(float("nan"), float("inf"), 0.5, float("nan")), [0, 0, 1, 1])
     assert attacked.invalid.tolist() == [2, 1, 0]

@@ -143,7 +143,9 @@ def test_minimising_goes_on_to_the_budget(scripted: SimpleNamespace) -> None:
     assert "scores" not in single.reset(seed=0)[0]
 
 
-def test_what_was_found_outside_the_ball_is_told_and_no_success(scripted: SimpleNamespace) -> None:
+def test_what_was_found_outside_the_ball_is_reported_and_no_success(
+    scripted: SimpleNamespace,
+) -> None:
     env = made(scripted, 1, eps=0.1)
     env.reset(seed=0)
     _, rewards, _, _, info = env.step(ask([0] * 4, 0.7, 0.9, 0.65, 0.7))
@@ -162,7 +164,7 @@ def test_a_loop_of_refused_rows_ends(scripted: SimpleNamespace) -> None:
     assert info["queries"][1] == 0
 
 
-def test_some_rows_can_be_opened_anew(scripted: SimpleNamespace) -> None:
+def test_some_rows_can_be_opened_again(scripted: SimpleNamespace) -> None:
     env = made(scripted, 2, targeted=True)
     env.reset(seed=0)
     env.step(ask([0, 1], 0.7, 0.55))
@@ -190,7 +192,7 @@ def test_changing_what_was_seen_changes_nothing(scripted: SimpleNamespace) -> No
     assert float(observation["best_distance"]) == pytest.approx(0.3)
 
 
-def test_rows_that_are_not_numbers_are_told(scripted: SimpleNamespace) -> None:
+def test_rows_that_are_not_numbers_are_reported(scripted: SimpleNamespace) -> None:
     env = made(scripted, 2)
     env.reset(seed=0)
     observation, _, _, _, info = env.step(ask([1, 1], float("nan"), 0.5))

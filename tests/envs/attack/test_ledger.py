@@ -113,7 +113,7 @@ def test_positions_count_each_owners_rows_in_order() -> None:
     assert ledger.queries.tolist() == [2, 1, 4]
 
 
-def test_what_is_closed_is_refused_and_what_is_opened_again_begins_anew() -> None:
+def test_what_is_closed_is_refused_and_what_is_opened_again_begins_again() -> None:
     ledger = Ledger(2, 3, ends_at_success=True)
     assert not ledger.charge(np.array([0, 1])).served.any()
     ledger.open(np.array([True, True]))

@@ -45,7 +45,7 @@ def test_strict_answers_as_the_same_target_in_this_process(scripted: SimpleNames
     assert sha256 == sha256_apart
 
 
-def test_errors_stalls_and_deaths_of_the_child_are_told(scripted: SimpleNamespace) -> None:
+def test_errors_stalls_and_deaths_of_the_child_are_reported(scripted: SimpleNamespace) -> None:
     target = ChildTarget(f"{scripted.file}:moody", stall_s=5.0)
     # Starting it may take longer than an answer.
     target.named()

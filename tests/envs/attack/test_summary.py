@@ -53,13 +53,13 @@ def test_failures_are_charged_the_budget_and_the_papers_triple_leaves_them_out()
     assert np.isnan(result["median_l2_at_3000"]), "the budget ends before"
 
 
-def test_no_success_leaves_what_is_told_of_successes_undefined() -> None:
+def test_no_success_leaves_measures_of_successes_undefined() -> None:
     result = measures(np.zeros(2), columns(success_query=[0, 0], success_8bit=[0, 0]), Task(50))
     assert np.isnan([result["success_l2"], result["success_queries"]]).all()
     assert result["mean_queries"] == 50
 
 
-def test_every_measure_is_told() -> None:
+def test_every_measure_is_reported() -> None:
     result = measures(np.ones(1), columns(success_query=[1], success_8bit=[1]), Task(10_000))
     assert set(result) == {measure.name for measure in MEASURES}
     assert [name for name in COLUMNS if name.startswith("l2_at_")] == [

@@ -109,7 +109,7 @@ def test_other_content_is_refused(root: Path, changes: dict[str, Any], message: 
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_what_is_missing_is_told(root: Path, name: str) -> None:
+def test_what_is_missing_is_reported(root: Path, name: str) -> None:
     with pytest.raises(DataUnavailable, match=f"{name}: not found; expected below {root}"):
         check(name)
     with pytest.raises(UsageError, match="isn't one of cifar10, cifar100"):

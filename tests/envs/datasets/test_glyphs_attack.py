@@ -49,7 +49,7 @@ def test_an_image_shows_its_label() -> None:
     assert apart.argmin(1).tolist() == list(range(10))
 
 
-def test_a_character_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_character_that_is_not_there_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lazybench.envs.datasets.glyphs.CHARACTERS", (("LATIN", "U+0000 NOTHING"),))
     with pytest.raises(DataUnavailable, match="no bitmaps of U\\+0000 NOTHING"):
         attack_build(read_frozen())

@@ -77,7 +77,7 @@ def test_packing_and_folder_do_not_matter(root: Path, folder: str) -> None:
     assert envs.installed("mnist")
 
 
-def test_what_is_missing_is_told(root: Path) -> None:
+def test_what_is_missing_is_reported(root: Path) -> None:
     with pytest.raises(DataUnavailable, match=f"mnist: not found; expected below {root}") as caught:
         check()
     assert "lazybench data get mnist" in str(caught.value)

@@ -71,16 +71,16 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def zipped(root: Path, to: Path, *, anew: bool = False) -> Path:
-    """Data folder with the same images as zips; `anew`: grey, uncompressed, backwards."""
+def zipped(root: Path, to: Path, *, repacked: bool = False) -> Path:
+    """Data folder with the same images as zips; `again`: grey, uncompressed, backwards."""
     to.mkdir(parents=True)
     for part in PARTS:
         source = root / "omniglot-py" / f"images_{part}"
-        files = sorted(source.rglob("*.png"), reverse=anew)
+        files = sorted(source.rglob("*.png"), reverse=repacked)
         with zipfile.ZipFile(to / f"images_{part}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for file in files:
                 data = file.read_bytes()
-                if anew:
+                if repacked:
                     buffer = io.BytesIO()
                     Image.open(file).convert("L").save(buffer, "PNG", compress_level=0)
                     data = buffer.getvalue()
@@ -97,7 +97,7 @@ def test_every_packaging_gives_the_same_data(root: Path, tmp_path: Path) -> None
     packed = [
         zipped(root, tmp_path / "a" / "omniglot-py").parent,
         zipped(root, tmp_path / "b" / "omniglot" / "raw").parent.parent,
-        zipped(root, tmp_path / "c", anew=True),
+        zipped(root, tmp_path / "c", repacked=True),
     ]
     mixed = tmp_path / "d"
     shutil.copytree(root / "omniglot-py" / "images_background", mixed / "images_background")
@@ -135,7 +135,7 @@ def test_strokes_are_bright_smooth_and_in_place(root: Path) -> None:
     assert image[0].max() == 0
     assert image.max() > 100
     assert len(np.unique(image)) > 4, "two-level images resized by nearest pixel"
-    # LANCZOS keeps the mean, but for its overshoot beside strokes, which is cut off at 0.
+    # LANCZOS keeps the mean, but for its overshoot next to strokes, which is cut off at 0.
     assert 1.0 < image.mean() / (ink.mean() * 255) < 1.25
     for axis in (0, 1):
         before = np.average(np.arange(105) + 0.5, weights=ink.sum(axis))

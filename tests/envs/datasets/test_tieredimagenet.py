@@ -109,7 +109,7 @@ def change(split: str, **changes: Any) -> Callable[[Path], None]:
     return harm
 
 
-def test_words_as_names_are_taken_as_they_stand(root: Path) -> None:
+def test_words_as_names_are_taken_as_they_are(root: Path) -> None:
     place = write(root)
     crane = {"label_specific_str": ["crane", "cup", "crane"], "label_general_str": ["things"]}
     change("train", **crane)(place)

@@ -84,7 +84,7 @@ def test_splits_differ_and_share_their_spaces(tiny: str) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_labels_are_hidden_off_train_and_judged_right(tiny: str, split: Any) -> None:
+def test_labels_are_hidden_off_train_and_evaluated_right(tiny: str, split: Any) -> None:
     env = FewShotEnv(data=tiny, way=3, shot=2, split=split)
     observation, _ = env.reset(seed=1)
     right = answer_key(observation)
@@ -106,7 +106,7 @@ def test_masked_rows_move_and_the_others_stay(tiny: str) -> None:
         before, _ = envs.reset(seed=4)
         kept = {name: np.asarray(part).copy() for name, part in before.items()}
         right = np.array([answer_key(row(kept, i)) for i in range(3)])
-        # Another stream begins in the middle row alone; the others are judged by their own keys.
+        # Another stream begins in the middle row alone; the others are evaluated by their own keys.
         mask = np.array([False, True, False])
         after, info = envs.reset(seed=9, options={"reset_mask": mask})
         assert info["trial"].tolist() == [0, 0, 2]
@@ -122,11 +122,11 @@ def test_finished_rows_are_free_no_ops(tiny: str, monkeypatch: pytest.MonkeyPatc
     envs = FewShotVectorEnv(2, data=tiny, way=3)
     envs.reset(seed=0)
     envs.step(np.zeros((2, 45), np.int64))
-    judged: list[int] = []
+    evaluated: list[int] = []
     own = envs.trials.score
 
     def counting(keys: Any, given: Any) -> Any:
-        judged.append(len(keys))
+        evaluated.append(len(keys))
         return own(keys, given)
 
     monkeypatch.setattr(envs.trials, "score", counting)
@@ -135,12 +135,12 @@ def test_finished_rows_are_free_no_ops(tiny: str, monkeypatch: pytest.MonkeyPatc
     assert done.tolist() == [True, True]
     assert truncated.tolist() == [False, False]
     assert "accuracy" not in info
-    assert judged == []
+    assert evaluated == []
     envs.reset(options={"reset_mask": np.array([False, True])})
     action = np.zeros((2, 45), np.int64)
     action[0] = 99
     _, rewards, _, _, info = envs.step(action)
-    assert judged == [1]
+    assert evaluated == [1]
     assert rewards.tolist() == pytest.approx([0.0, 1 / 3])
     assert info["_accuracy"].tolist() == [False, True]
     envs.reset(options={"reset_mask": np.zeros(2, np.bool_)})
@@ -280,7 +280,7 @@ def test_training_may_take_class_labels(tiny: str) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_every_split_tells_how_many_classes_train_has(tiny: str, split: Any) -> None:
+def test_every_split_reports_how_many_classes_train_has(tiny: str, split: Any) -> None:
     assert FewShotEnv(data=tiny, way=3, split=split).train_classes == 12
     assert FewShotEnv(data="sinusoid", way=1, shot=5, split=split).train_classes == 0
 

@@ -152,7 +152,7 @@ def test_classes_and_their_labels_are_uniform() -> None:
     assert np.square(shots - expected).sum() / expected < 24, "4 degrees of freedom"
 
 
-def test_position_of_a_query_row_tells_nothing() -> None:
+def test_position_of_a_query_row_reveals_nothing() -> None:
     way, query, tasks = 4, 3, 3000
     sampler = ClassSampler(marked_pool([6] * 6), way=way, shot=1, query=query, where="here")
     labels = sampler.answers(seeding.mix("position", np.arange(tasks)))

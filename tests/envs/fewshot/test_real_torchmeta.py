@@ -120,7 +120,7 @@ assert sum(losses[-5:]) < sum(losses[:5]), losses
 
 
 @pytest.fixture(scope="module")
-def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def extra(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with torchmeta, what it imports at once, and the stubs."""
     folder = tmp_path_factory.mktemp("torchmeta")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
@@ -144,10 +144,10 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [TAKES, TAKES_CLASSES, EMITS], ids=["sines", "classes", "emits"])
-def test_the_real_torchmeta(beside: Path, code: str) -> None:
+def test_the_real_torchmeta(extra: Path, code: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", HEAD + code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(beside)])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(extra)])},
         capture_output=True,
         text=True,
         check=False,

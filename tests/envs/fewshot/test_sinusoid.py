@@ -58,7 +58,7 @@ def test_the_wave_can_be_solved_from_its_support(split: str) -> None:
     assert "accuracy" not in info
 
 
-def test_blocks_are_judged_row_by_row() -> None:
+def test_blocks_are_evaluated_row_by_row() -> None:
     envs = FewShotVectorEnv(2, data="sinusoid", way=1, shot=5, split="train")
     observation, _ = envs.reset(seed=0)
     off = observation["query_y"] + np.array([0.0, 2.0], np.float32)[:, None, None]

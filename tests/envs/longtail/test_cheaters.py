@@ -25,7 +25,7 @@ def one_pass(env: LongTailEnv, answer: Answer, seed: int = 0) -> float:
     return reward
 
 
-def test_the_order_of_another_pass_tells_nothing() -> None:
+def test_the_order_of_another_pass_reveals_nothing() -> None:
     env = LongTailEnv(data="glyphs", imbalance=100, split="test")
     image_class = {
         image.tobytes(): place // EACH for place, image in enumerate(env._labelled.test.x)
@@ -57,7 +57,7 @@ def test_position_and_index_tell_nothing() -> None:
     assert one_pass(env, looks_at_the_index) == 1 / CLASSES
 
 
-def test_what_was_seen_in_training_tells_nothing() -> None:
+def test_what_was_seen_in_training_reveals_nothing() -> None:
     env = LongTailEnv(data="glyphs", imbalance=100, batch=200, head=100)
     known: dict[bytes, int] = {}
     order: list[int] = []

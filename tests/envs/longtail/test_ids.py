@@ -36,7 +36,7 @@ def test_trials_are_images(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["glyphs-lt-0", "glyphs-lt-", "sinusoid-lt-10", "glyphs-lt-1.5"])
-def test_other_names_are_nobodys(name: str) -> None:
+def test_other_names_are_refused_here(name: str) -> None:
     with pytest.raises(UnknownName, match=f"unknown environment '{name}'"):
         ENVS.resolve(name)
 

@@ -55,7 +55,7 @@ def test_an_imbalance_is_a_number_of_at_least_1(imbalance: float) -> None:
         class_counts(490, imbalance, 100)
 
 
-def test_a_class_without_images_is_told() -> None:
+def test_a_class_without_images_is_reported() -> None:
     with pytest.raises(UsageError, match=r"leaves 2 of 12 classes without an image.*less than 14"):
         class_counts(14, 20, 12)
     with pytest.raises(UsageError, match="at least 2 classes, got 1"):

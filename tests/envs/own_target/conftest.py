@@ -19,14 +19,14 @@ Reply = tuple[int, dict[str, str], bytes]
 
 
 class Loopback:
-    """A server whose model tells by an image's mean brightness: class 0 up to .6, then class 1.
+    """A server whose model classifies by mean brightness: class 0 up to .6, then class 1.
 
     Attributes:
         url: where it is asked.
         requests: images of each request, as they came: lists, or `{"b64": …}`.
         answered: images that were answered, as nested tuples.
         headers: of the last request.
-        path: what the last request asked for.
+        path: what the last request requested.
         most: requests that were under way at once, at most.
         before: called with the number of the request before it is answered; what it returns, if
             anything, is sent in place of the answer.

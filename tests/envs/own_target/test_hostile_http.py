@@ -96,14 +96,14 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_isnt_followed_and_no_header_goes_there(loopback: Any, status: int) -> None:
-    heard: list[bytes] = []
-    with raw(lambda client: heard.append(b"asked")) as elsewhere:
+    events: list[bytes] = []
+    with raw(lambda client: events.append(b"asked")) as elsewhere:
         loopback.before = lambda number: (status, {"Location": elsewhere}, b"")
         message = refusal(loopback.url, headers={"Authorization": "hush"})
     assert f"'{elsewhere}'" in message
     assert "isn't followed" in message
     assert "hush" not in message
-    assert heard == []
+    assert events == []
     assert len(loopback.requests) == 1
 
 

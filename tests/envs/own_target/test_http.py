@@ -148,7 +148,7 @@ def test_answers_of_another_kind_are_refused_and_not_kept(
         assert len(target.journal) == 0
 
 
-def test_requests_go_side_by_side_and_not_more(loopback: Any) -> None:
+def test_requests_go_in_parallel_and_not_more(loopback: Any) -> None:
     loopback.slow_s = 0.2
     with opened(loopback.url, batch=1, concurrency=3) as target:
         target(rows(9))

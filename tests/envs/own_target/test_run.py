@@ -477,7 +477,7 @@ def test_folders_that_are_fewer_than_the_targets_classes_are_said(
     assert main(argv) == 0
     (note,) = report_facts(own)["notes"]
     assert "the target has 3 classes and there are 2 class folders" in note
-    # Also where no progress is shown, and beside JSON.
+    # Also where no progress is shown, and next to JSON.
     assert note in capsys.readouterr().err
     assert main([*argv, "--json"]) == 0
     shown = capsys.readouterr()
@@ -495,7 +495,7 @@ def test_an_address_that_stays_away_is_unavailable(
     assert "the same command resumes" in capsys.readouterr().err
 
 
-def test_a_finished_run_asks_nothing_again_until_it_is_told_to(
+def test_a_finished_run_asks_nothing_again_until_it_is_asked_to(
     own: Own, loopback: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = words(own, "--attacks", "square", "--limit", "2", target=loopback.url, budget=5)

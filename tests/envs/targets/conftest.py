@@ -16,7 +16,7 @@ Write = Callable[..., None]
 
 @pytest.fixture
 def write_mnist(root: Path) -> Write:
-    """A function that writes images of ten classes in MNIST's form, easy to tell apart.
+    """A function that writes images of ten classes in MNIST's form, easy to distinguish.
 
     Class k has a bright square in the k-th of twelve places; the top left pixel is the image's
     place in the file.

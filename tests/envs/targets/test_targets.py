@@ -65,7 +65,7 @@ def test_what_is_not_trained_names_the_command(root: Path, write_mnist: Any) -> 
         load_target("mnist-net4")
 
 
-def test_a_sweep_tells_a_network_that_isnt_trained_from_data_that_arent_there(
+def test_a_sweep_distinguishes_a_network_that_isnt_trained_from_data_that_arent_there(
     root: Path, write_mnist: Any
 ) -> None:
     cells = [SuiteCell("square", "mnist-net4-untargeted", 0, "smoke", {})]
@@ -176,7 +176,7 @@ def test_weights_cannot_be_changed_for_the_next_one() -> None:
     assert load_net("glyphs-lenet5")[1].sha256 == before
 
 
-def test_the_embedded_networks_are_as_good_as_told() -> None:
+def test_the_embedded_networks_are_as_good_as_stated() -> None:
     assert targets.EMBEDDED.stat().st_size <= 3_000_000
     x, y = attack_images("glyphs-net4")
     assert (x.shape, x.dtype) == ((1200, 1, 28, 28), np.uint8)

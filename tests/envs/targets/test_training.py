@@ -80,7 +80,7 @@ def test_every_image_is_seen_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> Non
     assert first.tolist() != second.tolist()
 
 
-def test_rates_fall_as_told() -> None:
+def test_rates_fall_as_stated() -> None:
     assert [Recipe(1, 1.0, "linear").lr_at(done) for done in (0, 0.25)] == [1, 0.75]
     assert [Recipe(1, 1.0, "steps").lr_at(done) for done in (0.59, 0.6)] == [1, 0.1]
     assert Recipe(1, 1.0, "none").lr_at(0.99) == 1
@@ -116,8 +116,8 @@ def test_batch_norms_are_frozen_after_training() -> None:
         torch.testing.assert_close(one, net(params, pixels)[:1], rtol=1e-4, atol=1e-5)
 
 
-def test_a_network_that_learned_nothing_is_told(root: Path, write_mnist: Any) -> None:
-    """The white box of CIFAR-10's validation tasks once answered at random, and nobody noticed."""
+def test_a_network_that_learned_nothing_is_reported(root: Path, write_mnist: Any) -> None:
+    """The white box of CIFAR-10's validation tasks once answered at random, and no one noticed."""
     write_mnist()
     with pytest.raises(Diverged, match=r"mnist-lenet5 is right on .* as a guess would be"):
         train_net("mnist-lenet5", recipe=Recipe(4, 1e-12, batch=20))
@@ -130,24 +130,24 @@ def test_single_networks_have_rates_of_their_own() -> None:
     assert all(name in names() for name in RATES)
 
 
-def test_divergence_is_told() -> None:
+def test_divergence_is_reported() -> None:
     with pytest.raises(Diverged, match="training lenet5"):
         fit(NET, squares(), Recipe(3, 1e12, batch=10), Rng(0))
 
 
-def test_progress_is_told_and_budgets_are_checked(root: Path, write_mnist: Any) -> None:
+def test_progress_is_reported_and_budgets_are_checked(root: Path, write_mnist: Any) -> None:
     write_mnist()
-    heard: list[Any] = []
+    received: list[Any] = []
 
     class Ear(Callback):
         def stage(self, name: str, total: int, done: int = 0) -> None:
-            heard.append((name, total))
+            received.append((name, total))
 
         def advance(self, amount: int, values: Any) -> None:
-            heard.append(amount)
+            received.append(amount)
 
     held = train_net("mnist-lenet5", recipe=Recipe(4, 0.05, batch=20), watch=Ear())
-    assert heard == [("train mnist-lenet5", 24), *[1] * 24]
+    assert received == [("train mnist-lenet5", 24), *[1] * 24]
     assert held.accuracy > 0.5
     with pytest.raises(UsageError, match="budget must be one of smoke, small, paper, got 'huge'"):
         train_net("mnist-lenet5", budget="huge")
