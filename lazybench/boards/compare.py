@@ -16,6 +16,7 @@ from lazybench.boards.group import (
     end_of,
     factor,
     groups,
+    trial_classes,
 )
 from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.records.schema import Record
@@ -36,6 +37,8 @@ class Side:
         summary: its score in the board's unit, over seeds and trials.
         over_classes: ends of its interval over classes, too; None if they aren't known.
         by_trial: `[n]` mean over seeds of each trial's score, in the board's unit.
+        by_class: of a long tail, `[classes]` mean score of each class, that with most training
+            images first; None for others.
         keys: the first 12 digits of its records' keys.
         flags: `below baseline`, `still rising`, both or none.
     """
@@ -44,6 +47,7 @@ class Side:
     summary: Summary
     over_classes: tuple[float, float] | None
     by_trial: NDArray[Any]
+    by_class: NDArray[Any] | None
     keys: tuple[str, ...]
     flags: tuple[str, ...] = ()
 
@@ -165,7 +169,19 @@ def _side(group: Group, scores: list[NDArray[Any]], rows: Sequence[Group]) -> Si
     several = sum(other.name == group.name for other in rows) > 1
     name = f"{group.name}, {batch_norm(first)}" if several else group.name
     by_trial = np.stack(scores).mean(axis=0, dtype=np.float64) * scale
-    return Side(name, summary, over_classes, by_trial, keys, flags(group, rows))
+    by_class = _by_class(first, by_trial)
+    return Side(name, summary, over_classes, by_trial, by_class, keys, flags(group, rows))
+
+
+def _by_class(first: Record, by_trial: NDArray[Any]) -> NDArray[Any] | None:
+    """The mean over the trials of each class, where a trial has one class."""
+    import numpy as np
+
+    design = trial_classes(first) if first.env.family == "longtail" else None
+    if design is None:
+        return None
+    labels = design.members[:, 0]
+    return np.bincount(labels, by_trial) / np.bincount(labels)
 
 
 def _select(rows: Sequence[Group], name: str, norm: str | None) -> Group:

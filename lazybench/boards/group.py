@@ -21,7 +21,7 @@ from lazybench.user_code import load
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from lazybench.class_effects import ClassEffects
+    from lazybench.class_effects import ClassEffects, TrialClasses
 
 # Settings that a column shows, so that neither the row's name nor the board's head needn't.
 SHOWN = frozenset({"batch_norm"})
@@ -141,15 +141,27 @@ def samples_classes(record: Record) -> bool:
     return bool(_class_source(record.env.id, record.env.version))
 
 
+def trial_classes(record: Record) -> TrialClasses | None:
+    """Return the classes of a record's trials, from its environment's id alone; None if unknown."""
+    env = record.env
+    return _trial_classes(env.id, env.version, record.data.fingerprint, record.trials.n)
+
+
+@cache
+def _trial_classes(env_id: str, version: int, fingerprint: str, trials: int) -> TrialClasses | None:
+    if not trials or not _class_source(env_id, version):
+        return None
+    spec = ENVS.resolve(env_id).spec
+    design: TrialClasses | None = load(spec.trial_classes)(spec, fingerprint, trials)
+    return design
+
+
 @cache
 def _class_effects(env_id: str, version: int, fingerprint: str, trials: int) -> ClassEffects | None:
     # Loads numpy, which listings do without.
     from lazybench.class_effects import ClassEffects
 
-    if not trials or not _class_source(env_id, version):
-        return None
-    spec = ENVS.resolve(env_id).spec
-    design = load(spec.trial_classes)(spec, fingerprint, trials)
+    design = _trial_classes(env_id, version, fingerprint, trials)
     effects = None if design is None else ClassEffects(design)
     return effects if effects is not None and effects.identified else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import textwrap
 import warnings
 from collections import Counter
@@ -12,16 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazybench.boards.build import Board
+from lazybench.boards.charts import (
+    Axis,
+    Chart,
+    Mark,
+    cost_chart,
+    learning_chart,
+    score_axis,
+    short,
+    success_chart,
+)
 from lazybench.boards.compare import Comparison
 from lazybench.boards.group import bounded, factor, is_drawable
-from lazybench.boards.plot_data import (
-    PlotData,
-    Points,
-    Series,
-    front,
-    gamma_counts,
-    plot_data,
-)
+from lazybench.boards.plot_data import PlotData, Series, gamma_counts, plot_data
 from lazybench.errors import LazybenchError, UsageError
 from lazybench.files import write_bytes
 from lazybench.records.schema import Record
@@ -29,16 +31,14 @@ from lazybench.records.schema import Record
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 
 _COLOURS = ("#0b62a8", "#c4500a", "#00795a", "#a6417f", "#8a6100", "#5a55c9", "#b3261e", "#2c7480")
-_DASHES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "D", "^")
 _LONGEST_NAME = 40
 _CAPTION_WIDTH = 125
-_HEADS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8))
-"""Leading digits of the ticks of a logarithmic axis, from few to many."""
-_FEWEST_TICKS = 3
+_BLUE, _ORANGE = "#0b62a8", "#c4500a"
 
 
 def draw(boards: Sequence[Board], records: Iterable[Record], folder: Path, form: str) -> list[Path]:
@@ -114,11 +114,6 @@ def as_bytes(figure: Figure, form: str) -> bytes:
     return held.getvalue()
 
 
-def _style(place: int) -> dict[str, Any]:
-    colour = _COLOURS[place % len(_COLOURS)]
-    return {"color": colour, "linestyle": _DASHES[place // len(_COLOURS) % len(_DASHES)]}
-
-
 def _plain(text: str) -> str:
     """`text` as one line that matplotlib doesn't take for a formula."""
     return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
@@ -149,154 +144,176 @@ def _legend(axes: Axes) -> None:
 
 
 def _scores(shown: PlotData) -> Figure | None:
-    """Scores with their intervals, best on top."""
-    if not shown.series:
+    """Scores with their intervals, best on top; rows beyond the contenders' axis are marked."""
+    axis = score_axis(shown.board, f"{shown.board.metric} ({shown.board.unit}), 95 % interval")
+    if axis is None or not shown.series:
         return None
     figure, axes = new_figure(6.5, 1.2 + 0.24 * len(shown.series))
     for place, each in enumerate(shown.series):
+        at = axis.at(each.score)
+        if not 0 <= at <= 1:
+            low = at < 0
+            end, side, shift = (0.0, "left", 8) if low else (1.0, "right", -8)
+            axes.plot(end, place, "<" if low else ">", markersize=5, color="0.5", clip_on=False)
+            axes.annotate(
+                short(each.score),
+                *((end, place), (shift, 0)),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                fontsize=7,
+                color="0.35",
+            )
+            continue
         if each.lo is not None and each.hi is not None:
-            axes.plot((each.lo, each.hi), (place, place), color="#0b62a8", linewidth=3, alpha=0.35)
-        face = "#0b62a8" if each.ranked else "white"
-        axes.plot(
-            each.score, place, "o", markersize=5, markeredgecolor="#0b62a8", markerfacecolor=face
-        )
+            ends = [min(max(axis.at(end), 0.0), 1.0) for end in (each.lo, each.hi)]
+            axes.plot(ends, (place, place), color=_BLUE, linewidth=3, alpha=0.35)
+        face = _BLUE if each.ranked else "white"
+        axes.plot(at, place, "o", markersize=5, markeredgecolor=_BLUE, markerfacecolor=face)
     axes.set_yticks(range(len(shown.series)), [_name(each.name) for each in shown.series])
     axes.tick_params(axis="y", labelsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel(_name(f"{shown.board.metric} ({shown.board.unit}), 95 % interval"))
+    axes.set_xlim(0, 1)
+    axes.set_xticks(*_ticks(axis), fontsize=8)
+    axes.set_xlabel(_name(axis.label))
     _titled(axes, shown)
     return figure
 
 
-def _lines(
-    shown: PlotData, each: Callable[[Series], Sequence[Points]], *, step: bool
-) -> tuple[Figure, Axes] | None:
-    if not any(each(series) for series in shown.series):
+def _ticks(axis: Axis) -> tuple[list[float], list[str]]:
+    shown = [(at, text) for at, text in axis.ticks if 0 <= at <= 1]
+    return [at for at, _ in shown], [text for _, text in shown]
+
+
+def _chart(shown: PlotData, chart: Chart | None) -> Figure | None:
+    """A chart as a figure, from the description that the page of boards draws, too."""
+    if chart is None:
         return None
     figure, axes = new_figure(7.5, 4)
-    for place, series in enumerate(shown.series):
-        for i, points in enumerate(each(series)):
-            x, y = zip(*points, strict=True)
-            label = _name(series.name) if i == 0 else None
-            style = _style(place) | {"label": label, "linewidth": 1.5}
-            if step:
-                axes.step(x, y, where="post", **style)
-            else:
-                axes.plot(x, y, marker="o", markersize=3, **style)
+    lines = any(len(mark.line) > 1 for mark in chart.marks)
+    for mark in chart.marks:
+        _draw_mark(axes, chart, mark, shown.series[mark.series], lines=lines)
+    if chart.front:
+        x, y = zip(*chart.front, strict=True)
+        axes.step(x, y, where="post", color="0.5", linestyle="--", linewidth=1, zorder=0)
+    if chart.x.gutter:
+        axes.axvline(chart.x.gutter, color="0.8", linewidth=0.8)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xticks(*_ticks(chart.x), fontsize=8)
+    axes.set_yticks(*_ticks(chart.y), fontsize=8)
+    axes.set_xlabel(chart.x.label)
+    axes.set_ylabel(_name(chart.y.label))
     _legend(axes)
     _titled(axes, shown)
-    return figure, axes
-
-
-def _learning(shown: PlotData) -> Figure | None:
-    """Validation against training, a line for each seed."""
-    drawn = _lines(shown, lambda series: series.learning, step=False)
-    if drawn is None:
-        return None
-    from matplotlib.ticker import EngFormatter
-
-    figure, axes = drawn
-    axes.set_xlim(left=0)
-    # In full, hundreds of thousands of images run into each other.
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel(shown.learning_x)
-    axes.set_ylabel(_name(shown.learning_y))
-    _captioned(figure, shown.learning_note)
+    _captioned(figure, chart.note)
     return figure
 
 
-def _success(shown: PlotData) -> Figure | None:
-    """Share of images won against queries."""
-    drawn = _lines(shown, lambda series: [series.success] if series.success else [], step=True)
-    if drawn is None:
-        return None
-    figure, axes = drawn
-    axes.set_xscale("log")
-    axes.set_ylim(0, 101)
-    axes.set_xlabel("queries an image (logarithmic)")
-    axes.set_ylabel("images won (%)")
-    return figure
+def _draw_mark(axes: Axes, chart: Chart, mark: Mark, series: Series, *, lines: bool) -> None:
+    """What one row shows; of many lines those beyond the first colours are grey."""
+    i = mark.series
+    grey = lines and i >= len(_COLOURS)
+    colour = "0.75" if grey else _COLOURS[i % len(_COLOURS)]
+    x, y = zip(*mark.line, strict=True)
+    if mark.band:
+        low, high = zip(*mark.band, strict=True)
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    if mark.interval is not None:
+        axes.plot((x[0], x[0]), mark.interval, color=colour, linewidth=1)
+    style: dict[str, Any] = {"color": colour, "label": None if grey else _name(series.name)}
+    if mark.dots:
+        style["marker"] = _MARKERS[i // len(_COLOURS) % len(_MARKERS)]
+        style["markersize"] = 3 if lines else 6
+        style["markerfacecolor"] = colour if series.ranked else "white"
+    axes.plot(
+        x,
+        y,
+        linestyle="-" if lines else "none",
+        linewidth=0.8 if grey else 1.5,
+        drawstyle="steps-post" if chart.steps else "default",
+        # The best rows on top.
+        zorder=3 - i / (i + 1),
+        **style,
+    )
 
 
 def _pareto(shown: PlotData) -> Figure | None:
-    """Cost against score, with the line of those that no other beats in both."""
-    if not shown.costs:
-        return None
-    cost, label = shown.costs[0]
-    figure, axes = new_figure(7.5, 4)
-    for place, each in enumerate(shown.series):
-        if cost not in each.costs:
-            continue
-        x, colour = each.costs[cost], _COLOURS[place % len(_COLOURS)]
-        if each.lo is not None and each.hi is not None:
-            axes.plot((x, x), (each.lo, each.hi), color=colour, linewidth=1)
-        face = colour if each.ranked else "white"
-        axes.plot(
-            x,
-            each.score,
-            _MARKERS[place // len(_COLOURS) % len(_MARKERS)],
-            label=_name(each.name),
-            markeredgecolor=colour,
-            markerfacecolor=face,
-        )
-    line = [shown.series[i] for i in front(shown.series, cost, shown.board.better)]
-    costs, scores = [each.costs[cost] for each in line], [each.score for each in line]
-    axes.step(costs, scores, where="post", color="0.5", linestyle="--", linewidth=1, zorder=0)
-    _logarithmic(axes, [each.costs[cost] for each in shown.series if cost in each.costs])
-    axes.set_xlabel(f"{label} (logarithmic)")
-    axes.set_ylabel(_name(f"{shown.board.metric} ({shown.board.unit})"))
-    _legend(axes)
-    _titled(axes, shown)
-    _captioned(figure, shown.cost_note(cost))
-    return figure
-
-
-def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
-    """A horizontal axis for costs, of which some are above 0; zeros are at its left edge."""
-    positive = [value for value in values if value > 0]
-    low, high = min(positive) / 1.15, max(positive) * 1.15
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    choices = [
-        [head * 10**power for power in powers for head in heads if low <= head * 10**power <= high]
-        for heads in _HEADS
-    ]
-    ticks = next((each for each in choices if len(each) >= _FEWEST_TICKS), choices[-1])
-    if len(positive) < len(values):
-        room = max(0.1, 0.15 * math.log10(high / low))
-        axes.set_xscale("symlog", linthresh=low, linscale=room)
-        axes.set_xlim(-low / 5, high)
-        ticks = [0, *ticks]
-    else:
-        axes.set_xscale("log")
-        axes.set_xlim(low, high)
-    axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks], fontsize=8)
-    axes.set_xticks([], minor=True)
+    """Cost against score, for the cost that a page begins with."""
+    return _chart(shown, cost_chart(shown, shown.costs[0][0])) if shown.costs else None
 
 
 _PAINTERS: dict[str, Callable[[PlotData], Figure | None]] = {
     "scores": _scores,
-    "learning": _learning,
-    "success": _success,
+    "learning": lambda shown: _chart(shown, learning_chart(shown)),
+    "success": lambda shown: _chart(shown, success_chart(shown)),
     "pareto": _pareto,
 }
 
 
 _DOT = 12.0
 _LARGEST = 900.0
+_CLASS_GROUPS = 10
+"""Groups of classes whose means are drawn; single classes are noisy."""
 _FEW_PLACES = 16
 """The most places whose trials are counted next to them: those of three seeds of hits."""
 
 
 def compare_picture(found: Comparison, form: str) -> bytes:
-    """Return a scatter of the trials' scores as `png` or `svg`.
+    """Return two sides of a comparison as `png` or `svg`.
 
-    The area of a dot grows with the trials at its place; where those are at few places, such as
-    hits and misses, their counts are written next to them.
+    Long tail: the accuracy of both over the classes, from most to fewest training images, and
+    their difference. Others: a scatter of the trials' scores; the area of a dot grows with the
+    trials at its place, and where those are at few places, such as hits and misses, their counts
+    are written next to them.
 
     Raises:
         LazybenchError: matplotlib isn't installed.
     """
-    figure, axes = new_figure(5, 5)
+    if found.left.by_class is not None and found.right.by_class is not None:
+        figure = _compare_classes(found, found.left.by_class, found.right.by_class)
+    else:
+        figure = _compare_trials(found)
+    mean, lo, hi, _ = found.difference
+    points = "points" if found.unit == "%" else found.unit
+    figure.suptitle(
+        f"{found.env}: {_name(found.left.name)} less {_name(found.right.name)}\n"
+        f"{mean:+.2f} {points} (95 % interval {lo:+.2f} to {hi:+.2f})",
+        fontsize=10,
+    )
+    return as_bytes(figure, form)
+
+
+def _compare_classes(found: Comparison, left: NDArray[Any], right: NDArray[Any]) -> Figure:
+    """Both sides' accuracy from head to tail, and their difference, in groups of classes."""
+    import numpy as np
+
+    figure, (upper, lower) = panels(7.5, 5.6, rows=2)
+    groups = np.array_split(np.arange(len(left)), min(_CLASS_GROUPS, len(left)))
+    middles = [float(group.mean()) + 1 for group in groups]
+    for side, values, colour in (
+        (found.left, left, _BLUE),
+        (found.right, right, _ORANGE),
+    ):
+        means = [values[group].mean() for group in groups]
+        upper.plot(range(1, len(values) + 1), values, ".", color=colour, alpha=0.3, markersize=4)
+        upper.plot(middles, means, "o-", color=colour, markersize=4, label=_name(side.name))
+    upper.set_ylabel(f"{found.metric} of a class ({found.unit})")
+    upper.legend(fontsize=8, frameon=False)
+    differences = [(left - right)[group].mean() for group in groups]
+    widths = [0.85 * len(group) for group in groups]
+    colours = [_BLUE if value > 0 else _ORANGE for value in differences]
+    lower.bar(middles, differences, width=widths, color=colours)
+    lower.axhline(0, color="0.4", linewidth=0.8)
+    lower.set_ylabel(f"difference ({'points' if found.unit == '%' else found.unit})")
+    lower.set_xlabel(f"classes, from most to fewest training images (groups of {len(groups[0])})")
+    for axes in (upper, lower):
+        axes.set_xlim(0, len(left) + 1)
+    return figure
+
+
+def _compare_trials(found: Comparison) -> Figure:
+    figure, axes = new_figure(5, 5.3)
     x, y = ([round(v, 6) for v in side.by_trial.tolist()] for side in (found.right, found.left))
     levels = sorted({*x, *y})
     counts = Counter(zip(x, y, strict=True))
@@ -321,13 +338,10 @@ def compare_picture(found: Comparison, form: str) -> bytes:
         axes.set_xticks(levels, [f"{level:.3g}" for level in levels])
         axes.set_yticks(levels, [f"{level:.3g}" for level in levels])
     for side, label in ((found.right, axes.set_xlabel), (found.left, axes.set_ylabel)):
-        label(f"{side.name}, {found.metric} ({found.unit}) of a trial")
-    mean, lo, hi, _ = found.difference
-    axes.set_title(f"{found.env}: {mean:+.2f} ({lo:+.2f} to {hi:+.2f})")
-    return as_bytes(figure, form)
+        label(f"{_name(side.name)}, {found.metric} ({found.unit}) of a trial")
+    return figure
 
 
-_BLUE, _ORANGE = "#0b62a8", "#c4500a"
 _BINS = 20
 
 

@@ -51,17 +51,40 @@ def env_picture(spec: EnvSpec, *, trial: int = 0, attacker: str | None = None) -
 
 def _trial(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
     env = open_env(spec, 1, "test", render_mode="rgb_array")
-    env.reset(options={"trials": np.array([trial])})
+    observation, _ = env.reset(options={"trials": np.array([trial])})
     (sheet,) = env.render()
     env.close()
+    if env.task.target == "array":
+        return _points(spec, trial, {name: row[0] for name, row in observation.items()})
     height, width = sheet.shape[:2]
     inches = 9.0 if width > height else 6.5
     figure, axes = new_figure(inches, inches * height / width + 0.5)
     _image(axes, sheet)
     rows = f"support, {env.task.shot} images of each of {env.task.way} classes; below, the queries"
-    if env.task.target == "array":
-        rows = f"{env.task.shot} support points"
     axes.set_title(f"{spec.id}, trial {trial}: {rows}", loc="left", fontsize=9)
+    return figure
+
+
+def _points(spec: EnvSpec, trial: int, task: dict[str, Any]) -> Figure:
+    """The points of a regression; the answers to the queries stay hidden."""
+    x, y, queries = (np.ravel(task[name]) for name in ("support_x", "support_y", "query_x"))
+    figure, axes = new_figure(7, 3.8)
+    axes.plot(x, y, "o", color=_BANDS[0][1], markersize=8, label=f"support, {len(x)} points")
+    label = f"queries, {len(queries)} places whose answers are hidden"
+    bottom = axes.get_xaxis_transform()
+    axes.plot(
+        *(queries, np.full(len(queries), 0.03)),
+        *("^",),
+        color=_BANDS[2][1],
+        markersize=7,
+        transform=bottom,
+        label=label,
+    )
+    axes.set_xlabel("x")
+    axes.set_ylabel("y")
+    axes.margins(y=0.2)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2)
+    axes.set_title(f"{spec.id}, trial {trial}", loc="left", fontsize=10)
     return figure
 
 
@@ -104,26 +127,45 @@ def _attack(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
         env, policy, spec.metric, trial + ATTACKED, start=trial, columns=spec.columns
     )
     sheets = env.render()
+    observation, _ = env.reset(options={"trials": np.arange(trial, trial + ATTACKED)})
     norm, budget = env.task.norm, env.task.query_budget
     env.close()
-    figure, places = panels(6, 1.1 + 1.75 * len(sheets), rows=len(sheets))
+    figure, places = panels(9, 1.0 + 3.25 * len(sheets), rows=len(sheets))
     for row, (axes, sheet) in enumerate(zip(places, sheets, strict=True)):
         _image(axes, sheet)
-        axes.set_title(_verdict(result, row, trial + row, budget), loc="left", fontsize=8)
-    figure.suptitle(
-        f"{spec.id}, {name}: clean, nearest adversarial ({norm}), difference", fontsize=9
-    )
+        _label_tiles(axes, sheet, ("clean", f"nearest adversarial ({norm.upper()})", "difference"))
+        label, goal = (int(observation[name][row]) for name in ("label", "goal"))
+        wanted = "" if goal < 0 else f", wanted {goal}"
+        verdict = _verdict(result, row, budget)
+        title = f"image {trial + row}: {verdict}\nclass {label}{wanted}"
+        axes.set_title(title, loc="left", fontsize=11)
+    figure.suptitle(f"{spec.id}, {name}", fontsize=12)
     return figure
 
 
-def _verdict(result: Evaluation, row: int, trial: int, budget: int) -> str:
+def _verdict(result: Evaluation, row: int, budget: int) -> str:
     columns = {name: values[row] for name, values in result.columns.items()}
     distance = f"L2 distance {columns['best_l2']:.2f}"
     if result.scores[row]:
         first = int(columns["success_query"])
-        return f"image {trial}: success at query {first:,} of {budget:,}; {distance}"
-    spent = f"image {trial}: robust after {int(columns['queries']):,} queries"
+        return f"success at query {first:,} of {budget:,}; {distance}"
+    spent = f"robust after {int(columns['queries']):,} queries"
     return spent if columns["best_l2"] < 0 else f"{spent}; nearest: {distance}"
+
+
+def _label_tiles(axes: Axes, sheet: Any, names: tuple[str, ...]) -> None:
+    """Write what each of the tiles of a row shows below it."""
+    width = sheet.shape[1] / len(names)
+    for place, name in enumerate(names):
+        axes.annotate(
+            name,
+            *((width * (place + 0.5), sheet.shape[0]), (0, -4)),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=10,
+            annotation_clip=False,
+        )
 
 
 def _image(axes: Axes, picture: Any) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from lazybench import make_env
 from lazybench.records import Store, Trials
 
 
@@ -135,6 +138,31 @@ def test_attack_shows_what_was_made_of_four_images(lazybench: Any, drawn: list[A
     assert len(titles) == 4
     assert all(f"image {i}: success at query" in title for i, title in enumerate(titles))
     assert "glyphs-net4-untargeted, square" in drawn[0].get_suptitle()
+    assert all(re.search(r"L2 distance \d\.\d\d\nclass \d+$", title) for title in titles)
+    below = [[text.get_text() for text in axes.texts] for axes in drawn[0].axes]
+    assert below == [["clean", "nearest adversarial (L2)", "difference"]] * 4
+
+
+def test_sheet_of_a_targeted_attack_names_the_wanted_class(
+    lazybench: Any, drawn: list[Any]
+) -> None:
+    assert lazybench("show", "glyphs-net4-targeted", "--png", "x.png").code == 0
+    titles = [axes.get_title(loc="left") for axes in drawn[0].axes]
+    found = [re.search(r"class (\d+), wanted (\d+)$", title) for title in titles]
+    assert all(match is not None and match[1] != match[2] for match in found)
+
+
+def test_regression_shows_its_points_and_no_answer(lazybench: Any, drawn: list[Any]) -> None:
+    assert lazybench("show", "sinusoid-5shot", "--png", "x.png", "--trial", "2").code == 0
+    (axes,) = drawn[0].axes
+    support, queries = axes.lines
+    env = make_env("sinusoid-5shot", split="test")
+    task, _ = env.reset(options={"trial": 2})
+    assert support.get_xdata() == pytest.approx(np.ravel(task["support_x"]))
+    assert support.get_ydata() == pytest.approx(np.ravel(task["support_y"]))
+    assert queries.get_xdata() == pytest.approx(np.ravel(task["query_x"]))
+    assert len(set(queries.get_ydata())) == 1
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("x", "y")
 
 
 def test_file_that_cannot_be_written(lazybench: Any, drawn: list[Any]) -> None:
