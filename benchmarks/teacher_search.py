@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from student_step import EDGE_PX, LR, WAY, interleaved, strokes
 
 from lazybench import learning
+from lazybench.agents.fewshot.episode import objective
 from lazybench.nets import Conv4
-from lazybench.nets.objective import objective
 from lazybench.nets.params import Params
 from lazybench.runtime.threads import keep_freed_memory
 from lazybench.tasks import TaskShape

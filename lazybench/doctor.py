@@ -13,11 +13,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -30,11 +30,10 @@ from lazybench.data.folders import CACHE_VARIABLE, cache_root, data_root
 from lazybench.data.importing.catalogue import ORIGIN
 from lazybench.errors import LazybenchError, OutputUnavailable, StoreError
 from lazybench.files import MOST_LINES_BYTES, file_digest, read_file, sound_bytes
+from lazybench.findings import Finding, Repair, refuted
 from lazybench.records import Store, write_bytes
 from lazybench.registry import AGENTS, DATASETS, ENVS
 from lazybench.runtime import locks
-
-State = Literal["ok", "warn", "bad"]
 
 QUARANTINE = "quarantine"
 """Folder below the repaired one that holds quarantined files."""
@@ -43,56 +42,7 @@ FRESH_S = 3600.0
 """Temporary files younger than this may still be in use."""
 
 
-@dataclass(frozen=True)
-class Repair:
-    """What `--repair` does about a finding.
-
-    Attributes:
-        kind: `move` puts the path into quarantine; `cut` keeps the first `keep` bytes of the file
-            and a copy of all of it in quarantine; `boards` regenerates the boards of the store.
-        root: the folder that holds the quarantine.
-        path: file or folder to move or cut; the store for `boards`.
-        keep: for `cut`, the number of bytes to keep.
-    """
-
-    kind: Literal["move", "cut", "boards"]
-    root: Path
-    path: Path
-    keep: int = 0
-
-    @property
-    def text(self) -> str:
-        """Description of the repair, in a few words."""
-        if self.kind == "move":
-            return "--repair moves it into quarantine"
-        if self.kind == "cut":
-            return f"--repair keeps its first {self.keep} bytes, and a copy of all in quarantine"
-        return "--repair regenerates the boards, and keeps copies in quarantine"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Result of one check.
-
-    Attributes:
-        area: installation, data, cache, store, runs or plug-ins.
-        subject: what was checked.
-        state: `ok`; `warn` if everything works all the same; `bad` if something is broken or
-            doesn't match its own description.
-        detail: one line on the result.
-        advice: what to do; empty if nothing needs to be done.
-        repair: what `--repair` does about it; None if it does nothing.
-    """
-
-    area: str
-    subject: str
-    state: State
-    detail: str
-    advice: str = ""
-    repair: Repair | None = None
-
-
-def leftovers(area: str, root: Path, found: Iterator[Path]) -> Iterator[Finding]:
+def leftovers(root: Path, found: Iterator[Path]) -> Iterator[Finding]:
     """Yield files that killed processes left behind, an hour ago or more."""
     for path in sorted(found):
         if path.is_relative_to(root / QUARANTINE):
@@ -103,9 +53,8 @@ def leftovers(area: str, root: Path, found: Iterator[Path]) -> Iterator[Finding]
             continue
         if age_s > FRESH_S:
             yield Finding(
-                area,
                 str(path),
-                "warn",
+                None,
                 f"left by a process that was killed {age_s / 3600:.0f} h ago",
                 "nothing reads it",
                 Repair("move", root, path),
@@ -120,9 +69,6 @@ def may_be_held(lock: Path) -> bool:
         return True
 
 
-AREA = "plug-ins"
-
-
 def examine_plug_ins() -> Iterator[Finding]:
     """Yield findings on plug-ins that fail at import or use a name that is taken."""
     others = 0
@@ -134,11 +80,8 @@ def examine_plug_ins() -> Iterator[Finding]:
             continue
         for name, why in registry.broken.items():
             fix = "update, repair or uninstall the package that it comes from"
-            yield Finding(AREA, name, "bad", why, fix)
-    yield Finding(AREA, "others", "ok", f"{others} entries of other packages load")
-
-
-DATA_AREA = "data"
+            yield Finding(name, False, why, fix)
+    yield Finding("others", True, f"{others} entries of other packages load")
 
 
 def examine_data(*, deep: bool) -> Iterator[Finding]:
@@ -153,46 +96,40 @@ def examine_data(*, deep: bool) -> Iterator[Finding]:
             yield _whole(each, deep=deep)
         elif there:
             # The folder of a published set may be shared with another, so it needn't be damage.
-            state: State = "bad" if origins[each.name] == ORIGIN else "warn"
+            ok = None if origins[each.name] != ORIGIN else False
             fix = f"see: lazybench show {each.name}"
-            yield Finding(DATA_AREA, each.name, state, each.detail, fix)
+            yield Finding(each.name, ok, each.detail, fix)
         else:
             missing += 1
     for name, why in DATASETS.broken.items():
-        yield Finding(
-            DATA_AREA, name, "bad", why, "import it again, or: lazybench data forget NAME"
-        )
+        yield Finding(name, False, why, "import it again, or: lazybench data forget NAME")
     if missing:
         detail = f"{missing} data sets aren't installed; all are optional"
-        yield Finding(DATA_AREA, "others", "ok", detail, "lazybench list data")
+        yield Finding("others", True, detail, "lazybench list data")
 
 
 def _whole(looked: DataStatus, *, deep: bool) -> Finding:
     if not deep:
-        return Finding(DATA_AREA, looked.name, "ok", looked.detail)
+        return Finding(looked.name, True, looked.detail)
     try:
         found = verify(looked.name)
     except LazybenchError as error:
-        return Finding(DATA_AREA, looked.name, "bad", str(error), "download or import it again")
+        return Finding(looked.name, False, str(error), "download or import it again")
     if found.verified is False:
-        return Finding(DATA_AREA, found.name, "bad", found.detail, "download or import it again")
-    return Finding(DATA_AREA, found.name, "ok", found.detail)
-
-
-CACHE_AREA = "cache"
+        return Finding(found.name, False, found.detail, "download or import it again")
+    return Finding(found.name, True, found.detail)
 
 
 def examine_cache(*, deep: bool) -> Iterator[Finding]:
     """Yield findings on the cache; `deep` hashes every file, else only sizes are compared."""
     root = cache_root()
     if not root.is_dir():
-        yield Finding(CACHE_AREA, str(root), "ok", "nothing has been prepared yet")
+        yield Finding(str(root), True, "nothing has been prepared yet")
         return
     if not os.access(root, os.W_OK):
         yield Finding(
-            CACHE_AREA,
             str(root),
-            "warn",
+            None,
             "can't be written, so each process prepares data again",
             f"set {CACHE_VARIABLE} to a folder that can be written",
         )
@@ -204,17 +141,16 @@ def examine_cache(*, deep: bool) -> Iterator[Finding]:
             sound += 1
         elif not may_be_held(entry.with_name(f"{entry.name}.lock")):
             yield Finding(
-                CACHE_AREA,
                 str(entry),
-                "bad",
+                False,
                 why,
                 "it is prepared again when it is missing",
                 Repair("move", root, entry),
             )
     how = "by sha256" if deep else "by file size"
-    yield Finding(CACHE_AREA, str(root), "ok", f"{sound} of {len(entries)} entries intact, {how}")
+    yield Finding(str(root), True, f"{sound} of {len(entries)} entries intact, {how}")
     temporary = chain(root.glob("*.tmp-*"), root.glob(".tmp-*"))
-    yield from leftovers(CACHE_AREA, root, temporary)
+    yield from leftovers(root, temporary)
 
 
 def _is_entry(path: Path) -> bool:
@@ -223,14 +159,13 @@ def _is_entry(path: Path) -> bool:
     return ".tmp-" not in path.name and (lock.exists() or (path / MANIFEST).exists())
 
 
-RUNS_AREA = "runs"
 _SAME = "the same command resumes from the last intact checkpoint"
 
 
 def examine_runs(runs: Path) -> Iterator[Finding]:
     """Yield findings on the folder of runs; active runs aren't checked."""
     if not runs.is_dir():
-        yield Finding(RUNS_AREA, str(runs), "ok", "nothing has been run yet")
+        yield Finding(str(runs), True, "nothing has been run yet")
         return
     folders = [path for path in sorted(runs.iterdir()) if _is_run(path)]
     at_work = [path for path in folders if may_be_held(path / "lock")]
@@ -240,9 +175,9 @@ def examine_runs(runs: Path) -> Iterator[Finding]:
             continue
         found = list(_run(runs, folder))
         yield from found
-        sound += all(each.state == "ok" for each in found)
+        sound += all(each.ok for each in found)
     busy = f", {len(at_work)} active and not checked" if at_work else ""
-    yield Finding(RUNS_AREA, str(runs), "ok", f"{sound} of {len(folders)} runs are intact{busy}")
+    yield Finding(str(runs), True, f"{sound} of {len(folders)} runs are intact{busy}")
 
 
 def _is_run(path: Path) -> bool:
@@ -254,34 +189,32 @@ def _run(runs: Path, folder: Path) -> Iterator[Finding]:
     for path in (folder / "config.json", *sorted(folder.glob("done*.json"))):
         if path.exists() and (why := _unreadable(path)):
             repair = Repair("move", runs, path)
-            yield Finding(
-                RUNS_AREA, str(path), "bad", why, "the same command writes it again", repair
-            )
+            yield Finding(str(path), False, why, "the same command writes it again", repair)
     for step in sorted(folder.glob("ckpt/step-*")):
         if why := _unsound(step):
             repair = Repair("move", runs, step)
-            yield Finding(RUNS_AREA, str(step), "bad", why, _SAME, repair)
+            yield Finding(str(step), False, why, _SAME, repair)
     for path in sorted(folder.glob("*.jsonl")):
         yield from _log(runs, path)
-    yield from leftovers(RUNS_AREA, runs, folder.rglob(".tmp-*"))
+    yield from leftovers(runs, folder.rglob(".tmp-*"))
 
 
 def _log(runs: Path, path: Path) -> Iterator[Finding]:
     try:
         keep, size = sound_bytes(path)
     except StoreError as error:
-        yield Finding(RUNS_AREA, str(path), "bad", str(error), "make it readable")
+        yield Finding(str(path), False, str(error), "make it readable")
         return
     if keep == size:
         return
     data = read_file(path, MOST_LINES_BYTES)[keep:]
     if b"\n" not in data.rstrip(b"\n"):
         detail = f"its last line is incomplete, {size - keep} bytes"
-        yield Finding(RUNS_AREA, str(path), "warn", detail, "the next run removes it")
+        yield Finding(str(path), None, detail, "the next run removes it")
         return
     line = read_file(path, MOST_LINES_BYTES)[:keep].count(b"\n") + 1
     detail = f"line {line} doesn't match its checksum, and more lines follow it"
-    yield Finding(RUNS_AREA, str(path), "bad", detail, _SAME, Repair("cut", runs, path, keep))
+    yield Finding(str(path), False, detail, _SAME, Repair("cut", runs, path, keep))
 
 
 def _unreadable(path: Path) -> str:
@@ -307,13 +240,10 @@ def _unsound(step: Path) -> str:
     return "" if wanted else "its manifest names no file"
 
 
-STORE_AREA = "store"
-
-
 def examine_store(out: Path) -> Iterator[Finding]:
     """Yield findings on the store at `out`."""
     if not out.is_dir():
-        yield Finding(STORE_AREA, str(out), "ok", "no record has been stored yet")
+        yield Finding(str(out), True, "no record has been stored yet")
         return
     store = Store(out)
     found: Checked | None = None
@@ -326,19 +256,18 @@ def examine_store(out: Path) -> Iterator[Finding]:
     number, skipped = (found.n_records, found.skipped) if found is not None else _read(store)
     for path, reason in skipped:
         yield Finding(
-            STORE_AREA,
             str(path),
-            "bad",
+            False,
             reason,
             "download it from where it was published, or run it again",
             Repair("move", out, path),
         )
-    yield Finding(STORE_AREA, str(out), "ok", f"{number} records are intact and in place")
+    yield Finding(str(out), True, f"{number} records are intact and in place")
     if why:
-        yield Finding(STORE_AREA, str(out / "boards"), "bad", why, "repair or remove that file")
+        yield Finding(str(out / "boards"), False, why, "repair or remove that file")
     if found is not None:
         yield from _boards(store, found.differences, damaged=bool(skipped))
-    yield from leftovers(STORE_AREA, out, out.rglob(".tmp-*"))
+    yield from leftovers(out, out.rglob(".tmp-*"))
 
 
 def _read(store: Store) -> tuple[int, list[tuple[Path, str]]]:
@@ -354,16 +283,15 @@ def _read(store: Store) -> tuple[int, list[tuple[Path, str]]]:
 def _boards(store: Store, differences: list[str], *, damaged: bool) -> Iterator[Finding]:
     subject = str(store.root / "boards")
     if not differences:
-        yield Finding(STORE_AREA, subject, "ok", "each board agrees with the records")
+        yield Finding(subject, True, "each board agrees with the records")
         return
     more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
     # Boards must not be regenerated while a record is missing.
     repair = None if damaged else Repair("boards", store.root, store.root)
     advice = f"{COMMAND} --out {shlex.quote(str(store.root))}"
-    yield Finding(STORE_AREA, subject, "bad", f"{differences[0]}{more}", advice, repair)
+    yield Finding(subject, False, f"{differences[0]}{more}", advice, repair)
 
 
-INSTALLATION_AREA = "installation"
 PACKAGE = "lazybench"
 TORCH_S = 120.0
 
@@ -383,9 +311,8 @@ def examine_installation(*, deep: bool) -> Iterator[Finding]:
         held = metadata.distribution(PACKAGE)
     except metadata.PackageNotFoundError:
         yield Finding(
-            INSTALLATION_AREA,
             PACKAGE,
-            "warn",
+            None,
             "runs from its source folder, not installed: versions can't be compared",
             "pip install -c constraints.txt -e .",
         )
@@ -401,11 +328,9 @@ def _versions(held: metadata.Distribution) -> Iterator[Finding]:
     wanted, python = held.metadata["Requires-Python"], platform.python_version()
     if wanted and python not in SpecifierSet(wanted, prereleases=True):
         advice = f"make an environment with Python {wanted}"
-        yield Finding(
-            INSTALLATION_AREA, "python", "bad", f"{python}, lazybench needs {wanted}", advice
-        )
+        yield Finding("python", False, f"{python}, lazybench needs {wanted}", advice)
     else:
-        yield Finding(INSTALLATION_AREA, "python", "ok", python)
+        yield Finding("python", True, python)
     for text in held.requires or ():
         requirement = Requirement(text)
         optional = requirement.marker is not None
@@ -421,15 +346,13 @@ def _package(requirement: Requirement, *, optional: bool) -> Iterator[Finding]:
         found = metadata.version(name)
     except metadata.PackageNotFoundError:
         if not optional:
-            yield Finding(
-                INSTALLATION_AREA, name, "bad", f"not installed, lazybench needs {wanted}", fix
-            )
+            yield Finding(name, False, f"not installed, lazybench needs {wanted}", fix)
         return
     if wanted.contains(found, prereleases=True):
-        yield Finding(INSTALLATION_AREA, name, "ok", found)
+        yield Finding(name, True, found)
     else:
-        state: State = "warn" if optional else "bad"
-        yield Finding(INSTALLATION_AREA, name, state, f"{found}, lazybench needs {wanted}", fix)
+        ok = None if optional else False
+        yield Finding(name, ok, f"{found}, lazybench needs {wanted}", fix)
 
 
 def _files(held: metadata.Distribution) -> Iterator[Finding]:
@@ -451,9 +374,9 @@ def _files(held: metadata.Distribution) -> Iterator[Finding]:
             wrong.append(f"{file} was changed")
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        yield Finding(INSTALLATION_AREA, "files", "bad", f"{wrong[0]}{more}", _AGAIN)
+        yield Finding("files", False, f"{wrong[0]}{more}", _AGAIN)
     elif own:
-        yield Finding(INSTALLATION_AREA, "files", "ok", f"{len(own)} files as they were installed")
+        yield Finding("files", True, f"{len(own)} files as they were installed")
 
 
 def _read_glyphs() -> None:
@@ -475,11 +398,9 @@ def _embedded(*, deep: bool) -> Iterator[Finding]:
         try:
             read()
         except (LazybenchError, ImportError) as error:
-            yield Finding(INSTALLATION_AREA, f"embedded {subject}", "bad", str(error), _AGAIN)
+            yield Finding(f"embedded {subject}", False, str(error), _AGAIN)
         else:
-            yield Finding(
-                INSTALLATION_AREA, f"embedded {subject}", "ok", "its sha256 is the published one"
-            )
+            yield Finding(f"embedded {subject}", True, "its sha256 is the published one")
 
 
 def _torch() -> Finding:
@@ -493,13 +414,11 @@ def _torch() -> Finding:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Finding(
-            INSTALLATION_AREA, "torch computes", "bad", f"no answer within {TORCH_S:g} s", fix
-        )
+        return Finding("torch computes", False, f"no answer within {TORCH_S:g} s", fix)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-        return Finding(INSTALLATION_AREA, "torch computes", "bad", last, fix)
-    return Finding(INSTALLATION_AREA, "torch computes", "ok", done.stdout.strip())
+        return Finding("torch computes", False, last, fix)
+    return Finding("torch computes", True, done.stdout.strip())
 
 
 @dataclass(frozen=True)
@@ -515,7 +434,7 @@ class Examined:
     @property
     def well(self) -> bool:
         """Whether no finding is bad."""
-        return all(finding.state != "bad" for finding in self.findings)
+        return not refuted(self.findings)
 
     @property
     def repairable(self) -> tuple[Finding, ...]:
@@ -531,17 +450,16 @@ def examine(out: Path, runs: Path, *, deep: bool = False) -> Examined:
         runs: folder of working state.
         deep: read and hash all data, and compute with torch; minutes, if data sets are large.
     """
+    areas = {
+        "installation": examine_installation(deep=deep),
+        "plug-ins": examine_plug_ins(),
+        "data": examine_data(deep=deep),
+        "cache": examine_cache(deep=deep),
+        "store": examine_store(out),
+        "runs": examine_runs(runs),
+    }
     return Examined(
-        tuple(
-            chain(
-                examine_installation(deep=deep),
-                examine_plug_ins(),
-                examine_data(deep=deep),
-                examine_cache(deep=deep),
-                examine_store(out),
-                examine_runs(runs),
-            )
-        )
+        tuple(replace(each, area=area) for area, found in areas.items() for each in found)
     )
 
 
@@ -581,7 +499,7 @@ def repair(findings: Iterable[Finding], quarantine: Quarantine | None = None) ->
                 lines.append(_done(finding.repair, kept))
             except OSError as error:
                 raise OutputUnavailable(
-                    f"{finding.subject} can't be repaired ({error.strerror or error}); make it "
+                    f"{finding.name} can't be repaired ({error.strerror or error}); make it "
                     "writable and try again"
                 ) from error
     return lines
@@ -615,4 +533,4 @@ def _repair_boards(repair: Repair, quarantine: Quarantine) -> str:
     return f"{store.root / 'boards'}: regenerated; {changed} former files are in {where}"
 
 
-__all__ = ["Examined", "Finding", "Quarantine", "Repair", "State", "examine", "repair"]
+__all__ = ["Examined", "Finding", "Quarantine", "Repair", "examine", "repair"]

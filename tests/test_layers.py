@@ -28,7 +28,7 @@ FRONT = ("lazybench/__init__.py", "lazybench/api.py", "lazybench/cli/", "lazyben
 LAYERS = (
     ("_version", "class_effects", "errors"),
     ("arguments", "files", "seeding", "specs", "stats", "tasks"),
-    ("agent", "plugins", "runtime", "tables"),
+    ("agent", "findings", "plugins", "runtime", "tables"),
     ("user_code",),
     ("nets", "registry"),
     ("gymnasium_ids", "learning", "records", "references"),

@@ -19,13 +19,12 @@ from lazybench import learning
 from lazybench.agent import Network, Observation, Plan
 from lazybench.agents.fewshot import heads
 from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed
-from lazybench.agents.fewshot.episode import PerTask, Row, own_shape
+from lazybench.agents.fewshot.episode import PerTask, Row, objective, own_shape
 from lazybench.agents.fewshot.presets import embedding_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
 from lazybench.agents.fewshot.weights import network_description
 from lazybench.errors import UsageError
 from lazybench.nets import backbone
-from lazybench.nets.objective import objective
 from lazybench.nets.params import Params, detached
 from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench import learning
@@ -14,10 +15,64 @@ from lazybench.agent import Observation
 from lazybench.agents.fewshot.weights import HEAD, NORM
 from lazybench.nets import Net
 from lazybench.nets.net import head_outputs
-from lazybench.nets.objective import objective
 from lazybench.nets.params import Params
 from lazybench.runtime.threads import map_tasks
 from lazybench.tasks import PADDING, TaskShape
+
+
+class _OfOutputs(Protocol):
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor: ...
+
+
+class _Score(Protocol):
+    def __call__(self, outputs: Tensor, targets: Tensor) -> tuple[float, ...]: ...
+
+
+class Objective(NamedTuple):
+    """The loss to descend, the score to compare by, and the answer.
+
+    Attributes:
+        loss: mean loss over rows, a scalar with a graph.
+        score: numbers to compare entry by entry, higher is better. `Choice:` (accuracy, -loss) for
+            labels, since accuracy alone ties constantly on one instance a class; (-loss,)
+            otherwise.
+        answer: the action for query outputs: labels int64, or the outputs themselves.
+    """
+
+    loss: _OfOutputs
+    score: _Score
+    answer: _OfAnswer
+
+
+class _OfAnswer(Protocol):
+    def __call__(self, outputs: Tensor) -> Tensor: ...
+
+
+def objective(task: TaskShape) -> Objective:
+    """Return cross-entropy and accuracy for labels, mean squared error for real-valued targets."""
+    return _CLASSIFICATION if task.target == "class" else _REGRESSION
+
+
+def _accuracy_then_loss(outputs: Tensor, targets: Tensor) -> tuple[float, ...]:
+    hits = (outputs.argmax(1) == targets).float().mean()
+    return float(hits), -float(F.cross_entropy(outputs, targets))
+
+
+def _negative_loss(outputs: Tensor, targets: Tensor) -> tuple[float, ...]:
+    return (-float(F.mse_loss(outputs, targets)),)
+
+
+_CLASSIFICATION = Objective(
+    lambda outputs, targets: F.cross_entropy(outputs, targets),
+    _accuracy_then_loss,
+    lambda outputs: outputs.argmax(1),
+)
+_REGRESSION = Objective(
+    lambda outputs, targets: torch.nn.functional.mse_loss(outputs, targets),
+    _negative_loss,
+    lambda outputs: outputs,
+)
+
 
 Row = dict[str, Tensor]
 """One task of a block."""

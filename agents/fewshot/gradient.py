@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lazybench import learning
 from lazybench.agent import Agent, Network, Observation, Plan
-from lazybench.agents.fewshot.episode import Episode, PerTask, Row, adapting, select_row
+from lazybench.agents.fewshot.episode import Episode, PerTask, Row, adapting, objective, select_row
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.agents.fewshot.meta_step import (
     LOG_STD,
@@ -28,7 +28,6 @@ from lazybench.agents.fewshot.weights import HEAD, NORM, moved, network_descript
 from lazybench.errors import Diverged, UsageError
 from lazybench.learning import InnerRule, Outer
 from lazybench.nets import Stats, backbone
-from lazybench.nets.objective import objective
 from lazybench.nets.params import Params, combine, detached, finite, leaves, scale
 from lazybench.runtime import distributed
 from lazybench.runtime.threads import map_tasks

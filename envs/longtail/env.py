@@ -17,12 +17,13 @@ from lazybench.arguments import check_one_of, check_options, check_whole
 from lazybench.data.pool import SPLITS, Split, data_facts, open_labelled
 from lazybench.envs.interop import CountedBatches
 from lazybench.envs.longtail.metrics import HiddenPass, as_answer
-from lazybench.envs.longtail.samplers import Schedule, stages
 from lazybench.envs.longtail.stream import (
+    Schedule,
     Stream,
     class_counts,
     images_at,
     largest_head,
+    stages,
     stream_spaces,
 )
 from lazybench.envs.picture import grid

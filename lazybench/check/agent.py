@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from lazybench.agent import Agent, Plan, Policy, is_vectorized
-from lazybench.check.findings import (
+from lazybench.check.contract import (
     Broken,
-    Finding,
     Zeros,
     ahead,
     changed,
@@ -22,6 +21,7 @@ from lazybench.check.findings import (
     look,
 )
 from lazybench.files import plain
+from lazybench.findings import Finding
 from lazybench.runner import checkpoint
 from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import Evaluation, evaluate_blocks, for_init, open_env, open_training

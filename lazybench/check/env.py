@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from gymnasium.utils import env_checker
 
-from lazybench.check.findings import (
+from lazybench.check.contract import (
     Broken,
-    Finding,
     Zeros,
     changed,
     copied,
@@ -22,6 +21,7 @@ from lazybench.check.findings import (
     same,
 )
 from lazybench.errors import ContractError
+from lazybench.findings import Finding
 from lazybench.runner.evaluate import env_facts, evaluate_blocks, open_env
 from lazybench.runner.request import official_trials, resolve_env
 from lazybench.specs import EnvSpec

@@ -13,7 +13,6 @@ from lazybench.cli import (
     compare,
     console,
     data,
-    doctor,
     leaderboard,
     listing,
     paper,
@@ -30,7 +29,7 @@ COMMANDS: tuple[Command | Group, ...] = (
     *(leaderboard.leaderboard_command, compare.compare_command, compare.table_command),
     *(verify.verify_command, verify.audit_command, verify.trials_command, verify.score_command),
     *(data.DATA, attack.TARGETS, attack.attack_command, show.cite_command),
-    *(check.new_command, check.check_command, doctor.doctor_command, listing.version_command),
+    *(check.new_command, check.check_command, check.doctor_command, listing.version_command),
 )
 EXAMPLES = (
     "lazybench list agents",

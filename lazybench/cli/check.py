@@ -1,10 +1,10 @@
-"""`lazybench check` and `lazybench new`: contracts of plug-ins, and packages to begin with."""
+"""`lazybench check`, `new` and `doctor`: contracts of plug-ins, packages, the installation."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,8 @@ from lazybench.cli.command import command
 from lazybench.errors import UsageError
 
 if TYPE_CHECKING:
-    from lazybench.check.findings import Finding
+    from lazybench.doctor import Examined
+    from lazybench.findings import Finding
     from lazybench.specs import AgentSpec
 
 
@@ -61,7 +62,7 @@ def check_command(
         ENVS.resolve(name)
     findings = _check_env(name) if chosen is None else _check_agent(name, chosen, quiet=json)
     if json:
-        console.as_json([asdict(finding) for finding in findings])
+        console.as_json([finding.facts() for finding in findings])
     else:
         console.line(f"{kind} {name}" + (f" on {chosen}" if chosen else ""))
         rows = [("ok" if f.ok else "FAILED", f.name, f.detail) for f in findings]
@@ -158,3 +159,84 @@ def new_command(
     console.line("next:")
     for each in commands:
         console.line(f"  {each}")
+
+
+BAD = 3
+STATES = {True: "ok", None: "warn", False: "bad"}
+"""How `doctor` calls what a check found."""
+
+
+@command(
+    "doctor",
+    "lazybench doctor",
+    "lazybench doctor --quiet",
+    "lazybench doctor --deep",
+    "lazybench doctor --repair",
+    "lazybench doctor --out leaderboards --runs runs --json",
+)
+def doctor_command(
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also hash all data and compute with torch; slow.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Repair; broken files are moved to quarantine/.")
+    ] = False,
+    out_dir: options.Out = Path("leaderboards"),
+    runs: options.Runs = Path("runs"),
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Check the installation, data, cache, records, boards, runs and plug-ins.
+
+    Exits with 3 if it finds a problem. Broken files are quarantined, never deleted; derived files
+    are regenerated. Nothing is changed without --repair.
+    """
+    from lazybench.doctor import Quarantine, examine
+    from lazybench.doctor import repair as repaired
+
+    found, done, kept = examine(out_dir, runs, deep=deep), [], Quarantine()
+    if repair:
+        # Twice: boards can only be regenerated once a damaged record is in quarantine.
+        for _ in range(2):
+            done += repaired(found.repairable, kept)
+            found = examine(out_dir, runs, deep=deep) if done else found
+    if json:
+        console.as_json(
+            {
+                "well": found.well,
+                "findings": [_facts(each) for each in found.findings],
+                "repaired": done,
+            }
+        )
+    else:
+        for line in done:
+            console.line(console.one_line(f"repaired: {line}"))
+        console.line(_text(found, quiet=quiet))
+    if not found.well:
+        raise typer.Exit(BAD)
+
+
+def _facts(finding: Finding) -> dict[str, Any]:
+    return finding.facts() | {
+        "area": finding.area,
+        "subject": finding.name,
+        "state": STATES[finding.ok],
+        "advice": finding.advice,
+        "repair": None if finding.repair is None else finding.repair.text,
+    }
+
+
+def _text(found: Examined, *, quiet: bool) -> str:
+    """A table, what to do about each problem, and a summary."""
+    shown = [each for each in found.findings if not (quiet and each.ok)]
+    rows = [(STATES[each.ok], each.area, each.name, each.detail) for each in shown]
+    parts = [console.table(("", "area", "subject", "finding"), rows)] if rows else []
+    for each in shown:
+        steps = [each.advice] if each.advice else []
+        steps += [each.repair.text] if each.repair is not None else []
+        if not each.ok and steps:
+            parts.append(console.one_line(f"{each.name}: {'; '.join(steps)}"))
+    states = Counter(STATES[each.ok] for each in found.findings)
+    warned = f", {states['warn']} warnings" if states["warn"] else ""
+    parts.append(f"all is well{warned}" if found.well else f"{states['bad']} bad{warned}")
+    return "\n".join(parts)

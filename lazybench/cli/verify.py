@@ -83,7 +83,9 @@ def verify_command(  # noqa: PLR0913 - one parameter for each option
             watch=watch,
         )
     if json:
-        console.as_json(asdict(found) | {"verdict": found.verdict, "verified": found.verified})
+        findings = [{"check": each.name, **each.facts()} for each in found.findings]
+        verdict = {"verdict": found.verdict, "verified": found.verified}
+        console.as_json(asdict(found) | {"findings": findings} | verdict)
     else:
         console.line(_text(found))
     if code := EXIT_CODES[found.verdict]:
@@ -93,7 +95,7 @@ def verify_command(  # noqa: PLR0913 - one parameter for each option
 def _text(found: Verification) -> str:
     """The record's name, one line per check, what wasn't checked, and the verdict."""
     marks = {True: "ok", False: "WRONG", None: "-"}
-    rows = [(marks[each.ok], each.check, each.detail) for each in found.findings]
+    rows = [(marks[each.ok], each.name, each.detail) for each in found.findings]
     head = f"{found.agent} on {found.env}, {found.key[:12]}" if found.key else str(found.path)
     left = [f"unchecked: {'; '.join(found.unchecked)}"] if found.unchecked else []
     table = console.table(("", "check", "result"), rows)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from lazybench.findings import Finding
 from lazybench.verify.audit import Audit, audit
 from lazybench.verify.export import Exported, export_trials
 from lazybench.verify.load_policy import StateSource
-from lazybench.verify.read_record import Finding, Verification, find_record
+from lazybench.verify.read_record import Verification, find_record
 from lazybench.verify.submit import score
 from lazybench.verify.verify import verify
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench.errors import StoreError, UsageError
+from lazybench.findings import refuted
 from lazybench.records import Record
 from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import evaluate_blocks, open_env
@@ -20,7 +21,7 @@ from lazybench.runtime.threads import using_threads
 from lazybench.specs import EnvSpec
 from lazybench.stats import Interval, mean_interval
 from lazybench.verify.load_policy import StateSource, remade, trained_policy
-from lazybench.verify.read_record import read_record, refuted
+from lazybench.verify.read_record import read_record
 from lazybench.verify.rescore import draw_seed
 from lazybench.verify.static_checks import spec_of
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lazybench.errors import StoreError, UnknownName, UsageError
 from lazybench.files import plain
+from lazybench.findings import Finding
 from lazybench.records import Record, Store
 from lazybench.records.store import first_difference
 from lazybench.runner import checkpoint
@@ -20,7 +21,6 @@ from lazybench.runner.train import Progress, Training, fit, fit_whole
 from lazybench.runner.trained import find_run, read_weights
 from lazybench.runner.transfer import check_backbone, check_code, moved
 from lazybench.specs import EnvSpec
-from lazybench.verify.read_record import Finding
 from lazybench.verify.static_checks import spec_of
 
 

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lazybench.errors import StoreError, UnknownName, UsageError
 from lazybench.files import read_file, read_stored
+from lazybench.findings import Finding, refuted
 from lazybench.records import Record, Store, make_key
 from lazybench.records.store import MOST_RECORD_BYTES
 
 Verdict = Literal["reproduced", "consistent", "not reproducible here", "refuted"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Result of one check.
-
-    Attributes:
-        check: its name: file, key, environment, trials, settings, answers, numbers,
-            network, training, checkpoint, scores.
-        ok: whether it holds; None if it couldn't be checked.
-        detail: one line on the result, or on the difference if it doesn't hold.
-    """
-
-    check: str
-    ok: bool | None
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -41,7 +25,8 @@ class Verification:
         key: the record's key; '' if the file isn't a record.
         agent: agent id, '' if the file isn't a record.
         env: environment id, '' if the file isn't a record.
-        findings: all checks, in order.
+        findings: all checks, in order, by name: file, key, environment, data, trials, settings,
+            answers, numbers, network, updates, counters, checkpoint, scores, drift.
         trials: number of trials that were evaluated again.
         exact: whether scores must be equal; False if they may differ by a tolerance.
         equal: whether all trials that were evaluated again are equal to the last bit.
@@ -74,7 +59,7 @@ class Verification:
         """
         if refuted(self.findings):
             return "refuted"
-        shown = any(each.check == "scores" and each.ok for each in self.findings)
+        shown = any(each.name == "scores" and each.ok for each in self.findings)
         if not (self.trials and shown):
             return "not reproducible here"
         return "reproduced" if self.equal else "consistent"
@@ -83,11 +68,6 @@ class Verification:
     def verified(self) -> bool:
         """Whether the record was reproduced, or is consistent with the evaluation here."""
         return self.verdict in ("reproduced", "consistent")
-
-
-def refuted(findings: Iterable[Finding]) -> bool:
-    """Return whether a check failed."""
-    return any(finding.ok is False for finding in findings)
 
 
 _KEY = re.compile(r"[0-9a-f]{6,64}")

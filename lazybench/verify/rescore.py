@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from lazybench.data.fingerprint import instance_hash
 from lazybench.data.pool import Part, open_labelled
 from lazybench.errors import UsageError
+from lazybench.findings import Finding
 from lazybench.records import Record
 from lazybench.runner import provenance
 from lazybench.runner.callbacks import Callback
 from lazybench.runner.evaluate import Evaluation, combined, evaluate_block, evaluate_blocks
 from lazybench.specs import EnvSpec
-from lazybench.verify.read_record import Finding
 
 
 class NotReplayed(UsageError):

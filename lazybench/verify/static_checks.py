@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from lazybench.errors import ContractError, UsageError
+from lazybench.findings import Finding
 from lazybench.records import Record
 from lazybench.records.store import first_difference
 from lazybench.runner import record as report
 from lazybench.runner.evaluate import Evaluation, combined, env_facts
 from lazybench.runner.request import official_trials, resolve_env, with_protocol
 from lazybench.specs import EnvSpec
-from lazybench.verify.read_record import Finding
 from lazybench.verify.rescore import NotReplayed, score_answers
 
 _ROUNDING = 1e-6

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lazybench.errors import UsageError
+from lazybench.findings import Finding, refuted
 from lazybench.records import Record
 from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import open_env
@@ -23,7 +24,7 @@ from lazybench.verify.load_policy import (
     remade,
     trained_policy,
 )
-from lazybench.verify.read_record import Finding, Verification, read_record, refuted
+from lazybench.verify.read_record import Verification, read_record
 from lazybench.verify.rescore import (
     compare,
     compare_trained,
@@ -154,7 +155,7 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     # Several processes sum gradients in another order than one does.
     if source.retrain and not (exact and record.world_size == 1):
         about = [replace(each, ok=each.ok or None) for each in about]
-        other = any(each.ok is None for each in about if each.check == "checkpoint")
+        other = any(each.ok is None for each in about if each.name == "checkpoint")
     findings += about
     if refuted(findings):
         return replace(result, findings=tuple(findings))
@@ -163,7 +164,7 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     exact = exact and not other
     findings += compare_trained(record, again) if other else compare(record, again, exact=exact)
     count, n = len(again.trials), record.trials.n
-    state = [each for each in about if each.check == "checkpoint"]
+    state = [each for each in about if each.name == "checkpoint"]
     retrained = source.retrain and not other and all(each.ok for each in state)
     return replace(
         result,

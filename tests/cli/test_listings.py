@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lazybench.check.findings import Finding
+from lazybench.findings import Finding
 from lazybench.records import Store
 from lazybench.registry import AGENTS, ENVS
 

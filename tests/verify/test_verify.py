@@ -82,7 +82,7 @@ def scored(record: Record, scores: Any, answers: Any) -> dict[str, Any]:
 
 
 def wrong(found: Any) -> dict[str, str]:
-    return {each.check: each.detail for each in found.findings if each.ok is False}
+    return {each.name: each.detail for each in found.findings if each.ok is False}
 
 
 def test_a_floor_is_verified_in_full(tmp_path, floor):
@@ -90,7 +90,7 @@ def test_a_floor_is_verified_in_full(tmp_path, floor):
     assert (found.verified, found.trials, found.exact, found.seed) == (True, N, True, None)
     assert (found.verdict, found.equal, found.finds) == ("reproduced", True, 1 / N)
     assert found.unchecked == ("times, memory and machine",)
-    assert [each.check for each in found.findings] == [
+    assert [each.name for each in found.findings] == [
         *("file", "key", "environment", "data", "trials", "answers", "numbers", "settings"),
         "scores",
     ]
@@ -163,8 +163,8 @@ def test_an_agent_that_learned_is_verified_from_its_run_or_trained_again(tmp_pat
         assert (found.trials, found.verdict) == (8, "reproduced")
         training = [each for each in found.unchecked if each.startswith("the training: length")]
         assert len(training) == (not way.retrain)
-        assert {"updates", "counters", "checkpoint"} <= {each.check for each in found.findings}
-        assert "checkpoint" in [each.check for each in found.findings]
+        assert {"updates", "counters", "checkpoint"} <= {each.name for each in found.findings}
+        assert "checkpoint" in [each.name for each in found.findings]
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -350,7 +350,7 @@ def test_scores_that_lean_both_ways_are_consistent_elsewhere(tmp_path, floor):
     other = floor.machine.model_copy(update={"processor": "another"})
     found = verify(saved(tmp_path, floor, machine=other, **scored(floor, scores, None)))
     assert (found.verdict, found.equal) == ("consistent", False)
-    assert {each.check: each.ok for each in found.findings}["drift"]
+    assert {each.name: each.ok for each in found.findings}["drift"]
 
 
 def elsewhere(record, stored, now):
@@ -367,19 +367,19 @@ def test_queries_are_compared_as_distributions_elsewhere(floor):
     # Another path for every image, as another rounding gives it: no tolerance for one of them.
     other, others = rng.permuted(hits), rng.geometric(0.01, 50)
     reported = elsewhere(floor, (hits, queries), (other, others))
-    assert {each.check: each.ok for each in reported} == {"scores": True, "drift": True}
+    assert {each.name: each.ok for each in reported} == {"scores": True, "drift": True}
     assert "scores, queries alike as distributions" in reported[0].detail
     for forged in (np.maximum(2, queries // 10), queries + 300, np.full(50, 100)):
         (bad,) = elsewhere(floor, (hits, forged), (other, others))
-        assert (bad.check, bad.ok) == ("drift", False)
+        assert (bad.name, bad.ok) == ("drift", False)
         assert "of the queries" in bad.detail
     (bad,) = elsewhere(floor, (np.ones(50), queries), (other, queries))
-    assert (bad.check, bad.ok) == ("drift", False)
+    assert (bad.name, bad.ok) == ("drift", False)
     (few,) = elsewhere(floor, (hits[:8], queries[:8] // 10), (hits[:8], queries[:8]))
     assert few.ok is None
     assert "too few to show" in few.detail
     same = elsewhere(floor, (hits, queries), (hits, queries))
-    assert [(each.check, each.ok) for each in same] == [("scores", True)]
+    assert [(each.name, each.ok) for each in same] == [("scores", True)]
 
 
 def test_a_hit_may_flip_elsewhere(floor):
@@ -394,7 +394,7 @@ def test_a_hit_may_flip_elsewhere(floor):
     assert finds(record, same) == 1 / 1000
     raised = np.maximum(hits, np.arange(1000) < 60)
     record = floor.model_copy(update={"trials": Trials.of(raised)})
-    assert {each.check for each in compare(record, again, exact=False) if each.ok is False} == {
+    assert {each.name for each in compare(record, again, exact=False) if each.ok is False} == {
         "scores",
         "drift",
     }
@@ -467,7 +467,7 @@ def test_a_state_that_was_trained_for_longer_than_stated_is_refuted(tmp_path, le
     found = verify(saved(tmp_path, learner, curve=point), source=source)
     assert "curve" in wrong(found)["counters"]
     found = verify(saved(tmp_path, learner, checkpoint=None), source=source)
-    assert {each.check: each.ok for each in found.findings}["checkpoint"] is None
+    assert {each.name: each.ok for each in found.findings}["checkpoint"] is None
 
 
 @pytest.mark.parametrize(("rise", "ok"), [(0.0, True), (0.005, True), (0.05, None), (0.3, False)])
@@ -484,7 +484,7 @@ def test_a_model_trained_again_elsewhere_is_compared_by_its_mean(
         changes["machine"] = learner.machine.model_copy(update={"processor": "another"})
     path = saved(tmp_path, learner, keyed=True, checkpoint=state, **changes)
     found = verify(path, source=StateSource(retrain=True, runs=tmp_path / "runs"))
-    reported = {each.check: each for each in found.findings}
+    reported = {each.name: each for each in found.findings}
     assert reported["checkpoint"].ok is None
     assert reported["scores"].ok is ok
     assert "trained on another platform" in reported["scores"].detail

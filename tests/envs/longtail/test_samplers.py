@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lazybench import seeding
-from lazybench.envs.longtail.samplers import Batches, Stage, dev_places, stages
+from lazybench.envs.longtail.stream import Batches, Stage, dev_places, stages
 from lazybench.errors import UsageError
 
 COUNTS = np.array([40, 16, 4, 1])

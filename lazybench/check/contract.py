@@ -1,4 +1,4 @@
-"""Findings of contract checks, and the checks that agents and environments share."""
+"""What the checks of agents and of environments share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lazybench.errors import LazybenchError
+from lazybench.findings import Finding
 
 Scores = NDArray[np.float64]
 
 _CHANCE = 0.005
 """Chance that an agent that learns nothing passes as better."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Result of a check: its name, whether it holds, and what was observed or what to do."""
-
-    name: str
-    ok: bool
-    detail: str
 
 
 class Broken(Exception):

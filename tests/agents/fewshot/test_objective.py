@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lazybench.nets.objective import objective
+from lazybench.agents.fewshot.episode import objective
 from lazybench.tasks import TaskShape
 
 LABELS = objective(TaskShape(3, 1, 1, (1, 28, 28), "uint8"))
