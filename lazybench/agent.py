@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from lazybench.errors import ContractError
 
 if TYPE_CHECKING:
+    from gymnasium.spaces import Space
     from pydantic import BaseModel
 
     from lazybench.seeding import Rng
@@ -157,10 +158,67 @@ def is_vectorized(policy: Policy) -> bool:
     return bool(getattr(policy, "vectorized", False))
 
 
+class TaskEnv(Protocol):
+    """What an agent's `init` gets: an environment, or the facts of one that it may not open."""
+
+    @property
+    def task(self) -> Any:
+        """Shape of its tasks: a `TaskShape`, `LongTailTask` or `AttackTask`."""
+        ...
+
+
+class OpenedEnv(TaskEnv, Protocol):
+    """An opened environment: a vector one of a block of trials, or a single one of a whole pass."""
+
+    @property
+    def data(self) -> Mapping[str, str]:
+        """Name, fingerprint, preparation and source of the data."""
+        ...
+
+    @property
+    def observation_space(self) -> Space[Any]:
+        """Gymnasium's space of observations."""
+        ...
+
+    @property
+    def action_space(self) -> Space[Any]:
+        """Gymnasium's space of actions."""
+        ...
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the first observation and info of an episode, or of a block of them."""
+        ...
+
+    def step(self, action: Any, /) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Return observation, reward, terminated, truncated and info after an action."""
+        ...
+
+    def render(self) -> Any:
+        """Return a picture, where it was opened to give some."""
+        ...
+
+    def close(self) -> None:
+        """Release what it holds."""
+        ...
+
+
+class OpenedBlock(OpenedEnv, Protocol):
+    """An opened vector environment."""
+
+    num_envs: int
+
+    @property
+    def single_action_space(self) -> Space[Any]:
+        """Gymnasium's space of the actions of one trial."""
+        ...
+
+
 class AgentLike(Protocol):
     """The methods of every agent, whether it inherits `Agent` or not."""
 
-    def init(self, env: Any, rng: Rng) -> State:
+    def init(self, env: TaskEnv, rng: Rng) -> State:
         """Return the state before any update."""
         ...
 
@@ -218,7 +276,7 @@ class Agent:
         """
         return given
 
-    def init(self, env: Any, rng: Rng) -> State:
+    def init(self, env: TaskEnv, rng: Rng) -> State:
         """Return the state before any update; required unless there is `fit`.
 
         Args:
@@ -247,7 +305,7 @@ class Agent:
         """
         raise NotImplementedError
 
-    def fit(self, env: Any, budget: str, rng: Rng) -> Policy:
+    def fit(self, env: OpenedEnv, budget: str, rng: Rng) -> Policy:
         """Train in the agent's own loop, instead of `init`, `update` and `policy`; return a policy.
 
         Such a run can't be resumed, and its record says so. `env` is a training environment: the

@@ -140,10 +140,12 @@ class _EnvCheck:
         for split in self._opened:
             shown = open_env(self._spec, _ROWS, split, backend="numpy")
             observation, _ = shown.reset(seed=0)
-            if not shown.observation_space.contains(observation):
+            space = shown.observation_space
+            if not space.contains(observation):
+                parts = space.spaces if isinstance(space, gymnasium.spaces.Dict) else {}
                 outside = [
                     name
-                    for name, space in shown.observation_space.spaces.items()
+                    for name, space in parts.items()
                     if name not in observation or not space.contains(observation[name])
                 ]
                 raise Broken(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lazybench.agent import EnvFacts, Plan, is_vectorized
+from lazybench.agent import EnvFacts, OpenedBlock, OpenedEnv, Plan, TaskEnv, is_vectorized
 from lazybench.errors import ContractError
 from lazybench.files import plain
 from lazybench.runner.callbacks import Callback
@@ -66,7 +66,9 @@ class Evaluation(NamedTuple):
         return float(self.metrics.get(metric, self.scores.mean()))
 
 
-def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settings: Any) -> Any:
+def open_env(
+    spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settings: Any
+) -> OpenedEnv:
     """Return a vector environment of `rows` rows with torch observations.
 
     A family without a vector form, whose test is one pass over a whole test set, returns a single
@@ -78,11 +80,13 @@ def open_env(spec: EnvSpec, rows: int, split: str, device: str = "cpu", **settin
     """
     arguments = {**spec.kwargs, "split": split, "backend": "torch", "device": device, **settings}
     if spec.vector_target is None:
-        return load(spec.target)(**arguments)
-    return load(spec.vector_target)(rows, **arguments)
+        env: OpenedEnv = load(spec.target)(**arguments)
+    else:
+        env = load(spec.vector_target)(rows, **arguments)
+    return env
 
 
-def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> Any:
+def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> OpenedEnv:
     """Return the training environment of an agent, with the settings of its plan.
 
     Args:
@@ -116,17 +120,19 @@ def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> Any:
     return train
 
 
-def for_init(env: Any) -> Any:
+def for_init(env: OpenedEnv) -> TaskEnv:
     """Return the argument of an agent's `init`: the environment, or its facts if it has a track.
 
     With access to the environment, `init` could learn the dev set's labels from its scores.
+
+    Args:
+        env: opened for validation.
     """
-    tracked = isinstance(env, Tracked)
-    if not tracked:
+    if not isinstance(env, Tracked):
         return env
     return EnvFacts(
         task=env.task,
-        split=env.split,
+        split="val",
         track=env.track,
         data=dict(env.data),
         protocol=env_protocol(env),
@@ -136,7 +142,7 @@ def for_init(env: Any) -> Any:
 
 
 def evaluate_blocks(  # noqa: PLR0913 - what, by what, from where to where, and what to note
-    env: Any,
+    env: OpenedEnv,
     policy: Any,
     metric: str,
     trials: int,
@@ -171,7 +177,7 @@ def evaluate_blocks(  # noqa: PLR0913 - what, by what, from where to where, and 
 
 
 def evaluate_block(
-    env: Any, policy: Any, metric: str, trials: NDArray[np.int64], columns: tuple[str, ...]
+    env: OpenedBlock, policy: Any, metric: str, trials: NDArray[np.int64], columns: tuple[str, ...]
 ) -> Evaluation:
     """Return one block of evaluated trials of a vector environment, in their order.
 
@@ -223,7 +229,7 @@ def _first_of(block: Evaluation, count: int) -> Evaluation:
 
 
 def evaluate_all(  # noqa: PLR0913 - what, on what, the callback, and since when
-    env: Any,
+    env: OpenedEnv,
     policy: Any,
     spec: EnvSpec,
     trials: int,
@@ -248,7 +254,11 @@ def evaluate_all(  # noqa: PLR0913 - what, on what, the callback, and since when
 
 
 def combined(
-    env: Any, blocks: Sequence[Evaluation], columns: tuple[str, ...], wall_s: float, cpu_s: float
+    env: OpenedEnv,
+    blocks: Sequence[Evaluation],
+    columns: tuple[str, ...],
+    wall_s: float,
+    cpu_s: float,
 ) -> Evaluation:
     """Return evaluated blocks as one, with the environment's metrics over all trials."""
     scores = np.concatenate([each.scores for each in blocks])
@@ -259,7 +269,7 @@ def combined(
     return Evaluation(blocks[0].first, scores, answers, wall_s, cpu_s, found, numbers)
 
 
-def _whole_pass(env: Any, policy: Any, metric: str, seed: int) -> Evaluation:
+def _whole_pass(env: OpenedEnv, policy: Any, metric: str, seed: int) -> Evaluation:
     """One episode over a whole test set; its last info has each trial's score."""
     clock = Clock()
     observation, _ = env.reset(seed=seed)
@@ -353,13 +363,13 @@ def pair(answer: Any) -> tuple[Any, Any]:
     )
 
 
-def env_protocol(env: Any) -> dict[str, Any]:
+def env_protocol(env: OpenedEnv) -> dict[str, Any]:
     """Return an environment's protocol settings other than the arguments of its id."""
     # Few-shot environments of other packages may have nothing but the shape of their tasks.
     return dict(env.protocol) if isinstance(env, HasProtocol) else {"query": env.task.query}
 
 
-def env_facts(spec: EnvSpec, env: Any, trials: int) -> dict[str, Any]:
+def env_facts(spec: EnvSpec, env: OpenedEnv, trials: int) -> dict[str, Any]:
     """Return the `env` and `data` parts of a record."""
     protocol = {key: value for key, value in spec.kwargs.items() if key != "data"}
     protocol |= {**env_protocol(env), "trials": trials}

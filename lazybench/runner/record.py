@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lazybench.agent import OpenedEnv
 from lazybench.records import AgentFacts, Record, Trials
 from lazybench.runner import checkpoint, provenance
 from lazybench.runner.evaluate import Evaluation, env_facts
@@ -73,7 +74,13 @@ def run_record(
 
 
 def evaluation_record(
-    spec: EnvSpec, env: Any, trials: int, evaluation: Evaluation, *, on: str = "cpu", **given: Any
+    spec: EnvSpec,
+    env: OpenedEnv,
+    trials: int,
+    evaluation: Evaluation,
+    *,
+    on: str = "cpu",
+    **given: Any,
 ) -> Record:
     """Return the record of an evaluation that didn't include training.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazybench.agent import COUNTED, Agent, Logs, Plan
+from lazybench.agent import COUNTED, Agent, Logs, OpenedEnv, Plan
 from lazybench.errors import ContractError, Diverged, Interrupted, StoreError
 from lazybench.nets import training_passes
 from lazybench.runner import checkpoint, provenance
@@ -214,7 +214,7 @@ def fit_whole(training: Training, signals: Signals) -> tuple[Progress, Any]:
     return Progress(train_wall_s=wall_s, train_cpu_s=cpu_s), policy
 
 
-def _start(training: Training, val_env: Any, rng: Rng, callback: Callback) -> Progress:
+def _start(training: Training, val_env: OpenedEnv, rng: Rng, callback: Callback) -> Progress:
     folder = training.folder
     found = distributed.of_first(lambda: checkpoint.load(folder)) if folder is not None else None
     if found is not None:
@@ -279,7 +279,7 @@ def _updated(answer: Any) -> tuple[Any, dict[str, float]]:
 def _validate(
     training: Training,
     progress: Progress,
-    val_env: Any,
+    val_env: OpenedEnv,
     plan: Plan,
     stoppable: AbstractContextManager[None],
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lazybench.agent import OpenedEnv
 from lazybench.errors import StoreError, UsageError
 from lazybench.findings import refuted
 from lazybench.records import Record
@@ -137,11 +138,12 @@ def _audit(  # noqa: PLR0913 - all that an audit depends on
 ) -> Audit:
     """The audit of a record whose agent can be evaluated again."""
     made, _ = remade(record)
-    env = open_env(spec, spec.rows(trials), "test", device)
+    rows = spec.rows(trials)
+    env = open_env(spec, rows, "test", device)
     policy, about = trained_policy(record, made, env, source, device, watch)
     if policy is None or (refuted(about) and not source.retrain):
         raise StoreError(f"the state isn't the record's: {about[-1].detail}")
-    first, drawn = _first_fresh(spec, env.num_envs, record, seed)
+    first, drawn = _first_fresh(spec, rows, record, seed)
     scores = _scores(env, policy, spec, first, trials, record.seed, watch)
     stored = record.trials.scores_array().astype(np.float64)
     # Records keep float32: the same score must be the same number on both sides.
@@ -182,7 +184,7 @@ def _first_fresh(
 
 
 def _scores(  # noqa: PLR0913 - what is evaluated on which trials
-    env: Any, policy: Any, spec: EnvSpec, first: int, trials: int, seed: int, watch: Callback
+    env: OpenedEnv, policy: Any, spec: EnvSpec, first: int, trials: int, seed: int, watch: Callback
 ) -> NDArray[np.float64]:
     """The scores of trials first, first + 1, …, `[trials]`."""
     watch.stage("audit", trials)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lazybench.agent import OpenedEnv
 from lazybench.errors import StoreError, UnknownName, UsageError
 from lazybench.files import plain
 from lazybench.findings import Finding
@@ -116,7 +117,12 @@ def check_network(record: Record, made: ResolvedAgent, task: Any) -> Finding | N
 
 
 def trained_policy(
-    record: Record, made: ResolvedAgent, env: Any, source: StateSource, device: str, watch: Callback
+    record: Record,
+    made: ResolvedAgent,
+    env: OpenedEnv,
+    source: StateSource,
+    device: str,
+    watch: Callback,
 ) -> tuple[Any, list[Finding]]:
     """The policy that a record evaluated, and whether its state is the recorded one.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lazybench.agent import OpenedEnv
 from lazybench.errors import ContractError, UsageError
 from lazybench.findings import Finding
 from lazybench.records import Record
@@ -43,7 +44,7 @@ def spec_of(record: Record) -> EnvSpec:
     return with_protocol(spec, chosen)
 
 
-def check_environment(record: Record, spec: EnvSpec, env: Any) -> list[Finding]:
+def check_environment(record: Record, spec: EnvSpec, env: OpenedEnv) -> list[Finding]:
     """Whether the record's environment, data and trials match the installed ones.
 
     Args:
@@ -87,7 +88,7 @@ def _same(check: str, here: dict[str, Any], stored: dict[str, Any], what: str) -
 
 
 def check_answers(
-    record: Record, spec: EnvSpec, env: Any
+    record: Record, spec: EnvSpec, env: OpenedEnv
 ) -> tuple[list[Finding], Evaluation | None]:
     """Score all stored answers again; return whether they give the stored scores, and the scores.
 
@@ -120,7 +121,9 @@ def check_answers(
     return [Finding("answers", False, detail)], scored
 
 
-def check_numbers(record: Record, spec: EnvSpec, env: Any, scored: Evaluation | None) -> Finding:
+def check_numbers(
+    record: Record, spec: EnvSpec, env: OpenedEnv, scored: Evaluation | None
+) -> Finding:
     """Whether headline number, interval and measures follow from the stored trials.
 
     Args:

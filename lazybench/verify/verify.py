@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lazybench.errors import UsageError
 from lazybench.findings import Finding, refuted
@@ -141,7 +140,7 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     made, home = remade(record)
     findings = [*result.findings, check_settings(record, made, home)]
     wanted = min(trials, record.trials.n)
-    env: Any = open_env(spec, spec.rows(wanted), "test", device)
+    env = open_env(spec, spec.rows(wanted), "test", device)
     home_task = env.task if record.trained_on is None else open_env(home, 1, "test").task
     network = check_network(record, made, home_task)
     findings += [] if network is None else [network]
