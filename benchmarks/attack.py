@@ -60,7 +60,7 @@ def ways(target: str, batch: int) -> dict[str, Callable[[], object]]:
 def whole(agent: str) -> float:
     """Seconds of an untrained attacker's test on 100 images, 1,000 queries each."""
     spec, _ = resolve_env("glyphs-net4-untargeted")
-    made = make(agent, spec, "small", {}).agent
+    made = make(agent, spec, "small", {}).instance
     learning = make_env(spec.id, num_envs=1, split="val", backend="torch")
     state = made.init(learning, Rng(0))
     env = make_env(spec.id, num_envs=IMAGES, backend="torch", query_budget=1000)

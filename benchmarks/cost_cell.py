@@ -170,7 +170,7 @@ def begun(name: str, count: int) -> tuple[Any, Any, list[dict[str, Any]], Rng]:
     agent_name = VARIANTS.get(row, (row, {}))[0]
     shape = SHAPES[shape_name]
     spec, _ = resolve_env(shape.env or f"glyphs-{shape.way}way-{shape.shot}shot")
-    agent = make(agent_name, spec, "small", settings(name)).agent
+    agent = make(agent_name, spec, "small", settings(name)).instance
     task, batches = tasks(shape, count)
     rng = Rng(SEED)
     return agent, agent.init(SimpleNamespace(task=task), rng.at("init")), batches, rng

@@ -36,7 +36,7 @@ def main() -> None:
     settings = {"iterations": options.updates, "validate_every": 0}
     overheads = []
     for number in range(options.rounds):
-        timed = _Timed(make("lazy_reptile", spec, "smoke", settings).agent)
+        timed = _Timed(make("lazy_reptile", spec, "smoke", settings).instance)
         watch = _Clock()
         with tempfile.TemporaryDirectory() as folder:
             fit(Training(timed, spec, "smoke", 0, "cpu", Path(folder)), watch, Signals())

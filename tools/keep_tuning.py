@@ -19,7 +19,7 @@ from typing import Any
 
 from lazybench.files import read_lines, write_json
 from lazybench.runner.provenance import code
-from lazybench.sweep.tune import read_found
+from lazybench.sweep.tune import read_tuning
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "leaderboards" / "tuning"
@@ -38,7 +38,7 @@ def keep(folder: Path, to: Path = KEPT, commit: str | None = None) -> Path:
     Raises:
         UsageError: the folder holds no finished search.
     """
-    found = read_found(folder)
+    found = read_tuning(folder)
     tried = [line["tried"] for line in read_lines(folder / "trials.jsonl")]
     searched = {name for trial in tried for name in trial["settings"]}
     facts = {

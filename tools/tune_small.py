@@ -29,7 +29,7 @@ def compare(setting: str, env: str, share: float, seed: int) -> str:
     spent = {"image_gradients": round(whole * share), "validations": 1}
     made = make(agent, spec, "small", {**given, **spent})
     before = time.perf_counter()
-    progress = fit(Training(made.agent, spec, "small", seed, "cpu", None), SILENT, Signals())
+    progress = fit(Training(made.instance, spec, "small", seed, "cpu", None), SILENT, Signals())
     wall_s = time.perf_counter() - before
     value = progress.curve[-1]["val"]
     updates, images = progress.step, round(progress.totals.get("image_gradients", 0))

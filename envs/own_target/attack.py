@@ -194,10 +194,10 @@ def attack(request: AttackRequest, watch: Callback = SILENT) -> AttackOutcome:
             # All attackers are constructed before the first query, so a bad setting costs none.
             # They don't get the target itself, which they could query uncounted.
             facts = SimpleNamespace(task=target.task, examples=target.examples)
-            states = [each.agent.init(facts, Rng(request.seed)) for each in attackers]
+            states = [each.instance.init(facts, Rng(request.seed)) for each in attackers]
             attacked = tuple(
-                _attacked(made, state, target, watch)
-                for made, state in zip(attackers, states, strict=True)
+                _attacked(agent, state, target, watch)
+                for agent, state in zip(attackers, states, strict=True)
             )
         except ContractError as error:
             if http is not None and http.gone is not None:
@@ -284,17 +284,17 @@ def _attacker(name: str, target: Any) -> ResolvedAgent:
     return make(name, spec, "small", {})
 
 
-def _attacked(made: ResolvedAgent, state: Any, target: Any, watch: Callback) -> Attacked:
+def _attacked(agent: ResolvedAgent, state: Any, target: Any, watch: Callback) -> Attacked:
     clock = Clock()
-    watch.stage(made.spec.id, len(target.right))
+    watch.stage(agent.spec.id, len(target.right))
     parts = []
     for trials in target.blocks():
         block, observation = target.open(trials)
-        parts.append(_attacked_block(made.agent.policy(state), block, observation, watch))
+        parts.append(_attacked_block(agent.instance.policy(state), block, observation, watch))
     watch.finished()
     columns = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
     nearest = np.concatenate([part[1] for part in parts])
-    return Attacked(made.spec.id, columns, nearest, clock.seconds()[0])
+    return Attacked(agent.spec.id, columns, nearest, clock.seconds()[0])
 
 
 def _attacked_block(

@@ -98,13 +98,13 @@ class _AgentCheck:
         return plan is not None and plan.updates > 0
 
     def makes(self) -> str:
-        made = make(self._name, self._spec, "smoke", {})
-        self._agent = made.agent
+        agent = make(self._name, self._spec, "smoke", {})
+        self._agent = agent.instance
         self._val = open_env(self._spec, self._spec.rows(_TRIALS), "val")
         self._plan = self._agent.plan(self._val.task)
         if self._plan is not None or self._agent.learns():
             _check_plan(self._plan)
-        return f"{made.spec.id} with {len(made.config)} settings"
+        return f"{agent.spec.id} with {len(agent.config)} settings"
 
     def starts(self) -> str:
         with global_state_untouched():
@@ -141,7 +141,7 @@ class _AgentCheck:
             checkpoint.save(Path(folder), half, first)
             read = checkpoint.read(Path(folder) / f"step-{half}")
         straight = self._advance(self._agent, first, train, half, _RESUMED)
-        fresh = make(self._name, self._spec, "smoke", {}).agent
+        fresh = make(self._name, self._spec, "smoke", {}).instance
         resumed = self._advance(fresh, read, self._train(), half, _RESUMED)
         if checkpoint.digest(straight) != checkpoint.digest(resumed):
             raise Broken(

@@ -116,13 +116,13 @@ def _classes(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
 def _attack(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
     env = open_env(spec, ATTACKED, "test", render_mode="rgb_array")
     name = attacker or ATTACKS[env.task.access][0]
-    made = make(name, spec, "small", {})
-    if made.spec.trains:
+    agent = make(name, spec, "small", {})
+    if agent.spec.trains:
         raise UsageError(
             f"agent '{name}' must be trained first; choose one without training, such as "
             f"{' or '.join(ATTACKS[env.task.access])}"
         )
-    policy = made.agent.policy(made.agent.init(env, Rng(0).at("init")))
+    policy = agent.instance.policy(agent.instance.init(env, Rng(0).at("init")))
     (result,) = evaluate_blocks(
         env, policy, spec.metric, trial + ATTACKED, start=trial, columns=spec.columns
     )

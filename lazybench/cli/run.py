@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lazybench.runner.callbacks import Callback
     from lazybench.runner.request import RunRequest
     from lazybench.runner.transfer import TransferResult
-    from lazybench.sweep.tune import Found
+    from lazybench.sweep.tune import TuningResult
 
 
 BAD_RUN = 3
@@ -167,7 +167,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         raise typer.Exit(BAD_RUN)
 
 
-def _tuned(folder: Path, agent: str, env: str, budget: str, given: Sequence[str]) -> Found:
+def _tuned(folder: Path, agent: str, env: str, budget: str, given: Sequence[str]) -> TuningResult:
     """The result of a search, which must be of this agent, environment and budget.
 
     Raises:
@@ -175,14 +175,14 @@ def _tuned(folder: Path, agent: str, env: str, budget: str, given: Sequence[str]
     """
     from lazybench.errors import UsageError
     from lazybench.runner.request import resolve_env
-    from lazybench.sweep.tune import read_found
+    from lazybench.sweep.tune import read_tuning
 
     if given:
         raise UsageError(
             "give either --tuned or --set: settings are tuned together (lazybench tune takes "
             "--set, too)"
         )
-    found = read_found(folder)
+    found = read_tuning(folder)
     for name, value, tuned in (
         ("agent", agent, found.agent),
         ("env", resolve_env(env)[0].id, found.env),

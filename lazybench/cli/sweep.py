@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lazybench.runner.callbacks import Cell, CellEnd
     from lazybench.sweep.scheduler import CellOutcome, Engine, SweepRequest
     from lazybench.sweep.suite import SuiteCell
-    from lazybench.sweep.tune import Tried
+    from lazybench.sweep.tune import Configuration
 
 
 _SHOWN = 3
@@ -498,7 +498,7 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
         )
     ordered = best(found)
     if json:
-        console.as_json([asdict(tried) for tried in ordered])
+        console.as_json([asdict(configuration) for configuration in ordered])
         return
     console.line(_tune_table(ordered))
     if ordered[0].val is not None:
@@ -508,16 +508,17 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
     console.note(f"saved in {folder}; higher validation scores are better")
 
 
-def _tune_table(found: Sequence[Tried]) -> str:
+def _tune_table(found: Sequence[Configuration]) -> str:
     rows = [
         (
-            str(tried.number),
-            ", ".join(f"{name}={value}" for name, value in tried.settings.items()) or "preset",
-            tried.reason if tried.val is None else f"{tried.val:.4f}",
-            str(tried.step),
-            console.seconds(tried.cpu_s),
+            str(configuration.number),
+            ", ".join(f"{name}={value}" for name, value in configuration.settings.items())
+            or "preset",
+            configuration.reason if configuration.val is None else f"{configuration.val:.4f}",
+            str(configuration.step),
+            console.seconds(configuration.cpu_s),
         )
-        for tried in found
+        for configuration in found
     ]
     return console.table(
         ("trial", "settings", "validation", "at step", "CPU"), rows, columns=console.width()

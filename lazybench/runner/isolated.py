@@ -77,7 +77,7 @@ class IsolatedPolicy:
         self._turn = 0
         rows = env.num_envs if resolved.spec.vector_target is not None else None
         shape = env.single_action_space.shape if rows is not None else None
-        made = self._exchange(
+        there = self._exchange(
             {
                 "agent": resolved.agent.asked,
                 "env": {
@@ -95,13 +95,13 @@ class IsolatedPolicy:
             },
             START_S,
         )
-        if (made["source"], made["version"]) != (
+        if (there["source"], there["version"]) != (
             resolved.agent.source,
             resolved.agent.spec.version,
         ):
             raise UsageError(
                 f"agent '{resolved.agent.spec.id}' differs in its separate process (source "
-                f"{made['source']}, here {resolved.agent.source}); leave its files as they are"
+                f"{there['source']}, here {resolved.agent.source}); leave its files as they are"
             )
 
     def __call__(self, observation: Mapping[str, Any], memory: Any = None) -> tuple[Any, Any]:
@@ -227,12 +227,12 @@ class _Served:
         using_threads(asked["threads"]).__enter__()
         using_precision(asked["precision"], asked["device"]).__enter__()
         try:
-            made = make(asked["agent"], EnvSpec(**asked["env"]), asked["budget"], asked["config"])
+            agent = make(asked["agent"], EnvSpec(**asked["env"]), asked["budget"], asked["config"])
         except LazybenchError as error:
             raise _Refused(str(error)) from error
-        self._policy = made.agent.policy(to_device(asked.pop("state"), asked["device"]))
+        self._policy = agent.instance.policy(to_device(asked.pop("state"), asked["device"]))
         self._asked = asked
-        return {"source": made.source, "version": made.spec.version}
+        return {"source": agent.source, "version": agent.spec.version}
 
     def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
         """One action, and the number of the memory after it."""

@@ -49,7 +49,7 @@ def run_record(
         agent=agent_facts(
             agent,
             trained_by="lazybench" if agent.spec.trains else "none",
-            resumable=not agent.agent.has_own_loop(),
+            resumable=not agent.instance.has_own_loop(),
         ),
         config=agent.config,
         preset=request.budget,

@@ -249,8 +249,8 @@ class ResolvedAgent:
 
     Attributes:
         spec: its spec.
-        agent: the agent as an `Agent`.
-        own: the instance of its class: `agent` itself if the class inherits `Agent`.
+        instance: the agent as an `Agent`.
+        own: the object of its class: `instance` itself if the class inherits `Agent`.
         config: all of its settings.
         overrides: the settings that the request sets.
         source: sha256 of its code if it is a user's; None for the package's own.
@@ -260,7 +260,7 @@ class ResolvedAgent:
     """
 
     spec: AgentSpec
-    agent: Agent
+    instance: Agent
     own: Any
     config: dict[str, Any]
     overrides: dict[str, Any]
@@ -271,7 +271,7 @@ class ResolvedAgent:
     @property
     def eval_only(self) -> tuple[str, ...]:
         """Names of the settings that affect evaluation and not training."""
-        return tuple(self.agent.EVAL_ONLY)
+        return tuple(self.instance.EVAL_ONLY)
 
 
 def check_device(device: str, *, here: bool = True) -> str:
@@ -327,20 +327,20 @@ def check_agent_given(given: Any) -> None:
         )
 
 
-def check_isolable(made: ResolvedAgent) -> None:
+def check_isolable(agent: ResolvedAgent) -> None:
     """Check whether an agent's policy can be made in another process.
 
     Raises:
         UsageError: it can't.
     """
-    if made.agent.has_own_loop():
+    if agent.instance.has_own_loop():
         raise UsageError(
             f"agent '{made.spec.id}' has its own training loop, so its policy can't be sent to "
             "another process; leave isolated out, or give it init, update and policy"
         )
-    if not made.in_file or made.asked.startswith("__main__:"):
+    if not agent.in_file or agent.asked.startswith("__main__:"):
         raise UsageError(
-            f"agent '{made.spec.id}' is in no file that another process could load; put it in a "
+            f"agent '{agent.spec.id}' is in no file that another process could load; put it in a "
             "file, or leave isolated out"
         )
 

@@ -117,18 +117,22 @@ def resolve(request: RunRequest, watch: Callback = SILENT, *, here: bool = True)
     trials, limited = chosen_trials(spec, request.budget, request.limit)
     test = open_env(spec, 1, "test")
     train: Any = None
-    plan = agent.agent.plan(test.task)
-    distributed.check(agent.agent.SHARDED, agent.spec.id, None if plan is None else plan.meta_batch)
+    plan = agent.instance.plan(test.task)
+    distributed.check(
+        agent.instance.SHARDED, agent.spec.id, None if plan is None else plan.meta_batch
+    )
     if plan is not None:
         # Opened here, so that shots beyond the data are reported before anything is written.
         train = open_training(spec, replace(plan, meta_batch=1))
-    elif agent.agent.has_own_loop():
+    elif agent.instance.has_own_loop():
         train = open_training(spec, None)
     weights = _weights(agent, request)
     if weights is not None:
         # Loaded here, so that weights that don't fit are reported before anything is written.
-        first = agent.agent.init(for_init(open_env(spec, 1, "val")), Rng(request.seed).at("init"))
-        agent.agent.load_weights(first, weights.params)
+        first = agent.instance.init(
+            for_init(open_env(spec, 1, "val")), Rng(request.seed).at("init")
+        )
+        agent.instance.load_weights(first, weights.params)
     network = _network(agent, test.task, weights)
     described = env_facts(spec, test, trials)
     identity = {
@@ -181,7 +185,7 @@ def _weights(agent: ResolvedAgent, request: RunRequest) -> Weights | None:
     """
     if request.init is None:
         return None
-    if not agent.agent.can_load_weights():
+    if not agent.instance.can_load_weights():
         raise UsageError(
             f"agent '{agent.spec.id}' can't start from given weights: it has no method "
             "load_weights(state, weights); leave --init out"
@@ -191,7 +195,7 @@ def _weights(agent: ResolvedAgent, request: RunRequest) -> Weights | None:
 
 def _network(agent: ResolvedAgent, task: Any, weights: Weights | None) -> NetworkFacts | None:
     """Facts about the trained network, with the source hash of a user's network."""
-    network = agent.agent.describe_network(task)
+    network = agent.instance.describe_network(task)
     if network is None:
         return None
     if not network.batch_norm and "batch_norm" in agent.overrides:

@@ -171,7 +171,7 @@ def _train_and_evaluate(resolved: ResolvedRun, callback: Callback, signals: Sign
     try:
         progress, policy = _train(resolved, callback, signals)
         if progress.state is not None:
-            diagnostics = dict(plain(resolved.trainer.agent.diagnostics(progress.state)))
+            diagnostics = dict(plain(resolved.trainer.instance.diagnostics(progress.state)))
         evaluation = _evaluate(resolved, progress, policy, callback, signals)
         metric = resolved.spec.metric
         value = evaluation.score(metric)
@@ -207,7 +207,7 @@ def _train(
     progress = fit(training, callback, signals)
     if resolved.request.isolated:
         return progress, None
-    return progress, resolved.agent.agent.policy(checkpoint.copied(progress.best))
+    return progress, resolved.agent.instance.policy(checkpoint.copied(progress.best))
 
 
 def _evaluate(

@@ -118,7 +118,7 @@ class Training:
         weights = None if resolved.weights is None else resolved.weights.params
         request = resolved.request
         return cls(
-            resolved.trainer.agent,
+            resolved.trainer.instance,
             resolved.spec,
             request.budget,
             request.seed,

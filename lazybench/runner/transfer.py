@@ -122,7 +122,7 @@ def transfer(request: TransferRequest, *, watch: Callback = SILENT) -> TransferR
         raise UsageError(f"{spec.id} doesn't score its train split; choose --split val or test")
     budget = request.budget or str(run.identity["budget"])
     trials, limited = chosen_trials(spec, budget, request.limit)
-    made = _evaluated_agent(run, home, dict(request.overrides or {}))
+    agent = _evaluated_agent(run, home, dict(request.overrides or {}))
     state, step = run.state(request.step)
     device = check_device(request.device)
     precision = str(run.identity["precision"])
@@ -134,7 +134,7 @@ def transfer(request: TransferRequest, *, watch: Callback = SILENT) -> TransferR
     env = open_env(spec, spec.rows(trials), request.split, device)
     # On train, the trials of stream 0 are the training tasks of the first seed.
     env.reset(seed=_FRESH_STREAM if request.split == "train" else 0)
-    policy = made.agent.policy(to_device(moved(made, copied(state), env.task), device))
+    policy = agent.instance.policy(to_device(moved(agent, copied(state), env.task), device))
     if request.split == "train":
         policy = _without_answers(policy)
     seed = int(run.identity["seed"])
@@ -144,7 +144,7 @@ def transfer(request: TransferRequest, *, watch: Callback = SILENT) -> TransferR
     kept = {run.progress.step: "last", run.progress.best_step: "best"}.get(step, "kept")
     origin = f"{home.id} {run.key[:12]} {kept} (step {step})"
     result = TransferResult(
-        made.spec.id, spec.id, origin, request.split, Metric(**headline(spec, evaluation)), None
+        agent.spec.id, spec.id, origin, request.split, Metric(**headline(spec, evaluation)), None
     )
     if request.split != "test":
         return result
@@ -154,13 +154,13 @@ def transfer(request: TransferRequest, *, watch: Callback = SILENT) -> TransferR
         trials,
         evaluation,
         on=device,
-        agent=agent_facts(made, trained_by="lazybench", resumable=True),
-        config=made.config,
+        agent=agent_facts(agent, trained_by="lazybench", resumable=True),
+        config=agent.config,
         preset=str(run.identity["budget"]),
-        overrides=made.overrides,
+        overrides=agent.overrides,
         budget=budget,
         limited=limited,
-        untuned=not made.spec.tuned,
+        untuned=not agent.spec.tuned,
         seed=seed,
         precision=precision,
         device=device.partition(":")[0],
@@ -207,11 +207,11 @@ def load_policy(
     check_text("device", device)
     found = find_run(name, check_path("runs", runs))
     home = resolve_env(found.identity["env"])[0]
-    made = _evaluated_agent(found, home, overrides)
+    agent = _evaluated_agent(found, home, overrides)
     state, _ = found.state(step)
     if env is not None:
-        state = moved(made, state, open_env(resolve_env(env)[0], 1, "test").task)
-    return made.agent.policy(to_device(state, check_device(device)))
+        state = moved(agent, state, open_env(resolve_env(env)[0], 1, "test").task)
+    return agent.instance.policy(to_device(state, check_device(device)))
 
 
 _FRESH_STREAM = 2**31 - 1
@@ -240,14 +240,14 @@ def _evaluated_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) 
             since the run.
     """
     config = dict(run.identity["config"])
-    made = make(run.asked, home, str(run.identity["budget"]), config, whole=True)
-    check_code(made, run.identity["agent_version"], run.identity["agent_source"])
-    check_backbone(run.network, made, home)
+    agent = make(run.asked, home, str(run.identity["budget"]), config, whole=True)
+    check_code(agent, run.identity["agent_version"], run.identity["agent_source"])
+    check_backbone(run.network, agent, home)
     for name in overrides:
-        if name in config and name not in made.eval_only and not name.startswith("test_"):
+        if name in config and name not in agent.eval_only:
             raise UsageError(
                 f"'{name}' is a training setting and can't be changed; evaluation settings: "
-                f"{', '.join(n for n in config if n in made.eval_only or 'test_' in n)}"
+                f"{', '.join(n for n in config if n in agent.eval_only)}"
             )
     asked = {**config, **overrides}
     again = make(run.asked, home, str(run.identity["budget"]), asked, whole=True)
@@ -256,49 +256,49 @@ def _evaluated_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) 
     return replace(again, overrides=given)
 
 
-def check_code(made: ResolvedAgent, version: int, source: str | None) -> None:
+def check_code(agent: ResolvedAgent, version: int, source: str | None) -> None:
     """Check that an agent hasn't changed since a run.
 
     Args:
-        made: the current agent.
+        agent: the current agent.
         version: version of the run's agent.
         source: sha256 of the user's file that defined it then; None for the package's own.
 
     Raises:
         UsageError: it has changed.
     """
-    if made.spec.version != version:
+    if agent.spec.version != version:
         raise UsageError(
-            f"agent '{made.spec.id}' has version {made.spec.version}, but this run is of version "
+            f"agent '{agent.spec.id}' has version {agent.spec.version}, but this run is of version "
             f"{version}; evaluate it with that version, or run again"
         )
-    if made.source != source:
+    if agent.source != source:
         raise UsageError(
-            f"{made.spec.origin} has changed since this run: its source hashes to {made.source}, "
+            f"{agent.spec.origin} has changed since this run: its source hashes to {agent.source}, "
             f"the run's to {source}; restore that version, or run again"
         )
 
 
-def moved(made: ResolvedAgent, state: Any, task: TaskShape) -> Any:
+def moved(agent: ResolvedAgent, state: Any, task: TaskShape) -> Any:
     """Return a state for tasks of this shape.
 
     Raises:
         UsageError: the agent can't play them.
     """
-    if made.agent.can_transfer():
-        return made.agent.transfer(state, task)
+    if agent.instance.can_transfer():
+        return agent.instance.transfer(state, task)
     raise UsageError(
-        f"agent '{made.spec.id}' can't be evaluated on other tasks: it has no method "
+        f"agent '{agent.spec.id}' can't be evaluated on other tasks: it has no method "
         "transfer(state, task)"
     )
 
 
-def check_backbone(network: NetworkFacts | None, made: ResolvedAgent, home: EnvSpec) -> None:
+def check_backbone(network: NetworkFacts | None, agent: ResolvedAgent, home: EnvSpec) -> None:
     """Check that a user's network hasn't changed since a run.
 
     Args:
         network: the trained network.
-        made: its agent.
+        agent: its agent.
         home: its training environment.
 
     Raises:
@@ -310,7 +310,7 @@ def check_backbone(network: NetworkFacts | None, made: ResolvedAgent, home: EnvS
     source = published_source(network.name)
     if source is None:
         forget_loaded()
-        here = made.agent.describe_network(open_env(home, 1, "test").task)
+        here = agent.instance.describe_network(open_env(home, 1, "test").task)
         source = None if here is None else network_source(here)
     if source != network.source_sha256:
         raise UsageError(

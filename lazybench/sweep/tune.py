@@ -56,7 +56,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Tried:
+class Configuration:
     """A configuration that was tried.
 
     Attributes:
@@ -79,7 +79,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Found:
+class TuningResult:
     """The result of a search.
 
     Attributes:
@@ -165,7 +165,7 @@ def _grid(axes: Mapping[str, Axis]) -> Iterator[tuple[Any, ...]]:
 
 def tune(
     request: RunRequest, trials: int, axes: Mapping[str, Axis] | None, watch: Callback = SILENT
-) -> tuple[Path, list[Tried]]:
+) -> tuple[Path, list[Configuration]]:
     """Run a search, and return its folder and the tried configurations, in order.
 
     Every trial has the same seed and budget, and counts with its best state on validation tasks.
@@ -188,7 +188,7 @@ def tune(
     if check_whole("trials", trials, least=None) < 1:
         raise UsageError(f"trials must be at least 1, got {trials}")
     first = resolve(request, watch)
-    if not first.agent.agent.learns():
+    if not first.agent.instance.learns():
         raise UsageError(
             f"agent '{first.agent.spec.id}' isn't trained by lazybench's loop, so there is no "
             "validation score to tune"
@@ -225,12 +225,14 @@ def _distinct(
     return list(chosen.values())
 
 
-def best(found: Sequence[Tried]) -> list[Tried]:
+def best(found: Sequence[Configuration]) -> list[Configuration]:
     """Return the configurations, best first; those without a score come last."""
-    return sorted(found, key=lambda tried: (tried.val is None, -(tried.val or 0.0)))
+    return sorted(
+        found, key=lambda configuration: (configuration.val is None, -(configuration.val or 0.0))
+    )
 
 
-def read_found(folder: Path) -> Found:
+def read_tuning(folder: Path) -> TuningResult:
     """Return the result of the search in a folder.
 
     Raises:
@@ -239,7 +241,7 @@ def read_found(folder: Path) -> Found:
     path = folder / _FOUND
     try:
         result = json.loads(read_file(path))
-        return Found(**{**result, "tuning": Tuning(**result["tuning"])})
+        return TuningResult(**{**result, "tuning": Tuning(**result["tuning"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{folder} has no finished search ({type(error).__name__} at {path.name}); give the "
@@ -247,7 +249,9 @@ def read_found(folder: Path) -> Found:
         ) from error
 
 
-def _keep(folder: Path, request: RunRequest, resolved: ResolvedRun, found: Sequence[Tried]) -> None:
+def _keep(
+    folder: Path, request: RunRequest, resolved: ResolvedRun, found: Sequence[Configuration]
+) -> None:
     """Write the result of a search, unless no configuration has a score."""
     first = best(found)[0]
     if first.val is None:
@@ -255,8 +259,8 @@ def _keep(folder: Path, request: RunRequest, resolved: ResolvedRun, found: Seque
         return
     tuning = Tuning(
         trials=len(found),
-        cpu_s=sum(tried.cpu_s for tried in found),
-        image_gradients=round(sum(tried.image_gradients for tried in found)),
+        cpu_s=sum(configuration.cpu_s for configuration in found),
+        image_gradients=round(sum(configuration.image_gradients for configuration in found)),
     )
     result = {
         "agent": resolved.agent.asked,
@@ -273,18 +277,18 @@ def _all(
     chosen: Sequence[tuple[dict[str, Any], ResolvedRun]],
     watch: Callback,
     signals: Signals,
-) -> Iterator[Tried]:
+) -> Iterator[Configuration]:
     path = folder / "trials.jsonl"
     known = {line["key"]: line["tried"] for line in read_lines(path)}
     for number, (settings, resolved) in enumerate(chosen):
         if resolved.key in known:
-            yield replace(Tried(**known[resolved.key]), number=number)
+            yield replace(Configuration(**known[resolved.key]), number=number)
             continue
         shown = ", ".join(f"{name}={value}" for name, value in settings.items()) or "the preset"
         watch.note(f"trial {number}: {shown}")
-        tried = _one(folder, number, settings, resolved, watch, signals)
-        append_line(path, {"key": resolved.key, "tried": vars(tried)})
-        yield tried
+        configuration = _one(folder, number, settings, resolved, watch, signals)
+        append_line(path, {"key": resolved.key, "tried": vars(configuration)})
+        yield configuration
 
 
 def _one(
@@ -294,15 +298,17 @@ def _one(
     resolved: ResolvedRun,
     watch: Callback,
     signals: Signals,
-) -> Tried:
+) -> Configuration:
     try:
         progress = fit(Training.of(resolved, folder / resolved.key[:12]), watch, signals)
     except Interrupted:
         raise
     except Diverged as error:
-        return Tried(number, settings, None, 0, 0.0, str(error))
+        return Configuration(number, settings, None, 0, 0.0, str(error))
     score = progress.best_score
     val = score if math.isfinite(score) else None
     why = "" if val is not None else "it was never validated"
     images = progress.totals.get("image_gradients", 0.0)
-    return Tried(number, settings, val, progress.best_step, progress.train_cpu_s, why, images)
+    return Configuration(
+        number, settings, val, progress.best_step, progress.train_cpu_s, why, images
+    )

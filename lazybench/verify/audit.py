@@ -137,10 +137,10 @@ def _audit(  # noqa: PLR0913 - all that an audit depends on
     watch: Callback,
 ) -> Audit:
     """The audit of a record whose agent can be evaluated again."""
-    made, _ = remade(record)
+    agent, _ = remade(record)
     rows = spec.rows(trials)
     env = open_env(spec, rows, "test", device)
-    policy, about = trained_policy(record, made, env, source, device, watch)
+    policy, about = trained_policy(record, agent, env, source, device, watch)
     if policy is None or (refuted(about) and not source.retrain):
         raise StoreError(f"the state isn't the record's: {about[-1].detail}")
     first, drawn = _first_fresh(spec, rows, record, seed)

@@ -60,13 +60,13 @@ def remade(record: Record) -> tuple[ResolvedAgent, EnvSpec]:
     home = spec_of(record)
     if record.trained_on is not None:
         home = resolve_env(record.trained_on.split()[0])[0]
-    made = make(agent_name(record), home, record.preset, record.config, whole=True)
-    check_code(made, record.agent.version, record.agent.source_sha256)
-    check_backbone(record.network, made, home)
-    return made, home
+    agent = make(agent_name(record), home, record.preset, record.config, whole=True)
+    check_code(agent, record.agent.version, record.agent.source_sha256)
+    check_backbone(record.network, agent, home)
+    return agent, home
 
 
-def check_settings(record: Record, made: ResolvedAgent, home: EnvSpec) -> Finding:
+def check_settings(record: Record, agent: ResolvedAgent, home: EnvSpec) -> Finding:
     """Check that an agent constructed with a record's settings has these settings.
 
     The same must hold for an agent constructed from the run's budget and overrides. The finding
@@ -75,7 +75,7 @@ def check_settings(record: Record, made: ResolvedAgent, home: EnvSpec) -> Findin
     if record.preset != record.budget:
         detail = f"preset is {record.preset} in the record, whose budget is {record.budget}"
         return Finding("settings", False, detail)
-    here = {name: made.config.get(name) for name in record.config}
+    here = {name: agent.config.get(name) for name in record.config}
     difference = first_difference(record.config, here)
     if difference is not None:
         name, old, new = difference
@@ -89,20 +89,20 @@ def check_settings(record: Record, made: ResolvedAgent, home: EnvSpec) -> Findin
         given = ", ".join(f"{k}={v}" for k, v in sorted(record.overrides.items())) or "no setting"
         detail = f"{name} is {old} in the record; {record.preset} with {given} gives {new}"
         return Finding("settings", False, detail)
-    added = sorted(set(made.config) - set(record.config))
+    added = sorted(set(agent.config) - set(record.config))
     more = f"; settings added since, at their defaults: {', '.join(added)}" if added else ""
     return Finding("settings", True, f"{record.agent.id} accepts them unchanged{more}")
 
 
-def check_network(record: Record, made: ResolvedAgent, task: Any) -> Finding | None:
+def check_network(record: Record, agent: ResolvedAgent, task: Any) -> Finding | None:
     """Whether an agent's network on its task is the recorded one; None if one is unknown.
 
     Args:
         record: the record.
-        made: its agent.
+        agent: its agent.
         task: task shape of its training environment.
     """
-    here = made.agent.describe_network(task)
+    here = agent.instance.describe_network(task)
     if record.network is None or here is None:
         return None
     recorded, present = (
@@ -118,7 +118,7 @@ def check_network(record: Record, made: ResolvedAgent, task: Any) -> Finding | N
 
 def trained_policy(
     record: Record,
-    made: ResolvedAgent,
+    agent: ResolvedAgent,
     env: OpenedEnv,
     source: StateSource,
     device: str,
@@ -128,7 +128,7 @@ def trained_policy(
 
     Args:
         record: the record.
-        made: its agent.
+        agent: its agent.
         env: the opened environment.
         source: source of its state.
         device: device of the computations.
@@ -139,14 +139,14 @@ def trained_policy(
         UsageError: no state, or none of the recorded step; the message says what to do.
         Interrupted: a signal stopped a training at a checkpoint; the same call resumes it.
     """
-    whole = made.agent.has_own_loop()
+    whole = agent.instance.has_own_loop()
     counters: list[Finding] = []
-    if source.retrain or not made.spec.trains:
-        progress, policy = _trained(record, made, source, device, watch)
+    if source.retrain or not agent.spec.trains:
+        progress, policy = _trained(record, agent, source, device, watch)
         if whole:
             return policy, [Finding("checkpoint", None, "trained again; the agent keeps no state")]
         state = _state_at(progress, record)
-        counters += [_check_counters(record, progress)] if made.spec.trains else []
+        counters += [_check_counters(record, progress)] if agent.spec.trains else []
     elif whole:
         raise UsageError(
             f"'{record.agent.id}' has its own training loop and keeps no state; train it again "
@@ -157,14 +157,14 @@ def trained_policy(
         if isinstance(found, Finding):
             return None, [found]
         counters.append(_check_counters(record, found))
-    findings = [*counters, *([_check_state(record, state)] if made.spec.trains else [])]
+    findings = [*counters, *([_check_state(record, state)] if agent.spec.trains else [])]
     if record.trained_on is not None:
-        state = moved(made, state, env.task)
-    return made.agent.policy(checkpoint.to_device(state, device)), findings
+        state = moved(agent, state, env.task)
+    return agent.instance.policy(checkpoint.to_device(state, device)), findings
 
 
 def _trained(
-    record: Record, made: ResolvedAgent, source: StateSource, device: str, watch: Callback
+    record: Record, agent: ResolvedAgent, source: StateSource, device: str, watch: Callback
 ) -> tuple[Progress, Any]:
     """Train again as for a record; return the progress, and the policy of an agent without state.
 
@@ -180,22 +180,22 @@ def _trained(
                 f"isn't in {source.out}, so it can't be trained again; give --checkpoint"
             )
         fitted = found
-        made = make(agent_name(fitted), spec_of(fitted), fitted.preset, fitted.config, whole=True)
+        agent = make(agent_name(fitted), spec_of(fitted), fitted.preset, fitted.config, whole=True)
     training = Training(
-        made.agent,
+        agent.instance,
         spec_of(fitted),
         fitted.preset,
         fitted.seed,
         device,
-        kept / "ckpt" if made.spec.trains else None,
+        kept / "ckpt" if agent.spec.trains else None,
         _weights(fitted, source),
     )
-    if made.spec.trains:
+    if agent.spec.trains:
         watch.note(f"training again: {_how_long(fitted)}")
-    if made.spec.trains:
+    if agent.spec.trains:
         writable(kept)
     with Signals(watch.note) as signals:
-        if made.agent.has_own_loop():
+        if agent.instance.has_own_loop():
             return fit_whole(training, signals)
         progress = fit(training, watch, signals)
     shutil.rmtree(kept, ignore_errors=True)
@@ -283,19 +283,19 @@ def _kept_state(record: Record, source: StateSource) -> tuple[Any, Progress | Fi
     return run.state(str(step))[0], run.progress
 
 
-def check_updates(record: Record, made: ResolvedAgent, task: Any) -> Finding | None:
+def check_updates(record: Record, agent: ResolvedAgent, task: Any) -> Finding | None:
     """Whether a record has as many updates as its settings plan.
 
     None for agents without training, or with their own training loop.
 
     Args:
         record: the record.
-        made: its agent.
+        agent: its agent.
         task: task shape of its training environment.
     """
-    if not made.spec.trains or made.agent.has_own_loop():
+    if not agent.spec.trains or agent.instance.has_own_loop():
         return None
-    plan = made.agent.plan(task)
+    plan = agent.instance.plan(task)
     planned = 0 if plan is None else plan.updates
     counted = record.cost.outer_steps
     step = 0 if record.checkpoint is None else record.checkpoint.step

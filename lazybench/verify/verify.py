@@ -137,19 +137,19 @@ def _rerun(  # noqa: PLR0913 - all that a rerun depends on
     watch: Callback,
 ) -> Verification:
     """The result so far, with the findings on a sample of trials that are evaluated again."""
-    made, home = remade(record)
-    findings = [*result.findings, check_settings(record, made, home)]
+    agent, home = remade(record)
+    findings = [*result.findings, check_settings(record, agent, home)]
     wanted = min(trials, record.trials.n)
     env = open_env(spec, spec.rows(wanted), "test", device)
     home_task = env.task if record.trained_on is None else open_env(home, 1, "test").task
-    network = check_network(record, made, home_task)
+    network = check_network(record, agent, home_task)
     findings += [] if network is None else [network]
-    updates = check_updates(record, made, home_task)
+    updates = check_updates(record, agent, home_task)
     findings += [] if updates is None else [updates]
     if refuted(findings):
         return replace(result, findings=tuple(findings))
     exact = same_platform(record, device)
-    policy, about = trained_policy(record, made, env, source, device, watch)
+    policy, about = trained_policy(record, agent, env, source, device, watch)
     other = False
     # Several processes sum gradients in another order than one does.
     if source.retrain and not (exact and record.world_size == 1):

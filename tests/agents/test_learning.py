@@ -78,7 +78,7 @@ def scores(agent, env, settings, trials=None):
     progress = fit(Training(made.agent, spec, "smoke", 0, "cpu", None), SILENT, Signals())
     evaluated = evaluate_blocks(
         open_env(spec, spec.block, "val"),
-        made.agent.policy(progress.state),
+        made.instance.policy(progress.state),
         spec.metric,
         trials or TRIALS[env],
     )

@@ -146,10 +146,10 @@ def test_the_norm_is_that_of_the_step_that_sgd_would_take(scripts):
     task, (batch,) = scripts.cell.tasks(scripts.cell.SHAPES["28px"], 1)
     spec, _ = resolve_env("glyphs-20way-1shot")
     env, rng = SimpleNamespace(task=task), Rng(0)
-    agent = make("fomaml", spec, "small", settings).agent
+    agent = make("fomaml", spec, "small", settings).instance
     norm = scripts.cell.norm_after(agent, agent.init(env, rng.at("init")), batch, rng.at(0))
     plain = {"outer_rule": "sgd", "outer_lr": 1.0, "anneal": "none", "clip": None}
-    agent = make("fomaml", spec, "small", settings | plain).agent
+    agent = make("fomaml", spec, "small", settings | plain).instance
     state = agent.init(env, rng.at("init"))
     after, _ = agent.update(state, batch, rng.at(0))
     theta, moved = state["theta"], after["theta"]

@@ -89,7 +89,7 @@ def test_an_instance_is_copied_and_reported_by_plain_attributes(tmp_path: Path) 
 
     mine = Counts()
     made = make(mine, lazybench.runner.request.resolve_env(ENV)[0], "smoke", {})
-    made.agent.init(None, None)
+    made.instance.init(None, None)
     assert mine.calls == 0
     mine.net = torch.nn.Linear(1, 1)
     with pytest.raises(UsageError, match=r"can't be read .* pass its class"):

@@ -14,7 +14,7 @@ from lazybench.records import Tuning
 from lazybench.runner.request import RunRequest
 from lazybench.runner.run import run
 from lazybench.sweep import tune as tuning
-from lazybench.sweep.tune import Axis, best, drawn, read_axis, read_found, step_sizes, tune
+from lazybench.sweep.tune import Axis, best, drawn, read_axis, read_tuning, step_sizes, tune
 
 ENV = "glyphs-5way-1shot"
 LEARNER = f"{Path(__file__).parents[1] / 'runner' / 'players.py'}:Learner"
@@ -112,7 +112,7 @@ def test_fewer_distinct_settings_than_trials_are_tried_and_paid_for_once(tmp_pat
     assert tried[0].settings == {}
     assert tried[1].settings["iterations"] == 3
     assert len((folder / "trials.jsonl").read_text().splitlines()) == 2
-    tuning = read_found(folder).tuning
+    tuning = read_tuning(folder).tuning
     assert tuning.trials == 2
     assert tuning.image_gradients == sum(each.image_gradients for each in tried)
 
@@ -148,9 +148,9 @@ def test_what_cant_be_searched_is_reported_before_any_training(
 def test_a_run_with_what_a_search_found_reports_what_that_cost(tmp_path: Path) -> None:
     asked = request(tmp_path, overrides={"iterations": 2})
     with pytest.raises(UsageError, match="has no finished search"):
-        read_found(tmp_path)
+        read_tuning(tmp_path)
     folder, tried = tune(asked, 2, None)
-    found = read_found(folder)
+    found = read_tuning(folder)
     assert (found.agent, found.env, found.budget) == ("protonet", ENV, "smoke")
     assert found.settings == {"iterations": 2, **best(tried)[0].settings}
     assert found.tuning.trials == 2

@@ -103,8 +103,8 @@ def test_margins_go_with_cosines(stream, make_agent, start, train):
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_make_agents_of_one_budget(name, budget):
     spec, _ = resolve_env("glyphs-lt-100")
-    config = make(name, spec, budget, {}).agent.config
-    plain = make("cross_entropy", spec, budget, {}).agent.config
+    config = make(name, spec, budget, {}).instance.config
+    plain = make("cross_entropy", spec, budget, {}).instance.config
     for setting in ("backbone", "side", "epochs", "batch", "lr", "weight_decay", "late"):
         assert getattr(config, setting) == getattr(plain, setting)
     assert not config.flip

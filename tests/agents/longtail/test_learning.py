@@ -37,7 +37,7 @@ POSTHOC = ("logit_adjust", "tau_norm")
 @cache
 def trained(name):
     spec, _ = resolve_env(ENV)
-    agent = make(name, spec, "smoke", {**SHORT, **SHORTER.get(name, {})}).agent
+    agent = make(name, spec, "smoke", {**SHORT, **SHORTER.get(name, {})}).instance
     return agent, fit(Training(agent, spec, "smoke", 0, "cpu", None), SILENT, Signals()).state
 
 
