@@ -246,6 +246,18 @@ class Difference(NamedTuple):
     p: float
 
 
+def _of_seeds(seeds: Sequence[ArrayLike]) -> list[NDArray[Any]]:
+    """Return the scores of each seed as an array.
+
+    Raises:
+        UsageError: no seed is given, or a seed's scores are empty or not finite.
+    """
+    arrays = [_scores(scores) for scores in seeds]
+    if not arrays:
+        raise UsageError("scores of at least one seed are needed, got none")
+    return arrays
+
+
 def _scores(values: ArrayLike) -> NDArray[Any]:
     import numpy as np
 
@@ -350,9 +362,7 @@ def over_seeds(seeds: Sequence[ArrayLike], effects: ClassEffects | None = None) 
     """
     import numpy as np
 
-    arrays = [_scores(scores) for scores in seeds]
-    if not arrays:
-        raise UsageError("scores of at least one seed are needed, got none")
+    arrays = _of_seeds(seeds)
     _check_effects(effects, arrays)
     means = np.asarray([array.mean() for array in arrays])
     n_trials = min(array.size for array in arrays)
@@ -386,9 +396,7 @@ def standard_error(seeds: Sequence[ArrayLike]) -> float:
     import numpy as np
     from scipy.special import ndtri
 
-    arrays = [_scores(scores) for scores in seeds]
-    if not arrays:
-        raise UsageError("scores of at least one seed are needed, got none")
+    arrays = _of_seeds(seeds)
     everything = np.concatenate(arrays)
     if len(arrays) > 1 and (everything != everything[0]).any():
         return Parts.of_mean(arrays).error

@@ -25,6 +25,7 @@ from lazybench.envs.datasets.image_set import (
     Images,
     ImageSet,
     Roster,
+    checker,
     few_shot_roster,
     hash_all,
     missing,
@@ -267,16 +268,10 @@ def open_cifar100(protocol: Protocol = "cifarfs") -> ImageSet:
     return open_images(protocol, PREP, _official(protocol))
 
 
-def check(protocol: Protocol = "cifarfs") -> Path:
-    """The folder of the files, after a check that none is missing.
-
-    Raises:
-        DataUnavailable: they aren't.
-    """
-    return _official(protocol).find()[0].parent
-
-
-def _official(protocol: Protocol) -> Cifar100:
+def _official(protocol: Protocol = "cifarfs") -> Cifar100:
     if protocol not in _TITLES:
         raise UsageError(f"CIFAR-100 protocol {protocol!r} isn't one of {', '.join(_TITLES)}")
     return Cifar100(data_root(), protocol, few_shot_roster(protocol))
+
+
+check = checker(_official)

@@ -27,6 +27,7 @@ from lazybench.envs.datasets.image_set import (
     Images,
     ImageSet,
     Named,
+    checker,
     hash_all,
     missing,
     official_parts,
@@ -233,16 +234,10 @@ def labelled(name: str) -> Labelled:
     return official_parts(open_cifar(name))
 
 
-def check(name: str) -> Path:
-    """The folder of the files, after a check that none is missing.
-
-    Raises:
-        DataUnavailable: they aren't.
-    """
-    return _sources(name).find()[0].parent
-
-
 def _sources(name: str) -> Whole:
     if name not in LAYOUTS:
         raise UsageError(f"CIFAR set {name!r} isn't one of {', '.join(LAYOUTS)}")
     return Whole(data_root(), name)
+
+
+check = checker(_sources)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, ParamSpec, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,17 @@ class Named(NamedTuple):
 
 Roster = Mapping[Split, tuple[Named, ...]]
 """The classes of each split."""
+
+
+P = ParamSpec("P")
+
+
+def checker(sources: Callable[P, Sources]) -> Callable[P, Path]:
+    """Return the `check` of a data set's module, of what gives the module's sources.
+
+    It returns the folder of the files, and raises `DataUnavailable` where one is missing.
+    """
+    return lambda *args, **kwargs: sources(*args, **kwargs).find()[0].parent
 
 
 @cache

@@ -26,6 +26,7 @@ from lazybench.envs.datasets.image_set import (
     ImageSet,
     Named,
     Roster,
+    checker,
     decode_all,
     few_shot_roster,
     hash_all,
@@ -133,17 +134,11 @@ def open_miniimagenet() -> ImageSet:
     return open_images(NAME, PREP, _official())
 
 
-def check() -> Path:
-    """The folder of the files, after a check that none is missing.
-
-    Raises:
-        DataUnavailable: they aren't.
-    """
-    return _official().find()[0].parent
-
-
 def _official() -> MiniImageNet:
     return MiniImageNet(data_root(), few_shot_roster(NAME))
+
+
+check = checker(_official)
 
 
 def _from_files(path: Path, tree: FolderTree, classes: tuple[Named, ...]) -> Images:

@@ -23,6 +23,7 @@ from lazybench.envs.datasets.image_set import (
     Images,
     ImageSet,
     Named,
+    checker,
     hash_all,
     missing,
     official_parts,
@@ -132,13 +133,7 @@ def labelled() -> Labelled:
     return official_parts(open_mnist())
 
 
-def check() -> Path:
-    """The folder of the files, after a check that none is missing.
-
-    Raises:
-        DataUnavailable: they aren't.
-    """
-    return Mnist(data_root()).find()[0].parent
+check = checker(lambda: Mnist(data_root()))
 
 
 def _either(folder: Path, file: str) -> Path | None:

@@ -23,6 +23,7 @@ from lazybench.envs.datasets.image_set import (
     ImageSet,
     Named,
     Roster,
+    checker,
     decode_all,
     few_shot_roster,
     missing,
@@ -116,17 +117,11 @@ def open_tieredimagenet() -> ImageSet:
     return open_images(NAME, PREP, _official())
 
 
-def check() -> Path:
-    """The folder of the files, after a check that none is missing.
-
-    Raises:
-        DataUnavailable: they aren't.
-    """
-    return _official().find()[0].parent
-
-
 def _official() -> TieredImageNet:
     return TieredImageNet(data_root(), few_shot_roster(NAME))
+
+
+check = checker(_official)
 
 
 def _slashed(counts: Sequence[int]) -> str:

@@ -17,7 +17,7 @@ from lazybench.cli.run import metric_text
 
 if TYPE_CHECKING:
     from lazybench.stats import Interval
-    from lazybench.verify import Audit, Verification
+    from lazybench.verify import Audit, StateSource, Verification
 
 
 EXIT_CODES: Mapping[str, int] = {
@@ -66,12 +66,10 @@ def verify_command(  # noqa: PLR0913 - one parameter for each option
     Stored predictions are scored again; a sample of trials is evaluated again with the trained
     agent. Exit codes: 0 (reproduced, or consistent), 1 (refuted), 3 (not reproducible here).
     """
-    options.one_source(checkpoint, retrain, init)
+    path, source = _state_of(record, checkpoint, retrain, init, out_dir, runs)
     from lazybench.cli.progress import watching
-    from lazybench.verify import StateSource, find_record, verify
+    from lazybench.verify import verify
 
-    source = StateSource(checkpoint, retrain, init, out_dir, runs)
-    path = find_record(record, out_dir)
     with watching(quiet=quiet) as watch:
         found = verify(
             path,
@@ -90,6 +88,26 @@ def verify_command(  # noqa: PLR0913 - one parameter for each option
         console.line(_text(found))
     if code := EXIT_CODES[found.verdict]:
         raise typer.Exit(code)
+
+
+def _state_of(
+    record: str,
+    checkpoint: Path | None,
+    retrain: bool,
+    init: str | None,
+    out_dir: Path,
+    runs: Path,
+) -> tuple[Path, StateSource]:
+    """Return a record's file, and where its trained state comes from.
+
+    Raises:
+        UsageError: options that exclude each other, or a key of several records.
+        UnknownName: no such record.
+    """
+    options.one_source(checkpoint, retrain, init)
+    from lazybench.verify import StateSource, find_record
+
+    return find_record(record, out_dir), StateSource(checkpoint, retrain, init, out_dir, runs)
 
 
 def _text(found: Verification) -> str:
@@ -154,12 +172,10 @@ def audit_command(  # noqa: PLR0913 - one parameter for each option
 
     Exits with 1 if the two scores are inconsistent.
     """
-    options.one_source(checkpoint, retrain, init)
+    path, source = _state_of(record, checkpoint, retrain, init, out_dir, runs)
     from lazybench.cli.progress import watching
-    from lazybench.verify import StateSource, audit, find_record
+    from lazybench.verify import audit
 
-    source = StateSource(checkpoint, retrain, init, out_dir, runs)
-    path = find_record(record, out_dir)
     with watching(quiet=quiet) as watch:
         found = audit(
             path,
