@@ -141,7 +141,7 @@ class Movable(Learner):
     """Offers all that an agent may: one fit for two evaluations, given weights, other tasks."""
 
     Config = Settings
-    EVAL_ONLY = ("shift",)
+    EVAL_ONLY = ("shift", "test_shift")
 
     def __init__(self, config):
         super().__init__(config.updates)
