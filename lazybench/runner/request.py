@@ -335,7 +335,7 @@ def check_isolable(agent: ResolvedAgent) -> None:
     """
     if agent.instance.has_own_loop():
         raise UsageError(
-            f"agent '{made.spec.id}' has its own training loop, so its policy can't be sent to "
+            f"agent '{agent.spec.id}' has its own training loop, so its policy can't be sent to "
             "another process; leave isolated out, or give it init, update and policy"
         )
     if not agent.in_file or agent.asked.startswith("__main__:"):

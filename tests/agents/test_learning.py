@@ -75,7 +75,7 @@ def scores(agent, env, settings, trials=None):
     """Return the score of each validation trial, higher is better."""
     spec, _ = resolve_env(env)
     made = make(agent, spec, "smoke", settings)
-    progress = fit(Training(made.agent, spec, "smoke", 0, "cpu", None), SILENT, Signals())
+    progress = fit(Training(made.instance, spec, "smoke", 0, "cpu", None), SILENT, Signals())
     evaluated = evaluate_blocks(
         open_env(spec, spec.block, "val"),
         made.instance.policy(progress.state),

@@ -36,8 +36,8 @@ ANSWERING: dict[str, dict[str, Any]] = {
 
 def trained(agent: str, **settings: Any) -> Any:
     made = make(agent, SPEC, "smoke", settings)
-    progress = fit(Training(made.agent, SPEC, "smoke", 0, "cpu", None), SILENT, Signals())
-    return made.agent, progress.state
+    progress = fit(Training(made.instance, SPEC, "smoke", 0, "cpu", None), SILENT, Signals())
+    return made.instance, progress.state
 
 
 @pytest.mark.parametrize("agent", ANSWERING)
@@ -65,7 +65,7 @@ def test_answers_are_those_of_the_task_without_padding(agent: str) -> None:
 def test_a_last_layer_of_fixed_size_is_refused(agent: str) -> None:
     made = make(agent, SPEC, "smoke", {})
     with pytest.raises(UsageError, match="have from 2 to 20 ways; choose one that compares"):
-        made.agent.plan(open_env(SPEC, 1, "val").task)
+        made.instance.plan(open_env(SPEC, 1, "val").task)
 
 
 def test_only_real_rows_are_scored() -> None:
