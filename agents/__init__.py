@@ -134,7 +134,7 @@ _FEWSHOT: tuple[AgentSpec, ...] = (
     _gradient(
         "reptile_matched",
         "control: Reptile with the mean step of Lazy Reptile, without its search",
-        "README: honesty is a feature",
+        "a control of lazybench",
         "nichol2018reptile",
         "jamal2021lazy",
         version=2,
@@ -341,7 +341,7 @@ _LONGTAIL: tuple[AgentSpec, ...] = (
     _classifier(
         "balanced_softmax_dev",
         "control: balanced softmax on the stream and the dev set together",
-        "README: honesty is a feature",
+        "a control of lazybench",
         "ren2020softmax",
     ),
     _meta_weight(
@@ -376,7 +376,7 @@ _ATTACK: tuple[AgentSpec, ...] = (
         "meta_attack:Coordinate",
         "coordinate",
         "control: scores; signs of slopes at random coordinates, nothing learned",
-        "README: honesty is a feature",
+        "a control of lazybench",
         "du2020metaattack",
     ),
     _attacker(
@@ -526,7 +526,7 @@ _ATTACK: tuple[AgentSpec, ...] = (
     _meta_attack(
         "meta_attack_matched",
         "control: meta-attack with the mean step of the lazy one, without its search",
-        "README: honesty is a feature",
+        "a control of lazybench",
         "du2020metaattack",
         "jamal2021lazy",
         trains=True,
@@ -535,7 +535,7 @@ _ATTACK: tuple[AgentSpec, ...] = (
     _meta_attack(
         "meta_attack_untrained",
         "control: meta-attack by a network that has learned nothing before the attack",
-        "README: honesty is a feature",
+        "a control of lazybench",
         "du2020metaattack",
     ),
 )

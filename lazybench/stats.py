@@ -1,4 +1,4 @@
-"""Where the variance of a mean over seeds and trials comes from, and the intervals that follow."""
+"""Intervals and tests of means over seeds and trials, from the sources of their variance."""
 
 from __future__ import annotations
 
@@ -141,14 +141,14 @@ class Parts(NamedTuple):
 
 
 def _welch(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    """The sum of two variances and its degrees of freedom, the least of both where it is 0."""
+    """The sum of two variances and its degrees of freedom, the smaller of both if it is 0."""
     total = one[0] + other[0]
     spread = sum(part**2 / df for part, df in (one, other) if part)
     return total, total**2 / spread if spread else min(one[1], other[1])
 
 
 class Estimate(NamedTuple):
-    """A mean and what its variance comes from.
+    """A mean, and the sources of its variance.
 
     Attributes:
         mean: in the scores' unit.
@@ -159,7 +159,7 @@ class Estimate(NamedTuple):
     parts: Parts
 
     def scaled(self, factor: float) -> Estimate:
-        """This in another unit, or with the other sign."""
+        """Return the estimate in another unit, or with the other sign."""
         return Estimate(factor * self.mean, self.parts.scaled(factor))
 
     def less(self, other: Estimate) -> Estimate:
@@ -203,10 +203,10 @@ def _between_and_noise(arrays: list[NDArray[Any]]) -> tuple[float, float]:
 
 LEVEL = 0.95
 FEWEST_PAIRS = 3
-"""Seeds from which on those of two sides are paired."""
+"""Smallest number of seeds that are paired between two sides."""
 
 _ROUNDING = 1e-20
-"""Variances below this share of the squared means are what rounding leaves."""
+"""Variances below this share of the squared means are rounding errors."""
 
 
 class Interval(NamedTuple):
@@ -430,7 +430,7 @@ def _wilson_as_wide(share: float, half: float, most: int) -> tuple[float, float]
 def paired_difference(
     a: ArrayLike, b: ArrayLike, *, same_seeds: bool = False, effects: ClassEffects | None = None
 ) -> Difference:
-    """How much higher `a` scores than `b` on the same trials.
+    """Return how much higher `a` scores than `b` on the same trials.
 
     One seed a side: Student's t over the trials' differences, which says something about two
     trained models; its ends and p are NaN for a single trial. Several: as `over_seeds`, of the

@@ -107,7 +107,7 @@ class Geoda(LabelAgent):
             points[rays.images] = (x[rays.images] + far * rays.direction).clamp(0, 1)
 
     def _reached(self, search: Decisions, rays: Rays) -> Asking[tuple[Tensor, Rays]]:
-        """Return places of rays that are adversarial after some doublings, and all rays so long."""
+        """Return positions of rays that become adversarial, and rays of their new length."""
         length = rays.length.clone()
         hit = torch.zeros(len(length), dtype=torch.bool, device=length.device)
         for turn in range(self.config.doublings + 1):
@@ -140,7 +140,7 @@ class Geoda(LabelAgent):
             signed.index_add_(0, row, noise * sign[:, None, None, None])
             votes.index_add_(0, row, sign)
         mean = votes / probes
-        # Where all agree, nothing would be left.
+        # If all decisions agree, subtracting their mean would leave nothing.
         baseline = torch.where(mean.abs() < 1, mean, torch.zeros_like(mean))
         return signed - baseline[:, None, None, None] * plain
 

@@ -125,7 +125,7 @@ class HopSkipJump(LabelAgent):
         step: int,
         outside: Tensor,
     ) -> Asking[Tensor]:
-        """Return which way leads into the adversarial region, `[m, *instance]`.
+        """Return the direction into the adversarial region, `[m, *instance]`.
 
         Reference: eqs. (9) and (16): decisions as +-1, their mean taken off, weigh directions. The
         directions are those that were sent, after clipping to the box.
@@ -147,7 +147,7 @@ class HopSkipJump(LabelAgent):
         away = away / length(away)
         far = outside[images]
         for first in range(0, int(probes.max()), PROBES_AT_ONCE):
-            # Images that have succeeded in the meantime are queried no more.
+            # Images that have succeeded in the meantime aren't queried any more.
             row, number = ragged((probes - first).clamp(0, PROBES_AT_ONCE) * search.live[images])
             draw, owner = (step * _DRAWS + first + number).cpu(), images[row]
             if linf:
@@ -166,7 +166,7 @@ class HopSkipJump(LabelAgent):
             self._move(far, row, adversarial)
         outside[images] = far
         mean = votes / probes
-        # Where all agree, the baseline would leave nothing.
+        # If all decisions agree, subtracting their mean would leave nothing.
         baseline = torch.where(mean.abs() < 1, mean, torch.zeros_like(mean))
         way = signed - baseline[:, None, None, None] * plain
         return way.sign() if linf else _unit(way)
@@ -237,7 +237,7 @@ class StealthyHopSkipJump(HopSkipJump):
 
     def _reserve(self, tolerance: float) -> int:
         """Return how many queries an estimate leaves for the rest of its iteration."""
-        # A round ends at half of its steps on average; a projection that is cut off harms nothing.
+        # A round ends at half of its steps on average; an interrupted projection does no damage.
         rounds = self.config.rounds
         return int(rounds * tolerance ** (-1 / rounds) / 2) + self.config.doublings + 2
 

@@ -103,7 +103,7 @@ def _ended() -> Attack:
 
 
 class AttackConfig(BaseModel):
-    """Settings that every attacker has: none."""
+    """Base class of attackers' settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -119,7 +119,7 @@ class LockstepAgent(Agent, ABC):
         self.config = config
 
     def init(self, env: Any, rng: Rng) -> State:
-        """Return what a policy needs: the protocol and the run's seed."""
+        """Return the state of an untrained attacker: the protocol and the run's seed."""
         return {"task": env.task.fields(), "seed": rng.seed}
 
     def policy(self, state: State) -> Lockstep:

@@ -1,4 +1,4 @@
-"""Classifiers on frozen features that answer each query by itself, many tasks at once."""
+"""Classifiers on frozen features that answer each query independently, many tasks at once."""
 
 from __future__ import annotations
 

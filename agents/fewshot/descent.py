@@ -40,7 +40,7 @@ def descend(
         batch: a block of tasks, which run in parallel.
         loss: of one task at theta, a scalar with a graph.
         outer: the outer rule.
-        factor: what its step size is multiplied by.
+        factor: factor of its step size.
         uneven: leave out the rows that only fill tasks up.
 
     Raises:

@@ -39,7 +39,7 @@ class EmbeddingConfig(EpisodicConfig):
             Networks) or `ridge` (R2-D2).
         metric: similarity in prototypes and matching; `auto` is Euclidean for prototypes and cosine
             for matching, as in their papers.
-        temperature: what that similarity is divided by.
+        temperature: divisor of that similarity.
         relation_hidden: widths of the relation module's hidden layers.
         ridge_lambda: lambda of the ridge regression before it is learned.
         ridge_scale: the scale of its outputs before it is learned.
@@ -81,7 +81,7 @@ class EmbeddingConfig(EpisodicConfig):
 
 
 class EmbeddingAgent(Descending):
-    """Embeds instances so that a head which learns in closed form answers the queries.
+    """Learns an embedding; a head then learns each task in closed form.
 
     `Choice:` training tasks have `train_ways` classes, more than a test task, as the authors of
     Prototypical Networks and of R2-D2 train; 0 takes the environment's ways.

@@ -95,7 +95,7 @@ def own_shape(task: TaskShape, row: Row) -> TaskShape:
 
 
 class PerTask:
-    """A policy that answers each task of a block by itself, tasks in parallel."""
+    """A policy that answers each task of a block separately, tasks in parallel."""
 
     vectorized = True
 
@@ -167,7 +167,7 @@ class Episode:
         self._goal = objective(task)
 
     def inputs(self, x: Tensor) -> Tensor:
-        """Return what stays the same of prepared rows `[n, ...]` while the task adapts."""
+        """Return the part of prepared rows `[n, ...]` that doesn't change while the task adapts."""
         return self._net.features(self._weights, x) if self._head_only else x
 
     def outputs(self, moving: Params, inputs: Tensor) -> Tensor:

@@ -201,7 +201,7 @@ class FeatureAgent(Agent):
         return network_description(net, bare(net, Rng(0))[0])
 
     def diagnostics(self, state: dict[str, Any]) -> Mapping[str, Any]:
-        """Return what marks the rows of transductive agents on the boards."""
+        """Return the mark of transductive agents' rows on the boards."""
         return {"transductive": True} if self.TRANSDUCTIVE else {}
 
     def answers(self, state: dict[str, Any], batch: Observation) -> Tensor:
@@ -248,7 +248,7 @@ class FeatureAgent(Agent):
         return self.transformed(support), self.transformed(query)
 
     def _embedded(self, state: dict[str, Any], batch: Observation) -> tuple[Tensor, Tensor]:
-        """What the network makes of a block, or its instances as vectors."""
+        """The network's features of a block, or its instances as vectors."""
         config = self.config
         if config.backbone == NO_NETWORK:
             return scaled(batch["support_x"]).flatten(2), scaled(batch["query_x"]).flatten(2)

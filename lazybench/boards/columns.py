@@ -22,7 +22,7 @@ CellText = Callable[[Row, str], str]
 Number = Callable[[Row], float | None]
 
 _LONG = 1e15
-"""From here on numbers are shown by their power of ten."""
+"""Numbers from this size on are shown with a power of ten."""
 _NUMBER = re.compile(r"([0-9]+)")
 FIGURE_ONLY = "figure only"
 
@@ -63,14 +63,14 @@ def _over_classes(row: Row, unit: str) -> str:
 
 
 def _tuning(row: Row) -> str:
-    """How many configurations were searched, or whose choice the settings are."""
+    """The number of configurations of a search, or the source of the settings."""
     if row.tuning_trials is not None:
         return count_text(row.tuning_trials)
     return "preset" if row.tuned else "none"
 
 
 def _notes(row: Row) -> Iterator[str]:
-    """What a terminal shows in its last column."""
+    """The notes in a terminal's last column."""
     if row.reason is not None:
         yield row.reason
     if row.batch_norm is not None:

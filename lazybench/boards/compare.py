@@ -1,4 +1,4 @@
-"""Two rows of a board against each other, on the trials that both faced."""
+"""Compares two rows of a board on the trials that they share."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Comparison:
         difference: left less right with its 95 % interval and p, over classes where those of the
             trials are known.
         over_trials: the same over trials and seeds alone.
-        note: what a reader must know, or an empty string.
+        note: a caution for readers, or an empty string.
         processors: the processors of records that were compared across processors; else none.
     """
 

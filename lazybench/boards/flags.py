@@ -1,4 +1,4 @@
-"""What a row's records say against it: `below baseline`, `still rising`, and mixed processors.
+"""Warnings on rows and comparisons: `below baseline`, `still rising`, and mixed processors.
 
 Boards, `lazybench compare` and the rule for verdicts take each definition from here.
 """
@@ -18,7 +18,7 @@ BASELINES: Mapping[str, tuple[str, ...]] = {
     "longtail": ("cross_entropy",),
     "attack": ("coordinate", "meta_attack_untrained"),
 }
-"""Agents by family that a learner has to beat. `chance` is below them."""
+"""Baselines that a learner must beat, by family; `chance` is below them."""
 
 BELOW_BASELINE, STILL_RISING = "below baseline", "still rising"
 ZERO_MAP = "a map of zeros"

@@ -1,4 +1,4 @@
-"""Runs that differ in the seed alone, and what names, scores and ranks them."""
+"""Groups of runs that differ only in their seed: names, scores and ranks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ difference, and pictures draw them here."""
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in the seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
         records: all of them, by seed.

@@ -1,4 +1,4 @@
-"""Tables of agents against environments: the row behind each cell, and its rank in the column."""
+"""Tables of agents and environments: the board row of each cell, and its rank in the column."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Cell:
 
 
 def chosen(board: Board, wanted: Wanted, batch_norm: str | None) -> Row | str:
-    """The one ranked row that is wanted, or why there is none.
+    """The selected ranked row, or the reason why there is none.
 
     Raises:
         UsageError: several rows are.
@@ -210,7 +210,7 @@ def footnotes(table: Pivot) -> list[str]:
 
 
 def _notes_of_cells(table: Pivot) -> list[str]:
-    """What a reader must know of single cells, and why some have no score."""
+    """Notes on single cells, and the reasons of those without a score."""
     places_of: dict[str, list[str]] = defaultdict(list)
     filled = 0
     for column in table.columns:

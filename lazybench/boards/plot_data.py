@@ -32,7 +32,7 @@ _MOST_QUERIES = 1 << 53
 
 @dataclass(frozen=True)
 class Series:
-    """What one row shows.
+    """Plot data of one row.
 
     Attributes:
         name: the row's name, with the batch norm where two rows share it.
@@ -57,7 +57,7 @@ class Series:
 
 @dataclass(frozen=True)
 class PlotData:
-    """What the pictures of one board show.
+    """Plot data of one board.
 
     Attributes:
         board: the board.
@@ -93,7 +93,7 @@ class PlotData:
 
 
 def plot_data(boards: Sequence[Board], records: Iterable[Record]) -> list[PlotData]:
-    """Return what the pictures of each board show.
+    """Return the plot data of each board.
 
     Args:
         boards: made of `records`, maybe of some only.

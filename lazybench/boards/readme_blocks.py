@@ -1,4 +1,4 @@
-"""Short boards inside a Markdown file of a user's, between marks that say which."""
+"""Short boards inside users' Markdown files, between marks that select them."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _further(name: str, board: Board) -> Block:
 
 
 def _paper(metric: str, board: Board) -> str:
-    """What a block calls the column of what papers report of a metric."""
+    """The name of a block's column of numbers that papers report for a metric."""
     return _PAPER if metric == board.metric else f"{_PAPER}:{metric}"
 
 

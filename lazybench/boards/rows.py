@@ -1,4 +1,4 @@
-"""One row of a board from the runs that differ in the seed alone."""
+"""Rows of boards, each from a group of runs that differ only in their seed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from lazybench.stats import Difference, over_seeds
 
 @dataclass(frozen=True)
 class ToTarget:
-    """What training cost until validation first reached a target.
+    """Cost of training until validation first reached a target.
 
     Choice: medians are over all seeds, of which one that never reaches the target counts as
     infinite; a median over those alone that do would favour agents that rarely get there.
@@ -80,7 +80,7 @@ class Row:
         trials: trials of each seed.
         batch_norm: `transductive`, `inductive`, … or None if the agent has no such switch.
         backbone: name of the network; None if the agent has none or it is unknown.
-        parameters: how many numbers it trains, head included.
+        parameters: number of trained parameters, head included.
         weights: `fresh`, or where the weights come from that training started from; of a
             pre-trained backbone or its features, what these weights were trained on.
         rank_group: names the rows that it is ranked among: those of equal backbone and weights.

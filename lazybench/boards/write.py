@@ -99,7 +99,7 @@ def _made(store: Store, records: RecordList, papers: Sequence[Reported]) -> _Fol
 
 
 def _all(store: Store) -> Iterator[_FolderBoards]:
-    """What each folder's records make; one folder's records are held at a time."""
+    """The boards of each folder's records; only one folder's records are in memory at a time."""
     papers = store.reported()
     for folder in store.folders():
         yield _made(store, store.records_in(folder), papers)
@@ -123,7 +123,7 @@ def _expected(store: Store, made: Sequence[_FolderBoards]) -> dict[Path, str]:
 
 
 def write(store: Store, *, rebuild: bool = False) -> list[Path]:
-    """The paths of all board files and the index, once they hold what the records make.
+    """Write all board files and the index, and return their paths.
 
     Board files that no record makes any more are removed; other files in the folder are left.
     Processes take turns, and each reads the records when its turn has come, so that the last one
@@ -233,7 +233,7 @@ def _status(path: Path) -> list[int]:
 
 
 def _unchanged(store: Store, folder: Path, entry: Any) -> _FolderBoards | None:
-    """What an entry says of a folder; None if its files or boards aren't those of the entry."""
+    """The boards of a folder's index entry; None if its files or boards have changed."""
     try:
         boards = [store.root / "boards" / str(name) for name in entry["names"]]
         same = _are(store.root, store.files_in(folder), entry["sources"])
@@ -287,7 +287,7 @@ def _keep_index(store: Store, entries: dict[str, Any]) -> None:
 
 
 def _makers(store: Store) -> list[Any]:
-    """What boards are made by besides records: this code, its libraries and papers' numbers."""
+    """Everything but records that boards depend on: this code, its libraries, papers' numbers."""
     package = Path(__file__).parent.parent
     folders = ("", "boards/", "records/", "envs/")
     sources = [path for folder in folders for path in package.glob(f"{folder}*.py")]
@@ -299,7 +299,7 @@ def _makers(store: Store) -> list[Any]:
 
 
 def check(store: Store) -> list[str]:
-    """One line for each file that isn't what the records make; empty if all are.
+    """Return a line for each file that differs from the records; empty if all agree.
 
     Raises:
         StoreError: a file of reported rows is damaged, or a file can't be read.
