@@ -106,6 +106,7 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
     runs: str | Path = "runs",
     force: bool = False,
     isolated: bool = False,
+    allow_overlap: bool = False,
     watch: Callback = SILENT,
     tracker: Callback = SILENT,
 ) -> Record:
@@ -133,6 +134,7 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         runs: folder of checkpoints and unfinished runs.
         force: run again even if a record exists.
         isolated: evaluate the trained policy in a separate process.
+        allow_overlap: allow pre-trained weights that have seen the test classes; the row is marked.
         watch: called with the progress; see `lazybench.Callback`.
         tracker: called with the run's numbers; see `lazybench.Callback`.
 
@@ -155,6 +157,7 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         runs=check_path("runs", runs),
         force=force,
         isolated=isolated,
+        allow_overlap=allow_overlap,
     )
     return run_request(
         request, watch=as_callback(watch, PROGRESS), tracker=as_callback(tracker, TRACKER)

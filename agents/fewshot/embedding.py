@@ -24,7 +24,6 @@ from lazybench.agents.fewshot.presets import embedding_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
 from lazybench.agents.fewshot.weights import network_description
 from lazybench.errors import UsageError
-from lazybench.nets import backbone
 from lazybench.nets.params import Params, detached
 from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
@@ -123,7 +122,7 @@ class EmbeddingAgent(Descending):
                 instances.
         """
         self._check(env.task)
-        body, width = bare(backbone(self.config.backbone, env.task), rng.at("theta"))
+        body, width = bare(self.config.network(env.task), rng.at("theta"))
         return self.start(body | self.head.init(width, rng.at("head").torch()), env.task)
 
     def update(
@@ -135,7 +134,7 @@ class EmbeddingAgent(Descending):
             Diverged: a parameter isn't finite afterwards.
         """
         config, task = self.config, TaskShape(**state["task"])
-        net = backbone(config.backbone, task)
+        net = config.network(task)
         task = replace(task, way=config.ways(task))
 
         def loss(theta: Params, row: Row) -> Tensor:
@@ -152,7 +151,7 @@ class EmbeddingAgent(Descending):
     def policy(self, state: dict[str, Any]) -> PerTask:
         """Return the policy that embeds a task and answers by its head."""
         config, task = self.config, TaskShape(**state["task"])
-        net, theta = backbone(config.backbone, task), detached(state["theta"])
+        net, theta = config.network(task), detached(state["theta"])
 
         def answer(row: Row) -> Tensor:
             x, query = net.prepare(row["support_x"]), net.prepare(row["query_x"])
@@ -170,7 +169,7 @@ class EmbeddingAgent(Descending):
         Raises:
             UsageError: a network that can't take these instances.
         """
-        net = backbone(self.config.backbone, task)
+        net = self.config.network(task)
         body, width = bare(net, Rng(0))
         held = body | self.head.init(width, Rng(0).torch())
         return network_description(net, held)

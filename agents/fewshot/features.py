@@ -27,7 +27,7 @@ from lazybench.agents.fewshot.descent import BatchNorm, bare, embed
 from lazybench.agents.fewshot.episode import real_rows, select_row
 from lazybench.agents.fewshot.weights import moved, network_description, overlay
 from lazybench.errors import UsageError
-from lazybench.nets import backbone
+from lazybench.nets import Net, Passes, backbone
 from lazybench.nets.net import scaled
 from lazybench.nets.params import Params, detached
 from lazybench.runtime.threads import map_tasks
@@ -51,6 +51,9 @@ class FeatureConfig(BaseModel):
         backbone: `none` for features that are the instances themselves (pixels are flattened), or
             the name of a network. Its weights come from `--init` or from its own factory; without
             either they are random.
+        norm: batch norm of a pre-trained backbone, or of a module of one's own, takes the
+            statistics that `batch_norm` says (`batch`), or the averages that it was trained with,
+            `running`.
         batch_norm: statistics of the backbone's batch norm: `inductive`, of the support set alone
             (the default), or `transductive`, of support and queries together. Only for a backbone.
         centre: what is subtracted from the features: nothing; the mean over `train` classes; of the
@@ -63,6 +66,7 @@ class FeatureConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     backbone: str = NO_NETWORK
+    norm: Literal["batch", "running"] = "batch"
     batch_norm: BatchNorm | None = None
     centre: Centre = "none"
     normalise: bool = True
@@ -73,10 +77,11 @@ class FeatureConfig(BaseModel):
     def _choose_batch_norm(cls, given: dict[str, Any]) -> dict[str, Any]:
         if given.get("backbone", NO_NETWORK) != NO_NETWORK:
             return {"batch_norm": "inductive", **given}
-        if given.get("batch_norm") is not None:
-            raise ValueError(
-                "batch_norm is for a network; set backbone as well, or leave batch_norm out"
-            )
+        for name in ("batch_norm", "norm"):
+            if given.get(name) not in (None, "batch"):
+                raise ValueError(
+                    f"{name} is for a network; set backbone as well, or leave {name} out"
+                )
         return given
 
     @model_serializer(mode="wrap")
@@ -84,7 +89,17 @@ class FeatureConfig(BaseModel):
         kept: dict[str, Any] = dump(self)
         if self.batch_norm is None:
             del kept["batch_norm"]
+        if self.norm == "batch":
+            del kept["norm"]
         return kept
+
+    def network(self, task: TaskShape) -> Net:
+        """Return the frozen network that the settings name, for tasks of a shape.
+
+        Raises:
+            UsageError: no such network, or one that can't take these instances or settings.
+        """
+        return backbone(self.backbone, task, passes=Passes(norm=self.norm))
 
 
 class FeatureAgent(Agent):
@@ -97,6 +112,7 @@ class FeatureAgent(Agent):
     """
 
     families = ("fewshot",)
+    LATER = ("norm",)
     Config: ClassVar[type[FeatureConfig]] = FeatureConfig
     TRANSDUCTIVE: ClassVar[bool] = False
     config: FeatureConfig
@@ -145,7 +161,7 @@ class FeatureAgent(Agent):
         _need_classes(env.task)
         theta: Params = {}
         if self.config.backbone != NO_NETWORK:
-            theta, _ = bare(backbone(self.config.backbone, env.task), rng.at("theta"))
+            theta, _ = bare(self.config.network(env.task), rng.at("theta"))
         return {"theta": theta, "mean": None, "images": 0, "task": env.task.fields()}
 
     def update(
@@ -197,7 +213,7 @@ class FeatureAgent(Agent):
         """
         if self.config.backbone == NO_NETWORK:
             return None
-        net = backbone(self.config.backbone, task)
+        net = self.config.network(task)
         return network_description(net, bare(net, Rng(0))[0])
 
     def diagnostics(self, state: dict[str, Any]) -> Mapping[str, Any]:
@@ -252,7 +268,7 @@ class FeatureAgent(Agent):
         config = self.config
         if config.backbone == NO_NETWORK:
             return scaled(batch["support_x"]).flatten(2), scaled(batch["query_x"]).flatten(2)
-        net, theta = backbone(config.backbone, TaskShape(**state["task"])), state["theta"]
+        net, theta = config.network(TaskShape(**state["task"])), state["theta"]
 
         def one(index: int) -> tuple[Tensor, Tensor]:
             row = select_row(batch, index)

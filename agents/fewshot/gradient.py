@@ -27,7 +27,7 @@ from lazybench.agents.fewshot.presets import preset
 from lazybench.agents.fewshot.weights import HEAD, NORM, moved, network_description, overlay
 from lazybench.errors import Diverged, UsageError
 from lazybench.learning import InnerRule, Outer
-from lazybench.nets import Stats, backbone
+from lazybench.nets import Stats
 from lazybench.nets.params import Params, combine, detached, finite, leaves, scale
 from lazybench.runtime import distributed
 from lazybench.runtime.threads import map_tasks
@@ -54,7 +54,7 @@ class Adapter:
         settings: GradientConfig,
     ) -> None:
         """Hold a meta-model and how to adapt it."""
-        self._net = backbone(settings.backbone, task)
+        self._net = settings.network(task)
         self._task, self._theta = task, theta
         self._inner, self._rule, self._settings = inner, rule, settings
         self._goal = objective(task)
@@ -199,7 +199,7 @@ class GradientAgent(Agent):
                 there are no classes.
         """
         config = self.config
-        backbone(config.backbone, task)
+        config.network(task)
         self._need_even(task)
         if config.fairness == "entropy" and task.target != "class":
             raise UsageError(
@@ -210,7 +210,7 @@ class GradientAgent(Agent):
 
     def describe_network(self, task: TaskShape) -> Network:
         """Return the backbone's name and its number of parameters, learned rates not counted."""
-        net = backbone(self.config.backbone, task)
+        net = self.config.network(task)
         return network_description(net, net.init(Rng(0).torch()))
 
     def init(self, env: Any, rng: Rng) -> State:
@@ -220,7 +220,7 @@ class GradientAgent(Agent):
             UsageError: a network that can't take these instances.
         """
         config = self.config
-        theta = backbone(config.backbone, env.task).init(rng.at("theta").torch())
+        theta = config.network(env.task).init(rng.at("theta").torch())
         moving = self._moving(theta)
         rates = preconditioner(config, rng.at("rates"))
         meta = rates.init(moving) if rates is not None else {}

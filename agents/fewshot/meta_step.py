@@ -13,7 +13,6 @@ from lazybench.agent import Observation
 from lazybench.agents.fewshot.episode import Episode, objective
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.learning import InnerRule, Leap, MetaGradient, Preconditioner, Teacher, Trail
-from lazybench.nets import backbone
 from lazybench.nets.params import Params, leaves
 from lazybench.seeding import Rng
 from lazybench.tasks import TaskShape
@@ -99,7 +98,7 @@ class MetaStep:
             meta: what else is meta-learned (rates, noise), by prefixed names.
         """
         self._config, self._task, self._theta, self._meta = config, task, theta, meta
-        self._net = backbone(config.backbone, task, second_order=self._twice)
+        self._net = config.network(task, second_order=self._twice)
         self._goal = objective(task)
         self._teacher, self._rates = teacher, preconditioner(config)
 
@@ -207,7 +206,7 @@ class MetaStep:
         if config.meta_gradient == "fomaml":
             return learning.fomaml_gradient(point, leap, valid)
         # Products with the Hessian differentiate twice, for which the net may have another way.
-        net = backbone(config.backbone, self._task, second_order=True)
+        net = config.network(self._task, second_order=True)
         twice = Episode(net, self._task, self._theta)
         x, y = net.prepare(row["support_x"]), row["support_y"]
 

@@ -19,7 +19,7 @@ from lazybench.agents.fewshot.presets import pretrain_preset
 from lazybench.agents.fewshot.settings import EpisodicConfig
 from lazybench.agents.fewshot.weights import HEAD, network_description
 from lazybench.errors import UsageError
-from lazybench.nets import NORM_EPS, Net, backbone
+from lazybench.nets import NORM_EPS, Net
 from lazybench.nets.net import head as linear_layer
 from lazybench.nets.params import Params, detached
 from lazybench.seeding import Rng
@@ -174,7 +174,7 @@ class PretrainedAgent(Descending):
                 f"(train_classes) and takes labels='class', got {classes} classes; choose a "
                 "built-in one (lazybench list envs)"
             )
-        body, width = bare(backbone(self.config.backbone, env.task), rng.at("theta"))
+        body, width = bare(self.config.network(env.task), rng.at("theta"))
         head = self.classifier.init(width, classes, rng.at("head").torch())
         return self.start(body | head, env.task)
 
@@ -186,7 +186,7 @@ class PretrainedAgent(Descending):
         Raises:
             Diverged: a parameter isn't finite afterwards.
         """
-        net = backbone(self.config.backbone, TaskShape(**state["task"]))
+        net = self.config.network(TaskShape(**state["task"]))
 
         def loss(theta: Params, row: Row) -> Tensor:
             x = net.prepare(torch.cat([row["support_x"], row["query_x"]]))
@@ -199,7 +199,7 @@ class PretrainedAgent(Descending):
     def policy(self, state: dict[str, Any]) -> PerTask:
         """Return the policy that learns a new head, or the whole network, on each support set."""
         task = TaskShape(**state["task"])
-        net, theta = backbone(self.config.backbone, task), detached(state["theta"])
+        net, theta = self.config.network(task), detached(state["theta"])
         body = {name: value for name, value in theta.items() if not name.startswith(HEAD)}
         return PerTask(
             lambda row: self._answer(net, own_shape(task, row), body, row), uneven=task.uneven
@@ -211,7 +211,7 @@ class PretrainedAgent(Descending):
         Raises:
             UsageError: a network that can't take these instances.
         """
-        net = backbone(self.config.backbone, task)
+        net = self.config.network(task)
         body, width = bare(net, Rng(0))
         held = body | self.classifier.init(width, task.way, Rng(0).torch())
         return network_description(net, held)

@@ -15,6 +15,7 @@ from pydantic import (
 
 from lazybench.agent import Plan
 from lazybench.errors import UsageError
+from lazybench.nets import Net, Passes, backbone
 from lazybench.specs import EnvSpec
 from lazybench.tasks import TaskShape
 
@@ -24,6 +25,11 @@ class EpisodicConfig(BaseModel):
 
     Attributes:
         backbone: network; `auto` is conv4 as the paper has it, or an MLP for vectors.
+        frozen: keep the weights of a pre-trained backbone, or of a module of one's own, as they
+            are; only what the agent adds to it is trained.
+        norm: batch norm of such a module takes the statistics of the `batch`, or the averages that
+            it was trained with, `running`.
+        dropout: of such a module: `on` in the agent's updates, or `off` everywhere.
         anneal: outer step constant, or falling linearly to 0.
         meta_batch: tasks in a meta-iteration.
         train_shots: support instances of a class in training; 0 takes the environment's.
@@ -41,11 +47,14 @@ class EpisodicConfig(BaseModel):
 
     FREE_WAYS: ClassVar[bool] = False
     """Whether `train_ways` may differ from the environment's ways."""
-    LATER: ClassVar[tuple[str, ...]] = ("train_ways",)
+    LATER: ClassVar[tuple[str, ...]] = ("train_ways", "frozen", "norm", "dropout")
     """Settings that older records don't have: at their defaults they are left out of the dump, so
     that those records keep their keys."""
 
     backbone: str = "auto"
+    frozen: bool = False
+    norm: Literal["batch", "running"] = "batch"
+    dropout: Literal["on", "off"] = "on"
     anneal: Literal["none", "linear"] = "linear"
     meta_batch: int = Field(4, ge=1)
     train_shots: int = Field(0, ge=0)
@@ -76,6 +85,15 @@ class EpisodicConfig(BaseModel):
         if self.train_ways == 1:
             raise ValueError("train_ways must be 0 (the environment's ways) or at least 2, got 1")
         return self
+
+    def network(self, task: TaskShape, *, second_order: bool = False) -> Net:
+        """Return the network that the settings name, for tasks of a shape.
+
+        Raises:
+            UsageError: no such network, or one that can't take these instances or settings.
+        """
+        passes = Passes(self.frozen, self.norm, self.dropout)
+        return backbone(self.backbone, task, second_order=second_order, passes=passes)
 
     def updates(self, images: int) -> int:
         """Return the number of meta-iterations when each task costs `images` image-gradients."""

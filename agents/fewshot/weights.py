@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lazybench.agent import Network
 from lazybench.errors import UsageError
-from lazybench.nets import Net, source_sha256
+from lazybench.nets import ModuleNet, Net, source_sha256
 from lazybench.nets.params import Params, count
 from lazybench.tasks import TaskShape
 
@@ -25,7 +25,12 @@ def network_description(net: Net, params: Params) -> Network:
     Raises:
         UsageError: as `lazybench.nets.source_sha256` does.
     """
-    norms = any(each.startswith(NORM) for each in params)
+    # Batch norm of a frozen module has no parameters, and takes the statistics of batches.
+    norms = (
+        net.batch_statistics
+        if isinstance(net, ModuleNet)
+        else any(each.startswith(NORM) for each in params)
+    )
     return Network(net.name, count(params), norms, source_sha256(net))
 
 

@@ -308,10 +308,7 @@ def embed_command(  # noqa: PLR0913 - each is a flag of the command line
         str,
         typer.Option("--weights", help="What the weights were trained on, if the name says not."),
     ] = "",
-    allow_overlap: Annotated[
-        bool,
-        typer.Option("--allow-overlap", help="Allow weights that have seen the test classes."),
-    ] = False,
+    allow_overlap: options.AllowOverlap = False,
     device: options.Device = "cpu",
     threads: options.Threads = None,
     replace: Annotated[bool, options.replace("Embeds again under this name.")] = False,

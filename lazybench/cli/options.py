@@ -222,6 +222,10 @@ Isolated = Annotated[
         help="Evaluate the trained policy in a separate process that holds no environment.",
     ),
 ]
+AllowOverlap = Annotated[
+    bool,
+    typer.Option("--allow-overlap", help="Allow weights that have seen the test classes."),
+]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(

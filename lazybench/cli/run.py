@@ -65,6 +65,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         str, typer.Option("--precision", help="Arithmetic: fp32, tf32 (CUDA) or bf16.")
     ] = "fp32",
     isolated: options.Isolated = False,
+    allow_overlap: options.AllowOverlap = False,
     track: Annotated[
         str | None,
         typer.Option(
@@ -139,6 +140,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
             runs=runs,
             force=force,
             isolated=isolated,
+            allow_overlap=allow_overlap,
             tuning=tuning,
         )
         for number in chosen

@@ -18,9 +18,20 @@ from lazybench.errors import UsageError, nearest
 from lazybench.nets.attacker import EncoderDecoder
 from lazybench.nets.conv4 import Conv4
 from lazybench.nets.mlp import MLP
-from lazybench.nets.module import GivenNet, ModuleNet, from_factory, training_passes
+from lazybench.nets.module import (
+    PLAIN,
+    GivenNet,
+    ModuleNet,
+    Passes,
+    from_factory,
+    is_pretrained,
+    need_plain,
+    training_passes,
+)
 from lazybench.nets.net import NORM_EPS, Moments, Net, Stats
 from lazybench.nets.params import count
+from lazybench.nets.pretrained import NAMES as PRETRAINED
+from lazybench.nets.pretrained import factory_of
 from lazybench.nets.resnet import ResNet12, ResNetCifar
 from lazybench.runtime.precision import precision
 from lazybench.tasks import TaskShape
@@ -34,6 +45,7 @@ __all__ = [
     "ModuleNet",
     "Moments",
     "Net",
+    "Passes",
     "ResNet12",
     "ResNetCifar",
     "Stats",
@@ -70,7 +82,9 @@ _WIDTHS = re.compile(r"mlp(-[1-9][0-9]{0,4}){1,8}")
 _CIFAR = re.compile(r"resnet(8|20|32)(?:-([1-9][0-9]*))?")
 
 
-def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
+def backbone(
+    name: str, task: TaskShape, *, second_order: bool = False, passes: Passes = PLAIN
+) -> Net:
     """Return the network of a name for tasks of one shape; equal arguments return the same object.
 
     `auto` is conv4-64 for one-channel images (Omniglot, glyphs), conv4-32 for colour, mlp-256 for
@@ -79,20 +93,25 @@ def backbone(name: str, task: TaskShape, *, second_order: bool = False) -> Net:
     `resnet20` and `resnet32` are CIFAR's, of 16 filters first; `resnet8-8` has 8.
     `module:factory` and `file.py:factory` name a function from a `TaskShape` to a `torch.nn.Module`
     that returns features `[n, d]` (see `ModuleNet`), or to a `Net`. A factory's file may set
-    `TRAIN_MODE = False` to keep its module in evaluation mode during training.
+    `TRAIN_MODE = False` to keep its module in evaluation mode during training. Names of
+    pre-trained backbones (`effnet-lite0`, `timm:resnet18`) are in `lazybench.nets.pretrained`.
 
     Args:
         name: as above.
         task: shape of the tasks.
         second_order: whether gradients will be differentiated again; it only affects speed.
+        passes: what of a module is trained, and how it runs; built-in networks take the default.
 
     Raises:
         UsageError: no such network, or one that can't take these instances.
     """
+    if is_pretrained(name):
+        return _loaded(name, factory_of(name), task, second_order, passes)
+    if ":" in name and name not in _PUBLISHED:
+        return _loaded(name, load(name), task, second_order, passes)
+    need_plain(name, passes)
     if name in _PUBLISHED:
         return _of_place(name, task)
-    if ":" in name:
-        return _loaded(name, load(name), task, second_order)
     return _built_in(name, task, second_order)
 
 
@@ -132,8 +151,8 @@ def _of_place(name: str, task: TaskShape) -> Net:
     return net
 
 
-def _loaded(name: str, factory: Any, task: TaskShape, second_order: bool) -> Net:
-    net = _from_factory(name, factory, task, second_order)
+def _loaded(name: str, factory: Any, task: TaskShape, second_order: bool, passes: Passes) -> Net:
+    net = _from_factory(name, factory, task, second_order, passes)
     if precision() == "bf16" and not isinstance(net, ModuleNet):
         raise UsageError(
             f"backbone '{name}' isn't a torch.nn.Module: its forward pass runs at fp32, got "
@@ -143,13 +162,17 @@ def _loaded(name: str, factory: Any, task: TaskShape, second_order: bool) -> Net
 
 
 @lru_cache(maxsize=16)
-def _from_factory(name: str, factory: Any, task: TaskShape, second_order: bool) -> Net:
-    train_mode = declared(name, "TRAIN_MODE", True)
+def _from_factory(
+    name: str, factory: Any, task: TaskShape, second_order: bool, passes: Passes
+) -> Net:
+    train_mode = True if is_pretrained(name) else declared(name, "TRAIN_MODE", True)
     if not isinstance(train_mode, bool):
         raise UsageError(
             f"TRAIN_MODE in the file of '{name}' must be True or False, got {train_mode!r}"
         )
-    return from_factory(name, factory, task, train_mode=train_mode, second_order=second_order)
+    return from_factory(
+        name, factory, task, train_mode=train_mode, second_order=second_order, passes=passes
+    )
 
 
 @lru_cache(maxsize=64)
@@ -171,5 +194,6 @@ def _built_in(name: str, task: TaskShape, second_order: bool) -> Net:
         return Conv4(task, filters=int(name.rpartition("-")[2]), second_order=second_order)
     raise UsageError(
         f"backbone must be auto, one of {', '.join(BACKBONES)}, mlp-<width>-<width>... "
-        f"(widths below 100,000) or module:factory, got '{name}'.{nearest(name, BACKBONES)}"
+        f"(widths below 100,000), a pre-trained one ({', '.join(PRETRAINED)}) or module:factory, "
+        f"got '{name}'.{nearest(name, (*BACKBONES, *PRETRAINED))}"
     )

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,8 @@ def with_batch_statistics(name: str, module: nn.Module) -> nn.Module:
 
 def paths(module: nn.Module) -> dict[str, str]:
     """Return the names that nets give to the parameters to train, and their paths in the module."""
-    norms = {name for name, part in module.named_modules() if isinstance(part, BatchStatistics)}
+    kinds = (BatchStatistics, _BatchNorm)
+    norms = {name for name, part in module.named_modules() if isinstance(part, kinds)}
     return {
         f"{'norm' if path.rpartition('.')[0] in norms else 'body'}.{path}": path
         for path, value in module.named_parameters()
@@ -80,6 +81,33 @@ def paths(module: nn.Module) -> dict[str, str]:
 
 
 Factory = Callable[[TaskShape], Any]
+
+
+class Passes(NamedTuple):
+    """What of a user's or a pre-trained module is trained, and how it runs.
+
+    Attributes:
+        frozen: keep its weights as its factory gives them; only what an agent adds is trained.
+        norm: batch norm takes the statistics of the `batch`, or those that the module was trained
+            with, `running`.
+        dropout: `on` in an agent's updates, or `off` everywhere.
+    """
+
+    frozen: bool = False
+    norm: Literal["batch", "running"] = "batch"
+    dropout: Literal["on", "off"] = "on"
+
+
+PLAIN = Passes()
+
+EFFNET_LITE0 = "effnet-lite0"
+PACKAGES = ("timm", "torchvision", "open_clip")
+
+
+def is_pretrained(name: str) -> bool:
+    """Return whether a name is that of a pre-trained backbone (`lazybench.nets.pretrained`)."""
+    return name == EFFNET_LITE0 or name.partition(":")[0] in PACKAGES
+
 
 _NET = ("name", "init", "prepare", "features", "statistics")
 
@@ -117,6 +145,7 @@ class ModuleNet:
         *,
         train_mode: bool = True,
         second_order: bool = False,
+        passes: Passes = PLAIN,
     ) -> None:
         """Build the module once, to find its parameters and the width of its features.
 
@@ -127,6 +156,7 @@ class ModuleNet:
             train_mode: whether the module is in training mode in an agent's updates.
             second_order: whether gradients will be differentiated again, which attention's fast
                 kernels don't allow, so the plain one is used.
+            passes: what of it is trained, and how its batch norm and dropout act.
 
         Raises:
             UsageError: the factory fails or doesn't return a module; or the module doesn't return
@@ -136,7 +166,8 @@ class ModuleNet:
         self.name = name
         plain: AbstractContextManager[None] = _PLAIN_ATTENTION if second_order else nullcontext()
         self._attention = plain
-        self._train_mode = train_mode
+        self._train_mode = train_mode and passes.dropout == "on"
+        self._passes = passes
         self._draws = dict.fromkeys((False, True), False)
         self.outputs = task.outputs
         self._factory, self._task = factory, task
@@ -145,6 +176,11 @@ class ModuleNet:
         self._copies = _Copies()
         self.width = self._probed()
         self._acts = self._is_sound()
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether some batch norm of it takes the statistics of the batch."""
+        return any(isinstance(part, BatchStatistics) for part in self._module.modules())
 
     @cached_property
     def source_sha256(self) -> str | None:
@@ -215,6 +251,9 @@ class ModuleNet:
         module, norms = self._copy(x.device)
         if module.training is not train:
             module.train(train)
+            for part in module.modules():
+                if isinstance(part, _BatchNorm):
+                    part.eval()
         entries = {path: params[name] for name, path in self._paths.items()}
         # Copies, since a module may change its buffers when it runs.
         entries |= {name: value.clone() for name, value in module.named_buffers()}
@@ -252,7 +291,20 @@ class ModuleNet:
             if any(isinstance(part, UninitializedParameter) for part in module.parameters()):
                 # Lazy layers take their shapes, and draw their weights, in a first pass.
                 self._forward(lambda: module(self._instances()))
+        if self._passes.frozen:
+            module.requires_grad_(False)
+        if self._passes.norm == "running":
+            self._need_averages(module)
+            return module
         return with_batch_statistics(self.name, module)
+
+    def _need_averages(self, module: nn.Module) -> None:
+        norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+        if not norms or any(part.running_mean is None for part in norms):
+            raise UsageError(
+                f"backbone '{self.name}' has no batch norm with running averages, which "
+                "norm=running takes; leave norm out"
+            )
 
     def _probed(self) -> int:
         """The width of the features of four made-up instances."""
@@ -416,6 +468,7 @@ def from_factory(
     *,
     train_mode: bool = True,
     second_order: bool = False,
+    passes: Passes = PLAIN,
 ) -> ModuleNet | GivenNet:
     """Return the network of a factory: its `Net`, or its module wrapped as one.
 
@@ -427,6 +480,7 @@ def from_factory(
         task: shape of the tasks.
         train_mode: as `ModuleNet` has it.
         second_order: as `ModuleNet` has it.
+        passes: as `ModuleNet` has it.
 
     Raises:
         UsageError: the factory fails or gives neither, or the module doesn't suit the tasks.
@@ -439,7 +493,10 @@ def from_factory(
     with _seeded(0):
         made = _called(name, factory, task)
     if isinstance(made, nn.Module):
-        return ModuleNet(name, factory, task, train_mode=train_mode, second_order=second_order)
+        return ModuleNet(
+            name, factory, task, train_mode=train_mode, second_order=second_order, passes=passes
+        )
+    need_plain(name, passes)
     if not isinstance(made, Net):
         missing = [part for part in _NET if part not in dir(made)]
         raise UsageError(
@@ -450,6 +507,20 @@ def from_factory(
     if task.dtype == "uint8":
         x = x.mul_(255).to(torch.uint8)
     return GivenNet(name, made, lambda: _called(name, factory, task), x)
+
+
+def need_plain(name: str, passes: Passes) -> None:
+    """Look whether a network that isn't a torch module is asked for what only modules can do.
+
+    Raises:
+        UsageError: it is.
+    """
+    if passes != PLAIN:
+        wrong = next(n for n, value in passes._asdict().items() if value != PLAIN._asdict()[n])
+        raise UsageError(
+            f"{wrong} is for pre-trained backbones and torch modules of your own, got backbone "
+            f"'{name}'; leave {wrong} out"
+        )
 
 
 @contextmanager
@@ -485,7 +556,8 @@ def _sourced(name: str, states: list[dict[str, Tensor]], more: list[str]) -> str
     Raises:
         UsageError: the first two differ.
     """
-    code = target_sha256(name)
+    # What a package's name stands for is its tensors.
+    code = None if is_pretrained(name) else target_sha256(name)
     first, again, other = states
     if first.keys() != again.keys() or any(
         not torch.equal(value, again[entry]) for entry, value in first.items()

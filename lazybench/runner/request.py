@@ -191,6 +191,8 @@ class RunRequest:
             for no limit. Not part of the key.
         isolated: whether to evaluate the trained policy in a separate process without any
             environment in its memory. A fact of the record, not of its key: the result is equal.
+        allow_overlap: allow a pre-trained backbone that is known to have seen the test classes; the
+            row is marked. Not part of the key.
     """
 
     agent: Any
@@ -210,6 +212,7 @@ class RunRequest:
     tuning: Tuning | None = None
     episode_timeout_s: float | None = None
     isolated: bool = False
+    allow_overlap: bool = False
 
     def __post_init__(self) -> None:
         """Check the arguments.
@@ -231,6 +234,7 @@ class RunRequest:
         checked["out"], checked["runs"] = check_path("out", self.out), check_path("runs", self.runs)
         check_flag("force", self.force)
         check_flag("isolated", self.isolated)
+        check_flag("allow_overlap", self.allow_overlap)
         check_agent_given(self.agent)
         for name, value in checked.items():
             object.__setattr__(self, name, value)

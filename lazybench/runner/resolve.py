@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lazybench.data.importing.catalogue import check_overlap
 from lazybench.errors import UsageError
 from lazybench.nets import forget_loaded
+from lazybench.nets.pretrained import seen
 from lazybench.records import NetworkFacts, Store, make_key, slug
 from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import env_facts, for_init, open_env, open_training
@@ -121,7 +123,7 @@ def resolve(request: RunRequest, watch: Callback = SILENT, *, here: bool = True)
     distributed.check(
         agent.instance.SHARDED, agent.spec.id, None if plan is None else plan.meta_batch
     )
-    if plan is not None:
+    if plan is not None and (plan.updates or isinstance(test, Tracked)):
         # Opened here, so that shots beyond the data are reported before anything is written.
         train = open_training(spec, replace(plan, meta_batch=1))
     elif agent.instance.has_own_loop():
@@ -134,6 +136,8 @@ def resolve(request: RunRequest, watch: Callback = SILENT, *, here: bool = True)
         )
         agent.instance.load_weights(first, weights.params)
     network = _network(agent, test.task, weights)
+    if not request.allow_overlap and network is not None:
+        check_overlap(spec.data, f"backbone '{network.name}'", network.weights)
     described = env_facts(spec, test, trials)
     identity = {
         "env": spec.id,
@@ -207,7 +211,12 @@ def _network(agent: ResolvedAgent, task: Any, weights: Weights | None) -> Networ
         name=network.name,
         parameters=network.parameters,
         batch_norm=network.batch_norm,
-        weights="fresh" if weights is None else weights.source,
+        weights=_seen(agent, network.name) if weights is None else weights.source,
         weights_sha256=None if weights is None else weights.sha256,
         source_sha256=network_source(network),
     )
+
+
+def _seen(agent: ResolvedAgent, network: str) -> str:
+    """What the weights of the agent's backbone were trained on; `fresh` if on nothing."""
+    return (seen(network) if agent.config.get("backbone") == network else "") or "fresh"
