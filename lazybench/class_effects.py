@@ -63,6 +63,7 @@ class ClassEffects:
     Attributes:
         n: trials.
         classes: distinct classes in them.
+        ways: classes of a trial, their mean number.
         identified: whether the design distinguishes classes; without it there are no estimates.
         added: the share of a class's variance in that of the mean, beyond what the spread of the
             trials has of it.
@@ -78,6 +79,7 @@ class ClassEffects:
         members = np.asarray(design.members)
         held = members >= 0
         self.n = len(members)
+        self.ways = float(held.sum()) / self.n
         names, columns = np.unique(members[held], return_inverse=True)
         self.classes = len(names)
         rows = np.nonzero(held)[0]

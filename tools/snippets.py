@@ -150,7 +150,7 @@ def _for_command(words: Sequence[str]) -> tuple[How, str]:
         return "run", ""
     if command == "sweep" and "--dry-run" in rest:
         return "read", "needs the data of its cells, to know their keys"
-    if command in ("leaderboard", "compare", "table"):
+    if command in ("leaderboard", "compare", "power", "table"):
         return "slow", "seconds: reads the store"
     if command in ("run", "check") and not any("my_" in word for word in rest):
         return _for_run(command, rest)

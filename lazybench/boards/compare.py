@@ -110,7 +110,7 @@ def compare(
         UsageError: a name that several rows share, or sides that faced different trials.
     """
     rows = groups(records)
-    sides = [_select(rows, name, norm) for name in (left, right)]
+    sides = [select(rows, name, norm) for name in (left, right)]
     scores = []
     for group in sides:
         trials = group.trial_scores()
@@ -184,7 +184,18 @@ def _by_class(first: Record, by_trial: NDArray[Any]) -> NDArray[Any] | None:
     return np.bincount(labels, by_trial) / np.bincount(labels)
 
 
-def _select(rows: Sequence[Group], name: str, norm: str | None) -> Group:
+def select(rows: Sequence[Group], name: str, norm: str | None) -> Group:
+    """Return the row of a name, agent or key.
+
+    Args:
+        rows: of one board.
+        name: a row's name, an agent id with a single row, or the first digits of a record's key.
+        norm: batch norm of the row; None takes the transductive one where a name has several.
+
+    Raises:
+        UnknownName: no such row.
+        UsageError: a name that several rows share.
+    """
     if norm is not None:
         rows = [group for group in rows if batch_norm(group.records[0]) in (None, norm)]
     named = [group for group in rows if group.scored and group.name == name]

@@ -27,6 +27,7 @@ COMMANDS: tuple[Command | Group, ...] = (
     *(run.run_command, sweep.sweep_command, paper.reproduce_command, sweep.tune_command),
     *(run.evaluate_command, listing.list_command, show.show_command),
     *(leaderboard.leaderboard_command, compare.compare_command, compare.table_command),
+    compare.power_command,
     *(verify.verify_command, verify.audit_command, verify.trials_command, verify.score_command),
     *(data.DATA, attack.TARGETS, attack.attack_command, show.cite_command),
     *(check.new_command, check.check_command, check.doctor_command, listing.version_command),

@@ -1,8 +1,9 @@
-"""`lazybench compare` and `lazybench table`: two agents paired, and many as a table."""
+"""`lazybench compare`, `power` and `table`: two agents paired, and many as a table."""
 
 from __future__ import annotations
 
 import enum
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from lazybench.errors import UnknownName, UsageError
 if TYPE_CHECKING:
     from lazybench.boards.compare import Comparison
     from lazybench.boards.pivot import Pivot, Wanted
+    from lazybench.boards.power import Plan, Size
     from lazybench.records import Record
 
 
@@ -53,25 +55,30 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     The difference is LEFT - RIGHT.
     """
     from lazybench.boards import compare
-    from lazybench.records import Store
-    from lazybench.runner.request import check_budget, resolve_env
 
-    spec, note = resolve_env(env)
-    if note and not json:
-        console.note(note)
-    check_budget(budget)
-    store = Store(need_folder(out_dir, "--out"))
-    whole = [r for r in store.records(env=spec.id) if r.budget == budget and not r.limited]
+    whole, where = _records_of(env, budget, out_dir, quiet=json)
     settings = options.parse_settings(protocol or [], "--protocol")
-    found = compare(
-        _one_board(whole, f"{spec.id} at budget {budget}", settings), left, right, norm=batch_norm
-    )
+    found = compare(_one_board(whole, where, settings), left, right, norm=batch_norm)
     if plot is not None:
         _draw(found, plot)
     if json:
         console.as_json(_facts(found))
         return
     console.line(_text(found))
+
+
+def _records_of(env: str, budget: str, out: Path, *, quiet: bool) -> tuple[list[Record], str]:
+    """The whole runs on an environment at a budget, and what to call their place."""
+    from lazybench.records import Store
+    from lazybench.runner.request import check_budget, resolve_env
+
+    spec, note = resolve_env(env)
+    if note and not quiet:
+        console.note(note)
+    check_budget(budget)
+    store = Store(need_folder(out, "--out"))
+    whole = [r for r in store.records(env=spec.id) if r.budget == budget and not r.limited]
+    return whole, f"{spec.id} at budget {budget}"
 
 
 def _one_board(records: list[Record], where: str, protocol: Mapping[str, str]) -> list[Record]:
@@ -154,6 +161,92 @@ def _facts(found: Comparison) -> dict[str, object]:
     }
     over = {"difference": found.difference, "difference_over_trials": found.over_trials}
     return {**plain, **sides, **{name: each._asdict() for name, each in over.items()}}
+
+
+@command(
+    "power",
+    "lazybench power lazy_reptile reptile --env omniglot-5way-1shot",
+    "lazybench power lazy_maml maml --env cifarfs-5way-5shot --difference 2 --power 0.9 --json",
+)
+def power_command(  # noqa: PLR0913 - one parameter for each option
+    left: Annotated[str, typer.Argument(help="Agent, row of the board or key.")],
+    right: Annotated[str, typer.Argument(help="Agent, row of the board or key.")],
+    env: options.Env,
+    difference: Annotated[
+        float,
+        typer.Option("--difference", help="True difference to detect, in the board's unit."),
+    ] = 1.0,
+    power: Annotated[
+        float, typer.Option("--power", help="Chance of detecting it, between .05 and 1.")
+    ] = 0.8,
+    budget: options.Budget = "small",
+    protocol: options.Protocol = None,
+    batch_norm: Annotated[
+        str | None,
+        options.batch_norm("[default: transductive, if a name has several rows]"),
+    ] = None,
+    out_dir: options.Out = Path("leaderboards"),
+    json: options.Json = False,
+) -> None:
+    """Show how many trials, classes and seeds are needed to detect a difference.
+
+    The variances are those of the stored records' paired difference.
+    """
+    from lazybench.boards.power import plan
+
+    records, where = _records_of(env, budget, out_dir, quiet=json)
+    board = _one_board(records, where, options.parse_settings(protocol or [], "--protocol"))
+    found = plan(board, left, right, difference=difference, power=power, norm=batch_norm)
+    if json:
+        console.as_json(asdict(found) | {name: _named(vars(found)[name]) for name in _SIZES})
+        return
+    console.line(_plan_text(found))
+
+
+_SIZES = ("now", "together")
+
+
+def _named(size: Size | None) -> dict[str, int | None] | None:
+    return None if size is None else size._asdict()
+
+
+def _plan_text(found: Plan) -> str:
+    unit = f" {found.unit}"
+    of = found.variances
+    together = (None, None, None) if found.together is None else found.together
+    alone = (found.trials, found.classes, found.seeds)
+    needed = zip(("trials", "classes", "seeds"), found.now, alone, together, strict=True)
+    sizes = [
+        (name, f"{now:,}", _needed(only), _needed(all_three))
+        for name, now, only, all_three in needed
+        if now is not None
+    ]
+    spreads = (
+        ("seeds", of.seeds, "of a pair of models"),
+        ("classes", of.classes, "of a class's effect"),
+        ("trials", of.trials, "of a trial, for all seeds"),
+        ("chance", of.chance, "of a trial, for one seed"),
+    )
+    rows = [(name, f"{math.sqrt(variance):.2f}", what) for name, variance, what in spreads]
+    if found.now.classes is None:
+        rows = [row for row in rows if row[0] != "classes"]
+    width = console.width()
+    return "\n".join(
+        [
+            f"{found.left} - {found.right} on {found.env}: {found.observed:+.2f}{unit} in "
+            f"{found.metric}",
+            f"A true difference of {found.difference:g}{unit} would be detected with a chance of "
+            f"{100 * found.power:.0f} % now; wanted: {100 * found.wanted:.0f} %.",
+            "",
+            console.table(("", "now", "more of it alone", "all together"), sizes, columns=width),
+            "",
+            console.table(("varies with", f"sd,{unit}", ""), rows, columns=width),
+        ]
+    )
+
+
+def _needed(number: int | None) -> str:
+    return "no number" if number is None else f"{number:,}"
 
 
 def _draw(found: Comparison, path: Path) -> None:

@@ -53,3 +53,31 @@ def test_flags_and_mixed_processors_are_shown(lazybench: Any, make_record: Any) 
     reported = json.loads(lazybench(*argv, "--json").out)
     assert (reported["left"]["flags"], reported["right"]["flags"]) == (["still rising"], [])
     assert len(reported["processors"]) == 2
+
+
+def test_power_says_what_is_missing(lazybench: Any, store: Store) -> None:
+    argv = ("power", "square", "bandits", "--env", ENV)
+    done = lazybench(*argv, "--protocol", "query_budget=7")
+    assert done.code == 2
+    assert "no records of" in done.err
+    done = lazybench(*argv, "--protocol", "query_budget=500")
+    assert done.code == 2
+    assert "square has 1 seed" in done.err
+    done = lazybench("power", "square", "none", "--env", ENV, "--protocol", "query_budget=500")
+    assert done.code == 2
+    assert "no row 'none'" in done.err
+
+
+def test_power_is_text_or_json(lazybench: Any, store: Store, make_record: Any) -> None:
+    facts = make_record().env.model_dump() | {"id": ENV, "protocol": {"query_budget": 500}}
+    for agent, scores in (("square", [1.0, 0, 1, 0]), ("bandits", [1.0, 0, 0, 1])):
+        store.publish(make_record(agent, seed=1, trials=Trials.of(scores), env=facts))
+    argv = ("power", "square", "bandits", "--env", ENV, "--protocol", "query_budget=500")
+    done = lazybench(*argv, "--difference", "20")
+    assert done.code == 0, done.err
+    assert "A true difference of 20 %" in done.out
+    assert "classes" not in done.out
+    found = json.loads(lazybench(*argv, "--difference", "20", "--json").out)
+    assert found["now"] == {"trials": 4, "classes": None, "seeds": 2}
+    assert found["difference"] == 20
+    assert 0 < found["power"] < 1
