@@ -293,7 +293,8 @@ def _section(found: PlotData, links: Mapping[str, str], about: _About) -> dict[s
             for title, members, folded in _blocks(board)
         ],
         "axis": axis,
-        "notes": [_RANKS_NOTE if note == TIES_NOTE else note for note in board.notes],
+        # Every second part was in backticks.
+        "notes": [(_RANKS_NOTE if note == TIES_NOTE else note).split("`") for note in board.notes],
         "to_target": _to_target(board, labels),
     }
 

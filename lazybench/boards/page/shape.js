@@ -4,7 +4,7 @@
 const NS = "http://www.w3.org/2000/svg";
 const COLOURS = 8;
 const DASHES = ["", "6 3", "2 3", "9 3 2 3"];
-const SIZE = { width: 560, height: 330, left: 52, right: 544, top: 30, bottom: 284 };
+const SIZE = { width: 560, height: 330, left: 52, right: 530, top: 30, bottom: 284 };
 const CORNERS = [
   null,
   [[-1, -1], [1, -1], [1, 1], [-1, 1]],
