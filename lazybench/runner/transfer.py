@@ -30,7 +30,7 @@ from lazybench.runner.trained import TrainedRun, find_run
 from lazybench.runtime.precision import using_precision
 from lazybench.runtime.threads import using_threads
 from lazybench.specs import EnvSpec
-from lazybench.tasks import TaskShape
+from lazybench.tasks import PADDING, TaskShape
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,8 @@ def _without_answers(policy: Policy) -> Policy:
         targets = observation.get("query_y")
         if targets is not None:
             hidden = targets.new_tensor(0 if targets.is_floating_point() else -1)
-            observation = {**observation, "query_y": hidden.expand_as(targets)}
+            shown = targets.where(targets == PADDING, hidden)
+            observation = {**observation, "query_y": shown}
         return policy(observation, memory)
 
     answer.vectorized = is_vectorized(policy)  # type: ignore[attr-defined]
