@@ -16,6 +16,7 @@ wrap them in it. Both also accept the former names of hooks (`FORMER`), for one 
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -416,3 +417,24 @@ def _warn_of(former: str, label: str) -> None:
         DeprecationWarning,
         stacklevel=3,
     )
+
+
+def setting_meanings(kind: type[Agent]) -> dict[str, str]:
+    """Return a sentence on each setting, from the docstrings of `Config` and its base classes.
+
+    Settings that no docstring mentions are missing, and so are all those of an agent without
+    `Config`.
+    """
+    config = kind.Config
+    meanings: dict[str, str] = {}
+    if config is None:
+        return meanings
+    for base in config.__mro__:
+        _, _, text = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes:\n")
+        block = re.split(r"\n(?=\S)", text)[0]
+        for entry in re.split(r"\n(?=    \w)", "\n" + block)[1:]:
+            names, _, meaning = " ".join(entry.split()).partition(": ")
+            first = re.split(r"\. (?=[A-Z`])", meaning)[0].rstrip(".")
+            for name in names.split(", "):
+                meanings.setdefault(name, first)
+    return {name: meanings[name] for name in config.model_fields if name in meanings}

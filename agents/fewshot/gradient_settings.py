@@ -30,23 +30,23 @@ class GradientConfig(EpisodicConfig):
             constants, which would leave rates without any gradient; this keeps their first-order
             one at flat memory.
         rate_range: elementwise rates start from a uniform draw in it instead, as in their paper.
-        prox: lambda; the inner loss has lambda / 2 * |phi - theta|^2 on top. `Choice:` in every
-            inner step, as iMAML's equation (3) has it; its authors' code pulls back to theta once,
-            after the inner loop.
+        prox: lambda of the proximal term lambda / 2 * |phi - theta|^2 of the inner loss. `Choice:`
+            in every inner step, as iMAML's equation (3) has it; its authors' code pulls back to
+            theta once, after the inner loop.
         cg_steps: steps of conjugate gradient in the implicit meta-gradient.
-        damping: added to lambda there.
+        damping: added to lambda in the implicit meta-gradient.
         fairness: how a meta-batch's tasks are kept from being favoured (TAML): `entropy` of the
             answers to the query rows, high before and low after adapting, or an inequality of the
             tasks' losses at theta on their support sets.
-        fairness_weight: its weight relative to the validation loss.
+        fairness_weight: weight of the fairness term relative to the validation loss.
         regulariser: `kl` draws the body's weights from N(theta, std) for each task and adds
             `beta` times their divergence from N(0, I) to the loss (MR-MAML on weights). `Choice:`
             scales and offsets aren't drawn; at meta-test the mean is taken.
-        beta: weight of that divergence in nats.
+        beta: weight of the divergence of `regulariser`, in nats.
         std: initial standard deviation of the body's weights.
         inner_rule: plain gradient descent, or Adam with beta1 = 0 (Reptile's).
         inner_lr: inner step size on the mean loss.
-        inner_steps: k in training.
+        inner_steps: inner steps in training, the paper's k.
         inner_batch: support rows in an inner step; 0 takes all.
         inner_state: `carry` keeps Adam's second moments between meta-iterations. `Choice:` every
             task of a meta-iteration starts from the carried state and the next one is their mean,
@@ -57,14 +57,14 @@ class GradientConfig(EpisodicConfig):
         hull_step: step of the simplex grid of the hull's weights.
         leap_on: what gamma weighs (`Choice:` theta, eq. 4).
         outer_rule: `sgd` or `adam` on the meta-gradient.
-        outer_lr: beta.
+        outer_lr: outer step size, the paper's beta.
         matched_leap: the outer step is `outer_lr` times this: the mean leap of a lazy training for
             a control that takes the same steps without its search.
         clip: entries of the meta-gradient are clamped to +-clip (Adam only).
         reduce: `mean` or literal `sum` over tasks. `Choice:` mean; the sum is 20 times as long.
         test_steps: inner steps at meta-test.
-        test_batch: support rows in such a step; 0 takes all.
-        test_prox: lambda at meta-test; None takes the training's.
+        test_batch: support rows in an inner step at meta-test; 0 takes all.
+        test_prox: `prox` at meta-test; None takes the training's.
         batch_norm: `transductive` (statistics of the query batch), `inductive` (of the support
             set), or `inductive_joined` (each query joined with the support, Reptile's way).
         test_leap: take the lazy leap at test on a held-out part of the support.

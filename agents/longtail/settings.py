@@ -19,14 +19,14 @@ class LongTailConfig(BaseModel):
     A training has two stages; `late` is the share of the updates at which the second begins.
 
     Attributes:
-        backbone: network.
+        backbone: network, such as `resnet8` or `resnet32`.
         side: pixels that images are averaged down to; 0 leaves them as they are.
         pad: pixels of reflection that training images are padded by, then cropped back.
         flip: whether half of the training images are mirrored.
         batch: images in a mini-batch of the stream.
         epochs: passes over the training images, both stages together.
         lr: step size.
-        momentum: of the step.
+        momentum: momentum of stochastic gradient descent.
         nesterov: whether the momentum is Nesterov's.
         weight_decay: of all parameters, added to the gradient.
         drops: `(share, factor)`, ascending: from that share of the updates on, the step size is
@@ -36,7 +36,7 @@ class LongTailConfig(BaseModel):
         loss: `cross_entropy`; `logit_adjust` (log priors times `adjust_tau` on the logits) or
             `balanced_softmax` (log counts), which agree at `adjust_tau` 1; `ldam` (cosines less a
             margin a class).
-        adjust_tau: of `logit_adjust`.
+        adjust_tau: temperature of the log priors in `logit_adjust`.
         margin: the rarest class's in `ldam`.
         cosine_scale: what the cosines are multiplied by in `ldam`.
         class_weights: weights of the classes' losses: `none`, or `effective_number`.
@@ -47,7 +47,7 @@ class LongTailConfig(BaseModel):
             away again; at imbalance 100 the other is a step five times as long.
         sampler: how the stream draws images: `instance` (each once in a pass), `class` (all classes
             alike) or `sqrt` (by the root of the counts).
-        late_sampler: of the second stage; None keeps the first one's.
+        late_sampler: sampler of the second stage; None keeps the first one's.
         late_trains: what the second stage moves: `all`, or the `head` above a frozen body, or a
             `fresh_head`. A frozen body keeps its running statistics.
         dev: what the dev set is for: `none`, all of the second stage's mini-batches (`late`), or
@@ -55,7 +55,7 @@ class LongTailConfig(BaseModel):
         posthoc: what is done to the trained network's answers: `none`, `logit_adjust` (less
             `posthoc_tau` times the log priors) or `tau_norm` (the head's rows divided by
             `posthoc_tau` powers of their norms, without offsets).
-        posthoc_tau: of either.
+        posthoc_tau: temperature of `posthoc`.
         validations: validations in a training, evenly spread, the last one at its end; they draw
             the curve, and the last state is taken whatever they say.
     """
@@ -195,7 +195,7 @@ class MetaConfig(LongTailConfig):
         net_rule: `adam` or `sgd` on its parameters. `Choice:` adam at 1e-3, as in the authors'
             code for noisy labels, but without its weight decay of 1e-4; theirs for imbalance takes
             sgd at 1e-5, which hardly moves it.
-        net_lr: step size of either.
+        net_lr: step size of `net_rule`.
     """
 
     second_order: ClassVar[bool] = True

@@ -260,14 +260,18 @@ def _agent(spec: AgentSpec, env: str | None, budget: str | None) -> dict[str, An
     found = {"kind": "agent"} | agent_facts(spec) | {"code": spec.target}
     if env is None:
         return found | {"settings": "depend on the environment; add --env ENV"}
+    from lazybench.agent import contract, setting_meanings
     from lazybench.runner.request import check_budget, make, resolve_env
+    from lazybench.user_code import load
 
     budgets = BUDGETS if budget is None else (check_budget(budget),)
     played, note = resolve_env(env)
     if note:
         console.note(note)
     configs = {each: make(_loadable(spec), played, each, {}).config for each in budgets}
-    return found | {"env": played.id, "settings": _side_by_side(configs)}
+    facts = {"env": played.id, "settings": _side_by_side(configs)}
+    meanings = setting_meanings(contract(load(spec.target)))
+    return found | facts | ({"meanings": meanings} if meanings else {})
 
 
 def _loadable(spec: AgentSpec) -> str:
