@@ -24,8 +24,8 @@ _HEAD = """# Settings
 
 <!-- Made by `python tools/write_settings.py` from docstrings; don't edit. -->
 
-`--set NAME=VALUE` changes a setting of an agent. `lazybench show AGENT --env ENV` prints its values at
-each budget, with these explanations. Agents that share a setting are listed together.
+`--set NAME=VALUE` changes a setting of an agent. `lazybench show AGENT --env ENV` prints its values
+at each budget, with these explanations. Agents that share a setting are listed together.
 """
 _MOST_NAMED = 4
 
