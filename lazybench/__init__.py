@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         register_env,
         run,
     )
+    from lazybench.boards.frames import Records
     from lazybench.check.agent import check_agent
     from lazybench.check.env import check_env
     from lazybench.envs.interop import as_dataset, as_torchmeta, from_torchmeta
@@ -42,6 +43,7 @@ _HOMES = {
     "Plan": "lazybench.agent",
     "Policy": "lazybench.agent",
     "Record": "lazybench.records",
+    "Records": "lazybench.boards.frames",
     "Rng": "lazybench.seeding",
     "Tracker": "lazybench.runner.callbacks",
     "check_agent": "lazybench.check.agent",
@@ -66,6 +68,7 @@ __all__ = [
     "Plan",
     "Policy",
     "Record",
+    "Records",
     "Rng",
     "Tracker",
     "__version__",

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from lazybench import gymnasium_ids
 from lazybench.agent import AgentLike
 from lazybench.arguments import check_path, check_settings, check_text, need_folder
+from lazybench.boards.frames import Records
 from lazybench.errors import UsageError
-from lazybench.records import Record, RecordList, Store
+from lazybench.records import Record, Store
 from lazybench.registry import AGENTS, DATASETS, ENVS
 from lazybench.runner.callbacks import PROGRESS, SILENT, TRACKER, Callback, as_callback
 from lazybench.runner.request import RunRequest, check_budget, check_device, make, resolve_env
@@ -166,8 +167,11 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
 
 def load_records(
     env: str | None = None, agent: str | None = None, *, out: str | Path = "leaderboards"
-) -> RecordList:
+) -> Records:
     """Return the records of a store, optionally of one environment or agent only.
+
+    The list shows a table in notebooks, and `load_records().to_frame()` is a pandas data frame
+    with a row per record, or per trial; see `lazybench.Records`.
 
     Raises:
         UnknownName: no such environment.
@@ -177,7 +181,8 @@ def load_records(
     wanted = resolve_env(env)[0].id if env is not None else None
     if agent is not None:
         check_text("agent", agent)
-    return Store(need_folder(check_path("out", out), "out")).records(wanted, agent)
+    found = Store(need_folder(check_path("out", out), "out")).records(wanted, agent)
+    return Records(found, found.skipped)
 
 
 def register_env(spec: EnvSpec) -> None:

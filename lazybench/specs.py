@@ -12,6 +12,8 @@ from functools import wraps
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
+from lazybench.tables import html_table
+
 _Spec = TypeVar("_Spec")
 
 Family = Literal["fewshot", "longtail", "attack"]
@@ -148,6 +150,24 @@ class EnvSpec:
     def validation(self) -> tuple[str, Better]:
         """The metric of validation trials and its better direction."""
         return self.val_metric or (self.metric, self.better)
+
+    def _repr_html_(self) -> str:
+        """Return the environment's main facts as an HTML table for notebooks."""
+        trials = ", ".join(f"{budget} {n}" for budget, n in self.trials.items())
+        settings = ", ".join(f"{name}={value}" for name, value in self.kwargs.items())
+        facts = {
+            "about": self.about,
+            "family": self.family,
+            "data": self.data,
+            "score": f"{self.metric} ({self.unit}), {self.better} is better",
+            "test trials": trials,
+            "settings": settings,
+            "a run may change": ", ".join(self.options),
+            "in Gymnasium": self.gymnasium_id,
+            "from": self.origin,
+        }
+        rows = [(name, text) for name, text in facts.items() if text]
+        return html_table(("", ""), rows, title=f"{self.id}-v{self.version}")
 
     @property
     def gymnasium_id(self) -> str:

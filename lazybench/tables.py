@@ -1,4 +1,4 @@
-"""Tables as plain text, Markdown, LaTeX and CSV; markup in cells is escaped."""
+"""Tables as plain text, Markdown, LaTeX, HTML and CSV; markup in cells is escaped."""
 
 from __future__ import annotations
 
@@ -138,6 +138,33 @@ def markdown_table(
 
     table = tabulate(rows, header, tablefmt="github", disable_numparse=True, colalign=align)
     return str(table)
+
+
+def html_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str = "",
+    notes: Iterable[str] = (),
+) -> str:
+    """Return an HTML table for notebooks: a title, the table and notes, all of it escaped.
+
+    Args:
+        header: names of the columns; all empty for a table without a header.
+        rows: a cell for each column.
+        title: a line above the table.
+        notes: paragraphs below the table.
+    """
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        texts = (f"<{tag}>{html.escape(one_line(cell))}</{tag}>" for cell in row)
+        return f"<tr>{''.join(texts)}</tr>"
+
+    head = f"<thead>{cells('th', header)}</thead>" if any(header) else ""
+    body = "\n".join(cells("td", row) for row in rows)
+    above = f"<p><b>{html.escape(one_line(title))}</b></p>\n" if title else ""
+    below = "".join(f"\n<p>{html.escape(one_line(note))}</p>" for note in notes)
+    return f"{above}<table>{head}<tbody>\n{body}\n</tbody></table>{below}"
 
 
 def latex_text(text: str) -> str:

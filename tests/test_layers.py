@@ -26,9 +26,9 @@ FRONT = ("lazybench/__init__.py", "lazybench/api.py", "lazybench/cli/", "lazyben
 # The layers of the package, bottom up: a room imports from rows above its own, and from itself.
 # Rooms of one row don't know each other. CONTRIBUTING has the same order.
 LAYERS = (
-    ("_version", "class_effects", "errors"),
+    ("_version", "class_effects", "errors", "tables"),
     ("arguments", "files", "seeding", "specs", "stats", "tasks"),
-    ("agent", "findings", "plugins", "runtime", "tables"),
+    ("agent", "findings", "plugins", "runtime"),
     ("user_code",),
     ("nets", "registry"),
     ("gymnasium_ids", "learning", "records", "references"),

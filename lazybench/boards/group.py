@@ -348,16 +348,21 @@ def _values_of_agents(firsts: Iterable[Record]) -> dict[str, dict[str, set[str]]
     return found
 
 
-def _name(
-    record: Record, values: Mapping[str, set[str]], newest_of: Mapping[tuple[str, str], int]
-) -> str:
-    """The agent's id, its overrides, and what else differs among the rows of that agent."""
+def settings_text(record: Record) -> str:
+    """Return the settings that a run replaced, as `name=value, …`, without the batch norm."""
     parts = []
     for key, value in sorted(record.overrides.items()):
         if key not in SHOWN:
             text = value if isinstance(value, str) else canonical_json(value)
             parts.append(f"{key}={' '.join(text.split())}")
-    text = ", ".join(parts)
+    return ", ".join(parts)
+
+
+def _name(
+    record: Record, values: Mapping[str, set[str]], newest_of: Mapping[tuple[str, str], int]
+) -> str:
+    """The agent's id, its overrides, and what else differs among the rows of that agent."""
+    text = settings_text(record)
     if len(text) > _LONGEST_OVERRIDES:
         text = text[: _LONGEST_OVERRIDES - 1] + "…"
     parts = [text] if text else []

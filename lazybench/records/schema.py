@@ -27,6 +27,7 @@ from lazybench.records.fields import (
     Tuning,
 )
 from lazybench.records.trials import Trials
+from lazybench.tables import html_table
 
 SCHEMA = 1
 KEY_FIELDS = (
@@ -154,6 +155,29 @@ class Record(Facts):
                 "use the version of lazybench that wrote it, or run again"
             ) from error
 
+    def _repr_html_(self) -> str:
+        """Return the record's main facts as an HTML table for notebooks."""
+        scores = {
+            f"{name} ({metric.unit})": _metric_text(metric) for name, metric in self.metrics.items()
+        }
+        costs = {name: _number_text(value) for name, value in self.cost.model_dump().items()}
+        facts = {
+            "agent": self.agent.id,
+            "settings": ", ".join(f"{name}={value}" for name, value in self.overrides.items()),
+            "env": f"{self.env.id}-v{self.env.version}",
+            "budget": self.budget,
+            "seed": f"{self.seed}",
+            "status": f"{self.status}: {self.reason}" if self.reason else self.status,
+            **scores,
+            "trials": f"{self.trials.n}",
+            **costs,
+            "data": f"{self.data.name} {self.data.fingerprint[:12]}",
+            "code": f"lazybench {self.code.version}",
+            "started": self.started,
+        }
+        rows = [(name, text) for name, text in facts.items() if text]
+        return html_table(("", ""), rows, title=f"record {self.key12}")
+
     def comparable(self) -> dict[str, Any]:
         """Return the record without facts that may differ between two equal runs.
 
@@ -167,6 +191,17 @@ class Record(Facts):
         for name in ("machine", "code", "started", "tuning", "untuned", "isolated"):
             del content[name]
         return content | {"trials": self.trials.digests()}
+
+
+def _number_text(value: float | None) -> str:
+    """A number with up to six digits; empty for None."""
+    return "" if value is None else f"{value:.6g}"
+
+
+def _metric_text(metric: Metric) -> str:
+    """A metric's value with its interval."""
+    ends = [_number_text(end) for end in metric.ci95 or () if end is not None]
+    return _number_text(metric.value) + (f" ({' to '.join(ends)})" if len(ends) == 2 else "")
 
 
 def _timeless(value: Any) -> Any:
