@@ -43,6 +43,7 @@ STORE = "lazybench/records/store.py"
 ATOMIC = "lazybench/files.py"
 BOARDS = "lazybench/boards/write.py"
 ROWS = "lazybench/boards/rows.py"
+CHARTS = "lazybench/boards/charts.py"
 SWAP = "lazybench/files.py"
 FLAGS = "lazybench/boards/flags.py"
 CLAIMS = "lazybench/paper/claims.py"
@@ -72,6 +73,7 @@ T_CHECKPOINT = "tests/runner/test_checkpoint.py"
 T_STORE = "tests/records/test_store.py"
 T_ATOMIC = "tests/test_files_written.py"
 T_BOARDS = "tests/boards/test_write.py"
+T_CHARTS = "tests/boards/test_charts.py"
 T_TO_TARGET = "tests/boards/test_to_target.py"
 T_CACHE = "tests/data/test_cache.py"
 
@@ -809,6 +811,13 @@ MUTANTS = (
         "math.inf if point is None else point.get(name) for point in points]",
         "point.get(name) for point in points if point is not None] or [math.inf]",
         (T_TO_TARGET,),
+    ),
+    Mutant(
+        "bands-that-begin-at-the-mean",
+        CHARTS,
+        "band = tuple(zip(values.min(0).tolist()",
+        "band = tuple(zip(values.mean(0).tolist()",
+        (T_CHARTS,),
     ),
     Mutant("keys-of-five-digits", STORE, r"[0-9a-f]{6,64}", r"[0-9a-f]{5,64}", (T_STORE,)),
     Mutant(

@@ -64,7 +64,7 @@ def page(browser: Any, make_run: Any, tmp_path: Path) -> Any:
 def agents(page: Any) -> list[str]:
     script = """return [...document.querySelectorAll("section[data-budget=small]"
       + "[data-family=fewshot] tbody tr:not(.title)")].filter(r => r.offsetParent)
-      .map(r => r.querySelector("th").firstChild.textContent)"""
+      .map(r => r.querySelector("th").firstChild.textContent.trim())"""
     return list(page.execute_script(script))
 
 
