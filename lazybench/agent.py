@@ -71,7 +71,7 @@ HOOKS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """How an agent wants to be trained.
+    """The training plan of an agent.
 
     Attributes:
         updates: number of calls of `update`, i.e. meta-iterations or mini-batches.
@@ -160,7 +160,7 @@ def is_vectorized(policy: Policy) -> bool:
 
 
 class TaskEnv(Protocol):
-    """What an agent's `init` gets: an environment, or the facts of one that it may not open."""
+    """The argument of an agent's `init`: an environment, or facts about one that it can't open."""
 
     @property
     def task(self) -> Any:

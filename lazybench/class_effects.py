@@ -1,4 +1,4 @@
-"""How much of the variance of a mean comes from the classes that its trials were drawn from.
+"""The part of the variance of a mean that comes from the classes of its trials.
 
 A test has many trials but few classes: 600 tasks of 5 ways draw each of Omniglot's 423 test classes
 seven times. An interval over trials says how other tasks from the same classes would score; one
@@ -22,7 +22,7 @@ _LEAST_Z = -8.0
 
 
 class TrialClasses(NamedTuple):
-    """Which classes each trial has.
+    """The classes of each trial.
 
     Attributes:
         members: `[n, ways]` int64 numbers of classes; -1 fills rows of fewer classes.

@@ -27,7 +27,7 @@ class Repair:
 
     @property
     def text(self) -> str:
-        """What would be done, in a few words."""
+        """Description of the repair, in a few words."""
         if self.kind == "move":
             return "--repair moves it into quarantine"
         if self.kind == "cut":

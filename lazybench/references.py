@@ -46,7 +46,7 @@ class Work:
 
     @property
     def url(self) -> str:
-        """Where the work can be read: its `url`, or its page at arXiv; empty without either."""
+        """The address of the work: its `url`, or its page at arXiv; empty without either."""
         fields = self.fields
         number = _ARXIV.search(fields.get("journal", ""))
         return fields.get("url") or (f"https://arxiv.org/abs/{number[1]}" if number else "")

@@ -418,7 +418,7 @@ def _check_effects(effects: ClassEffects | None, arrays: Sequence[NDArray[Any]])
 
 
 def _wilson_as_wide(share: float, half: float, most: int) -> tuple[float, float]:
-    """Wilson's interval of the number of trials, at most so many, that give a half-width."""
+    """Wilson's interval for the number of trials, up to `most`, that gives a half-width."""
     from scipy.special import ndtri
 
     z = float(ndtri(0.5 + LEVEL / 2))

@@ -455,7 +455,7 @@ def _class_text(given: type) -> str:
 
 
 def _code_text(code: CodeType) -> str:
-    """What Python compiled a function to, as text without addresses."""
+    """The compiled code of a function, as text without addresses."""
     constants = [
         _code_text(each)
         if isinstance(each, CodeType)

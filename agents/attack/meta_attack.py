@@ -105,7 +105,7 @@ same bits whether the image is alone or among others."""
 def predict(net: Net, params: Params, x: Tensor, *, stacked: bool = True) -> Tensor:
     """Return the output of each image's network, `[n, …]`.
 
-    Every image is a batch by itself, so norms take its statistics alone.
+    Every image is a separate batch, so norms use only its statistics.
 
     Args:
         net: a pure function of its parameters.

@@ -1,4 +1,4 @@
-"""What attackers share: decisions, starting points, bisection, iterates, random draws."""
+"""Parts that attackers share: decisions, starting points, bisection, iterates, random draws."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Agents that answer from frozen features, many tasks at once.
 
 Features are the instances themselves (vectors, or flat pixels in [0, 1]) or the outputs of a
-network that isn't trained. `classifiers` has the agents that answer each query by itself,
+network that isn't trained. `classifiers` has the agents that answer each query independently,
 `transductive` those that answer all queries of a task together.
 """
 
@@ -237,7 +237,7 @@ class FeatureAgent(Agent):
         return self.scores(support, members, query).argmax(2)
 
     def _blocks(self, state: dict[str, Any], batch: Observation) -> list[Observation]:
-        """A block as it is, or, where tasks are uneven, each task as a block of its own."""
+        """The block itself or, if tasks are uneven, each task as a separate block."""
         if not state["task"].get("uneven"):
             return [batch]
         rows = [real_rows(select_row(batch, i)) for i in range(len(batch["support_y"]))]

@@ -18,7 +18,7 @@ from lazybench.seeding import Rng
 from lazybench.tasks import TaskShape
 
 LOG_STD = "log_std."
-"""How the names of the noise's meta-parameters begin."""
+"""Prefix of the names of the noise's meta-parameters."""
 
 
 class TaskResult(NamedTuple):

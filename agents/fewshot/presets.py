@@ -148,7 +148,7 @@ ALGORITHMS: Mapping[str, Mapping[str, Any]] = {
     "minibatch_prox": {**_REPTILE, "prox": 0.01},
     "lazy_reptile": {**_REPTILE, "teacher": "lazy", "outer_lr": 4.0},
 }
-"""What makes each agent, and the settings that it starts from at every budget."""
+"""The defining settings of each agent, and its other settings common to all budgets."""
 
 
 def preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any]:
 
 
 def _budgeted(algorithm: str, way: int, shot: int) -> dict[str, Any]:
-    """The settings at `smoke`, `small` and `medium` for tasks of so many ways and shots.
+    """The settings at `smoke`, `small` and `medium` for tasks of some ways and shots.
 
     MAML and its kin adapt to the whole support set at meta-test, as in training and as published;
     only Reptile and its kin keep Reptile's mini-batches.
@@ -335,7 +335,7 @@ _LAZY = ("lazy_maml", "lazy_anil", "lazy_meta_sgd")
 
 
 def paper(algorithm: str, data: str, way: int, shot: int) -> dict[str, Any]:
-    """Return the settings of `algorithm` in its paper for tasks of so many ways and shots.
+    """Return the settings of `algorithm` in its paper for tasks of some ways and shots.
 
     `Choice:` where a paper has no such data or ways, its nearest: Omniglot's settings for images of
     28 px, miniImageNet's for others; below 20 ways those of five.

@@ -14,9 +14,9 @@ from lazybench.nets.params import Params, count
 from lazybench.tasks import TaskShape
 
 HEAD = "head."
-"""How the names of a network's last layer begin, which alone depends on the number of ways."""
+"""Prefix of the names of a network's last layer, which depends on the number of ways."""
 NORM = "norm"
-"""How those of batch norm's scales and offsets begin."""
+"""Prefix of the names of batch norm's scales and offsets."""
 
 
 def network_description(net: Net, params: Params) -> Network:

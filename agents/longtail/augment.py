@@ -64,7 +64,7 @@ def _added(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _reflected(size: int, shift: Tensor) -> Tensor:
-    """Where each pixel comes from, `[n, size]`: 0 to size - 1 moved, reflected at both ends."""
+    """Source position of each pixel, `[n, size]`: 0 to size - 1 moved, reflected at both ends."""
     at = torch.arange(size)[None] + shift
     last = size - 1
     return last - (last - at.abs()).abs()

@@ -106,7 +106,7 @@ class Learner(NamedTuple):
         Running averages take the batch's statistics in, once.
 
         Args:
-            state: left as it is.
+            state: not changed.
             x: prepared images.
             y: their labels.
             weights: of each row's loss; None weighs all alike.
@@ -223,7 +223,7 @@ def train_features(net: Net, theta: Params, x: Tensor) -> tuple[Tensor, Stats]:
 
 
 def _shape(config: LongTailConfig, task: LongTailTask) -> TaskShape:
-    """What the network sees: images that were made smaller, classes as ways."""
+    """Task shape for the network: resized images, classes as ways."""
     channels, height, width = task.instance
     shrinks = config.side and (height > config.side or width > config.side)
     sides = (config.side, config.side) if shrinks else (height, width)

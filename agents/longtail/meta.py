@@ -185,7 +185,7 @@ class MetaWeightAgent(Classifying):
         }
 
     def weigh(self, now: Learner, state: State, x: Tensor, y: Tensor, dev: DevHalves) -> Weighed:
-        """Return the weights of a prepared mini-batch's real step; theta stays as it is.
+        """Return the weights of a prepared mini-batch's real step; theta isn't changed.
 
         Args:
             now: the network on the stream.

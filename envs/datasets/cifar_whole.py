@@ -40,7 +40,7 @@ PREP = "32-1"
 
 @dataclass(frozen=True)
 class Layout:
-    """How the authors pack one of the two sets.
+    """The authors' file format of one of the two sets.
 
     Attributes:
         title: name in sentences.
@@ -77,7 +77,7 @@ class Layout:
 
     @property
     def expected(self) -> str:
-        """Where the files are looked for."""
+        """Folders in which the files are looked for."""
         below = " or ".join(f"{place}/" for place in self.parents if place)
         return f"{self.folder}/ or {self.archive}, straight in the data folder or in {below}"
 
@@ -137,7 +137,7 @@ class Whole:
 
     @property
     def layout(self) -> Layout:
-        """How the set is packed."""
+        """The file format of the set."""
         return LAYOUTS[self.name]
 
     def find(self) -> tuple[Path, ...]:

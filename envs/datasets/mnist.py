@@ -1,4 +1,4 @@
-"""MNIST as it is given out: ten handwritten digits in a train and a test part, 28x28.
+"""MNIST: ten handwritten digits in a train and a test part, 28x28.
 
 Reference: Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, "Gradient-based learning applied to
     document recognition", 1998.

@@ -24,7 +24,7 @@ Labels = Literal["task", "class"]
 """What a label is: a class's place in its task, in [0, way), or in its split, in [0, classes)."""
 
 _FEW = 64
-"""Up to so many instances of a class, sorting random keys beats shuffling step by step."""
+"""Largest class size for which sorting random keys is faster than shuffling step by step."""
 
 
 class Block(NamedTuple):

@@ -1,4 +1,4 @@
-"""Which classes official few-shot trials draw, from their numbers alone: no data set is opened.
+"""Classes of official few-shot trials, from the trials' numbers, without opening a data set.
 
 The draw of a trial's classes is a function of the environment's settings, the trial's index and the
 number of classes in the split. The last is known by the data's fingerprint, so that records of

@@ -149,7 +149,7 @@ def shown(url: str) -> str:
 
 
 def _only(answer: Any) -> Any:
-    """The number in a list of one; anything else as it is."""
+    """The number in a list of one; anything else unchanged."""
     return answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
 
 
@@ -192,7 +192,7 @@ class Reply(NamedTuple):
 
     @property
     def moved(self) -> str | None:
-        """Where a redirect leads to; None for any other reply."""
+        """The address of a redirect; None for any other reply."""
         return self.headers.get("Location") if self.status in _REDIRECTS else None
 
 

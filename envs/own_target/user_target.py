@@ -98,7 +98,7 @@ class UserTarget(OpenTarget):
 
     @property
     def oracle(self) -> Oracle:
-        """What answers rows."""
+        """The oracle that scores rows."""
         return self._mine
 
     def open(

@@ -39,7 +39,7 @@ _SHIFT_PX = 4
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: stochastic gradient descent on the cross-entropy.
+    """Settings of a network's training: stochastic gradient descent on the cross-entropy.
 
     Attributes:
         epochs: passes over the training images, may be a fraction.
@@ -85,7 +85,7 @@ RATES: Mapping[str, float] = {"cifar10-lenet5": 0.01}
 `Choice:` LeNet5 on CIFAR-10 dies at .05: its loss stays at that of a guess."""
 
 _BETTER_THAN_A_GUESS = 1.5
-"""What a trained network's accuracy must be, over that of a guess."""
+"""Smallest accuracy of a trained network, relative to that of a guess."""
 
 
 def recipe_of(name: str, budget: str) -> Recipe:

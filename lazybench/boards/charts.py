@@ -53,7 +53,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Mark:
-    """What one row shows in a chart.
+    """Chart data of one row.
 
     Attributes:
         series: place of the row among the board's series.

@@ -653,7 +653,7 @@ def measures_of(rows: Iterable[Row]) -> list[tuple[str, str]]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """What sorts names by their text, and by the value of the numbers in it."""
+    """A sort key of names: their text, and the value of the numbers in it."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in _NUMBER.split(name)]
 
 
@@ -690,7 +690,7 @@ class ReportedColumn:
 
 
 def row_name(row: Reported) -> str | None:
-    """The board's name of a run of its agent with its settings; None without an agent of ours."""
+    """The board's name of a run of its agent and settings; None if lazybench has no such agent."""
     settings = ", ".join(f"{name}={value}" for name, value in sorted(row.settings.items()))
     return f"{row.agent} ({settings})" if row.agent is not None and settings else row.agent
 
@@ -704,7 +704,7 @@ def value_text(row: Reported) -> str:
 
 
 def place_text(row: Reported) -> str:
-    """Where the number was published: source and table."""
+    """Return source and table of the published number."""
     return f"{row.source}, {row.table}"
 
 

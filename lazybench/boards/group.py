@@ -48,7 +48,7 @@ class Group:
 
     @property
     def scored(self) -> list[Record]:
-        """Those that have a score."""
+        """The records that have a score."""
         return [record for record in self.records if score_of(record) is not None]
 
     def trial_scores(self) -> list[NDArray[Any]] | None:
@@ -111,7 +111,7 @@ class Group:
     def _sides(
         self, other: Group, column: str
     ) -> tuple[list[NDArray[Any]], list[NDArray[Any]], bool] | None:
-        """What a paired difference takes, and whether both sides have the same seeds."""
+        """The arguments of a paired difference, and whether both sides have the same seeds."""
         left, right = self._values(column), other._values(column)
         if not left or not right or len({array.size for array in left + right}) != 1:
             return None

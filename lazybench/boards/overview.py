@@ -37,7 +37,7 @@ class Standing:
 
 
 def page_order(board: Board) -> tuple[bool, int]:
-    """What sorts boards on a page: the paper's environments first, then family by family."""
+    """The sort key of boards on a page: the paper's environments first, then family by family."""
     known = list[str](FAMILIES)
     family = known.index(board.family) if board.family in known else len(known)
     return not board.reported, family

@@ -105,7 +105,7 @@ class ScoreBar:
 
 @dataclass(frozen=True)
 class _About:
-    """What the page says of agents and data sets that come with the package, by id."""
+    """Descriptions of included agents and data sets, by id."""
 
     agents: Mapping[str, AgentSpec]
     data: Mapping[str, DataSpec]
@@ -385,7 +385,7 @@ def _picker(sections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _facts(found: PlotData) -> dict[str, Any]:
-    """What the scripts draw."""
+    """The data that the scripts draw."""
     learning, success = learning_chart(found), success_chart(found)
     costs = [cost_chart(found, cost) for cost, _ in found.costs]
     facts: dict[str, Any] = {
@@ -426,7 +426,7 @@ def _placed(value: Any) -> Any:
 
 
 def _reported(boards: Sequence[Board]) -> list[dict[str, Any]]:
-    """What papers print, once for each environment."""
+    """Reported numbers of papers, once for each environment."""
     by_env: dict[str, tuple[Board, tuple[Reported, ...]]] = {
         board.env: (board, board.reported) for board in boards if board.reported
     }

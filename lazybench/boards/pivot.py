@@ -142,7 +142,7 @@ def _half(row: Row) -> float | None:
 
 
 def measure_facts(records: Sequence[Record], metric: str, env: str) -> tuple[str, str]:
-    """Which way a further metric is better, and its unit.
+    """The better direction of a further metric, and its unit.
 
     Raises:
         UnknownName: no record has it.
@@ -252,7 +252,7 @@ def unfilled(table: Pivot) -> list[str]:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which records a table is made of.
+    """The selection of a table's records.
 
     Attributes:
         budget: compute budget.

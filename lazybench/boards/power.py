@@ -1,4 +1,4 @@
-"""How many trials, classes and seeds are needed to detect a difference of two rows."""
+"""Numbers of trials, classes and seeds needed to detect a difference of two rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SURE = 5.0
 
 
 class Size(NamedTuple):
-    """How large a comparison is: trials, classes (None where they are no sample), seeds a side."""
+    """The size of a comparison: trials, classes (None where they are no sample), seeds a side."""
 
     trials: int
     classes: int | None
@@ -32,7 +32,7 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Variances:
-    """Where the variance of a paired difference comes from, in its unit squared.
+    """Sources of the variance of a paired difference, in its unit squared.
 
     Attributes:
         seeds: of a pair of models (one seed) about the agents' difference.
@@ -89,7 +89,7 @@ def _freedom(parts: Sequence[tuple[float, float]]) -> float:
 
 @dataclass(frozen=True)
 class Plan:
-    """What it takes to detect a difference between two rows.
+    """The comparison sizes that detect a difference between two rows.
 
     Attributes:
         env: environment id.

@@ -50,7 +50,7 @@ def filled(text: str, boards: Sequence[Board], notes: Mapping[str, str] | None =
     `<!-- lazybench note: verdicts -->` to `<!-- lazybench note: end -->` is filled, too.
 
     Args:
-        text: any Markdown; without marks it comes back as it is.
+        text: any Markdown; without marks it is returned unchanged.
         boards: of the store.
         notes: texts of notes by name.
 

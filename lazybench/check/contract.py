@@ -1,4 +1,4 @@
-"""What the checks of agents and of environments share."""
+"""Parts that the checks of agents and environments share."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def new_command(
 
 BAD = 3
 STATES = {True: "ok", None: "warn", False: "bad"}
-"""How `doctor` calls what a check found."""
+"""Names of the states of findings, as in `doctor`."""
 
 
 @command(

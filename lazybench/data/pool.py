@@ -96,7 +96,7 @@ class OfNetwork(Protocol):
 
     @property
     def weights(self) -> str:
-        """What the network was trained on."""
+        """The training data of the network."""
         ...
 
 

@@ -37,7 +37,7 @@ def held_out_each(least: int) -> int:
 
 @dataclass(frozen=True)
 class ClassSplit:
-    """Which split each class is in.
+    """The split of each class.
 
     Attributes:
         of: split of each class by name; without classes that are left out.

@@ -1,4 +1,4 @@
-"""What a meta-loss adds to the validation loss: noisy weights and their KL, inequality, entropy.
+"""Terms that a meta-loss adds to the validation loss: KL of noisy weights, inequality, entropy.
 
 Symbols of `sample`, `kl` (MR-MAML): mu (mean of the weights), sigma (standard deviation of each),
 beta (weight of the KL). Symbols of `inequality`, `entropy` (TAML): l_i (loss of task i under the

@@ -28,7 +28,7 @@ ExampleLosses = Callable[[Params], Tensor]
 """The loss of every example of a mini-batch, `[B]`, at given parameters."""
 
 Products = Literal["vjp", "jvp"]
-"""How the examples' slopes along a direction are computed; both are exact."""
+"""Methods to compute the examples' slopes along a direction; both are exact."""
 
 
 class Examples:

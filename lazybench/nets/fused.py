@@ -120,7 +120,7 @@ class _ConvolveGrad(torch.autograd.Function):
 
 
 class _Kept(NamedTuple):
-    """What the forward pass keeps for gradients, in addition to its inputs."""
+    """Values that the forward pass stores for gradients, besides its inputs."""
 
     out: Tensor
     best: Tensor

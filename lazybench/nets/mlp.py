@@ -21,7 +21,7 @@ class MLP:
     [0, 1].
 
     Without a hidden layer it is `linear`: a head on standardised inputs, for features of networks
-    trained elsewhere. `Choice:` each instance by itself is moved to mean 0 and scaled to variance
+    trained elsewhere. `Choice:` each instance is shifted to mean 0 and scaled to variance
     1, so that no answer depends on the other rows; instances of a single number stay as they are.
     """
 

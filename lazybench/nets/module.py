@@ -84,7 +84,7 @@ Factory = Callable[[TaskShape], Any]
 
 
 class Passes(NamedTuple):
-    """What of a user's or a pre-trained module is trained, and how it runs.
+    """Trained parts and modes of a user's or pre-trained module.
 
     Attributes:
         frozen: keep its weights as its factory gives them; only what an agent adds is trained.

@@ -47,7 +47,7 @@ _MOST_WEIGHTS_BYTES = 1 << 34
 
 
 class Preparation(NamedTuple):
-    """How a backbone's authors prepare an image.
+    """The image preparation of a backbone's authors.
 
     Attributes:
         size: edge of what the network takes, in pixels; None leaves images as they are.
@@ -131,7 +131,7 @@ def pretrained(
         name: see the module.
         instance: shape of an image, `(channels, height, width)`.
         size: edge that images are resized to, in pixels; None for the authors' (of
-            `effnet-lite0`: 128), and as they are for a factory of one's own.
+            `effnet-lite0`: 128), and unchanged for a user's factory.
         weights: what the weights were trained on, where the name doesn't say it.
 
     Raises:
@@ -202,7 +202,7 @@ def _factory(name: str) -> Factory:
 def seen(name: str) -> str:
     """Return what a backbone's weights were trained on; empty where they start from random ones.
 
-    Of a factory of one's own it is what its file declares as `WEIGHTS`.
+    For a user's factory it is the value of `WEIGHTS` in its file.
 
     Raises:
         UsageError: no text is declared, or the network isn't there.

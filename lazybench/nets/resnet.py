@@ -41,7 +41,7 @@ _Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class ResNet(ABC):
-    """What residual networks share: convolutions with batch norm, then one linear layer.
+    """Base class of residual networks: convolutions with batch norm, then one linear layer.
 
     Attributes:
         name: as in `backbone`.

@@ -21,7 +21,7 @@ from lazybench.nets.resnet import ResNet18, ResNetCifar
 from lazybench.tasks import TaskShape
 
 MOMENTS = "moments."
-"""What the names of measured means and variances begin with; they aren't trained."""
+"""Prefix of the names of measured means and variances, which aren't trained."""
 
 
 class Classifier(Protocol):

@@ -1,1 +1,1 @@
-"""What the lazy paper claims and reports, compared with what was measured here."""
+"""The claims and numbers of the lazy paper, compared with our measurements."""

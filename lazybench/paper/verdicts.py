@@ -60,7 +60,7 @@ _LEAST_ERROR = 1e-6
 
 
 class Evidence(NamedTuple):
-    """What the rule takes into account besides a result.
+    """Inputs of the rule besides a result.
 
     Attributes:
         boards: all boards.
@@ -466,7 +466,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """What the rule says of a claim.
+    """The rule's verdict on a claim.
 
     Attributes:
         claim: the claim.

@@ -186,7 +186,7 @@ class Store:
     def records_in(
         self, folder: Path, env: str | None = None, agent: str | None = None
     ) -> RecordList:
-        """As `records`, of one of `folders` alone.
+        """Return the records of one of `folders`, as `records` does.
 
         Args:
             folder: the folder.

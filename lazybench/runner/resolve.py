@@ -218,5 +218,5 @@ def _network(agent: ResolvedAgent, task: Any, weights: Weights | None) -> Networ
 
 
 def _seen(agent: ResolvedAgent, network: str) -> str:
-    """What the weights of the agent's backbone were trained on; `fresh` if on nothing."""
+    """Training data of the backbone's initial weights; `fresh` for random weights."""
     return (seen(network) if agent.config.get("backbone") == network else "") or "fresh"

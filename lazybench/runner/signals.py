@@ -1,4 +1,4 @@
-"""What ends a run early: Ctrl-C, termination, an agent's time limit, and errors of an agent.
+"""Early ends of a run: Ctrl-C, termination, an agent's time limit, and errors of an agent.
 
 The first signal asks for a checkpoint, the second ends the process at once.
 """
@@ -162,7 +162,7 @@ class Signals:
 
 
 _NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc", "Cannot allocate memory")
-"""What torch, CUDA, C++ and the system say in errors of other types than their own."""
+"""Texts of out-of-memory errors of torch, CUDA, C++ and the system that have other types."""
 
 
 def status_and_reason(error: BaseException) -> tuple[str, str]:

@@ -214,11 +214,11 @@ def tune(
 def _distinct(
     request: RunRequest, points: Iterator[dict[str, Any]], trials: int
 ) -> list[tuple[dict[str, Any], ResolvedRun]]:
-    """The first settings that make so many runs, none of them twice, each with its resolved."""
+    """The first settings that give `trials` different runs, each with its resolved run."""
     chosen: dict[str, tuple[dict[str, Any], ResolvedRun]] = {}
     for settings in points:
         resolved = resolve(replace(request, overrides={**request.overrides, **settings}))
-        # What is written otherwise may come to the same, such as the preset's own value.
+        # Different settings may give the same run, such as the preset's own value.
         chosen.setdefault(resolved.key, (settings, resolved))
         if len(chosen) == trials:
             break

@@ -75,7 +75,7 @@ class SplitMeta:
 
 @dataclass(frozen=True)
 class Embedding:
-    """How features were made of another data set.
+    """The origin of features of another data set.
 
     Attributes:
         data: id of the data set that was embedded.

@@ -65,7 +65,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class EmbedRequest:
-    """What to embed and how.
+    """A request to embed a data set.
 
     Attributes:
         data: id of a data set of images.
@@ -127,7 +127,7 @@ class _Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class _Source:
-    """What there is to embed: splits of few-shot tasks, and parts of long-tailed streams."""
+    """The parts to embed: splits of few-shot tasks, and parts of long-tailed streams."""
 
     spec: DataSpec
     files: Mapping[str, _Rows]
