@@ -510,7 +510,7 @@ def from_factory(
 
 
 def need_plain(name: str, passes: Passes) -> None:
-    """Look whether a network that isn't a torch module is asked for what only modules can do.
+    """Check that only torch modules are used for what only they can do.
 
     Raises:
         UsageError: it is.
@@ -556,7 +556,7 @@ def _sourced(name: str, states: list[dict[str, Tensor]], more: list[str]) -> str
     Raises:
         UsageError: the first two differ.
     """
-    # What a package's name stands for is its tensors.
+    # The name of a package's network represents its tensors.
     code = None if is_pretrained(name) else target_sha256(name)
     first, again, other = states
     if first.keys() != again.keys() or any(
