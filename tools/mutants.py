@@ -429,6 +429,27 @@ MUTANTS = (
     ),
     Mutant("two-seeds-are-paired", STATS, "FEWEST_PAIRS = 3", "FEWEST_PAIRS = 2", (T_STATS,)),
     Mutant(
+        "classes-add-the-variance-that-trials-have-already",
+        "lazybench/class_effects.py",
+        "float((whole**2).sum()) - squares / self.n)",
+        "float((whole**2).sum()))",
+        ("tests/test_class_effects.py",),
+    ),
+    Mutant(
+        "trials-have-the-classes-of-validation",
+        "envs/fewshot/trial_classes.py",
+        '"test"), np.arange(trials))',
+        '"val"), np.arange(trials))',
+        ("tests/envs/fewshot/test_trial_classes.py",),
+    ),
+    Mutant(
+        "ranks-take-the-test-classes-as-fixed",
+        "lazybench/boards/build.py",
+        "effects = found[firm[0]].class_effects() if firm else None",
+        "effects = None",
+        ("tests/boards/test_columns.py",),
+    ),
+    Mutant(
         "more-trials-than-there-are",
         STATS,
         "n = min(most, share * (1 - share) * (z / half) ** 2) if",

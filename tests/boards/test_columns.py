@@ -149,3 +149,30 @@ def test_compare_shows_both_intervals(make_run: Any) -> None:
     inner, outer = found.over_trials, found.difference
     assert outer.mean == inner.mean
     assert outer.hi - outer.lo > inner.hi - inner.lo
+
+
+def test_ranks_use_the_interval_over_classes(make_run: Any) -> None:
+    """A difference that other trials would confirm and other classes might not."""
+    spec = registry.ENVS.resolve("cifarfs-5way-1shot").spec
+    fingerprint = next(name for name, n in TEST_CLASSES.items() if n == 20)
+    design = trial_classes(spec, fingerprint, 200)
+    assert design is not None
+    rng = np.random.default_rng(1)
+    own = rng.normal(0, 0.15, 20)
+    own += 0.025 - own[design.members].mean()
+    changes = {
+        "env__id": spec.id,
+        "env__version": spec.version,
+        "data__fingerprint": fingerprint,
+        "env__protocol": {"trials": 200},
+    }
+    runs = [
+        make_run(agent, seed=seed, scores=0.5 + effect + rng.normal(0, 0.01, 200), **changes)
+        for agent, effect in (("a", own[design.members].mean(axis=1)), ("b", np.zeros(200)))
+        for seed in range(3)
+    ]
+    found = compare(runs, "a", "b")
+    assert found.over_trials.lo > 0
+    assert found.difference.lo < 0
+    (board,) = build(runs)
+    assert [row.rank for row in board.ranked] == [1, 1]
