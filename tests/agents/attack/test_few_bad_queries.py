@@ -22,7 +22,6 @@ from lazybench.agents.attack.rays import RayS, RaySConfig, SignOpt, SignOptConfi
 from lazybench.agents.attack.search import Decisions, descend_to
 from lazybench.api import make_env
 from lazybench.seeding import Rng
-from lazybench.stats import mean_interval
 
 INSTANCE = (1, 4, 4)
 LABEL_ONLY = {"access": "label", "mode": "minimise"}
@@ -239,10 +238,14 @@ def nearest() -> Any:
 def test_is_nearer_than_random_directions_on_glyphs_net4(
     nearest: Any, made: Any, config: Any
 ) -> None:
-    """Equal queries; the control keeps the best of random rays, each bisected where it wins."""
+    """Equal queries; the control keeps the best of random rays, each bisected where it wins.
+
+    Images that the control finds nothing for aren't compared; the attacker finds all of them.
+    """
     norm = "linf" if made is RayS else "l2"
     control = nearest(SignOpt(SignOptConfig(directions=10**6)), norm)
     found = nearest(made(config()), norm)
     assert np.isfinite(found).all()
-    assert standard_errors(control - found) > 3
-    assert mean_interval(control - found)[1] > 0
+    there = np.isfinite(control)
+    assert there.sum() >= 6
+    assert standard_errors((control - found)[there]) > 3
