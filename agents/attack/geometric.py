@@ -41,8 +41,8 @@ class GeodaConfig(LabelConfig):
     Attributes:
         frequencies: share of the rows and columns of frequencies, from the lowest, that noise is
             of. `Choice:` a half; the authors' third is for ImageNet's size.
-        iterations: estimates of the normal. `Choice:` 8; the authors' follow from the budget and
-            are few, too.
+        estimates: of the normal, one an iteration. `Choice:` 8; the authors' follow from the
+            budget and are few, too.
         ratio: lambda, of the queries of one estimate to the next: those of the t-th are as
             `ratio ** (-2 t / 3)`.
         radius: distance of the probes over the point's distance from its clean image.
@@ -51,7 +51,7 @@ class GeodaConfig(LabelConfig):
     """
 
     frequencies: float = Field(0.5, gt=0, le=1)
-    iterations: int = Field(8, ge=1)
+    estimates: int = Field(8, ge=1)
     ratio: float = Field(0.6, gt=0, le=1)
     radius: float = Field(0.05, gt=0)
     tolerance: float = Field(0.001, gt=0)
@@ -80,15 +80,15 @@ class Geoda(LabelAgent):
         points, going = yield from starting_points(search, config, state.get("examples"))
         images = search.among(going)
         points[images] = yield from bisect(search, images, points[images], config.tolerance)
-        shares = queries_of_estimates(config.iterations, config.ratio).to(x.device)
+        shares = queries_of_estimates(config.estimates, config.ratio).to(x.device)
         # One query at a length and a bisection, which a doubled ray makes one longer.
         search_queries = config.doublings + 2 + _halvings(config.tolerance)
-        spare = search.left - search_queries * config.iterations
-        for step in range(config.iterations):
+        spare = search.left - search_queries * config.estimates
+        for step in range(config.estimates):
             images = search.among(going)
             if not len(images):
                 return
-            last = step == config.iterations - 1
+            last = step == config.estimates - 1
             room = search.left[images] - search_queries if last else spare[images] * shares[step]
             probes = torch.minimum(room.long(), search.left[images]).clamp(min=1)
             normal = yield from self._normal(search, images, points[images], probes, step)
