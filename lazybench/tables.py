@@ -8,6 +8,7 @@ import html
 import io
 import itertools
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -69,21 +70,42 @@ def text_table(
     Args:
         header: names of the columns.
         rows: a cell for each column.
-        columns: width of the terminal; the last column is cut if it is too narrow. None for lines
-            of any length.
+        columns: width of the terminal. If the table is wider, headings are wrapped between words,
+            and then the last column is cut. None for lines of any length.
     """
     cells = [[one_line(cell) for cell in row] for row in rows]
     kept = [i for i in range(len(header)) if not cells or any(row[i] for row in cells)]
     head = [header[i] for i in kept]
     body = [[row[i] for i in kept] for row in cells]
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    if columns is not None and widths:
-        over = sum(widths) + len(_GAP) * (len(widths) - 1) - columns
+    heads = [head]
+    if columns is not None and _over(widths, columns) > 0:
+        # A heading needs the width of its longest word, or of the widest cell below it.
+        widths = [
+            max(map(len, (*name.split(), *column)), default=0)
+            for name, *column in zip(head, *body, strict=True)
+        ]
+        heads = _wrapped(head, widths)
+        over = _over(widths, columns)
         if over > 0:
             widths[-1] = max(min(_LEAST, widths[-1]), widths[-1] - over)
     right = [all(_is_number(row[i]) for row in body) and bool(body) for i in range(len(head))]
-    ruled = [head, ["-" * size for size in widths], *body]
+    ruled = [*heads, ["-" * size for size in widths], *body]
     return "\n".join(_aligned(row, widths, right) for row in ruled)
+
+
+def _over(widths: Sequence[int], columns: int) -> int:
+    """Characters by which a table of these columns is wider than the terminal."""
+    return sum(widths) + len(_GAP) * (len(widths) - 1) - columns if widths else 0
+
+
+def _wrapped(head: Sequence[str], widths: Sequence[int]) -> list[list[str]]:
+    """The lines of the headings, each in the width of its column, the last words at the rule."""
+    parts = [
+        textwrap.wrap(name, size) if name else [] for name, size in zip(head, widths, strict=True)
+    ]
+    tall = max(map(len, parts), default=0)
+    return [list(line) for line in zip(*([""] * (tall - len(p)) + p for p in parts), strict=True)]
 
 
 def _is_number(cell: str) -> bool:

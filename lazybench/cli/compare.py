@@ -17,6 +17,7 @@ from lazybench.arguments import need_folder
 from lazybench.cli import console, options
 from lazybench.cli.command import command
 from lazybench.errors import UnknownName, UsageError
+from lazybench.specs import BUDGETS
 
 if TYPE_CHECKING:
     from lazybench.boards.compare import Comparison
@@ -77,8 +78,11 @@ def _records_of(env: str, budget: str, out: Path, *, quiet: bool) -> tuple[list[
         console.note(note)
     check_budget(budget)
     store = Store(need_folder(out, "--out"))
-    whole = [r for r in store.records(env=spec.id) if r.budget == budget and not r.limited]
-    return whole, f"{spec.id} at budget {budget}"
+    whole = [record for record in store.records(env=spec.id) if not record.limited]
+    budgets = [each for each in BUDGETS if any(record.budget == each for record in whole)]
+    others = f" (there are some at budget {' and '.join(budgets)})" if budgets else ""
+    where = f"{spec.id} at budget {budget}{'' if budget in budgets else others}"
+    return [record for record in whole if record.budget == budget], where
 
 
 def _one_board(records: list[Record], where: str, protocol: Mapping[str, str]) -> list[Record]:

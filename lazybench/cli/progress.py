@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 EVERY_S = 10.0
 """Seconds between two lines about the same stage."""
 _WIDE = 70
+_SMOOTHED = 20
+"""Steps that a shown loss is averaged over, roughly: single meta-batches are noisy."""
 
 Clock = Callable[[], float]
 
@@ -33,7 +36,7 @@ class Stage:
         done: finished steps.
         timed: steps finished in this process; resumed steps don't count towards the pace.
         active_s: seconds that the timed steps took.
-        values: current numbers, such as the loss.
+        values: current numbers; the loss is an average over the last steps, later ones weigh more.
     """
 
     name: str
@@ -48,7 +51,11 @@ class Stage:
         self.done += amount
         self.timed += amount
         self.active_s += elapsed_s
-        self.values.update(values)
+        share = 1 - (1 - 1 / _SMOOTHED) ** amount
+        for name, value in values.items():
+            old = self.values.get(name, value)
+            smooth = name == "loss" and math.isfinite(old)
+            self.values[name] = old + share * (value - old) if smooth else value
 
     @property
     def left_s(self) -> float | None:

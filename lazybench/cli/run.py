@@ -108,6 +108,11 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
             protocol_settings[name] = value
     need_folder(out_dir, "--out")
     need_folder(runs, "--runs")
+    # Before torch is loaded, which takes seconds. torchrun's other processes print nothing.
+    if not quiet and os.environ.get("RANK", "0") == "0":
+        which = f"seeds {', '.join(map(str, chosen))}" if len(chosen) > 1 else f"seed {chosen[0]}"
+        text = f"run: {agent} on {env}, budget {budget}, {which}, device {device}"
+        console.note(console.one_line(text + (f", {threads} threads" if threads else "")))
     from lazybench.records import write_bytes
     from lazybench.runner.request import RunRequest
     from lazybench.runtime import distributed
@@ -231,11 +236,27 @@ def publish(records: Sequence[Record], root: Path, *, show: bool, write: bool = 
                     console.line(board_text(board, new=new, columns=console.width()))
         for record in records:
             which = f"seed {record.seed}: " if len(records) > 1 else ""
+            if score := _score_text(record):
+                console.line(f"seed {record.seed}: {score}")
             if line := gamma_text(record.diagnostics):
                 console.line(f"{which}{line}")
             console.line(f"{which}record: {store.path(record)}")
     if write:
         boards.write(store)
+
+
+def _score_text(record: Record) -> str:
+    """The run's own score with its interval; empty without one."""
+    metric = record.metrics.get(record.env.metric)
+    if metric is None or metric.value is None:
+        return ""
+    scale, unit = (100, " %") if metric.unit == "fraction" else (1, f" {metric.unit}".rstrip())
+    text = f"{record.env.metric} {scale * metric.value:.4g}{unit}"
+    low, high = metric.ci95 or (None, None)
+    if low is None or high is None:
+        return text
+    low, high = scale * low, scale * high
+    return f"{text}, 95 % interval over trials {low:.4g} to {high:.4g}"
 
 
 class Split(enum.StrEnum):

@@ -13,7 +13,7 @@ from lazybench.boards import build, to_csv, to_html, to_json, to_latex, to_markd
 from lazybench.boards.columns import measures_of
 from lazybench.boards.render import reported_text
 from lazybench.records import Reported
-from lazybench.tables import csv_cell
+from lazybench.tables import csv_cell, text_table
 
 HOSTILE = ["../x", "<script>alert(1)</script>", "a|b", "_%&", "=1+1", "@x", "-1", "🙂", "x" * 300]
 HOSTILE += ["a\nb", "\t=1", "[a](javascript:b)", "`a`", "\x1b[31m", "--> <b>"]
@@ -26,6 +26,19 @@ def papers() -> list[Reported]:
         Reported(**facts, row="Ours", value=48.7, ci95_half=1.84, batch_norm="inductive"),
         Reported(**facts, row="Drawn", value=None),
     ]
+
+
+def test_headings_wrap_before_a_table_is_cut() -> None:
+    table = text_table(("agent", "training time, s"), [("maml", "12"), ("lazy", "3")], columns=16)
+    assert table.splitlines() == [
+        "       training",
+        "agent   time, s",
+        "-----  --------",
+        "maml         12",
+        "lazy          3",
+    ]
+    wide = text_table(("agent", "training time, s"), [("maml", "12")], columns=80)
+    assert wide.splitlines()[0] == "agent  training time, s"
 
 
 def test_every_file_opens_with_its_command_and_count(make_run: Any) -> None:

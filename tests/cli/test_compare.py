@@ -55,6 +55,12 @@ def test_flags_and_mixed_processors_are_shown(lazybench: Any, make_record: Any) 
     assert len(reported["processors"]) == 2
 
 
+def test_budgets_that_have_records_are_named(lazybench: Any, store: Store) -> None:
+    done = lazybench("compare", "square", "bandits", "--env", ENV, "--budget", "paper")
+    assert done.code == 2
+    assert f"no records of {ENV} at budget paper (there are some at budget small)" in done.err
+
+
 def test_power_says_what_is_missing(lazybench: Any, store: Store) -> None:
     argv = ("power", "square", "bandits", "--env", ENV)
     done = lazybench(*argv, "--protocol", "query_budget=7")

@@ -124,6 +124,18 @@ def test_time_left_survives_overshooting() -> None:
     assert stage.time_text == "in 1.0 s"
 
 
+def test_a_shown_loss_is_an_average_over_the_last_steps() -> None:
+    stage = Stage("train", total=200)
+    for value in [1.0, 3.0] * 100:
+        stage.advance(1, {"loss": value, "val": value}, elapsed_s=0.1)
+    assert stage.values["loss"] == pytest.approx(2.0, abs=0.1)
+    assert stage.values["val"] == 3.0
+    at_once = Stage("train", total=200)
+    at_once.advance(1, {"loss": 1.0}, elapsed_s=0.1)
+    at_once.advance(500, {"loss": 2.0}, elapsed_s=0.1)
+    assert at_once.values["loss"] == pytest.approx(2.0)
+
+
 def test_lines_are_sparse(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     lines = Lines(clock)

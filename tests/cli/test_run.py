@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,10 @@ def test_bad_names_are_reported_by_the_real_harness(
 ) -> None:
     done = lazybench("run", *argv)
     assert done.code == 2
-    assert done.err.startswith("error: ")
-    assert message in done.err
-    assert done.err.count("\n") == 1
+    what, error = done.err.splitlines()
+    assert what.startswith("run: ")
+    assert error.startswith("error: ")
+    assert message in error
     assert not list(Path().iterdir()), "a refused run leaves nothing behind"
 
 
@@ -108,6 +110,12 @@ def test_board_marks_the_new_row(lazybench: Any, requests: list[Any], make_recor
     assert "gammas chosen: 0.75 75 %, 0.95 25 %; 100 % at the grid's edge" in done.out
     path = Store("leaderboards").path(make_record("reptile"))
     assert path.name in done.out
+
+
+def test_the_first_line_says_what_runs(lazybench: Any, requests: list[Any]) -> None:
+    done = lazybench(*BASE, "--seeds", "0-1", "--budget", "smoke", "--threads", "2")
+    assert done.err.splitlines()[0].startswith("run: ")
+    assert done.err.splitlines()[0].endswith("budget smoke, seeds 0, 1, device cpu, 2 threads")
 
 
 def test_board_files_are_regenerated(lazybench: Any, requests: list[Any]) -> None:
@@ -209,6 +217,9 @@ def test_a_real_run_and_its_repetition(lazybench: Any) -> None:
     again = lazybench(*argv, "--json")
     assert json.loads(again.out) == record
     assert "recorded already" in again.err
+    (line,) = (line for line in lazybench(*argv).out.splitlines() if line.startswith("seed 0: acc"))
+    value = f"{100 * record['metrics']['accuracy']['value']:.4g}"
+    assert re.search(rf"accuracy {value} %, 95 % interval over trials [\d.]+ to [\d.]+$", line)
     shown = lazybench("leaderboard").out
     assert "limited" in shown
     assert "smoke" in shown
