@@ -329,7 +329,7 @@ def attention(tmp_path_factory):
 @pytest.mark.parametrize(("env", "agent", "settings"), SECOND_ORDER)
 def test_second_order_agents_train_attention(attention, env, agent, settings):
     spec = resolve_env(env)[0]
-    agent = make(agent, spec, "smoke", {"backbone": f"{attention}:Net", **settings}).agent
+    agent = make(agent, spec, "smoke", {"backbone": f"{attention}:Net", **settings}).instance
     evaluated = open_env(spec, 1, "val")
     plan = agent.plan(evaluated.task)
     train = open_env(spec, min(plan.meta_batch, 2), "train", **plan.env)
