@@ -394,7 +394,7 @@ _ATTACK: tuple[AgentSpec, ...] = (
         "tu2019autozoom",
     ),
     _attacker(
-        "bandits:Bandits",
+        "random_directions:Bandits",
         "bandits",
         "scores; a tiled gradient prior that is updated at each step",
         "Ilyas et al. 2019",

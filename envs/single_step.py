@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lazybench.arguments import check_one_of
 from lazybench.data.pool import Split
 from lazybench.envs.fewshot.episodes import Block
-from lazybench.envs.picture import contact_sheet
+from lazybench.envs.observations import contact_sheet
 from lazybench.envs.trial_index import TrialIndex
 from lazybench.errors import UsageError
 from lazybench.runtime.threads import one_thread_after_fork

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from lazybench.envs.interop import as_dataset, as_torchmeta, from_torchmeta
     from lazybench.records import Record
     from lazybench.runner.callbacks import Callback, Tracker
-    from lazybench.runner.external import evaluate
-    from lazybench.runner.transfer import load_policy
+    from lazybench.runner.transfer import evaluate, load_policy
     from lazybench.seeding import Rng
     from lazybench.specs import AgentSpec, DataSpec, EnvSpec
 
@@ -48,7 +47,7 @@ _HOMES = {
     "Tracker": "lazybench.runner.callbacks",
     "check_agent": "lazybench.check.agent",
     "check_env": "lazybench.check.env",
-    "evaluate": "lazybench.runner.external",
+    "evaluate": "lazybench.runner.transfer",
     "load_policy": "lazybench.runner.transfer",
     "load_records": "lazybench.api",
     "make_agent": "lazybench.api",

@@ -116,7 +116,7 @@ def _image(path: Path) -> Any:
 
 
 def _record(path: Path) -> Any:
-    from lazybench.verify.read_record import read_record
+    from lazybench.verify.static_checks import read_record
 
     return read_record(path)
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from lazybench.agent import Agent, Network, Observation, Plan
 from lazybench.agents.fewshot.weights import network_description, overlay
 from lazybench.agents.longtail import learner
-from lazybench.agents.longtail.augment import shrunk
-from lazybench.agents.longtail.learner import State
+from lazybench.agents.longtail.learner import State, shrunk
 from lazybench.agents.longtail.losses import Head, effective_number, head_of, log_priors
 from lazybench.agents.longtail.presets import classifier_preset
 from lazybench.agents.longtail.settings import LongTailConfig

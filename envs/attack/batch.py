@@ -17,8 +17,7 @@ from lazybench.envs.attack.oracle import plain
 from lazybench.envs.attack.protocol import AttackProtocol
 from lazybench.envs.attack.summary import BAD_CHECKPOINTS, CHECKPOINTS
 from lazybench.envs.attack.target import OpenTarget
-from lazybench.envs.picture import grid
-from lazybench.envs.spaces import broadcast_box, labels
+from lazybench.envs.observations import broadcast_box, grid, labels
 from lazybench.envs.trial_index import TrialIndex
 from lazybench.errors import ContractError, UsageError
 from lazybench.tasks import Queries, Replies

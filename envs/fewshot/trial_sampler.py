@@ -25,7 +25,7 @@ from lazybench.envs.fewshot.episodes import (
     class_groups,
 )
 from lazybench.envs.fewshot.trial_classes import protocol_name
-from lazybench.envs.spaces import broadcast_box, labels
+from lazybench.envs.observations import broadcast_box, labels
 from lazybench.errors import ContractError, UsageError, nearest
 from lazybench.tasks import PADDING, TaskShape
 

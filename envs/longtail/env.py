@@ -26,7 +26,7 @@ from lazybench.envs.longtail.stream import (
     stages,
     stream_spaces,
 )
-from lazybench.envs.picture import grid
+from lazybench.envs.observations import grid
 from lazybench.errors import UsageError
 from lazybench.runtime.threads import one_thread_after_fork
 from lazybench.tasks import LongTailTask, Track

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lazybench import seeding
 from lazybench.data.pool import Labelled, Part, random_ranks
-from lazybench.envs.spaces import broadcast_box, labels
+from lazybench.envs.observations import broadcast_box, labels
 from lazybench.errors import UsageError, nearest
 from lazybench.tasks import LongTailTask
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench._version import __version__
+from lazybench.envs.observations import grid
 from lazybench.envs.own_target.attack import Attacked, AttackOutcome
-from lazybench.envs.picture import grid
 from lazybench.errors import OutputUnavailable
 from lazybench.files import open_file, plain, read_file, write_bytes, write_json
 from lazybench.stats import wilson

@@ -7,10 +7,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import PurePosixPath
+from statistics import mean
 from typing import Any
 from urllib.parse import quote
 
@@ -35,9 +37,7 @@ from lazybench.boards.columns import (
     targets_of,
     to_target,
 )
-from lazybench.boards.overview import FAMILY_WORDS, average_ranks, page_order, winners
 from lazybench.boards.plot_data import PlotData, plot_data, row_labels
-from lazybench.boards.protocol import protocol_words
 from lazybench.boards.render import made_by
 from lazybench.boards.rows import Row
 from lazybench.records.fields import Reported
@@ -45,8 +45,161 @@ from lazybench.records.schema import Record
 from lazybench.records.store import Store
 from lazybench.references import bibliography
 from lazybench.registry import AGENTS, DATASETS, OWN
-from lazybench.specs import AgentSpec, DataSpec
+from lazybench.specs import FAMILIES, AgentSpec, DataSpec
 from lazybench.tables import rounded
+
+Words = Callable[[Any, Mapping[str, Any]], str]
+
+
+def _number(value: Any) -> str:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**15
+    return f"{value:,}" if is_count else str(value)
+
+
+def _counted(one: str, several: str) -> Words:
+    return lambda value, _: f"{_number(value)} {one if value == 1 else several}"
+
+
+def _where(words: str) -> Words:
+    """The words where a setting is on, nothing where it is off."""
+    return lambda value, _: words if value is True else ""
+
+
+def _target(value: Any, protocol: Mapping[str, Any]) -> str:
+    accuracy = protocol.get("target_accuracy")
+    if not isinstance(accuracy, float) or not 0 <= accuracy <= 1:
+        return f"target network {value}"
+    return f"target network {value} ({100 * accuracy:.4g} % right)"
+
+
+_AIM = {True: "targeted", False: "untargeted"}
+_ACCESS = {"scores": "the attacker sees all scores", "label": "the attacker sees the label alone"}
+_MODE = {"first": "an image ends at its first success", "minimise": "all queries are used"}
+_RULE = {"next": "the target class is the next one"}
+_NORM = {"l2": "L2", "linf": "L∞"}
+
+# In the order in which readers ask; what isn't here comes last, by its name.
+_WORDS: dict[str, Words] = {
+    "way": _counted("way", "ways"),
+    "shot": _counted("shot", "shots"),
+    "query": _counted("query image a class", "query images a class"),
+    "noniid": _where("each label has its own group of training classes (memorisation trap)"),
+    "imbalance": lambda value, _: f"the largest class has {_number(value)} times the smallest",
+    "head": lambda value, _: f"{_number(value)} training images in the largest class",
+    "dev_per_class": _counted("development image a class", "development images a class"),
+    "targeted": lambda value, p: (
+        f"{_AIM[value]} attacks" if isinstance(value, bool) else f"targeted: {value}"
+    ),
+    "target": _target,
+    "access": lambda value, _: _ACCESS.get(str(value), f"access: {value}"),
+    "eps": lambda value, p: (
+        f"success within {_NORM.get(str(p.get('norm')), str(p.get('norm', 'a')))} distance {value}"
+    ),
+    "query_budget": lambda value, _: f"{_number(value)} queries an image",
+    "mode": lambda value, _: _MODE.get(str(value), f"mode: {value}"),
+    "target_rule": lambda value, p: (
+        _RULE.get(str(value), f"target classes: {value}") if p.get("targeted") is not False else ""
+    ),
+    "strict": _where("the target network runs in a separate process"),
+    "subset": lambda value, _: f"subset: {value}",
+    "trials": _counted("test trial", "test trials"),
+}
+_ELSEWHERE = frozenset({"norm", "target_accuracy", "target_sha256"})
+"""Said with other settings; a hash says nothing to a reader."""
+
+
+def protocol_words(board: Board) -> str:
+    """The protocol of a board as one sentence without its end, such as `5 ways, 1 shot`.
+
+    Settings that are off or not given are left out; those of other packages are named as they are.
+    """
+    protocol = dict(board.protocol)
+    known = [name for name in _WORDS if name in protocol]
+    if board.family == "attack":
+        known = [name for name in known if name != "trials"]
+    parts = [_WORDS[name](protocol[name], protocol) for name in known if protocol[name] is not None]
+    if board.family == "attack" and protocol.get("trials") is not None:
+        parts.append(_counted("test image", "test images")(protocol["trials"], protocol))
+    parts += [
+        f"{name.replace('_', ' ')}: {_plain(value)}"
+        for name, value in protocol.items()
+        if name not in _WORDS and name not in _ELSEWHERE and value not in (None, False)
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _plain(value: Any) -> str:
+    return "yes" if value is True else _number(value)
+
+
+FAMILY_WORDS = {
+    "fewshot": "Few-shot learning",
+    "longtail": "Long-tailed recognition",
+    "attack": "Black-box attacks",
+}
+_FEWEST_BOARDS = 2
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An agent's average rank over the boards of a family.
+
+    Attributes:
+        name: the agent's name on boards.
+        rank: mean of its ranks among the agents of the table; ties share the mean of their places.
+        boards: boards that it is on.
+        best: boards on which it is first or tied with the first.
+    """
+
+    name: str
+    rank: float
+    boards: int
+    best: int
+
+
+def page_order(board: Board) -> tuple[bool, int]:
+    """The sort key of boards on a page: the paper's environments first, then family by family."""
+    known = list[str](FAMILIES)
+    family = known.index(board.family) if board.family in known else len(known)
+    return not board.reported, family
+
+
+def winners(board: Board) -> tuple[Row, ...]:
+    """The best row of the first rank group with those that share its rank; empty without any."""
+    groups = board.rank_groups
+    return tuple(row for row in groups[0][1] if row.rank == 1) if groups else ()
+
+
+def average_ranks(boards: Sequence[Board]) -> list[Standing]:
+    """Return the average rank of the agents that are on at least half of some boards, best first.
+
+    Choice: an agent's row is its best one of its plain name, without overrides; each board ranks
+    those agents alone, so that variants and rare agents don't move the others.
+    """
+    found: list[dict[str, int]] = []
+    for board in boards:
+        ranks: dict[str, int] = {}
+        for _, rows in board.rank_groups[:1]:
+            for row in rows:
+                if row.agent == row.agent_id and row.rank is not None:
+                    ranks.setdefault(row.agent, row.rank)
+        if len(ranks) > 1:
+            found.append(ranks)
+    if len(found) < _FEWEST_BOARDS:
+        return []
+    names = {name for ranks in found for name in ranks}
+    kept = {name for name in names if 2 * sum(name in ranks for ranks in found) >= len(found)}
+    places: dict[str, list[float]] = defaultdict(list)
+    best: dict[str, int] = defaultdict(int)
+    for ranks in found:
+        among = [ranks[name] for name in kept & ranks.keys()]
+        for name in kept & ranks.keys():
+            above = sum(rank < ranks[name] for rank in among)
+            places[name].append(above + (1 + among.count(ranks[name])) / 2)
+            best[name] += above == 0
+    standings = [Standing(name, mean(each), len(each), best[name]) for name, each in places.items()]
+    return sorted(standings, key=lambda each: (each.rank, each.name))
+
 
 COMMAND = "lazybench leaderboard --html FILE"
 STORE = "leaderboards"

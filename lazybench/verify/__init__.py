@@ -6,7 +6,7 @@ from lazybench.findings import Finding
 from lazybench.verify.audit import Audit, audit
 from lazybench.verify.export import Exported, export_trials
 from lazybench.verify.load_policy import StateSource
-from lazybench.verify.read_record import Verification, find_record
+from lazybench.verify.static_checks import Verification, find_record
 from lazybench.verify.submit import score
 from lazybench.verify.verify import verify
 

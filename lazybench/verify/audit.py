@@ -22,9 +22,8 @@ from lazybench.runtime.threads import using_threads
 from lazybench.specs import EnvSpec
 from lazybench.stats import Interval, mean_interval
 from lazybench.verify.load_policy import StateSource, remade, trained_policy
-from lazybench.verify.read_record import read_record
 from lazybench.verify.rescore import draw_seed
-from lazybench.verify.static_checks import spec_of
+from lazybench.verify.static_checks import read_record, spec_of
 
 TRIALS = 200
 """Default number of fresh trials."""

@@ -16,9 +16,9 @@ from lazybench.errors import ContractError, DataUnavailable, UsageError
 from lazybench.records import Cost, Record, Store
 from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import open_env
-from lazybench.runner.external import evaluate
 from lazybench.runner.request import chosen_trials, official_trials, resolve_env
 from lazybench.runner.run_dir import writable
+from lazybench.runner.transfer import evaluate
 from lazybench.specs import EnvSpec
 from lazybench.verify.export import need_answers
 from lazybench.verify.rescore import PassReplay, Replay, part_hashes, shaped, test_images

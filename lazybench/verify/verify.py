@@ -23,7 +23,6 @@ from lazybench.verify.load_policy import (
     remade,
     trained_policy,
 )
-from lazybench.verify.read_record import Verification, read_record
 from lazybench.verify.rescore import (
     compare,
     compare_trained,
@@ -33,7 +32,14 @@ from lazybench.verify.rescore import (
     finds,
     same_platform,
 )
-from lazybench.verify.static_checks import check_answers, check_environment, check_numbers, spec_of
+from lazybench.verify.static_checks import (
+    Verification,
+    check_answers,
+    check_environment,
+    check_numbers,
+    read_record,
+    spec_of,
+)
 
 TRIALS = 50
 """Default number of trials that are evaluated again."""

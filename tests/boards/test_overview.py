@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lazybench.boards import build
-from lazybench.boards.overview import average_ranks, page_order, winners
+from lazybench.boards.page import average_ranks, page_order, winners
 
 ENVS = ("glyphs-5way-1shot", "glyphs-20way-1shot", "omniglot-5way-1shot")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lazybench.boards import build
-from lazybench.boards.protocol import protocol_words
+from lazybench.boards.page import protocol_words
 
 ATTACK = {
     "access": "scores",

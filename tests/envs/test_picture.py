@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lazybench.envs.fewshot.env import FewShotEnv, FewShotVectorEnv
-from lazybench.envs.picture import contact_sheet
+from lazybench.envs.observations import contact_sheet
 from lazybench.tasks import TaskShape
 
 

@@ -11,7 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from lazybench.envs.fewshot.env import FewShotVectorEnv
-from lazybench.envs.spaces import broadcast_box, labels
+from lazybench.envs.observations import broadcast_box, labels
 
 
 def owned(array: np.ndarray) -> int:

@@ -10,7 +10,7 @@ import pytest
 import lazybench
 from lazybench.errors import UsageError
 from lazybench.records import Trials
-from lazybench.runner.external import evaluate
+from lazybench.runner.transfer import evaluate
 from lazybench.verify import StateSource, audit
 from lazybench.verify.audit import _difference, split_p
 

@@ -16,8 +16,7 @@ from scipy.stats import ks_2samp, norm
 import lazybench
 from lazybench.errors import StoreError, UnknownName, UsageError
 from lazybench.records import Record, Trials, make_key
-from lazybench.runner.external import evaluate
-from lazybench.runner.transfer import TransferRequest, transfer
+from lazybench.runner.transfer import TransferRequest, evaluate, transfer
 from lazybench.stats import mean_interval
 from lazybench.verify import StateSource, audit, find_record, verify
 from lazybench.verify.rescore import Again, _blocks, compare, drifts, finds, finds_share

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lazybench.agents.attack.bandits import learned
+from lazybench.agents.attack.random_directions import learned
 from lazybench.agents.attack.zoo import Adam, DynamicConstant
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lazybench.agents.longtail.augment import augmented, shrunk
+from lazybench.agents.longtail.learner import augmented, shrunk
 from lazybench.seeding import Rng
 
 
