@@ -78,7 +78,7 @@ def test_other_splits_give_numbers_and_no_record(tmp_path):
     [
         ({"run": "abcdef123456"}, UnknownName, "no run in"),
         ({"env": "glyphs-5way-1shot"}, UsageError, "trained on 1 way, got 5"),
-        ({"step": "5"}, UsageError, r"kept checkpoints \(4, 6\), got '5'"),
+        ({"step": "5"}, UsageError, r"stored checkpoints \(4, 6\), got '5'"),
         ({"overrides": {"updates": 3}}, UsageError, "'updates' is a training setting"),
         ({"overrides": {"sift": 3}}, UsageError, "has no setting 'sift'. Did you mean: shift"),
         ({"split": "all"}, UsageError, "split must be"),
