@@ -61,5 +61,5 @@ def test_attacks_in_words(make_run: Any) -> None:
     )
     said = words(make_run, ATTACK | {"targeted": False, "strict": True}, "attack")
     assert "target class" not in said
-    assert "process of its own" in said
+    assert "separate process" in said
     assert not {"None", "False", "True", "strict"} & set(said.replace(",", "").split())
