@@ -515,8 +515,8 @@ MUTANTS = (
     Mutant(
         "episodes-draw-the-same-instances-of-each-class",
         EPISODES,
-        "self._instances(words[:, task.way :].reshape(-1), classes.reshape(-1))",
-        "self._instances(words[:, task.way].repeat(task.way), classes.reshape(-1))",
+        "self._instances(words[:, way:].reshape(-1), classes.reshape(-1))",
+        "self._instances(words[:, way].repeat(way), classes.reshape(-1))",
         (T_EPISODES,),
     ),
     Mutant(

@@ -145,11 +145,7 @@ class ClassSampler:
     def draw(self, keys: NDArray[np.uint64]) -> Block:
         """Return one episode for each key."""
         task, blocks = self.task, len(keys)
-        # One call for all that hangs on the key: words for the classes, then a key for each class.
-        words = seeding.mix(keys[:, None], np.arange(2 * task.way))
-        classes = self._classes(words[:, : task.way])
-        instance = self._instances(words[:, task.way :].reshape(-1), classes.reshape(-1))
-        rows = self._start[classes][..., None] + instance.reshape(blocks, task.way, -1)
+        classes, rows = self._drawn_rows(keys)
         order = self._query_order(keys)
         query = np.take_along_axis(rows[..., task.shot :].reshape(blocks, -1), order, axis=1)
         labels = np.tile(np.arange(task.way).repeat(task.shot), (blocks, 1))
@@ -159,6 +155,15 @@ class ClassSampler:
             self._gather(query),
             torch.from_numpy(self._named(order // self._drawn, classes)),
         )
+
+    def _drawn_rows(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Classes `[R, way]` of tasks, and rows of the pool `[R, way, shot + drawn queries]`."""
+        way = self.task.way
+        # One call for all that depends on the key: words for the classes, then a key a class.
+        words = seeding.mix(keys[:, None], np.arange(2 * way))
+        classes = self._classes(words[:, :way])
+        instance = self._instances(words[:, way:].reshape(-1), classes.reshape(-1))
+        return classes, self._start[classes][..., None] + instance.reshape(len(keys), way, -1)
 
     def answers(self, keys: NDArray[np.uint64]) -> NDArray[Any]:
         """Return the query labels of the same episodes, int64 `[R, way * query]`."""
@@ -289,13 +294,9 @@ class UnevenSampler(ClassSampler):
 
     def draw(self, keys: NDArray[np.uint64]) -> Block:
         """Return one episode for each key."""
-        task, blocks = self.task, len(keys)
-        words = seeding.mix(keys[:, None], np.arange(2 * task.way))
-        classes = self._classes(words[:, : task.way])
-        instance = self._instances(words[:, task.way :].reshape(-1), classes.reshape(-1))
-        rows = (self._start[classes][..., None] + instance.reshape(blocks, task.way, -1)).reshape(
-            blocks, -1
-        )
+        task = self.task
+        classes, drawn = self._drawn_rows(keys)
+        rows = drawn.reshape(len(keys), -1)
         _, shots = self.sizes(keys)
         ends = np.cumsum(shots, axis=1)
         places = np.minimum((np.arange(task.support_rows) >= ends[..., None]).sum(1), task.way - 1)
