@@ -15,6 +15,8 @@ from lazybench.gymnasium_ids import register_when_gymnasium_is_imported
 if TYPE_CHECKING:
     from lazybench.agent import Agent, Plan, Policy
     from lazybench.api import (
+        board,
+        compare,
         load_records,
         make_agent,
         make_env,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         run,
     )
     from lazybench.boards.frames import Records
+    from lazybench.boards.views import BoardView, ComparisonView
     from lazybench.check.agent import check_agent
     from lazybench.check.env import check_env
     from lazybench.envs.interop import as_dataset, as_torchmeta, from_torchmeta
@@ -36,7 +39,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "Agent": "lazybench.agent",
     "AgentSpec": "lazybench.specs",
+    "BoardView": "lazybench.boards.views",
     "Callback": "lazybench.runner.callbacks",
+    "ComparisonView": "lazybench.boards.views",
     "DataSpec": "lazybench.specs",
     "EnvSpec": "lazybench.specs",
     "Plan": "lazybench.agent",
@@ -45,8 +50,10 @@ _HOMES = {
     "Records": "lazybench.boards.frames",
     "Rng": "lazybench.seeding",
     "Tracker": "lazybench.runner.callbacks",
+    "board": "lazybench.api",
     "check_agent": "lazybench.check.agent",
     "check_env": "lazybench.check.env",
+    "compare": "lazybench.api",
     "evaluate": "lazybench.runner.transfer",
     "load_policy": "lazybench.runner.transfer",
     "load_records": "lazybench.api",
@@ -61,7 +68,9 @@ _HOMES = {
 __all__ = [
     "Agent",
     "AgentSpec",
+    "BoardView",
     "Callback",
+    "ComparisonView",
     "DataSpec",
     "EnvSpec",
     "Plan",
@@ -73,8 +82,10 @@ __all__ = [
     "__version__",
     "as_dataset",
     "as_torchmeta",
+    "board",
     "check_agent",
     "check_env",
+    "compare",
     "evaluate",
     "from_torchmeta",
     "load_policy",

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from lazybench import gymnasium_ids
 from lazybench.agent import AgentLike
 from lazybench.arguments import check_path, check_settings, check_text, need_folder
+from lazybench.boards import build
+from lazybench.boards import compare as compare_rows
 from lazybench.boards.frames import Records
+from lazybench.boards.views import BoardView, ComparisonView, select_table
 from lazybench.errors import UsageError
 from lazybench.records import Record, Store
 from lazybench.registry import AGENTS, DATASETS, ENVS
@@ -183,6 +186,70 @@ def load_records(
         check_text("agent", agent)
     found = Store(need_folder(check_path("out", out), "out")).records(wanted, agent)
     return Records(found, found.skipped)
+
+
+def board(
+    env: str,
+    *,
+    budget: str = "small",
+    protocol: Mapping[str, Any] | None = None,
+    out: str | Path = "leaderboards",
+) -> BoardView:
+    """Return the board of an environment, which prints, draws and exports itself.
+
+    Args:
+        env: environment id or alias.
+        budget: compute budget.
+        protocol: settings of the environment by name that tell boards apart (`query_budget`).
+        out: the store of records.
+
+    Raises:
+        UnknownName: no such environment or board; the message names the budgets with records.
+        UsageError: several boards fit, or an argument isn't allowed.
+    """
+    spec, _ = resolve_env(env)
+    store = Store(need_folder(check_path("out", out), "out"))
+    settings = _as_text(protocol)
+    records = select_table(store, spec.id, check_budget(budget), settings, limited=True)
+    (found,) = build(records, store.reported())
+    return BoardView(found, Records(records))
+
+
+def compare(  # noqa: PLR0913 - each is a flag of the command line
+    left: str,
+    right: str,
+    *,
+    env: str,
+    budget: str = "small",
+    batch_norm: str | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    out: str | Path = "leaderboards",
+) -> ComparisonView:
+    """Return the paired comparison of two rows of a board, on the trials that they share.
+
+    Args:
+        left: an agent, a row's name as the board shows it, or the first digits of a record's key.
+        right: the row that is subtracted, in the same form.
+        env: environment id or alias.
+        budget: compute budget.
+        batch_norm: of the rows; None takes the transductive one where a name has several rows.
+        protocol: settings of the environment by name that tell boards apart (`query_budget`).
+        out: the store of records.
+
+    Raises:
+        UnknownName: no such environment, board or row.
+        UsageError: several fit, or the rows were evaluated on different trials.
+    """
+    spec, _ = resolve_env(env)
+    store = Store(need_folder(check_path("out", out), "out"))
+    settings = _as_text(protocol)
+    records = select_table(store, spec.id, check_budget(budget), settings, limited=False)
+    sides = [check_text(name, side) for name, side in (("left", left), ("right", right))]
+    return ComparisonView(compare_rows(records, *sides, norm=batch_norm))
+
+
+def _as_text(protocol: Mapping[str, Any] | None) -> dict[str, str]:
+    return {name: str(v) for name, v in check_settings("protocol", protocol).items()}
 
 
 def register_env(spec: EnvSpec) -> None:

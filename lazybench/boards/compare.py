@@ -21,6 +21,7 @@ from lazybench.boards.group import (
 from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.records.schema import Record
 from lazybench.stats import Difference, Summary, over_seeds
+from lazybench.tables import text_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,6 +138,61 @@ def compare(
         note="\n".join(notes),
         processors=processors,
     )
+
+
+def comparison_columns(found: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the names of the columns of a comparison's table, and the cells of both sides."""
+    head: tuple[str, ...] = (
+        "row",
+        f"{found.metric} {found.unit}",
+        "95 % interval",
+        "over classes",
+        "std over seeds",
+        "seeds",
+        "trials",
+        "flags",
+        "keys",
+    )
+    rows: list[tuple[str, ...]] = [
+        (
+            side.name,
+            f"{side.summary.mean:.2f}",
+            f"{side.summary.lo:.2f} to {side.summary.hi:.2f}",
+            "" if side.over_classes is None else "{:.2f} to {:.2f}".format(*side.over_classes),
+            f"{side.summary.seed_std:.2f}" if side.summary.n_seeds > 1 else "",
+            str(side.summary.n_seeds),
+            str(side.summary.n_trials),
+            ", ".join(side.flags),
+            " ".join(side.keys),
+        )
+        for side in (found.left, found.right)
+    ]
+    return head, rows
+
+
+def difference_text(found: Comparison) -> str:
+    """Return one line: the difference with its intervals and p, and which score is better."""
+    mean, lo, hi, p = found.difference
+    over_classes = found.left.over_classes is not None
+    interval = "95 % interval over classes" if over_classes else "95 % interval"
+    _, low, high, p_trials = found.over_trials
+    alone = f"; over trials alone {low:+.2f} to {high:+.2f}, p = {p_trials:.2g}"
+    return (
+        f"{found.left.name} - {found.right.name}: {mean:+.2f} {found.unit} "
+        f"({interval} {lo:+.2f} to {hi:+.2f}, p = {p:.2g}{alone if over_classes else ''}); "
+        f"{found.better} is better"
+    )
+
+
+def comparison_text(found: Comparison, *, columns: int | None = None) -> str:
+    """Return a comparison as text: a table of both sides, their difference and notes.
+
+    Args:
+        found: the comparison.
+        columns: width of the terminal; None if lines may be of any length.
+    """
+    table = text_table(*comparison_columns(found), columns=columns)
+    return "\n".join([table, difference_text(found), *filter(None, [found.note])])
 
 
 def _difference(left: Group, right: Group, *, over_classes: bool) -> Difference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import textwrap
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lazybench.arguments import check_one_of
 from lazybench.boards.build import Board
 from lazybench.boards.charts import (
     Axis,
@@ -68,6 +70,40 @@ def draw(boards: Sequence[Board], records: Iterable[Record], folder: Path, form:
     return written
 
 
+def board_figure(board: Board, records: Iterable[Record], kind: str) -> Figure:
+    """Return one of the figures of a board.
+
+    Args:
+        board: the board.
+        records: those that it is made from.
+        kind: `scores`, `learning`, `success` or `pareto`.
+
+    Raises:
+        LazybenchError: matplotlib isn't installed.
+        UsageError: no such kind, or the board has no data for it.
+    """
+    check_one_of("kind", kind, tuple(_PAINTERS))
+    (shown,) = plot_data([board], records)
+    figure = _PAINTERS[kind](shown)
+    if figure is None:
+        raise UsageError(
+            f"{board.name} at budget {board.budget} has no data for kind={kind!r}; kinds: "
+            f"{', '.join(_PAINTERS)}"
+        )
+    return figure
+
+
+@functools.cache
+def _shown_in_notebooks(kind: type[Figure]) -> type[Figure]:
+    """The class of figures with a picture for notebooks, whether pyplot is loaded or not."""
+
+    class ShownFigure(kind):  # type: ignore[misc, valid-type]
+        def _repr_png_(self) -> bytes:
+            return as_bytes(self, "png")
+
+    return ShownFigure
+
+
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of some inches, with its axes.
 
@@ -92,7 +128,7 @@ def panels(
         raise LazybenchError(
             "pictures need matplotlib; get it with: pip install 'lazybench[plots]'"
         ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = _shown_in_notebooks(Figure)(figsize=(width, height), layout="constrained")
     found = [figure.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]
     for axes in found:
         axes.spines[["top", "right"]].set_visible(False)
@@ -260,7 +296,16 @@ _FEW_PLACES = 16
 
 
 def compare_picture(found: Comparison, form: str) -> bytes:
-    """Return two sides of a comparison as `png` or `svg`.
+    """Return `compare_figure` as the content of a `png` or `svg` file.
+
+    Raises:
+        LazybenchError: matplotlib isn't installed.
+    """
+    return as_bytes(compare_figure(found), form)
+
+
+def compare_figure(found: Comparison) -> Figure:
+    """Return a figure of two sides of a comparison.
 
     Long tail: the accuracy of both over the classes, from most to fewest training images, and
     their difference. Others: a scatter of the trials' scores; the area of a dot grows with the
@@ -281,7 +326,7 @@ def compare_picture(found: Comparison, form: str) -> bytes:
         f"{mean:+.2f} {points} (95 % interval {lo:+.2f} to {hi:+.2f})",
         fontsize=10,
     )
-    return as_bytes(figure, form)
+    return figure
 
 
 def _compare_classes(found: Comparison, left: NDArray[Any], right: NDArray[Any]) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from lazybench.boards.columns import (
     columns_of,
     common_source,
     csv_columns,
+    is_shown_first,
     measures_of,
     place_text,
     short_places,
@@ -27,6 +29,7 @@ from lazybench.tables import (
     LATEX_NEEDS,
     MADE_BY,
     csv_table,
+    html_table,
     latex_cell,
     latex_comment,
     latex_float,
@@ -144,6 +147,22 @@ def _reported_table(rows: Sequence[Reported]) -> str:
     return markdown_table(header, list(zip(*(cells[i] for i in kept), strict=True)))
 
 
+def to_fragment(board: Board, *, whole: bool = True) -> str:
+    """The board as HTML tables under a heading, with notes, to be part of a page.
+
+    Args:
+        board: the board.
+        whole: whether to show all columns, or those alone that the page shows first.
+    """
+    head = f"<h3>{html.escape(board.name)}, budget {html.escape(board.budget)}</h3>"
+    parts = [head, f"<p>{html.escape(_facts_line(board))}</p>"]
+    for title, rows in board.blocks:
+        columns = [c for c in columns_of(board, rows) if whole or is_shown_first(c, board)]
+        cells = zip(*(column.cells(board, rows) for column in columns), strict=True)
+        parts.append(html_table([c.heading(board) for c in columns], cells, title=title))
+    return "\n".join([*parts, *(f"<p>{html.escape(note)}</p>" for note in board.notes)])
+
+
 def to_csv(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
     """The boards as one CSV table: a header, then a row each.
 
@@ -151,13 +170,17 @@ def to_csv(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
         boards: one board or several.
         command: the command that made the file, which each row names.
     """
-    several = several_of(boards)
-    rows = [row for board in several for row in board.rows]
+    return csv_table(*csv_lines(several_of(boards), command))
+
+
+def csv_lines(boards: Sequence[Board], command: str) -> tuple[list[str], list[list[Any]]]:
+    """Return the header and the lines of `to_csv`, as values that aren't text yet."""
+    rows = [row for board in boards for row in board.rows]
     measures = list(dict.fromkeys(name for name, _ in measures_of(rows)))
     columns = csv_columns(rows)
     names = ("block", *(column.key for column in columns), "source", "note", MADE_BY)
     lines = []
-    for board in several:
+    for board in boards:
         head = {name: vars(board)[name] for name in _BOARD} | {"protocol": _protocol(board)}
         for facts, further in _csv_rows(board, columns):
             # What papers report may be of another metric than the board's.
@@ -170,7 +193,7 @@ def to_csv(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
                     *(further.get(name) for name in measures),
                 ]
             )
-    return csv_table((*_BOARD, *names, *measures), lines)
+    return [*_BOARD, *names, *measures], lines
 
 
 def _csv_rows(

@@ -6,7 +6,7 @@ import enum
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,6 @@ from lazybench.arguments import need_folder
 from lazybench.cli import console, options
 from lazybench.cli.command import command
 from lazybench.errors import UnknownName, UsageError
-from lazybench.specs import BUDGETS
 
 if TYPE_CHECKING:
     from lazybench.boards.compare import Comparison
@@ -55,96 +54,37 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
 
     The difference is LEFT - RIGHT.
     """
-    from lazybench.boards import compare
+    from lazybench.boards.compare import compare, comparison_text
 
-    whole, where = _records_of(env, budget, out_dir, quiet=json)
-    settings = options.parse_settings(protocol or [], "--protocol")
-    found = compare(_one_board(whole, where, settings), left, right, norm=batch_norm)
+    records = _records_of(env, budget, protocol, out_dir, quiet=json)
+    found = compare(records, left, right, norm=batch_norm)
     if plot is not None:
         _draw(found, plot)
     if json:
         console.as_json(_facts(found))
         return
-    console.line(_text(found))
+    console.line(comparison_text(found, columns=console.width()))
 
 
-def _records_of(env: str, budget: str, out: Path, *, quiet: bool) -> tuple[list[Record], str]:
-    """The whole runs on an environment at a budget, and what to call their place."""
+def _records_of(
+    env: str, budget: str, protocol: Sequence[str] | None, out: Path, *, quiet: bool
+) -> list[Record]:
+    """The whole runs of the one board of an environment, budget and protocol.
+
+    Raises:
+        UnknownName: no board has them.
+        UsageError: several boards have them.
+    """
+    from lazybench.boards.views import select_table
     from lazybench.records import Store
     from lazybench.runner.request import check_budget, resolve_env
 
     spec, note = resolve_env(env)
     if note and not quiet:
         console.note(note)
-    check_budget(budget)
     store = Store(need_folder(out, "--out"))
-    whole = [record for record in store.records(env=spec.id) if not record.limited]
-    budgets = [each for each in BUDGETS if any(record.budget == each for record in whole)]
-    others = f" (there are some at budget {' and '.join(budgets)})" if budgets else ""
-    where = f"{spec.id} at budget {budget}{'' if budget in budgets else others}"
-    return [record for record in whole if record.budget == budget], where
-
-
-def _one_board(records: list[Record], where: str, protocol: Mapping[str, str]) -> list[Record]:
-    """The records of the only board with some protocol settings.
-
-    Raises:
-        UnknownName: no board has them.
-        UsageError: several boards have them.
-    """
-    from lazybench.boards.build import one_table
-
-    found = one_table(records, protocol)
-    if not found:
-        settings = "".join(f", {name}={value}" for name, value in protocol.items())
-        raise UnknownName(f"no records of {where}{settings}; see: lazybench leaderboard")
-    return found
-
-
-def _text(found: Comparison) -> str:
-    sign = f" {found.unit}"
-    rows = [
-        (
-            side.name,
-            f"{side.summary.mean:.2f}",
-            f"{side.summary.lo:.2f} to {side.summary.hi:.2f}",
-            "" if side.over_classes is None else "{:.2f} to {:.2f}".format(*side.over_classes),
-            f"{side.summary.seed_std:.2f}" if side.summary.n_seeds > 1 else "",
-            str(side.summary.n_seeds),
-            str(side.summary.n_trials),
-            ", ".join(side.flags),
-            " ".join(side.keys),
-        )
-        for side in (found.left, found.right)
-    ]
-    head = (
-        "row",
-        f"{found.metric}{sign}",
-        "95 % interval",
-        "over classes",
-        "std over seeds",
-        "seeds",
-        "trials",
-        "flags",
-        "keys",
-    )
-    mean, lo, hi, p = found.difference
-    over_classes = found.left.over_classes is not None
-    interval = "95 % interval over classes" if over_classes else "95 % interval"
-    _, low, high, p_trials = found.over_trials
-    alone = f"; over trials alone {low:+.2f} to {high:+.2f}, p = {p_trials:.2g}"
-    difference = (
-        f"{found.left.name} - {found.right.name}: {mean:+.2f}{sign} "
-        f"({interval} {lo:+.2f} to {hi:+.2f}, p = {p:.2g}{alone if over_classes else ''}); "
-        f"{found.better} is better"
-    )
-    return "\n".join(
-        [
-            console.table(head, rows, columns=console.width()),
-            difference,
-            *filter(None, [found.note]),
-        ]
-    )
+    settings = options.parse_settings(protocol or [], "--protocol")
+    return select_table(store, spec.id, check_budget(budget), settings, limited=False)
 
 
 def _facts(found: Comparison) -> dict[str, object]:
@@ -198,8 +138,7 @@ def power_command(  # noqa: PLR0913 - one parameter for each option
     """
     from lazybench.boards.power import plan
 
-    records, where = _records_of(env, budget, out_dir, quiet=json)
-    board = _one_board(records, where, options.parse_settings(protocol or [], "--protocol"))
+    board = _records_of(env, budget, protocol, out_dir, quiet=json)
     found = plan(board, left, right, difference=difference, power=power, norm=batch_norm)
     if json:
         console.as_json(asdict(found) | {name: _named(vars(found)[name]) for name in _SIZES})

@@ -1,0 +1,258 @@
+"""One board and one comparison as objects that print, draw, export and show in notebooks."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lazybench.boards.build import Board, one_table
+from lazybench.boards.compare import (
+    Comparison,
+    comparison_columns,
+    comparison_text,
+    difference_text,
+)
+from lazybench.boards.frames import Records, import_pandas
+from lazybench.boards.plots import board_figure, compare_figure
+from lazybench.boards.render import (
+    board_text,
+    csv_lines,
+    made_from,
+    reported_text,
+    to_csv,
+    to_fragment,
+    to_latex,
+    to_markdown,
+)
+from lazybench.errors import UnknownName
+from lazybench.records import Record, Store
+from lazybench.specs import BUDGETS
+from lazybench.tables import (
+    MADE_BY,
+    csv_table,
+    html_table,
+    latex_comment,
+    latex_footnote,
+    latex_heading,
+    latex_table,
+    latex_text,
+    markdown_table,
+    markdown_text,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+
+def select_table(
+    store: Store, env: str, budget: str, protocol: Mapping[str, str], *, limited: bool
+) -> list[Record]:
+    """Return the records of the one board of an environment, budget and protocol.
+
+    Args:
+        store: where the records are.
+        env: id of the environment.
+        budget: compute budget.
+        protocol: settings of the environment by name that the board must have, as text.
+        limited: whether to include runs that were evaluated on fewer trials.
+
+    Raises:
+        UnknownName: no board has them; the message names the budgets that have records.
+        UsageError: several boards have them.
+    """
+    whole = [record for record in store.records(env=env) if limited or not record.limited]
+    found = one_table([record for record in whole if record.budget == budget], protocol)
+    if not found:
+        settings = "".join(f", {name}={value}" for name, value in protocol.items())
+        budgets = [name for name in BUDGETS if any(record.budget == name for record in whole)]
+        others = f" (there are some at budget {' and '.join(budgets)})"
+        where = f"{env} at budget {budget}{'' if budget in budgets or not budgets else others}"
+        raise UnknownName(f"no records of {where}{settings}; see: lazybench leaderboard")
+    return found
+
+
+@dataclass(frozen=True, repr=False)
+class BoardView:
+    """A board that prints, draws and exports itself, as `lazybench.board` returns it.
+
+    Attributes:
+        board: the board: its rows, notes and facts.
+        records: the records that it is made from.
+    """
+
+    board: Board
+    records: Records = field(compare=False)
+
+    def _command(self, form: str) -> str:
+        options = ["--env", self.board.env, "--budget", self.board.budget, "--format", form]
+        return shlex.join(["lazybench", "leaderboard", *options])
+
+    def __str__(self) -> str:
+        """The board as a terminal shows it, and what papers report."""
+        reported = reported_text(self.board)
+        return board_text(self.board) + (f"\n\n{reported}" if reported else "")
+
+    __repr__ = __str__
+
+    def to_markdown(self) -> str:
+        """Return the board as Markdown."""
+        return to_markdown(self.board, command=self._command("md"))
+
+    def to_csv(self) -> str:
+        """Return the board as CSV; spreadsheets can't run its text as formulas."""
+        return to_csv(self.board, command=self._command("csv"))
+
+    def to_latex(self) -> str:
+        """Return the board as a LaTeX table (`booktabs`)."""
+        return to_latex(self.board, command=self._command("latex"))
+
+    def to_html(self) -> str:
+        """Return the board as an HTML table with all columns, for a page of yours.
+
+        `lazybench leaderboard --html` writes a whole page, with pictures.
+        """
+        return to_fragment(self.board)
+
+    def _repr_html_(self) -> str:
+        """Return the main columns as an HTML table for notebooks."""
+        return to_fragment(self.board, whole=False)
+
+    def to_frame(self) -> DataFrame:
+        """Return a data frame with the rows and columns of `to_csv`.
+
+        `seeds`, `versions` and `marks` are tuples.
+
+        Raises:
+            LazybenchError: pandas isn't installed.
+        """
+        header, lines = csv_lines([self.board], self._command("csv"))
+        return import_pandas().DataFrame(lines, columns=header).drop(columns=MADE_BY)
+
+    def plot(self, kind: str = "scores") -> Figure:
+        """Return a matplotlib figure of the board, which notebooks show.
+
+        Args:
+            kind: `scores` (with intervals), `learning` (curves), `success` (attacks: images won
+                against queries) or `pareto` (score against cost).
+
+        Raises:
+            LazybenchError: matplotlib isn't installed.
+            UsageError: no such kind, or the board has no data for it.
+        """
+        return board_figure(self.board, self.records, kind)
+
+
+@dataclass(frozen=True, repr=False)
+class ComparisonView:
+    """A comparison that prints, draws and exports itself, as `lazybench.compare` returns it.
+
+    Attributes:
+        result: the two sides, and the difference left less right with interval and p.
+    """
+
+    result: Comparison
+
+    @property
+    def _notes(self) -> list[str]:
+        return [difference_text(self.result), *filter(None, self.result.note.split("\n"))]
+
+    @property
+    def _made(self) -> str:
+        found = self.result
+        sides = [found.left.name, found.right.name]
+        words = ["lazybench", "compare", *sides, "--env", found.env]
+        n = len(found.left.keys) + len(found.right.keys)
+        return made_from(n, shlex.join(words))
+
+    def __str__(self) -> str:
+        """Both sides, and their difference with interval and p."""
+        return comparison_text(self.result)
+
+    __repr__ = __str__
+
+    def to_markdown(self) -> str:
+        """Return the comparison as a Markdown table with notes."""
+        head, rows = comparison_columns(self.result)
+        table = markdown_table(
+            [markdown_text(name) for name in head],
+            [[markdown_text(cell) for cell in row] for row in rows],
+        )
+        return "\n\n".join([table, *map(markdown_text, self._notes)]) + "\n"
+
+    def to_latex(self) -> str:
+        """Return the comparison as a LaTeX table (`booktabs`) with notes."""
+        head, rows = comparison_columns(self.result)
+        cells = [[latex_text(cell) for cell in row] for row in rows]
+        table = latex_table([latex_heading(name) for name in head], [("", cells)], "l" * len(head))
+        return "\n".join([latex_comment(self._made), table, *map(latex_footnote, self._notes), ""])
+
+    def to_html(self) -> str:
+        """Return the comparison as an HTML table with notes."""
+        head, rows = comparison_columns(self.result)
+        return html_table(head, rows, title=self.result.env, notes=self._notes)
+
+    _repr_html_ = to_html
+
+    def to_csv(self) -> str:
+        """Return three rows as CSV: left, right and their difference."""
+        lines = self._lines()
+        return csv_table(lines[0], [line.values() for line in lines])
+
+    def to_frame(self) -> DataFrame:
+        """Return a data frame with three rows: left, right and their difference.
+
+        Scores are in the board's unit, where fractions are percentages. `lo` and `hi` are the ends
+        of the 95 % interval over trials and seeds, `classes_lo` and `classes_hi` over classes, too.
+
+        Raises:
+            LazybenchError: pandas isn't installed.
+        """
+        return import_pandas().DataFrame(self._lines())
+
+    def _lines(self) -> list[dict[str, Any]]:
+        found = self.result
+        known = found.left.over_classes is not None
+        facts: dict[str, Any] = {"env": found.env, "metric": found.metric, "unit": found.unit}
+        lines = [
+            facts
+            | {
+                "side": side,
+                "row": each.name,
+                "score": each.summary.mean,
+                "lo": each.summary.lo,
+                "hi": each.summary.hi,
+                "classes_lo": each.over_classes and each.over_classes[0],
+                "classes_hi": each.over_classes and each.over_classes[1],
+                "p": None,
+                "seeds": each.summary.n_seeds,
+                "trials": each.summary.n_trials,
+                "flags": ", ".join(each.flags),
+                "keys": " ".join(each.keys),
+            }
+            for side, each in (("left", found.left), ("right", found.right))
+        ]
+        over = found.difference
+        difference = {
+            "side": "difference",
+            "row": f"{found.left.name} - {found.right.name}",
+            "score": over.mean,
+            "lo": found.over_trials.lo,
+            "hi": found.over_trials.hi,
+            "classes_lo": over.lo if known else None,
+            "classes_hi": over.hi if known else None,
+            "p": over.p,
+        }
+        return [*lines, dict.fromkeys(lines[0]) | facts | difference]
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure of both sides, which notebooks show.
+
+        The scores of each trial against each other, or of a long tail those of each class.
+
+        Raises:
+            LazybenchError: matplotlib isn't installed.
+        """
+        return compare_figure(self.result)
