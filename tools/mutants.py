@@ -118,9 +118,9 @@ MUTANTS = (
     ),
     Mutant(
         "one-bad-query-more",
-        LEDGER,
-        "self.done |= self.bad >= self.bad_budget",
-        "self.done |= self.bad > self.bad_budget",
+        BLACKBOX,
+        "bad_budget=bad_query_budget",
+        "bad_budget=bad_query_budget and bad_query_budget + 1",
         (T_BAD,),
     ),
     Mutant(
