@@ -30,6 +30,13 @@ __all__ = [
     "resolve",
 ]
 
+CALIBRATION_MEASURES = (
+    Measure("ece", "fraction", "lower"),
+    Measure("brier", "squared probability", "lower"),
+    Measure("self_estimate_error", "fraction", "lower"),
+)
+"""Metrics of agents that say how sure they are; see `lazybench.envs.fewshot.calibration`."""
+
 WAYS = (5, 20, 30, 50)
 SHOTS = (1, 5)
 
@@ -122,6 +129,7 @@ def few_shot(data: str, way: int, shot: int, *, noniid: bool = False) -> EnvSpec
         trials=_TRIALS[size],
         val_trials=_VAL_TRIALS[size],
         targets=_TARGETS.get(env, ()),
+        measures=CALIBRATION_MEASURES,
         trial_classes="lazybench.envs.fewshot.trial_classes:trial_classes",
         about=f"{way}-way {shot}-shot classification on {data}{trap}",
         cites=("vinyals2016matching", *(("yin2020memorization",) if noniid else ())),

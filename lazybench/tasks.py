@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -72,6 +72,40 @@ class TaskShape:
         for edge in self.target_shape:
             size *= edge
         return size
+
+
+class Answers(NamedTuple):
+    """Labels of a block's queries, with how sure the agent is: an action of few-shot environments.
+
+    The environment scores how well the agent knows what it knows, beside its accuracy and never in
+    its ranking. Fields of one trial lack the leading R.
+
+    Attributes:
+        labels: `[R, Q]` integers, the answers.
+        probabilities: `[R, Q, way]` of each class, each row summing to 1; None without them.
+        accuracy: `[R]` in [0, 1], the accuracy that the agent expects on each task; None takes the
+            mean probability of its answers.
+    """
+
+    labels: Tensor
+    probabilities: Tensor | None = None
+    accuracy: Tensor | None = None
+
+    @classmethod
+    def stacked(cls, rows: Sequence[Answers]) -> Answers:
+        """Return the answers to a block, from those to its trials."""
+        parts = [[part for part in field if part is not None] for field in zip(*rows, strict=True)]
+        whole = [
+            torch.stack([torch.as_tensor(part) for part in field])
+            if len(field) == len(rows)
+            else None
+            for field in parts
+        ]
+        return cls(*whole)  # type: ignore[arg-type]
+
+
+CALIBRATION = ("calibration_gaps", "calibration_rows", "brier_sum", "self_estimate_error")
+"""What the last info of a few-shot trial has for an agent that says how sure it is."""
 
 
 Track = Literal["LT", "LT+dev"]

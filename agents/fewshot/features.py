@@ -7,6 +7,7 @@ network that isn't trained. `classifiers` has the agents that answer each query 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -33,7 +34,7 @@ from lazybench.nets.params import Params, detached
 from lazybench.runtime.threads import map_tasks
 from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
-from lazybench.tasks import TaskShape
+from lazybench.tasks import Answers, TaskShape
 
 NO_NETWORK = "none"
 """The backbone of features that are the instances themselves."""
@@ -61,6 +62,8 @@ class FeatureConfig(BaseModel):
         normalise: divide the features by their Euclidean norm, after centring.
         train_images: training images that the mean of `centre=train` is taken over, from random
             training tasks. `Choice:` the authors take each image once.
+        probabilities: answer with the softmax of the scores as well, so that the environment scores
+            calibration.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -71,6 +74,7 @@ class FeatureConfig(BaseModel):
     centre: Centre = "none"
     normalise: bool = True
     train_images: int = Field(20_000, ge=1)
+    probabilities: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -89,6 +93,8 @@ class FeatureConfig(BaseModel):
         kept: dict[str, Any] = dump(self)
         if self.batch_norm is None:
             del kept["batch_norm"]
+        if not self.probabilities:
+            del kept["probabilities"]
         if self.norm == "batch":
             del kept["norm"]
         return kept
@@ -220,21 +226,28 @@ class FeatureAgent(Agent):
         """Return the mark of transductive agents' rows on the boards."""
         return {"transductive": True} if self.TRANSDUCTIVE else {}
 
-    def answers(self, state: dict[str, Any], batch: Observation) -> Tensor:
-        """Return the labels of all queries of a block, `[R, Q]`; 0 for rows that only fill up."""
-        queries = batch["query_y"].shape[1]
-        found = [
-            F.pad(self._labels(state, block), (0, queries - block["query_y"].shape[1]))
-            for block in self._blocks(state, batch)
-        ]
-        return torch.cat(found)
+    def block_scores(self, state: dict[str, Any], batch: Observation) -> Tensor:
+        """Return the scores of a block, `[R, Q, way]`.
 
-    def _labels(self, state: dict[str, Any], batch: Observation) -> Tensor:
-        support, query = self.features(state, batch)
-        task = TaskShape(**state["task"])
-        way = int(batch["support_y"].max()) + 1 if task.uneven else task.way
-        members = F.one_hot(batch["support_y"], way).to(support.dtype)
-        return self.scores(support, members, query).argmax(2)
+        Classes that an uneven task lacks score -inf, and so do all but class 0 in rows it lacks.
+        """
+        task, queries = TaskShape(**state["task"]), batch["query_y"].shape[1]
+        found = []
+        for block in self._blocks(state, batch):
+            support, query = self.features(state, block)
+            way = int(block["support_y"].max()) + 1 if task.uneven else task.way
+            members = F.one_hot(block["support_y"], way).to(support.dtype)
+            scores = F.pad(
+                self.scores(support, members, query), (0, task.way - way), value=-math.inf
+            )
+            if scores.shape[1] < queries:
+                filled = scores.new_full(
+                    (len(scores), queries - scores.shape[1], task.way), -math.inf
+                )
+                filled[..., 0] = 0
+                scores = torch.cat([scores, filled], dim=1)
+            found.append(scores)
+        return torch.cat(found)
 
     def _blocks(self, state: dict[str, Any], batch: Observation) -> list[Observation]:
         """The block itself or, if tasks are uneven, each task as a separate block."""
@@ -289,9 +302,13 @@ class FeaturePolicy:
         """Hold the agent and its state."""
         self._agent, self._state = agent, state
 
-    def __call__(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
-        """Return the labels of all queries, `[R, Q]`."""
-        return self._agent.answers(self._state, observation), None
+    def __call__(self, observation: Observation, memory: Any = None) -> tuple[Any, Any]:
+        """Return the labels of all queries, `[R, Q]`, with their probabilities if these are set."""
+        scores = self._agent.block_scores(self._state, observation)
+        labels = scores.argmax(2)
+        if not self._agent.config.probabilities:
+            return labels, None
+        return Answers(labels, scores.softmax(2)), None
 
 
 def class_means(support: Tensor, members: Tensor) -> Tensor:

@@ -8,15 +8,20 @@ error.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lazybench.data.pool import Split
+from lazybench.envs.fewshot.calibration import summary
 from lazybench.envs.fewshot.episodes import Labels
 from lazybench.envs.fewshot.trial_sampler import TrialSampler
 from lazybench.envs.single_step import Backend, Observation, SingleStepVectorEnv
 from lazybench.envs.trial_index import SingleEnv, first_row
 from lazybench.errors import UsageError
-from lazybench.tasks import TaskShape
+from lazybench.tasks import Answers, TaskShape
 
 
 class FewShotVectorEnv(SingleStepVectorEnv):
@@ -93,6 +98,34 @@ class FewShotVectorEnv(SingleStepVectorEnv):
             uneven=uneven,
         )
         super().__init__(num_envs, trials, backend=backend, device=device, render_mode=render_mode)
+        self._sampler = trials
+
+    def step(
+        self, actions: Any
+    ) -> tuple[
+        Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
+    ]:
+        """Score the answers of all open rows; every row is done afterwards.
+
+        For `lazybench.tasks.Answers` the info also says how well the agent knew what it knows.
+
+        Raises:
+            UsageError: called before the first reset.
+            ContractError: an action of the wrong shape, type or range.
+        """
+        if not isinstance(actions, Answers):
+            return super().step(actions)
+        live = ~self._finished
+        found = super().step(actions.labels)
+        if live.any():
+            for name, values in self._sampler.calibration(self._keys, actions).items():
+                values[~live] = 0
+                found[-1][name], found[-1][f"_{name}"] = values, live.copy()
+        return found
+
+    def summary(self, scores: Any, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return metrics of all trials together: calibration, if the agent said how sure it is."""
+        return summary(columns)
 
 
 class FewShotEnv(SingleEnv):
@@ -127,8 +160,10 @@ class FewShotEnv(SingleEnv):
         """
         if bool(self._row._finished[0]):
             raise UsageError("the episode is over after one step; call env.reset()")
-        given = self._row.trials.answer(action, ())
-        observation, rewards, _, _, info = self._row.step(given[None])
+        labels = action.labels if isinstance(action, Answers) else action
+        given = self._row.trials.answer(labels, ())[None]
+        block = Answers.stacked([action]) if isinstance(action, Answers) else given
+        observation, rewards, _, _, info = self._row.step(block)
         metrics = {name: float(info[name][0]) for name in self._row.trials.metrics(rewards)}
         scored = {"trial": int(info["trial"][0]), **metrics}
         return first_row(observation), float(rewards[0]), True, False, scored

@@ -14,6 +14,7 @@ from lazybench import registry, seeding
 from lazybench.arguments import check_whole
 from lazybench.data.importing.write import ImportedSet
 from lazybench.data.pool import SPLITS, DataSet, Split, data_facts
+from lazybench.envs.fewshot.calibration import calibration
 from lazybench.envs.fewshot.episodes import (
     Block,
     ClassSampler,
@@ -27,7 +28,7 @@ from lazybench.envs.fewshot.episodes import (
 from lazybench.envs.fewshot.trial_classes import protocol_name
 from lazybench.envs.observations import broadcast_box, labels
 from lazybench.errors import ContractError, UsageError, nearest
-from lazybench.tasks import PADDING, TaskShape
+from lazybench.tasks import PADDING, Answers, TaskShape
 
 QUERIES = 15
 """Query instances of a class in official test trials."""
@@ -232,6 +233,25 @@ class TrialSampler:
             raise ContractError("predictions must be finite numbers, got inf or nan")
         error = given.astype(np.float64) - answers.astype(np.float64)
         return np.asarray(-np.square(error).mean(axis=axes), dtype=np.float64)
+
+    def calibration(
+        self, keys: NDArray[np.uint64], answers: Answers
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return how well an agent knew what it knows, as `lazybench.envs.fewshot.calibration`.
+
+        Args:
+            keys: one for each task.
+            answers: to these tasks.
+
+        Raises:
+            ContractError: tasks without classes, or numbers that are no probabilities.
+        """
+        if self.task.target != "class":
+            raise ContractError(
+                "probabilities are for tasks with classes, got real-valued targets; return the "
+                "predictions alone"
+            )
+        return calibration(answers, self.sampler.answers(keys), self._names)
 
     def metrics(self, rewards: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return the headline metric of each task by name."""

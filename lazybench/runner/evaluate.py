@@ -18,7 +18,7 @@ from lazybench.files import plain
 from lazybench.runner.callbacks import Callback
 from lazybench.runtime import distributed
 from lazybench.specs import EnvSpec
-from lazybench.tasks import HasProtocol, Summarised, Tracked
+from lazybench.tasks import CALIBRATION, Answers, HasProtocol, Summarised, Tracked
 from lazybench.user_code import load
 
 Scores = NDArray[np.float64]
@@ -51,6 +51,8 @@ class Evaluation(NamedTuple):
             set, including the headline metric, or the environment's summary. Empty for a block of
             independent trials.
         columns: further numbers of each trial by name, each `[R]`.
+        calibration: numbers of `lazybench.tasks.CALIBRATION` of each trial, `[R, …]`, if the agent
+            says how sure it is; not part of a record.
     """
 
     first: int
@@ -60,6 +62,7 @@ class Evaluation(NamedTuple):
     cpu_s: float
     metrics: Mapping[str, Any] = MappingProxyType({})
     columns: Mapping[str, NDArray[Any]] = MappingProxyType({})
+    calibration: Mapping[str, NDArray[Any]] = MappingProxyType({})
 
     def score(self, metric: str) -> float:
         """Return the headline metric: the environment's value, else the mean over trials."""
@@ -200,6 +203,7 @@ def evaluate_block(
     done = np.zeros(rows, dtype=np.bool_)
     memory: Any = None
     answers: NDArray[Any] | None = None
+    sure: dict[str, NDArray[Any]] = {}
     while not done.all():
         action, memory = answer_rows(
             policy, observation, memory, rows, env.single_action_space.shape
@@ -209,6 +213,7 @@ def evaluate_block(
         if answers is not None and answers.shape == given.shape:
             given[done] = answers[done]
         answers = given
+        sure = {name: np.asarray(info[name]) for name in CALIBRATION if name in info}
         for name in numbers.keys() & info.keys():
             fresh = np.asarray(info.get(f"_{name}", np.ones(rows, dtype=np.bool_)))
             # A finished row may have begun another trial, which belongs to no row of this block.
@@ -219,13 +224,21 @@ def evaluate_block(
         raise ContractError("an environment must take at least one action in each trial")
     named = {name: numbers[name] for name in columns}
     # A plain dict, since ranks send blocks to each other.
-    return Evaluation(int(trials[0]), numbers[metric], answers, *clock.seconds(), {}, named)
+    return Evaluation(int(trials[0]), numbers[metric], answers, *clock.seconds(), {}, named, sure)
 
 
 def _first_of(block: Evaluation, count: int) -> Evaluation:
     """The first trials of a block."""
-    named = {name: part[:count] for name, part in block.columns.items()}
-    return block._replace(scores=block.scores[:count], answers=block.answers[:count], columns=named)
+    named, sure = (
+        {name: part[:count] for name, part in parts.items()}
+        for parts in (block.columns, block.calibration)
+    )
+    return block._replace(
+        scores=block.scores[:count],
+        answers=block.answers[:count],
+        columns=named,
+        calibration=sure,
+    )
 
 
 def evaluate_all(  # noqa: PLR0913 - what, on what, the callback, and since when
@@ -263,7 +276,11 @@ def combined(
     """Return evaluated blocks as one, with the environment's metrics over all trials."""
     scores = np.concatenate([each.scores for each in blocks])
     numbers = {name: np.concatenate([each.columns[name] for each in blocks]) for name in columns}
-    whole = dict(plain(env.summary(scores, numbers))) if isinstance(env, Summarised) else {}
+    # An agent that says how sure it is says so in every block, or isn't scored by it.
+    shared = set(CALIBRATION).intersection(*(each.calibration for each in blocks))
+    sure = {name: np.concatenate([each.calibration[name] for each in blocks]) for name in shared}
+    known = {**numbers, **sure}
+    whole = dict(plain(env.summary(scores, known))) if isinstance(env, Summarised) else {}
     answers = np.concatenate([each.answers for each in blocks])
     found = whole or blocks[-1].metrics
     return Evaluation(blocks[0].first, scores, answers, wall_s, cpu_s, found, numbers)
@@ -316,6 +333,8 @@ def answer_rows(
         pair(policy({name: _own(part[row]) for name, part in observation.items()}, memories[row]))
         for row in range(rows)
     ]
+    if all(isinstance(action, Answers) for action, _ in pairs):
+        return Answers.stacked([action for action, _ in pairs]), [kept for _, kept in pairs]
     try:
         actions = [torch.as_tensor(action) for action, _ in pairs]
     except (TypeError, ValueError, RuntimeError) as error:
@@ -337,6 +356,8 @@ def answer_rows(
 
 def _array(action: Any, rows: int) -> NDArray[Any]:
     """A copy of a block's actions, one row per trial; without columns if they aren't an array."""
+    if isinstance(action, Answers):
+        action = torch.as_tensor(action.labels)
     if isinstance(action, torch.Tensor):
         return np.array(action.detach().cpu().numpy())
     return np.array(action) if isinstance(action, np.ndarray) else np.empty((rows, 0), np.uint8)

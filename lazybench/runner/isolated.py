@@ -27,7 +27,7 @@ from lazybench.runtime import pipes
 from lazybench.runtime.precision import using_precision
 from lazybench.runtime.threads import threads, using_threads
 from lazybench.specs import EnvSpec
-from lazybench.tasks import Queries
+from lazybench.tasks import Answers, Queries
 
 if TYPE_CHECKING:
     from lazybench.runner.resolve import ResolvedRun
@@ -117,6 +117,8 @@ class IsolatedPolicy:
         action = to_device(found["action"], self._device)
         if found["kind"] == "queries":
             action = Queries(action["rows"], action["owner"])
+        elif found["kind"] == "answers":
+            action = Answers(**action)
         elif found["kind"] == "array":
             action = action.numpy()
         return action, found["memory"]
@@ -250,6 +252,8 @@ class _Served:
         kind = "tree"
         if isinstance(action, Queries):
             kind, action = "queries", action._asdict()
+        elif isinstance(action, Answers):
+            kind, action = "answers", {n: v for n, v in action._asdict().items() if v is not None}
         elif isinstance(action, np.ndarray):
             kind = "array"
         return {"action": _sendable(action), "kind": kind, "memory": self._turn}
