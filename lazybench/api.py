@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from lazybench import gymnasium_ids
 from lazybench.agent import AgentLike
-from lazybench.arguments import check_path, check_settings, check_text, need_folder
+from lazybench.arguments import check_flag, check_path, check_settings, check_text, need_folder
 from lazybench.boards import build
 from lazybench.boards import compare as compare_rows
 from lazybench.boards.frames import Records
 from lazybench.boards.views import BoardView, ComparisonView, select_table
+from lazybench.cli.progress import interactive, watching
 from lazybench.errors import UsageError
 from lazybench.records import Record, Store
 from lazybench.registry import AGENTS, DATASETS, ENVS
@@ -111,7 +112,8 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
     force: bool = False,
     isolated: bool = False,
     allow_overlap: bool = False,
-    watch: Callback = SILENT,
+    progress: bool | None = None,
+    watch: Callback | None = None,
     tracker: Callback = SILENT,
 ) -> Record:
     """Train an agent, evaluate it on the official trials, save the record in `out` and return it.
@@ -139,7 +141,9 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         force: run again even if a record exists.
         isolated: evaluate the trained policy in a separate process.
         allow_overlap: allow pre-trained weights that have seen the test classes; the row is marked.
-        watch: called with the progress; see `lazybench.Callback`.
+        progress: whether to show bars (terminals, notebooks with ipywidgets) or lines on stderr;
+            None shows them in a terminal or notebook, unless `watch` is given.
+        watch: called with the progress in place of these bars; see `lazybench.Callback`.
         tracker: called with the run's numbers; see `lazybench.Callback`.
 
     Raises:
@@ -163,9 +167,15 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         isolated=isolated,
         allow_overlap=allow_overlap,
     )
-    return run_request(
-        request, watch=as_callback(watch, PROGRESS), tracker=as_callback(tracker, TRACKER)
-    )
+    followed = as_callback(tracker, TRACKER)
+    if progress is not None:
+        check_flag("progress", progress)
+    if watch is not None:
+        if progress:
+            raise UsageError("give either progress=True or watch=, which replaces it")
+        return run_request(request, watch=as_callback(watch, PROGRESS), tracker=followed)
+    with watching(quiet=not (interactive() if progress is None else progress)) as display:
+        return run_request(request, watch=display, tracker=followed)
 
 
 def load_records(

@@ -45,6 +45,7 @@ LAYER = {room: number for number, row in enumerate(LAYERS) for room in row}
 
 # Imports that go up on purpose: who, what, and why.
 UPWARD = {
+    ("api", "cli.progress"): "scripts show the progress that commands show",
     ("envs.targets.training", "runner.callbacks"): "the protocol of progress, which runs share",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import sys
@@ -183,15 +184,32 @@ def _bars() -> Progress:
     return Progress(*columns, console=console, refresh_per_second=4)
 
 
+def in_notebook() -> bool:
+    """Return whether this process runs a notebook."""
+    if "IPython" not in sys.modules:
+        return False
+    from rich.console import Console
+
+    return Console().is_jupyter
+
+
+def interactive() -> bool:
+    """Return whether somebody watches: stderr is a terminal, or this is a notebook."""
+    return out.on_terminal(sys.stderr) or in_notebook()
+
+
 def drawable() -> bool:
-    """Return whether stderr is a terminal that can show bars."""
+    """Return whether there is a terminal, or a notebook with widgets, that can show bars."""
+    if in_notebook():
+        # Without it, rich shows a warning and no bar.
+        return importlib.util.find_spec("ipywidgets") is not None
     dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
     return out.on_terminal(sys.stderr) and not dumb
 
 
 @contextmanager
 def watching(*, quiet: bool) -> Iterator[Callback]:
-    """Return a watch that fits stderr, closed at the end even if the run is interrupted."""
+    """Return a watch that fits stderr or the notebook; it is closed even after an interrupt."""
     if quiet:
         yield SILENT
         return

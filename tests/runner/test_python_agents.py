@@ -284,3 +284,55 @@ def test_bad_arguments_in_python_are_a_line(tmp_path: Path, call: Any) -> None:
     with pytest.raises(LazybenchError) as reported:
         call(tmp_path)
     assert "\n" not in str(reported.value)
+
+
+def test_progress_is_shown_where_somebody_watches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = zeros(tmp_path)
+    play(tmp_path, agent)
+    assert capsys.readouterr().err == ""
+    play(tmp_path, agent, progress=True, force=True)
+    assert "test: 0/" in capsys.readouterr().err
+    # A terminal, where rich draws the bars.
+    monkeypatch.setattr("lazybench.cli.console.on_terminal", lambda stream: True)
+    monkeypatch.setenv("TERM", "xterm")
+    play(tmp_path, agent, force=True)
+    assert "test" in capsys.readouterr().err
+    play(tmp_path, agent, progress=False, force=True)
+    assert capsys.readouterr().err == ""
+    seen: list[str] = []
+
+    class Stages(lazybench.Callback):
+        def stage(self, name: str, total: int, done: int = 0) -> None:
+            seen.append(name)
+
+    play(tmp_path, agent, watch=Stages(), force=True)
+    assert seen == ["test"]
+    assert capsys.readouterr().err == ""
+
+
+def test_wrong_progress_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give either progress=True or watch="):
+        play(tmp_path, zeros(tmp_path), progress=True, watch=lazybench.Callback())
+    with pytest.raises(UsageError, match="progress must be True or False, got 'yes'"):
+        play(tmp_path, zeros(tmp_path), progress="yes")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_notebooks_without_widgets_show_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lazybench.cli import progress
+
+    class Shell:
+        """What rich looks at to know a notebook."""
+
+    Shell.__name__ = "ZMQInteractiveShell"
+    ipython = types.ModuleType("IPython")
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setattr("builtins.get_ipython", Shell, raising=False)
+    assert progress.in_notebook()
+    assert progress.interactive()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not progress.drawable()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert progress.drawable()
