@@ -209,7 +209,7 @@ def test_layouts_bounds_and_answers(own: Own, target: str, options: tuple[str, .
         (("--attacks", "squar"), "bright", 2, "square"),
         (("--attacks", "square,square"), "bright", 2, "given twice"),
         (("--attacks", "meta_attack"), "bright", 2, "must be trained"),
-        (("--attacks", "reptile"), "bright", 2, "attacks nothing"),
+        (("--attacks", "reptile"), "bright", 2, "isn't an attack agent"),
         (("--attacks", "surrogate_prior"), "bright", 3, "such as square"),
         (
             ("--answers", "label", "--classes", "3", "--attacks", "surrogate_prior"),
