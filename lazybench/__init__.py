@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lazybench.api import (
         board,
         compare,
+        import_data,
         load_records,
         make_agent,
         make_env,
@@ -55,6 +56,7 @@ _HOMES = {
     "check_env": "lazybench.check.env",
     "compare": "lazybench.api",
     "evaluate": "lazybench.runner.transfer",
+    "import_data": "lazybench.api",
     "load_policy": "lazybench.runner.transfer",
     "load_records": "lazybench.api",
     "make_agent": "lazybench.api",
@@ -88,6 +90,7 @@ __all__ = [
     "compare",
     "evaluate",
     "from_torchmeta",
+    "import_data",
     "load_policy",
     "load_records",
     "make_agent",

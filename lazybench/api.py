@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from lazybench import gymnasium_ids
 from lazybench.agent import AgentLike
-from lazybench.arguments import check_flag, check_path, check_settings, check_text, need_folder
+from lazybench.arguments import (
+    check_flag,
+    check_numbers,
+    check_path,
+    check_settings,
+    check_text,
+    check_whole,
+    need_folder,
+)
 from lazybench.boards import build
 from lazybench.boards import compare as compare_rows
 from lazybench.boards.frames import Records
 from lazybench.boards.views import BoardView, ComparisonView, select_table
 from lazybench.cli.progress import interactive, watching
+from lazybench.data.importing.dataset import MapStyle
+from lazybench.data.importing.importer import Imported, ImportRequest
+from lazybench.data.importing.importer import import_data as import_request
 from lazybench.errors import UsageError
 from lazybench.records import Record, Store
 from lazybench.registry import AGENTS, DATASETS, ENVS
@@ -26,6 +38,7 @@ from lazybench.user_code import load
 
 if TYPE_CHECKING:
     import gymnasium
+    from numpy.typing import ArrayLike
 
 Split = Literal["train", "val", "test"]
 
@@ -260,6 +273,86 @@ def compare(  # noqa: PLR0913 - each is a flag of the command line
 
 def _as_text(protocol: Mapping[str, Any] | None) -> dict[str, str]:
     return {name: str(v) for name, v in check_settings("protocol", protocol).items()}
+
+
+def import_data(  # noqa: PLR0913 - each is a flag of the command line
+    x: str | Path | MapStyle | ArrayLike,
+    y: ArrayLike | None = None,
+    *,
+    name: str,
+    group: ArrayLike | None = None,
+    split: ArrayLike | None = None,
+    split_file: str | Path | None = None,
+    split_seed: int | None = None,
+    fractions: Sequence[float] | None = None,
+    size: int | None = None,
+    grey: bool = False,
+    standardise: bool = False,
+    skip_small: bool = False,
+    licence: str = "",
+    replace: bool = False,
+) -> Imported:
+    """Import data of your own below the data folder, and return what was imported.
+
+    Environments `<name>-5way-1shot` and so on work at once, here and in every later process. The
+    same instances give the same trials, from whatever source.
+
+    Args:
+        x: with `y`: features `[M, d]` or uint8 images `[M, H, W]`, `[M, H, W, C]` or
+            `[M, C, H, W]`, as an array, tensor or list. Without `y`: a data set of items
+            `(image, label)` as torchvision's are, a Hugging Face `datasets.Dataset` with the
+            features `image` and `label`, or a path as `lazybench data import` takes it.
+        y: `[M]` labels, whole numbers or text.
+        name: id of the data set.
+        group: `[M]` super-category of each instance, with arrays.
+        split: `[M]` `train`, `val` or `test` of each instance, with arrays; no class may be in two.
+        split_file: JSON file that lists the classes of each split.
+        split_seed: seed of a random split, which replaces the source's own.
+        fractions: of the classes in a random split; None for 64/16/20.
+        size: side of the resized images in pixels; None keeps their size.
+        grey: whether to convert images to greyscale.
+        standardise: whether to scale each feature to mean 0 and deviation 1 over train.
+        skip_small: whether to leave out classes with too few instances, instead of refusing them.
+        licence: licence of the data.
+        replace: whether to replace data imported earlier under this name.
+
+    Raises:
+        UsageError: a name, option, layout or value that isn't allowed.
+        DuplicateName: the name is taken.
+        DataUnavailable: a source can't be read.
+        OutputUnavailable: the data folder can't be written.
+    """
+    source: Path | MapStyle | Mapping[str, Any]
+    given = {"group": group, "split": split}
+    arrays = {key: value for key, value in given.items() if value is not None}
+    if y is not None:
+        source = {"x": x, "y": y, **arrays}
+    elif arrays:
+        raise UsageError(f"{', '.join(arrays)} go with arrays x and y; leave them out, or give y")
+    elif isinstance(x, str | os.PathLike):
+        source = check_path("x", x)
+    elif isinstance(x, MapStyle):
+        source = x
+    else:
+        raise UsageError(
+            f"x must be arrays with y=, a path, or a data set of items (image, label), got "
+            f"{type(x).__name__} without y"
+        )
+    return import_request(
+        ImportRequest(
+            source=source,
+            name=check_text("name", name),
+            split_file=None if split_file is None else check_path("split_file", split_file),
+            split_seed=None if split_seed is None else check_whole("split_seed", split_seed),
+            fractions=None if fractions is None else check_numbers("fractions", fractions),
+            size=None if size is None else check_whole("size", size),
+            grey=grey,
+            standardise=standardise,
+            skip_small=skip_small,
+            licence=licence,
+            replace=replace,
+        )
+    )
 
 
 def register_env(spec: EnvSpec) -> None:

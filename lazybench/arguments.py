@@ -60,6 +60,20 @@ def check_flag(name: str, value: Any) -> None:
         raise UsageError(f"{name} must be True or False, got {value!r}")
 
 
+def check_numbers(name: str, value: Any) -> tuple[float, ...]:
+    """Return a sequence of real numbers as floats.
+
+    Raises:
+        UsageError: anything else.
+    """
+    numeric = isinstance(value, list | tuple) and all(
+        isinstance(each, numbers.Real) and not isinstance(each, bool) for each in value
+    )
+    if not numeric:
+        raise UsageError(f"{name} must be a list of numbers, got {value!r}")
+    return tuple(map(float, value))
+
+
 def check_text(name: str, value: Any) -> str:
     """Return an argument that is a text.
 

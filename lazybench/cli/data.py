@@ -251,7 +251,7 @@ def import_command(  # noqa: PLR0913 - each is a flag of the command line
 
     done = import_data(
         ImportRequest(
-            path=path,
+            source=path,
             name=name,
             split_file=split,
             split_seed=split_seed,

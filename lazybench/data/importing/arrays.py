@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -128,20 +129,62 @@ def read_npz(path: Path, preparation: Preparation) -> Rows:
         DataUnavailable: a file is damaged, or holds Python objects.
     """
     if path.is_dir():
-        parts = [_part(path / f"{split}.npz", split) for split in SPLITS]
+        files: list[tuple[Path, Split | None]] = [(path / f"{each}.npz", each) for each in SPLITS]
     else:
-        parts = [_part(path, None)]
+        files = [(path, None)]
+    return _rows(
+        [_part(_load(file), str(file), split) for file, split in files],
+        str(path),
+        preparation,
+        split_by="train.npz, val.npz and test.npz" if path.is_dir() else "the key 'split'",
+        what=f"in '{path.resolve().name}'",
+        notes=_others(path),
+    )
+
+
+def read_memory(found: Mapping[str, Any], preparation: Preparation) -> Rows:
+    """The instances of arrays in memory, as `read_npz` reads those of a file.
+
+    Args:
+        found: `x` and `y`, and `group` and `split` where they are given: arrays, tensors or lists.
+        preparation: preparation of images.
+
+    Raises:
+        UsageError: shapes, types or values that aren't allowed.
+    """
+    arrays = {name: np.asarray(value) for name, value in found.items()}
+    return _rows(
+        [_part(arrays, "the given arrays", None)],
+        "the given arrays",
+        preparation,
+        split_by="split=",
+        what="from memory",
+    )
+
+
+def _rows(
+    parts: Sequence[_Part],
+    where: str,
+    preparation: Preparation,
+    *,
+    split_by: str,
+    what: str,
+    notes: tuple[str, ...] = (),
+) -> Rows:
+    """The instances of all parts, which must agree in their shape."""
     shapes = {part.x.shape[1:] for part in parts}
     if len(shapes) > 1 or len({part.groups is None for part in parts}) > 1:
         got = ", ".join(str(list(part.x.shape[1:])) for part in parts)
         raise UsageError(
-            f"train, val and test in {path} must hold instances of one shape, with group in all or "
-            f"none; got shapes {got}"
+            f"train, val and test in {where} must hold instances of one shape, with group in all "
+            f"or none; got shapes {got}"
         )
     (shape,) = shapes
     images = len(shape) == 3
     if not images and preparation != Preparation():
-        raise UsageError(f"--size and --grey go with images; {path} holds features, leave them out")
+        raise UsageError(
+            f"--size and --grey go with images; {where} holds features, leave them out"
+        )
     if images:
         shape = preparation.shape(shape[0], shape[1:])
     arrays = [part.x for part in parts]
@@ -165,12 +208,12 @@ def read_npz(path: Path, preparation: Preparation) -> Rows:
         labels=_joined([part.labels for part in parts]),
         groups=None if parts[0].groups is None else _joined([part.groups or () for part in parts]),
         splits=None if parts[0].splits is None else _joined([part.splits or () for part in parts]),
-        split_by="train.npz, val.npz and test.npz" if path.is_dir() else "the key 'split'",
+        split_by=split_by,
         shape=shape,
         prep=preparation.name if images else FEATURES_PREP,
-        what=f"{'images' if images else 'features'} in '{path.resolve().name}'",
+        what=f"{'images' if images else 'features'} {what}",
         read=read,
-        notes=(*_others(path), *(() if images else _constant(arrays))),
+        notes=(*notes, *(() if images else _constant(arrays))),
     )
 
 
@@ -190,8 +233,7 @@ def _joined(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     return tuple(value for part in parts for value in part)
 
 
-def _part(path: Path, split: Split | None) -> _Part:
-    found = _load(path)
+def _part(found: Mapping[str, NDArray[Any]], path: str, split: Split | None) -> _Part:
     allowed = KEYS if split is None else KEYS[:3]
     unknown = sorted(set(found) - set(allowed))
     if unknown:
@@ -238,7 +280,7 @@ def _texts(values: NDArray[Any], what: str, rows: int) -> tuple[str, ...]:
     return tuple(map(str, values.tolist()))
 
 
-def _instances(x: NDArray[Any], labels: tuple[str, ...], path: Path) -> NDArray[Any]:
+def _instances(x: NDArray[Any], labels: tuple[str, ...], path: str) -> NDArray[Any]:
     """`x` as features float32 `[M, d]`, or as images uint8 `[M, C, H, W]`."""
     if x.ndim == 2 and x.shape[1] and x.dtype.kind in "iufb":
         return _features(x, labels, path)
@@ -256,7 +298,7 @@ def _instances(x: NDArray[Any], labels: tuple[str, ...], path: Path) -> NDArray[
     )
 
 
-def _features(x: NDArray[Any], labels: tuple[str, ...], path: Path) -> NDArray[np.float32]:
+def _features(x: NDArray[Any], labels: tuple[str, ...], path: str) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
         held = x.astype(np.float32)
     sound = np.isfinite(held)

@@ -1,17 +1,18 @@
-"""Imports a folder of images or an `.npz` file as a data set of few-shot tasks."""
+"""Imports images or features, from files or from memory, as a data set of few-shot tasks."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lazybench import gymnasium_ids
-from lazybench.data.importing.arrays import is_split_folder, read_npz
+from lazybench.data.importing.arrays import is_split_folder, read_memory, read_npz
 from lazybench.data.importing.catalogue import (
     FEATURES_NAME,
     NAME,
@@ -21,6 +22,7 @@ from lazybench.data.importing.catalogue import (
     is_name,
     lock_path,
 )
+from lazybench.data.importing.dataset import MapStyle, read_dataset
 from lazybench.data.importing.folder import read_image_folder
 from lazybench.data.importing.split import Preparation, Rows, choose_split
 from lazybench.data.importing.write import write_imported
@@ -40,7 +42,8 @@ class ImportRequest:
     """A request to import data.
 
     Attributes:
-        path: an image folder, an `.npz` file, or a folder of train.npz, val.npz and test.npz.
+        source: an image folder, an `.npz` file, a folder of train.npz, val.npz and test.npz, a data
+            set of items (image, label), or arrays by name: x, y, group and split as in an `.npz`.
         name: id of the data set, as in environment ids.
         split_file: JSON file that lists the classes of each split.
         split_seed: seed of a random split, which replaces the source's own; if neither a seed nor
@@ -54,7 +57,7 @@ class ImportRequest:
         replace: whether to replace data imported earlier under this name.
     """
 
-    path: Path
+    source: Path | MapStyle | Mapping[str, Any]
     name: str
     split_file: Path | None = None
     split_seed: int | None = None
@@ -83,7 +86,7 @@ class Imported:
 
 
 def import_data(request: ImportRequest) -> Imported:
-    """Import `request.path` as a data set, stored below the data folder and registered.
+    """Import `request.source` as a data set, stored below the data folder and registered.
 
     Instances are sorted by content inside their class, and classes by name, so the trials don't
     depend on packaging.
@@ -233,7 +236,19 @@ def alone_on(folder: Path) -> Iterator[None]:
 
 
 def _open(request: ImportRequest) -> Rows:
-    path, preparation = request.path, Preparation(request.size, request.grey)
+    preparation = Preparation(request.size, request.grey)
+    if isinstance(request.source, Path):
+        rows = _open_path(request.source, preparation, skip_empty=request.skip_small)
+    elif isinstance(request.source, Mapping):
+        rows = read_memory(request.source, preparation)
+    else:
+        rows = read_dataset(request.source, preparation)
+    if request.standardise and rows.kind == "images":
+        raise UsageError(f"--standardise goes with features; this is {rows.what}, leave it out")
+    return rows
+
+
+def _open_path(path: Path, preparation: Preparation, *, skip_empty: bool) -> Rows:
     try:
         is_folder, exists = path.is_dir(), path.exists()
     except (OSError, ValueError) as error:
@@ -243,9 +258,5 @@ def _open(request: ImportRequest) -> Rows:
     if not is_folder and path.suffix.lower() != ".npz":
         raise UsageError(f"{path} is neither a folder nor an .npz file; give one of these")
     if is_folder and not is_split_folder(path):
-        rows = read_image_folder(path, preparation, skip_empty=request.skip_small)
-    else:
-        rows = read_npz(path, preparation)
-    if request.standardise and rows.kind == "images":
-        raise UsageError(f"--standardise goes with features; {path} holds images, leave it out")
-    return rows
+        return read_image_folder(path, preparation, skip_empty=skip_empty)
+    return read_npz(path, preparation)
