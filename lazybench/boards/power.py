@@ -126,6 +126,18 @@ class Plan:
     together: Size | None
 
 
+def check_aim(difference: float, power: float) -> None:
+    """Check a difference to detect and the chance of detecting it.
+
+    Raises:
+        UsageError: either is out of its range.
+    """
+    if not (math.isfinite(difference) and difference > 0):
+        raise UsageError(f"the difference must be a number above 0, got {difference}")
+    if not 1 - LEVEL < power < 1:
+        raise UsageError(f"power must lie between {1 - LEVEL:.2f} and 1, got {power}")
+
+
 def plan(
     records: Sequence[Record],
     left: str,
@@ -150,10 +162,7 @@ def plan(
         UsageError: a setting that isn't allowed, rows without scores of the same trials, or a side
             with a single seed.
     """
-    if not (math.isfinite(difference) and difference > 0):
-        raise UsageError(f"the difference must be a number above 0, got {difference}")
-    if not 1 - LEVEL < power < 1:
-        raise UsageError(f"power must lie between {1 - LEVEL:.2f} and 1, got {power}")
+    check_aim(difference, power)
     rows = groups(records)
     one, other = (select(rows, name, norm) for name in (left, right))
     first = one.records[0]

@@ -136,8 +136,9 @@ def power_command(  # noqa: PLR0913 - one parameter for each option
 
     The variances are those of the stored records' paired difference.
     """
-    from lazybench.boards.power import plan
+    from lazybench.boards.power import check_aim, plan
 
+    check_aim(difference, power)
     board = _records_of(env, budget, protocol, out_dir, quiet=json)
     found = plan(board, left, right, difference=difference, power=power, norm=batch_norm)
     if json:

@@ -294,6 +294,7 @@ def embed_command(  # noqa: PLR0913 - each is a flag of the command line
         int | None,
         typer.Option(
             "--size",
+            min=1,
             help="Side of the images in pixels, to which they are resized. "
             "[default: the backbone's]",
         ),
