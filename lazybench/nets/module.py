@@ -377,9 +377,15 @@ class ModuleNet:
             with torch.no_grad():
                 return run()
         except Exception as error:
+            hint = ""
+            if "No available kernel" in str(error):
+                hint = (
+                    " This agent differentiates twice, which only math attention allows: leave the "
+                    "module's own choice of a kernel out, or take a first-order agent (fomaml)."
+                )
             raise UsageError(
                 f"backbone '{self.name}' failed on instances {list(self._task.instance)}: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}{hint}"
             ) from error
 
     def _instances(self) -> Tensor:

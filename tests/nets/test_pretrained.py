@@ -303,3 +303,19 @@ def test_effnet_lite0_is_the_published_network() -> None:
     assert features.shape == (1, 1280)
     # ReLU6, then the mean.
     assert 0 <= float(features.min()) < float(features.max()) <= 6
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_kernel_that_cant_be_differentiated_twice_gives_a_hint() -> None:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    class Flash(nn.Module):
+        def forward(self, x: Any) -> Any:
+            x = x.flatten(2).transpose(1, 2)[:, None]
+            with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+                return nn.functional.scaled_dot_product_attention(x, x, x)[:, 0].mean(1)
+
+    from lazybench.nets.module import ModuleNet
+
+    with pytest.raises(UsageError, match="only math attention allows"):
+        ModuleNet("flash", lambda task: Flash(), TASK, second_order=True)

@@ -313,7 +313,7 @@ def test_train_ways_at_their_default_leave_older_keys_alone() -> None:
     # All settings of a run from before there was this one, at a budget whose preset has it now.
     old = {name: value for name, value in medium.config.items() if name != "train_ways"}
     again = make("protonet", spec, "medium", old, whole=True)
-    assert again.agent.config.train_ways == 0
+    assert again.instance.config.train_ways == 0
     assert again.config == old
 
 
