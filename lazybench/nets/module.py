@@ -111,6 +111,9 @@ def is_pretrained(name: str) -> bool:
 
 _NET = ("name", "init", "prepare", "features", "statistics")
 
+_NO_KERNEL = ("No available kernel", "No viable backend")
+"""How torch says that none of the allowed kernels of attention is there."""
+
 _SEED_BOUND = 1 << 62
 
 _ONE_DRAWS = threading.RLock()
@@ -378,7 +381,8 @@ class ModuleNet:
                 return run()
         except Exception as error:
             hint = ""
-            if "No available kernel" in str(error):
+            no_kernel = any(words in str(error) for words in _NO_KERNEL)
+            if no_kernel and self._attention is _PLAIN_ATTENTION:
                 hint = (
                     " This agent differentiates twice, which only math attention allows: leave the "
                     "module's own choice of a kernel out, or take a first-order agent (fomaml)."
