@@ -436,6 +436,13 @@ MUTANTS = (
         ("tests/test_class_effects.py",),
     ),
     Mutant(
+        "shares-of-classes-fall-linearly",
+        "lazybench/boards/class_shift.py",
+        "float(ratio) ** (-np.arange(classes) / max(1, classes - 1))",
+        "1 - (1 - 1 / ratio) * np.arange(classes) / max(1, classes - 1)",
+        ("tests/boards/test_class_shift.py",),
+    ),
+    Mutant(
         "trials-have-the-classes-of-validation",
         "envs/fewshot/trial_classes.py",
         '"test"), np.arange(trials))',

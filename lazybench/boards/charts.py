@@ -266,6 +266,41 @@ def _corners(points: Points) -> list[Place]:
     return list(dict.fromkeys([points[0], *kept, points[-1]]))
 
 
+def shift_chart(shown: PlotData) -> Chart | None:
+    """Accuracy against the test distribution; None for other tests than long tails."""
+    found = [
+        (i, each, *mean_and_band(each.shifts)) for i, each in enumerate(shown.series) if each.shifts
+    ]
+    if not found:
+        return None
+    ratios = [ratio for ratio, _ in found[0][2]]
+    far = math.log(max(ratios))
+
+    def at(ratio: float) -> float:
+        return 0.5 + math.log(ratio) / far * (0.5 - _ROOM)
+
+    ticks = tuple((at(ratio), short(max(ratio, 1 / ratio))) for ratio in ratios)
+    label = "long tail of the test set, largest over smallest class: forward (left) to backward"
+    x = Axis(label, ticks, at)
+    values = [v for *_, line, band in found for v in (*(y for _, y in line), *sum(band, ()))]
+    y = linear(f"expected {shown.board.metric} ({shown.board.unit})", *_extent(values))
+    marks = tuple(
+        Mark(
+            i,
+            f"{each.name}: {short(line[0][1])} forward, {short(line[-1][1])} backward "
+            f"{shown.board.unit} at ratio {short(max(ratios))}",
+            tuple((x.at(a), y.at(b)) for a, b in line),
+            tuple((y.at(low), y.at(high)) for low, high in band),
+            dots=True,
+        )
+        for i, each, line, band in found
+    )
+    note = "Forward: classes with more training images have more test images. 1: balanced."
+    if any(mark.band for mark in marks):
+        note = f"Line: mean over seeds. Band: lowest to highest seed. {note}"
+    return Chart("Accuracy against test distribution", x, y, marks, note=note)
+
+
 def cost_chart(shown: PlotData, cost: str) -> Chart:
     """Score against one of the board's costs, with the rows that no other beats in both."""
     board = shown.board

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from lazybench.boards.build import Board
+from lazybench.boards.class_shift import DISTRIBUTIONS
 from lazybench.boards.group import bounded
 from lazybench.boards.rows import Row, ToTarget
 from lazybench.records.fields import Reported
@@ -195,6 +196,63 @@ _TO_TARGET = "to_target"
 NEVER = "--"
 """Shown for rows that don't reach a target."""
 
+_CLASS_SHIFT = "class_shift"
+"""The key under which JSON has the results of other test distributions."""
+_SHOWN_SHIFTS = ("forward_50", "backward_50")
+"""Those of `DISTRIBUTIONS` that pages and README blocks show; CSV and pictures have all."""
+
+
+def _class_shift_columns() -> Iterator[Column]:
+    """The columns of long tails under other test distributions; boards without them skip them."""
+    yield Column(_CLASS_SHIFT, "long tails: results under other test distributions", optional=True)
+    yield _class_shift_column(
+        "worst_recall",
+        "worst class",
+        "long tails: recall of the worst class, mean over seeds",
+        lambda row: None if row.class_shift is None else row.class_shift.worst_recall,
+    )
+    yield _class_shift_column(
+        "harmonic_recall",
+        "harmonic mean",
+        "long tails: harmonic mean of the class recalls; a recall of 0 counts as half an image",
+        lambda row: None if row.class_shift is None else row.class_shift.harmonic_recall,
+    )
+    for name, ratio in DISTRIBUTIONS:
+        if ratio == 1:
+            # The score itself.
+            continue
+        most = "most" if ratio > 1 else "least"
+        yield _class_shift_column(
+            name,
+            name.replace("_", " "),
+            f"long tails: expected accuracy on a long-tailed test set of ratio "
+            f"{max(ratio, 1 / ratio):g}; the class with most training images has the {most}",
+            partial(_shifted_accuracy, name),
+            shown=name in _SHOWN_SHIFTS,
+        )
+
+
+def _shifted_accuracy(name: str, row: Row) -> float | None:
+    return None if row.class_shift is None else row.class_shift.accuracy[name]
+
+
+def _class_shift_column(
+    key: str, words: str, about: str, value: Number, *, shown: bool = True
+) -> Column:
+    """A number of `Row.class_shift`; where it isn't shown, CSV alone has it."""
+    return Column(
+        key,
+        about,
+        page=Look(f"{words} (%)", lambda row, unit: number_text(value(row), unit))
+        if shown
+        else None,
+        block=Block(f"{words}, %", lambda row, _: _fixed(value(row)), key) if shown else None,
+        csv=lambda row, _: value(row),
+        optional=True,
+        sort=value,
+    )
+
+
 COLUMNS: tuple[Column, ...] = (
     Column(
         "rank",
@@ -312,6 +370,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("diff_p", "two-sided p of the difference", csv=lambda row, _: row.diff and row.diff.p),
     Column(_MEASURES, "further metrics, a column each, in their own units"),
+    *_class_shift_columns(),
     Column(
         "track",
         "data that the training used, where the environment offers more than one kind",

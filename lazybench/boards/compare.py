@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lazybench.boards.build import FEW_SEEDS_NOTE, FEWEST_SEEDS
+from lazybench.boards.class_shift import by_class
 from lazybench.boards.flags import BETWEEN_PROCESSORS, flags, mixed_processors
 from lazybench.boards.group import (
     TRANSDUCTIVE,
@@ -16,7 +17,6 @@ from lazybench.boards.group import (
     end_of,
     factor,
     groups,
-    trial_classes,
 )
 from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.records.schema import Record
@@ -225,19 +225,9 @@ def _side(group: Group, scores: list[NDArray[Any]], rows: Sequence[Group]) -> Si
     several = sum(other.name == group.name for other in rows) > 1
     name = f"{group.name}, {batch_norm(first)}" if several else group.name
     by_trial = np.stack(scores).mean(axis=0, dtype=np.float64) * scale
-    by_class = _by_class(first, by_trial)
-    return Side(name, summary, over_classes, by_trial, by_class, keys, flags(group, rows))
-
-
-def _by_class(first: Record, by_trial: NDArray[Any]) -> NDArray[Any] | None:
-    """The mean over the trials of each class, where a trial has one class."""
-    import numpy as np
-
-    design = trial_classes(first) if first.env.family == "longtail" else None
-    if design is None:
-        return None
-    labels = design.members[:, 0]
-    return np.bincount(labels, by_trial) / np.bincount(labels)
+    return Side(
+        name, summary, over_classes, by_trial, by_class(first, by_trial), keys, flags(group, rows)
+    )
 
 
 def select(rows: Sequence[Group], name: str, norm: str | None) -> Group:

@@ -24,6 +24,7 @@ from lazybench.boards.charts import (
     cost_chart,
     learning_chart,
     score_axis,
+    shift_chart,
     success_chart,
 )
 from lazybench.boards.columns import (
@@ -540,6 +541,7 @@ def _picker(sections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _facts(found: PlotData) -> dict[str, Any]:
     """The data that the scripts draw."""
     learning, success = learning_chart(found), success_chart(found)
+    shifts = shift_chart(found)
     costs = [cost_chart(found, cost) for cost, _ in found.costs]
     facts: dict[str, Any] = {
         "id": found.id,
@@ -553,6 +555,7 @@ def _facts(found: PlotData) -> dict[str, Any]:
         "learning": None if learning is None else _chart_facts(learning),
         "learningNote": found.learning_note,
         "success": None if success is None else _chart_facts(success),
+        "shifts": None if shifts is None else _chart_facts(shifts),
     }
     return facts
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lazybench.boards.build import SUPERSEDED, Board
+from lazybench.boards.class_shift import DISTRIBUTIONS, recalls, shifted
 from lazybench.boards.columns import AXES, COLUMNS, MEAN_QUERIES
-from lazybench.boards.group import LARGEST, bounded, factor, is_drawable
+from lazybench.boards.group import LARGEST, Group, bounded, factor, is_drawable
 from lazybench.boards.rows import Row
 from lazybench.files import canonical_json
 from lazybench.records.schema import Record
@@ -43,6 +44,8 @@ class Series:
         costs: by the names of `AXES`, those that are known.
         learning: for each seed, validation against what `PlotData.learning_x` says.
         success: share of images won by so many queries, mean over seeds; empty for other tests.
+        shifts: for each seed of a long tail, test images of the last class over those of the first,
+            and the expected accuracy in the board's unit; empty for others.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Series:
     costs: dict[str, float]
     learning: tuple[Points, ...]
     success: Points
+    shifts: tuple[Points, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,6 +207,17 @@ def _series(name: str, row: Row, records: Sequence[Record], *, by_images: bool) 
             points for record in records if (points := _learning(record, by_images=by_images))
         ),
         success=_success(records),
+        shifts=_shifts(records),
+    )
+
+
+def _shifts(records: Sequence[Record]) -> tuple[Points, ...]:
+    """The accuracy of each seed under each test distribution, from forward to backward."""
+    found = recalls(Group(tuple(records), "")) if records else None
+    scale = factor(records[0]) if records else 1.0
+    return tuple(
+        tuple((1 / ratio, scale * accuracy[name]) for name, ratio in DISTRIBUTIONS)
+        for accuracy in map(shifted, found or ())
     )
 
 

@@ -20,6 +20,7 @@ from lazybench.boards.charts import (
     cost_chart,
     learning_chart,
     score_axis,
+    shift_chart,
     short,
     success_chart,
 )
@@ -46,8 +47,8 @@ _BLUE, _ORANGE = "#0b62a8", "#c4500a"
 def draw(boards: Sequence[Board], records: Iterable[Record], folder: Path, form: str) -> list[Path]:
     """The paths of the pictures of each board, once they are written.
 
-    `<board>-scores`, `-learning`, `-success` (attacks) and `-pareto`, those that have something to
-    show. The same records give the same SVG.
+    `<board>-scores`, `-learning`, `-success` (attacks), `-shifts` (long tails) and `-pareto`, those
+    that have something to show. The same records give the same SVG.
 
     Args:
         boards: made of `records`, maybe of some only.
@@ -76,7 +77,7 @@ def board_figure(board: Board, records: Iterable[Record], kind: str) -> Figure:
     Args:
         board: the board.
         records: those that it is made from.
-        kind: `scores`, `learning`, `success` or `pareto`.
+        kind: `scores`, `learning`, `success`, `shifts` or `pareto`.
 
     Raises:
         LazybenchError: matplotlib isn't installed.
@@ -283,6 +284,7 @@ _PAINTERS: dict[str, Callable[[PlotData], Figure | None]] = {
     "scores": _scores,
     "learning": lambda shown: _chart(shown, learning_chart(shown)),
     "success": lambda shown: _chart(shown, success_chart(shown)),
+    "shifts": lambda shown: _chart(shown, shift_chart(shown)),
     "pareto": _pareto,
 }
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lazybench.boards.class_shift import ClassShift, class_shift
 from lazybench.boards.flags import flags
 from lazybench.boards.group import (
     Group,
@@ -103,6 +104,8 @@ class Row:
             None if they are the preset's or the caller's.
         to_target: what training cost until each target of the environment; None if it has
             none, and where the records' validations don't carry their cost.
+        class_shift: results under other test distributions, of a long tail whose records keep the
+            answer to each test image; None for others.
         versions: package versions that ran it.
         marks: what a reader must know (dirty, limited, external, diverged 1 of 3, …), what any
             run's diagnostics say of it, and its flags (below baseline, still rising).
@@ -143,6 +146,7 @@ class Row:
     tuned: bool
     tuning_trials: float | None
     to_target: tuple[ToTarget, ...] | None
+    class_shift: ClassShift | None
     versions: tuple[str, ...]
     marks: tuple[str, ...]
     reason: str | None
@@ -239,6 +243,7 @@ def row_of(group: Group, rows: Sequence[Group], *, mixed_devices: bool) -> Row:
         seeds=tuple(record.seed for record in scored),
         trials=min(counts, default=0),
         to_target=_to_target(group.records),
+        class_shift=class_shift(group),
         marks=(*_marks(group, mixed_devices), *flags(group, rows)),
         reason=None,
         **_facts(scored),
@@ -264,6 +269,7 @@ def failed_row(record: Record, name: str, *, mixed_devices: bool) -> Row:
         seeds=(record.seed,),
         trials=record.trials.n,
         to_target=None,
+        class_shift=None,
         marks=_marks(Group((record,), name), mixed_devices)[:-1],
         reason=f"{status}: {reason}" if reason else status,
         **_facts([record]),

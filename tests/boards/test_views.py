@@ -66,7 +66,9 @@ def test_a_board_draws(board: Any, kind: str) -> None:
 
 
 def test_a_board_names_the_kinds_of_figures(board: Any) -> None:
-    with pytest.raises(UsageError, match="kind must be one of scores, learning, success, pareto"):
+    with pytest.raises(
+        UsageError, match="kind must be one of scores, learning, success, shifts, pareto"
+    ):
         board.plot("bars")
     with pytest.raises(UsageError, match="no data for kind='success'"):
         board.plot("success")

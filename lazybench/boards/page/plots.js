@@ -86,7 +86,7 @@ function drawBoard(section, board) {
     }
   };
   const relight = () => light(null);
-  const charts = [board.learning, board.success].filter(Boolean).map((chart) => figure(chart, board));
+  const charts = [board.learning, board.success, board.shifts].filter(Boolean).map((chart) => figure(chart, board));
   const plots = [costFigure(board, relight), ...charts].filter(Boolean);
   if (!plots.length) return;
   const shown = new Set([...plots.flatMap((p) => [...p.querySelectorAll("[data-series]")])].map((n) => +n.dataset.series));
