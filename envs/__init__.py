@@ -13,7 +13,7 @@ from lazybench import registry
 from lazybench.data.folders import data_root
 from lazybench.data.importing.catalogue import ORIGIN, Meta, metas
 from lazybench.data.splits import held_out_each
-from lazybench.envs.attack.summary import BAD_COLUMNS, COLUMNS
+from lazybench.envs.attack.summary import BAD_COLUMNS, COLUMNS, DETECTION_COLUMNS
 from lazybench.envs.attack.summary import MEASURES as ATTACK_MEASURES
 from lazybench.envs.data_catalogue import DATA_CATALOGUE
 from lazybench.specs import BUDGETS, EnvSpec, Measure, Resolved
@@ -275,9 +275,10 @@ def attack_env(target: str, *, targeted: bool, label: bool, linf: bool) -> EnvSp
         independent_trials=True,
         options=(
             *("eps", "query_budget", "mode", "target_rule", "strict"),
-            *("bad_query_budget", "bad_answers"),
+            *("bad_query_budget", "bad_answers", "defence"),
         ),
-        left_out={"bad_query_budget": None, "bad_answers": "missed"},
+        left_out={"bad_query_budget": None, "bad_answers": "missed", "defence": "none"},
+        option_columns={"defence": DETECTION_COLUMNS},
         about=f"{aim} attacks on {target} by its {shown}, {'linf' if linf else 'L2'}",
         cites=("du2020metaattack",),
     )

@@ -87,6 +87,7 @@ class EnvSpec:
         options: names of `kwargs` that a run may change; they are part of its key.
         left_out: defaults of options that earlier records lack: a run that chooses one of them has
             the key of a run that doesn't.
+        option_columns: columns that a run which changes an option has more, by option.
         plan_options: names of `kwargs` that an agent's plan may set for its training tasks.
         training: further arguments of training environments, such as those that keep them from the
             official test; not part of a key.
@@ -120,6 +121,7 @@ class EnvSpec:
     independent_trials: bool = False
     options: tuple[str, ...] = ()
     left_out: Mapping[str, Any] = field(default_factory=dict)
+    option_columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     plan_options: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     trial_classes: str = ""
@@ -130,7 +132,7 @@ class EnvSpec:
 
     def __post_init__(self) -> None:
         """Freeze the mappings, since a spec is shared."""
-        for name in ("kwargs", "trials", "val_trials", "training", "left_out"):
+        for name in ("kwargs", "trials", "val_trials", "training", "left_out", "option_columns"):
             object.__setattr__(self, name, _frozen(vars(self)[name]))
 
     @property

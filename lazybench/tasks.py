@@ -211,6 +211,8 @@ class AttackTask:
         mode: `first` ends an image at its first success, `minimise` continues until the budget is
             spent.
         bad_query_budget: bad answers that end an image; None for any number.
+        defence: what the target does against attacks (`none`, `noise:0.02`, `round:2`,
+            `detect:blacklight`). Whether queries were flagged isn't shown.
         whiteboxes: names of the networks whose gradients the train split contains.
         maps: shape of the train and val tasks, which regress gradient maps on images.
     """
@@ -226,6 +228,7 @@ class AttackTask:
     whiteboxes: tuple[str, ...]
     maps: TaskShape
     bad_query_budget: int | None = None
+    defence: str = "none"
 
     def __post_init__(self) -> None:
         """Convert lists, as read from a file, to tuples, and fields of `maps` to a shape."""

@@ -26,6 +26,7 @@ LIMIT_S = 300.0
 """Seconds after which a mutant's tests are stopped; it counts as killed, since it hangs them."""
 
 LEDGER = "envs/attack/ledger.py"
+DEFENCE = "envs/attack/defence.py"
 BLACKBOX = "envs/attack/blackbox.py"
 ORACLE = "envs/attack/oracle.py"
 EPISODES = "envs/fewshot/episodes.py"
@@ -51,6 +52,7 @@ SEARCHES = "lazybench/paper/searches.py"
 VERDICTS = "lazybench/paper/verdicts.py"
 
 T_LEDGER = "tests/envs/attack/test_ledger.py"
+T_DEFENCE = "tests/envs/attack/test_defence.py"
 T_BAD = "tests/envs/attack/test_bad_queries.py"
 T_BLACKBOX = "tests/envs/attack/test_blackbox.py"
 T_FAULTS = "tests/faults/test_agents.py"
@@ -115,6 +117,34 @@ MUTANTS = (
         "            position = self.queries[owner] + 1\n"
         "            served = (position <= self.budget + 1) & ~self.done[owner]",
         (T_LEDGER,),
+    ),
+    Mutant(
+        "noise-is-the-same-for-each-query",
+        DEFENCE,
+        'mix("attack noise 1", trial[:, None], position[:, None], pixels)',
+        'mix("attack noise 1", trial[:, None], pixels)',
+        (T_DEFENCE,),
+    ),
+    Mutant(
+        "a-lucky-draw-is-a-success",
+        BLACKBOX,
+        "found = found[sure]",
+        "found = found[sure | True]",
+        (T_DEFENCE,),
+    ),
+    Mutant(
+        "the-last-window-is-left-out",
+        DEFENCE,
+        "windows = values.shape[1] - self._window + 1",
+        "windows = max(values.shape[1] - self._window, 1)",
+        (T_DEFENCE,),
+    ),
+    Mutant(
+        "a-flagged-success-counts",
+        LEDGER,
+        "(self.success_query < self.detected)",
+        "(self.success_query <= self.detected)",
+        (T_DEFENCE,),
     ),
     Mutant(
         "one-bad-query-more",

@@ -187,9 +187,9 @@ class AttackBlock:
         rule = self._protocol.target_rule if self._protocol.targeted else None
         found = self._target.open(self._trials.trial[mask], rule, self._device)
         if self._box is None or mask.all():
-            self._box = self._protocol.box(self._target.oracle, *found)
+            self._box = self._protocol.box(self._target.oracle, *found, self._trials.trial)
         else:
-            self._box.open(mask, *found)
+            self._box.open(mask, *found, self._trials.trial[mask])
         self._reported[mask] = self._rewarded[mask] = False
         self._idle = 0
         nothing = np.zeros((self._images, self._rows), np.bool_)

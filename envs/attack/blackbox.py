@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lazybench.envs.attack.defence import NO_DEFENCE, Defence
 from lazybench.envs.attack.ledger import Ledger
 from lazybench.envs.attack.oracle import Oracle, plain
 from lazybench.errors import ContractError
@@ -61,6 +62,8 @@ class BlackBox:
         levels: int | None = None,
         bad_query_budget: int | None = None,
         bad_answers: BadAnswers = "missed",
+        defence: Defence = NO_DEFENCE,
+        trial: NDArray[np.int64] | None = None,
     ) -> None:
         """Open the attack of n images.
 
@@ -78,6 +81,8 @@ class BlackBox:
                 targets that take 8-bit images); None for no rounding.
             bad_query_budget: bad answers that finish an image; None for any number.
             bad_answers: which answers are bad.
+            defence: what the target does against attacks.
+            trial: `[n]` trials of the images, which noise depends on; None for 0 to n - 1.
         """
         self.images, self.instance = len(x), tuple(x.shape[1:])
         self._x, self._label, self._best = x.clone(), label.clone(), x.clone()
@@ -87,6 +92,8 @@ class BlackBox:
             len(x), query_budget, ends_at_success=mode == "first", bad_budget=bad_query_budget
         )
         self._bad_answers = bad_answers
+        self._defence, self._detector = defence, defence.detector(len(x), self.instance)
+        self._trial = np.arange(len(x)) if trial is None else trial.copy()
         self.ledger.open(np.ones(len(x), np.bool_))
         self.invalid = np.zeros(len(x), np.int64)
         self._oracle = oracle
@@ -121,14 +128,31 @@ class BlackBox:
         raise ContractError("an attack can't be pickled or copied; open another environment")
 
     def open(
-        self, images: NDArray[np.bool_], x: Tensor, label: Tensor, goal: Tensor | None
+        self,
+        images: NDArray[np.bool_],
+        x: Tensor,
+        label: Tensor,
+        goal: Tensor | None,
+        trial: NDArray[np.int64] | None = None,
     ) -> None:
-        """Put other images into the places of a mask `[n]`, with accounts of their own."""
+        """Put other images into the places of a mask `[n]`, with accounts of their own.
+
+        Args:
+            images: the mask.
+            x: the images, as in the constructor.
+            label: their true classes.
+            goal: the classes to reach; None for any wrong one.
+            trial: trials of the images; None for those of the earlier images.
+        """
         at = torch.from_numpy(images).to(self._x.device)
         with self._turn:
             self._x[at], self._label[at], self._best[at] = x, label, x
             if self._goal is not None and goal is not None:
                 self._goal[at] = goal
+            if trial is not None:
+                self._trial[images] = trial
+            if self._detector is not None:
+                self._detector.open(images)
             self.invalid[images] = 0
             self.ledger.open(images)
 
@@ -211,7 +235,9 @@ class BlackBox:
         the ball isn't measured again, since rounding alone moves an image on its edge outside);
         `queries`: charged; `success_query`: position of the first success, 0 for none; `best_l2`:
         least Euclidean distance of any adversarial row, -1 for none; `bad_queries`: bad answers;
-        `success_bad_queries`: those before the first success, -1 for none.
+        `success_bad_queries`: those before the first success, -1 for none; `detected`: position of
+        the first flagged query, 0 for none; `flagged`: flagged queries. Successes and distances
+        from the first flagged query on don't count.
 
         Args:
             images: mask `[n]` of the images to report; values of the others are undefined.
@@ -227,7 +253,7 @@ class BlackBox:
     def _outcome(
         self, images: NDArray[np.bool_] | None, *, recheck: bool
     ) -> dict[str, NDArray[Any]]:
-        near = self.ledger.nearest <= self.eps + TOLERANCE
+        near = (self.ledger.nearest <= self.eps + TOLERANCE) & self.ledger.undetected
         if images is not None:
             near &= images
         success, rounded = near.copy(), np.full(len(near), -1.0)
@@ -247,6 +273,8 @@ class BlackBox:
             "best_l2": np.where(np.isinf(least), -1.0, least),
             "bad_queries": self.ledger.bad.copy(),
             "success_bad_queries": np.where(success, self.ledger.success_bad, -1),
+            "detected": self.ledger.detected.copy(),
+            "flagged": self.ledger.flagged.copy(),
         }
 
     def _answer(
@@ -264,10 +292,14 @@ class BlackBox:
             sent = to_levels(sent, self.levels)
         if finite is not None:
             sent = torch.where(finite[:, None, None, None], sent, self._x[place])
-        scores = self._oracle(sent)
+        scores = self._oracle(self._defence.seen(sent, self._trial[of], position))
         labels = scores.argmax(1)
         wrong = self._adversarial(labels, place)
         found = (wrong if finite is None else wrong & finite).nonzero()[:, 0]
+        if self._defence.kind == "noise":
+            # Neither charged nor shown: whether the network is wrong without the noise, too.
+            sure = self._adversarial(self._oracle(sent[found]).argmax(1), place[found])
+            found = found[sure]
         hit = torch.zeros(len(sent), dtype=torch.bool, device=sent.device)
         if len(found):
             images, clean = sent[found], self._x[place[found]]
@@ -282,7 +314,9 @@ class BlackBox:
             self._best[place[found[chosen]]] = images[chosen]
         bad = ~wrong if self._bad_answers == "missed" else self._bad(labels, place)
         self.ledger.count(of, position, bad.cpu().numpy())
-        return scores, labels, hit
+        if self._detector is not None:
+            self.ledger.flag(of, position, self._detector.flags(sent, of))
+        return self._defence.shown(scores), labels, hit
 
     def _bad(self, labels: Tensor, place: Tensor) -> Tensor:
         """Which answers are bad, `[R]`, where `bad_answers` isn't `missed`."""

@@ -50,7 +50,8 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
     least L2 distance of any adversarial row by then, -1 for none; `l2_at_bad_100` to
     `l2_at_bad_1000`, the same until so many bad answers; `bad_queries`, all bad answers, and
     `success_bad_queries`, those before the first success. An image is finished once it has had
-    `bad_query_budget` of them, and no row is sent that could exceed that.
+    `bad_query_budget` of them, and no row is sent that could exceed that. `detected` and `flagged`
+    are position of the first query that the defence flagged (0 for none) and their number.
     """
 
     # Gymnasium declares it on instances.
@@ -75,6 +76,7 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         target_rule: TargetRule = "next",
         bad_query_budget: int | None = None,
         bad_answers: str | int | Sequence[int] = "missed",
+        defence: str = "none",
         images: str | None = None,
         strict: bool = False,
         rows: int = 1,
@@ -104,6 +106,9 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             bad_query_budget: bad answers that end an image, at least 1; None for any number.
             bad_answers: `missed`: those that miss the attack's aim (without a goal the true class,
                 with one any class but the goal); `original`: the true class; or classes (`0,3`).
+            defence: `none`; `noise:SIGMA` adds Gaussian noise to each query; `round:DECIMALS`
+                rounds the probabilities shown; `detect:blacklight` flags queries that are much like
+                earlier ones, and only successes before the first flagged query count.
             images: npz file of `x` (uint8, or floats in [0, 1], NCHW) and `y`; None for the test
                 images of a named target.
             strict: run the target in another process.
@@ -141,6 +146,7 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
             target_rule=target_rule,
             bad_query_budget=bad_query_budget,
             bad_answers=bad_answers,
+            defence=defence,
         )
         test = split == "test"
         self._target = OpenTarget(target, pictures, strict=strict and test, device=str(place))

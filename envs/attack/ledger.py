@@ -40,6 +40,8 @@ class Ledger:
         bad_budget: bad answers that finish an image; None for any number.
         bad: `[n]` int64, bad answers so far.
         success_bad: `[n]` int64, bad answers before the first success; -1 for none.
+        flagged: `[n]` int64, queries that a detector flagged.
+        detected: `[n]` int64, position of the first of them; 0 for none.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class Ledger:
         self.success_bad = np.full(images, -1)
         # Position of each image's k-th bad answer for the k of BAD_CHECKPOINTS; 0 for not yet.
         self._bad_at = np.zeros((images, len(BAD_CHECKPOINTS)), np.int64)
+        self.flagged = np.zeros(images, np.int64)
+        self.detected = np.zeros(images, np.int64)
         self.queries = np.zeros(images, np.int64)
         self.done = np.ones(images, np.bool_)
         self.success_query = np.zeros(images, np.int64)
@@ -76,6 +80,7 @@ class Ledger:
         """Start over for the images of a mask `[n]`; the others keep their accounts."""
         self.queries[images] = self.success_query[images] = 0
         self.bad[images], self.success_bad[images], self._bad_at[images] = 0, -1, 0
+        self.flagged[images] = self.detected[images] = 0
         self.done[images] = False
         self.nearest[images] = self._least[images] = np.inf
         kept = [(of, ~images[of], at, far) for of, at, far in self._trace]
@@ -168,6 +173,28 @@ class Ledger:
         np.minimum.at(self.nearest, owner[nearer], distance[nearer])
         return np.asarray(nearer[distance[nearer] == self.nearest[owner[nearer]]])
 
+    def flag(self, owner: Rows, position: Rows, flagged: NDArray[np.bool_]) -> None:
+        """Count flagged queries; later rows of their images no longer count as adversarial.
+
+        Attackers see no sign of it.
+
+        Args:
+            owner: `[R]` images of the answered rows, those of one image in order.
+            position: `[R]` their positions.
+            flagged: `[R]` which of them a detector flagged.
+        """
+        of, at = owner[flagged], position[flagged]
+        self.flagged += np.bincount(of, minlength=len(self.queries))
+        first = np.full(len(self.queries), self.budget + 1)
+        np.minimum.at(first, of, at)
+        fresh = (self.detected == 0) & (first <= self.budget)
+        self.detected[fresh] = first[fresh]
+
+    @property
+    def undetected(self) -> NDArray[np.bool_]:
+        """Whether each image's first success came before its first flagged query, `[n]`."""
+        return np.asarray((self.detected == 0) | (self.success_query < self.detected))
+
     def close(self) -> None:
         """Finish the images whose budget is spent or whose success ends them."""
         self.done |= self.queries >= self.budget
@@ -188,11 +215,11 @@ class Ledger:
     def least_l2(self, by: int | None = None) -> NDArray[np.float64]:
         """Return each image's least Euclidean distance within its first `by` queries, `[n]`.
 
-        Infinite where no row was adversarial.
+        Infinite where no row was adversarial before the first flagged query.
         """
-        if by is None or by >= self.budget:
+        if (by is None or by >= self.budget) and not self.detected.any():
             return self._least.copy()
-        return self._least_l2(np.full(len(self.queries), by))
+        return self._least_l2(np.full(len(self.queries), self.budget if by is None else by))
 
     def least_l2_at_bad(self, checkpoint: int) -> NDArray[np.float64]:
         """Return each image's least Euclidean distance until so many bad answers, `[n]`.
@@ -209,6 +236,7 @@ class Ledger:
     def _least_l2(self, by: Rows) -> NDArray[np.float64]:
         """Each image's least Euclidean distance up to a position of its own, `[n]`."""
         least = np.full(len(self.queries), np.inf)
+        by = np.where(self.detected > 0, np.minimum(by, self.detected - 1), by)
         for of, at, far in self._trace:
             early = at <= by[of]
             np.minimum.at(least, of[early], far[early])

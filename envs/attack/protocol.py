@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lazybench.arguments import check_one_of, check_whole
 from lazybench.envs.attack.blackbox import BadAnswers, BlackBox
+from lazybench.envs.attack.defence import read_defence
 from lazybench.envs.attack.oracle import Oracle
 from lazybench.errors import UsageError
 from lazybench.tasks import Access, AttackTask, Mode, Norm, TaskShape
@@ -34,6 +37,7 @@ class AttackProtocol:
         target_rule: which class a targeted attack is to reach.
         bad_query_budget: bad answers that end an image; None for any number.
         bad_answers: which answers are bad.
+        defence: what the target does against attacks, as `read_defence` reads it.
         levels: brightnesses that a query is rounded to, None for none.
     """
 
@@ -48,6 +52,7 @@ class AttackProtocol:
     target_rule: TargetRule
     bad_query_budget: int | None = None
     bad_answers: BadAnswers = "missed"
+    defence: str = "none"
 
     def task(
         self,
@@ -63,8 +68,15 @@ class AttackProtocol:
             classes=classes, instance=instance, whiteboxes=whiteboxes, maps=maps, **settings
         )
 
-    def box(self, oracle: Oracle, x: Tensor, label: Tensor, goal: Tensor | None) -> BlackBox:
-        """Return the attack of these images."""
+    def box(
+        self,
+        oracle: Oracle,
+        x: Tensor,
+        label: Tensor,
+        goal: Tensor | None,
+        trial: NDArray[np.int64],
+    ) -> BlackBox:
+        """Return the attack of the images of these trials."""
         return BlackBox(
             oracle,
             x,
@@ -78,15 +90,17 @@ class AttackProtocol:
             levels=self.levels,
             bad_query_budget=self.bad_query_budget,
             bad_answers=self.bad_answers,
+            defence=read_defence(self.defence),
+            trial=trial,
         )
 
     def fields(self) -> dict[str, Any]:
         """Return the settings as JSON values: an infinite eps is `inf`.
 
-        Those of bad answers are left out at their defaults: keys of earlier records lack them.
+        Bad answers and defences are left out at their defaults: keys of earlier records lack them.
         """
         fields = dict(vars(self))
-        for name in ("bad_query_budget", "bad_answers"):
+        for name in ("bad_query_budget", "bad_answers", "defence"):
             if fields[name] == AttackProtocol.__dataclass_fields__[name].default:
                 del fields[name]
         if isinstance(self.bad_answers, tuple):
@@ -106,6 +120,7 @@ def read_protocol(  # noqa: PLR0913 - one name for each setting of the environme
     target_rule: TargetRule,
     bad_query_budget: int | None = None,
     bad_answers: Any = "missed",
+    defence: Any = "none",
 ) -> AttackProtocol:
     """Return the protocol that settings name.
 
@@ -120,6 +135,7 @@ def read_protocol(  # noqa: PLR0913 - one name for each setting of the environme
         target_rule: `next` (the true class plus one) or `random`.
         bad_query_budget: at least 1; None for any number.
         bad_answers: as `read_bad_answers` takes it.
+        defence: as `read_defence` takes it.
 
     Raises:
         UsageError: a setting that isn't allowed.
@@ -143,6 +159,7 @@ def read_protocol(  # noqa: PLR0913 - one name for each setting of the environme
         target_rule=target_rule,
         bad_query_budget=bad_query_budget,
         bad_answers=read_bad_answers(bad_answers),
+        defence=str(read_defence(defence, access)),
     )
 
 

@@ -30,6 +30,9 @@ BAD_COLUMNS = (
 )
 """Those of `COLUMNS` that records made before bad queries were counted lack."""
 
+DETECTION_COLUMNS = ("detected", "flagged")
+"""Further columns of an attack on a target with a defence."""
+
 COLUMNS = (
     "queries",
     "success_query",
@@ -51,6 +54,8 @@ MEASURES = (
     Measure("median_bad_queries", "bad queries", "lower"),
     *(Measure(f"median_l2_at_bad_{count}", "L2", "lower") for count in BAD_CHECKPOINTS),
     *(Measure(f"success_at_bad_{count}") for count in BAD_CHECKPOINTS),
+    Measure("detection_rate"),
+    Measure("flagged_queries"),
 )
 """Measures that `summary` returns."""
 
@@ -70,6 +75,9 @@ def summary(success: Any, columns: Mapping[str, Any], task: AttackTask) -> dict[
     where an attack ends at one; else `median_l2_at_bad_100` to `median_l2_at_bad_1000`, as above.
     NaN if the budget of bad queries ends before; all of them where `columns` lack bad queries,
     as those of records made before these were counted.
+
+    `detection_rate`: share of images of which a query was flagged; `flagged_queries`: share of all
+    queries that were. NaN without a detector.
 
     Args:
         success: `[n]` array of 0 and 1.
@@ -97,6 +105,10 @@ def summary(success: Any, columns: Mapping[str, Any], task: AttackTask) -> dict[
         within = count <= task.query_budget
         measures[f"median_l2_at_{count}"] = median_l2(f"l2_at_{count}", within=within)
     measures |= {measure.name: np.nan for measure in MEASURES if "_bad_" in measure.name}
+    detects = task.defence.startswith("detect:")
+    measures["detection_rate"] = float(np.mean(columns["detected"] > 0)) if detects else np.nan
+    share = columns["flagged"].sum() / max(columns["queries"].sum(), 1) if detects else np.nan
+    measures["flagged_queries"] = float(share)
     if "bad_queries" not in columns:
         return measures
     most = task.bad_query_budget or task.query_budget

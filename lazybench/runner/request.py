@@ -70,7 +70,10 @@ def with_protocol(spec: EnvSpec, given: Mapping[str, Any]) -> EnvSpec:
         for name, value in settings.items()
         if name not in spec.left_out or value != spec.left_out[name]
     }
-    return replace(spec, kwargs={**spec.kwargs, **chosen}) if chosen else spec
+    if not chosen:
+        return spec
+    columns = tuple(each for name in chosen for each in spec.option_columns.get(name, ()))
+    return replace(spec, kwargs={**spec.kwargs, **chosen}, columns=(*spec.columns, *columns))
 
 
 def check_budget(budget: str) -> str:

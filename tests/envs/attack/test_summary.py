@@ -20,6 +20,7 @@ class Task:
 
     def __init__(self, query_budget: int, mode: str = "first", bad: int | None = None) -> None:
         self.query_budget, self.mode, self.bad_query_budget = query_budget, mode, bad
+        self.defence = "none"
 
 
 def measures(success: np.ndarray, given: dict[str, np.ndarray], task: Any) -> dict[str, float]:
