@@ -99,6 +99,17 @@ def test_columns_of_earlier_records_give_the_measures_of_that_time() -> None:
     given = columns(success_query=[1], success_8bit=[1])
     earlier = {name: part for name, part in given.items() if name not in BAD_COLUMNS}
     result = measures(np.ones(1), earlier, Task(10_000))
-    assert all(
-        np.isnan(value) == ("_bad_" in name) for name, value in result.items() if "l2" not in name
-    )
+    undefined = {name for name, value in result.items() if np.isnan(value) and "l2" not in name}
+    later = {name for name in result if "_bad_" in name and "l2" not in name}
+    assert undefined == {*later, "detection_rate", "flagged_queries"}
+
+
+def test_detection_is_a_share_of_images_and_of_queries() -> None:
+    given = columns(success_query=[0, 3, 0, 0], success_8bit=[0, 1, 0, 0])
+    given |= {"queries": np.array([10, 3, 5, 2]), "flagged": np.array([6, 0, 1, 0])}
+    given["detected"] = np.array([4, 0, 5, 0])
+    task = Task(10)
+    task.defence = "detect:blacklight"
+    result = measures(np.array([0.0, 1.0, 0.0, 0.0]), given, task)
+    assert result["detection_rate"] == 0.5
+    assert result["flagged_queries"] == 7 / 20
