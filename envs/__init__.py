@@ -8,6 +8,7 @@ if __name__ != "lazybench.envs":
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from lazybench import registry
 from lazybench.data.folders import data_root
@@ -168,7 +169,7 @@ LONGTAIL_MEASURES = (
 )
 """Further measures of a pass; see `lazybench.envs.longtail.metrics`."""
 
-_STREAM_NAME = re.compile(r"(?P<data>[a-z][a-z0-9@-]*)-lt-(?P<imbalance>[1-9]\d*)")
+_STREAM_NAME = re.compile(r"(?P<data>[a-z][a-z0-9@-]*)-lt-(?P<imbalance>[1-9]\d*|natural)")
 
 
 SIZES: Mapping[str, tuple[int, int]] = {
@@ -187,8 +188,11 @@ IMBALANCES: Mapping[str, tuple[int, ...]] = {
 """The listed imbalances by data set."""
 
 
-def long_tailed(data: str, imbalance: int, classes: int, test_images: int) -> EnvSpec:
+def long_tailed(
+    data: str, imbalance: int | Literal["natural"], classes: int, test_images: int
+) -> EnvSpec:
     """Return the spec of a long-tailed stream; a trial is one test image."""
+    words = "its own class counts" if imbalance == "natural" else f"imbalance {imbalance}"
     dev = DEV_PER_CLASS * classes
     return EnvSpec(
         id=f"{data}-lt-{imbalance}",
@@ -202,7 +206,7 @@ def long_tailed(data: str, imbalance: int, classes: int, test_images: int) -> En
         measures=LONGTAIL_MEASURES,
         training={"eval_split": "val"},
         trial_classes="lazybench.envs.longtail.trial_classes:trial_classes",
-        about=f"long-tailed {data}, {classes} classes, imbalance {imbalance}",
+        about=f"long-tailed {data}, {classes} classes, {words}",
         cites=("cui2019classbalanced", "liu2019openworld"),
     )
 
@@ -219,7 +223,10 @@ def _resolve_stream(name: str, known: Mapping[str, EnvSpec]) -> EnvSpec | None:
     match = _STREAM_NAME.fullmatch(name)
     if match is None:
         return None
-    data, imbalance = match["data"], int(match["imbalance"])
+    data = match["data"]
+    imbalance: int | Literal["natural"] = (
+        "natural" if match["imbalance"] == "natural" else int(match["imbalance"])
+    )
     if data in SIZES:
         return known.get(name) or long_tailed(data, imbalance, *SIZES[data])
     found = [meta for meta in metas()[0] if meta.name == data and meta.kind == "images"]
@@ -340,10 +347,11 @@ def imported_envs() -> tuple[list[EnvSpec], dict[str, str]]:
 def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     """Return the environment for an alias or for a setting that isn't listed, or None.
 
-    `<data>-lt-<imbalance>` is a long-tailed stream. `<data>-<N>way` means 5-shot. `tiered-…` is the
-    tiered protocol, in which super-categories are disjoint between splits: TieredImageNet where it
-    is installed, else the embedded glyphs (tiered by script); the note says which. Data sets
-    registered by other packages or at run time count.
+    `<data>-lt-<imbalance>` is a long-tailed stream, `<data>-lt-natural` one with the data's own
+    counts. `<data>-<N>way` means 5-shot. `tiered-…` is the tiered protocol, in which
+    super-categories are disjoint between splits: TieredImageNet where it is installed, else the
+    embedded glyphs (tiered by script); the note says which. Data sets registered by other packages
+    or at run time count.
     """
     stream = _resolve_stream(name, known)
     if stream is not None:

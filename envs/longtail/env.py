@@ -18,11 +18,13 @@ from lazybench.data.pool import SPLITS, Split, data_facts, open_labelled
 from lazybench.envs.interop import CountedBatches
 from lazybench.envs.longtail.metrics import HiddenPass, as_answer
 from lazybench.envs.longtail.stream import (
+    NATURAL,
     Schedule,
     Stream,
     class_counts,
     images_at,
     largest_head,
+    natural_counts,
     stages,
     stream_spaces,
 )
@@ -101,7 +103,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         self,
         *,
         data: str,
-        imbalance: float,
+        imbalance: float | Literal["natural"],
         split: Split = "train",
         head: int | None = None,
         dev_per_class: int = 10,
@@ -119,10 +121,11 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
 
         Args:
             data: data set id.
-            imbalance: images of the largest class over those of the smallest, at least 1.
+            imbalance: images of the largest class over those of the smallest, at least 1; or
+                `natural` for all images that each class has outside the dev set.
             split: `train`, `val` or `test`.
             head: training images of the largest class; None for all that each class has outside the
-                dev set.
+                dev set. Not for `natural`.
             dev_per_class: images of each class in the dev set, 0 for none.
             batch: images of a batch, B.
             epochs: passes over the training images, may be a fraction.
@@ -152,6 +155,11 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
             raise UsageError(f"epochs must be a number above 0, got {epochs!r}")
         self._labelled = open_labelled(data)
         largest = largest_head(self._labelled, dev_per_class)
+        if imbalance == NATURAL and head is not None:
+            raise UsageError(
+                f"imbalance={NATURAL} keeps the images of each class; leave head={head} out, or "
+                "give the imbalance as a number"
+            )
         if head is not None and not 1 <= head <= largest:
             raise UsageError(
                 f"head must lie in [1, {largest}] for {data} with {dev_per_class} dev images a "
@@ -159,9 +167,13 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
             )
         if split == "val" and not dev_per_class:
             raise UsageError("the val split is the dev set, so dev_per_class must be at least 1")
-        self._head = largest if head is None else head
         classes = len(self._labelled.classes)
-        counts = class_counts(self._head, imbalance, classes)
+        counts = (
+            natural_counts(self._labelled, dev_per_class)
+            if imbalance == NATURAL
+            else class_counts(largest if head is None else head, imbalance, classes)
+        )
+        self._head = max(counts)
         check_whole("dev_batch", dev_batch, most=classes * dev_per_class)
         task = LongTailTask(
             classes=classes,

@@ -23,6 +23,9 @@ from lazybench.envs.observations import broadcast_box, labels
 from lazybench.errors import UsageError, nearest
 from lazybench.tasks import LongTailTask
 
+NATURAL: Literal["natural"] = "natural"
+"""The imbalance of a data set whose classes keep their own counts."""
+
 Kind = Literal["instance", "class", "sqrt"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -162,6 +165,25 @@ class Tail:
 
     train: Part
     dev: Part
+
+
+def natural_counts(labelled: Labelled, dev_per_class: int) -> tuple[int, ...]:
+    """Return the images that each class has outside the dev set, in label order.
+
+    Choice: the test set stays balanced, as many images of each class as a fifth of the smallest
+    one; a test set with the data's own counts would mostly show the head, and the balanced accuracy
+    wouldn't be a mean over its images any more.
+
+    Raises:
+        UsageError: all classes have as many images, so that there is no tail.
+    """
+    counts = labelled.train.count
+    if len(set(counts.tolist())) == 1:
+        raise UsageError(
+            f"{labelled.name} has no tail of its own: each of its {len(counts)} classes has "
+            f"{counts[0]} training images; use an imbalance, as in {labelled.name}-lt-100"
+        )
+    return tuple((counts - dev_per_class).tolist())
 
 
 def class_counts(head: int, imbalance: float, classes: int) -> tuple[int, ...]:

@@ -85,7 +85,11 @@ _WORDS: dict[str, Words] = {
     "shot": _counted("shot", "shots"),
     "query": _counted("query image a class", "query images a class"),
     "noniid": _where("each label has its own group of training classes (memorisation trap)"),
-    "imbalance": lambda value, _: f"the largest class has {_number(value)} times the smallest",
+    "imbalance": lambda value, _: (
+        "class counts of the data"
+        if value == "natural"
+        else f"the largest class has {_number(value)} times the smallest"
+    ),
     "head": lambda value, _: f"{_number(value)} training images in the largest class",
     "dev_per_class": _counted("development image a class", "development images a class"),
     "targeted": lambda value, p: (

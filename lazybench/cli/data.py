@@ -440,6 +440,12 @@ def _show(done: Imported, envs: list[str]) -> None:
         f"any other way up to {meta.most_way} and shot up to {meta.most_shot} works as well, on "
         "every split"
     )
+    if meta.kind == "images":
+        natural = len(set(meta.splits["train"].counts)) > 1
+        own = (
+            f", and {meta.name}-lt-natural, which keeps the classes' own counts" if natural else ""
+        )
+        console.line(f"long tails: {meta.name}-lt-100, and any other imbalance{own}")
     console.line(f"try: lazybench run --agent protonet --env {plain[0]} --budget smoke")
 
 

@@ -34,7 +34,9 @@ from lazybench.user_code import load
 
 LONGEST_NAME = 40
 LONGEST_FEATURES_NAME = 80
-_RESERVED = re.compile(r".*-(\d+way|\d+shot|noniid|fewshot|lt(-\d+)?)|.*-(un)?targeted(-label)?")
+_RESERVED = re.compile(
+    r".*-(\d+way|\d+shot|noniid|fewshot|lt(-\d+|-natural)?)|.*-(un)?targeted(-label)?"
+)
 
 
 @dataclass(frozen=True)

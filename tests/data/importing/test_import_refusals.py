@@ -44,6 +44,7 @@ def test_classes_of_too_few_instances(tmp_path: Path, own: Any, bring: Bring) ->
         ("a-5way-1shot", UsageError, "no end"),
         ("a-noniid", UsageError, "no end"),
         ("a-lt-100", UsageError, "no end"),
+        ("a-lt-natural", UsageError, "no end"),
         ("a-targeted-label", UsageError, "no end"),
         ("a-fewshot", UsageError, "no end"),
         ("glyphs", DuplicateName, "'glyphs' is a data set of lazybench already"),

@@ -10,7 +10,7 @@ import pytest
 from lazybench.data.importing.importer import ImportRequest, import_data
 from lazybench.envs import CATALOGUE
 from lazybench.envs.longtail.env import LongTailEnv
-from lazybench.errors import UnknownName
+from lazybench.errors import UnknownName, UsageError
 from lazybench.registry import ENVS
 
 STREAMS = [spec for spec in CATALOGUE if spec.family == "longtail"]
@@ -64,3 +64,43 @@ def test_imported_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert spec.val_trials["small"] == 10 * classes
     assert "its train classes, one image in 5 held out for the test" in env.data["source"]
     assert not set(env._labelled.train.rows) & set(env._labelled.test.rows)
+
+
+def test_imported_images_with_their_own_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each class keeps all that is neither test nor dev set; the test set stays balanced."""
+    monkeypatch.setenv("LAZYBENCH_DATA", str(tmp_path / "data"))
+    each = np.arange(16, 52, 3)
+    y = np.repeat(np.arange(len(each)), each)
+    x = np.random.default_rng(0).integers(0, 256, (len(y), 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", x=x, y=y)
+    import_data(ImportRequest(tmp_path / "mine.npz", "mine"))
+    spec = ENVS.resolve("mine-lt-natural").spec
+    assert (spec.origin, spec.kwargs) == ("imported", {"data": "mine", "imbalance": "natural"})
+    env = LongTailEnv(**spec.kwargs, split="test")
+    whole = [int(each[int(name)]) for name in env._labelled.classes]
+    held_out = min(whole) // 5
+    assert env.task.class_counts == tuple(count - held_out - 10 for count in whole)
+    assert env._labelled.test.count.tolist() == [held_out] * len(whole)
+    assert env.protocol["head"] == max(env.task.class_counts)
+    assert spec.trials["small"] == held_out * len(whole)
+    train = LongTailEnv(**spec.kwargs, split="train", batch=7)
+    shown = [train.reset(options={"trials": [i]})[0] for i in range(env.task.train_steps(1, 7))]
+    labels = np.concatenate([batch["y"] for batch in shown])[: env.task.images]
+    assert np.bincount(labels).tolist() == list(env.task.class_counts)
+
+
+def test_equal_counts_are_no_natural_tail() -> None:
+    spec = ENVS.resolve("glyphs-lt-natural").spec
+    with pytest.raises(
+        UsageError,
+        match=r"glyphs has no tail of its own: each of its 60 classes .*"
+        "use an imbalance, as in glyphs-lt-100",
+    ):
+        LongTailEnv(**spec.kwargs)
+
+
+def test_a_natural_tail_has_its_own_head() -> None:
+    with pytest.raises(UsageError, match="imbalance=natural keeps the images of each class"):
+        LongTailEnv(data="glyphs", imbalance="natural", head=20)
