@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from email import message_from_string
+from email.message import Message
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 ASSETS = PurePosixPath("envs/assets")
+BUILD_FILES = ("pyproject.toml", "setup.py", "README.md")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def call(*command: str, cwd: Path = ROOT) -> str:
@@ -47,7 +51,7 @@ def wheel(tracked: list[PurePosixPath], tmp_path_factory: pytest.TempPathFactory
     """A wheel built without network from a copy of the tracked files, links left out."""
     source = tmp_path_factory.mktemp("source")
     extra = [path.name for pattern in ("LICENSE*", "NOTICE*") for path in ROOT.glob(pattern)]
-    for name in [*tracked, "pyproject.toml", PROJECT["project"]["readme"], *extra]:
+    for name in [*tracked, *BUILD_FILES, *extra]:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
     out = tmp_path_factory.mktemp("dist")
@@ -104,6 +108,50 @@ def test_version_is_in_one_place(wheel: Path) -> None:
     assert wheel.name.split("-")[1] == version
     shown = call(sys.executable, "-c", "import lazybench; print(lazybench.__version__)")
     assert shown.strip() == version
+
+
+def metadata(folder: Path, repository: str) -> Message:
+    """Return the metadata that a build has where the repository's address is set to this."""
+    for name in (*BUILD_FILES, "lazybench/_version.py", "LICENSE", "NOTICE"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    text = (folder / "pyproject.toml").read_text("utf-8")
+    packages = re.sub(r"^packages = \[.*?^\]", 'packages = ["lazybench"]', text, flags=re.M | re.S)
+    (folder / "pyproject.toml").write_text(packages, "utf-8")
+    script = (folder / "setup.py").read_text("utf-8")
+    variable = re.compile(r'^REPOSITORY = ".*"$', re.MULTILINE)
+    script, replaced = variable.subn(f"REPOSITORY = {repository!r}", script)
+    assert replaced == 1
+    (folder / "setup.py").write_text(script, "utf-8")
+    code = "from setuptools import build_meta as b; b.prepare_metadata_for_build_wheel('.')"
+    call(sys.executable, "-c", code, cwd=folder)
+    (made,) = folder.glob("lazybench-*.dist-info/METADATA")
+    return message_from_string(made.read_text("utf-8"))
+
+
+def test_links_are_absolute_once_the_repository_is_named(tmp_path: Path) -> None:
+    address = "https://example.org/owner/lazybench"
+    found = metadata(tmp_path, address)
+    tag = f"{address}/blob/v{found['Version']}"
+    urls = dict(url.split(", ") for url in found.get_all("Project-URL"))
+    assert urls["Homepage"] == address
+    assert urls["Changelog"] == f"{tag}/CHANGELOG.md"
+    assert found["Description-Content-Type"] == "text/markdown"
+    links = LINK.findall(found.get_payload())
+    own = LINK.findall((ROOT / "README.md").read_text("utf-8"))
+    assert len(links) == len(own) > 20
+    for link, before in zip(links, own, strict=True):
+        if before.startswith("https://"):
+            assert link == before
+        else:
+            assert link == f"{tag}/{before}"
+            assert (ROOT / before.partition("#")[0]).exists()
+
+
+def test_without_a_repository_the_readme_is_as_it_is(tmp_path: Path) -> None:
+    found = metadata(tmp_path, "")
+    assert found.get_all("Project-URL") is None
+    assert found.get_payload().strip() == (ROOT / "README.md").read_text("utf-8").strip()
 
 
 def test_install_changes_nothing_that_is_there(wheel: Path, tmp_path: Path) -> None:
