@@ -235,6 +235,8 @@ def _resolve_stream(name: str, known: Mapping[str, EnvSpec]) -> EnvSpec | None:
 
 def _size(meta: Meta) -> tuple[int, int]:
     """Classes and test images of an imported set, as `lazybench.data.pool` splits it."""
+    if meta.parts:
+        return len(meta.parts["test"].counts), sum(meta.parts["test"].counts)
     counts = meta.splits["train"].counts
     return len(counts), len(counts) * held_out_each(min(counts))
 
@@ -358,8 +360,8 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
         return Resolved(stream)
     if name.endswith("-anyway"):
         data = name.removesuffix("-anyway")
-        known_data = {spec.id for spec in registry.DATASETS.specs()} - set(_NO_WAYS)
-        return Resolved(anyway(data)) if data in known_data else None
+        known_data = {spec.id for spec in registry.DATASETS.specs()}
+        return Resolved(anyway(data)) if data in known_data and _makes_tasks(data) else None
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -369,7 +371,7 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     for data in candidates:
         # The last is the default if none is installed; opening it reports where its files belong.
         last = data == candidates[-1] and data in registered
-        if data.partition("@")[0] not in _NO_WAYS and (last or installed(data)):
+        if _makes_tasks(data) and (last or installed(data)):
             fresh = (
                 dirichlet(data, way, shot)
                 if match["variant"] == "-dirichlet"
@@ -381,6 +383,14 @@ def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
                 why = " (tiered by script, embedded; TieredImageNet isn't installed)"
             return Resolved(spec, f"{name} is {spec.id}{why}" if spec.id != name else "")
     return None
+
+
+def _makes_tasks(data: str) -> bool:
+    """Whether a data set has splits by class, as few-shot tasks need."""
+    if data.partition("@")[0] in _NO_WAYS:
+        return False
+    imported = {spec.id for spec in registry.DATASETS.specs() if spec.origin == ORIGIN}
+    return data not in imported or not any(m.name == data and m.parts for m in metas()[0])
 
 
 def installed(data: str) -> bool:

@@ -244,7 +244,8 @@ def import_command(  # noqa: PLR0913 - each is a flag of the command line
 
     PATH is a folder of images (class/image or super/class/image, optionally below train, val and
     test), an .npz of images or features x with labels y (optionally group and split), or a folder
-    with train.npz, val.npz and test.npz.
+    with train.npz, val.npz and test.npz. Images with the same classes in train and test make
+    long-tailed environments.
     """
     shares = _shares(fractions)
     from lazybench.data.importing.importer import ImportRequest, import_data
@@ -426,7 +427,7 @@ def _show(done: Imported, envs: list[str]) -> None:
             str(sum(split.counts)),
             f"{min(split.counts)} to {max(split.counts)}",
         )
-        for name, split in meta.splits.items()
+        for name, split in (meta.splits or meta.parts).items()
     ]
     header = ("split", "classes", "super-categories", "instances", "per class")
     console.line(console.table(header, rows))
@@ -434,6 +435,10 @@ def _show(done: Imported, envs: list[str]) -> None:
     console.line(console.facts(facts))
     for note in done.notes:
         console.line(f"note: {note}")
+    if meta.parts:
+        console.line(f"environments: {meta.name}-lt-100, and any other imbalance")
+        console.line(f"try: lazybench run --agent drw --env {meta.name}-lt-10 --budget smoke")
+        return
     plain = [env for env in envs if not env.endswith("-noniid")]
     console.line(f"environments: {', '.join(plain)} (each also with -noniid)")
     console.line(

@@ -67,19 +67,27 @@ class Pool:
 
 @runtime_checkable
 class DataSet(Protocol):
-    """An opened data set; `pool` may be called for each split, and is cheap the second time.
+    """An opened data set; `pool` may be called for each split, and is cheap the second time."""
 
-    Attributes:
-        name: id of the data set, as in environment ids (`glyphs`, `omniglot`).
-        fingerprint: 64 hex digits over content and split, independent of packaging.
-        prep: version of the preparation (resizing, jitter) that turned sources into instances.
-        source: one line on where the images come from, and on a subset or a custom split.
-    """
+    @property
+    def name(self) -> str:
+        """Id of the data set, as in environment ids (`glyphs`, `omniglot`)."""
+        ...
 
-    name: str
-    fingerprint: str
-    prep: str
-    source: str
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over content and split, independent of packaging."""
+        ...
+
+    @property
+    def prep(self) -> str:
+        """Version of the preparation (resizing, jitter) that turned sources into instances."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """One line on where the images come from, and on a subset or a custom split."""
+        ...
 
     def pool(self, split: Split) -> Pool:
         """Return the instances of `split`."""
@@ -173,6 +181,15 @@ def open_labelled(data: str) -> Labelled:
     opened: object = load(spec.target)(**spec.kwargs)
     if not isinstance(opened, DataSet):
         raise UsageError(f"{data} has no classes; a long-tailed stream needs labelled images")
+    return held_out_labelled(opened)
+
+
+def held_out_labelled(opened: DataSet) -> Labelled:
+    """Return the train classes of a data set, with a part of their images held out for the test.
+
+    Raises:
+        UsageError: it holds no images, or too few of a class.
+    """
     pool = opened.pool("train")
     train, test = held_out(pool, opened.name)
     return Labelled(

@@ -69,7 +69,8 @@ def given_split(labels: Sequence[str], splits: Sequence[Split], where: str) -> C
             raise UsageError(
                 f"class '{label}' is in both {of[label]} and {split} by {where}, but few-shot "
                 "splits share no class; add --split-seed 0 to put all instances of a class "
-                "together and re-make the split by class"
+                "together and re-make the split by class (images whose train and test have all "
+                "classes in common make long-tailed environments)"
             )
     return ClassSplit(of, f"split given by {where}")
 

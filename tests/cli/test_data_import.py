@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 CLASSES, EACH = 24, 18
 
@@ -108,3 +109,20 @@ def test_forgetting_asks_first(lazybench: Any, features: Path) -> None:
     assert lazybench("data", "where", "mine").code == 2
     assert lazybench("data", "forget", "mine", "--yes").code == 2
     assert lazybench("data", "forget", "glyphs", "--yes").code == 2
+
+
+def test_a_folder_for_classification_names_its_streams(lazybench: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 20), ("test", 3)):
+        for name in ("a", "b"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number, pixels in enumerate(rng.integers(0, 256, (n, 4, 4), dtype=np.uint8)):
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.png")
+    done = lazybench("data", "import", "photos", "--name", "photos")
+    assert done.code == 0, done.err
+    assert "environments: photos-lt-100, and any other imbalance" in done.out
+    assert [line.split()[:3] for line in done.out.splitlines() if line.startswith("te")] == [
+        ["test", "2", "6"]
+    ]
+    assert lazybench("data", "verify", "photos").code == 0
+    assert "2/2 classes" in lazybench("data", "list").out

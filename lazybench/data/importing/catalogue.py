@@ -111,6 +111,8 @@ class Meta:
         prep: preparation of the sources (`84-lanczos-1`).
         source: one line on where the data comes from and how it is split.
         licence: the user's text.
+        parts: the train and test part of long-tailed streams, where the source has both with the
+            same classes; then there are no splits.
         embedding: how a backbone computed the features; None for imported data.
     """
 
@@ -123,6 +125,12 @@ class Meta:
     source: str
     licence: str
     embedding: Embedding | None = None
+    parts: Mapping[Part, SplitMeta] = field(default_factory=dict)
+
+    @property
+    def stream_parts(self) -> Mapping[Part, SplitMeta]:
+        """The parts of long-tailed streams, of images or of features; empty without any."""
+        return self.parts if self.embedding is None else self.embedding.parts
 
     @property
     def most_way(self) -> int:
@@ -137,7 +145,7 @@ class Meta:
     @property
     def about(self) -> str:
         """One line for listings."""
-        held = self.splits.values() or (self.embedding.parts.values() if self.embedding else ())
+        held = self.splits.values() or self.stream_parts.values()
         counts = "/".join(str(len(split.classes)) for split in held)
         shape = "x".join(map(str, self.shape))
         what = f"images {shape}" if self.kind == "images" else f"{shape} features"
@@ -151,6 +159,8 @@ class Meta:
         facts = {"schema": SCHEMA} | asdict(self)
         if self.embedding is None:
             del facts["embedding"]
+        if not self.parts:
+            del facts["parts"]
         return facts | {_CHECK: _checksum(facts)}
 
 
@@ -290,7 +300,8 @@ def _read(path: Path, *state: int) -> Meta:
         if found["schema"] != SCHEMA or found["name"] != path.parent.name:
             raise ValueError("of another schema or name")
         embedding = _embedding(found["embedding"]) if "embedding" in found else None
-        listed = SPLITS if embedding is None or found["splits"] else ()
+        parts = found.get("parts", {})
+        listed = SPLITS if found["splits"] or not (parts or embedding) else ()
         splits: dict[Split, SplitMeta] = {split: _split(found["splits"][split]) for split in listed}
         kind: Kind = "images" if found["kind"] == "images" else "features"
         return Meta(
@@ -303,6 +314,7 @@ def _read(path: Path, *state: int) -> Meta:
             source=str(found["source"]),
             licence=str(found["licence"]),
             embedding=embedding,
+            parts={part: _split(parts[part]) for part in PARTS if parts},
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataUnavailable(f"{path} isn't whole ({error}); {again(path.parent.name)}") from error

@@ -1,5 +1,7 @@
 """Image folders: `class/image`, `super/class/image`, or either below `train`, `val` and `test`.
 
+Folders `train` and `test` (and maybe `val`) of the same classes make long-tailed streams.
+
 `list_images` lists a folder for every command that accepts one; `read_image_folder` reads it for
 `lazybench data import`.
 """
@@ -305,10 +307,13 @@ def _laid_out(
     tops = {above[0] for above in folders}
     splits: tuple[Split, ...] | None = None
     if tops <= set(SPLITS) or tops >= {"train", "test"}:
-        if tops != set(SPLITS):
+        inside = {top: {"/".join(each[1:]) for each in folders if each[0] == top} for top in tops}
+        ordinary = tops == {"train", "test"} and inside["train"] == inside["test"]
+        if tops != set(SPLITS) and not ordinary:
             raise UsageError(
                 f"{folder.path} holds images below {', '.join(sorted(tops))}; a given split has "
-                f"exactly the folders {', '.join(SPLITS)}, else rename the folders"
+                f"exactly the folders {', '.join(SPLITS)}, or train and test of the same classes; "
+                "else rename the folders"
             )
         splits = tuple(cast(Split, above[0]) for above in folders)
         folders = [above[1:] for above in folders]

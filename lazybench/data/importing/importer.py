@@ -24,8 +24,14 @@ from lazybench.data.importing.catalogue import (
 )
 from lazybench.data.importing.dataset import MapStyle, read_dataset
 from lazybench.data.importing.folder import read_image_folder
-from lazybench.data.importing.split import Preparation, Rows, choose_split
-from lazybench.data.importing.write import write_imported
+from lazybench.data.importing.split import (
+    ChosenParts,
+    Preparation,
+    Rows,
+    choose_parts,
+    choose_split,
+)
+from lazybench.data.importing.write import write_imported, write_parts
 from lazybench.errors import DuplicateName, OutputUnavailable, StoreError, UnknownName, UsageError
 from lazybench.files import FULL, remove_unfinished, replaced_folder
 from lazybench.registry import AGENTS, DATA_ALIASES, DATASETS
@@ -90,8 +96,9 @@ class Imported:
 def import_data(request: ImportRequest) -> Imported:
     """Import `request.source` as a data set, stored below the data folder and registered.
 
-    Instances are sorted by content inside their class, and classes by name, so the trials don't
-    depend on packaging.
+    Images whose train and test have the same classes become the parts of long-tailed streams; all
+    else is split by class for few-shot tasks. Instances are sorted by content inside their class,
+    and classes by name, so the trials don't depend on packaging.
 
     Raises:
         UsageError: a name, option, layout or value that isn't allowed.
@@ -104,7 +111,9 @@ def import_data(request: ImportRequest) -> Imported:
     folder = imported_root() / request.name
     check_free(folder, request.replace)
     rows = _open(request)
-    chosen = choose_split(
+    given = (request.split_file, request.split_seed, request.fractions) == (None, None, None)
+    parts = choose_parts(rows, skip_small=request.skip_small) if given else None
+    chosen = parts or choose_split(
         rows,
         request.name,
         listed=request.split_file,
@@ -115,14 +124,19 @@ def import_data(request: ImportRequest) -> Imported:
     with writing(folder), alone_on(folder):
         check_free(folder, request.replace)
         with replaced_folder(folder) as place:
-            meta, notes = write_imported(
-                place,
-                request.name,
-                rows,
-                chosen,
-                licence=request.licence,
-                standardise=request.standardise,
-            )
+            if isinstance(chosen, ChosenParts):
+                meta, notes = write_parts(
+                    place, request.name, rows, chosen, licence=request.licence
+                )
+            else:
+                meta, notes = write_imported(
+                    place,
+                    request.name,
+                    rows,
+                    chosen,
+                    licence=request.licence,
+                    standardise=request.standardise,
+                )
     if "gymnasium" in sys.modules:
         gymnasium_ids.register_all()
     return Imported(meta, folder, (*rows.notes, *chosen.notes, *notes))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lazybench.data.importing.catalogue import QUERIES, Kind
+from lazybench.data.importing.catalogue import QUERIES, Kind, Part
 from lazybench.data.splits import (
     FRACTIONS,
     LEAST_CLASSES,
@@ -145,6 +145,13 @@ LEAST_INSTANCES = 1 + QUERIES
 LONGEST_LABEL = 200
 
 
+LEAST_TRAIN = 11
+"""Training images that a class of a long-tailed stream needs: 10 for the dev set, and another."""
+
+Members = Mapping[str, NDArray[np.int64]]
+"""Numbers of the instances of each class, by its name."""
+
+
 @dataclass(frozen=True)
 class ChosenSplit:
     """Classes and their splits.
@@ -156,10 +163,86 @@ class ChosenSplit:
         notes: lines for the user.
     """
 
-    members: Mapping[str, NDArray[np.int64]]
+    members: Members
     groups: Mapping[str, str | None]
     split: ClassSplit
     notes: tuple[str, ...]
+
+    def members_of(self, split: Split) -> Members:
+        """The classes of a split, sorted, with the numbers of their instances."""
+        return {label: self.members[label] for label in self.split.classes(split)}
+
+
+@dataclass(frozen=True)
+class ChosenParts:
+    """A train and a test part of the same classes.
+
+    Attributes:
+        members: of each part, the classes, sorted, with the numbers of their instances.
+        groups: super-category of each class, or None.
+        notes: lines for the user.
+    """
+
+    members: Mapping[Part, Members]
+    groups: Mapping[str, str | None]
+    notes: tuple[str, ...]
+
+
+def choose_parts(rows: Rows, *, skip_small: bool = False) -> ChosenParts | None:
+    """Return the train and test part of images that the source splits as for classification.
+
+    None for other sources: features, and splits that share no class.
+
+    Choice: instances of val join train, since streams take their dev set out of train.
+
+    Args:
+        rows: the source.
+        skip_small: leave out classes with too few training images, instead of refusing them.
+
+    Raises:
+        UsageError: a class with too few training images, or too few classes.
+    """
+    if rows.splits is None or rows.kind != "images":
+        return None
+    labels, splits = np.array(rows.labels), np.array(rows.splits)
+    held = {split: set(labels[splits == split].tolist()) for split in SPLITS}
+    if not held["train"] or held["train"] != held["test"] or not held["val"] <= held["train"]:
+        return None
+    groups = _groups(rows)
+    _check_texts([*groups, *(group for group in groups.values() if group is not None)])
+    _check_alike(groups)
+    in_test = splits == "test"
+    names = sorted(held["train"])
+    train = {label: np.flatnonzero((labels == label) & ~in_test) for label in names}
+    small = {label: len(of) for label, of in train.items() if len(of) < LEAST_TRAIN}
+    if small and not skip_small:
+        few = min(small, key=lambda label: (small[label], label))
+        raise UsageError(
+            f"{len(small)} of {len(names)} classes have fewer than {LEAST_TRAIN} training images, "
+            f"such as '{few}' with {small[few]}: a long-tailed stream takes {LEAST_TRAIN - 1} for "
+            "its dev set; add images, or leave such classes out with --skip-small"
+        )
+    kept = [label for label in names if label not in small]
+    if len(kept) < LEAST_CLASSES:
+        raise UsageError(
+            f"{len(kept)} classes are left, and a stream needs {LEAST_CLASSES}; give more classes"
+        )
+    test = {label: np.flatnonzero((labels == label) & in_test) for label in kept}
+    notes = ["train and test have the same classes, so it has long-tailed environments alone"]
+    if held["val"]:
+        notes.append("images of val join train, from which streams take their dev set")
+    if small:
+        notes.append(
+            f"left out {len(small)} classes of fewer than {LEAST_TRAIN} training images, such as "
+            f"'{min(small)}'"
+        )
+    each = min(map(len, test.values()))
+    beyond = sum(map(len, test.values())) - each * len(test)
+    if beyond:
+        notes.append(
+            f"left out {beyond} test images: each class has {each}, as many as the smallest has"
+        )
+    return ChosenParts({"train": {k: train[k] for k in kept}, "test": test}, groups, tuple(notes))
 
 
 def choose_split(

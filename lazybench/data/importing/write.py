@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +17,17 @@ from lazybench.data.fingerprint import content_fingerprint, repeated_instances
 from lazybench.data.importing.arrays import MOST_FEATURE
 from lazybench.data.importing.catalogue import (
     META,
+    PARTS,
     Meta,
+    Part,
     SplitMeta,
     again,
     imported_root,
     lock_path,
     read_meta,
 )
-from lazybench.data.importing.split import ChosenSplit, Read, Rows
-from lazybench.data.pool import Pool
+from lazybench.data.importing.split import ChosenParts, ChosenSplit, Members, Read, Rows
+from lazybench.data.pool import Labelled, Pool, held_out_labelled, whole_part
 from lazybench.data.splits import SPLITS, Split
 from lazybench.errors import DataUnavailable, UsageError
 from lazybench.files import file_digest, sync, write_json
@@ -76,7 +78,13 @@ class ImportedSet:
         return self.pools[split]
 
     def classes(self, split: Split) -> int:
-        """Return the number of classes of `split`, embedded or not."""
+        """Return the number of classes of `split`, embedded or not.
+
+        Raises:
+            DataUnavailable: it has no splits.
+        """
+        if not self.meta.splits:
+            raise not_embedded(self.meta, split)
         return len(self.meta.splits[split].classes)
 
     def reread(self) -> str:
@@ -93,9 +101,7 @@ class ImportedSet:
 def files_of(meta: Meta) -> dict[str, SplitMeta]:
     """Return the files of instances that a data set has, by their names without `.npy`."""
     listed = {str(split): facts for split, facts in meta.splits.items()}
-    if meta.embedding is not None:
-        listed |= {f"lt-{part}": facts for part, facts in meta.embedding.parts.items()}
-    return listed
+    return listed | {f"lt-{part}": facts for part, facts in meta.stream_parts.items()}
 
 
 def present(meta: Meta) -> dict[str, SplitMeta]:
@@ -157,6 +163,31 @@ def _open(folder: Path) -> ImportedSet:
         folder=folder,
         meta=meta,
         pools=dict(zip(there, pools, strict=True)),
+    )
+
+
+def labelled(name: str) -> Labelled:
+    """Return the data set imported as `name` as a long-tailed stream uses it.
+
+    Raises:
+        DataUnavailable: it doesn't exist, or a file has changed since the import.
+        UsageError: it holds no images, or too few of a class.
+    """
+    opened = open_imported(name)
+    meta = opened.meta
+    if not meta.parts:
+        return held_out_labelled(opened)
+    train, test = (
+        whole_part(pool_of(opened.folder, meta, f"lt-{part}", meta.parts[part])) for part in PARTS
+    )
+    return Labelled(
+        name=opened.name,
+        fingerprint=opened.fingerprint,
+        prep=opened.prep,
+        source=opened.source,
+        classes=meta.parts["train"].classes,
+        train=train,
+        test=test,
     )
 
 
@@ -254,20 +285,13 @@ def write_imported(
         DataUnavailable: a source can't be read.
         OSError: `place` can't be written.
     """
-    scale = _scale(rows, chosen) if standardise else None
+    scale = _scale(rows, chosen.members_of("train")) if standardise else None
     splits: dict[Split, SplitMeta] = {}
     hashes: dict[str, list[list[bytes]]] = {}
     for split in SPLITS:
-        path = part_path(place, split)
-        hashes[split] = _write_split(path, rows, chosen, split, scale)
-        classes = chosen.split.classes(split)
-        splits[split] = SplitMeta(
-            classes=tuple(classes),
-            groups=tuple(chosen.groups[label] or label for label in classes),
-            counts=tuple(len(chosen.members[label]) for label in classes),
-            bytes=path.stat().st_size,
-            sha256=file_digest(path),
-        )
+        path, members = part_path(place, split), chosen.members_of(split)
+        hashes[split] = _write_file(path, rows, members, scale)
+        splits[split] = _described(path, members, hashes[split], chosen.groups)
     meta = Meta(
         name=name,
         kind=rows.kind,
@@ -282,22 +306,63 @@ def write_imported(
     return meta, repeated_instances(hashes, {split: splits[split].classes for split in splits})
 
 
-def _blocks(rows: Rows, chosen: ChosenSplit, split: Split) -> Iterator[Read]:
-    """The instances of each class of a split, sorted by content, whatever their packaging."""
-    for label in chosen.split.classes(split):
-        x, hashes = rows.read(chosen.members[label])
-        order = sorted(range(len(hashes)), key=hashes.__getitem__)
+def write_parts(
+    place: Path, name: str, rows: Rows, chosen: ChosenParts, *, licence: str = ""
+) -> tuple[Meta, tuple[str, ...]]:
+    """Write the parts of long-tailed streams to a folder, as `write_imported` writes splits.
+
+    Choice: the test has equally many images of each class, the first in the order of their hashes,
+        as the scores of streams need.
+
+    Args:
+        place: empty folder to write to.
+        name: name of the data set.
+        rows: the source.
+        chosen: its classes in both parts.
+        licence: licence of the data.
+
+    Raises:
+        DataUnavailable: a source can't be read.
+        OSError: `place` can't be written.
+    """
+    each = min(map(len, chosen.members["test"].values()))
+    parts: dict[Part, SplitMeta] = {}
+    hashes: dict[str, list[list[bytes]]] = {}
+    for part in PARTS:
+        path, members = part_path(place, f"lt-{part}"), chosen.members[part]
+        hashes[part] = _write_file(path, rows, members, most=each if part == "test" else None)
+        parts[part] = _described(path, members, hashes[part], chosen.groups)
+    meta = Meta(
+        name=name,
+        kind=rows.kind,
+        shape=rows.shape,
+        splits={},
+        fingerprint=content_fingerprint(hashes),
+        prep=rows.prep,
+        source=f"imported from {rows.what}; train and test given by {rows.split_by}",
+        licence=licence,
+        parts=parts,
+    )
+    write_json(place / META, meta.text())
+    return meta, repeated_instances(hashes, {part: parts[part].classes for part in parts})
+
+
+def _blocks(rows: Rows, members: Members, most: int | None = None) -> Iterator[Read]:
+    """The instances of each class, sorted by content, whatever their packaging; at most `most`."""
+    for numbers in members.values():
+        x, hashes = rows.read(numbers)
+        order = sorted(range(len(hashes)), key=hashes.__getitem__)[:most]
         yield Read(x[order], [hashes[at] for at in order])
 
 
-def _scale(rows: Rows, chosen: ChosenSplit) -> _Scale:
+def _scale(rows: Rows, members: Members) -> _Scale:
     """Mean and deviation over train; 1 for a feature that is constant there."""
     size, total = 0, np.zeros(rows.shape)
-    for x, _ in _blocks(rows, chosen, "train"):
+    for x, _ in _blocks(rows, members):
         size, total = size + len(x), total + x.sum(axis=0, dtype=np.float64)
     mean = total / size
     squares = np.zeros(rows.shape)
-    for x, _ in _blocks(rows, chosen, "train"):
+    for x, _ in _blocks(rows, members):
         squares += np.square(x - mean).sum(axis=0)
     deviation = np.sqrt(squares / size)
     # Sums of equal numbers are rounded; the remainder isn't a deviation.
@@ -305,12 +370,28 @@ def _scale(rows: Rows, chosen: ChosenSplit) -> _Scale:
     return _Scale(mean, np.where(constant, 1.0, deviation))
 
 
-def _write_split(
-    path: Path, rows: Rows, chosen: ChosenSplit, split: Split, scale: _Scale | None
+def _described(
+    path: Path,
+    members: Members,
+    hashes: Sequence[Sequence[bytes]],
+    groups: Mapping[str, str | None],
+) -> SplitMeta:
+    """The description of a file that was written."""
+    return SplitMeta(
+        classes=tuple(members),
+        groups=tuple(groups[label] or label for label in members),
+        counts=tuple(map(len, hashes)),
+        bytes=path.stat().st_size,
+        sha256=file_digest(path),
+    )
+
+
+def _write_file(
+    path: Path, rows: Rows, members: Members, scale: _Scale | None = None, most: int | None = None
 ) -> list[list[bytes]]:
-    """Write the instances of a split; the hashes of each class."""
+    """Write the instances of some classes, at most `most` of each; the hashes of each class."""
     dtype = np.dtype(np.uint8 if rows.kind == "images" else "<f4")
-    count = sum(len(chosen.members[label]) for label in chosen.split.classes(split))
+    count = sum(len(numbers[:most]) for numbers in members.values())
     header = {
         "descr": np.lib.format.dtype_to_descr(dtype),
         "fortran_order": False,
@@ -319,10 +400,10 @@ def _write_split(
     found: list[list[bytes]] = []
     with path.open("xb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for x, hashes in _blocks(rows, chosen, split):
+        for x, hashes in _blocks(rows, members, most):
             scaled = x if scale is None else (x - scale.mean) / scale.deviation
             if rows.kind == "features":
-                _check_range(scaled, split)
+                _check_range(scaled, path.stem)
             # Written and not memory-mapped, so that a full disk raises an error and not a signal.
             file.write(np.ascontiguousarray(scaled, dtype).tobytes())
             found.append(hashes)
@@ -330,7 +411,7 @@ def _write_split(
     return found
 
 
-def _check_range(x: NDArray[Any], split: Split) -> None:
+def _check_range(x: NDArray[Any], split: str) -> None:
     largest = np.abs(x).max(axis=0)
     if largest.max() > MOST_FEATURE:
         column = int(largest.argmax())
