@@ -113,10 +113,10 @@ def test_each_trial_is_drawn_by_itself_and_keeps_its_row():
     rng = np.random.default_rng(0)
     for n, wanted in ((600, 50), (16, 3), (40, 40), (13, 13), (9, 8)):
         drawn = np.sort(rng.choice(n, wanted, replace=False))
-        blocks = list(_blocks(drawn, 8, n, apart=False))
+        blocks = list(_blocks(drawn, 8, n, any_row=False))
         assert set(drawn) <= set(np.concatenate(blocks))
         assert all((block % 8 == np.arange(8)).all() for block in blocks)
-        held = np.concatenate(list(_blocks(drawn, 5, n, apart=True)))
+        held = np.concatenate(list(_blocks(drawn, 5, n, any_row=True)))
         assert set(held) == set(drawn)
     # One block of 75 that was forged: drawn in whole blocks, a sample found it in 7 of 75 cases.
     found = [(rng.choice(600, 50, replace=False) // 8 == 40).any() for _ in range(400)]
