@@ -71,7 +71,8 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
         typer.Option(
             "--track",
             metavar="WHAT",
-            help="Experiment tracker: tensorboard[:DIR], or MODULE:FACTORY.",
+            help="Experiment tracker: tensorboard[:DIR], wandb[:PROJECT], mlflow[:PROJECT], "
+            "aim[:PROJECT], or MODULE:FACTORY.",
         ),
     ] = None,
     device: options.Device = "cpu",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from lazybench.errors import UsageError
+from lazybench.errors import UsageError, nearest
 from lazybench.files import refuse_links
 from lazybench.plugins import contained, describe
 from lazybench.user_code import load
@@ -240,24 +240,161 @@ class TensorBoard(Callback):
         self._writer.close()
 
 
+class WandB(Callback):
+    """Tracker that logs a run to Weights & Biases; a resumed run continues its own page there."""
+
+    def __init__(self, project: str) -> None:
+        """Check that the package is installed; start nothing yet.
+
+        Raises:
+            UsageError: it isn't.
+        """
+        try:
+            import wandb
+        except ImportError as error:
+            raise _not_installed(WANDB, error) from error
+        self._init, self._project = wandb.init, project
+        self._run: Any = None
+
+    def begin(self, run: Mapping[str, Any]) -> None:
+        """Begin or resume the run, with its settings as its configuration."""
+        self._run = self._init(
+            project=self._project,
+            name=Path(str(run["folder"])).name,
+            id=str(run["key"])[:12],
+            resume="allow",
+            config=dict(run),
+        )
+        # Steps of their own axis may repeat, as in a run that resumes.
+        self._run.define_metric("update")
+        self._run.define_metric("*", step_metric="update")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Log an update."""
+        self.evaluated(step, "train", values)
+
+    def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Log an evaluation's metrics."""
+        self._run.log({"update": step, **_named(split, values)})
+
+    def end(self, status: str) -> None:
+        """Finish the run, as failed unless it ended well."""
+        self._run.finish(exit_code=0 if status == "ok" else 1)
+
+
+class MLflow(Callback):
+    """Tracker that logs a run to MLflow, with the key of the run as a tag."""
+
+    def __init__(self, experiment: str) -> None:
+        """Check that the package is installed; start nothing yet.
+
+        Raises:
+            UsageError: it isn't.
+        """
+        try:
+            import mlflow
+        except ImportError as error:
+            raise _not_installed(MLFLOW, error) from error
+        self._mlflow: Any = mlflow
+        self._experiment = experiment
+
+    def begin(self, run: Mapping[str, Any]) -> None:
+        """Begin a run, with its settings as its parameters."""
+        self._mlflow.set_experiment(self._experiment)
+        name = Path(str(run["folder"])).name
+        self._mlflow.start_run(run_name=name, tags={"lazybench.key": str(run["key"])})
+        facts = {each: run[each] for each in ("agent", "env", "budget", "seed")}
+        self._mlflow.log_params(facts | dict(run["config"]))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Log an update."""
+        self.evaluated(step, "train", values)
+
+    def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Log an evaluation's metrics."""
+        self._mlflow.log_metrics(_named(split, values), step=step)
+
+    def end(self, status: str) -> None:
+        """End the run as finished, failed or killed."""
+        ends = {"ok": "FINISHED", "interrupted": "KILLED"}
+        self._mlflow.end_run(ends.get(status, "FAILED"))
+
+
+class Aim(Callback):
+    """Tracker that logs a run to Aim, with `train`, `val` and `test` as subsets."""
+
+    def __init__(self, experiment: str) -> None:
+        """Check that the package is installed; start nothing yet.
+
+        Raises:
+            UsageError: it isn't.
+        """
+        try:
+            import aim
+        except ImportError as error:
+            raise _not_installed(AIM, error) from error
+        self._make, self._experiment = aim.Run, experiment
+        self._run: Any = None
+
+    def begin(self, run: Mapping[str, Any]) -> None:
+        """Begin a run, with its settings as its parameters."""
+        self._run = self._make(experiment=self._experiment)
+        self._run.name = Path(str(run["folder"])).name
+        self._run["hparams"] = dict(run)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Log an update."""
+        self.evaluated(step, "train", values)
+
+    def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Log an evaluation's metrics."""
+        for name, value in values.items():
+            self._run.track(float(value), name=name, step=step, context={"subset": split})
+
+    def end(self, status: str) -> None:
+        """Close the run, with its status."""
+        self._run["status"] = status
+        self._run.close()
+
+
+def _named(split: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": float(value) for name, value in values.items()}
+
+
+def _not_installed(name: str, error: ImportError) -> UsageError:
+    return UsageError(
+        f"--track {name} needs the package {name} ({error}); install it with: pip install {name}"
+    )
+
+
+WANDB, MLFLOW, AIM = "wandb", "mlflow", "aim"
+_SERVICES: Mapping[str, Callable[[str], Callback]] = {WANDB: WandB, MLFLOW: MLflow, AIM: Aim}
+"""Trackers by name, each made from the name of a project."""
+_PROJECT = "lazybench"
+
+
 def make_tracker(text: str, runs: Path) -> Callback:
     """Return the tracker that `--track` names.
 
     Args:
-        text: `tensorboard`, `tensorboard:DIR`, or `module:factory` or `file.py:factory` of a
-            function that returns a tracker.
+        text: `tensorboard`, `tensorboard:DIR`, `wandb`, `mlflow` or `aim` (each also as
+            `NAME:PROJECT`), or `module:factory` or `file.py:factory` of a function that returns a
+            tracker.
         runs: folder of runs; TensorBoard's default folder is `tensorboard` in it.
 
     Raises:
-        UsageError: no such factory, it doesn't return a tracker, or TensorBoard isn't installed.
+        UsageError: no such factory, it doesn't return a tracker, or a package isn't installed.
     """
     name, _, rest = text.partition(":")
     if name == TENSORBOARD:
         return TensorBoard(Path(rest) if rest else runs / TENSORBOARD)
+    if name in _SERVICES:
+        return _SERVICES[name](rest or _PROJECT)
     if ":" not in text:
+        names = [TENSORBOARD, *_SERVICES]
         raise UsageError(
-            f"--track takes {TENSORBOARD}, {TENSORBOARD}:DIR, module:factory or file.py:factory; "
-            f"got '{text}'"
+            f"--track takes {TENSORBOARD}, {TENSORBOARD}:DIR, {', '.join(_SERVICES)} (each also as "
+            f"NAME:PROJECT), module:factory or file.py:factory; got '{text}'.{nearest(text, names)}"
         )
     factory = load(text)
     try:

@@ -120,7 +120,7 @@ def test_an_unhappy_end_is_received_too():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("tensorbord", "--track takes tensorboard, tensorboard:DIR, module:factory"),
+        ("tensorbord", "--track takes tensorboard, tensorboard:DIR, wandb, mlflow, aim"),
         ("mine.py:Nothing", "'mine.py' has no 'Nothing'"),
         ("mine.py:Half", "mine.py:Half() gives lacks end"),
         ("mine.py:raises", "mine.py:raises() failed: KeyError: 'no server'"),
@@ -153,3 +153,95 @@ def test_tensorboard_reads_what_was_written(folder):
     assert [each.step for each in events.Scalars("val/mse")] == [2, 4, 6]
     (test,) = events.Scalars("test/mse")
     assert test.value == pytest.approx(record.metrics["mse"].value)
+
+
+class Calls:
+    """A stand-in of a tracking package that keeps its calls, and whose calls give itself."""
+
+    def __init__(self):
+        self.kept = []
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            self.kept.append((name, args, kwargs))
+            return self
+
+        return call
+
+    def __setitem__(self, name, value):
+        self.kept.append((name, value))
+
+    def of(self, name):
+        return [call[1:] for call in self.kept if call[0] == name]
+
+
+@pytest.fixture
+def service(monkeypatch):
+    def install(name):
+        calls = Calls()
+        monkeypatch.setitem(__import__("sys").modules, name, calls)
+        return calls
+
+    return install
+
+
+def test_wandb_gets_a_run(service):
+    calls = service("wandb")
+    record = run(make_tracker("wandb:mine", Path("runs")))
+    ((_, begun),) = calls.of("init")
+    assert (begun["project"], begun["id"], begun["resume"]) == ("mine", record.key[:12], "allow")
+    assert begun["config"]["agent"] == "Learner"
+    assert calls.of("define_metric")[-1] == (("*",), {"step_metric": "update"})
+    logged = [args[0] for args, _ in calls.of("log")]
+    losses = [(each["update"], each["train/loss"]) for each in logged if "train/loss" in each]
+    assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6]
+    assert losses[1][1] == pytest.approx(0.5)
+    assert [each["update"] for each in logged if "val/mse" in each] == [2, 4, 6]
+    assert logged[-1]["test/mse"] == record.metrics["mse"].value
+    assert calls.of("finish") == [((), {"exit_code": 0})]
+
+
+def test_mlflow_gets_a_run(service):
+    calls = service("mlflow")
+    record = run(make_tracker("mlflow", Path("runs")))
+    assert calls.of("set_experiment") == [(("lazybench",), {})]
+    ((_, begun),) = calls.of("start_run")
+    assert begun["tags"] == {"lazybench.key": record.key}
+    (((params,), _),) = calls.of("log_params")
+    assert params == {"agent": "Learner", "env": "sinusoid-5shot", "budget": "smoke", "seed": 0}
+    logged = [(args[0], kwargs["step"]) for args, kwargs in calls.of("log_metrics")]
+    assert [step for values, step in logged if "train/loss" in values] == [1, 2, 3, 4, 5, 6]
+    assert logged[-1][0] == {"test/mse": record.metrics["mse"].value}
+    assert calls.of("end_run") == [(("FINISHED",), {})]
+
+
+def test_aim_gets_a_run(service):
+    calls = service("aim")
+    record = run(make_tracker("aim:mine", Path("runs")))
+    assert calls.of("Run") == [((), {"experiment": "mine"})]
+    ((facts,),) = calls.of("hparams")
+    assert facts["key"] == record.key
+    tracked = [(args[0], kwargs) for args, kwargs in calls.of("track")]
+    trained = [kwargs for _, kwargs in tracked if kwargs["context"] == {"subset": "train"}]
+    assert [each["step"] for each in trained if each["name"] == "loss"] == [1, 2, 3, 4, 5, 6]
+    value, last = tracked[-1]
+    assert (value, last["context"]) == (record.metrics["mse"].value, {"subset": "test"})
+    assert calls.of("status") == [("ok",)]
+    assert len(calls.of("close")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "end"),
+    [("wandb", "finish", ((), {"exit_code": 1})), ("mlflow", "end_run", (("FAILED",), {}))],
+)
+def test_services_hear_of_a_bad_end(service, name, call, end):
+    calls = service(name)
+    run(make_tracker(name, Path("runs")), agent=f"{PLAYERS}:Diverges")
+    assert calls.of(call) == [end]
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "aim"])
+def test_a_service_that_is_not_installed_is_named(monkeypatch, name):
+    monkeypatch.setitem(__import__("sys").modules, name, None)
+    with pytest.raises(UsageError, match=f"needs the package {name} .*pip install {name}"):
+        make_tracker(name, Path("runs"))
