@@ -60,6 +60,10 @@ UNSAFE_LOADS = {
 }  # fmt: skip
 
 
+# Not worth a line in CONTRIBUTING's tree.
+PLAIN = ("__main__.py", "_version.py", "__pycache__")
+
+
 def sources(folder: str) -> list[Path]:
     """Every module of a top-level folder; the links in `lazybench/` belong to their targets."""
     top = ROOT / folder
@@ -212,6 +216,18 @@ def test_imports_go_downward(folder: str) -> None:
         )
     ]
     assert not found, f"may not import {FORBIDDEN[folder]}"
+
+
+def test_contributing_shows_every_room_and_the_layers() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    tree, layers = re.findall(r"^```text\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    for folder in ("lazybench", "envs", "agents"):
+        for path in (ROOT / folder).iterdir():
+            name = path.name if path.suffix == ".py" else f"{path.name}/"
+            if path.suffix in ("", ".py") and path.name not in PLAIN and not path.is_symlink():
+                assert re.search(rf"(^|[ /]){re.escape(name)}", tree, re.MULTILINE), name
+    rows = [set(re.split(", ?", row.replace("/", "."))) for row in layers.splitlines()]
+    assert rows[::-1] == [set(row) - {"_moved", "_version"} for row in LAYERS]
 
 
 @pytest.mark.parametrize("folder", sorted(FORBIDDEN))
