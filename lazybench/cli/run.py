@@ -19,12 +19,39 @@ from lazybench.cli.command import command
 if TYPE_CHECKING:
     from lazybench.records import Metric, Record
     from lazybench.runner.callbacks import Callback
+    from lazybench.runner.config_file import RunOptions
     from lazybench.runner.request import RunRequest
     from lazybench.runner.transfer import TransferResult
     from lazybench.sweep.tune import TuningResult
 
 
 BAD_RUN = 3
+_CONFIG = "lazybench.run_options"
+"""Where the command line keeps the content of `--config`."""
+
+
+def _use_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Take the options of a file as defaults of those that aren't given."""
+    if path is None:
+        return None
+    from lazybench.errors import UsageError
+    from lazybench.runner.config_file import read_options
+
+    try:
+        found = read_options(path)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    values = found.model_dump(exclude_none=True, exclude={"settings", "protocol"})
+    if "out" in values:
+        values["out_dir"] = values.pop("out")
+    context.default_map = values
+    context.meta[_CONFIG] = found
+    return path
+
+
+def _is_of_file(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "DEFAULT_MAP"
 
 
 @command(
@@ -40,11 +67,13 @@ BAD_RUN = 3
     "lazybench run -a my_agent.py:MyAgent -e glyphs-5way-1shot --limit 50",
     "lazybench run -a square -e glyphs-net4-untargeted --isolated",
     "lazybench run -a maml -e glyphs-5way-1shot --track tensorboard",
+    "lazybench run --config run.toml --seeds 1-4",
     "lazybench run -a chance -e glyphs-5way-1shot --json --quiet > record.json",
     "torchrun --standalone --nproc-per-node 4 -m lazybench run -a maml -e omniglot-20way-5shot",
     distributed=True,
 )
 def run_command(  # noqa: PLR0913 - one parameter for each option
+    context: typer.Context,
     agent: options.Agent,
     env: options.Env,
     budget: options.Budget = "small",
@@ -54,6 +83,16 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     protocol: Annotated[list[str] | None, options.protocol("Replaces its default.")] = None,
     query_budget: Annotated[int | None, options.query_budget(least=1)] = None,
     bad_query_budget: Annotated[int | None, options.bad_query_budget()] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE.toml",
+            help="Options from a file, such as run.toml in a run's folder; options given here win.",
+            callback=_use_config,
+            is_eager=True,
+        ),
+    ] = None,
     tuned: Annotated[
         Path | None,
         typer.Option(
@@ -101,9 +140,15 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     isn't repeated; an interrupted one is resumed by the same command. With several seeds, --json
     prints one record a line.
     """
+    file: RunOptions | None = context.meta.get(_CONFIG)
+    of_file = [name for name in ("seed", "seeds") if _is_of_file(context, name)]
+    if seed is not None and seeds is not None and len(of_file) == 1:
+        seed, seeds = (None, seeds) if of_file == ["seed"] else (seed, None)
     chosen = options.parse_seeds(seed, seeds)
-    overrides = options.parse_settings(settings or ())
-    protocol_settings: dict[str, Any] = dict(options.parse_settings(protocol or (), "--protocol"))
+    overrides: dict[str, Any] = dict(file.settings) if file is not None else {}
+    overrides |= options.parse_settings(settings or ())
+    protocol_settings: dict[str, Any] = dict(file.protocol) if file is not None else {}
+    protocol_settings |= options.parse_settings(protocol or (), "--protocol")
     for name, value in (("query_budget", query_budget), ("bad_query_budget", bad_query_budget)):
         if value is not None:
             protocol_settings[name] = value
@@ -124,7 +169,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
 
     tuning = None
     if tuned is not None:
-        search = _tuned(tuned, agent, env, budget, given=settings or ())
+        search = _tuned(tuned, agent, env, budget, given=[*overrides])
         overrides, tuning = search.settings, search.tuning
     # Of the processes that torchrun started, only the first one prints and writes.
     number, many = distributed.launched()

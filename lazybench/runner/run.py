@@ -40,6 +40,7 @@ from lazybench.records import (
 )
 from lazybench.runner import checkpoint, provenance
 from lazybench.runner.callbacks import SILENT, Both, Callback
+from lazybench.runner.config_file import options_text
 from lazybench.runner.evaluate import Evaluation, combined, evaluate_blocks, open_env
 from lazybench.runner.isolated import IsolatedPolicy, isolated
 from lazybench.runner.record import Outcome, run_record
@@ -148,6 +149,10 @@ def _prepare_folder(resolved: ResolvedRun) -> None:
         "network_facts": None if resolved.network is None else resolved.network.model_dump(),
     }
     write_json(resolved.folder / "config.json", facts | resolved.fit_identity)
+    # A class that no file defines can't be named in a file.
+    if resolved.agent.in_file:
+        text = options_text(resolved.request, resolved.agent)
+        write_bytes(resolved.file("run", "toml"), text.encode("utf-8", "backslashreplace"))
 
 
 def _tracked_facts(resolved: ResolvedRun) -> dict[str, Any]:

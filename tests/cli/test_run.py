@@ -229,3 +229,61 @@ def test_a_data_set_is_no_environment(lazybench: Any) -> None:
     done = lazybench("run", "--agent", "chance", "--env", "glyphs")
     assert done.code == 2
     assert "'glyphs' is a data set; its environments are glyphs-5way-1shot" in done.err
+
+
+CONFIG = str(Path(__file__).parents[1] / "fixtures" / "run.toml")
+
+
+def test_a_file_gives_options(lazybench: Any, requests: list[Any]) -> None:
+    done = lazybench("run", "--config", CONFIG)
+    assert done.code == 0, done.err
+    (request,) = requests
+    assert (request.agent, request.env, request.budget) == ("reptile", "glyphs-5way-1shot", "smoke")
+    assert (request.seed, request.out, request.runs) == (3, Path("o"), Path("runs"))
+    assert request.overrides == {"inner_lr": 0.01, "backbone": "conv4-32"}
+    assert request.protocol == {"strict": False}
+
+
+def test_options_given_win_over_the_file(lazybench: Any, requests: list[Any]) -> None:
+    more = ("-a", "maml", "--seeds", "0-1", "--set", "inner_lr=0.5", "--out", "p")
+    assert lazybench("run", *more, "--config", CONFIG).code == 0
+    assert [request.seed for request in requests] == [0, 1]
+    assert {request.agent for request in requests} == {"maml"}
+    assert requests[0].overrides == {"inner_lr": "0.5", "backbone": "conv4-32"}
+    assert (requests[0].budget, requests[0].out) == ("smoke", Path("p"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("agnet = 'maml'", "unknown key 'agnet'; allowed keys: agent, env, budget"),
+        ("seed = 'x'", "seed: Input should be a valid integer"),
+        ("[set", "isn't a readable TOML file"),
+        ("env = 'sinusoid-5shot'", "Missing option '--agent'"),
+        ("agent = 'maml'\nenv = 'sinusoid-5shot'\nseed = 1\nseeds = '0-2'", "not both"),
+        ("agent = 'maml'\nenv = 'sinusoid-5shot'\nlimit = 0", "'--limit'"),
+    ],
+)
+def test_wrong_files_are_refused(
+    lazybench: Any, requests: list[Any], tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "run.toml").write_text(text)
+    done = lazybench("run", "--config", "run.toml")
+    assert done.code == 2
+    assert message in " ".join(done.err.replace("\u2502", " ").split())
+    assert requests == []
+
+
+def test_a_run_writes_the_file_that_repeats_it(lazybench: Any, tmp_path: Path) -> None:
+    agent = Path(__file__).parents[1] / "runner" / "players.py"
+    options = ("--budget", "smoke", "--seed", "7", "--limit", "5", "--set", "updates=4")
+    first = lazybench("run", "-a", f"{agent}:Learner", "-e", "sinusoid-5shot", *options, "--json")
+    assert first.code == 0, first.err
+    (file,) = tmp_path.glob("runs/*/run.toml")
+    again = lazybench("run", "--config", str(file), "--json")
+    assert "recorded already" in again.err
+    assert json.loads(again.out)["key"] == json.loads(first.out)["key"]
+    fresh = lazybench("run", "--config", str(file), "--out", "o2", "--runs", "r2", "--json")
+    one, two = (json.loads(done.out) for done in (first, fresh))
+    assert [one[name] for name in ("key", "trials")] == [two[name] for name in ("key", "trials")]
+    assert len([*tmp_path.glob("r2/*/run.toml")]) == 1
