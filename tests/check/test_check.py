@@ -377,7 +377,7 @@ def test_faults_of_the_other_families_are_found():
         (
             lazybench.EnvSpec(**{**vars(stream), "target": f"{__name__}:Short"}),
             "scores",
-            "answers to all but one row are taken",
+            "answers to all but one row are accepted",
         ),
     ):
         ENVS.register(lazybench.EnvSpec(**{**vars(spec), "id": "faulty-other"}))
