@@ -45,27 +45,28 @@ QUANTITIES: Mapping[str, tuple[str, str, Quantity]] = {
 }
 
 INTRODUCTION = """\
-# What a meta-iteration costs against k
+# Memory and time against inner steps
 
-`python benchmarks/cost.py` writes this page, the picture and `cost.json`; cells that it finished
-once are not measured again. It redraws Figure 3 (left) of the lazy paper with what that figure
-leaves out: first-order MAML, iMAML, MAML's exact gradient without a graph of the inner loop
-(`maml_replayed`: `--set inner=replayed`), time, and the meta-gradient's norm.
+This page repeats Figure 3 (left) of the lazy paper: the memory of a meta-iteration against the
+number of inner steps k. It adds first-order MAML, iMAML, MAML's exact gradient without a graph of
+the inner loop (`maml_replayed`: `--set inner=replayed`), time, and the norm of the meta-gradient.
+`python benchmarks/cost.py` writes the page, the picture and `cost.json`, and measures only what
+`cost.json` doesn't have yet.
 
-One meta-iteration of one task (T = 1) from fresh weights, one thread, CPU, float32. All agents
-take the same k steps of plain gradient descent on the whole support set at the same rate; one
-query image a class.
+Each cell is one meta-iteration on one task from initial weights, on one CPU thread in float32. All
+agents take the same k steps of plain gradient descent on the whole support set at the same rate.
+The query set has one image of each class.
 
-- Live tensors are the bytes of all tensors that a meta-iteration holds at once, beside the weights
-  and the task: exact, the same on every machine, and what a GPU's counter would show.
-- Resident size is how far the first meta-iteration lifts the process's largest one, with the C
-  library told to give freed blocks back at once. Beside tensors it has pages of libraries that are
-  used for the first time and gaps in the heap: 15 to 30 MiB which move by several MiB from run to
-  run, so it says little about a cell of 17 MiB. The limit of 14 GiB is on this size.
-- Time is CPU seconds, the median without the first meta-iteration where there were more.
-- The norm is the median over the tasks measured, at the fresh weights. Random pixels hold
-  nothing to learn, so there it shows the trend alone.
-- `oom` and `timeout` are cells that passed a limit, and where they stood.
+- *Live tensors*: the most bytes that all tensors together take during a meta-iteration, without the
+  weights and the task. It is exact, the same on every machine, and what a GPU would report.
+- *Resident size*: the growth of the process's peak memory in the first meta-iteration. The C library
+  returns freed blocks at once. The size includes 15 to 30 MiB of library pages and gaps in the heap,
+  which vary by several MiB between runs, so it says little about a cell of 17 MiB. It is limited to
+  14 GiB.
+- *Seconds*: CPU time, the median without the first meta-iteration if there were more.
+- *Norm*: the median over the measured tasks, at the initial weights. Random pixels have nothing to
+  learn, so there only the trend matters.
+- `oom` and `timeout`: the cell exceeded a limit, at the value shown.
 """
 
 
