@@ -59,10 +59,10 @@ The query set has one image of each class.
 
 - *Live tensors*: the most bytes that all tensors together take during a meta-iteration, without the
   weights and the task. It is exact, the same on every machine, and what a GPU would report.
-- *Resident size*: the growth of the process's peak memory in the first meta-iteration. The C library
-  returns freed blocks at once. The size includes 15 to 30 MiB of library pages and gaps in the heap,
-  which vary by several MiB between runs, so it says little about a cell of 17 MiB. It is limited to
-  14 GiB.
+- *Resident size*: the growth of the process's peak memory in the first meta-iteration. The C
+  library returns freed blocks at once. The size includes 15 to 30 MiB of library pages and gaps in
+  the heap, which vary by several MiB between runs, so it says little about a cell of 17 MiB. It is
+  limited to 14 GiB.
 - *Seconds*: CPU time, the median without the first meta-iteration if there were more.
 - *Norm*: the median over the measured tasks, at the initial weights. Random pixels have nothing to
   learn, so there only the trend matters.
