@@ -309,6 +309,18 @@ _LONGTAIL: tuple[AgentSpec, ...] = (
         "ren2020softmax",
     ),
     _classifier(
+        "mixup",
+        "cross-entropy on pairs of images, mixed in random shares",
+        "Zhang et al. 2018",
+        "zhang2018mixup",
+    ),
+    _classifier(
+        "sade",
+        "three heads on one body, for many, all and few images a class; mean of their logits",
+        "Zhang et al. 2022, without test-time aggregation",
+        "zhang2022sade",
+    ),
+    _classifier(
         "drw",
         "cross-entropy, then class weights: two_component with tau 0",
         "Cao et al. 2019, deferred re-weighting",
@@ -355,6 +367,12 @@ _LONGTAIL: tuple[AgentSpec, ...] = (
         "weighs each example by a function of its loss, learned on the dev set",
         "Shu et al. 2019",
         "shu2019mwnet",
+    ),
+    _meta_weight(
+        "balms",
+        "balanced softmax on mini-batches drawn again at class rates learned on the dev set",
+        "Ren et al. 2020 (Balanced Meta-Softmax)",
+        "ren2020softmax",
     ),
     _meta_weight(
         "two_component",

@@ -466,6 +466,20 @@ MUTANTS = (
         ("tests/test_class_effects.py",),
     ),
     Mutant(
+        "mixed-images-keep-one-label",
+        "agents/longtail/learner.py",
+        "loss = mixed.share * loss + (1 - mixed.share) * other",
+        "loss = mixed.share * loss + (1 - mixed.share) * loss",
+        ("tests/agents/longtail/test_learner.py",),
+    ),
+    Mutant(
+        "draws-have-no-slopes",
+        "agents/longtail/meta.py",
+        "(hard + (soft - soft.detach())).mean(0)",
+        "(hard + 0 * soft).mean(0)",
+        ("tests/agents/longtail/test_meta.py",),
+    ),
+    Mutant(
         "shares-of-classes-fall-linearly",
         "lazybench/boards/class_shift.py",
         "float(ratio) ** (-np.arange(classes) / max(1, classes - 1))",

@@ -97,7 +97,8 @@ class Classifying(Agent):
     """
 
     families = ("longtail",)
-    EVAL_ONLY = ("posthoc", "posthoc_tau")
+    EVAL_ONLY = ("posthoc", "posthoc_tau", "expert_weights")
+    LATER = LongTailConfig.LATER
     config: LongTailConfig
 
     def plan(self, task: LongTailTask) -> Plan:
@@ -193,7 +194,8 @@ class ClassifierAgent(Classifying):
     """Descends on one loss in two stages; its settings make it each of the one-loss agents.
 
     Reference: Cui et al. 2019; Cao et al. 2019; Menon et al. 2021; Ren et al. 2020; Kang et al.
-    2020; the stages' defaults are those of Jamal et al. 2020 (160 and 40 epochs).
+    2020; Zhang et al. 2018 (`mixup`); Zhang et al. 2022 (`sade`); the stages' defaults are those of
+    Jamal et al. 2020 (160 and 40 epochs).
     """
 
     Config = LongTailConfig
@@ -225,7 +227,12 @@ class ClassifierAgent(Classifying):
         ):
             state = learner.fresh_head(config, state, rng.at("head"))
         x = learner.prepared(config, now.net, x, rng.at("augment"))
-        after, loss = now.step(state, x, y, now.class_weights(state["theta"], y))
+        mixed = None
+        if config.mixes(late=now.late):
+            share, order = learner.mixup_draw(config.mixup, len(y), rng.at("mixup"))
+            x, other = share * x + (1 - share) * x[order], y[order]
+            mixed = learner.Mixed(share, other, now.class_weights(state["theta"], other))
+        after, loss = now.step(state, x, y, now.class_weights(state["theta"], y), mixed)
         share = FROZEN_SHARE if now.late and config.late_trains != "all" else 1.0
         return after, {
             "loss": loss,

@@ -122,6 +122,32 @@ RUNNING_MOMENTUM = 0.1
 """Share of a batch's statistics in the running averages, torch's default."""
 
 
+class Mixed(NamedTuple):
+    """The second labels of a mixed mini-batch.
+
+    Attributes:
+        share: of the first labels, in [0, 1].
+        y: second labels, `[n]`.
+        weights: of each row's loss for them; None weighs all alike.
+    """
+
+    share: float
+    y: Tensor
+    weights: Tensor | None
+
+
+def mixup_draw(alpha: float, rows: int, rng: Rng) -> tuple[float, Tensor]:
+    """Return a share drawn from Beta(alpha, alpha), and the order of rows to mix with, `[rows]`.
+
+    One share for a mini-batch, as in the authors' code.
+
+    Reference: Zhang et al. 2018, eq. (1) and section 3.
+    """
+    generator = rng.torch()
+    share = torch._sample_dirichlet(torch.full((2,), alpha, dtype=torch.float64), generator)
+    return float(share[0]), torch.randperm(rows, generator=generator)
+
+
 class Learner(NamedTuple):
     """A network on a stream, in the second stage or before.
 
@@ -159,7 +185,12 @@ class Learner(NamedTuple):
         return weights.to(theta["head.weight"])[y]
 
     def step(
-        self, state: State, x: Tensor, y: Tensor, weights: Tensor | None
+        self,
+        state: State,
+        x: Tensor,
+        y: Tensor,
+        weights: Tensor | None,
+        mixed: Mixed | None = None,
     ) -> tuple[State, float]:
         """Return the state after one step on the weighted loss, and that loss.
 
@@ -170,6 +201,7 @@ class Learner(NamedTuple):
             x: prepared images.
             y: their labels.
             weights: of each row's loss; None weighs all alike.
+            mixed: second labels of mixed images; None where they aren't mixed.
 
         Raises:
             Diverged: a parameter isn't finite afterwards.
@@ -186,6 +218,10 @@ class Learner(NamedTuple):
             features, found = train_features(self.net, point, x)
             running = averaged(running, found)
         loss = weighted_mean(self._losses(point, features, y), weights, config.reduction)
+        if mixed is not None:
+            rows = self._losses(point, features, mixed.y)
+            other = weighted_mean(rows, mixed.weights, config.reduction)
+            loss = mixed.share * loss + (1 - mixed.share) * other
         slopes = torch.autograd.grad(loss, list(point.values()))
         gradient = dict(zip(point, slopes, strict=True))
         new, momentum = sgd_step(config, theta, state["momentum"], gradient, self.lr)

@@ -37,6 +37,18 @@ def log_priors(counts: Sequence[int]) -> Tensor:
     return (numbers / numbers.sum()).log()
 
 
+def reversed_priors(counts: Sequence[int]) -> Tensor:
+    """Return log priors in reverse order, float64 `[classes]`: the rarest class has the largest.
+
+    Reference: Zhang et al. 2022, section 4.1: the inverse training distribution.
+    """
+    priors = log_priors(counts)
+    values, order = priors.sort(stable=True)
+    found = torch.empty_like(priors)
+    found[order] = values.flip(0)
+    return found
+
+
 def margins(counts: Sequence[int], largest: float) -> Tensor:
     """Return margins in proportion to n_c^(-1/4), float64 `[classes]`; the rarest has `largest`.
 
@@ -62,6 +74,8 @@ class Head(NamedTuple):
 
 def head_of(config: LongTailConfig) -> Head:
     """Return the head that the loss of the settings goes with."""
+    if config.loss == "sade":
+        return _experts(config.expert_weights)
     return _cosine(config.cosine_scale) if config.loss == "ldam" else _LINEAR
 
 
@@ -91,6 +105,34 @@ def _cosine(scale: float) -> Head:
     return Head(init, logits, lambda theta, features: scale * logits(theta, features))
 
 
+EXPERTS = 3
+
+
+def _experts(weights: Sequence[float]) -> Head:
+    """Three linear heads on one body, whose rows are stacked; answers are their weighted mean.
+
+    `Choice:` the experts share the whole body. Zhang et al. give each one a last stage of its own
+    and, on CIFAR, cosine heads; they also weigh the experts on unlabelled test images, which
+    wouldn't be an answer to each image alone: the weights are a setting.
+
+    Reference: Zhang et al. 2022, sections 4.1 and 4.2.
+    """
+
+    def init(net: Net, rng: Rng) -> Params:
+        theta = net.init(rng.torch())
+        drawn = [net.init(rng.at("expert", each).torch()) for each in range(1, EXPERTS)]
+        for name in ("head.weight", "head.bias"):
+            theta[name] = torch.cat([theta[name], *(each[name] for each in drawn)])
+        return theta
+
+    def answers(theta: Params, features: Tensor) -> Tensor:
+        logits = _linear_logits(theta, features).view(len(features), EXPERTS, -1)
+        shares = torch.tensor(weights, dtype=logits.dtype, device=logits.device)
+        return torch.einsum("e,nec->nc", shares / shares.sum(), logits)
+
+    return Head(init, _linear_logits, answers)
+
+
 RowLosses = Callable[[Tensor, Tensor], Tensor]
 """From logits `[n, classes]` and labels `[n]` to a loss for each row, `[n]`."""
 
@@ -98,10 +140,11 @@ RowLosses = Callable[[Tensor, Tensor], Tensor]
 def row_losses(config: LongTailConfig, counts: Sequence[int]) -> RowLosses:
     """Return the loss that the settings name, for rows of a stream with these class counts.
 
-    For `ldam` the logits are cosines.
+    For `ldam` the logits are cosines; for `sade` they are those of three heads, `[n, 3 classes]`.
 
     Reference: Menon et al. 2021, eq. (10), for `logit_adjust`; Ren et al. 2020, eq. (4), for
-    `balanced_softmax`; Cao et al. 2019, eqs. (11) and (13), for `ldam`.
+    `balanced_softmax`; Cao et al. 2019, eqs. (11) and (13), for `ldam`; Zhang et al. 2022,
+    eqs. (2) to (4), for `sade`.
     """
     if config.loss == "cross_entropy":
         return lambda logits, y: F.cross_entropy(logits, y, reduction="none")
@@ -113,6 +156,19 @@ def row_losses(config: LongTailConfig, counts: Sequence[int]) -> RowLosses:
             return F.cross_entropy(scale * (logits - taken), y, reduction="none")
 
         return ldam
+    if config.loss == "sade":
+        priors = log_priors(counts)
+        shifts = (0 * priors, priors, priors - config.inverse_tau * reversed_priors(counts))
+
+        def sade(logits: Tensor, y: Tensor) -> Tensor:
+            heads = logits.view(len(y), EXPERTS, -1).unbind(1)
+            rows = [
+                F.cross_entropy(each + shift.to(each), y, reduction="none")
+                for each, shift in zip(heads, shifts, strict=True)
+            ]
+            return torch.stack(rows).sum(0)
+
+        return sade
     if config.loss == "logit_adjust":
         moved = config.adjust_tau * log_priors(counts)
     else:

@@ -61,6 +61,42 @@ class WeightNet:
         return drawn / drawn.sum()
 
 
+class ClassSampler:
+    """Draws a mini-batch again from itself, each class at a learned rate.
+
+    Each of the B places takes one image by a Gumbel-softmax draw; a straight-through gradient goes
+    from the draws to the rates. An image's weight is the share of places that took it.
+
+    `Choice:` rates are relative to the stream's, and 1 at first: the environment draws the stream.
+    The authors' sampler draws from the whole training set, at first by powers of the counts, and
+    retrains the classifier on a frozen body; here all layers move, as for the other meta-weighting
+    agents. Batch norm takes the statistics of the mini-batch as it came.
+
+    Reference: Ren et al. 2020, section 3.2 and algorithm 1; E. Jang et al., "Categorical
+        reparameterization with Gumbel-softmax", ICLR 2017 (straight through).
+    """
+
+    def __init__(self, temperature: float) -> None:
+        """Fix the temperature of the relaxed draws."""
+        self._temperature = temperature
+
+    def init(self, classes: int) -> Params:
+        """Return the logarithms of the rates, all 0."""
+        return {"rates": torch.zeros(classes)}
+
+    def __call__(self, params: Params, y: Tensor, rng: Rng) -> Tensor:
+        """Return weights `[B]` of images with labels `y`, which sum to 1, on the rates' graph."""
+        rows = len(y)
+        uniform = torch.rand((rows, rows), generator=rng.torch(), dtype=torch.float64)
+        tiny = torch.finfo(torch.float64).tiny
+        noise = -(-uniform.clamp_min(tiny).log()).clamp_min(tiny).log()
+        logits = params["rates"][y].log_softmax(0) + noise.to(params["rates"])
+        soft = (logits / self._temperature).softmax(1)
+        hard = F.one_hot(logits.argmax(1), rows).to(soft)
+        # The value of the hard draws, to the bit, with the slopes of the soft ones.
+        return (hard + (soft - soft.detach())).mean(0)
+
+
 class DevHalves(NamedTuple):
     """A mini-batch of the dev set in two parts that share no image.
 
@@ -103,16 +139,18 @@ class MetaWeightAgent(Classifying):
     `seen` (what diagnostics report) and `net` (the weights' network, where there is one).
 
     Reference: Algorithm 2 (`lazy_two_component`); Jamal et al. 2020 (`two_component`); Ren et al.
-    2018 (`l2rw`); Shu et al. 2019 (`meta_weight_net`).
+    2018 (`l2rw`); Shu et al. 2019 (`meta_weight_net`); Ren et al. 2020 (`balms`).
     """
 
     Config = MetaConfig
+    LATER = MetaConfig.LATER
     config: MetaConfig
 
     def __init__(self, config: MetaConfig) -> None:
         """Take the settings and set up the weights' network."""
         self.config = config
         self.net = WeightNet(config.net_hidden)
+        self.sampler = ClassSampler(config.sampler_temperature)
         rule = outer_adam if config.net_rule == "adam" else outer_sgd
         self.net_outer: Outer = rule(config.net_lr)
 
@@ -149,8 +187,10 @@ class MetaWeightAgent(Classifying):
             "negative": 0.0,
             "gamma": torch.zeros(len(self.config.gammas), dtype=torch.int64),
         }
-        if self.config.weighting == "meta_weight_net":
-            params = self.net.init(rng.at("net"))
+        if self.config.weighting in ("meta_weight_net", "sampler"):
+            sampler = self.config.weighting == "sampler"
+            classes = env.task.classes
+            params = self.sampler.init(classes) if sampler else self.net.init(rng.at("net"))
             state["net"] = {"params": params, "outer": self.net_outer.init(params)}
         return state
 
@@ -171,7 +211,7 @@ class MetaWeightAgent(Classifying):
         weights = now.class_weights(state["theta"], y)
         if now.late:
             dev = self._halves(now, batch, rng.at("dev"))
-            weighed = self.weigh(now, state, x, y, dev)
+            weighed = self.weigh(now, state, x, y, dev, rng.at("draws"))
             weights = sound(weighed.weights, state["step"] + 1)
             state = _noted(state, weighed, config)
             equivalents = config.equivalents(rows, len(dev.y) + len(dev.score_y))
@@ -184,7 +224,9 @@ class MetaWeightAgent(Classifying):
             "gradient_equivalents": equivalents * rows / config.batch,
         }
 
-    def weigh(self, now: Learner, state: State, x: Tensor, y: Tensor, dev: DevHalves) -> Weighed:
+    def weigh(
+        self, now: Learner, state: State, x: Tensor, y: Tensor, dev: DevHalves, rng: Rng
+    ) -> Weighed:
         """Return the weights of a prepared mini-batch's real step; theta isn't changed.
 
         Args:
@@ -193,6 +235,7 @@ class MetaWeightAgent(Classifying):
             x: prepared images.
             y: their labels.
             dev: images for the validation loss and the candidates' scores.
+            rng: gives the draws of `sampler`.
         """
         config, theta = self.config, state["theta"]
         examples = Examples(
@@ -202,11 +245,17 @@ class MetaWeightAgent(Classifying):
         if config.weighting == "l2rw":
             found = self._slopes(now, examples, torch.zeros_like(losses), dev)
             return _rectified(found)
-        if config.weighting == "meta_weight_net":
+        if config.weighting in ("meta_weight_net", "sampler"):
+
+            def draw(params: Params, step: str) -> Tensor:
+                if config.weighting == "sampler":
+                    return self.sampler(params, y, rng.at(step)).to(losses)
+                return self.net(params, losses)
+
             params = leaves(state["net"]["params"])
-            drawn = self.net(params, losses)
+            drawn = draw(params, "virtual")
             found = self._slopes(now, examples, drawn.detach(), dev)
-            # The chain rule's last link: from the weights to the network that drew them.
+            # The chain rule's last link: from the weights to the parameters that drew them.
             grads = torch.autograd.grad(drawn, list(params.values()), found.slopes)
             meta = dict(zip(params, grads, strict=True))
             with torch.no_grad():
@@ -214,7 +263,7 @@ class MetaWeightAgent(Classifying):
                     state["net"]["params"], state["net"]["outer"], meta, 1.0
                 )
                 # They sum to 1, and the real step is a mean.
-                weights = self.net(new, losses) * len(y)
+                weights = draw(new, "real") * len(y)
             return Weighed(weights, found.leap, 0.0, 0.0, {"params": new, "outer": outer})
         base = now.class_weights(theta, y)
         base = torch.ones_like(losses) if base is None else base
@@ -244,6 +293,9 @@ class MetaWeightAgent(Classifying):
         if not steps:
             return found
         found["negative_weight_share"] = seen["negative"] / steps
+        if config.weighting == "sampler":
+            rates = state["net"]["params"]["rates"].exp()
+            found["class_rates"] = [float(rates.min()), float(rates.max())]
         if config.weighting == "two_component":
             found["eps_over_weight"] = seen["ratio"] / steps
         if config.teacher == "lazy":

@@ -27,6 +27,8 @@ _AGENTS: Mapping[str, Mapping[str, Any]] = {
     "logit_adjust": {"loss": "logit_adjust"},
     "logit_adjust_posthoc": {"posthoc": "logit_adjust"},
     "balanced_softmax": {"loss": "balanced_softmax"},
+    "mixup": {"mixup": 1.0},
+    "sade": {"loss": "sade"},
     "drw": _DEFERRED,
     "ldam_drw": {"loss": "ldam", **_DEFERRED},
     # The body's schedule ends with the first stage; the new head has a separate one.
@@ -82,13 +84,14 @@ _META_PRESETS_AGENTS: Mapping[str, Mapping[str, Any]] = {
     "lazy_two_component": {**_TWO_COMPONENT, "teacher": "lazy", "inner_steps": 5},
     "l2rw": {"weighting": "l2rw"},
     "meta_weight_net": {"weighting": "meta_weight_net"},
+    "balms": {"weighting": "sampler", "loss": "balanced_softmax", "net_lr": 1e-2},
 }
 
 
 def meta_preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any]:
     """Return the settings of `algorithm` on `env` at `budget`, before any override."""
     settings = {**stream_preset(env, budget), **_META_PRESETS_AGENTS[algorithm]}
-    if budget == "paper" and settings.get("weighting"):
+    if budget == "paper" and algorithm in ("l2rw", "meta_weight_net"):
         settings["late"] = 0.0
     if budget == "smoke":
         settings["dev_batch"] = 20

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from lazybench.learning import GAMMAS, LookAhead, Products, lazy
 from lazybench.tasks import LongTailTask
@@ -35,10 +43,17 @@ class LongTailConfig(BaseModel):
         late: share of the updates at which the second stage begins; 1 is never.
         loss: `cross_entropy`; `logit_adjust` (log priors times `adjust_tau` on the logits) or
             `balanced_softmax` (log counts), which agree at `adjust_tau` 1; `ldam` (cosines less a
-            margin a class).
+            margin a class); `sade` (the sum over three linear heads on one body: cross-entropy,
+            balanced softmax, and log priors less `inverse_tau` times those in reverse order).
         adjust_tau: temperature of the log priors in `logit_adjust`.
         margin: the rarest class's in `ldam`.
         cosine_scale: what the cosines are multiplied by in `ldam`.
+        inverse_tau: temperature of the reversed log priors in `sade`.
+        expert_weights: weights of the three heads' logits in the answers of `sade`.
+        mixup: alpha of the Beta distribution that a mini-batch's share is drawn from; its images
+            are mixed with those of a random order of it, and so are the losses of their labels. 0
+            mixes nothing.
+        mixed: the stages that `mixup` acts in: `always`, or the `early` one alone.
         class_weights: weights of the classes' losses: `none`, or `effective_number`.
         beta: of the effective number; towards 1 it is the plain inverse of the counts.
         weighted: the stages that the class weights hold in: `always`, or the `late` one alone.
@@ -62,6 +77,8 @@ class LongTailConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    LATER: ClassVar[tuple[str, ...]] = ("inverse_tau", "expert_weights", "mixup", "mixed")
+
     # Whether gradients are differentiated again.
     second_order: ClassVar[bool] = False
 
@@ -78,10 +95,16 @@ class LongTailConfig(BaseModel):
     drops: tuple[tuple[float, float], ...] = ((0.8, 1e-2), (0.9, 1e-4))
     warmup_epochs: float = Field(0, ge=0)
     late: float = Field(0.8, ge=0, le=1)
-    loss: Literal["cross_entropy", "logit_adjust", "balanced_softmax", "ldam"] = "cross_entropy"
+    loss: Literal["cross_entropy", "logit_adjust", "balanced_softmax", "ldam", "sade"] = (
+        "cross_entropy"
+    )
     adjust_tau: float = Field(1.0, ge=0)
     margin: float = Field(0.5, ge=0)
     cosine_scale: float = Field(30.0, gt=0)
+    inverse_tau: float = Field(2.0, ge=0)
+    expert_weights: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+    mixup: float = Field(0.0, ge=0)
+    mixed: Literal["always", "early"] = "always"
     class_weights: Literal["none", "effective_number"] = "none"
     beta: float = Field(0.9999, ge=0, lt=1)
     weighted: Literal["always", "late"] = "always"
@@ -107,11 +130,30 @@ class LongTailConfig(BaseModel):
             )
         return drops
 
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        kept: dict[str, Any] = dump(self)
+        for name in self.LATER:
+            if getattr(self, name) == fields[name].default:
+                del kept[name]
+        return kept
+
     @model_validator(mode="after")
     def _check_head(self) -> LongTailConfig:
-        if self.loss == "ldam" and self.posthoc == "tau_norm":
-            raise ValueError("posthoc=tau_norm scales a linear head; loss=ldam has cosines instead")
+        if self.loss in ("ldam", "sade") and self.posthoc == "tau_norm":
+            have = "has cosines instead" if self.loss == "ldam" else "has three of them"
+            raise ValueError(f"posthoc=tau_norm scales a linear head; loss={self.loss} {have}")
+        if min(self.expert_weights) < 0 or not sum(self.expert_weights):
+            raise ValueError(
+                "expert_weights needs three numbers of at least 0, not all of them 0, got "
+                f"{self.expert_weights}"
+            )
         return self
+
+    def mixes(self, *, late: bool) -> bool:
+        """True where a mini-batch of this stage is mixed."""
+        return self.mixup > 0 and not (late and self.mixed == "early")
 
     def updates(self, task: LongTailTask) -> int:
         """Return the number of mini-batches that the passes over the training images make."""
@@ -171,7 +213,9 @@ class MetaConfig(LongTailConfig):
         weighting: where an example's weight comes from. `two_component`: its class weight plus
             eps, a step down the validation loss from eps = 0; `l2rw`: the part of -eps's gradient
             above 0, at weights of 0, normalised; `meta_weight_net`: a network of its loss, trained
-            on the validation loss, normalised.
+            on the validation loss, normalised; `sampler`: how often the mini-batch's images are
+            drawn when it is drawn again, each class at a rate that is learned on the validation
+            loss.
         teacher: `greedy` takes the validation loss at theta(eps), `lazy` at the best leap from it.
         inner_steps: k, the student's steps from theta(0) on the same mini-batch: plain descent
             with the virtual step's size, no momentum, no weight decay.
@@ -196,11 +240,14 @@ class MetaConfig(LongTailConfig):
             code for noisy labels, but without its weight decay of 1e-4; theirs for imbalance takes
             sgd at 1e-5, which hardly moves it.
         net_lr: step size of `net_rule`.
+        sampler_temperature: of the relaxed draws of `sampler`, which give the rates' slopes.
     """
+
+    LATER: ClassVar[tuple[str, ...]] = (*LongTailConfig.LATER, "sampler_temperature")
 
     second_order: ClassVar[bool] = True
 
-    weighting: Literal["two_component", "l2rw", "meta_weight_net"] = "two_component"
+    weighting: Literal["two_component", "l2rw", "meta_weight_net", "sampler"] = "two_component"
     teacher: Literal["greedy", "lazy"] = "greedy"
     inner_steps: int = Field(0, ge=0)
     inner: Literal["student", "unrolled"] = "student"
@@ -215,6 +262,7 @@ class MetaConfig(LongTailConfig):
     net_hidden: int = Field(100, ge=1)
     net_rule: Literal["adam", "sgd"] = "adam"
     net_lr: float = Field(1e-3, gt=0)
+    sampler_temperature: float = Field(1.0, gt=0)
 
     @field_validator("gammas", mode="before")
     @classmethod
@@ -238,8 +286,8 @@ class MetaConfig(LongTailConfig):
             ),
             ("inner=unrolled needs teacher=greedy", self.inner == "unrolled" and not greedy),
             (
-                "weighting=l2rw and meta_weight_net look one virtual step ahead: they need "
-                "teacher=greedy, inner_steps=0, class_weights=none and reduction=batch",
+                "weighting=l2rw, meta_weight_net and sampler look one virtual step ahead: they "
+                "need teacher=greedy, inner_steps=0, class_weights=none and reduction=batch",
                 self.weighting != "two_component"
                 and (self.teacher, self.inner_steps, self.class_weights, self.reduction)
                 != ("greedy", 0, "none", "batch"),
@@ -249,6 +297,7 @@ class MetaConfig(LongTailConfig):
                 "late_trains=all",
                 (self.dev, self.late_trains) != ("none", "all"),
             ),
+            ("a meta-weighting agent doesn't mix images: it needs mixup=0", self.mixup > 0),
         ):
             if broken:
                 raise ValueError(rule)

@@ -99,6 +99,39 @@ def test_margins_go_with_cosines(stream, make_agent, start, train):
     assert lost == -4
 
 
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.0, 1.0, 3.0)])
+def test_experts_answer_by_the_mean_of_their_logits(weights, stream, make_agent, start, train):
+    agent = make_agent(loss="sade")
+    state, _ = train(agent, start(agent, stream.task), stream, 2)
+    batch = stream.batch(50, 12)
+    seen = features(agent, state, batch["x"]).numpy()
+    weight = state["theta"]["head.weight"].numpy().reshape(3, 4, -1)
+    assert np.abs(weight[0] - weight[1]).max() > 1e-2
+    bias = state["theta"]["head.bias"].numpy().reshape(3, 4)
+    logits = sum(
+        share / sum(weights) * (seen @ weight[each].T + bias[each])
+        for each, share in enumerate(weights)
+    )
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    got = answers(make_agent(loss="sade", expert_weights=weights), state, batch)
+    assert got["probs"].numpy() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    usual = make_agent().describe_network(stream.task).parameters
+    assert agent.describe_network(stream.task).parameters == usual + 2 * weight[0].size + 8
+
+
+def test_defaults_of_later_settings_are_not_part_of_a_key():
+    assert not {"mixup", "mixed", "inverse_tau", "expert_weights"} & set(
+        LongTailConfig().model_dump()
+    )
+    assert LongTailConfig(mixup=0.4).model_dump()["mixup"] == 0.4
+
+
+@pytest.mark.parametrize("weights", [(0, 0, 0), (1, -1, 1)])
+def test_expert_weights_are_shares(weights):
+    with pytest.raises(ValueError, match="three numbers of at least 0"):
+        LongTailConfig(expert_weights=weights)
+
+
 @pytest.mark.parametrize("budget", ["smoke", "small", "paper"])
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_make_agents_of_one_budget(name, budget):
@@ -116,8 +149,8 @@ def test_presets_make_agents_of_one_budget(name, budget):
     assert plan.env["dev_batch"] == expected
 
 
-def test_there_are_twelve_classifiers():
-    assert len(NAMES) == 12
+def test_there_are_fourteen_classifiers():
+    assert len(NAMES) == 14
 
 
 def test_small_is_resnet8_on_16_pixels():

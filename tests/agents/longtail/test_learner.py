@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import beta, kstest
 
 from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.losses import effective_number
@@ -192,6 +193,47 @@ def test_what_cannot_be_trained_is_reported(stream, make_agent, start, train):
     for settings, words in (
         ({"drops": ((0.9, 0.1), (0.8, 0.01))}, "shares ascending"),
         ({"loss": "ldam", "posthoc": "tau_norm"}, "tau_norm scales a linear head"),
+        ({"loss": "sade", "posthoc": "tau_norm"}, "loss=sade has three of them"),
     ):
         with pytest.raises(ValueError, match=words):
             LongTailConfig(**settings)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_mixed_images_have_soft_labels(weighted, stream, make_agent, start):
+    """The loss is the cross-entropy of mixed images with mixed one-hot labels, of class weights."""
+    settings = {"class_weights": "effective_number"} if weighted else {}
+    agent = make_agent(batch=16, mixup=0.7, **settings, **PLAIN)
+    state = start(agent, stream.task, double=True)
+    batch = stream.batch(0, 16)
+    batch["x"] = batch["x"].double() / 255
+    _, logs = agent.update(state, batch, Rng(3))
+    share, order = learner.mixup_draw(0.7, 16, Rng(3).at("mixup"))
+    assert 0 < share < 1
+    assert sorted(order.tolist()) == list(range(16))
+    net = learner.net_of(agent.config, stream.task)
+    x = share * batch["x"] + (1 - share) * batch["x"][order]
+    one_hot = torch.eye(4, dtype=torch.float64)[batch["y"]]
+    soft = share * one_hot + (1 - share) * one_hot[order]
+    if weighted:
+        soft = soft * effective_number(stream.task.class_counts, 0.9999)
+    log_probs = net(state["theta"], net.prepare(x)).log_softmax(1)
+    assert logs["loss"] == pytest.approx(float(-(soft * log_probs).sum(1).mean()), rel=1e-9)
+
+
+def test_shares_are_drawn_from_beta():
+    """Against scipy's distribution; the orders differ from step to step."""
+    draws = [learner.mixup_draw(0.4, 8, Rng(0).at("update", i)) for i in range(400)]
+    assert kstest([share for share, _ in draws], beta(0.4, 0.4).cdf).pvalue > 0.01
+    assert len({tuple(order.tolist()) for _, order in draws}) > 390
+
+
+def test_mixing_ends_with_the_early_stage(stream, make_agent, start, train):
+    settings = {"late": 0.5, **PLAIN}
+    early = make_agent(mixup=1.0, mixed="early", **settings)
+    state, _ = train(early, start(early, stream.task), stream, 5)
+    after, _ = train(early, state, stream, 1)
+    plain, _ = train(make_agent(**settings), state, stream, 1)
+    equal(after, plain)
+    mixed, _ = train(make_agent(mixup=1.0, **settings), state, stream, 1)
+    assert not torch.equal(mixed["theta"]["head.weight"], plain["theta"]["head.weight"])

@@ -12,6 +12,7 @@ from lazybench.agents.longtail.losses import (
     effective_number,
     log_priors,
     margins,
+    reversed_priors,
     row_losses,
     weighted_mean,
 )
@@ -109,6 +110,23 @@ def test_each_loss_by_hand():
     ]
     for settings, logits in cases:
         torch.testing.assert_close(of(**settings), by_hand(logits), rtol=1e-12, atol=1e-12)
+
+
+def test_experts_are_trained_for_three_test_distributions():
+    """Softmax, balanced softmax, and priors over the squared priors in reverse order."""
+    logits = torch.cat([LOGITS, LOGITS.flip(0), LOGITS.flip(1)], dim=1)
+    got = row_losses(LongTailConfig(loss="sade", inverse_tau=1.5), COUNTS)(logits, Y)
+    counts = torch.tensor(COUNTS).double()
+    # The rarest class has the largest prior: 81, 16, 1 become 1, 16, 81.
+    shifts = (0 * counts, counts.log(), (counts / counts.flip(0) ** 1.5).log())
+    parts = zip((LOGITS, LOGITS.flip(0), LOGITS.flip(1)), shifts, strict=True)
+    expected = sum(by_hand(each + shift) for each, shift in parts)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_reversed_priors_follow_ranks_in_any_order():
+    got = reversed_priors((16, 81, 1, 4)).exp() * 102
+    assert got.tolist() == pytest.approx([4, 1, 81, 16])
 
 
 def test_balanced_softmax_is_logit_adjustment_at_tau_1():

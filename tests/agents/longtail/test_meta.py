@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor
 from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.classifier import ClassifierAgent
 from lazybench.agents.longtail.losses import effective_number
-from lazybench.agents.longtail.meta import DevHalves, MetaWeightAgent
+from lazybench.agents.longtail.meta import ClassSampler, DevHalves, MetaWeightAgent
 from lazybench.agents.longtail.settings import WIDE_GAMMAS, LongTailConfig, MetaConfig
 from lazybench.errors import Diverged, UsageError
 from lazybench.nets.params import Params
@@ -109,7 +110,7 @@ class Doubled:
 
     def weigh(self, **settings: Any) -> Any:
         one = agent(**{**self.agent.config.model_dump(), **settings})
-        return one.weigh(self.now, self.state, self.x, self.y, self.dev)
+        return one.weigh(self.now, self.state, self.x, self.y, self.dev, Rng(5))
 
 
 def near(got: Tensor, expected: Tensor) -> None:
@@ -177,7 +178,7 @@ def test_a_permuted_batch_has_permuted_weights(greedy: Doubled) -> None:
     order = torch.randperm(12, generator=torch.Generator().manual_seed(2))
     before = greedy.weigh(tau=1.0).weights
     there = greedy.agent.weigh(
-        greedy.now, greedy.state, greedy.x[order], greedy.y[order], greedy.dev
+        greedy.now, greedy.state, greedy.x[order], greedy.y[order], greedy.dev, Rng(5)
     )
     eps = there.weights - greedy.weights()[order]
     near(100 * eps, (before - greedy.weights())[order])
@@ -238,6 +239,45 @@ def test_meta_weight_net_descends_through_the_virtual_step() -> None:
         near(before[name] - got.net["params"][name], slope)
     near(got.weights, 12 * drawn(got.net["params"]))
     assert float(got.weights.sum()) == pytest.approx(12)
+
+
+def test_the_sampler_descends_through_draws_and_the_virtual_step() -> None:
+    """The straight-through slopes of the draws written out in numpy, entry by entry."""
+    settings = {"net_rule": "sgd", "net_lr": 1.0, "sampler_temperature": 0.7}
+    whole = Doubled(agent(weighting="sampler", **NOW, **settings))
+    whole.state["net"]["params"]["rates"] = torch.tensor([0.3, -0.2, 0.0, 0.5]).double()
+    rates, y = whole.state["net"]["params"]["rates"].numpy(), whole.y.numpy()
+
+    def logits_of(rates: Any, step: str) -> Any:
+        rng = Rng(5).at(step).torch()
+        uniform = torch.rand((12, 12), generator=rng, dtype=torch.float64).numpy()
+        return rates[y][None] - np.log(-np.log(uniform))
+
+    def counts(logits: Any) -> Any:
+        return np.bincount(logits.argmax(1), minlength=12)
+
+    logits = logits_of(rates, "virtual")
+    soft = np.exp(logits / 0.7)
+    soft /= soft.sum(1, keepdims=True)
+    of_class = np.eye(4)[y]
+    # d w_i / d rate_c is the mean over places b of P_bi ([y_i = c] - P_b(c)) / temperature.
+    jacobian = (soft[:, :, None] * (of_class[None] - (soft @ of_class)[:, None])).mean(0) / 0.7
+    slopes = whole.slopes(torch.from_numpy(counts(logits) / 12)).numpy()
+    got = whole.weigh()
+    new = got.net["params"]["rates"]
+    near(whole.state["net"]["params"]["rates"] - new, torch.from_numpy(slopes @ jacobian))
+    assert float((new - torch.from_numpy(rates)).abs().max()) > 1e-4
+    near(got.weights, torch.from_numpy(counts(logits_of(new.numpy(), "real"))).double())
+
+
+def test_images_are_drawn_at_the_rates_of_their_classes() -> None:
+    sampler, y = ClassSampler(1.0), torch.tensor([0, 0, 1, 1])
+    rates = {"rates": torch.tensor([3.0, 1.0]).log()}
+    drawn = torch.stack([sampler(rates, y, Rng(0).at("draw", i)) for i in range(500)])
+    assert torch.equal((4 * drawn).round(), 4 * drawn)
+    assert drawn.sum(1).tolist() == [1.0] * 500
+    # 2,000 draws: 5 standard errors are about .05.
+    assert drawn.mean(0).tolist() == pytest.approx([3 / 8, 3 / 8, 1 / 8, 1 / 8], abs=0.05)
 
 
 def test_meta_weight_net_trains_its_network_in_the_second_stage_alone() -> None:
@@ -316,7 +356,9 @@ def test_the_plan_asks_for_dev_images_and_refuses_a_stream_without() -> None:
         ({**LAZY, "inner": "unrolled"}, "needs teacher=greedy"),
         ({"weighting": "l2rw", "inner_steps": 2, "inner": "unrolled"}, "one virtual step"),
         ({"weighting": "meta_weight_net", **BALANCED}, "one virtual step"),
+        ({"weighting": "sampler", "teacher": "lazy"}, "one virtual step"),
         ({"dev": "late"}, "splits its dev images itself"),
+        ({"mixup": 1.0}, "needs mixup=0"),
         ({"gammas": (0.5, 0.0)}, r"in \(0, 1\]"),
         ({"gammas": ()}, "there must be one"),
     ],

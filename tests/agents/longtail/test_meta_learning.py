@@ -75,7 +75,9 @@ def test_examples_with_wrong_labels_get_less(run: Run, settings: dict[str, Any])
         y = torch.where(turned, torch.randint(60, (50,), generator=draw), batch["y"])
         now = learner.current(config, run.state)
         x = learner.prepared(config, now.net, batch["x"], Rng(seed))
-        weights = agent.weigh(now, run.state, x, y, agent._halves(now, batch, Rng(9))).weights
+        weights = agent.weigh(
+            now, run.state, x, y, agent._halves(now, batch, Rng(9)), Rng(5)
+        ).weights
         right.append(weights[~turned].mean())
         wrong.append(weights[turned].mean())
     assert float(sum(right)) > 1.1 * float(sum(wrong))
