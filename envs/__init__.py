@@ -302,6 +302,13 @@ _ATTACKS: tuple[EnvSpec, ...] = tuple(
 )
 
 
+_ADVERSARIAL_NAME = re.compile(
+    r"(?P<target>glyphs-net4-pgd|mnist-net4-pgd|cifar10-resnet8-pgd)-(?P<aim>untargeted|targeted)"
+    r"(?P<label>-label)?(?P<linf>-linf)?"
+)
+"""Attacks on adversarially trained networks, which aren't listed."""
+
+
 CATALOGUE: tuple[EnvSpec, ...] = (
     *(
         few_shot(data, way, shot, noniid=noniid)
@@ -349,12 +356,17 @@ def imported_envs() -> tuple[list[EnvSpec], dict[str, str]]:
 def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     """Return the environment for an alias or for a setting that isn't listed, or None.
 
-    `<data>-lt-<imbalance>` is a long-tailed stream, `<data>-lt-natural` one with the data's own
-    counts. `<data>-<N>way` means 5-shot. `tiered-…` is the tiered protocol, in which
-    super-categories are disjoint between splits: TieredImageNet where it is installed, else the
-    embedded glyphs (tiered by script); the note says which. Data sets registered by other packages
-    or at run time count.
+    `<target>-pgd-…` attacks an adversarially trained network. `<data>-lt-<imbalance>` is a
+    long-tailed stream, `<data>-lt-natural` one with the data's own counts. `<data>-<N>way` means
+    5-shot. `tiered-…` is the tiered protocol, in which super-categories are disjoint between
+    splits: TieredImageNet where it is installed, else the embedded glyphs (tiered by script); the
+    note says which. Data sets registered by other packages or at run time count.
     """
+    attack = _ADVERSARIAL_NAME.fullmatch(name)
+    if attack is not None:
+        label, linf = bool(attack["label"]), bool(attack["linf"])
+        targeted = attack["aim"] == "targeted"
+        return Resolved(attack_env(attack["target"], targeted=targeted, label=label, linf=linf))
     stream = _resolve_stream(name, known)
     if stream is not None:
         return Resolved(stream)

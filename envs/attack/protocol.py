@@ -20,7 +20,7 @@ from lazybench.errors import UsageError
 from lazybench.tasks import Access, AttackTask, Mode, Norm, TaskShape
 
 TargetRule = Literal["next", "random"]
-_FRACTION = re.compile(r"\d{1,18}/\d{1,18}")
+_FRACTION = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)/(\d{1,18})")
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,8 @@ def read_eps(eps: float | str) -> float:
     text = str(eps).strip()
     try:
         # A decimal isn't read as a fraction, which would compute the million digits of 1e999999.
-        value = float(Fraction(text)) if _FRACTION.fullmatch(text) else float(text)
+        parts = _FRACTION.fullmatch(text)
+        value = float(Fraction(parts[1]) / int(parts[2])) if parts else float(text)
     except (ValueError, ZeroDivisionError):
         value = math.nan
     if not value > 0 or (math.isinf(value) and text != "inf"):

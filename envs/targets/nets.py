@@ -279,6 +279,15 @@ NETS: Mapping[str, tuple[str, ...]] = {
 """Architectures by data set."""
 
 
+ADVERSARIAL: Mapping[str, str] = {
+    "glyphs-net4-pgd": "glyphs-net4",
+    "mnist-net4-pgd": "mnist-net4",
+    "cifar10-resnet8-pgd": "cifar10-resnet8",
+}
+"""Networks trained on adversarial images, each with the one that has its architecture. They are
+trained on the machine: their weights would double the size of the package."""
+
+
 class Whiteboxes(NamedTuple):
     """The networks whose gradients an attacker of one target may learn from.
 
@@ -304,6 +313,7 @@ WHITEBOXES: Mapping[str, Whiteboxes] = {
         for target in ("resnet8", "resnet18")
     },
 }
+WHITEBOXES = {**WHITEBOXES, **{name: WHITEBOXES[plain] for name, plain in ADVERSARIAL.items()}}
 """White boxes by target; none of them has the target's architecture.
 
 `Choice:` Net1 and Net6 replace the paper's Net2 and Net3, which cost ten times as much;
@@ -338,7 +348,8 @@ class Target:
 
 def names() -> tuple[str, ...]:
     """Return the names of all networks, targets and white boxes."""
-    return tuple(f"{data}-{net}" for data, nets in NETS.items() for net in nets)
+    plain = (f"{data}-{net}" for data, nets in NETS.items() for net in nets)
+    return (*plain, *ADVERSARIAL)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -347,7 +358,7 @@ def split_name(name: str) -> tuple[str, str]:
     Raises:
         UsageError: no such network.
     """
-    data, _, net = name.partition("-")
+    data, _, net = ADVERSARIAL.get(name, name).partition("-")
     if net not in NETS.get(data, ()):
         raise UsageError(
             f"no target '{name}'; there are {', '.join(names())}.{nearest(name, names())}"
@@ -424,7 +435,7 @@ def load_net(name: str, opened: TargetData | None = None) -> tuple[Classifier, T
     data, architecture = split_name(name)
     opened = opened or target_data(data)
     net = classifier(architecture, opened.instance, opened.classes)
-    if data == "glyphs":
+    if embedded(name):
         held = embedded_nets()
     else:
         path = place(name, opened.fingerprint)
@@ -452,9 +463,17 @@ def is_trained(name: str, opened: TargetData | None = None) -> bool:
         UsageError: no such network.
         DataUnavailable: its data aren't installed.
     """
-    data = split_name(name)[0]
-    opened = opened or target_data(data)
-    return data == "glyphs" or place(name, opened.fingerprint).is_file()
+    opened = opened or target_data(split_name(name)[0])
+    return embedded(name) or place(name, opened.fingerprint).is_file()
+
+
+def embedded(name: str) -> bool:
+    """Whether a network comes with the package.
+
+    Raises:
+        UsageError: no such network.
+    """
+    return split_name(name)[0] == "glyphs" and name not in ADVERSARIAL
 
 
 def place(name: str, fingerprint: str) -> Path:

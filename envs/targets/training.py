@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from lazybench import seeding
 from lazybench.envs.targets.nets import (
+    ADVERSARIAL,
     Labelled,
     Trained,
+    embedded,
     load_net,
     place,
     split_name,
@@ -49,6 +52,9 @@ class Recipe:
         momentum: Nesterov's.
         weight_decay: of all weights.
         augment: flips and shifts of up to 4 pixels.
+        eps: largest difference of a pixel in adversarial training; 0 trains on the images as they
+            are.
+        attack_steps: steps of the attack on each batch.
     """
 
     epochs: float
@@ -58,12 +64,22 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 1e-6
     augment: bool = False
+    eps: float = 0.0
+    attack_steps: int = 7
 
     def lr_at(self, done: float) -> float:
         """Return the learning rate when a share `done` of the training is behind."""
         if self.decay == "linear":
             return self.lr * (1 - done)
         return self.lr * (0.1 if self.decay == "steps" and done >= 0.6 else 1.0)
+
+    def eps_at(self, done: float) -> float:
+        """Return the radius of adversarial images when a share `done` of the training is behind.
+
+        `Choice:` it grows over the first half: at the full radius from the start, small networks
+        often learn nothing.
+        """
+        return self.eps * min(1.0, 2 * done)
 
 
 RECIPES: Mapping[str, Mapping[str, Recipe]] = {
@@ -84,6 +100,9 @@ RATES: Mapping[str, float] = {"cifar10-lenet5": 0.01}
 
 `Choice:` LeNet5 on CIFAR-10 dies at .05: its loss stays at that of a guess."""
 
+ADVERSARIAL_EPS: Mapping[str, float] = {"glyphs": 0.3, "mnist": 0.3, "cifar10": 8 / 255}
+"""Radius in the maximum norm of adversarial training, by data set: the default `eps` of attacks."""
+
 _BETTER_THAN_A_GUESS = 1.5
 """Smallest accuracy of a trained network, relative to that of a guess."""
 
@@ -99,6 +118,8 @@ def recipe_of(name: str, budget: str) -> Recipe:
     if budget not in recipes:
         raise UsageError(f"budget must be one of {', '.join(recipes)}, got '{budget}'")
     recipe = recipes[budget]
+    if name in ADVERSARIAL:
+        recipe = replace(recipe, eps=ADVERSARIAL_EPS[data])
     return replace(recipe, lr=RATES[name]) if budget == "small" and name in RATES else recipe
 
 
@@ -177,7 +198,7 @@ def keep_net(
         OutputUnavailable: the cache folder can't be written.
     """
     data = split_name(name)[0]
-    if data == "glyphs":
+    if embedded(name):
         if replace:
             raise UsageError(
                 f"{name} comes with the package, the same on every machine; train another into a "
@@ -240,7 +261,17 @@ def fit(
         batch = _pixels(x[rows])
         if recipe.augment:
             batch = augmented(batch, generator)
-        loss = F.cross_entropy(net.train_pass(params, batch, generator), torch.from_numpy(y[rows]))
+        label = torch.from_numpy(y[rows])
+        if recipe.eps:
+            batch = adversarial(
+                partial(net.train_pass, params, generator=generator),
+                batch,
+                label,
+                recipe.eps_at(step / steps),
+                recipe.attack_steps,
+                generator,
+            )
+        loss = F.cross_entropy(net.train_pass(params, batch, generator), label)
         loss_now = float(loss.detach())
         if not math.isfinite(loss_now):
             raise Diverged(f"training {name or net.name}: loss {loss_now} at step {step}")
@@ -272,6 +303,38 @@ def correct(net: Classifier, params: Params, images: Labelled) -> NDArray[np.boo
             some = slice(first, first + _BATCH)
             found[some] = net(params, _pixels(x[some])).argmax(1).numpy() == y[some]
     return found
+
+
+def adversarial(
+    forward: Callable[[Tensor], Tensor],
+    x: Tensor,
+    label: Tensor,
+    eps: float,
+    steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return images of larger loss, `[n, …]` in [0, 1], at most `eps` away in each pixel.
+
+    `Choice:` steps of 2.5 eps / steps, so that the ball's far side is in reach.
+
+    Args:
+        forward: from images to logits.
+        x: `[n, …]` images in [0, 1].
+        label: `[n]` true classes.
+        eps: largest difference of a pixel.
+        steps: steps along the sign of the gradient.
+        generator: of the random starts.
+
+    Reference: Madry, Makelov, Schmidt, Tsipras & Vladu, "Towards Deep Learning Models Resistant to
+        Adversarial Attacks", ICLR 2018, projected gradient descent from a random start.
+    """
+    low, high = (x - eps).clamp_(0, 1), (x + eps).clamp_(0, 1)
+    rows = low + (high - low) * torch.rand(x.shape, generator=generator)
+    for _ in range(steps):
+        rows.requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(forward(rows), label), rows)
+        rows = (rows.detach() + 2.5 * eps / steps * slope.sign()).clamp(low, high)
+    return rows.detach()
 
 
 def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
