@@ -485,6 +485,17 @@ class Quarantine:
         return found
 
 
+def move(path: Path, root: Path, quarantine: Quarantine) -> Path:
+    """Move a file or folder below `root` to its quarantine, and return its new place.
+
+    Raises:
+        OSError: it can't be moved.
+    """
+    place = quarantine.place(root, path)
+    shutil.move(path, place)
+    return place
+
+
 def repair(findings: Iterable[Finding], quarantine: Quarantine | None = None) -> list[str]:
     """Repair what can be repaired, and return a line for each repair.
 
@@ -508,9 +519,7 @@ def repair(findings: Iterable[Finding], quarantine: Quarantine | None = None) ->
 def _done(repair: Repair, quarantine: Quarantine) -> str:
     path = repair.path
     if repair.kind == "move":
-        place = quarantine.place(repair.root, path)
-        shutil.move(path, place)
-        return f"{path}: moved to {place}"
+        return f"{path}: moved to {move(path, repair.root, quarantine)}"
     if repair.kind == "cut":
         place = quarantine.place(repair.root, path)
         shutil.copy2(path, place)
@@ -533,4 +542,4 @@ def _repair_boards(repair: Repair, quarantine: Quarantine) -> str:
     return f"{store.root / 'boards'}: regenerated; {changed} former files are in {where}"
 
 
-__all__ = ["Examined", "Finding", "Quarantine", "Repair", "examine", "repair"]
+__all__ = ["Examined", "Finding", "Quarantine", "Repair", "examine", "move", "repair"]

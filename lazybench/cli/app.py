@@ -13,6 +13,7 @@ from lazybench.cli import (
     compare,
     console,
     data,
+    forget,
     leaderboard,
     listing,
     matrix,
@@ -26,7 +27,7 @@ from lazybench.cli.command import EXIT_CODES, PLAIN, Command, Group, examples
 
 COMMANDS: tuple[Command | Group, ...] = (
     *(run.run_command, sweep.sweep_command, paper.reproduce_command, sweep.tune_command),
-    *(run.evaluate_command, listing.list_command, show.show_command),
+    *(run.evaluate_command, listing.list_command, show.show_command, forget.forget_command),
     *(leaderboard.leaderboard_command, compare.compare_command, compare.table_command),
     *(compare.power_command, matrix.matrix_command),
     *(verify.verify_command, verify.audit_command, verify.trials_command, verify.score_command),

@@ -70,6 +70,34 @@ def complete_any(incomplete: str) -> list[str]:
     ]
 
 
+def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the keys and folders of runs that begin with a text."""
+    from lazybench.runner.run_dir import list_runs
+
+    found = list_runs(_folder(ctx, "runs"))
+    return _starting([name for run in found for name in (run.key12, str(run.path))], incomplete)
+
+
+def complete_record(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the keys of records that begin with a text, from the names of their files."""
+    from lazybench.records import Store
+
+    store = Store(_folder(ctx, "out_dir"))
+    files = (path for folder in store.folders() for path in store.files_in(folder))
+    return _starting(sorted(path.stem for path in files), incomplete)
+
+
+def complete_key(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the keys of runs and records, and folders of runs, that begin with a text."""
+    return [*dict.fromkeys([*complete_run(ctx, incomplete), *complete_record(ctx, incomplete)])]
+
+
+def _folder(ctx: typer.Context, name: str) -> Path:
+    """A folder option as given so far, or its default."""
+    defaults = {"runs": Path("runs"), "out_dir": Path("leaderboards")}
+    return Path(ctx.params.get(name) or defaults[name])
+
+
 def _help(meaning: str, more: str) -> str:
     return f"{meaning} {more}".rstrip()
 

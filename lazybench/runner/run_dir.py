@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lazybench.errors import LazybenchError, OutputUnavailable, StoreError
-from lazybench.files import read_file
+from lazybench.files import read_file, refuse_links
 from lazybench.records import write_json
 from lazybench.runtime.locks import alone, is_held, why_closed
 
@@ -65,6 +65,40 @@ def _holder(folder: Path) -> str:
         return f": process {int(holder['pid'])} on {holder['host']}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
+
+
+_OWN = (
+    *("config.json", "run*.toml", "done*.json", "episodes*.jsonl", "error*.txt"),
+    *(f"ckpt/step-*/{name}" for name in ("manifest.json", "state.json", "tensors.safetensors")),
+    *("ckpt/step-*/.tmp-*", "ckpt/step-*", "ckpt", ".tmp-*"),
+)
+"""What runs write into their folder, as patterns; what is in a folder comes before it."""
+
+
+def remove_run(folder: Path) -> list[Path]:
+    """Remove a run's folder, and return what stays because no run writes it.
+
+    Raises:
+        Busy: a process is executing the run.
+        OutputUnavailable: something can't be removed, or is a link.
+    """
+    refuse_links(folder)
+    try:
+        with locked(folder):
+            for path in (path for pattern in _OWN for path in sorted(folder.glob(pattern))):
+                if not path.is_dir():
+                    path.unlink()
+                elif not any(path.iterdir()):
+                    path.rmdir()
+        (folder / "lock").unlink(missing_ok=True)
+        kept = sorted(path for path in folder.rglob("*") if not path.is_dir())
+        if not kept:
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise OutputUnavailable(
+            f"{folder} can't be removed ({error.strerror or error}); make it writable"
+        ) from error
+    return kept
 
 
 def need_space(folder: Path, size: int) -> None:
