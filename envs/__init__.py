@@ -219,7 +219,10 @@ _STREAMS: tuple[EnvSpec, ...] = tuple(
 
 
 def _resolve_stream(name: str, known: Mapping[str, EnvSpec]) -> EnvSpec | None:
-    """Return the stream of that name, on built-in data or on imported images, or None."""
+    """Return the stream of that name, or None.
+
+    Built-in data have one, and so have imported images, and features of images that have one.
+    """
     match = _STREAM_NAME.fullmatch(name)
     if match is None:
         return None
@@ -229,14 +232,19 @@ def _resolve_stream(name: str, known: Mapping[str, EnvSpec]) -> EnvSpec | None:
     )
     if data in SIZES:
         return known.get(name) or long_tailed(data, imbalance, *SIZES[data])
-    found = [meta for meta in metas()[0] if meta.name == data and meta.kind == "images"]
-    return replace(long_tailed(data, imbalance, *_size(found[0])), origin=ORIGIN) if found else None
+    size = next((_size(meta) for meta in metas()[0] if meta.name == data), None)
+    return None if size is None else replace(long_tailed(data, imbalance, *size), origin=ORIGIN)
 
 
-def _size(meta: Meta) -> tuple[int, int]:
-    """Classes and test images of an imported set, as `lazybench.data.pool` splits it."""
-    if meta.parts:
-        return len(meta.parts["test"].counts), sum(meta.parts["test"].counts)
+def _size(meta: Meta) -> tuple[int, int] | None:
+    """Classes and test instances of an imported set's streams; None if it has none.
+
+    They are as `lazybench.data.importing.write.labelled` gives them.
+    """
+    if meta.stream_parts:
+        return len(meta.stream_parts["test"].counts), sum(meta.stream_parts["test"].counts)
+    if meta.kind != "images" and not (meta.embedding and meta.embedding.held_out):
+        return None
     counts = meta.splits["train"].counts
     return len(counts), len(counts) * held_out_each(min(counts))
 

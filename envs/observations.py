@@ -24,6 +24,13 @@ def broadcast_box(low: float, high: float, shape: tuple[int, ...], dtype: type[A
     return box
 
 
+def instances(dtype: str, shape: tuple[int, ...]) -> Box:
+    """Return the space of uint8 images, or of float32 vectors or targets."""
+    if dtype == "uint8":
+        return broadcast_box(0, 255, shape, np.uint8)
+    return broadcast_box(-1e6, 1e6, shape, np.float32)
+
+
 def labels(
     count: int, shape: tuple[int, ...], *, hidden: bool, padded: bool = False
 ) -> MultiDiscrete:
@@ -86,6 +93,16 @@ def grid(images: NDArray[np.generic], columns: int) -> NDArray[np.uint8]:
         tile = np.asarray(pixels[index]).astype(np.uint8).transpose(1, 2, 0)
         sheet[y : y + height, x : x + width] = tile if channels == 3 else tile[..., :1]
     return sheet
+
+
+def vector_rows(vectors: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Return vectors `[n, d]` as the rows of a grey picture, uint8 `[n, d, 3]`.
+
+    Black is their smallest number, white their largest.
+    """
+    low, high = float(vectors.min()), float(vectors.max())
+    grey = (np.asarray(vectors, np.float64) - low) * (255 / max(high - low, 1e-12))
+    return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def _widen(sheet: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:

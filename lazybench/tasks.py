@@ -77,7 +77,7 @@ class TaskShape:
 class Answers(NamedTuple):
     """Labels of a block's queries, with how sure the agent is: an action of few-shot environments.
 
-    The environment scores how well the agent knows what it knows, beside its accuracy and never in
+    The environment scores how well the agent knows what it knows, next to its accuracy and never in
     its ranking. Fields of one trial lack the leading R.
 
     Attributes:
@@ -147,8 +147,8 @@ class LongTailTask:
 
     Attributes:
         classes: number of classes C; labels lie in [0, classes).
-        instance: shape of one image, (channels, height, width).
-        dtype: `uint8`.
+        instance: shape of one image, (channels, height, width), or of one vector, (d,).
+        dtype: `uint8` for images, `float32` for vectors.
         class_counts: number of training images of each class, in the order of the labels, without
             the dev set.
         steps: training batches of the episode.
@@ -158,7 +158,7 @@ class LongTailTask:
 
     classes: int
     instance: tuple[int, ...]
-    dtype: Literal["uint8"]
+    dtype: Literal["uint8", "float32"]
     class_counts: tuple[int, ...]
     steps: int
     batch: int

@@ -52,8 +52,10 @@ def augmented(x: Tensor, rng: Rng, *, pad: int = 4, flip: bool = True) -> Tensor
 def shrunk(x: Tensor, side: int) -> Tensor:
     """Return images averaged down to `side` pixels, in [0, 1] if they were uint8.
 
-    0, or images that are no larger, leaves them as they are.
+    0, or images that are no larger, leaves them as they are; so do vectors.
     """
+    if x.dim() == 2:
+        return x
     height, width = x.shape[2:]
     if not side or (height <= side and width <= side):
         return x
@@ -256,17 +258,25 @@ def begin(config: LongTailConfig, task: LongTailTask, rng: Rng) -> State:
     """Return the state before any update.
 
     Raises:
-        UsageError: a network that can't take these images, or a reflection wider than them.
+        UsageError: a network that can't take these images, or a reflection wider than them; or
+            vectors with settings of images.
     """
-    if config.pad >= min(task.instance[1:]):
+    for name in ("pad", "flip", "side"):
+        value = getattr(config, name)
+        if value and len(task.instance) == 1:
+            raise UsageError(
+                f"{name} is for images, and instances of this stream are vectors "
+                f"{list(task.instance)}; got {name}={value}; use --set {name}={type(value)(0)}"
+            )
+    if config.pad and config.pad >= min(task.instance[1:]):
         raise UsageError(
             f"pad must be smaller than the images, {list(task.instance[1:])} pixels, got "
             f"{config.pad}; use --set pad=4"
         )
     net = net_of(config, task)
     theta = head_of(config).init(net, rng.at("theta"))
-    images = torch.zeros((2, *_shape(config, task).instance), dtype=torch.uint8)
-    layers = net.statistics(theta, net.prepare(images))
+    rows = torch.zeros((2, *_shape(config, task).instance), dtype=getattr(torch, task.dtype))
+    layers = net.statistics(theta, net.prepare(rows))
     return {
         "theta": theta,
         "momentum": {name: torch.zeros_like(value) for name, value in theta.items()},
@@ -292,7 +302,12 @@ def labelled(batch: Observation) -> tuple[Tensor, Tensor]:
 
 
 def prepared(config: LongTailConfig, net: Net, x: Tensor, rng: Rng) -> Tensor:
-    """Return training images augmented, shrunk and prepared for the network."""
+    """Return training images augmented, shrunk and prepared for the network; vectors as they are.
+
+    Vectors have neither edges to crop nor sides to mirror.
+    """
+    if x.dim() == 2:
+        return net.prepare(x)
     x = augmented(x, rng, pad=config.pad, flip=config.flip)
     return net.prepare(shrunk(x, config.side))
 
@@ -319,7 +334,9 @@ def train_features(net: Net, theta: Params, x: Tensor) -> tuple[Tensor, Stats]:
 
 
 def _shape(config: LongTailConfig, task: LongTailTask) -> TaskShape:
-    """Task shape for the network: resized images, classes as ways."""
+    """Task shape for the network: resized images or vectors, classes as ways."""
+    if len(task.instance) == 1:
+        return TaskShape(task.classes, 1, 1, task.instance, task.dtype)
     channels, height, width = task.instance
     shrinks = config.side and (height > config.side or width > config.side)
     sides = (config.side, config.side) if shrinks else (height, width)

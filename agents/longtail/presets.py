@@ -52,8 +52,17 @@ images for each imbalance factor and find smaller values best there than on CIFA
 def stream_preset(env: EnvSpec, budget: str) -> dict[str, Any]:
     """Return the settings that every agent on a long-tailed stream has at a budget.
 
-    `Choice:` drawn characters aren't mirrored: another character may be what comes out.
+    `Choice:` drawn characters aren't mirrored: another character may be what comes out. Features
+    (`glyphs@effnet-lite0`) are vectors, which have a linear classifier and no augmentation.
     """
+    settings = _images_preset(env, budget)
+    return settings | _FEATURES if "@" in env.data else settings
+
+
+_FEATURES: dict[str, Any] = {"backbone": "linear", "side": 0, "pad": 0, "flip": False}
+
+
+def _images_preset(env: EnvSpec, budget: str) -> dict[str, Any]:
     settings: dict[str, Any] = {"flip": not env.data.startswith(("glyphs", "omniglot"))}
     if budget == "paper":
         return settings | {"backbone": "resnet32", "epochs": 200}

@@ -26,7 +26,7 @@ from lazybench.envs.fewshot.episodes import (
     class_groups,
 )
 from lazybench.envs.fewshot.trial_classes import protocol_name
-from lazybench.envs.observations import broadcast_box, labels
+from lazybench.envs.observations import instances, labels
 from lazybench.errors import ContractError, UsageError, nearest
 from lazybench.tasks import PADDING, Answers, TaskShape
 
@@ -147,22 +147,17 @@ class TrialSampler:
         """Return the observation and action space, with leading dimensions `rows`."""
         task = self.task
         support, query = (*rows, task.support_rows), (*rows, task.query_rows)
-        image = (0, 255, np.uint8) if task.dtype == "uint8" else (-1e6, 1e6, np.float32)
-        low, high, dtype = image
-
-        def instances(shape: tuple[int, ...]) -> spaces.Box:
-            return broadcast_box(low, high, (*shape, *task.instance), dtype)
 
         def targets(shape: tuple[int, ...], hidden: bool) -> spaces.Space[Any]:
             if task.target == "class":
                 return labels(self._names, shape, hidden=hidden, padded=task.uneven)
-            return broadcast_box(-1e6, 1e6, (*shape, *task.target_shape), np.float32)
+            return instances("float32", (*shape, *task.target_shape))
 
         observation = spaces.Dict(
             {
-                "support_x": instances(support),
+                "support_x": instances(task.dtype, (*support, *task.instance)),
                 "support_y": targets(support, True),
-                "query_x": instances(query),
+                "query_x": instances(task.dtype, (*query, *task.instance)),
                 "query_y": targets(query, True),
             }
         )

@@ -28,7 +28,7 @@ from lazybench.envs.longtail.stream import (
     stages,
     stream_spaces,
 )
-from lazybench.envs.observations import grid
+from lazybench.envs.observations import grid, vector_rows
 from lazybench.errors import UsageError
 from lazybench.runtime.threads import one_thread_after_fork
 from lazybench.tasks import LongTailTask, Track
@@ -178,7 +178,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         task = LongTailTask(
             classes=classes,
             instance=tuple(self._labelled.train.x.shape[1:]),
-            dtype="uint8",
+            dtype="uint8" if self._labelled.train.x.dtype == np.uint8 else "float32",
             class_counts=counts,
             steps=1,
             batch=batch,
@@ -199,7 +199,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         self._pass: HiddenPass | None = None
         self._step = 0
         self._sought = False
-        self._shown: NDArray[np.uint8] | None = None
+        self._shown: NDArray[np.generic] | None = None
 
     @property
     def track(self) -> Track:
@@ -280,10 +280,13 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         return self._observe(), accuracy, True, False, result
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Return the current batch as a picture, uint8 `[height, width, 3]`, or None."""
+        """Return the current batch as a picture, uint8 `[height, width, 3]`, or None.
+
+        Vectors are the rows of it.
+        """
         if self.render_mode is None or self._shown is None:
             return None
-        return grid(self._shown, _COLUMNS)
+        return vector_rows(self._shown) if self._shown.ndim == 2 else grid(self._shown, _COLUMNS)
 
     @property
     def _has_pass(self) -> bool:
@@ -344,7 +347,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
     def _eval(self, hidden: HiddenPass) -> Observation:
         batch, instance = self.task.batch, self.task.instance
         places = hidden.places()
-        x = np.zeros((batch, *instance), np.uint8)
+        x = np.zeros((batch, *instance), self.task.dtype)
         x[: len(places)] = images_at(self._part, places)
         found = {
             "x": x,
@@ -355,7 +358,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
             "remaining": hidden.batches - hidden.at,
         }
         if self._dev_batch:
-            found["dev_x"] = np.zeros((self._dev_batch, *instance), np.uint8)
+            found["dev_x"] = np.zeros((self._dev_batch, *instance), self.task.dtype)
             found["dev_y"] = np.full(self._dev_batch, -1)
         return found
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lazybench import seeding
 from lazybench.data.pool import Labelled, Part, random_ranks
-from lazybench.envs.observations import broadcast_box, labels
+from lazybench.envs.observations import broadcast_box, instances, labels
 from lazybench.errors import UsageError, nearest
 from lazybench.tasks import LongTailTask
 
@@ -247,8 +247,8 @@ def tail(labelled: Labelled, counts: tuple[int, ...], dev_per_class: int, seed: 
     )
 
 
-def images_at(part: Part, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return copies of the images at these places of a part, `[B, C, H, W]` uint8."""
+def images_at(part: Part, places: NDArray[np.int64]) -> NDArray[np.generic]:
+    """Return copies of the images or vectors at these places of a part, `[B, *instance]`."""
     return np.asarray(np.take(part.x, part.rows[places], axis=0))
 
 
@@ -317,7 +317,7 @@ def stream_spaces(
     """
     batch = task.batch
     parts: dict[str, spaces.Space[Any]] = {
-        "x": broadcast_box(0, 255, (batch, *task.instance), np.uint8),
+        "x": instances(task.dtype, (batch, *task.instance)),
         "y": labels(task.classes, (batch,), hidden=True),
         "index": broadcast_box(-1, task.images - 1, (batch,), np.int64),
         "mask": spaces.MultiBinary(batch),
@@ -325,6 +325,6 @@ def stream_spaces(
         "remaining": spaces.Box(0, most, (1,), np.int64),
     }
     if dev_batch:
-        parts["dev_x"] = broadcast_box(0, 255, (dev_batch, *task.instance), np.uint8)
+        parts["dev_x"] = instances(task.dtype, (dev_batch, *task.instance))
         parts["dev_y"] = labels(task.classes, (dev_batch,), hidden=True)
     return spaces.Dict(parts), labels(task.classes, (batch,), hidden=True)

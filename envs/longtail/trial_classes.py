@@ -12,6 +12,8 @@ from lazybench.specs import EnvSpec
 def trial_classes(spec: EnvSpec, fingerprint: str, trials: int) -> TrialClasses | None:
     """Return the class of each test image, or None if they aren't those of a built-in data set.
 
+    Features have the test images of their data.
+
     Strata are pairs of classes that are neighbours in the long tail, so that they have about as
     many training images: how accuracy falls from head to tail belongs to the protocol, and what
     differs between neighbours is what the choice of classes adds by chance.
@@ -22,7 +24,7 @@ def trial_classes(spec: EnvSpec, fingerprint: str, trials: int) -> TrialClasses 
         trials: test images.
     """
     del fingerprint
-    classes, images = SIZES.get(spec.data, (0, 0))
+    classes, images = SIZES.get(spec.data.partition("@")[0], (0, 0))
     if trials != images:
         return None
     labels = np.repeat(np.arange(classes), images // classes)

@@ -1,16 +1,16 @@
 """Instances of a data set grouped by class, as environments use them.
 
 Few-shot environments use a `Pool` of each split, with different classes. Long-tailed streams use
-`Labelled`: train and test images of the same classes. A data set's module may have
-`labelled(**kwargs) -> Labelled` besides its opener. For other image data sets, streams use the
-train classes and hold out a fifth of each class's images for the test.
+`Labelled`: train and test instances of the same classes. A data set's module may have
+`labelled(**kwargs) -> Labelled` besides its opener. For other data sets, streams use the train
+classes and hold out a fifth of each class's instances for the test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,15 +123,16 @@ def data_facts(opened: DataSet | Labelled) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Part:
-    """Images by class; `x` isn't copied, so it may contain images of other parts.
+    """Instances by class; `x` isn't copied, so it may contain instances of other parts.
 
     Attributes:
-        x: `[M, channels, height, width]` uint8, read-only, may be memory-mapped.
-        rows: `[n]` int64, rows of `x` with the part's images, class after class.
-        count: `[C]` int64, images of each class.
+        x: `[M, channels, height, width]` uint8 images or `[M, d]` float32 vectors, read-only, may
+            be memory-mapped.
+        rows: `[n]` int64, rows of `x` with the part's instances, class after class.
+        count: `[C]` int64, instances of each class.
     """
 
-    x: NDArray[np.uint8]
+    x: NDArray[np.generic]
     rows: NDArray[np.int64]
     count: NDArray[np.int64]
 
@@ -171,7 +172,7 @@ def open_labelled(data: str) -> Labelled:
 
     Raises:
         UnknownName: no such data set.
-        UsageError: it holds no images, or too few of a class.
+        UsageError: it holds neither images nor vectors, or too few of a class.
         DataUnavailable: it isn't installed or is damaged.
     """
     spec = DATASETS.resolve(data).spec
@@ -181,17 +182,21 @@ def open_labelled(data: str) -> Labelled:
     opened: object = load(spec.target)(**spec.kwargs)
     if not isinstance(opened, DataSet):
         raise UsageError(f"{data} has no classes; a long-tailed stream needs labelled images")
-    return held_out_labelled(opened)
+    return held_out_labelled(opened, opened.name)
 
 
-def held_out_labelled(opened: DataSet) -> Labelled:
-    """Return the train classes of a data set, with a part of their images held out for the test.
+def held_out_labelled(opened: DataSet, key: str) -> Labelled:
+    """Return the train classes of a data set, with a part of each held out for the test.
+
+    Args:
+        opened: the data set.
+        key: which instances are held out is a function of it.
 
     Raises:
-        UsageError: it holds no images, or too few of a class.
+        UsageError: it holds neither images nor vectors, or too few of a class.
     """
     pool = opened.pool("train")
-    train, test = held_out(pool, opened.name)
+    train, test = held_out(pool, key)
     return Labelled(
         name=opened.name,
         fingerprint=opened.fingerprint,
@@ -200,6 +205,7 @@ def held_out_labelled(opened: DataSet) -> Labelled:
         classes=pool.names,
         train=train,
         test=test,
+        weights=opened.weights if isinstance(opened, OfNetwork) else "",
     )
 
 
@@ -207,23 +213,23 @@ def whole_part(pool: Pool) -> Part:
     """Return all instances of a pool.
 
     Raises:
-        UsageError: they aren't images.
+        UsageError: they are neither images nor vectors.
     """
-    if pool.x.dtype != np.uint8 or pool.x.ndim != 4:
+    if (pool.x.dtype.name, pool.x.ndim) not in (("uint8", 4), ("float32", 2)):
         raise UsageError(
-            "a long-tailed stream needs uint8 images [channels, height, width], got "
-            f"{pool.x.dtype} {list(pool.shape)}"
+            "a long-tailed stream needs uint8 images [channels, height, width] or float32 vectors "
+            f"[d], got {pool.x.dtype} {list(pool.shape)}"
         )
-    return Part(cast(NDArray[np.uint8], pool.x), np.arange(len(pool.x)), pool.count)
+    return Part(pool.x, np.arange(len(pool.x)), pool.count)
 
 
 def held_out(pool: Pool, key: str) -> tuple[Part, Part]:
-    """Return train and test part of a pool, with equally many test images of each class.
+    """Return train and test part of a pool, with equally many test instances of each class.
 
-    They are a function of `key` and of an image's row in the pool.
+    They are a function of `key` and of an instance's row in the pool.
 
     Raises:
-        UsageError: they aren't images, or a class has too few.
+        UsageError: they are neither images nor vectors, or a class has too few.
     """
     whole = whole_part(pool)
     each = held_out_each(int(pool.count.min()))

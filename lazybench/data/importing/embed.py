@@ -204,7 +204,7 @@ def _source(data: str) -> _Source:
         files |= {split: _of_pool(opened.pool(split)) for split in SPLITS}
         prints += [opened.fingerprint, opened.prep]
         sources.append(opened.source)
-    if own is not None and spec.origin != ORIGIN:
+    if own is not None and (spec.origin != ORIGIN or read_meta(imported_root() / data).parts):
         labelled = open_labelled(data)
         files |= {f"lt-{part}": _of_part(labelled, part) for part in PARTS}
         prints += [labelled.fingerprint, labelled.prep]
@@ -313,7 +313,7 @@ def _meta(name: str, data: str, source: _Source, network: Pretrained, width: int
         backbone=network.name,
         backbone_sha256=network.sha256,
         weights=network.weights,
-        held_out=source.spec.origin == ORIGIN,
+        held_out=source.spec.origin == ORIGIN and "lt-train" not in source.files,
         parts={part: planned(source.files[f"lt-{part}"]) for part in PARTS}
         if "lt-train" in source.files
         else {},

@@ -169,25 +169,29 @@ def _open(folder: Path) -> ImportedSet:
 def labelled(name: str) -> Labelled:
     """Return the data set imported as `name` as a long-tailed stream uses it.
 
+    Features have the train and test part of the images that were embedded, row by row.
+
     Raises:
         DataUnavailable: it doesn't exist, or a file has changed since the import.
-        UsageError: it holds no images, or too few of a class.
+        UsageError: too few instances of a class.
     """
     opened = open_imported(name)
     meta = opened.meta
-    if not meta.parts:
-        return held_out_labelled(opened)
+    parts = meta.stream_parts
+    if not parts:
+        return held_out_labelled(opened, meta.embedding.data if meta.embedding else name)
     train, test = (
-        whole_part(pool_of(opened.folder, meta, f"lt-{part}", meta.parts[part])) for part in PARTS
+        whole_part(pool_of(opened.folder, meta, f"lt-{part}", parts[part])) for part in PARTS
     )
     return Labelled(
         name=opened.name,
         fingerprint=opened.fingerprint,
         prep=opened.prep,
         source=opened.source,
-        classes=meta.parts["train"].classes,
+        classes=parts["train"].classes,
         train=train,
         test=test,
+        weights=opened.weights,
     )
 
 

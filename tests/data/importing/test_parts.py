@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 import lazybench
+from lazybench.data.importing.embed import EmbedRequest, embed_data
+from lazybench.data.pool import open_labelled
 from lazybench.errors import UnknownName, UsageError
 from lazybench.registry import ENVS
 
@@ -113,3 +115,18 @@ def test_features_need_images(data: Path) -> None:
     y, split = np.arange(120) % 6, np.array(["train", "val", "test"])[np.arange(120) // 6 % 3]
     with pytest.raises(UsageError, match="images whose train and test have all classes"):
         lazybench.import_data(x, y, split=split, name="vectors")
+
+
+def test_the_parts_are_embedded(data: Path) -> None:
+    folder(data / "photos")
+    lazybench.import_data(data / "photos", name="photos")
+    (data / "net.py").write_text("import torch\ndef flat(task):\n    return torch.nn.Flatten()\n")
+    embed_data(EmbedRequest("photos", f"{data / 'net.py'}:flat"))
+    images, features = open_labelled("photos"), open_labelled("photos@flat")
+    assert features.test.count.tolist() == [4, 4, 4, 4]
+    assert features.train.count.tolist() == [32, 26, 24, 23]
+    for part in ("train", "test"):
+        had, got = getattr(images, part), getattr(features, part)
+        wanted = had.x[had.rows].reshape(len(had.rows), -1).astype(np.float32) / 255
+        np.testing.assert_allclose(got.x[got.rows], wanted, atol=1e-7)
+    assert ENVS.resolve("photos@flat-lt-natural").spec.trials["small"] == 16
