@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     "lazybench compare 3f9c01d2 a7715e90 --env glyphs-5way-1shot --plot scatter.png",
 )
 def compare_command(  # noqa: PLR0913 - one parameter for each option
-    left: Annotated[str, typer.Argument(help="Agent, row of the board or key.")],
-    right: Annotated[str, typer.Argument(help="Agent, row of the board or key.")],
+    left: Annotated[str, options.row()],
+    right: Annotated[str, options.row()],
     env: options.Env,
     budget: options.Budget = "small",
     protocol: options.Protocol = None,
@@ -113,8 +113,8 @@ def _facts(found: Comparison) -> dict[str, object]:
     "lazybench power lazy_maml maml --env cifarfs-5way-5shot --difference 2 --power 0.9 --json",
 )
 def power_command(  # noqa: PLR0913 - one parameter for each option
-    left: Annotated[str, typer.Argument(help="Agent, row of the board or key.")],
-    right: Annotated[str, typer.Argument(help="Agent, row of the board or key.")],
+    left: Annotated[str, options.row()],
+    right: Annotated[str, options.row()],
     env: options.Env,
     difference: Annotated[
         float,

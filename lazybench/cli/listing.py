@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import math
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -34,24 +36,34 @@ class Kind(enum.StrEnum):
     "list",
     "lazybench list agents",
     "lazybench list envs --family fewshot",
+    "lazybench list envs --all",
     "lazybench list runs",
     "lazybench list data --json",
 )
 def list_command(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     family: options.SomeFamily = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="With envs: one line for each, not for each pattern.")
+    ] = False,
     runs: options.Runs = Path("runs"),
     json: options.Json = False,
 ) -> None:
-    """List agents, environments, data sets or runs."""
+    """List agents, environments, data sets or runs.
+
+    Environments are listed by pattern: `{1,5}` means one of these values, and `[-noniid]` an
+    ending that may be left out. --json lists each of them.
+    """
     if family is not None and kind not in (Kind.agents, Kind.envs):
         raise UsageError(
             f"--family goes with agents and envs, not with 'list {kind}'; leave it out"
         )
+    if every and kind is not Kind.envs:
+        raise UsageError(f"--all goes with envs, not with 'list {kind}'; leave it out")
     if kind is Kind.agents:
         _list_agents(family, json=json)
     elif kind is Kind.envs:
-        _list_envs(family, json=json)
+        _list_envs(family, every=every, json=json)
     elif kind is Kind.data:
         from lazybench.cli.data import list_data
 
@@ -134,28 +146,91 @@ def _list_agents(family: options.Family | None, *, json: bool) -> None:
     show_broken(AGENTS.broken)
 
 
-def _list_envs(family: options.Family | None, *, json: bool) -> None:
+def _list_envs(family: options.Family | None, *, every: bool, json: bool) -> None:
     from lazybench.registry import ENVS
 
-    found = [env_facts(spec) for spec in ENVS.specs() if family is None or family == spec.family]
+    specs = [spec for spec in ENVS.specs() if family is None or family == spec.family]
     if json:
+        found = [env_facts(spec) for spec in specs]
         console.as_json({"envs": found, "broken": ENVS.broken})
         return
-    rows = [
-        (
-            each["id"],
-            each["family"],
-            {True: "yes", False: "no", None: ""}[each["data_installed"]],
-            each["metric"],
-            str(each["trials"].get("small", "")),
-            "" if each["origin"] == "lazybench" else each["origin"],
-            each["about"],
+    grouped = [(spec.id, [spec]) for spec in specs] if every else patterns(specs)
+    rows = []
+    for name, members in grouped:
+        first, trials = members[0], sorted({spec.trials.get("small", 0) for spec in members})
+        about = first.about if len(members) == 1 else f"{len(members)}, such as {first.about}"
+        rows.append(
+            (
+                name,
+                first.family,
+                {True: "yes", False: "no", None: ""}[is_installed(first.data)],
+                first.metric,
+                " to ".join(str(n) for n in dict.fromkeys((trials[0], trials[-1])) if n),
+                "" if first.origin == "lazybench" else first.origin,
+                about,
+            )
         )
-        for each in found
-    ]
     header = ("environment", "family", "data installed", "metric", "trials", "from", "about")
     _show(header, rows, f"environments of family {family}" if family else "environments")
     show_broken(ENVS.broken)
+
+
+_VALUE = re.compile(r"\d+(?=way)|\d+(?=shot)|(?<=-lt-)\d+|(?:un)?targeted")
+"""The parts of an id that vary within a pattern."""
+_ENDINGS = ("-noniid", "-dirichlet", "-label", "-linf")
+"""Endings that ids may have, in the order of their appearance."""
+
+
+def patterns(specs: Sequence[EnvSpec]) -> list[tuple[str, list[EnvSpec]]]:
+    """Return patterns of ids, each with its environments: each spells out to exactly those.
+
+    `glyphs-{5,20}way-{1,5}shot[-noniid]` are eight environments. Ids that make no complete pattern
+    stay alone.
+    """
+    alike: dict[tuple[str, ...], dict[tuple[str, ...], dict[tuple[str, ...], EnvSpec]]] = {}
+    for spec in specs:
+        bare = spec.id
+        ends: list[str] = []
+        for ending in reversed(_ENDINGS):
+            if bare.endswith(ending):
+                bare = bare.removesuffix(ending)
+                ends.insert(0, ending)
+        key = (_VALUE.sub("{}", bare), spec.family, spec.data, spec.metric, spec.origin)
+        values = tuple(_VALUE.findall(bare))
+        alike.setdefault(key, {}).setdefault(tuple(ends), {})[values] = spec
+    found = []
+    for (template, *_), by_endings in alike.items():
+        same: dict[frozenset[tuple[str, ...]], list[tuple[str, ...]]] = {}
+        for endings, held in by_endings.items():
+            same.setdefault(frozenset(held), []).append(endings)
+        for values_of, several in same.items():
+            for shown, chosen in _optional(several):
+                members = [spec for each in chosen for spec in by_endings[each].values()]
+                found += _spelled(template, sorted(values_of, key=_order), shown, members)
+    return sorted(found, key=lambda pattern: min(spec.id for spec in pattern[1]))
+
+
+def _optional(several: list[tuple[str, ...]]) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Texts of endings, each with those it spells out to; one text if all subsets are there."""
+    union = [ending for ending in _ENDINGS if any(ending in each for each in several)]
+    if len(several) == 2 ** len(union):
+        return [("".join(f"[{ending}]" for ending in union), several)]
+    return [("".join(each), [each]) for each in several]
+
+
+def _spelled(
+    template: str, values: list[tuple[str, ...]], endings: str, members: list[EnvSpec]
+) -> list[tuple[str, list[EnvSpec]]]:
+    """The pattern of all values; each id alone if some combination of them is missing."""
+    places = [sorted(set(place), key=lambda v: _order((v,))) for place in zip(*values, strict=True)]
+    if math.prod(map(len, places)) != len(values):
+        return [(spec.id, [spec]) for spec in members]
+    texts = [place[0] if len(place) == 1 else f"{{{','.join(place)}}}" for place in places]
+    return [(template.format(*texts) + endings, members)]
+
+
+def _order(values: tuple[str, ...]) -> list[tuple[int, str]]:
+    return [(int(value), "") if value.isdecimal() else (0, value) for value in values]
 
 
 def _list_runs(runs: Path, *, json: bool) -> None:

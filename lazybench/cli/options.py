@@ -6,14 +6,15 @@ A function such as `env` makes an option whose help goes on with what a command 
 from __future__ import annotations
 
 import enum
+import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from lazybench.errors import UsageError
+from lazybench.errors import LazybenchError, UsageError
 from lazybench.specs import BUDGETS
 
 _SEEDS = re.compile(r"(?P<first>\d{1,19})(?:-(?P<last>\d{1,19}))?")
@@ -92,6 +93,76 @@ def complete_key(ctx: typer.Context, incomplete: str) -> list[str]:
     return [*dict.fromkeys([*complete_run(ctx, incomplete), *complete_record(ctx, incomplete)])]
 
 
+def complete_row(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return agents, and keys of records, that begin with a text, as names of a board's rows."""
+    return [*complete_agent(incomplete), *complete_record(ctx, incomplete)]
+
+
+def complete_shown(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return what `lazybench show` takes that begins with a text: ids and keys."""
+    return [*complete_any(incomplete), *complete_key(ctx, incomplete)]
+
+
+def complete_budget(incomplete: str) -> list[str]:
+    """Return the budgets that begin with a text."""
+    return _starting(BUDGETS, incomplete)
+
+
+def complete_setting(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return settings of the agent named before as `name=`, and after it the values to choose from.
+
+    Only of installed agents: a file of the user isn't run for a completion.
+    """
+    agent = ctx.params.get("agent")
+    if not agent or ":" in agent:
+        return []
+    from lazybench.agent import contract
+    from lazybench.registry import agent_spec
+    from lazybench.user_code import load
+
+    try:
+        factory = load(agent_spec(agent).target)
+        config = contract(factory).Config
+    except LazybenchError:
+        return []
+    if config is None:
+        names: dict[str, Any] = {name: None for name in inspect.signature(factory).parameters}
+    else:
+        names = {name: field.annotation for name, field in config.model_fields.items()}
+    name, equals, _ = incomplete.partition("=")
+    if not equals:
+        return _starting([f"{each}=" for each in names], incomplete)
+    return _starting([f"{name}={value}" for value in _choices(names.get(name))], incomplete)
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The values that a type allows, where they are few."""
+    if annotation is bool:
+        return ["true", "false"]
+    found = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in found]
+    return [choice for each in found for choice in _choices(each)]
+
+
+def complete_protocol(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return protocol settings of the environment named before, as `name=`."""
+    from lazybench.registry import ENVS
+
+    try:
+        options = ENVS.resolve(ctx.params.get("env") or "").spec.options
+    except LazybenchError:
+        return []
+    return _starting([f"{name}=" for name in options], incomplete)
+
+
+def complete_suite(incomplete: str) -> list[str]:
+    """Return the included suites that begin with a text."""
+    from lazybench.sweep.suite import shipped
+
+    return _starting(shipped(), incomplete)
+
+
 def _folder(ctx: typer.Context, name: str) -> Path:
     """A folder option as given so far, or its default."""
     defaults = {"runs": Path("runs"), "out_dir": Path("leaderboards")}
@@ -122,7 +193,12 @@ def env(more: str = "") -> Any:
 def budget(more: str = "") -> Any:
     """Return the option `--budget`."""
     names = f"{', '.join(BUDGETS[:-1])} or {BUDGETS[-1]}"
-    return typer.Option("--budget", "-b", help=_help(f"Compute budget: {names}.", more))
+    return typer.Option(
+        "--budget",
+        "-b",
+        help=_help(f"Compute budget: {names}.", more),
+        autocompletion=complete_budget,
+    )
 
 
 def seed(of: str, short: str = "-s") -> Any:
@@ -133,19 +209,21 @@ def seed(of: str, short: str = "-s") -> Any:
 def setting(more: str) -> Any:
     """Return the option `--set`."""
     text = _help("Value of a setting; repeatable.", more)
-    return typer.Option("--set", metavar="NAME=VALUE", help=text)
+    return typer.Option("--set", metavar="NAME=VALUE", help=text, autocompletion=complete_setting)
 
 
 def protocol(more: str) -> Any:
     """Return the option `--protocol`."""
     text = _help("Protocol setting of an environment, such as norm=linf; repeatable.", more)
-    return typer.Option("--protocol", metavar="NAME=VALUE", help=text)
+    return typer.Option(
+        "--protocol", metavar="NAME=VALUE", help=text, autocompletion=complete_protocol
+    )
 
 
 def init(more: str = "") -> Any:
     """Return the option `--init`."""
     text = _help("Initial weights: FILE.safetensors, a run's folder or its key.", more)
-    return typer.Option("--init", metavar="FILE|RUN", help=text)
+    return typer.Option("--init", metavar="FILE|RUN", help=text, autocompletion=complete_run)
 
 
 def device(more: str = "") -> Any:
@@ -199,6 +277,11 @@ def family(more: str = "") -> Any:
 def timeout(per: str, *, least: float | None = None) -> Any:
     """Return the option `--timeout`, whose help says what is limited."""
     return typer.Option("--timeout", min=least, help=f"Time limit per {per}")
+
+
+def row() -> Any:
+    """Return an argument that names a row of a board."""
+    return typer.Argument(help="Agent, row of the board or key.", autocompletion=complete_row)
 
 
 Agent = Annotated[str, agent()]

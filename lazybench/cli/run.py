@@ -322,7 +322,12 @@ class Split(enum.StrEnum):
 )
 def evaluate_command(  # noqa: PLR0913 - one parameter for each option
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run's folder or key. Keys may be abbreviated.")
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run's folder or key. Keys may be abbreviated.",
+            autocompletion=options.complete_run,
+        ),
     ],
     env: Annotated[str | None, options.env("[default: the run's]")] = None,
     step: Annotated[

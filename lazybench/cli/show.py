@@ -183,7 +183,14 @@ KEY = re.compile(r"[0-9a-f]{6,64}")
     "lazybench show glyphs-net4-untargeted --png attack.png --agent square",
 )
 def show_command(  # noqa: PLR0913 - one parameter for each option
-    name: Annotated[str, typer.Argument(metavar="ID", help="Id, alias, FILE.py:CLASS or key.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="Id, alias, FILE.py:CLASS or key.",
+            autocompletion=options.complete_shown,
+        ),
+    ],
     env: Annotated[
         str | None, options.env("With an agent: shows its settings on this environment.")
     ] = None,

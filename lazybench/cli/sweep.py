@@ -48,7 +48,13 @@ _SHOWN = 3
     "lazybench sweep mine.toml --emit-commands > cells.txt",
 )
 def sweep_command(  # noqa: PLR0913 - one parameter for each option
-    suite: Annotated[str, typer.Argument(help="SUITE.toml, or the name of an included suite.")],
+    suite: Annotated[
+        str,
+        typer.Argument(
+            help="SUITE.toml, or the name of an included suite.",
+            autocompletion=options.complete_suite,
+        ),
+    ],
     jobs: options.Jobs = 1,
     timeout: Annotated[
         float | None,

@@ -30,7 +30,11 @@ EXIT_CODES: Mapping[str, int] = {
 
 RecordName = Annotated[
     str,
-    typer.Argument(metavar="RECORD", help="A record's file or key. Keys may be abbreviated."),
+    typer.Argument(
+        metavar="RECORD",
+        help="A record's file or key. Keys may be abbreviated.",
+        autocompletion=options.complete_record,
+    ),
 ]
 Init = Annotated[str | None, options.init("Goes with --retrain.")]
 Device = Annotated[str | None, options.device("[default: the record's]")]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lazybench.cli.listing import patterns
 from lazybench.findings import Finding
 from lazybench.records import Store
 from lazybench.registry import AGENTS, ENVS
+from lazybench.specs import EnvSpec
 
 
 def test_agents_are_listed(lazybench: Any) -> None:
@@ -28,6 +31,37 @@ def test_envs_as_json(lazybench: Any) -> None:
     assert installed["omniglot"] is False
 
 
+def spelled_out(pattern: str) -> set[str]:
+    """The ids of a pattern, by cutting it at its first brace or bracket again and again."""
+    first = re.search(r"\{(.*?)\}|\[(.*?)\]", pattern)
+    if first is None:
+        return {pattern}
+    values = first[1].split(",") if first[2] is None else ["", first[2]]
+    head, rest = pattern[: first.start()], pattern[first.end() :]
+    return set().union(*(spelled_out(head + value + rest) for value in values))
+
+
+def test_envs_are_listed_by_pattern(lazybench: Any) -> None:
+    lines = lazybench("list", "envs").out.splitlines()[2:]
+    names = [line.split()[0] for line in lines]
+    assert "glyphs-{5,20,30,50}way-{1,5}shot[-noniid]" in names
+    assert "mnist-net4-{targeted,untargeted}[-label][-linf]" in names
+    found = [spelled_out(name) for name in names]
+    # Each environment is in one line, and no line names one that isn't there.
+    assert set().union(*found) == {spec.id for spec in ENVS.specs()}
+    assert sum(map(len, found)) == len(ENVS.specs())
+    assert len(names) < len(ENVS.specs()) / 4
+    each = lazybench("list", "envs", "--all").out.splitlines()[2:]
+    assert [line.split()[0] for line in each] == [spec.id for spec in ENVS.specs()]
+
+
+def test_incomplete_patterns_are_spelled_out() -> None:
+    ids = ("d-5way-1shot", "d-5way-5shot", "d-20way-1shot", "d-20way-1shot-noniid", "d-x", "e-x")
+    specs = [EnvSpec(name, "fewshot", "m:C", None, name[0]) for name in ids]
+    found = {name: [spec.id for spec in members] for name, members in patterns(specs)}
+    assert found == {name: [name] for name in ids}
+
+
 def test_family_filters(lazybench: Any) -> None:
     assert lazybench("list", "agents", "--family", "attack").out.count("lazy_maml") == 0
     assert "lazy_maml" in lazybench("list", "agents", "--family", "fewshot").out
@@ -36,6 +70,7 @@ def test_family_filters(lazybench: Any) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (("list", "agents", "--all"), "--all goes with envs"),
         (("list", "runs", "--family", "fewshot"), "--family goes with agents and envs"),
         (("list", "agents", "--family", "fewsot"), "fewshot"),
         (("list", "boards"), "agents"),

@@ -68,6 +68,12 @@ def test_completion_knows_agents_and_environments(tmp_path: Path) -> None:
     assert done.stdout.split() == ["lazy_reptile"]
 
 
+def test_completion_knows_settings_of_the_agent(tmp_path: Path) -> None:
+    asked = {"COMP_WORDS": "lazybench run --agent maml --set inner_st", "COMP_CWORD": "5"}
+    done = start(tmp_path, _LAZYBENCH_COMPLETE="complete_bash", **asked)
+    assert "inner_steps=" in done.stdout.split()
+
+
 def test_pipes_get_plain_lines(tmp_path: Path) -> None:
     done = start(tmp_path, *RUN, FORCE_COLOR="", TERM="xterm-256color")
     assert done.returncode == 0, done.stderr
