@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -275,10 +276,21 @@ def _agent(spec: AgentSpec, env: str | None, budget: str | None) -> dict[str, An
     played, note = resolve_env(env)
     if note:
         console.note(note)
-    configs = {each: make(_loadable(spec), played, each, {}).config for each in budgets}
+    factory = load(spec.target)
+    defaults = {} if contract(factory).Config else _arguments(factory)
+    configs = {each: defaults | make(_loadable(spec), played, each, {}).config for each in budgets}
     facts = {"env": played.id, "settings": _side_by_side(configs)}
-    meanings = setting_meanings(contract(load(spec.target)))
+    meanings = setting_meanings(contract(factory))
     return found | facts | ({"meanings": meanings} if meanings else {})
+
+
+def _arguments(factory: Any) -> dict[str, Any]:
+    """The arguments of an agent's `__init__` that have plain defaults, by name."""
+    return {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(factory).parameters.values()
+        if isinstance(parameter.default, str | int | float | None)
+    }
 
 
 def _loadable(spec: AgentSpec) -> str:

@@ -461,7 +461,8 @@ def tune_command(  # noqa: PLR0913 - one parameter for each option
         typer.Option(
             "--search",
             metavar="NAME=LO..HI|A,B,C",
-            help="Setting to search; repeatable. [default: step sizes, from a tenth to ten times]",
+            help="Setting to search; repeatable. "
+            "[default: step sizes, lr and *_lr, from a tenth to ten times]",
         ),
     ] = None,
     settings: Annotated[list[str] | None, options.setting("Fixed during the search.")] = None,

@@ -41,18 +41,20 @@ class Axis:
         values: values to choose from; empty for a range.
         lo: lower end of a range, which is searched on a logarithmic scale.
         hi: upper end.
+        whole: whether a range has whole numbers only.
     """
 
     values: tuple[Any, ...] = ()
     lo: float = 0.0
     hi: float = 0.0
+    whole: bool = False
 
     def at(self, share: float) -> Any:
         """Return the value at a fraction in [0, 1) of the axis."""
         if self.values:
             return self.values[int(share * len(self.values))]
         value = math.exp(math.log(self.lo) + share * math.log(self.hi / self.lo))
-        return float(f"{value:.{_DIGITS}g}")
+        return round(value) if self.whole else float(f"{value:.{_DIGITS}g}")
 
 
 @dataclass(frozen=True)
@@ -191,14 +193,17 @@ def tune(
     if not first.agent.instance.learns():
         raise UsageError(
             f"agent '{first.agent.spec.id}' isn't trained by lazybench's loop, so there is no "
-            "validation score to tune"
+            "validation score to tune; compare settings with lazybench run --set NAME=VALUE"
         )
-    axes = step_sizes(first.agent.config) if axes is None else axes
+    axes = step_sizes(first.agent.config) if axes is None else dict(axes)
     if not axes:
         raise UsageError(
             f"agent '{first.agent.spec.id}' has no step size; name what to search, such as "
             "--search inner_steps=5,10"
         )
+    for name, axis in axes.items():
+        if type(first.agent.config.get(name)) is int:
+            axes[name] = replace(axis, whole=True)
     folder = first.folder.with_name(f"tune-{first.folder.name}")
     refuse_links(folder)
     writable(folder)

@@ -142,6 +142,8 @@ def test_show_agent_of_a_file(lazybench: Any) -> None:
     done = lazybench("show", "mine.py:Mine", "--env", "glyphs-5way-1shot")
     assert done.code == 0, done.err
     assert "My agent." in done.out
+    found = lazybench("show", "mine.py:Mine", "--env", "glyphs-5way-1shot", "--json").out
+    assert json.loads(found)["settings"]["every budget"] == {"k": 3}
 
 
 def test_show_env_reports_spaces(lazybench: Any) -> None:

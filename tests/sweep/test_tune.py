@@ -117,6 +117,19 @@ def test_fewer_distinct_settings_than_trials_are_tried_and_paid_for_once(tmp_pat
     assert tuning.image_gradients == sum(each.image_gradients for each in tried)
 
 
+def test_a_range_of_a_whole_number_is_drawn_in_whole_numbers(tmp_path: Path) -> None:
+    asked = request(tmp_path, overrides={"image_gradients": 0, "iterations": 2})
+    _, tried = tune(asked, 3, {"iterations": Axis(lo=3, hi=6)})
+    drawn_ones = [each.settings["iterations"] for each in tried[1:]]
+    assert len(set(drawn_ones)) == 2
+    assert all(type(number) is int and 3 <= number <= 6 for number in drawn_ones)
+
+
+def test_an_agent_without_training_is_refused_with_a_next_step(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no validation score to tune; .*--set NAME=VALUE"):
+        tune(request(tmp_path, agent="nearest_pixel"), 2, None)
+
+
 def test_a_training_that_diverges_has_no_score(tmp_path: Path) -> None:
     asked = request(
         tmp_path, agent="maml", overrides={"image_gradients": 0, "iterations": 2, "clip": None}
