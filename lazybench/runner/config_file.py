@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import tomllib
@@ -91,9 +92,12 @@ def options_text(request: RunRequest, agent: ResolvedAgent) -> str:
         "out": str(request.out),
         "runs": str(request.runs),
     }
+    by_name = isinstance(request.agent, str) or inspect.isclass(request.agent)
+    # The settings of an instance are its attributes.
+    given = agent.overrides if by_name else agent.config
     lines = ["# Repeats this run: lazybench run --config run.toml"]
     lines += [f"{name} = {_toml(value)}" for name, value in values.items() if value is not None]
-    for table, settings in (("set", agent.overrides), ("protocol", request.protocol)):
+    for table, settings in (("set", given), ("protocol", request.protocol)):
         if settings:
             lines += ["", f"[{table}]", *_settings(settings)]
     return "\n".join([*lines, ""])

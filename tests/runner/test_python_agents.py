@@ -17,6 +17,7 @@ import lazybench
 import lazybench.runner.request
 from lazybench import user_code
 from lazybench.errors import LazybenchError, UsageError
+from lazybench.runner.config_file import read_options
 from lazybench.runner.request import RunRequest, make
 from lazybench.verify import score
 
@@ -336,3 +337,15 @@ def test_notebooks_without_widgets_show_lines(monkeypatch: pytest.MonkeyPatch) -
     assert not progress.drawable()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert progress.drawable()
+
+
+def test_the_file_of_an_instance_repeats_its_run(tmp_path: Path) -> None:
+    record = play(tmp_path, zeros(tmp_path)(value=0.25))
+    (file,) = (tmp_path / "runs").glob("*/run.toml")
+    found = read_options(file)
+    assert found.settings == {"value": 0.25}
+    again = play(tmp_path / "again", found.agent, settings=found.settings)
+    assert again.key == record.key
+    # A class that no file defines can't be named in one.
+    play(tmp_path / "prompt", defined())
+    assert not [*(tmp_path / "prompt" / "runs").glob("*/run.toml")]
