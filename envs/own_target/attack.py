@@ -11,13 +11,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from lazybench.envs.own_target.form import TargetForm, in_form
+from lazybench.envs.own_target.form import TargetForm, in_form, made
 from lazybench.envs.own_target.http import HttpSettings, HttpTarget
-from lazybench.envs.own_target.images import read_user_images
+from lazybench.envs.own_target.images import read_user_images, resized
 from lazybench.envs.own_target.journal import forget
+from lazybench.envs.own_target.named import named_target
 from lazybench.envs.own_target.user_target import UserAttack
+from lazybench.envs.own_target.white_box import Bound, need_white_box, white_box
 from lazybench.errors import ContractError, DataUnavailable, UsageError
 from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import Clock
@@ -44,8 +47,8 @@ class AttackRequest:
     """The target to attack, its images and the protocol.
 
     Attributes:
-        target: `module:predict` or `file.py:predict` of the user's own function or network, or an
-            http address.
+        target: `module:predict` or `file.py:predict` of the user's own function or network,
+            `timm:NAME` or `robustbench:NAME`, or an http address.
         images: folder or npz file.
         labels: file of labels; None if folders or the npz file hold them.
         attacks: names of attackers; empty for `ATTACKS`.
@@ -55,6 +58,8 @@ class AttackRequest:
         http: settings of the requests to an address, as in `HttpSettings`.
         eight_bit: whether to round images to 8 bits before they are sent; always done over HTTP.
         limit: number of images, spread evenly over the classes; None for all.
+        size: edge that images are resized to, in pixels; None leaves them as they are.
+        white_box: whether to attack the network by its gradients, too.
         seed: seed of the attackers.
         out: folder of the report, and of the journal of answers.
         fresh: whether to discard the address's earlier answers.
@@ -69,6 +74,8 @@ class AttackRequest:
     http: Mapping[str, Any] = field(default_factory=dict, repr=False)
     eight_bit: bool = False
     limit: int | None = None
+    size: int | None = None
+    white_box: bool = False
     seed: int = 0
     out: Path = Path("attack-report")
     fresh: bool = False
@@ -125,6 +132,7 @@ class AttackOutcome:
         notes: warnings for the reader, a line each.
         answered: images that the address answered in this run; None without an address.
         replayed: answers taken from earlier runs; None without an address.
+        bounds: results of white-box attacks; empty where none were wanted.
     """
 
     request: AttackRequest
@@ -141,6 +149,7 @@ class AttackOutcome:
     notes: tuple[str, ...]
     answered: int | None
     replayed: int | None
+    bounds: tuple[Bound, ...] = ()
 
     def robust(self, *attacked: Attacked) -> NDArray[np.bool_]:
         """Return which of all images are classified right and withstand these attackers, `[N]`.
@@ -164,10 +173,14 @@ def attack(request: AttackRequest, watch: Callback = SILENT) -> AttackOutcome:
     """
     _known_attacks(request.attacks)
     images = read_user_images(request.images, request.labels, request.limit)
+    if request.size is not None:
+        images = resized(images, request.size)
     form = TargetForm(**request.form)
     eight_bit = request.eight_bit or request.is_http
     writable(request.out)
-    with locked(request.out), _opened(request, form) as (name, predict, http):
+    with locked(request.out), _opened(request, form) as (name, network, predict, http):
+        if request.white_box:
+            need_white_box(network, form, request.protocol, eight_bit=eight_bit)
         if http is not None and len(http.journal):
             watch.note(
                 f"{len(http.journal)} answers are in {request.out / JOURNAL} and aren't queried "
@@ -203,6 +216,19 @@ def attack(request: AttackRequest, watch: Callback = SILENT) -> AttackOutcome:
             if http is not None and http.gone is not None:
                 raise DataUnavailable(http.gone) from error
             raise
+        bounds: tuple[Bound, ...] = ()
+        if request.white_box:
+            at = torch.from_numpy(target.right)
+            protocol = target.protocol
+            bounds = white_box(
+                network,
+                form,
+                target.x[at],
+                torch.from_numpy(images.y)[at],
+                norm=protocol.norm,
+                eps=protocol.eps,
+                seed=request.seed,
+            )
         return AttackOutcome(
             request=request,
             target=name,
@@ -218,6 +244,7 @@ def attack(request: AttackRequest, watch: Callback = SILENT) -> AttackOutcome:
             notes=notes,
             answered=None if http is None else http.answered,
             replayed=None if http is None else http.journal.replayed,
+            bounds=bounds,
         )
 
 
@@ -229,11 +256,15 @@ def _probe(request: AttackRequest, predict: Any, http: Any) -> Any:
 
 
 @contextmanager
-def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Name, function and, for an address, the HTTP target, which is closed at the end."""
+def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Name, the user's own object, function and, for an address, the HTTP target.
+
+    The HTTP target is closed at the end.
+    """
     if not request.is_http:
-        predict = in_form(load(request.target), form)
-        yield request.target, predict, None
+        named = named_target(request.target, str(request.protocol.get("norm", "l2")))
+        network = made(load(request.target) if named is None else named, form)
+        yield request.target, network, in_form(network, form), None
         return
     settings = HttpSettings(**request.http)
     journal = request.out / JOURNAL
@@ -241,7 +272,7 @@ def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any]]
         forget(journal)
     target = HttpTarget(request.target, form, settings, journal=journal)
     try:
-        yield target.name, target, target
+        yield target.name, None, target, target
     finally:
         target.close()
 

@@ -170,13 +170,10 @@ class TargetForm:
         return torch.nn.functional.one_hot(values.long(), classes).float()
 
 
-def in_form(predict: Any, form: TargetForm) -> Predict:
-    """Return a function of images `[R, C, H, W]` in [0, 1] that calls `predict` in its form.
+def made(predict: Any, form: TargetForm) -> Any:
+    """Return the user's function or network, ready to be called.
 
-    Args:
-        predict: the user's function or network; a network is put into evaluation mode, a class
-            is called without arguments first.
-        form: the form of its input and output.
+    A class is called without arguments first; a network is put into evaluation mode.
 
     Raises:
         UsageError: it can't be called.
@@ -194,6 +191,20 @@ def in_form(predict: Any, form: TargetForm) -> Predict:
         raise UsageError(
             f"a target is a function from images to {form.answers}, got {type(predict).__name__}"
         )
+    return predict
+
+
+def in_form(predict: Any, form: TargetForm) -> Predict:
+    """Return a function of images `[R, C, H, W]` in [0, 1] that calls `predict` in its form.
+
+    Args:
+        predict: the user's function, network or class, as `made` takes it.
+        form: the form of its input and output.
+
+    Raises:
+        UsageError: it can't be called.
+    """
+    predict = made(predict, form)
 
     def query(rows: Tensor) -> Tensor:
         return form.scores(predict(form.sent(rows)), len(rows))

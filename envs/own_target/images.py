@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from lazybench.data.importing.arrays import read_arrays
@@ -73,6 +75,17 @@ def read_user_images(
     if not found.x[0].size:
         raise UsageError(f"images in {images} have no pixels, got shape {list(found.x.shape)}")
     return found
+
+
+def resized(images: UserImages, size: int) -> UserImages:
+    """Return images of `size` x `size` pixels, float32, in [0, 1].
+
+    `Choice:` bilinear with antialiasing, the whole image: its shape changes where it isn't square.
+    """
+    scale = np.float32(255 if images.x.dtype == np.uint8 else 1)
+    x = torch.from_numpy((images.x / scale).astype(np.float32))
+    whole = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return images._replace(x=whole.clamp_(0, 1).numpy())
 
 
 def drawn(y: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:

@@ -121,6 +121,7 @@ def facts(outcome: AttackOutcome) -> dict[str, Any]:
         "clean_accuracy": _share(right, images),
         "attacks": [_attack_facts(outcome, each) for each in outcome.attacked],
         "worst_case": _share(int(outcome.robust().sum()), images),
+        **_bounds(outcome),
         "probes": None if outcome.probes is None else dict(outcome.probes),
         "notes": list(outcome.notes),
         "asked": outcome.answered,
@@ -182,8 +183,10 @@ def markdown(results: Mapping[str, Any]) -> str:
             "" if each["median_distance"] is None else f"{each['median_distance']:.4f}",
         )
         lines.append(f"| {each['attack']} | {_row(each)} | {' | '.join(numbers)} |")
+    lines.append(f"| **worst case** | {_row(results['worst_case'])} | | | | | | |")
+    for each in results.get("white_box", ()):
+        lines.append(f"| {each['attack']} | {_row(each)} | {_percent(each['success'])} | | | | | |")
     lines += [
-        f"| **worst case** | {_row(results['worst_case'])} | | | | | | |",
         "",
         "Robust accuracy: share of all images that are classified right and stay so under the "
         "attack; in the worst case, under every attack. Attacks won: of the images classified "
@@ -193,6 +196,12 @@ def markdown(results: Mapping[str, Any]) -> str:
         "",
         "An attack that fails proves nothing: these numbers are upper bounds of robustness.",
     ]
+    if "white_box" in results:
+        lines += [
+            "",
+            "White-box attacks use the network's gradients and have no query budget: they are the "
+            "bound of black-box attacks, and aren't part of the worst case.",
+        ]
     if (probes := results["probes"]) is not None:
         lines += [
             "",
@@ -291,6 +300,23 @@ def sheet(outcome: AttackOutcome) -> NDArray[np.uint8] | None:
     if tiles.shape[1] not in (1, 3):
         tiles = tiles[:, :1]
     return grid(tiles, 6)
+
+
+def _bounds(outcome: AttackOutcome) -> dict[str, Any]:
+    """Robust accuracy under white-box attacks; nothing where none were wanted."""
+    if not outcome.bounds:
+        return {}
+    images = len(outcome.label)
+    return {
+        "white_box": [
+            {
+                "attack": each.name,
+                **_share(int((~each.won).sum()), images),
+                "success": float(each.won.mean()),
+            }
+            for each in outcome.bounds
+        ]
+    }
 
 
 def _attack_facts(outcome: AttackOutcome, each: Attacked) -> dict[str, Any]:

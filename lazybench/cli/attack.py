@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 _WEAK = 3
+_MOST_SIZE = 4096
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -35,6 +36,8 @@ def _complete(incomplete: str) -> list[str]:
     "lazybench attack --target my_model.py:predict --images pictures/ --norm linf --eps 8/255",
     "lazybench attack --target my.module:net --images test.npz --bounds 0,255 --layout nhwc",
     "lazybench attack --target my.module:net --images test.npz --attacks square,nes,hopskipjump",
+    "lazybench attack --target robustbench:Standard --images test.npz --norm linf --white-box",
+    "lazybench attack --target timm:resnet18 --images pictures/ --size 224",
     "lazybench attack --target http://localhost:8501/v1/models/m:predict --images pictures/ "
     "--answers probs --concurrency 8 --rate 50",
     "lazybench attack --target my.module:net --images test.npz --eps 0.5 --fail-under 0.60",
@@ -44,7 +47,8 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
         str,
         typer.Option(
             "--target",
-            help="Model: MODULE:NAME or FILE.py:NAME of a function or network, or http://…",
+            help="Model: MODULE:NAME or FILE.py:NAME of a function or network, timm:NAME, "
+            "robustbench:NAME, or http://…",
         ),
     ],
     images: Annotated[
@@ -120,6 +124,21 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
             "--limit", metavar="N", min=1, help="Only N images, spread evenly over the classes."
         ),
     ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size",
+            min=1,
+            max=_MOST_SIZE,
+            help="Side of the images in pixels, to which they are resized.",
+        ),
+    ] = None,
+    white_box: Annotated[
+        bool,
+        typer.Option(
+            "--white-box", help="Attack the network by its gradients, too (foolbox): the bound."
+        ),
+    ] = False,
     seed: Annotated[int, options.seed("the attacks.")] = 0,
     encoding: Annotated[
         str, typer.Option("--encoding", help="Encoding of images over HTTP: array or png.")
@@ -206,6 +225,8 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
         http={**http, "headers": headers, "proxy": proxy},
         eight_bit=eight_bit,
         limit=limit,
+        size=size,
+        white_box=white_box,
         seed=seed,
         out=out_dir,
         fresh=fresh,
@@ -260,6 +281,7 @@ def _table(facts: dict[str, Any]) -> str:
         numbers = (f"{each['mean_queries']:.1f}", "" if far is None else f"{far:.4f}")
         rows.append((each["attack"], *_percentages(each), *numbers))
     rows.append(("worst case", *_percentages(facts["worst_case"]), "", ""))
+    rows += [(each["attack"], *_percentages(each), "", "") for each in facts.get("white_box", ())]
     header = ("attack", "robust accuracy", "95 % interval", "mean queries", "median distance")
     return console.table(header, rows, columns=console.width())
 
