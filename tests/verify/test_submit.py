@@ -137,7 +137,7 @@ ZEROS = np.zeros((8, 75), np.int64)
         ({"predictions": ZEROS + 5}, r"labels must lie in \[0, 5\)"),
         ({"predictions": ZEROS - 1}, r"labels must lie in \[0, 5\)"),
         ({"predictions": ZEROS + 0.5}, "must be integer labels, got float64"),
-        ({"predictions": np.tile(ZEROS, (6, 1))}, "answers 48 trials; .* has 40 at budget smoke"),
+        ({"predictions": np.tile(ZEROS, (6, 1))}, "has 48 trials; .* has 40 at budget smoke"),
         ({"predictions": ZEROS, "index": np.arange(8) + 1}, "index must name each trial from 0"),
         ({"predictions": ZEROS, "index": np.zeros(8, int)}, "index must name each trial from 0"),
         ({"predictions": ZEROS, "index": np.arange(7)}, "index must name each trial from 0"),

@@ -272,15 +272,15 @@ def other_queries(record):
     [
         (raised_number, False, "numbers", "accuracy is .* in the record, its trials give"),
         (narrowed_interval, False, "numbers", "ci95 of accuracy is"),
-        (raised_score, False, "answers", "1 of 16 scores .* first trial 3: "),
-        (swapped_trials, False, "answers", "scores aren't those of their answers"),
-        (doubled_trial, False, "answers", "scores aren't those of their answers"),
+        (raised_score, False, "answers", "1 of 16 scores .*; trial 3: "),
+        (swapped_trials, False, "answers", "scores differ from those of their answers"),
+        (doubled_trial, False, "answers", "scores differ from those of their answers"),
         (fewer_trials, False, "trials", "scores of 8 trials are stored, the protocol says 16"),
         (another_setting, False, "key", "one of them was changed after the run"),
         (another_seed, False, "key", "one of them was changed after the run"),
         (other_data, False, "key", "one of them was changed after the run"),
         (other_data, True, "data", "fingerprint is cdcd"),
-        (unlimited, True, "trials", "16 trials, not marked as limited; 40 are official"),
+        (unlimited, True, "trials", "16 trials, not marked as limited; smoke has 40 official ones"),
         (other_queries, True, "environment", "protocol.query is 5 in the record and 15 here"),
     ],
 )
@@ -494,7 +494,7 @@ def test_a_model_trained_again_elsewhere_is_compared_by_its_mean(
 @pytest.mark.parametrize(
     ("changes", "check", "words"),
     [
-        ({"overrides": {"inner_lr": 3.0}}, "settings", r"smoke with inner_lr=3\.0 makes it 3\.0"),
+        ({"overrides": {"inner_lr": 3.0}}, "settings", r"smoke with inner_lr=3\.0 gives 3\.0"),
         ({"preset": "paper"}, "settings", "preset is paper in the record, whose budget is smoke"),
         ({"parameters": 3}, "network", "parameters is 3 in the record; the agent has "),
     ],
@@ -524,7 +524,7 @@ def test_a_changed_setting_with_a_fitting_key_is_caught_by_its_run(tmp_path, lea
     record, source = learned
     config = {**record.config, "shift": 1.0}
     path = saved(tmp_path, record, keyed=True, config=config)
-    assert "smoke with no setting makes it 0.0" in wrong(verify(path, source=source))["settings"]
+    assert "smoke with no setting gives 0.0" in wrong(verify(path, source=source))["settings"]
     path = saved(tmp_path, record, keyed=True, config=config, overrides={"shift": 1.0})
     found = verify(path, source=StateSource(checkpoint=next(source.runs.iterdir())))
     assert "config.shift is 1.0 in the record and 0.0 there" in wrong(found)["checkpoint"]
