@@ -37,7 +37,12 @@ DEFAULT_ENVS = {
 def check_command(
     kind: Annotated[options.Kind, typer.Argument(help="Kind of plug-in.")],
     name: Annotated[
-        str, typer.Argument(metavar="ID", help="Id of the plug-in, or FILE.py:CLASS of an agent.")
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="Id of the plug-in, or FILE.py:CLASS of an agent.",
+            autocompletion=options.complete_plug_in,
+        ),
     ],
     env: Annotated[
         str | None,

@@ -236,12 +236,19 @@ def table_command(  # noqa: PLR0913 - one parameter for each option
         typer.Option(
             "--agents",
             "-a",
+            autocompletion=options.complete_agents,
             help="Rows, separated by commas: agents, rows of boards or keys; LABEL=NAME renames "
             "a row, NAME|NAME takes the first name that a board has.",
         ),
     ],
     envs: Annotated[
-        str, typer.Option("--envs", "-e", help="Columns: environments, separated by commas.")
+        str,
+        typer.Option(
+            "--envs",
+            "-e",
+            help="Columns: environments, separated by commas.",
+            autocompletion=options.complete_envs,
+        ),
     ],
     budget: options.Budget = "small",
     form: Annotated[Format, options.Format] = Format.md,

@@ -28,10 +28,20 @@ if TYPE_CHECKING:
 def matrix_command(  # noqa: PLR0913 - one parameter for each option
     agent: options.Agent,
     train: Annotated[
-        str, typer.Option("--train", help="Environments of training, separated by commas.")
+        str,
+        typer.Option(
+            "--train",
+            help="Environments of training, separated by commas.",
+            autocompletion=options.complete_envs,
+        ),
     ],
     test: Annotated[
-        str, typer.Option("--test", help="Environments to test on, separated by commas.")
+        str,
+        typer.Option(
+            "--test",
+            help="Environments to test on, separated by commas.",
+            autocompletion=options.complete_envs,
+        ),
     ],
     budget: options.Budget = "small",
     settings: Annotated[

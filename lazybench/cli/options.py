@@ -156,6 +156,32 @@ def complete_protocol(ctx: typer.Context, incomplete: str) -> list[str]:
     return _starting([f"{name}=" for name in options], incomplete)
 
 
+def complete_envs(incomplete: str) -> list[str]:
+    """Return lists of environments, separated by commas, whose last one is completed."""
+    head, comma, last = incomplete.rpartition(",")
+    return [f"{head}{comma}{name}" for name in complete_env(last)]
+
+
+def complete_agents(incomplete: str) -> list[str]:
+    """Return lists of agents, as `[LABEL=]NAME[|NAME],…`, whose last one is completed."""
+    last = re.split(r"[,=|]", incomplete)[-1]
+    head = incomplete.removesuffix(last)
+    return [f"{head}{name}" for name in complete_agent(last)]
+
+
+def complete_plug_in(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return ids of the kind named before, agents or environments."""
+    kind = ctx.params.get("kind")
+    return complete_env(incomplete) if kind == Kind.env else complete_agent(incomplete)
+
+
+def complete_tracker(incomplete: str) -> list[str]:
+    """Return the trackers that begin with a text."""
+    from lazybench.runner.callbacks import TRACKERS
+
+    return _starting(TRACKERS, incomplete)
+
+
 def complete_suite(incomplete: str) -> list[str]:
     """Return the included suites that begin with a text."""
     from lazybench.sweep.suite import shipped

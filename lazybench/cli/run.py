@@ -112,6 +112,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
             metavar="WHAT",
             help="Experiment tracker: tensorboard[:DIR], wandb[:PROJECT], mlflow[:PROJECT], "
             "aim[:PROJECT], or MODULE:FACTORY.",
+            autocompletion=options.complete_tracker,
         ),
     ] = None,
     device: options.Device = "cpu",

@@ -370,6 +370,8 @@ def _not_installed(name: str, error: ImportError) -> UsageError:
 WANDB, MLFLOW, AIM = "wandb", "mlflow", "aim"
 _SERVICES: Mapping[str, Callable[[str], Callback]] = {WANDB: WandB, MLFLOW: MLflow, AIM: Aim}
 """Trackers by name, each made from the name of a project."""
+TRACKERS = (TENSORBOARD, *_SERVICES)
+"""Names that `--track` takes, besides a factory of the user."""
 _PROJECT = "lazybench"
 
 
@@ -391,10 +393,10 @@ def make_tracker(text: str, runs: Path) -> Callback:
     if name in _SERVICES:
         return _SERVICES[name](rest or _PROJECT)
     if ":" not in text:
-        names = [TENSORBOARD, *_SERVICES]
         raise UsageError(
             f"--track takes {TENSORBOARD}, {TENSORBOARD}:DIR, {', '.join(_SERVICES)} (each also as "
-            f"NAME:PROJECT), module:factory or file.py:factory; got '{text}'.{nearest(text, names)}"
+            f"NAME:PROJECT), module:factory or file.py:factory; got '{text}'."
+            f"{nearest(text, TRACKERS)}"
         )
     factory = load(text)
     try:

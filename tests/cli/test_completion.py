@@ -74,3 +74,20 @@ def test_nothing_is_offered_where_nothing_is(
 def test_budgets_and_suites() -> None:
     assert options.complete_budget("s") == ["smoke", "small"]
     assert "table2" in options.complete_suite("tab")
+
+
+def test_the_last_of_a_list_is_completed() -> None:
+    found = options.complete_envs("glyphs-5way-1shot,sinusoid-")
+    assert found == ["glyphs-5way-1shot,sinusoid-10shot", "glyphs-5way-1shot,sinusoid-5shot"]
+    assert options.complete_agents("maml,ours=reptile|matching_n") == [
+        "maml,ours=reptile|matching_net"
+    ]
+
+
+def test_plug_ins_are_of_the_kind_before() -> None:
+    assert options.complete_plug_in(given(kind="env"), "sinusoid-5") == ["sinusoid-5shot"]
+    assert options.complete_plug_in(given(kind="agent"), "protone") == ["protonet"]
+
+
+def test_trackers() -> None:
+    assert options.complete_tracker("") == ["tensorboard", "wandb", "mlflow", "aim"]
