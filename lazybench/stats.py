@@ -371,14 +371,35 @@ def over_seeds(seeds: Sequence[ArrayLike], effects: ClassEffects | None = None) 
     alone = len(arrays) == 1 and effects is None
     if alone or (everything == everything[0]).all():
         return Summary(*mean_interval(arrays[0]), n_trials, len(arrays), spread)
-    parts = Parts.of_mean(arrays) if len(arrays) > 1 else Parts.of_trials(arrays[0])
-    if effects is not None:
-        parts = parts.with_classes(effects, np.mean(arrays, axis=0))
-    mean, half = float(means.mean()), parts.half(LEVEL)
+    mean, parts = mean_estimate(arrays, effects)
+    half = parts.half(LEVEL)
     lo, hi = mean - half, mean + half
     if np.isin(everything, (0.0, 1.0)).all():
         lo, hi = _wilson_as_wide(mean, half, everything.size)
     return Summary(mean, lo, hi, n_trials, len(arrays), spread)
+
+
+def mean_estimate(seeds: Sequence[ArrayLike], effects: ClassEffects | None = None) -> Estimate:
+    """Return the mean of `over_seeds` with the parts of its variance.
+
+    The difference of two such means from different trials is `Estimate.less`, with Welch's degrees
+    of freedom.
+
+    Args:
+        seeds: as there.
+        effects: as there.
+
+    Raises:
+        UsageError: as there.
+    """
+    import numpy as np
+
+    arrays = _of_seeds(seeds)
+    _check_effects(effects, arrays)
+    parts = Parts.of_mean(arrays) if len(arrays) > 1 else Parts.of_trials(arrays[0])
+    if effects is not None:
+        parts = parts.with_classes(effects, np.mean(arrays, axis=0))
+    return Estimate(float(np.mean([array.mean() for array in arrays])), parts)
 
 
 def standard_error(seeds: Sequence[ArrayLike]) -> float:

@@ -15,7 +15,13 @@ from lazybench.errors import UnknownName
 from lazybench.files import canonical_json
 from lazybench.records.schema import Record
 from lazybench.registry import ENVS
-from lazybench.stats import Difference, Estimate, paired_difference, paired_estimate
+from lazybench.stats import (
+    Difference,
+    Estimate,
+    mean_estimate,
+    paired_difference,
+    paired_estimate,
+)
 from lazybench.user_code import load
 
 if TYPE_CHECKING:
@@ -73,6 +79,17 @@ class Group:
         """The effects of the trials' classes; None if these aren't known or aren't a sample."""
         counts = {record.trials.n for record in self.scored}
         return class_effects(self.scored[0]) if len(counts) == 1 else None
+
+    def mean_estimate(self, column: str = "") -> Estimate | None:
+        """Return the mean over seeds and trials with the parts of its variance; None without one.
+
+        The classes of the trials are random where they are known.
+
+        Args:
+            column: a number of each trial that is taken in place of the score.
+        """
+        values = self._values(column)
+        return mean_estimate(values, self.class_effects()) if values else None
 
     def estimate(self, other: Group, column: str = "") -> Estimate | None:
         """Return the mean of `less` with the parts of its variance; None if it has none.
@@ -137,8 +154,14 @@ def class_effects(record: Record) -> ClassEffects | None:
 
 
 def samples_classes(record: Record) -> bool:
-    """Return whether the trials of a record's environment are of a sample of classes."""
-    return bool(_class_source(record.env.id, record.env.version))
+    """Return whether the trials of a record's environment are of a sample of classes.
+
+    Those of features are if those of their data are, so that boards are the same where the features
+    aren't installed.
+    """
+    data = record.data.name
+    env = record.env.id.replace(data, data.partition("@")[0], 1)
+    return bool(_class_source(env, record.env.version))
 
 
 def trial_classes(record: Record) -> TrialClasses | None:

@@ -1,4 +1,4 @@
-"""The lazy paper's claims, and the paired differences that records have for each."""
+"""The lazy paper's claims and ours, and the differences that records have for each."""
 
 from __future__ import annotations
 
@@ -45,18 +45,21 @@ class Side:
         settings: overrides of the agent's settings but batch norm, the reading of gamma and the
             length of training.
         norm: its batch norm, where it has one.
+        features: the backbone whose frozen features of the data it runs on; empty for the data.
     """
 
     agent: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     norm: str = "transductive"
+    features: str = ""
 
     def name(self, reading: Reading = "") -> str:
         """Its name on pages."""
         parts = [f"{name}={value}" for name, value in self.settings.items()]
         parts += [f"{READING}={reading}"] if reading and self.agent in READ_BOTH_WAYS else []
         parts += [self.norm] if self.norm != "transductive" else []
-        return f"{self.agent} ({', '.join(parts)})" if parts else self.agent
+        name = f"{self.agent} ({', '.join(parts)})" if parts else self.agent
+        return f"{name} on {self.features} features" if self.features else name
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Contrast:
         left: the side that the claim is about.
         right: what it is compared with, the control.
         expected: whether the claim says that left scores above right or alike.
-        envs: endings or wholes of environment ids that it is about.
+        envs: endings or wholes of environment ids that it is about; of a side on features, those
+            of the data.
         against: endings of environments on which the same difference should be smaller; where
             there are any, the difference of the differences is tested.
         column: a number of each trial that is compared in place of the score, less being better.
@@ -88,11 +92,11 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper.
+    """A claim of the paper, or of this project.
 
     Attributes:
         text: the claim in a sentence.
-        where: in the paper.
+        where: in the paper, or `not in it`.
         contrasts: the differences that would support it.
         elsewhere: the page that answers it where scores don't.
     """
@@ -120,6 +124,9 @@ _LAZY_MAML, _LAZY_REPTILE = Side("lazy_maml"), Side("lazy_reptile")
 _MAML, _REPTILE = Side("maml"), Side("reptile")
 _LONG_TAIL = ("cifar100-lt-200", "cifar100-lt-100", "cifar100-lt-50", "cifar100-lt-20")
 _SCALED = {"strength": "scaled"}
+_PIXELS = Side("protonet")
+_FEATURES = Side("protonet", {"backbone": "linear", "metric": "cosine"}, features="effnet-lite0")
+"""The nearest centroid on what protonet learns from pixels, and on frozen ImageNet features."""
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -208,6 +215,15 @@ CLAIMS: tuple[Claim, ...] = (
             ),
         ),
     ),
+    Claim(
+        "Frozen ImageNet features are above features learned from pixels on CIFAR-FS, and below "
+        "them on Omniglot",
+        "not in it",
+        (
+            Contrast(_FEATURES, _PIXELS, "above", ("cifarfs-5way-1shot", "cifarfs-5way-5shot")),
+            Contrast(_PIXELS, _FEATURES, "above", ("omniglot-5way-1shot",)),
+        ),
+    ),
 )
 
 
@@ -246,10 +262,10 @@ def boards_of(records: Iterable[Record]) -> list[BoardGroups]:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both sides of a contrast on one board.
+    """Both sides of a contrast, on one board or on those of pixels and of features.
 
     Attributes:
-        board: the board.
+        boards: the board of each side, left and right; the same one but for sides on features.
         left: the runs of the side that the claim is about.
         right: those of the control.
         difference: left less right in the board's unit, positive where left is better.
@@ -258,12 +274,22 @@ class Pair:
             where the paper has none.
     """
 
-    board: BoardGroups
+    boards: tuple[BoardGroups, BoardGroups]
     left: Group
     right: Group
     difference: Difference
     estimate: Estimate
     reported: float | None = None
+
+    @property
+    def board(self) -> BoardGroups:
+        """The board of the control."""
+        return self.boards[1]
+
+    @property
+    def place(self) -> str:
+        """Its environment, or that of each side."""
+        return " against ".join(dict.fromkeys(board.first.env.id for board in self.boards))
 
     @property
     def seeds(self) -> int:
@@ -298,7 +324,7 @@ class ContrastResult:
     @property
     def place(self) -> str:
         """Its environment, or two of them."""
-        return " less ".join(pair.board.first.env.id for pair in self.pairs)
+        return " less ".join(pair.place for pair in self.pairs)
 
     @property
     def sides(self) -> str:
@@ -365,7 +391,7 @@ def contrast_results(
             pair
             for board in boards
             if _ends(board.first.env.id, contrast.envs + contrast.against)
-            and (pair := pair_on(contrast, board, papers)) is not None
+            and (pair := pair_on(contrast, board, boards, papers)) is not None
         ]
         if not contrast.against:
             found += [result_of(contrast, (pair,)) for pair in pairs]
@@ -398,9 +424,7 @@ def result_of(contrast: Contrast, pairs: tuple[Pair, ...]) -> ContrastResult:
     if len(pairs) == 1:
         difference, estimate = pairs[0].difference, pairs[0].estimate
     else:
-        estimate = pairs[0].estimate.less(pairs[1].estimate)
-        mean, half = estimate.mean, estimate.parts.half(LEVEL)
-        difference = Difference(mean, mean - half, mean + half, estimate.p())
+        difference, estimate = _less(pairs[0].estimate, pairs[1].estimate)
     enough = min(pair.seeds for pair in pairs) >= FEWEST_SEEDS
     verdict = decided(contrast.expected, difference) if enough else "undecided"
     return ContrastResult(contrast, pairs, difference, estimate, verdict)
@@ -474,32 +498,90 @@ def row_of(side: Side, reading: Reading, board: BoardGroups) -> Group | None:
     return max(found, key=lambda group: group.records[0].agent.version, default=None)
 
 
-def pair_on(contrast: Contrast, board: BoardGroups, papers: Sequence[Reported] = ()) -> Pair | None:
-    """Return both sides of a contrast on a board; None if one is missing."""
-    left = row_of(contrast.left, contrast.reading, board)
-    right = row_of(contrast.right, contrast.reading, board)
-    return None if left is None or right is None else pair_of(contrast, board, left, right, papers)
+def pair_on(
+    contrast: Contrast,
+    board: BoardGroups,
+    boards: Iterable[BoardGroups],
+    papers: Sequence[Reported] = (),
+) -> Pair | None:
+    """Return both sides of a contrast on a board; None if one is missing.
+
+    Args:
+        contrast: what is compared.
+        board: of the data itself.
+        boards: all, among them those of features of the data.
+        papers: reported numbers.
+    """
+    left_on, right_on = (_board_of(side, board, boards) for side in (contrast.left, contrast.right))
+    if left_on is None or right_on is None:
+        return None
+    left = row_of(contrast.left, contrast.reading, left_on)
+    right = row_of(contrast.right, contrast.reading, right_on)
+    if left is None or right is None:
+        return None
+    return pair_of(contrast, (left_on, right_on), left, right, papers)
+
+
+def _board_of(side: Side, board: BoardGroups, boards: Iterable[BoardGroups]) -> BoardGroups | None:
+    """A board, or that of a side's features of its data at its budget; None without one."""
+    if not side.features:
+        return board
+    first = board.first
+    data = f"{first.data.name}@{side.features}"
+    wanted = (data + first.env.id.removeprefix(first.data.name), data, first.budget)
+    facts = ((each, each.first) for each in boards)
+    same = (b for b, f in facts if (f.env.id, f.data.name, f.budget) == wanted)
+    return next(same, None)
+
+
+def _compared(left: Group, right: Group, column: str) -> tuple[Difference, Estimate] | None:
+    """The difference of rows on different trials, whose intervals are independent."""
+    one, other = left.mean_estimate(column), right.mean_estimate(column)
+    if one is None or other is None:
+        return None
+    return _less(one, other)
+
+
+def _less(one: Estimate, other: Estimate) -> tuple[Difference, Estimate]:
+    """The difference of two independent estimates, with its interval and with its parts."""
+    estimate = one.less(other)
+    mean, half = estimate.mean, estimate.parts.half(LEVEL)
+    return Difference(mean, mean - half, mean + half, estimate.p()), estimate
 
 
 def pair_of(
     contrast: Contrast,
-    board: BoardGroups,
+    boards: tuple[BoardGroups, BoardGroups],
     left: Group,
     right: Group,
     papers: Sequence[Reported] = (),
 ) -> Pair | None:
-    """Return two rows of a board as the sides of a contrast; None if they can't be paired."""
-    found, estimate = left.less(right, contrast.column), left.estimate(right, contrast.column)
+    """Return two rows as the sides of a contrast; None if they can't be compared.
+
+    On one board they are paired over the trials. Rows on pixels and on features faced different
+    trials: the difference of their means has Welch's degrees of freedom.
+
+    Args:
+        contrast: what is compared.
+        boards: the board of each row.
+        left: row of the side that the claim is about.
+        right: row of the control.
+        papers: reported numbers.
+    """
+    if boards[0] is boards[1]:
+        found, estimate = left.less(right, contrast.column), left.estimate(right, contrast.column)
+    else:
+        found, estimate = _compared(left, right, contrast.column) or (None, None)
     if found is None or estimate is None:
         return None
-    first = board.first
+    first = boards[1].first
     sign = factor(first) * (1 if first.env.better == "higher" else -1)
     sign = -1.0 if contrast.column else sign
     mean, lo, hi, p = found
     ends = sorted((sign * lo, sign * hi))
     difference = Difference(sign * mean, ends[0], ends[1], p)
     reported = _reported(contrast, first, papers)
-    return Pair(board, left, right, difference, estimate.scaled(sign), reported)
+    return Pair(boards, left, right, difference, estimate.scaled(sign), reported)
 
 
 def _reported(contrast: Contrast, first: Record, papers: Sequence[Reported]) -> float | None:

@@ -40,7 +40,8 @@ _RULE = (
     f"**Levelled off.** Both sides have at least {VALIDATIONS} validations and gain at most "
     f"{RISE:g} point over the last half of training. With twice or half the training the verdict "
     "is the same, and the longer runs have at least half the difference. A learning rate that "
-    "falls flattens any curve, so such sides need those runs.",
+    "falls flattens any curve, so such sides need those runs; sides without a parameter to train "
+    "need no curve.",
     "**Equal tuning.** Both sides run with the settings of searches of the same size on tasks of "
     "the same ways and shots, and a lazy few-shot side has rows under both readings of gamma "
     "(`leap_on=theta` and `leap_on=phi`), for which the verdict must be the same.",
@@ -59,7 +60,9 @@ _READ = (
     f"A claim without a verdict is *{NOT_TESTED}*; the first point that fails is named, of the "
     "result that comes closest. Differences are positive where the claim's side is better, in "
     "points (in queries, where the claim is about them), paired over the trials, with their 95 % "
-    "intervals. *Alone* says what one interval shows, whatever the points say: **as claimed** or "
+    "intervals. Sides on pixels and on features face different trials: the difference of their "
+    "means is unpaired (Welch), over other classes too where the classes of the trials are known. "
+    "*Alone* says what one interval shows, whatever the points say: **as claimed** or "
     f"**against it** where it lies on one side of 0 with at least {FEWEST_SEEDS} seeds a side, "
     f'after the correction. "Alike" means within {ALIKE:g} point either way: as claimed where the '
     "interval lies within the bounds, against it where it lies wholly outside (two one-sided "
@@ -77,7 +80,8 @@ def _head() -> str:
     start = (
         "`lazybench reproduce claims --page FILE` writes this page from the records. Each claim is "
         "checked at the largest budget that has records of both sides; a verdict holds at that "
-        "budget and says nothing about longer training. A verdict needs seven points:"
+        "budget and says nothing about longer training. The last claim isn't in the paper: it is "
+        "about frozen features (`docs/features.md`). A verdict needs seven points:"
     )
     title = "# The lazy paper's claims, and what our records say"
     paragraphs = [title, page_mark("claims"), _filled(start), "\n".join(points), _filled(_READ)]

@@ -85,12 +85,13 @@ class Evidence(NamedTuple):
 
 
 def _sides(result: ContrastResult) -> list[tuple[Side, Group, BoardGroups]]:
-    contrast = result.contrast
-    return [
-        (side, group, pair.board)
-        for pair in result.pairs
-        for side, group in ((contrast.left, pair.left), (contrast.right, pair.right))
-    ]
+    return [side for pair in result.pairs for side in _sides_of(result.contrast, pair)]
+
+
+def _sides_of(contrast: Contrast, pair: Pair) -> list[tuple[Side, Group, BoardGroups]]:
+    """Both sides of a pair, each with its row and its board."""
+    left, right = pair.boards
+    return [(contrast.left, pair.left, left), (contrast.right, pair.right, right)]
 
 
 def baselines(result: ContrastResult, evidence: Evidence) -> str | None:
@@ -226,10 +227,13 @@ def levelled(result: ContrastResult, evidence: Evidence) -> str | None:
     Each side has at least nine validations and isn't still rising. Where both sides were also
     trained at least twice or at most half as long, the verdict is the same there, and the longer
     runs have at least half the difference of the shorter ones. A curve under a learning rate that
-    falls is flat in any case, so that such sides need those runs.
+    falls is flat in any case, so that such sides need those runs. A side without a parameter to
+    train, as the nearest centroid on features, has no curve.
     """
     contrast = result.contrast
     for side, group, board in _sides(result):
+        if _has_no_parameters(group):
+            continue
         name = side.name(contrast.reading)
         fewest = min(len(record.curve) for record in group.scored)
         if fewest < VALIDATIONS:
@@ -279,16 +283,16 @@ def _of_length(contrast: Contrast, pair: Pair, evidence: Evidence, longer: bool)
     sides = [
         [
             group
-            for group in _other_lengths(side, contrast.reading, pair.board, evidence)
+            for group in _other_lengths(side, contrast.reading, board, evidence)
             if low <= _ratio(group, own) <= high
         ]
-        for side, own in ((contrast.left, pair.left), (contrast.right, pair.right))
+        for side, own, board in _sides_of(contrast, pair)
     ]
     found = [
         other
         for left, right in itertools.product(*sides)
         if _are_alike(left, right)
-        and (other := pair_of(contrast, pair.board, left, right)) is not None
+        and (other := pair_of(contrast, pair.boards, left, right)) is not None
     ]
     return [other for other in found if other.seeds >= FEWEST_SEEDS]
 
@@ -302,6 +306,11 @@ def _are_alike(left: Group, right: Group) -> bool:
     """Whether both rows are at the same budget, with the same change of its training."""
     one, two = ((row.records[0].budget, training(row)) for row in (left, right))
     return one == two
+
+
+def _has_no_parameters(group: Group) -> bool:
+    networks = [record.network for record in group.scored]
+    return all(network is not None and network.parameters == 0 for network in networks)
 
 
 def _is_annealed(group: Group) -> bool:
@@ -319,14 +328,14 @@ def tuning(result: ContrastResult, evidence: Evidence) -> str | None:
     contrast = result.contrast
     for pair in result.pairs:
         used = []
-        for side, group in ((contrast.left, pair.left), (contrast.right, pair.right)):
-            found = searches_of(side.agent, pair.board.first.env.id, evidence.searches)
+        for side, group, board in _sides_of(contrast, pair):
+            found = searches_of(side.agent, board.first.env.id, evidence.searches)
             fitting = [search for search in found if search.is_used(side, group)]
             name = side.name(contrast.reading)
             if not found:
-                return f"no search of the settings of {side.agent} for {pair.board.place}"
+                return f"no search of the settings of {side.agent} for {board.place}"
             if not fitting:
-                return f"{name} on {pair.board.place} runs with settings that no search chose"
+                return f"{name} on {board.place} runs with settings that no search chose"
             used.append(fitting)
         alike = any(one.is_like(other) for one in used[0] for other in used[1])
         if not alike:

@@ -161,6 +161,15 @@ def test_ties_need_three_seeds_a_side(make_run: Any) -> None:
     assert message == {"a": (1, 2), "bb": (1, 2), "ccc": (3, 3), "one": None}
 
 
+def test_boards_of_features_are_the_same_where_these_are_not_installed(make_run: Any) -> None:
+    features = {"env__id": "glyphs@absent-5way-1shot", "data__name": "glyphs@absent"}
+    (board,) = build([make_run("a", **features)])
+    assert NO_CLASSES_NOTE in board.notes
+    spread = features | {"env__id": "glyphs@absent-5way-1shot-dirichlet"}
+    (board,) = build([make_run("a", **spread)])
+    assert NO_CLASSES_NOTE not in board.notes
+
+
 def test_a_row_of_few_seeds_between_tied_ones_doesnt_part_them(make_run: Any) -> None:
     firm = [make_run(agent, seed=seed) for agent in ("a", "bb") for seed in range(3)]
     scores = [run.trials.scores_array() for run in firm]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ttest_1samp
+from scipy.stats import ttest_1samp, ttest_ind
 
 from lazybench.paper.claims import (
     CLAIMS,
@@ -161,6 +161,60 @@ def test_a_difference_of_differences(make_run: Any) -> None:
     assert contrast_results(claim, runs(make_run, 0.05) + other) == [], "gains of two data sets"
 
 
+CROSSING = Claim(
+    "features are above pixels on one data set, below them on another",
+    "nowhere",
+    (
+        Contrast(Side("b", features="net"), Side("a"), "above", ("one-5way-1shot",)),
+        Contrast(Side("a"), Side("b", features="net"), "above", ("two-5way-1shot",)),
+    ),
+)
+
+
+def on_features(data: str) -> dict[str, Any]:
+    return {"env__id": f"{data}@net-5way-1shot", "data__name": f"{data}@net"}
+
+
+def test_pixels_and_features_are_compared_unpaired(make_run: Any) -> None:
+    rng = np.random.default_rng(1)
+    pixels, features = rng.normal(0.4, 0.1, 40), rng.normal(0.6, 0.2, 30)
+    one = {"env__id": "one-5way-1shot", "data__name": "one"}
+    records = [
+        make_run("a", scores=pixels, **one),
+        make_run("b", scores=features, n=30, **on_features("one")),
+        # Neither these features nor this budget are those of the claim.
+        make_run("b", 0.3, env__id="one@other-5way-1shot", data__name="one@other"),
+        make_run("b", 0.3, budget="medium", **on_features("one")),
+        make_run("b", 0.3, **one),
+    ]
+    (found,) = contrast_results(CROSSING, records)
+    oracle = ttest_ind(features, pixels, equal_var=False)
+    interval = oracle.confidence_interval(0.95)
+    wanted = (features.mean() - pixels.mean(), interval.low, interval.high)
+    # Trials are kept as float32.
+    assert found.difference[:3] == pytest.approx([100 * each for each in wanted], abs=1e-4)
+    assert found.difference.p == pytest.approx(oracle.pvalue, rel=1e-4)
+    assert found.place == "one@net-5way-1shot against one-5way-1shot"
+    assert found.sides == "b on net features less a"
+
+
+def test_a_crossing_is_one_claim(make_run: Any) -> None:
+    records = [
+        record
+        for data, shift in (("one", 0.1), ("two", -0.1))
+        for seed in range(3)
+        for record in (
+            make_run("a", 0.0, seed, env__id=f"{data}-5way-1shot", data__name=data),
+            make_run("b", shift, seed, **on_features(data)),
+        )
+    ]
+    found = contrast_results(CROSSING, records)
+    assert [each.verdict for each in found] == ["confirmed", "confirmed"]
+    assert all(each.difference.mean == pytest.approx(10, abs=1) for each in found)
+    few = contrast_results(CROSSING, [record for record in records if record.seed < 2])
+    assert [each.verdict for each in few] == ["undecided", "undecided"]
+
+
 def _printed(agent: str, value: float | None, **changes: Any) -> Reported:
     given = {"env": ENV, "metric": "accuracy", "unit": "%", **changes}
     return Reported(source="S", table="T", row="R", agent=agent, value=value, **given)
@@ -249,7 +303,7 @@ def test_mixed_processors_are_marked_on_the_page(make_run: Any) -> None:
 
 
 def test_the_note_counts_verdicts(make_run: Any) -> None:
-    assert "none has a verdict; 11 are not tested" in " ".join(
+    assert "none has a verdict; 12 are not tested" in " ".join(
         verdicts_note(verdicts(CLAIMS, Evidence([]))).split()
     )
     found = verdict_on(HELPS, runs(make_run, 0.1))

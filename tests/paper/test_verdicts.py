@@ -403,6 +403,40 @@ def _everywhere(make_run: Any, *shifts: float, **changes: Any) -> list[Any]:
     ]
 
 
+CROSSING = Claim(
+    "b on features is above a on pixels",
+    "nowhere",
+    (Contrast(Side("b", features="net"), Side("a"), "above", (ENV,)),),
+)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (5, "confirmed"),
+        (3, "provisional: confirmed"),
+        (1, "not tested at this budget: 1 seed a side on glyphs@net-5way-1shot against"),
+    ],
+)
+def test_a_verdict_across_boards_needs_the_same_points(
+    make_run: Any, count: int, message: str
+) -> None:
+    features = {"env__id": "glyphs@net-5way-1shot", "data__name": "glyphs@net"}
+    untrained = {
+        "network": {"name": "linear", "parameters": 0, "batch_norm": False},
+        "curve": [],
+        **features,
+    }
+    sides = _side(make_run, "a", 0.0, count) + _side(make_run, "b", 0.2, count, **untrained)
+    searches = (*SEARCHES, _search("b", env=features["env__id"]))
+    records = sides + _baselines(make_run)
+    (found,) = verdicts([CROSSING], _evidence(records, searches=searches))
+    assert "no `finetune` row on glyphs@net-5way-1shot at small (point 1)" in found.text
+    records += _baselines(make_run, **features)
+    (found,) = verdicts([CROSSING], _evidence(records, searches=searches))
+    assert found.text.startswith(message)
+
+
 @pytest.mark.parametrize(
     ("shifts", "count", "message"),
     [
