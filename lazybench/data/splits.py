@@ -142,8 +142,9 @@ def ranked_split(
         UsageError: invalid fractions, or too few classes or super-categories.
 
     Choice: the rank is the sha256 of `NAME:class:seed`, so adding a class moves few others.
+
     Choice: super-categories are assigned in the same order, each to the split that lacks most
-        classes.
+    classes.
     """
     if (
         len(fractions) != len(SPLITS)
