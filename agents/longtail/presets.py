@@ -80,6 +80,9 @@ def classifier_preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, An
     settings = {**stream_preset(env, budget), **_AGENTS[algorithm]}
     if algorithm == "class_balanced":
         settings |= _BETA.get(env.data, {})
+    if algorithm == "mixup" and budget != "paper":
+        # Zhang et al. (2018, section 3.1) find that large alpha underfits, as short trainings do.
+        settings["mixup"] = 0.2
     if settings.get("loss") == "ldam":
         # Its code's first 5 of 200 epochs: steps of cosines times 30 are too long at the start.
         settings["warmup_epochs"] = settings["epochs"] / 40

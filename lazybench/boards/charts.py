@@ -280,7 +280,7 @@ def shift_chart(shown: PlotData) -> Chart | None:
         return 0.5 + math.log(ratio) / far * (0.5 - _ROOM)
 
     ticks = tuple((at(ratio), short(max(ratio, 1 / ratio))) for ratio in ratios)
-    label = "long tail of the test set, largest over smallest class: forward (left) to backward"
+    label = "ratio of the long-tailed test set: forward (left) to backward"
     x = Axis(label, ticks, at)
     values = [v for *_, line, band in found for v in (*(y for _, y in line), *sum(band, ()))]
     y = linear(f"expected {shown.board.metric} ({shown.board.unit})", *_extent(values))

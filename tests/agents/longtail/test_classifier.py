@@ -149,6 +149,12 @@ def test_presets_make_agents_of_one_budget(name, budget):
     assert plan.env["dev_batch"] == expected
 
 
+@pytest.mark.parametrize(("budget", "alpha"), [("smoke", 0.2), ("small", 0.2), ("paper", 1.0)])
+def test_short_trainings_mix_less(budget, alpha):
+    spec, _ = resolve_env("glyphs-lt-100")
+    assert make("mixup", spec, budget, {}).instance.config.mixup == alpha
+
+
 def test_there_are_fourteen_classifiers():
     assert len(NAMES) == 14
 
