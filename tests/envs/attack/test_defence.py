@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lazybench import make_env
 from lazybench.envs import CATALOGUE
 from lazybench.envs.attack.blackbox import BlackBox
 from lazybench.envs.attack.defence import Blacklight, Defence, read_defence, window
@@ -304,7 +305,34 @@ def test_the_default_stays_out_of_protocol_key_and_columns() -> None:
     assert Defence() == read_defence("none")
 
 
-def test_a_detected_run_has_its_columns_and_is_the_same_one_by_one(tmp_path: Path) -> None:
+def test_trials_opened_alone_together_or_again_have_the_same_noise() -> None:
+    """Scores of three queries of trials 3 and 5, whatever else is open and was open before."""
+
+    def scores(*blocks: list[int]) -> dict[int, Tensor]:
+        found = {}
+        for trials in blocks:
+            env = make_env(
+                "glyphs-net4-untargeted",
+                num_envs=len(trials),
+                backend="torch",
+                defence="noise:0.2",
+                query_budget=9,
+            )
+            for _ in range(2):
+                seen, _ = env.reset(options={"trials": np.array(trials)})
+                replies = [env.box.query(seen["x"], np.arange(len(trials))) for _ in range(3)]
+            for place, trial in enumerate(trials):
+                found[trial] = torch.stack([each.scores[place] for each in replies])
+        return found
+
+    alone, together, other = scores([3], [5]), scores([3, 5]), scores([5, 0, 3])
+    for trial in (3, 5):
+        assert torch.allclose(alone[trial], together[trial], atol=1e-4)
+        assert torch.allclose(alone[trial], other[trial], atol=1e-4)
+    assert not torch.allclose(alone[3][0], alone[3][1], atol=1e-2)
+
+
+def test_a_detected_run_has_its_columns_and_measures(tmp_path: Path) -> None:
     options: Any = {"budget": "smoke", "limit": 2, "out": tmp_path, "runs": tmp_path / "runs"}
     protocol = {"query_budget": 40, "defence": "detect:blacklight"}
     record = run(
