@@ -31,6 +31,7 @@ from lazybench.errors import UsageError
 from lazybench.nets import Net, Passes, backbone
 from lazybench.nets.net import scaled
 from lazybench.nets.params import Params, detached
+from lazybench.nets.pretrained import MOST_SIZE
 from lazybench.runtime.threads import map_tasks
 from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
@@ -55,6 +56,7 @@ class FeatureConfig(BaseModel):
         norm: batch norm of a pre-trained backbone, or of a module of one's own, takes the
             statistics that `batch_norm` says (`batch`), or the averages that it was trained with,
             `running`.
+        size: edge in pixels that a pre-trained backbone resizes images to; 0 takes its own.
         batch_norm: statistics of the backbone's batch norm: `inductive`, of the support set alone
             (the default), or `transductive`, of support and queries together. Only for a backbone.
         centre: what is subtracted from the features: nothing; the mean over `train` classes; of the
@@ -70,6 +72,7 @@ class FeatureConfig(BaseModel):
 
     backbone: str = NO_NETWORK
     norm: Literal["batch", "running"] = "batch"
+    size: int = Field(0, ge=0, le=MOST_SIZE)
     batch_norm: BatchNorm | None = None
     centre: Centre = "none"
     normalise: bool = True
@@ -81,8 +84,8 @@ class FeatureConfig(BaseModel):
     def _choose_batch_norm(cls, given: dict[str, Any]) -> dict[str, Any]:
         if given.get("backbone", NO_NETWORK) != NO_NETWORK:
             return {"batch_norm": "inductive", **given}
-        for name in ("batch_norm", "norm"):
-            if given.get(name) not in (None, "batch"):
+        for name in ("batch_norm", "norm", "size"):
+            if given.get(name) not in (None, "batch", 0):
                 raise ValueError(
                     f"{name} is for a network; set backbone as well, or leave {name} out"
                 )
@@ -97,6 +100,8 @@ class FeatureConfig(BaseModel):
             del kept["probabilities"]
         if self.norm == "batch":
             del kept["norm"]
+        if not self.size:
+            del kept["size"]
         return kept
 
     def network(self, task: TaskShape) -> Net:
@@ -105,7 +110,7 @@ class FeatureConfig(BaseModel):
         Raises:
             UsageError: no such network, or one that can't take these instances or settings.
         """
-        return backbone(self.backbone, task, passes=Passes(norm=self.norm))
+        return backbone(self.backbone, task, passes=Passes(norm=self.norm, size=self.size))
 
 
 class FeatureAgent(Agent):

@@ -16,6 +16,7 @@ from pydantic import (
 from lazybench.agent import Plan
 from lazybench.errors import UsageError
 from lazybench.nets import Net, Passes, backbone
+from lazybench.nets.pretrained import MOST_SIZE
 from lazybench.specs import EnvSpec
 from lazybench.tasks import TaskShape
 
@@ -30,6 +31,7 @@ class EpisodicConfig(BaseModel):
         norm: batch norm of such a module takes the statistics of the `batch`, or the averages that
             it was trained with, `running`.
         dropout: of such a module: `on` in the agent's updates, or `off` everywhere.
+        size: edge in pixels that a pre-trained backbone resizes images to; 0 takes its own.
         anneal: outer step constant, or falling linearly to 0.
         meta_batch: tasks in a meta-iteration.
         train_shots: support instances of a class in training; 0 takes the environment's.
@@ -47,7 +49,7 @@ class EpisodicConfig(BaseModel):
 
     FREE_WAYS: ClassVar[bool] = False
     """Whether `train_ways` may differ from the environment's ways."""
-    LATER: ClassVar[tuple[str, ...]] = ("train_ways", "frozen", "norm", "dropout")
+    LATER: ClassVar[tuple[str, ...]] = ("train_ways", "frozen", "norm", "dropout", "size")
     """Settings that older records don't have: at their defaults they are left out of the dump, so
     that those records keep their keys."""
 
@@ -55,6 +57,7 @@ class EpisodicConfig(BaseModel):
     frozen: bool = False
     norm: Literal["batch", "running"] = "batch"
     dropout: Literal["on", "off"] = "on"
+    size: int = Field(0, ge=0, le=MOST_SIZE)
     anneal: Literal["none", "linear"] = "linear"
     meta_batch: int = Field(4, ge=1)
     train_shots: int = Field(0, ge=0)
@@ -92,7 +95,7 @@ class EpisodicConfig(BaseModel):
         Raises:
             UsageError: no such network, or one that can't take these instances or settings.
         """
-        passes = Passes(self.frozen, self.norm, self.dropout)
+        passes = Passes(self.frozen, self.norm, self.dropout, self.size)
         return backbone(self.backbone, task, second_order=second_order, passes=passes)
 
     def updates(self, images: int) -> int:

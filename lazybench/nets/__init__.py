@@ -105,8 +105,13 @@ def backbone(
     Raises:
         UsageError: no such network, or one that can't take these instances.
     """
+    if passes.size and not is_pretrained(name):
+        raise UsageError(
+            f"size is for pre-trained backbones by name ({', '.join(PRETRAINED)}), got backbone "
+            f"'{name}' and size={passes.size}; leave size out, or resize in your own factory"
+        )
     if is_pretrained(name):
-        return _loaded(name, factory_of(name), task, second_order, passes)
+        return _loaded(name, factory_of(name, passes.size), task, second_order, passes)
     if ":" in name and name not in _PUBLISHED:
         return _loaded(name, load(name), task, second_order, passes)
     need_plain(name, passes)

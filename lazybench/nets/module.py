@@ -91,11 +91,13 @@ class Passes(NamedTuple):
         norm: batch norm takes the statistics of the `batch`, or those that the module was trained
             with, `running`.
         dropout: `on` in an agent's updates, or `off` everywhere.
+        size: edge in pixels that a pre-trained backbone resizes images to; 0 for its own.
     """
 
     frozen: bool = False
     norm: Literal["batch", "running"] = "batch"
     dropout: Literal["on", "off"] = "on"
+    size: int = 0
 
 
 PLAIN = Passes()

@@ -177,16 +177,21 @@ def pretrained(
     )
 
 
-def factory_of(name: str) -> Factory:
+def factory_of(name: str, size: int = 0) -> Factory:
     """Return what makes a pre-trained network for tasks of images, for `lazybench.nets.backbone`.
 
-    The same function for the same name, so that networks made by it can be kept.
+    The same function for the same name and size, so that networks made by it can be kept.
+
+    Args:
+        name: see the module.
+        size: edge that images are resized to, in pixels; 0 for the authors' (of `effnet-lite0`:
+            128).
     """
-    return _factory(name)
+    return _factory(name, size)
 
 
 @lru_cache(maxsize=64)
-def _factory(name: str) -> Factory:
+def _factory(name: str, size: int) -> Factory:
     def factory(task: TaskShape) -> nn.Module:
         if len(task.instance) != 3:
             raise UsageError(
@@ -194,7 +199,7 @@ def _factory(name: str) -> Factory:
                 f"{list(task.instance)}; vectors take linear or mlp-256"
             )
         # A copy, since the caller may change it.
-        return copy.deepcopy(_made(name, None)[0])
+        return copy.deepcopy(_made(name, size or None)[0])
 
     return factory
 

@@ -257,6 +257,18 @@ def test_running_averages_are_those_of_the_module() -> None:
     assert (running.batch_statistics, batch.batch_statistics) == (False, True)
 
 
+def test_a_size_replaces_the_authors_size_and_crop() -> None:
+    x = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    made = net(norm="running", size=10)
+    params = made.init(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        got = made.features(params, x)
+    torch.testing.assert_close(got, by_hand(x, 10, 10, MEAN, STD))
+    assert not torch.allclose(got, by_hand(x, 14, 16, MEAN, STD), atol=1e-3)
+    with pytest.raises(UsageError, match=r"size is for pre-trained backbones by name .*size=10"):
+        backbone("net.py:factory", TASK, passes=Passes(size=10))
+
+
 def test_dropout_acts_in_updates_unless_it_is_off() -> None:
     from lazybench.nets import training_passes
 
@@ -282,7 +294,9 @@ def test_a_frozen_backbone_leaves_the_head() -> None:
     assert net(frozen=True).source_sha256 is not None
 
 
-@pytest.mark.parametrize("passes", [{"frozen": True}, {"norm": "running"}, {"dropout": "off"}])
+@pytest.mark.parametrize(
+    "passes", [{"frozen": True}, {"norm": "running"}, {"dropout": "off"}, {"size": 64}]
+)
 def test_built_in_networks_refuse_them(passes: dict[str, Any]) -> None:
     (name,) = passes
     with pytest.raises(UsageError, match=f"{name} is for pre-trained backbones"):
