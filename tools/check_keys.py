@@ -91,7 +91,7 @@ def _compared(record: Record) -> tuple[str, str]:
     try:
         spec = resolve_env(record.env.id)[0]
     except UnknownName:
-        if record.data.source.startswith("imported "):
+        if record.data.source.startswith(("imported ", "features of ")):
             return "of imported data", ""
         raise
     if spec.version > record.env.version:
