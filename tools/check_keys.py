@@ -143,7 +143,9 @@ def _recorded(record: Record, spec: EnvSpec) -> RecordedEnv:
     if spec.family == "fewshot":
         way, shot = spec.kwargs["way"], spec.kwargs["shot"]
         task: Any = TaskShape(way, shot, QUERIES, shape, "uint8", classes=64)
-        return RecordedEnv(task, data, {"query": QUERIES})
+        # How many queries a Dirichlet task has depends on the data's classes.
+        queries = told["query"] if "concentration" in spec.kwargs else QUERIES
+        return RecordedEnv(task, data, {"query": queries})
     if spec.family == "longtail":
         counts = class_counts(told["head"], spec.kwargs["imbalance"], 100)
         task = LongTailTask(100, shape, "uint8", counts, 1, 100, told["dev_per_class"])
