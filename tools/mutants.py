@@ -185,8 +185,8 @@ MUTANTS = (
     Mutant(
         "two-extra-rows-at-the-target",
         BLACKBOX,
-        "scores = self._oracle(sent)\n",
-        "scores = self._oracle(torch.cat([sent, sent[:2]]))[: len(sent)]\n",
+        "scores = self._oracle(self._defence.seen(sent, self._trial[of], position))",
+        "scores = self._oracle(torch.cat([sent, sent[:2]]))[: len(sent)]",
         (T_FAULTS,),
         "test_25",
     ),
@@ -207,8 +207,8 @@ MUTANTS = (
     Mutant(
         "ball-of-the-verdict-a-thousandth-larger",
         BLACKBOX,
-        "near = self.ledger.nearest <= self.eps + TOLERANCE",
-        "near = self.ledger.nearest <= self.eps * 1.001 + TOLERANCE",
+        "near = (self.ledger.nearest <= self.eps + TOLERANCE)",
+        "near = (self.ledger.nearest <= self.eps * 1.001 + TOLERANCE)",
         (T_BLACKBOX,),
     ),
     Mutant(
