@@ -42,6 +42,8 @@ def numeric() -> Iterator[Numeric]:
         found, needed = [], []
         for parameter in typer.main.get_params_from_function(callback).values():
             info = parameter.default
+            if parameter.annotation is typer.Context:
+                continue
             kinds = {parameter.annotation, *typing.get_args(parameter.annotation)} & {int, float}
             is_option = isinstance(info, typer.models.OptionInfo)
             if is_option and kinds:
