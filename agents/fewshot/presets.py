@@ -58,6 +58,7 @@ TUNED: Mapping[TaskKind, Mapping[str, Mapping[str, Any]]] = {
     TaskKind(32, many_ways=False, many_shots=True): {
         "protonet": {"lr": 0.0041, "temperature": 4.0},
         "maml": {"inner_lr": 0.137, "outer_lr": 0.0023},
+        "reptile": {"inner_lr": 0.00819, "outer_lr": 0.804},
     },
 }
 """Settings that differ from the preset, by kind of task and agent."""
