@@ -6,7 +6,7 @@ import hashlib
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -343,13 +343,39 @@ def groups(records: Iterable[Record]) -> list[Group]:
     ordered = sorted(members.items(), key=lambda item: (item[1][0].agent.id, item[0]))
     firsts = [group[0] for _, group in ordered]
     values, newest_of = _values_of_agents(firsts), newest_versions(firsts)
-    names = [_name(first, values[first.agent.id], newest_of) for first in firsts]
+    names = _by_settings(
+        [_name(first, values[first.agent.id], newest_of) for first in firsts], firsts
+    )
     shown = Counter((n, batch_norm(r), r.limited) for n, r in zip(names, firsts, strict=True))
     result = []
     for (digest, group), name, first in zip(ordered, names, firsts, strict=True):
         unique = shown[name, batch_norm(first), first.limited] == 1
         by_seed = sorted(group, key=lambda record: (record.seed, record.key))
         result.append(Group(tuple(by_seed), name if unique else f"{name} #{digest[:6]}"))
+    return result
+
+
+def _by_settings(names: Sequence[str], firsts: Sequence[Record]) -> list[str]:
+    """The names, with the settings that differ among rows of one name of a user's own agent.
+
+    An instance has its settings as attributes, so that they aren't among the overrides.
+    """
+    alike: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for name, first in zip(names, firsts, strict=True):
+        alike[name, batch_norm(first), first.limited].append(first)
+    result = []
+    for name, first in zip(names, firsts, strict=True):
+        others = alike[name, batch_norm(first), first.limited]
+        differing = [
+            setting
+            for setting, value in sorted(first.config.items())
+            if any(other.config.get(setting) != value for other in others)
+        ]
+        own = first.agent.source_sha256 is not None and differing
+        text = ", ".join(
+            f"{each}={canonical_json(first.config[each]).strip()}" for each in differing
+        )
+        result.append(f"{name} ({text})" if own and len(text) <= _LONGEST_OVERRIDES else name)
     return result
 
 

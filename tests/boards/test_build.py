@@ -145,6 +145,22 @@ def test_configurations_of_one_agent_have_names_of_their_own(make_run: Any) -> N
     assert len({(row.agent, row.batch_norm) for row in board.ranked}) == 6
 
 
+def test_instances_of_a_users_own_agent_are_named_by_their_settings(make_run: Any) -> None:
+    """Attributes of an instance are its settings, not overrides of a preset."""
+    own = {"agent__source_sha256": "ab" * 32}
+    (board,) = build(
+        [
+            make_run("Mine", config={"power": 1.0, "same": 3}, **own),
+            make_run("Mine", config={"power": 2.0, "same": 3}, **own),
+            make_run("Other", config={"power": 1.0}, **own),
+            make_run("Other", config={"power": 1.0}, agent__source_sha256="cd" * 32),
+        ]
+    )
+    names = sorted(row.agent for row in board.ranked)
+    assert names[:2] == ["Mine (power=1.0)", "Mine (power=2.0)"]
+    assert all(name.startswith("Other #") for name in names[2:])
+
+
 def test_ties_need_three_seeds_a_side(make_run: Any) -> None:
     few = [make_run(agent, seed=seed) for agent in ("a", "bb") for seed in range(2)]
     (board,) = build(few)
