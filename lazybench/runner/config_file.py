@@ -97,7 +97,9 @@ def options_text(request: RunRequest, agent: ResolvedAgent) -> str:
     given = agent.overrides if by_name else agent.config
     lines = ["# Repeats this run: lazybench run --config run.toml"]
     lines += [f"{name} = {_toml(value)}" for name, value in values.items() if value is not None]
-    for table, settings in (("set", given), ("protocol", request.protocol)):
+    # Protocol settings are as typed; those of the agent have been read.
+    protocol = {name: read_setting(value) for name, value in request.protocol.items()}
+    for table, settings in (("set", given), ("protocol", protocol)):
         if settings:
             lines += ["", f"[{table}]", *_settings(settings)]
     return "\n".join([*lines, ""])
@@ -111,12 +113,21 @@ def _settings(settings: Mapping[str, Any]) -> list[str]:
 
 
 def setting_text(value: Any) -> Any:
-    """Return a setting such that a command line reads it again: a plain number or flag, or text."""
-    read = read_setting(value)
-    if isinstance(read, bool | int | float):
-        return read
-    # A text that is JSON would be read as its value.
-    return read if isinstance(read, str) and read_setting(read) == read else json.dumps(read)
+    """Return the value of a setting such that a command line reads it again.
+
+    It is a plain number or flag, or text.
+    """
+    if isinstance(value, bool | int | float):
+        return value
+    return value if isinstance(value, str) and _read_as_text(value) else json.dumps(value)
+
+
+def _read_as_text(value: str) -> bool:
+    """Whether a command line reads a text as itself; one that is JSON is read as its value."""
+    try:
+        return bool(read_setting(value) == value)
+    except UsageError:
+        return False
 
 
 def _toml(value: str | bool | int | float) -> str:

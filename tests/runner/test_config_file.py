@@ -4,7 +4,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lazybench.runner.config_file import RunOptions, options_text
@@ -27,6 +27,7 @@ def agent(overrides: dict[str, Any]) -> ResolvedAgent:
     return ResolvedAgent(spec, None, None, {}, overrides, None, asked="x")  # type: ignore[arg-type]
 
 
+@example({"0": "true", "1": "12", "2": '"quoted"', "3": ["1"], "4": "null", "5": "1e999"})
 @given(st.dictionaries(st.text(min_size=1), VALUES, max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_settings_are_read_as_they_were(overrides: dict[str, Any]) -> None:
