@@ -109,14 +109,14 @@ def _compared(record: Record) -> tuple[str, str]:
 
         return or_recorded
 
-    told = record.env.protocol
+    recorded = record.env.protocol
     request = RunRequest(
         agent_name(record),
         record.env.id,
         record.budget,
         record.seed,
         record.overrides,
-        protocol={name: told[name] for name in spec.options if name in told},
+        protocol={name: recorded[name] for name in spec.options if name in recorded},
         device=record.device,
         precision=record.precision,
         limit=record.trials.n if record.limited else None,
@@ -139,18 +139,18 @@ def _compared(record: Record) -> tuple[str, str]:
 
 def _recorded(record: Record, spec: EnvSpec) -> RecordedEnv:
     """A record's environment without its data."""
-    shape, told, data = SHAPES[record.data.name], record.env.protocol, dict(record.data)
+    shape, recorded, data = SHAPES[record.data.name], record.env.protocol, dict(record.data)
     if spec.family == "fewshot":
         way, shot = spec.kwargs["way"], spec.kwargs["shot"]
         task: Any = TaskShape(way, shot, QUERIES, shape, "uint8", classes=64)
         # How many queries a Dirichlet task has depends on the data's classes.
-        queries = told["query"] if "concentration" in spec.kwargs else QUERIES
+        queries = recorded["query"] if "concentration" in spec.kwargs else QUERIES
         return RecordedEnv(task, data, {"query": queries})
     if spec.family == "longtail":
-        counts = class_counts(told["head"], spec.kwargs["imbalance"], 100)
-        task = LongTailTask(100, shape, "uint8", counts, 1, 100, told["dev_per_class"])
+        counts = class_counts(recorded["head"], spec.kwargs["imbalance"], 100)
+        task = LongTailTask(100, shape, "uint8", counts, 1, 100, recorded["dev_per_class"])
         names = ("head", "dev_per_class", "subset")
-        return RecordedEnv(task, data, {name: told[name] for name in names})
+        return RecordedEnv(task, data, {name: recorded[name] for name in names})
     settings = {
         "norm": "l2",
         "eps": None,
@@ -164,7 +164,7 @@ def _recorded(record: Record, spec: EnvSpec) -> RecordedEnv:
     protocol = read_protocol(shape[0], **asked_for)
     boxes = WHITEBOXES[spec.kwargs["target"]].train
     attack: AttackTask = protocol.task(10, shape, boxes, maps_shape(shape))
-    of_target = {name: told[name] for name in ("target_sha256", "target_accuracy")}
+    of_target = {name: recorded[name] for name in ("target_sha256", "target_accuracy")}
     asked_too = {"images": None, "strict": spec.kwargs.get("strict", False)}
     return RecordedEnv(attack, data, {**protocol.fields(), **asked_too, **of_target})
 

@@ -177,19 +177,8 @@ class HopSkipJump(LabelAgent):
         """Return the points one step on: the longest of distance / sqrt(t) / 2^i that stays."""
         start = search.start
         reach = distance(points, start.x[images], start.task.norm) / step**0.5
-        stepped = points.clone()
-        waiting = torch.ones(len(images), dtype=torch.bool, device=points.device)
-        for _ in range(self.config.halvings):
-            active = torch.nonzero(waiting & search.live[images])[:, 0]
-            if not len(active):
-                break
-            moved = points[active] + reach[active][:, None, None, None] * ahead[active]
-            rows = moved.clamp(0, 1)
-            adversarial = yield from search.ask(rows, images[active])
-            stepped[active[adversarial]] = rows[adversarial]
-            waiting[active[adversarial]] = False
-            reach[active] = reach[active] / 2
-        return stepped
+        steps = self.config.halvings
+        return _longest(search, images, points, ahead, reach, steps=steps, factor=0.5)
 
 
 class StealthyHopSkipJumpConfig(HopSkipJumpConfig):
@@ -263,20 +252,39 @@ class StealthyHopSkipJump(HopSkipJump):
         """Return the points one step on: the longest of those from distance / sqrt(t) / 2^i up."""
         start = search.start
         reach = distance(points, start.x[images], start.task.norm) / step**0.5
+        steps = self.config.doublings + 1
         reach = reach / 2**self.config.doublings
-        stepped = points.clone()
-        going = torch.ones(len(images), dtype=torch.bool, device=points.device)
-        for _ in range(self.config.doublings + 1):
-            active = torch.nonzero(going & search.live[images])[:, 0]
-            if not len(active):
-                break
-            moved = points[active] + reach[active][:, None, None, None] * ahead[active]
-            rows = moved.clamp(0, 1)
-            adversarial = yield from search.ask(rows, images[active])
-            stepped[active[adversarial]] = rows[adversarial]
-            going[active[~adversarial]] = False
-            reach[active] = reach[active] * 2
-        return stepped
+        return _longest(search, images, points, ahead, reach, steps=steps, factor=2.0)
+
+
+def _longest(  # noqa: PLR0913 - what a search of a step needs
+    search: Decisions,
+    images: Tensor,
+    points: Tensor,
+    ahead: Tensor,
+    reach: Tensor,
+    *,
+    steps: int,
+    factor: float,
+) -> Asking[Tensor]:
+    """Return points moved ahead by the longest adversarial of the reaches `reach * factor^i`.
+
+    Shrinking reaches (factor < 1) end at the first adversarial one, growing ones at the first that
+    isn't; without any, a point stays.
+    """
+    stepped = points.clone()
+    going = torch.ones(len(images), dtype=torch.bool, device=points.device)
+    for _ in range(steps):
+        active = torch.nonzero(going & search.live[images])[:, 0]
+        if not len(active):
+            break
+        moved = points[active] + reach[active][:, None, None, None] * ahead[active]
+        rows = moved.clamp(0, 1)
+        adversarial = yield from search.ask(rows, images[active])
+        stepped[active[adversarial]] = rows[adversarial]
+        going[active[adversarial if factor < 1 else ~adversarial]] = False
+        reach[active] = reach[active] * factor
+    return stepped
 
 
 def _unit(images: Tensor) -> Tensor:

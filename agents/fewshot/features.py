@@ -138,7 +138,9 @@ class FeatureAgent(Agent):
         return {"train_images": 500} if budget == "smoke" else {}
 
     def scores(self, support: Tensor, members: Tensor, query: Tensor) -> Tensor:
-        """Return the scores of all classes, `[R, Q, way]`; their softmax are probabilities.
+        """Return the scores of all classes, `[R, Q, way]`; each agent defines them.
+
+        Their softmax are probabilities.
 
         Args:
             support: features of the support sets, `[R, S, d]`.

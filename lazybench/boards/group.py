@@ -360,22 +360,19 @@ def _by_settings(names: Sequence[str], firsts: Sequence[Record]) -> list[str]:
 
     An instance has its settings as attributes, so that they aren't among the overrides.
     """
-    alike: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    for name, first in zip(names, firsts, strict=True):
-        alike[name, batch_norm(first), first.limited].append(first)
-    result = []
-    for name, first in zip(names, firsts, strict=True):
-        others = alike[name, batch_norm(first), first.limited]
-        differing = [
-            setting
-            for setting, value in sorted(first.config.items())
-            if any(other.config.get(setting) != value for other in others)
-        ]
-        own = first.agent.source_sha256 is not None and differing
-        text = ", ".join(
-            f"{each}={canonical_json(first.config[each]).strip()}" for each in differing
-        )
-        result.append(f"{name} ({text})" if own and len(text) <= _LONGEST_OVERRIDES else name)
+    alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for place, (name, first) in enumerate(zip(names, firsts, strict=True)):
+        if first.agent.source_sha256 is not None:
+            alike[name, batch_norm(first), first.limited].append(place)
+    result = list(names)
+    for places in alike.values():
+        configs = [firsts[place].config for place in places]
+        values = {key: [each.get(key) for each in configs] for each in configs for key in each}
+        differing = sorted(key for key, held in values.items() if held != held[:1] * len(held))
+        for place, config in zip(places, configs, strict=True):
+            text = _settings_text({key: config[key] for key in differing if key in config})
+            if text and len(text) <= _LONGEST_OVERRIDES:
+                result[place] += f" ({text})"
     return result
 
 
@@ -399,11 +396,15 @@ def _values_of_agents(firsts: Iterable[Record]) -> dict[str, dict[str, set[str]]
 
 def settings_text(record: Record) -> str:
     """Return the settings that a run replaced, as `name=value, …`, without the batch norm."""
+    overrides = sorted(record.overrides.items())
+    return _settings_text({key: value for key, value in overrides if key not in SHOWN})
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
     parts = []
-    for key, value in sorted(record.overrides.items()):
-        if key not in SHOWN:
-            text = value if isinstance(value, str) else canonical_json(value)
-            parts.append(f"{key}={' '.join(text.split())}")
+    for key, value in settings.items():
+        text = value if isinstance(value, str) else canonical_json(value)
+        parts.append(f"{key}={' '.join(text.split())}")
     return ", ".join(parts)
 
 

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import functools
 import inspect
-import os
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import typer
 from lazybench.cli import INTERRUPTED, console
 from lazybench.errors import Interrupted, LazybenchError, UsageError
 from lazybench.plugins import describe
+from lazybench.runtime import launched
 
 P = ParamSpec("P")
 
@@ -172,11 +172,6 @@ def _need_one_process() -> None:
     Raises:
         UsageError: it did.
     """
-    # The variable first: the module below imports torch.
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    from lazybench.runtime.distributed import launched
-
     if (many := launched()[1]) > 1:
         raise UsageError(
             f"torchrun started {many} processes, which would all do the same work: only `lazybench "

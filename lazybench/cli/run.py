@@ -15,6 +15,7 @@ import typer
 from lazybench.arguments import need_folder
 from lazybench.cli import console, options
 from lazybench.cli.command import command
+from lazybench.runtime import launched
 
 if TYPE_CHECKING:
     from lazybench.records import Metric, Record
@@ -155,14 +156,15 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
             protocol_settings[name] = value
     need_folder(out_dir, "--out")
     need_folder(runs, "--runs")
-    # Before torch is loaded, which takes seconds. torchrun's other processes print nothing.
-    if not quiet and os.environ.get("RANK", "0") == "0":
+    # Of the processes that torchrun started, only the first one prints and writes.
+    number, many = launched()
+    # Before torch is loaded, which takes seconds.
+    if not quiet and number == 0:
         which = f"seeds {', '.join(map(str, chosen))}" if len(chosen) > 1 else f"seed {chosen[0]}"
         text = f"run: {agent} on {env}, budget {budget}, {which}, device {device}"
         console.note(console.one_line(text + (f", {threads} threads" if threads else "")))
     from lazybench.records import write_bytes
     from lazybench.runner.request import RunRequest
-    from lazybench.runtime import distributed
     from lazybench.sweep.process import REPORT
 
     # Removed from the environment, so that an agent's child processes don't report as this run.
@@ -172,8 +174,6 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     if tuned is not None:
         search = _tuned(tuned, agent, env, budget, given=[*overrides])
         overrides, tuning = search.settings, search.tuning
-    # Of the processes that torchrun started, only the first one prints and writes.
-    number, many = distributed.launched()
     requests = [
         RunRequest(
             agent=agent,
@@ -297,7 +297,10 @@ def _score_text(record: Record) -> str:
     metric = record.metrics.get(record.env.metric)
     if metric is None or metric.value is None:
         return ""
-    scale, unit = (100, " %") if metric.unit == "fraction" else (1, f" {metric.unit}".rstrip())
+    from lazybench.boards.group import factor
+
+    scale = factor(record)
+    unit = " %" if metric.unit == "fraction" else f" {metric.unit}".rstrip()
     text = f"{record.env.metric} {scale * metric.value:.4g}{unit}"
     low, high = metric.ci95 or (None, None)
     if low is None or high is None:

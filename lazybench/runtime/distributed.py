@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from lazybench.errors import DeviceUnavailable, RankLost, UsageError
+from lazybench.runtime import launched
 
 A = TypeVar("A")
 
@@ -39,13 +40,6 @@ class _Extras:
 
 
 _extras = _Extras()
-
-
-def launched() -> tuple[int, int]:
-    """Return this process's number and how many torchrun started: (0, 1) without it."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return 0, 1
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
