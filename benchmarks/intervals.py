@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lazybench import registry, seeding
 from lazybench.boards.group import Group, groups
 from lazybench.class_effects import ClassEffects, TrialClasses
-from lazybench.envs.fewshot.trial_classes import protocol_name, trial_classes
+from lazybench.envs.trial_classes import few_shot_classes, protocol_name
 from lazybench.records import Store
 from lazybench.stats import (
     FEWEST_PAIRS,
@@ -173,7 +173,7 @@ def by_class(group: Group) -> tuple[NDArray[np.int64], NDArray[np.float64]] | No
     """
     first = group.scored[0]
     spec = registry.ENVS.resolve(first.env.id).spec
-    design = trial_classes(spec, first.data.fingerprint, first.trials.n)
+    design = few_shot_classes(spec, first.data.fingerprint, first.trials.n)
     if design is None or any(record.trials.predictions is None for record in group.scored):
         return None
     n, ways = design.members.shape

@@ -36,7 +36,7 @@ CALIBRATION_MEASURES = (
     Measure("brier", "squared probability", "lower"),
     Measure("self_estimate_error", "fraction", "lower"),
 )
-"""Metrics of agents that say how sure they are; see `lazybench.envs.fewshot.calibration`."""
+"""Metrics of agents that say how sure they are; see `lazybench.envs.fewshot.trial_sampler`."""
 
 WAYS = (5, 20, 30, 50)
 SHOTS = (1, 5)
@@ -131,7 +131,7 @@ def few_shot(data: str, way: int, shot: int, *, noniid: bool = False) -> EnvSpec
         val_trials=_VAL_TRIALS[size],
         targets=_TARGETS.get(env, ()),
         measures=CALIBRATION_MEASURES,
-        trial_classes="lazybench.envs.fewshot.trial_classes:trial_classes",
+        trial_classes="lazybench.envs.trial_classes:few_shot_classes",
         about=f"{way}-way {shot}-shot classification on {data}{trap}",
         cites=("vinyals2016matching", *(("yin2020memorization",) if noniid else ())),
     )
@@ -205,7 +205,7 @@ def long_tailed(
         val_trials=dict.fromkeys(BUDGETS, dev),
         measures=LONGTAIL_MEASURES,
         training={"eval_split": "val"},
-        trial_classes="lazybench.envs.longtail.trial_classes:trial_classes",
+        trial_classes="lazybench.envs.trial_classes:long_tail_classes",
         about=f"long-tailed {data}, {classes} classes, {words}",
         cites=("cui2019classbalanced", "liu2019openworld"),
     )

@@ -488,10 +488,10 @@ MUTANTS = (
     ),
     Mutant(
         "trials-have-the-classes-of-validation",
-        "envs/fewshot/trial_classes.py",
+        "envs/trial_classes.py",
         '"test"), np.arange(trials))',
         '"val"), np.arange(trials))',
-        ("tests/envs/fewshot/test_trial_classes.py",),
+        ("tests/envs/test_trial_classes.py",),
     ),
     Mutant(
         "ranks-take-the-test-classes-as-fixed",

@@ -23,7 +23,6 @@ from lazybench.arguments import check_one_of, check_whole
 from lazybench.data.cache import prepared
 from lazybench.data.pool import Split
 from lazybench.envs.fewshot.episodes import Block
-from lazybench.envs.fewshot.trial_classes import choose
 from lazybench.envs.fewshot.trial_sampler import TrialSampler
 from lazybench.envs.single_step import Backend, SingleStepVectorEnv
 from lazybench.envs.targets.nets import (
@@ -36,6 +35,7 @@ from lazybench.envs.targets.nets import (
     untrained,
     whiteboxes,
 )
+from lazybench.envs.trial_classes import choose
 from lazybench.errors import UsageError
 from lazybench.nets.params import Params
 from lazybench.nets.whitebox import Classifier

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench.data.pool import Split
-from lazybench.envs.fewshot.calibration import summary
 from lazybench.envs.fewshot.episodes import Labels
-from lazybench.envs.fewshot.trial_sampler import TrialSampler
+from lazybench.envs.fewshot.trial_sampler import TrialSampler, summary
 from lazybench.envs.single_step import Backend, Observation, SingleStepVectorEnv
 from lazybench.envs.trial_index import SingleEnv, first_row
 from lazybench.errors import UsageError

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lazybench import seeding
 from lazybench.data.pool import Pool
-from lazybench.envs.fewshot.trial_classes import choose
+from lazybench.envs.trial_classes import choose
 from lazybench.errors import UsageError
 from lazybench.tasks import PADDING, TaskShape
 

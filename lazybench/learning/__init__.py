@@ -4,9 +4,12 @@ from lazybench.learning.inner import (
     Direction,
     InnerRule,
     LossFn,
+    Preconditioner,
     Trail,
     adam,
     batches,
+    curvature,
+    elementwise,
     preconditioned,
     proximal,
     sgd,
@@ -26,7 +29,6 @@ from lazybench.learning.meta_gradient import (
     replayed_gradient,
     reptile_gradient,
 )
-from lazybench.learning.precondition import Preconditioner, curvature, elementwise
 from lazybench.learning.regularisers import INEQUALITIES, entropy, inequality, kl, sample
 from lazybench.learning.teacher import GAMMAS, Leap, Teacher, greedy, lazy, on_rates, simplex_grid
 from lazybench.learning.weighting import (

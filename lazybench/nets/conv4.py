@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.errors import UsageError
-from lazybench.nets.fused import conv_norm_pool
-from lazybench.nets.fused_patches import images, patch_norm_pool, patches
+from lazybench.nets.fused import conv_norm_pool, images, patch_norm_pool, patches
 from lazybench.nets.net import (
     NORM_EPS,
     Moments,
@@ -44,7 +43,7 @@ class Conv4:
     On a CPU, modules run written out (`lazybench.nets.fused`) where that is faster: all of them
     where gradients are differentiated again, else the large ones. For first-order gradients,
     one-channel images of even size are prepared as patches `[n, 4, h/2, w/2, 10]`
-    (`lazybench.nets.fused_patches`).
+    (`lazybench.nets.fused`).
 
     Reference: Finn et al. 2017, section 5.2; the lazy paper, A.2.
     """

@@ -18,7 +18,7 @@ from lazybench.boards.columns import COLUMNS
 from lazybench.boards.plot_data import plot_data
 from lazybench.boards.readme_blocks import END, filled
 from lazybench.boards.render import board_text
-from lazybench.envs.fewshot.trial_classes import TEST_CLASSES, trial_classes
+from lazybench.envs.trial_classes import TEST_CLASSES, few_shot_classes
 from lazybench.records import Record
 from lazybench.runner import provenance
 
@@ -95,7 +95,7 @@ def known_classes(make_run: Any, seeds: int = 3) -> list[Any]:
     """Runs of two agents on embedded data, whose trials' classes matter."""
     spec = registry.ENVS.resolve("glyphs-5way-1shot").spec
     fingerprint = next(name for name, n in TEST_CLASSES.items() if n == 425)
-    design = trial_classes(spec, fingerprint, 200)
+    design = few_shot_classes(spec, fingerprint, 200)
     assert design is not None
     rng = np.random.default_rng(0)
     effects = rng.normal(0, 0.2, 425)[design.members].mean(axis=1)
@@ -155,7 +155,7 @@ def test_ranks_use_the_interval_over_classes(make_run: Any) -> None:
     """A difference that other trials would confirm and other classes might not."""
     spec = registry.ENVS.resolve("cifarfs-5way-1shot").spec
     fingerprint = next(name for name, n in TEST_CLASSES.items() if n == 20)
-    design = trial_classes(spec, fingerprint, 200)
+    design = few_shot_classes(spec, fingerprint, 200)
     assert design is not None
     rng = np.random.default_rng(1)
     own = rng.normal(0, 0.15, 20)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lazybench import learning
 from lazybench.nets import NORM_EPS, Conv4
-from lazybench.nets.fused_patches import images, patch_norm_pool, patches
+from lazybench.nets.fused import images, patch_norm_pool, patches
 from lazybench.nets.params import Params
 from lazybench.tasks import TaskShape
 

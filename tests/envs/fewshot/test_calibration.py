@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import lazybench
-from lazybench.envs.fewshot.calibration import calibration, summary
 from lazybench.envs.fewshot.env import FewShotEnv, FewShotVectorEnv
+from lazybench.envs.fewshot.trial_sampler import calibration, summary
 from lazybench.errors import ContractError
 from lazybench.runner.request import resolve_env
 from lazybench.tasks import PADDING, Answers

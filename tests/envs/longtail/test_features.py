@@ -16,7 +16,7 @@ from lazybench.data.importing.importer import ImportRequest, import_data
 from lazybench.data.pool import open_labelled
 from lazybench.envs import SIZES
 from lazybench.envs.longtail.env import LongTailEnv
-from lazybench.envs.longtail.trial_classes import trial_classes
+from lazybench.envs.trial_classes import long_tail_classes
 from lazybench.errors import UnknownName, UsageError
 from lazybench.registry import ENVS
 from lazybench.runner.callbacks import SILENT
@@ -79,7 +79,7 @@ def test_an_id_names_the_stream(data: Path) -> None:
     assert batch["x"].shape == (8, 49)
     assert batch["dev_x"].dtype == np.float32
     assert env.observation_space.contains(batch)
-    design = trial_classes(spec, "", spec.trials["small"])
+    design = long_tail_classes(spec, "", spec.trials["small"])
     assert design is not None
     np.testing.assert_array_equal(design.members[:, 0], open_labelled("glyphs").test.labels)
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from lazybench.cli import main
+from lazybench.envs.own_target.attack import named_target
 from lazybench.envs.own_target.form import TargetForm
 from lazybench.envs.own_target.images import UserImages, resized
-from lazybench.envs.own_target.named import named_target
 from lazybench.envs.own_target.white_box import need_white_box, white_box
 from lazybench.errors import DataUnavailable, UsageError
 

@@ -5,7 +5,8 @@ import pytest
 
 import lazybench
 from lazybench import registry
-from lazybench.envs.fewshot.trial_classes import TEST_CLASSES, trial_classes
+from lazybench.data.pool import open_labelled
+from lazybench.envs.trial_classes import TEST_CLASSES, few_shot_classes, long_tail_classes
 from lazybench.errors import DataUnavailable
 
 
@@ -20,7 +21,7 @@ def test_the_classes_of_trials_are_those_whose_images_they_show(name: str) -> No
     env = lazybench.make_env(name, num_envs=6)
     shown, _ = env.reset(options={"trials": np.arange(6)})
     way, shot = spec.kwargs["way"], spec.kwargs["shot"]
-    found = trial_classes(spec, env.data["fingerprint"], 6)
+    found = few_shot_classes(spec, env.data["fingerprint"], 6)
     assert found is not None
     assert found.members.shape == (6, way)
     for trial in range(6):
@@ -28,14 +29,14 @@ def test_the_classes_of_trials_are_those_whose_images_they_show(name: str) -> No
             image = shown["support_x"][trial, label * shot]
             assert found.members[trial, label] in owner[np.asarray(image).tobytes()]
     # Fewer trials are the first of more.
-    fewer = trial_classes(spec, env.data["fingerprint"], 2)
+    fewer = few_shot_classes(spec, env.data["fingerprint"], 2)
     assert fewer is not None
     assert (fewer.members == found.members[:2]).all()
 
 
 def test_unknown_data_have_no_classes() -> None:
     spec = registry.ENVS.resolve("glyphs-5way-1shot").spec
-    assert trial_classes(spec, "0" * 64, 10) is None
+    assert few_shot_classes(spec, "0" * 64, 10) is None
 
 
 @pytest.mark.parametrize("data", ["glyphs", "glyphshard"])
@@ -52,3 +53,19 @@ def test_known_numbers_of_classes_are_those_of_installed_data(data: str) -> None
     except DataUnavailable as error:
         pytest.skip(str(error))
     assert TEST_CLASSES[opened.fingerprint] == opened.pool("test").classes
+
+
+def test_the_classes_of_test_images_are_their_labels() -> None:
+    spec = registry.ENVS.resolve("glyphs-lt-100").spec
+    labels = open_labelled("glyphs").test.labels
+    found = long_tail_classes(spec, "", len(labels))
+    assert found is not None
+    assert (found.members[:, 0] == labels).all()
+    # Neighbours in the tail share a stratum.
+    assert found.strata is not None
+    by_class = found.strata[np.unique(labels, return_index=True)[1]]
+    assert by_class.tolist() == np.repeat(np.arange(30), 2).tolist()
+
+
+def test_other_test_sets_have_no_classes() -> None:
+    assert long_tail_classes(registry.ENVS.resolve("glyphs-lt-100").spec, "", 40) is None

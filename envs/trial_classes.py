@@ -1,8 +1,9 @@
-"""Classes of official few-shot trials, from the trials' numbers, without opening a data set.
+"""Classes of official test trials, from the trials' numbers, without opening a data set.
 
-The draw of a trial's classes is a function of the environment's settings, the trial's index and the
-number of classes in the split. The last is known by the data's fingerprint, so that records of
-before are served, too, and boards need no data.
+The draw of a few-shot trial's classes is a function of the environment's settings, the trial's
+index and the number of classes in the split. The last is known by the data's fingerprint, so that
+records of before are served, too, and boards need no data. The test images of a long tail lie class
+after class, all as many.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from lazybench import seeding
 from lazybench.class_effects import TrialClasses
+from lazybench.envs import SIZES
 from lazybench.specs import EnvSpec
 
 TEST_CLASSES: Mapping[str, int] = {
@@ -29,7 +31,7 @@ TEST_CLASSES: Mapping[str, int] = {
 """Classes of the test split by fingerprint of the data."""
 
 
-def trial_classes(spec: EnvSpec, fingerprint: str, trials: int) -> TrialClasses | None:
+def few_shot_classes(spec: EnvSpec, fingerprint: str, trials: int) -> TrialClasses | None:
     """Return the test classes of trials 0..trials-1, or None if their number isn't known.
 
     Args:
@@ -45,6 +47,28 @@ def trial_classes(spec: EnvSpec, fingerprint: str, trials: int) -> TrialClasses 
     return TrialClasses(
         choose(seeding.mix(keys[:, None], np.arange(way)), np.full(trials, classes))
     )
+
+
+def long_tail_classes(spec: EnvSpec, fingerprint: str, trials: int) -> TrialClasses | None:
+    """Return the class of each test image, or None if they aren't those of a built-in data set.
+
+    Features have the test images of their data.
+
+    Strata are pairs of classes that are neighbours in the long tail, so that they have about as
+    many training images: how accuracy falls from head to tail belongs to the protocol, and what
+    differs between neighbours is what the choice of classes adds by chance.
+
+    Args:
+        spec: a long-tailed stream.
+        fingerprint: of the data; the data set's name says enough.
+        trials: test images.
+    """
+    del fingerprint
+    classes, images = SIZES.get(spec.data.partition("@")[0], (0, 0))
+    if trials != images:
+        return None
+    labels = np.repeat(np.arange(classes), images // classes)
+    return TrialClasses(labels[:, None], np.minimum(labels // 2, classes // 2 - 1))
 
 
 def protocol_name(settings: Mapping[str, Any]) -> str:
