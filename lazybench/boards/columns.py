@@ -26,6 +26,8 @@ _LONG = 1e15
 """Numbers from this size on are shown with a power of ten."""
 _NUMBER = re.compile(r"([0-9]+)")
 FIGURE_ONLY = "figure only"
+_REASON_WIDTH = 80
+"""Characters of a failed run's reason that a terminal shows."""
 
 
 def number_text(value: float | None, unit: str) -> str:
@@ -71,9 +73,10 @@ def _tuning(row: Row) -> str:
 
 
 def _notes(row: Row) -> Iterator[str]:
-    """The notes in a terminal's last column."""
+    """The notes in a terminal's last column. Pages and CSV files have the whole reason."""
     if row.reason is not None:
-        yield row.reason
+        whole = len(row.reason) <= _REASON_WIDTH
+        yield row.reason if whole else f"{row.reason[: _REASON_WIDTH - 3].rstrip()}..."
     if row.batch_norm is not None:
         yield row.batch_norm
     if row.backbone is not None:

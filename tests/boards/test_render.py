@@ -11,7 +11,7 @@ import pytest
 
 from lazybench.boards import build, to_csv, to_html, to_json, to_latex, to_markdown
 from lazybench.boards.columns import measures_of
-from lazybench.boards.render import reported_text
+from lazybench.boards.render import board_text, reported_text
 from lazybench.records import Reported
 from lazybench.tables import csv_cell, text_table
 
@@ -68,6 +68,15 @@ def test_papers_occur_once_after_the_boards_of_their_env(make_run: Any) -> None:
     text = to_markdown(build([make_run("a"), make_run("a", budget="paper")], papers()))
     assert text.count("## glyphs-5way-1shot-v1") == 2
     assert text.count("Reported for") == 1
+
+
+def test_long_reasons_are_cut_in_text_and_whole_in_csv(make_run: Any) -> None:
+    reason = "the loss is not a number " * 20
+    boards = build([make_run("a"), make_run("b", seed=1, status="failed", reason=reason)])
+    text = board_text(boards[0])
+    assert "failed: the loss is not a number" in text
+    assert max(map(len, text.splitlines())) < 250
+    assert " ".join(reason.split()) in to_csv(boards)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
