@@ -86,8 +86,6 @@ def dirichlet(data: str, way: int, shot: int) -> EnvSpec:
         id=f"{usual.id}-dirichlet",
         kwargs={**usual.kwargs, "concentration": CONCENTRATION},
         options=("concentration",),
-        # Classes weigh by their shares of the queries, which intervals over classes don't know.
-        trial_classes="",
         about=f"{usual.about}, query classes drawn from Dirichlet({CONCENTRATION})",
         cites=(*usual.cites, "veilleux2021realistic"),
     )
@@ -108,7 +106,6 @@ def anyway(data: str) -> EnvSpec:
         val_trials=_VAL_TRIALS[5],
         plan_options=(),
         about=f"classification on {data} with 2 to {MOST_WAYS} ways and 1 to {MOST_SHOTS} shots",
-        trial_classes="",
         cites=("triantafillou2020metadataset",),
     )
 

@@ -28,10 +28,13 @@ class TrialClasses(NamedTuple):
         members: `[n, ways]` int64 numbers of classes; -1 fills rows of fewer classes.
         strata: None, or `[n]` int64: only differences between classes of the same stratum count
             as chance; those between strata belong to the design, as head and tail of a long tail.
+        weights: None, or `[n, ways]` shares that classes have in their trial's score, which add up
+            to 1; without them all classes of a trial have the same.
     """
 
     members: NDArray[np.int64]
     strata: NDArray[np.int64] | None = None
+    weights: NDArray[np.float64] | None = None
 
 
 class Components(NamedTuple):
@@ -73,7 +76,7 @@ class ClassEffects:
     """
 
     def __init__(self, design: TrialClasses) -> None:
-        """Prepare a design; a trial's weight is shared evenly among its classes."""
+        """Prepare a design; a trial's weight is shared among its classes."""
         from scipy.sparse import csr_array
 
         members = np.asarray(design.members)
@@ -83,7 +86,8 @@ class ClassEffects:
         names, columns = np.unique(members[held], return_inverse=True)
         self.classes = len(names)
         rows = np.nonzero(held)[0]
-        weights = (1.0 / held.sum(axis=1))[rows]
+        even = (1.0 / held.sum(axis=1))[rows]
+        weights = even if design.weights is None else np.asarray(design.weights)[held]
         shape = (self.n, self.classes)
         self._share = csr_array((weights, (rows, columns)), shape=shape)
         strata = np.zeros(self.n, np.int64) if design.strata is None else design.strata

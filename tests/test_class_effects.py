@@ -116,6 +116,22 @@ def test_components_are_unbiased_and_their_error_is_that_of_normal_effects(
     assert got[1] == min(np.floor(4 * freedom) / 4, n - 1)
 
 
+def test_weights_are_the_shares_of_classes() -> None:
+    """Scores that are the weighted class effects alone give the effects' variance."""
+    rng = np.random.default_rng(5)
+    members = drawn(400, 5, 40)
+    weights = rng.dirichlet(np.full(5, 2), 400)
+    effects = ClassEffects(TrialClasses(members, weights=weights))
+    found = np.array(
+        [effects.components((weights * rng.normal(size=40)[members]).sum(1)) for _ in range(200)]
+    )
+    assert found.mean(0) == pytest.approx([1, 0], abs=0.06)
+    even = ClassEffects(TrialClasses(members, weights=np.full((400, 5), 0.2)))
+    scores = rng.normal(size=400)
+    plain = ClassEffects(TrialClasses(members)).components(scores)
+    assert even.components(scores) == pytest.approx(plain)
+
+
 def test_designs_that_cant_tell_classes_apart_say_so() -> None:
     assert not ClassEffects(TrialClasses(drawn(20, 6, 6))).identified
     assert not ClassEffects(TrialClasses(np.arange(20)[:, None])).identified

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lazybench import seeding
 from lazybench.data.pool import Pool
-from lazybench.envs.trial_classes import choose
+from lazybench.envs.trial_classes import choose, query_counts, ways_of
 from lazybench.errors import UsageError
 from lazybench.tasks import PADDING, TaskShape
 
@@ -254,22 +254,7 @@ class DirichletSampler(ClassSampler):
 
     def counts(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the query rows of each class, int64 `[R, way]`, which add up to `query_rows`."""
-        way, total = self.task.way, self.task.query_rows
-        if not self._concentration:
-            return np.full((len(keys), way), self.task.query)
-        # A gamma variable of a whole parameter is a sum of exponential ones.
-        words = np.arange(way * self._concentration).reshape(way, -1) + 2 * way + 1
-        exponential = -np.log1p(-seeding.uniform(seeding.mix(keys[:, None, None], words)))
-        gamma = exponential.sum(2)
-        exact = total * gamma / gamma.sum(1, keepdims=True)
-        counts = np.floor(exact).astype(np.int64)
-        missing = total - counts.sum(1, keepdims=True)
-        order = np.argsort(counts - exact, axis=1, kind="stable")
-        np.put_along_axis(
-            counts, order, np.take_along_axis(counts, order, 1) + (np.arange(way) < missing), 1
-        )
-        rounded: NDArray[np.int64] = counts
-        return rounded
+        return query_counts(keys, self.task.way, self.task.query, self._concentration)
 
 
 class UnevenSampler(ClassSampler):
@@ -330,9 +315,9 @@ class UnevenSampler(ClassSampler):
     def sizes(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the ways `[R]` of tasks, and the shots of their classes `[R, way]` (0: none)."""
         task = self.task
-        words = seeding.mix(keys[:, None], 2 * task.way + 1 + np.arange(task.way + 1))
-        ways = 2 + seeding.integers(words[:, 0], task.way - 1)
-        shots = 1 + seeding.integers(words[:, 1:], task.shot)
+        ways = ways_of(keys, task.way)
+        words = seeding.mix(keys[:, None], 2 * task.way + 2 + np.arange(task.way))
+        shots = 1 + seeding.integers(words, task.shot)
         return ways, np.where(np.arange(task.way) < ways[:, None], shots, 0)
 
     def _queries(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

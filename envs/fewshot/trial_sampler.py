@@ -26,7 +26,7 @@ from lazybench.envs.fewshot.episodes import (
     class_groups,
 )
 from lazybench.envs.observations import instances, labels
-from lazybench.envs.trial_classes import protocol_name
+from lazybench.envs.trial_classes import QUERIES, protocol_name, spread_queries
 from lazybench.errors import ContractError, UsageError, nearest
 from lazybench.tasks import CALIBRATION, PADDING, Answers, TaskShape
 
@@ -123,10 +123,6 @@ def _numbers(given: Any, shape: tuple[int, ...], name: str) -> NDArray[np.float6
     return array
 
 
-QUERIES = 15
-"""Query instances of a class in official test trials."""
-
-
 UNEVEN_QUERIES = 5
 """Query instances of a class in trials of uneven tasks, few enough for 15 shots of 20 instances."""
 
@@ -198,7 +194,7 @@ class TrialSampler:
             where, pool = f"{data} {split}", opened.pool(drawn)
             if concentration is not None and queries is None:
                 # As many as a single class can fill.
-                q = min(q, max(1, (int(pool.count.min()) - k) // way))
+                q = spread_queries(q, int(pool.count.min()), k, way)
             if uneven:
                 self.sampler = UnevenSampler(pool, way=way, shot=k, query=q, where=where)
             elif concentration is None or split == "train":

@@ -7,9 +7,9 @@ import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from lazybench.errors import UnknownName
 from lazybench.files import canonical_json
@@ -149,8 +149,7 @@ def class_effects(record: Record) -> ClassEffects | None:
     None if the environment isn't installed in the record's revision, where its classes aren't
     known or aren't a sample of others, or its trials can't distinguish classes.
     """
-    env = record.env
-    return _class_effects(env.id, env.version, record.data.fingerprint, record.trials.n)
+    return _class_effects(*_trials_of(record))
 
 
 def samples_classes(record: Record) -> bool:
@@ -165,26 +164,50 @@ def samples_classes(record: Record) -> bool:
 
 
 def trial_classes(record: Record) -> TrialClasses | None:
-    """Return the classes of a record's trials, from its environment's id alone; None if unknown."""
+    """Return the classes of a record's trials, from its environment alone; None if unknown."""
+    return _trial_classes(*_trials_of(record))
+
+
+class _Trials(NamedTuple):
+    """What the classes of trials are a function of; options that aren't whole numbers are -1."""
+
+    env_id: str
+    version: int
+    fingerprint: str
+    trials: int
+    options: tuple[tuple[str, int], ...]
+
+
+def _trials_of(record: Record) -> _Trials:
     env = record.env
-    return _trial_classes(env.id, env.version, record.data.fingerprint, record.trials.n)
+    options = tuple(
+        (name, value if isinstance(value, int) else -1)
+        for name, value in sorted(env.protocol.items())
+    )
+    return _Trials(env.id, env.version, record.data.fingerprint, record.trials.n, options)
 
 
 @cache
-def _trial_classes(env_id: str, version: int, fingerprint: str, trials: int) -> TrialClasses | None:
+def _trial_classes(
+    env_id: str, version: int, fingerprint: str, trials: int, options: tuple[tuple[str, int], ...]
+) -> TrialClasses | None:
     if not trials or not _class_source(env_id, version):
         return None
     spec = ENVS.resolve(env_id).spec
+    chosen = {name: value for name, value in options if name in spec.options}
+    spec = replace(spec, kwargs={**spec.kwargs, **chosen})
     design: TrialClasses | None = load(spec.trial_classes)(spec, fingerprint, trials)
     return design
 
 
 @cache
-def _class_effects(env_id: str, version: int, fingerprint: str, trials: int) -> ClassEffects | None:
+def _class_effects(
+    env_id: str, version: int, fingerprint: str, trials: int, options: tuple[tuple[str, int], ...]
+) -> ClassEffects | None:
     # Loads numpy, which listings do without.
     from lazybench.class_effects import ClassEffects
 
-    design = _trial_classes(env_id, version, fingerprint, trials)
+    design = _trial_classes(env_id, version, fingerprint, trials, options)
     effects = None if design is None else ClassEffects(design)
     return effects if effects is not None and effects.identified else None
 

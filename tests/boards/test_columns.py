@@ -6,19 +6,20 @@ import csv
 import io
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lazybench import registry
-from lazybench.boards import build, compare, to_csv, to_html, to_json, to_latex, to_markdown
+from lazybench.boards import build, compare, group, to_csv, to_html, to_json, to_latex, to_markdown
 from lazybench.boards.build import CLASSES_NOTE, NO_CLASSES_NOTE
 from lazybench.boards.columns import COLUMNS
 from lazybench.boards.plot_data import plot_data
 from lazybench.boards.readme_blocks import END, filled
 from lazybench.boards.render import board_text
-from lazybench.envs.trial_classes import TEST_CLASSES, few_shot_classes
+from lazybench.envs.trial_classes import TEST_SPLITS, few_shot_classes
 from lazybench.records import Record
 from lazybench.runner import provenance
 
@@ -94,7 +95,7 @@ def test_every_column_has_a_key_of_its_own_and_help() -> None:
 def known_classes(make_run: Any, seeds: int = 3) -> list[Any]:
     """Runs of two agents on embedded data, whose trials' classes matter."""
     spec = registry.ENVS.resolve("glyphs-5way-1shot").spec
-    fingerprint = next(name for name, n in TEST_CLASSES.items() if n == 425)
+    fingerprint = next(name for name, n in TEST_SPLITS.items() if n.classes == 425)
     design = few_shot_classes(spec, fingerprint, 200)
     assert design is not None
     rng = np.random.default_rng(0)
@@ -142,6 +143,31 @@ def test_boards_of_unknown_classes_lack_the_interval_and_say_so(make_run: Any) -
     assert NO_CLASSES_NOTE not in attack.notes
 
 
+def test_classes_are_those_of_the_protocol(make_run: Any) -> None:
+    """Another concentration draws other trials, of other classes."""
+    spec = registry.ENVS.resolve("glyphs-5way-1shot-dirichlet").spec
+    fingerprint = next(name for name, n in TEST_SPLITS.items() if n.classes == 425)
+
+    def run(**protocol: Any) -> Any:
+        return make_run(
+            "a",
+            scores=np.zeros(50),
+            env__id=spec.id,
+            env__version=spec.version,
+            data__fingerprint=fingerprint,
+            env__protocol={"trials": 50, **protocol},
+        )
+
+    for concentration in (2, 0):
+        chosen = replace(spec, kwargs={**spec.kwargs, "concentration": concentration})
+        wanted = few_shot_classes(chosen, fingerprint, 50)
+        found = group.trial_classes(run(concentration=concentration))
+        assert wanted is not None
+        assert found is not None
+        np.testing.assert_array_equal(found.members, wanted.members)
+    assert group.trial_classes(run(concentration="many")) is None
+
+
 def test_compare_shows_both_intervals(make_run: Any) -> None:
     found = compare(known_classes(make_run), "a", "b")
     assert found.left.over_classes is not None
@@ -154,7 +180,7 @@ def test_compare_shows_both_intervals(make_run: Any) -> None:
 def test_ranks_use_the_interval_over_classes(make_run: Any) -> None:
     """A difference that other trials would confirm and other classes might not."""
     spec = registry.ENVS.resolve("cifarfs-5way-1shot").spec
-    fingerprint = next(name for name, n in TEST_CLASSES.items() if n == 20)
+    fingerprint = next(name for name, n in TEST_SPLITS.items() if n.classes == 20)
     design = few_shot_classes(spec, fingerprint, 200)
     assert design is not None
     rng = np.random.default_rng(1)
