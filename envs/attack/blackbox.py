@@ -86,6 +86,7 @@ class BlackBox:
         """
         self.images, self.instance = len(x), tuple(x.shape[1:])
         self._x, self._label, self._best = x.clone(), label.clone(), x.clone()
+        self._best_class = torch.full_like(label, -1)
         self._goal = None if goal is None else goal.clone()
         self.norm, self.eps, self.access, self.levels = norm, eps, access, levels
         self.ledger = Ledger(
@@ -119,6 +120,14 @@ class BlackBox:
         """The nearest adversarial image of each, `[n, …]` float32; the clean one for none."""
         return self._best.clone()
 
+    @property
+    def best_class(self) -> Tensor:
+        """The class that the target gave to each of `best`, `[n]` int64; -1 for none.
+
+        With noise as a defence, it is the class without the noise.
+        """
+        return self._best_class.clone()
+
     def __reduce__(self) -> NoReturn:
         """Refuse: a copy would be queried without being charged.
 
@@ -147,6 +156,7 @@ class BlackBox:
         at = torch.from_numpy(images).to(self._x.device)
         with self._turn:
             self._x[at], self._label[at], self._best[at] = x, label, x
+            self._best_class[at] = -1
             if self._goal is not None and goal is not None:
                 self._goal[at] = goal
             if trial is not None:
@@ -296,10 +306,12 @@ class BlackBox:
         labels = scores.argmax(1)
         wrong = self._adversarial(labels, place)
         found = (wrong if finite is None else wrong & finite).nonzero()[:, 0]
+        given = labels[found]
         if self._defence.kind == "noise":
             # Neither charged nor shown: whether the network is wrong without the noise, too.
-            sure = self._adversarial(self._oracle(sent[found]).argmax(1), place[found])
-            found = found[sure]
+            given = self._oracle(sent[found]).argmax(1)
+            sure = self._adversarial(given, place[found])
+            found, given = found[sure], given[sure]
         hit = torch.zeros(len(sent), dtype=torch.bool, device=sent.device)
         if len(found):
             images, clean = sent[found], self._x[place[found]]
@@ -312,6 +324,7 @@ class BlackBox:
             )
             chosen = torch.from_numpy(nearer).to(sent.device)
             self._best[place[found[chosen]]] = images[chosen]
+            self._best_class[place[found[chosen]]] = given[chosen]
         bad = ~wrong if self._bad_answers == "missed" else self._bad(labels, place)
         self.ledger.count(of, position, bad.cpu().numpy())
         if self._detector is not None:

@@ -98,9 +98,9 @@ class Attacked:
     Attributes:
         name: of the attacker.
         columns: `success` (0 or 1), `success_8bit`, `queries`, `success_query` (0 for none),
-            `best_l2` (-1 for none), `bad_queries`, `success_bad_queries` (-1 for none), and
+            `best_l2` (-1 for none), `bad_queries`, `success_bad_queries` (-1 for none),
             `distance`, that of the nearest adversarial image in the protocol's norm (infinite for
-            none).
+            none), and `class`, the target's class of that image (-1 for none).
         nearest: `[n, C, H, W]` float32 those images; the clean one where there is none.
         wall_s: seconds that it took.
     """
@@ -353,6 +353,7 @@ def _attacked_block(
             int(fresh.sum()), {"won": float(columns["success"].sum()), "queries": queries}
         )
     columns["distance"] = block.box.ledger.nearest.copy()
+    columns["class"] = block.box.best_class.cpu().numpy()
     return columns, block.box.best.cpu().numpy()
 
 

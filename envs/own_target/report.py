@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ NAMES = (REPORT, FACTS, TABLE, ADVERSARIALS, SHEET)
 
 _TITLE = "# Robustness of "
 _SHOWN = 20
+_SHOWN_CHANGES = 10
+_CAPTION_PX = 13
+"""Height of the line under a row of tiles."""
 _BAD = {
     "missed": "an answer that misses the attack's aim",
     "original": "the true class as the answer",
@@ -121,6 +125,7 @@ def facts(outcome: AttackOutcome) -> dict[str, Any]:
         "clean_accuracy": _share(right, images),
         "attacks": [_attack_facts(outcome, each) for each in outcome.attacked],
         "worst_case": _share(int(outcome.robust().sum()), images),
+        "changes": _changes(outcome),
         **_bounds(outcome),
         "probes": None if outcome.probes is None else dict(outcome.probes),
         "notes": list(outcome.notes),
@@ -196,6 +201,16 @@ def markdown(results: Mapping[str, Any]) -> str:
         "",
         "An attack that fails proves nothing: these numbers are upper bounds of robustness.",
     ]
+    if changes := results["changes"]:
+        lines += [
+            "",
+            "Most frequent changes of class, over the nearest adversarial image of each attacked "
+            "image:",
+            "",
+            "| true class | taken for | images |",
+            "|--:|--:|--:|",
+            *(f"| {c['label']} | {c['class']} | {c['images']} |" for c in changes[:_SHOWN_CHANGES]),
+        ]
     if "white_box" in results:
         lines += [
             "",
@@ -229,7 +244,7 @@ def table(outcome: AttackOutcome) -> str:
     writer = csv.writer(text, lineterminator="\n")
     head = ["image", "label", "top", "right", "robust"]
     kinds = (
-        *("success", "queries", "success_query", "distance", "best_l2", "success_8bit"),
+        *("success", "class", "queries", "success_query", "distance", "best_l2", "success_8bit"),
         *("bad_queries", "success_bad_queries"),
     )
     columns = [f"{each.name}_{kind}" for each in outcome.attacked for kind in kinds]
@@ -248,6 +263,8 @@ def table(outcome: AttackOutcome) -> str:
         cells = [*row[:3], *map(int, row[3:])]
         for each in outcome.attacked:
             values = [None if number is None else each.columns[kind][number] for kind in kinds]
+            if number is not None and not each.won[number]:
+                values[kinds.index("class")] = None
             cells += [_cell(value) for value in values]
         writer.writerow(cells)
     return text.getvalue()
@@ -257,7 +274,8 @@ def adversarials(outcome: AttackOutcome) -> dict[str, NDArray[Any]]:
     """Return every adversarial image inside the ball, K of them over all attacks.
 
     `x` and `clean` `[K, C, H, W]` (uint8 where images have 8 bits, else float32); `[K]` each:
-    `image` (place), `attack` (name), `label`, `distance`, and `query`, that of the first success.
+    `image` (place), `attack` (name), `label`, `class` (the target's), `distance`, and `query`, that
+    of the first success.
     """
     places = [outcome.right[each.won] for each in outcome.attacked]
     at = np.concatenate(places)
@@ -273,6 +291,7 @@ def adversarials(outcome: AttackOutcome) -> dict[str, NDArray[Any]]:
             ]
         ),
         "label": outcome.label[at],
+        "class": _won(outcome, "class").astype(np.int64),
         "distance": _won(outcome, "distance"),
         "query": _won(outcome, "success_query").astype(np.int64),
     }
@@ -282,16 +301,14 @@ def sheet(outcome: AttackOutcome) -> NDArray[np.uint8] | None:
     """Return a picture of clean image, nearest adversarial and difference; None without success.
 
     The first 20 successfully attacked images are shown with the nearest adversarial over all
-    attacks; differences are stretched to full contrast, mid-grey is none.
+    attacks, each with the target's class below it; differences are stretched to full contrast,
+    mid-grey is none.
     """
-    far = np.array(
-        [np.where(each.won, each.columns["distance"], np.inf) for each in outcome.attacked]
-    )
-    turned = np.flatnonzero(np.isfinite(far).any(0))[:_SHOWN]
+    turned, best = _nearest(outcome)
+    turned, best = turned[:_SHOWN], best[:_SHOWN]
     if not len(turned):
         return None
     clean = outcome.clean[outcome.right[turned]]
-    best = far[:, turned].argmin(0)
     near = np.stack([outcome.attacked[k].nearest[i] for k, i in zip(best, turned, strict=True)])
     difference = near - clean
     most = np.abs(difference).reshape(len(difference), -1).max(1)[:, None, None, None]
@@ -299,7 +316,50 @@ def sheet(outcome: AttackOutcome) -> NDArray[np.uint8] | None:
     tiles = np.stack([clean, near, stretched], 1).reshape(-1, *clean.shape[1:])
     if tiles.shape[1] not in (1, 3):
         tiles = tiles[:, :1]
-    return grid(tiles, 6)
+    names = []
+    for k, i in zip(best, turned, strict=True):
+        label, taken = outcome.label[outcome.right[i]], outcome.attacked[k].columns["class"][i]
+        names += [str(int(label)), str(int(taken)), ""]
+    return np.concatenate(
+        [
+            part
+            for first in range(0, len(tiles), 6)
+            for part in _captioned(grid(tiles[first : first + 6], 6), names[first : first + 6])
+        ]
+    )
+
+
+def _captioned(row: NDArray[np.uint8], names: list[str]) -> tuple[NDArray[np.uint8], ...]:
+    """A row of six tiles, and a line with a text under each of them."""
+    from PIL import Image, ImageDraw
+
+    line = Image.new("RGB", (row.shape[1], _CAPTION_PX))
+    draw = ImageDraw.Draw(line)
+    for place, name in enumerate(names):
+        draw.text((place * (row.shape[1] - 1) // 6 + 2, 0), name, fill=(255, 255, 255))
+    return row, np.asarray(line)
+
+
+def _nearest(outcome: AttackOutcome) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the successfully attacked images, and the attack that got nearest to each."""
+    far = np.array(
+        [np.where(each.won, each.columns["distance"], np.inf) for each in outcome.attacked]
+    )
+    turned = np.flatnonzero(np.isfinite(far).any(0))
+    return turned, far[:, turned].argmin(0)
+
+
+def _changes(outcome: AttackOutcome) -> list[dict[str, int]]:
+    """How often images of a class are taken for another, most frequent first."""
+    turned, best = _nearest(outcome)
+    counts = Counter(
+        (int(outcome.label[outcome.right[i]]), int(outcome.attacked[k].columns["class"][i]))
+        for k, i in zip(best, turned, strict=True)
+    )
+    return [
+        {"label": label, "class": taken, "images": images}
+        for (label, taken), images in sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    ]
 
 
 def _bounds(outcome: AttackOutcome) -> dict[str, Any]:

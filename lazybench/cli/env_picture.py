@@ -126,7 +126,7 @@ def _attack(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
     (result,) = evaluate_blocks(
         env, policy, spec.metric, trial + ATTACKED, start=trial, columns=spec.columns
     )
-    sheets = env.render()
+    sheets, found = env.render(), env.box.best_class.tolist()
     observation, _ = env.reset(options={"trials": np.arange(trial, trial + ATTACKED)})
     norm, budget = env.task.norm, env.task.query_budget
     env.close()
@@ -136,8 +136,9 @@ def _attack(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
         _label_tiles(axes, sheet, ("clean", f"nearest adversarial ({norm.upper()})", "difference"))
         label, goal = (int(observation[name][row]) for name in ("label", "goal"))
         wanted = "" if goal < 0 else f", wanted {goal}"
+        taken = "" if found[row] < 0 else f", taken for {found[row]}"
         verdict = _verdict(result, row, budget)
-        title = f"image {trial + row}: {verdict}\nclass {label}{wanted}"
+        title = f"image {trial + row}: {verdict}\nclass {label}{wanted}{taken}"
         axes.set_title(title, loc="left", fontsize=11)
     figure.suptitle(f"{spec.id}, {name}", fontsize=12)
     return figure

@@ -138,7 +138,9 @@ def test_attack_shows_what_was_made_of_four_images(lazybench: Any, drawn: list[A
     assert len(titles) == 4
     assert all(f"image {i}: success at query" in title for i, title in enumerate(titles))
     assert "glyphs-net4-untargeted, square" in drawn[0].get_suptitle()
-    assert all(re.search(r"L2 distance \d\.\d\d\nclass \d+$", title) for title in titles)
+    assert all(
+        re.search(r"L2 distance \d\.\d\d\nclass \d+, taken for \d+$", title) for title in titles
+    )
     below = [[text.get_text() for text in axes.texts] for axes in drawn[0].axes]
     assert below == [["clean", "nearest adversarial (L2)", "difference"]] * 4
 
@@ -148,7 +150,7 @@ def test_sheet_of_a_targeted_attack_names_the_wanted_class(
 ) -> None:
     assert lazybench("show", "glyphs-net4-targeted", "--png", "x.png").code == 0
     titles = [axes.get_title(loc="left") for axes in drawn[0].axes]
-    found = [re.search(r"class (\d+), wanted (\d+)$", title) for title in titles]
+    found = [re.search(r"class (\d+), wanted (\d+)(?:, taken for \2)?$", title) for title in titles]
     assert all(match is not None and match[1] != match[2] for match in found)
 
 

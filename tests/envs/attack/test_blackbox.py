@@ -95,6 +95,9 @@ def test_rows_after_a_success_in_the_same_call_are_charged() -> None:
     assert verdict["success_query"].tolist() == [0, 2, 0]
     assert verdict["best_l2"][1] == pytest.approx(0.3)
     torch.testing.assert_close(attacked.best[1], rows(0.65)[0])
+    assert attacked.best_class.tolist() == [-1, 1, -1]
+    attacked.open(np.array([False, True, False]), CLEAN[:1], LABEL[:1], None)
+    assert attacked.best_class.tolist() == [-1, -1, -1]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

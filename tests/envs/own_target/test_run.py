@@ -160,8 +160,19 @@ def test_a_report_adds_up(own: Own, capsys: pytest.CaptureFixture[str]) -> None:
         assert (mean > 0.6).all()
         far = np.sqrt(((held["x"] - held["clean"]) ** 2).sum((1, 2, 3)))
         np.testing.assert_allclose(far, held["distance"], rtol=1e-5)
+        # Two classes: whatever leaves class 0 is taken for class 1.
+        assert held["class"].tolist() == [1] * len(held["x"])
+    for row in rows:
+        taken = {"1": "1", "0": "", "": ""}
+        assert row["square_class"] == taken[row["square_success"]]
+    turned = sum("1" in (row["square_success"], row["hopskipjump_success"]) for row in rows)
+    assert facts["changes"] == [{"label": 0, "class": 1, "images": turned}]
+    assert f"| 0 | 1 | {turned} |" in (own.out / "report.md").read_text()
     with Image.open(own.out / "sheet.png") as sheet:
-        assert sheet.width > 6
+        # Tiles of 2 pixels in lines of two images, with the classes in a line below.
+        lines = -(-turned // 2)
+        assert sheet.size == (19, lines * (4 + 13))
+        assert np.asarray(sheet)[4:17].max() > 200
     assert "upper bounds of robustness" in (own.out / "report.md").read_text()
 
 
