@@ -43,7 +43,7 @@ class GeodaConfig(LabelConfig):
             of. `Choice:` a half; the authors' third is for ImageNet's size.
         estimates: of the normal, one an iteration. `Choice:` 8; the authors' follow from the
             budget and are few, too.
-        ratio: lambda, of the queries of one estimate to the next: those of the t-th are as
+        ratio: of the queries of one estimate to the next: those of the t-th are as
             `ratio ** (-2 t / 3)`.
         radius: distance of the probes over the point's distance from its clean image.
         tolerance: width at which bisection ends, over the same distance.
@@ -65,10 +65,11 @@ class Geoda(LabelAgent):
     is left as probes, and one query and a bisection on the ray along the normal (its signs in
     linf). `Choice:` a ray that is no shorter than the best is dropped, and the next estimate is
     made at the nearest point so far. `Choice:` the mean of the decisions is taken off, as
-    HopSkipJump does.
+    HopSkipJump does. `Choice:` an estimate is of its own probes, where the authors' code adds those
+    of all earlier ones.
 
     Reference: Rahmati, Moosavi-Dezfooli, Frossard & Dai, "GeoDA: A Geometric Framework for
-        Black-box Adversarial Attacks", CVPR 2020, Algorithms 1 and 2, eqs. (8) to (11) and (17).
+        Black-box Adversarial Attacks", CVPR 2020, and the authors' code (thisisalirah/GeoDA).
     """
 
     Config = GeodaConfig
@@ -148,7 +149,8 @@ class Geoda(LabelAgent):
 def queries_of_estimates(iterations: int, ratio: float) -> Tensor:
     """Return the shares of the queries that each estimate of the normal gets, `[iterations]`.
 
-    Reference: Rahmati et al. 2020, eq. (17).
+    Reference: Rahmati et al. 2020, optimal distribution of the queries; the authors' code has the
+        same shares, with .6 as the ratio.
     """
     weights = ratio ** (-2 / 3 * torch.arange(1, iterations + 1, dtype=torch.float64))
     return weights / weights.sum()
@@ -195,7 +197,7 @@ class Surfree(LabelAgent):
     not shaped by the image's own frequencies.
 
     Reference: Maho, Furon & Le Merrer, "SurFree: a fast surrogate-free black-box attack", CVPR
-        2021, Algorithm 1 and eqs. (7) to (10).
+        2021; constants: the authors' code.
     """
 
     Config = SurfreeConfig
@@ -273,7 +275,7 @@ def turned(clean: Tensor, points: Tensor, across: Tensor, angle: Tensor) -> Tens
         across: `[m, *instance]` of length 1, at right angles to the way between the two.
         angle: `[m]` in radians; 0 is the point, a right angle the clean image.
 
-    Reference: Maho et al. 2021, eq. (9) with alpha = 1 - cos(theta).
+    Reference: Maho et al. 2021, with alpha = 1 - cos(theta).
     """
     home = points - clean
     cosine, sine = (part.to(home.dtype)[:, None, None, None] for part in (angle.cos(), angle.sin()))

@@ -212,7 +212,7 @@ class StealthyHopSkipJump(HopSkipJump):
     searches instead, one bad answer each.
 
     Reference: Debenedetti, Carlini & Tramer, "Evading Black-box Classifiers Without Breaking
-        Eggs", SaTML 2024, section 4.
+        Eggs", SaTML 2024, stealthy attacks.
     """
 
     Config = StealthyHopSkipJumpConfig

@@ -451,7 +451,7 @@ class RayS(LabelAgent):
 def blocks(size: int) -> list[slice]:
     """Return the blocks of RayS over `size` pixels, from all of them down to single ones.
 
-    Reference: Chen & Gu 2020, section 3.2 (hierarchical search).
+    Reference: Chen & Gu 2020, hierarchical search.
     """
     found: list[slice] = []
     parts = 1

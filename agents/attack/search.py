@@ -235,7 +235,7 @@ def descend_to(
         rounds: bad answers to pay; 1 takes the most queries, `log2(1 / tolerance)` as many as
             bisection.
 
-    Reference: Debenedetti, Carlini & Tramer 2024, section 4 (line search from the good side,
+    Reference: Debenedetti, Carlini & Tramer 2024 (line search from the good side,
         egg-dropping search).
     """
     high, width = _interval(search, images, points, tolerance)

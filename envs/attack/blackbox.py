@@ -26,7 +26,7 @@ true class in a targeted attack, too. Classes are for an owner whose guard flags
 whatever the image.
 
 Reference: Debenedetti, Carlini & Tramer, "Evading Black-box Classifiers Without Breaking Eggs",
-    SaTML 2024, section 3.
+    SaTML 2024, asymmetric query costs.
 """
 
 TOLERANCE = 1e-6

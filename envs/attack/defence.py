@@ -45,7 +45,7 @@ class Defence:
         amount: standard deviation of the noise, for pixels in [0, 1]; or decimals of probabilities.
 
     Reference: Qin, Fan, Yuan, Cheng & Zhu, "Random Noise Defense Against Query-Based Black-Box
-        Attacks", NeurIPS 2021, equation 2.
+        Attacks", NeurIPS 2021.
     """
 
     kind: Literal["none", "noise", "round", "detect"] = "none"
@@ -140,7 +140,9 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 def window(instance: tuple[int, ...]) -> int:
     """Return the values of a window: 20 on small coloured images, as the authors use on CIFAR-10.
 
-    50 on grey ones, as on MNIST, and on large ones, as on ImageNet; less on tiny images.
+    50 on large ones, as others use on ImageNet (Feng et al., "Stateful Defenses for Machine
+    Learning Models Are Not Yet Secure Against Black-box Attacks", CCS 2023, code). `Choice:` 50 on
+    grey ones, too, whose backgrounds make short windows alike; less on tiny images.
     """
     usual = 20 if instance[0] > 1 and instance[1] <= 64 else 50
     return min(usual, math.prod(instance))
@@ -156,11 +158,12 @@ class Blacklight:
 
     `Choice:` a detector remembers the queries of one image, not those of all images, so that a
     trial stays a function of its index. `Choice:` hashes have 64 bits and aren't cryptographic:
-    the attacker has no hash, and SHA-256 would cost more than the network. The salt is constant.
+    the attacker has no hash, and SHA-256 would cost more than the network. The salt is constant,
+    as in the authors' code.
 
     Reference: Li, Shan, Wenger, Zhang, Zheng & Zhao, "Blacklight: Scalable Defense for Neural
-        Networks against Query-Based Black-Box Attacks", USENIX Security 2022, section 4, with
-        quantisation, window, step and fingerprint of the authors' code.
+        Networks against Query-Based Black-Box Attacks", USENIX Security 2022, with quantisation,
+        step, fingerprint and threshold of the authors' code (Huiying-Li/blacklight).
     """
 
     def __init__(self, images: int, instance: tuple[int, ...]) -> None:

@@ -210,10 +210,12 @@ class DirichletSampler(ClassSampler):
 
     The shares of a task's classes are drawn from a symmetric Dirichlet distribution, and its query
     rows follow them: `way * query` in all, as many in every task. `Choice:` counts are the shares
-    rounded by largest remainders, where the authors draw again until their rounding fits.
+    rounded by largest remainders, where the authors round to the nearest number and then the other
+    way where the remainder is nearest to a half. `Choice:` queries are never support instances,
+    which they may be in the authors' code.
 
-    Reference: Veilleux et al. 2021, "Realistic evaluation of transductive few-shot learning",
-    section 3.
+    Reference: Veilleux et al. 2021, "Realistic evaluation of transductive few-shot learning", and
+    the sampler of the authors' code.
     """
 
     def __init__(
