@@ -128,8 +128,8 @@ MUTANTS = (
     Mutant(
         "a-lucky-draw-is-a-success",
         BLACKBOX,
-        "found = found[sure]",
-        "found = found[sure | True]",
+        "found, given = found[sure], given[sure]",
+        "found, given = found[sure | True], given[sure | True]",
         (T_DEFENCE,),
     ),
     Mutant(
@@ -464,6 +464,20 @@ MUTANTS = (
         "float((whole**2).sum()) - squares / self.n)",
         "float((whole**2).sum()))",
         ("tests/test_class_effects.py",),
+    ),
+    Mutant(
+        "classes-weigh-evenly",
+        "lazybench/class_effects.py",
+        "even if design.weights is None else np.asarray(design.weights)[held]",
+        "even",
+        ("tests/test_class_effects.py",),
+    ),
+    Mutant(
+        "classes-of-another-concentration",
+        "lazybench/boards/group.py",
+        "kwargs={**spec.kwargs, **chosen}",
+        "kwargs={**spec.kwargs}",
+        ("tests/boards/test_columns.py",),
     ),
     Mutant(
         "mixed-images-keep-one-label",
