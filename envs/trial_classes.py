@@ -3,8 +3,8 @@
 The draw of a few-shot trial's classes is a function of the environment's settings, the trial's
 index and the number of classes in the split. The last is known by the data's fingerprint, so that
 records of before are served, too, and boards need no data. For unevenly spread queries and tasks of
-any number of ways, so are the weights of the classes. The test images of a long tail lie class after
-class, all as many.
+any number of ways, so are the weights of the classes. The test images of a long tail lie class
+after class, all as many.
 """
 
 from __future__ import annotations
