@@ -14,6 +14,7 @@ from lazybench.records.schema import Record
 from lazybench.tables import csv_table
 
 NO_RUN = "no finished run"
+ONLY_PARTS = f"{NO_RUN} of all trials at a budget above smoke; run it again without --limit"
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,13 @@ def _row(
     test: Sequence[str],
     evaluate: Evaluate,
 ) -> list[MatrixCell]:
-    own = [r for r in whole_runs(records) if (r.env.id, r.budget) == (home, wanted.budget)]
+    here = [r for r in records if (r.env.id, r.budget) == (home, wanted.budget)]
+    own = whole_runs(here)
     found = newest(groups(own), wanted.agent, wanted.settings, wanted.batch_norm)
     if found is None or not found.scored:
-        return [MatrixCell(home, each, reason=NO_RUN) for each in test]
+        parts = any(r.agent.id == wanted.agent and r.trained_on is None for r in here)
+        reason = ONLY_PARTS if parts and not own else NO_RUN
+        return [MatrixCell(home, each, reason=reason) for each in test]
     return [_cell(records, found, home, each, evaluate) for each in test]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from lazybench.agent import Policy, is_vectorized
 from lazybench.arguments import check_path, check_settings, check_text, check_whole, need_folder
@@ -138,7 +139,7 @@ def transfer(request: TransferRequest, *, watch: Callback = SILENT) -> TransferR
     env = open_env(spec, spec.rows(trials), request.split, device)
     # On train, the trials of stream 0 are the training tasks of the first seed.
     env.reset(seed=_FRESH_STREAM if request.split == "train" else 0)
-    policy = agent.instance.policy(to_device(moved(agent, copied(state), env.task), device))
+    policy = policy_elsewhere(agent, copied(state), env.task, home, device)
     if request.split == "train":
         policy = _without_answers(policy)
     seed = int(run.identity["seed"])
@@ -194,7 +195,8 @@ def load_policy(
 
     Args:
         run: the first digits of its key, its folder, or its record.
-        env: environment with tasks of another shape; None for the run's own environment.
+        env: environment with tasks of another shape, as `policy_elsewhere` takes them; None for
+            the run's own environment.
         step: `best`, `last` or the number of updates of a stored checkpoint.
         settings: evaluation settings (`batch_norm`, …) that replace the run's.
         device: device of the computations.
@@ -213,9 +215,11 @@ def load_policy(
     home = resolve_env(found.identity["env"])[0]
     agent = _evaluated_agent(found, home, overrides)
     state, _ = found.state(step)
-    if env is not None:
-        state = moved(agent, state, open_env(resolve_env(env)[0], 1, "test").task)
-    return agent.instance.policy(to_device(state, check_device(device)))
+    on = check_device(device)
+    if env is None:
+        return agent.instance.policy(to_device(state, on))
+    task = open_env(resolve_env(env)[0], 1, "test").task
+    return policy_elsewhere(agent, state, task, home, on)
 
 
 _FRESH_STREAM = 2**31 - 1
@@ -284,7 +288,73 @@ def check_code(agent: ResolvedAgent, version: int, source: str | None) -> None:
         )
 
 
-def moved(agent: ResolvedAgent, state: Any, task: TaskShape) -> Any:
+def policy_elsewhere(
+    agent: ResolvedAgent, state: Any, task: TaskShape, home: EnvSpec, device: str
+) -> Policy:
+    """Return the policy of a trained state for tasks of another shape.
+
+    `Choice:` where the agent can't take images of another size or number of channels, it sees them
+    in the shape that it was trained on: resized (bilinear, antialiased), grey ones as three equal
+    channels, coloured ones as their luminance.
+
+    Args:
+        agent: the agent.
+        state: its trained state.
+        task: shape of the tasks to answer.
+        home: environment of its training.
+        device: device of the computations.
+
+    Raises:
+        UsageError: the agent can't play them.
+        DataUnavailable: images are of another shape, and the data of `home` aren't installed.
+    """
+    try:
+        return agent.instance.policy(to_device(_moved(agent, state, task), device))
+    except UsageError:
+        if not agent.instance.can_transfer() or not _are_images(task):
+            raise
+        own = open_env(home, 1, "test").task
+        if not _are_images(own) or own.instance == task.instance:
+            raise
+    shown = _moved(agent, state, replace(task, instance=own.instance))
+    return _seeing(agent.instance.policy(to_device(shown, device)), own.instance)
+
+
+def _are_images(task: TaskShape) -> bool:
+    return task.dtype == "uint8" and len(task.instance) == 3 and task.instance[0] in (1, 3)
+
+
+def _seeing(policy: Policy, instance: tuple[int, ...]) -> Policy:
+    """A policy that sees images `[..., channels, height, width]` in the shape of `instance`."""
+
+    def answer(observation: Any, memory: Any = None) -> tuple[Any, Any]:
+        shown = {name: in_shape(observation[name], instance) for name in ("support_x", "query_x")}
+        return policy({**observation, **shown}, memory)
+
+    answer.vectorized = is_vectorized(policy)  # type: ignore[attr-defined]
+    return answer
+
+
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+
+def in_shape(images: torch.Tensor, instance: tuple[int, ...]) -> torch.Tensor:
+    """Return uint8 images `[..., channels, height, width]` in another shape.
+
+    Args:
+        images: grey or coloured ones.
+        instance: channels, 1 or 3, height and width.
+    """
+    x = images.reshape(-1, *images.shape[-3:]).float()
+    if x.shape[1] > instance[0]:
+        x = (x * x.new_tensor(_LUMINANCE)[:, None, None]).sum(1, keepdim=True)
+    if x.shape[2:] != instance[1:]:
+        x = F.interpolate(x, instance[1:], mode="bilinear", antialias=True, align_corners=False)
+    x = x.expand(-1, instance[0], -1, -1).round().clamp(0, 255)
+    return x.to(images.dtype).reshape(*images.shape[:-3], *instance)
+
+
+def _moved(agent: ResolvedAgent, state: Any, task: TaskShape) -> Any:
     """Return a state for tasks of this shape.
 
     Raises:

@@ -20,7 +20,7 @@ from lazybench.runner.run_dir import list_runs, writable
 from lazybench.runner.signals import Signals
 from lazybench.runner.train import Progress, Training, fit, fit_whole
 from lazybench.runner.trained import find_run, read_weights
-from lazybench.runner.transfer import check_backbone, check_code, moved
+from lazybench.runner.transfer import check_backbone, check_code, policy_elsewhere
 from lazybench.specs import EnvSpec
 from lazybench.verify.static_checks import spec_of
 
@@ -159,7 +159,8 @@ def trained_policy(
         counters.append(_check_counters(record, found))
     findings = [*counters, *([_check_state(record, state)] if agent.spec.trains else [])]
     if record.trained_on is not None:
-        state = moved(agent, state, env.task)
+        home = resolve_env(record.trained_on.split()[0])[0]
+        return policy_elsewhere(agent, state, env.task, home, device), findings
     return agent.instance.policy(checkpoint.to_device(state, device)), findings
 
 

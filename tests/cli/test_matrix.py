@@ -67,6 +67,13 @@ def test_text_csv_and_reasons(trained: Any) -> None:
     assert all(float(each["score"]) > 0 and each["seeds"] == "0 1" for each in found)
 
 
+def test_runs_at_smoke_do_not_count(lazybench: Any) -> None:
+    assert lazybench("run", "-a", AGENT, "-e", HERE, "-b", "smoke", "-q").code == 0
+    done = lazybench(*ASKED, "--test", HERE, "-q")
+    assert f"{HERE} on {HERE}: no finished run of all trials at a budget above smoke" in done.out
+    assert f"{THERE} on {HERE}: no finished run\n" in done.out
+
+
 def test_refusals(lazybench: Any) -> None:
     done = lazybench(*ASKED, "--test", HERE, "--csv", "--json")
     assert (done.code, done.err.count("error:")) == (2, 1)

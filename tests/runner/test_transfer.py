@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import lazybench
 from lazybench.errors import UnknownName, UsageError
-from lazybench.runner.transfer import TransferRequest, transfer
+from lazybench.runner.transfer import TransferRequest, in_shape, load_policy, transfer
 
 PLAYERS = Path(__file__).with_name("players.py")
 ENV, OTHER = "sinusoid-5shot", "sinusoid-10shot"
@@ -89,6 +91,32 @@ def test_what_cannot_be_evaluated_is_reported(tmp_path, request_, error, message
     made = play(tmp_path)
     with pytest.raises(error, match=message):
         evaluate(tmp_path, **{"run": made.key12, **request_})
+
+
+def test_images_are_shown_in_the_shape_of_the_training(tmp_path):
+    """A colour is its luminance, a grey three equal channels, and the mean brightness stays."""
+    grey = torch.arange(2 * 3 * 28 * 28).reshape(2, 3, 1, 28, 28).remainder(256).to(torch.uint8)
+    coloured = in_shape(grey, (3, 32, 32))
+    assert (coloured.shape, coloured.dtype) == ((2, 3, 3, 32, 32), torch.uint8)
+    assert (coloured[:, :, 0] == coloured[:, :, 2]).all()
+    flat = torch.full((4, 3, 32, 32), 7, dtype=torch.uint8)
+    flat[:, 1] = 200
+    found = in_shape(flat, (1, 28, 28))
+    assert found.unique().tolist() == [round(0.299 * 7 + 0.587 * 200 + 0.114 * 7)]
+    assert torch.equal(in_shape(grey, (1, 28, 28)), grey)
+
+
+def test_an_agent_sees_images_of_other_data_in_its_own_shape(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAZYBENCH_DATA", str(tmp_path / "data"))
+    x, y = np.random.default_rng(0).integers(0, 256, (800, 3, 9, 9)), np.repeat(range(40), 20)
+    lazybench.import_data(x.astype(np.uint8), y, name="colours")
+    options = {"budget": "smoke", "out": tmp_path / "store", "runs": tmp_path / "runs"}
+    made = lazybench.run("protonet", "glyphs-5way-1shot", settings={"iterations": 1}, **options)
+    moved = evaluate(tmp_path, made.key12, env="colours-5way-1shot", limit=8)
+    assert moved.metric.n == 8
+    policy = load_policy(made.key12, env="colours-5way-1shot", runs=tmp_path / "runs")
+    again = lazybench.evaluate(policy, "colours-5way-1shot", name="moved", limit=8)
+    assert again.metrics["accuracy"].value == moved.metric.value
 
 
 def test_an_agent_without_the_method_is_refused(tmp_path):
