@@ -24,8 +24,12 @@ from lazybench.tables import markdown_table, markdown_text
 
 END = "<!-- lazybench board: end -->"
 NOTE_MARK = "<!-- lazybench note: "
-_BEGIN = re.compile(r"<!-- lazybench (?P<kind>board|note): (?!end )(?P<words>[^\n]*?) -->")
+_BEGIN = re.compile(r"<!-- lazybench (?P<kind>board|note|features): (?!end )(?P<words>[^\n]*?) -->")
 _FORM = "<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->, such as glyphs-20way-5shot small 5"
+_FEATURES_FORM = (
+    "<!-- lazybench features: BACKBONE BUDGET ENV [ENV ...] -->, such as effnet-lite0 small "
+    "cifarfs-5way-1shot"
+)
 _MOST_ROWS = 1_000
 _PAPER = "paper"
 _BLOCKS = [column.block for column in COLUMNS if column.block is not None]
@@ -48,6 +52,9 @@ def filled(text: str, boards: Sequence[Board], notes: Mapping[str, str] | None =
     Further columns are `track`, `F` (gradient-equivalents), `peak_mb`, the name of any
     further metric, and `paper` or `paper:METRIC`, the paper's number for the row. A note from
     `<!-- lazybench note: verdicts -->` to `<!-- lazybench note: end -->` is filled, too.
+    `<!-- lazybench features: BACKBONE BUDGET ENV [ENV ...] -->` to
+    `<!-- lazybench features: end -->` shows the best row of each environment, and the best ones
+    on features of the same data.
 
     Args:
         text: any Markdown; without marks it is returned unchanged.
@@ -74,6 +81,8 @@ def _content(begin: re.Match[str], boards: Sequence[Board], notes: Mapping[str, 
     if begin["kind"] == "board":
         mark = _parsed(begin)
         return _table(_board(mark, boards), mark)
+    if begin["kind"] == "features":
+        return _with_features(begin, boards)
     if begin["words"] not in notes:
         raise UnknownName(
             f"'{begin[0]}' names no note.{nearest(begin['words'], notes)} Notes: {', '.join(notes)}"
@@ -121,6 +130,44 @@ def _table(board: Board, mark: _Mark) -> str:
     more = f" and {left} more" if left > 0 else ""
     summary = f"{board.name}, {board.budget}: {len(rows)} rows{more}, {board.n_records} records."
     return f"\n{table}\n\n{markdown_text(summary)}\n"
+
+
+def _with_features(begin: re.Match[str], boards: Sequence[Board]) -> str:
+    """The best row of each environment, and the best ones on features of its data.
+
+    Raises:
+        UnknownName: no such board.
+        UsageError: the mark isn't of its form, or names several boards.
+    """
+    words = begin["words"].split()
+    if len(words) < 3:
+        raise UsageError(f"'{begin[0]}' isn't of the form {_FEATURES_FORM}")
+    backbone, budget, *envs = words
+    of_features = {
+        board.env.replace(f"@{backbone}-", "-"): board.env
+        for board in boards
+        if f"@{backbone}-" in board.env
+    }
+    lines = []
+    for env in envs:
+        pixels, features = (
+            _board(_Mark(name, budget, 1, ()), boards)
+            for name in (env, of_features.get(env, f"features of {backbone} for {env}"))
+        )
+        alone = [row for row in features.ranked if TRANSDUCTIVE not in row.marks]
+        together = [row for row in features.ranked if TRANSDUCTIVE in row.marks]
+        lines.append([env, *(_best(rows, pixels) for rows in (pixels.ranked, alone, together))])
+    heads = ["accuracy, %", "pixels", f"{backbone} features", "the same, transductive"]
+    table = markdown_table(heads, [[markdown_text(cell) for cell in line] for line in lines])
+    return f"\n{table}\n\nThe best row of each board at {budget}, with its 95 % interval.\n"
+
+
+def _best(rows: Sequence[Row], board: Board) -> str:
+    """The name of the best of some rows, with its score and interval; empty without one."""
+    if not rows:
+        return ""
+    shown = {column.heading: column.text(rows[0], board.unit) for column in _ALWAYS}
+    return f"{rows[0].agent}: {shown['score']} ({shown['95 % interval']})"
 
 
 def _heading(column: Block, board: Board) -> str:

@@ -10,11 +10,14 @@ normalises them as its authors do, and gives features `[n, d]`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import importlib
+import logging
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -64,9 +67,15 @@ class Preparation(NamedTuple):
     mode: str = "bicubic"
 
     @property
+    def edge(self) -> int | None:
+        """The shorter edge before the crop, in pixels, rounded down as timm does."""
+        return None if self.size is None else math.floor(self.size / self.crop + 1e-6)
+
+    @property
     def text(self) -> str:
         """One line that two equal preparations share, for fingerprints."""
-        return f"{self.size} crop {self.crop} mean {self.mean} std {self.std} {self.mode}"
+        crop = str(self.crop) if self.crop == 1 else f"{self.crop} of {self.edge}"
+        return f"{self.size} crop {crop} mean {self.mean} std {self.std} {self.mode}"
 
 
 class Prepared(nn.Module):
@@ -87,11 +96,11 @@ class Prepared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features `[n, d]` of images `[n, 1 or 3, height, width]` in [0, 1]."""
-        size, crop, mean, _, mode = self.preparation
+        size, _, mean, _, mode = self.preparation
         if x.shape[1] == 1 and len(mean) == 3:
             x = x.expand(-1, 3, -1, -1)
-        if size is not None:
-            edge = round(size / crop)
+        edge = self.preparation.edge
+        if size is not None and edge is not None:
             height, width = (max(edge, round(edge * s / min(x.shape[2:]))) for s in x.shape[2:])
             x = F.interpolate(x, (height, width), mode=mode, antialias=True, align_corners=False)
             # Bicubic overshoots what images can be.
@@ -239,56 +248,87 @@ def _made(name: str, size: int | None) -> tuple[Prepared, str]:
         raise UsageError(f"weights on disk are FILE.safetensors, got '{file}' in '{name}'")
     library = _imported(package)
     try:
-        with contained():
-            network, preparation, weights = _LOADERS[package](library, model, size, bool(file))
+        with contained(), _without_logs():
+            network, preparation, weights = _LOADERS[package](library, model, size, file)
     except LazybenchError:
         raise
     except Exception as error:
+        hint = "" if file else f"; weights on disk: {package}:{model}@FILE.safetensors"
         raise DataUnavailable(
-            f"backbone '{name}' can't be loaded by {package}: {describe(error)}; where its weights "
-            f"can't be fetched, give {package}:{model}@FILE.safetensors"
+            f"backbone '{name}' can't be loaded by {package}: {describe(error).rstrip('.')}{hint}"
         ) from error
-    if file:
-        _load_file(network, Path(file), name)
-        weights = UNDECLARED
+    weights = UNDECLARED if file else weights
     return Prepared(network, preparation).float().eval(), weights
+
+
+@contextlib.contextmanager
+def _without_logs() -> Iterator[None]:
+    """Drop what packages log: what matters is in their exceptions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _imported(package: str, module: str = "") -> Any:
     """A package of an extra.
 
     Raises:
-        UsageError: it isn't installed.
+        UsageError: it isn't installed, or can't be imported.
     """
     extra = "features" if module else package.replace("_", "-")
     try:
-        return importlib.import_module(module or package)
+        with _without_logs():
+            return importlib.import_module(module or package)
     except ImportError as error:
         raise UsageError(
             f"backbone '{package}' needs a package that isn't installed ({error}); install it "
             f"with: pip install 'lazybench[{extra}]'"
         ) from error
+    except Exception as error:
+        # As a torchvision that was built for another torch does.
+        raise UsageError(
+            f"package {module or package} can't be imported ({describe(error)}); torch is "
+            f"{torch.__version__}: install builds of {module or package} and torchvision for it"
+        ) from error
 
 
-def _load_file(network: nn.Module, path: Path, name: str) -> None:
+def _load_file(network: nn.Module, file: str, model: str, fit: _Fit | None = None) -> None:
     """Load weights on disk; heads that the network doesn't have are left out.
+
+    Args:
+        network: takes the weights.
+        file: `FILE.safetensors`.
+        model: named in errors.
+        fit: changes the tensors in place, where they are for images of another size.
 
     Raises:
         DataUnavailable: it can't be read.
         UsageError: it isn't of this network.
     """
     try:
-        found = load_tensors(read_file(path, _MOST_WEIGHTS_BYTES))
+        found = load_tensors(read_file(Path(file), _MOST_WEIGHTS_BYTES))
     except (OSError, SafetensorError) as error:
-        raise DataUnavailable(f"{path} can't be read as safetensors ({error})") from error
-    try:
-        missing = network.load_state_dict(found, strict=False).missing_keys
-    except RuntimeError as error:
-        missing = [" ".join(str(error).split())[:200]]
-    if missing:
+        raise DataUnavailable(f"{file} can't be read as safetensors ({error})") from error
+    if fit is not None:
+        fit(found)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    other = [name for name, shape in wanted.items() if shapes.get(name, shape) != shape]
+    if other:
         raise UsageError(
-            f"{path} doesn't fit backbone '{name.partition('@')[0]}': it lacks {missing[0]} and "
-            f"{len(missing) - 1} others; it holds {', '.join(list(found)[:3])}"
+            f"{file} doesn't fit backbone '{model}': {other[0]} is {list(shapes[other[0]])} there, "
+            f"the network has {list(wanted[other[0]])}; if it takes images of one size only, leave "
+            "--size out"
+        )
+    missing = network.load_state_dict(found, strict=False).missing_keys
+    if missing:
+        more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise UsageError(
+            f"{file} doesn't fit backbone '{model}': it lacks {missing[0]}{more}; it holds "
+            f"{', '.join(list(found)[:3])}"
         )
 
 
@@ -332,6 +372,7 @@ def _effnet_lite0(size: int | None) -> Prepared:
 
 
 Loaded = tuple[nn.Module, Preparation, str]
+_Fit = Callable[[dict[str, Tensor]], object]
 
 
 def _need(model: str, package: str, known: list[str]) -> None:
@@ -357,14 +398,20 @@ def _mode(name: str) -> str:
     return "bilinear" if "bilinear" in name else "bicubic"
 
 
-def _timm(library: Any, model: str, size: int | None, local: bool) -> Loaded:
+def _timm(library: Any, model: str, size: int | None, file: str) -> Loaded:
     _need(model.partition(".")[0], "timm", library.list_models())
 
     def create(**more: Any) -> nn.Module:
-        made: nn.Module = library.create_model(model, pretrained=not local, num_classes=0, **more)
+        made: nn.Module = library.create_model(model, pretrained=not file, num_classes=0, **more)
         return made
 
-    network = _of_size(create, "img_size", size)
+    network = create() if file else _of_size(create, "img_size", size)
+    if file:
+        _load_file(network, file, f"timm:{model}")
+        # Transformers have a position for each patch: resized from those of the file.
+        resize: Any = getattr(network, "set_input_size", None)
+        if size is not None and resize is not None:
+            resize(img_size=size)
     config = importlib.import_module("timm.data").resolve_model_data_config(network)
     preparation = Preparation(
         size or int(config["input_size"][-1]),
@@ -377,19 +424,22 @@ def _timm(library: Any, model: str, size: int | None, local: bool) -> Loaded:
     return network, preparation, trained_on(str(facts.get("tag") or model.partition(".")[2]))
 
 
-def _torchvision(library: Any, model: str, size: int | None, local: bool) -> Loaded:
+def _torchvision(library: Any, model: str, size: int | None, file: str) -> Loaded:
     models = importlib.import_module("torchvision.models")
-    _need(model, "torchvision", models.list_models())
+    # Classifiers, not detectors and segmenters.
+    _need(model, "torchvision", models.list_models(module=models))
     weights = models.get_model_weights(model).DEFAULT
 
     def create(**more: Any) -> nn.Module:
-        made: nn.Module = models.get_model(model, weights=None if local else weights, **more)
+        made: nn.Module = models.get_model(model, weights=None if file else weights, **more)
         return made
 
     network = _of_size(create, "image_size", size)
     for head in ("fc", "classifier", "heads", "head"):
         if head in dict(network.named_children()):
             setattr(network, head, nn.Identity())
+    if file:
+        _load_file(network, file, f"torchvision:{model}")
     given = weights.transforms()
     edge = int(given.crop_size[0])
     preparation = Preparation(
@@ -414,17 +464,21 @@ class _Tower(nn.Module):
         return out
 
 
-def _open_clip(library: Any, model: str, size: int | None, local: bool) -> Loaded:
+def _open_clip(library: Any, model: str, size: int | None, file: str) -> Loaded:
     name, _, tag = model.partition("/")
     _need(name, "open_clip", library.list_models())
     tags = library.list_pretrained_tags_by_model(name)
-    if not local and tag not in tags:
+    if not file and tag not in tags:
         raise UsageError(
             f"open_clip has no weights '{tag}' of {name}.{nearest(tag, tags)} Give "
             f"open_clip:{name}/TAG, TAG one of: {', '.join(tags) or 'none'}"
         )
     more = {} if size is None else {"force_image_size": size}
-    whole = library.create_model(name, pretrained=None if local else tag, **more)
+    whole = library.create_model(name, pretrained=None if file else tag, **more)
+    tower = _Tower(whole)
+    if file:
+        resize = importlib.import_module("open_clip.model").resize_pos_embed
+        _load_file(tower, file, f"open_clip:{name}", lambda found: resize(found, whole))
     config = library.get_model_preprocess_cfg(whole)
     edge = config["size"]
     preparation = Preparation(
@@ -434,16 +488,18 @@ def _open_clip(library: Any, model: str, size: int | None, local: bool) -> Loade
         tuple(map(float, config["std"])),
         _mode(config["interpolation"]),
     )
-    return _Tower(whole), preparation, trained_on(tag)
+    return tower, preparation, trained_on(tag)
 
 
-_LOADERS: Mapping[str, Callable[[Any, str, int | None, bool], Loaded]] = {
+_LOADERS: Mapping[str, Callable[[Any, str, int | None, str], Loaded]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "open_clip": _open_clip,
 }
-_LISTS = {"timm": "list_models()", "torchvision": "models.list_models()"} | {
-    "open_clip": "list_models()"
+_LISTS = {
+    "timm": "list_models()",
+    "torchvision": "models.list_models(module=torchvision.models)",
+    "open_clip": "list_models()",
 }
 
 _TAGS = (

@@ -36,7 +36,8 @@ _RULE = (
     "tails: `cross_entropy`; attacks: `coordinate`, the untrained attacker and a map of zeros). "
     "Without a row of each baseline there is no verdict.",
     f"**Control.** The control is within {COMPETENT:g} points of its reported number or, where "
-    f"there is none, of itself at {LONGER:g} times the training.",
+    f"there is none, of itself at {LONGER:g} times the training; a control without a parameter to "
+    "train is the same at any length.",
     f"**Levelled off.** Both sides have at least {VALIDATIONS} validations and gain at most "
     f"{RISE:g} point over the last half of training. With twice or half the training the verdict "
     "is the same, and the longer runs have at least half the difference. A learning rate that "

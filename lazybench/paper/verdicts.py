@@ -134,8 +134,9 @@ def _test_images(group: Group) -> int | None:
 def control(result: ContrastResult, evidence: Evidence) -> str | None:
     """Point 2: the control is within 5 points of its reported number.
 
-    Where there is none, of itself at four times the training. `Choice:` where a claim says that the
-    control fails on some tasks, this is checked on the ordinary ones.
+    Where there is none, of itself at four times the training; a control without a parameter to
+    train is the same at any length. `Choice:` where a claim says that the control fails on some
+    tasks, this is checked on the ordinary ones.
     """
     contrast = result.contrast
     for pair in result.pairs:
@@ -178,6 +179,8 @@ def _incompetent(
             if abs(ours - paper) <= COMPETENT:
                 return None
             return f"{name} has {ours:.1f} on {board.place}, the paper reports {paper:.1f}"
+    if _has_no_parameters(group):
+        return None
     base = effort(group)
     for row in _other_lengths(side, reading, board, evidence):
         more = effort(row)

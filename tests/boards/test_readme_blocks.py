@@ -104,3 +104,37 @@ def test_a_note_is_filled(boards: list[Any]) -> None:
         filled(f"<!-- lazybench note: verdict -->\n{end}", boards, notes)
     with pytest.raises(UsageError, match=f"isn't closed; put {end}"):
         filled(f"{mark}\n{END}", boards)
+
+
+FEATURES = "<!-- lazybench features: net small glyphs-5way-1shot -->"
+FEATURES_END = "<!-- lazybench features: end -->"
+
+
+def test_a_line_has_pixels_and_features(make_run: Any) -> None:
+    of_net = {"env__id": "glyphs@net-5way-1shot", "data__name": "glyphs@net"}
+    of_other = {"env__id": "glyphs@net-64px-5way-1shot", "data__name": "glyphs@net-64px"}
+    found = build(
+        [
+            make_run("worst"),
+            make_run("best", 0.1),
+            make_run("alone", 0.2, **of_net),
+            make_run("last", **of_net),
+            make_run("together", 0.25, diagnostics={"transductive": True}, **of_net),
+            make_run("larger", 0.3, **of_other),
+        ]
+    )
+    text = filled(f"before\n{FEATURES}\nold\n{FEATURES_END}\nafter\n", found)
+    (line,) = [each for each in text.splitlines() if each.startswith("| glyphs-5way-1shot")]
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[0] == "glyphs-5way-1shot"
+    assert [cell.partition(":")[0] for cell in cells[1:]] == ["best", "alone", "together"]
+    best = next(row for row in found[0].ranked if row.agent == "best")
+    assert best.score is not None
+    assert f"best: {best.score:.1f} (" in cells[1]
+    assert "old" not in text
+    assert text.endswith(f"{FEATURES_END}\nafter\n")
+    assert filled(text, found) == text
+    with pytest.raises(UnknownName, match="features of other for glyphs-5way-1shot"):
+        filled(f"{FEATURES.replace('net', 'other')}\n{FEATURES_END}", found)
+    with pytest.raises(UsageError, match="BACKBONE BUDGET ENV"):
+        filled(f"<!-- lazybench features: net small -->\n{FEATURES_END}", found)

@@ -1,7 +1,8 @@
 """Backbones by name: what their packages are asked for, and what is made of it.
 
 Small modules stand in for timm, torchvision and open_clip, with the names and arguments that these
-have; EfficientNet-Lite0 itself is tested where it is installed.
+have (`test_installed_backbones` asks the packages themselves); EfficientNet-Lite0 itself is tested
+where it is installed.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def torchvision_like() -> dict[str, Any]:
         return Body()
 
     vars(models).update(
-        list_models=lambda: ["resnet18"],
+        list_models=lambda module: ["resnet18"],
         get_model=get_model,
         get_model_weights=lambda name: SimpleNamespace(DEFAULT=Weights()),
     )
@@ -185,6 +186,10 @@ def test_weights_on_disk_are_taken(tmp_path: Path) -> None:
     save_file({"other": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(UsageError, match=r"doesn't fit .* it lacks conv\.weight"):
         load_pretrained(f"timm:resnet18@{tmp_path}/x.safetensors", (3, 8, 8))
+    larger = body.state_dict() | {"conv.weight": torch.zeros(4, 3, 5, 5)}
+    save_file(larger, tmp_path / "z.safetensors")
+    with pytest.raises(UsageError, match=r"conv\.weight is \[4, 3, 5, 5\] there.* \[4, 3, 3, 3\]"):
+        load_pretrained(f"timm:resnet18@{tmp_path}/z.safetensors", (3, 8, 8))
     (tmp_path / "y.safetensors").write_bytes(b"no")
     with pytest.raises(DataUnavailable, match="can't be read as safetensors"):
         load_pretrained(f"timm:resnet18@{tmp_path}/y.safetensors", (3, 8, 8))
@@ -227,6 +232,16 @@ def test_what_fails_in_a_package_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(sys.modules["timm"], "create_model", fails)
     with pytest.raises(DataUnavailable, match=r"no network; .* timm:resnet18@FILE\.safetensors"):
+        load_pretrained("timm:resnet18", (3, 8, 8))
+
+
+def test_a_package_that_breaks_at_import_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "timm.py").write_text("raise RuntimeError('operator nms does not exist')")
+    monkeypatch.delitem(sys.modules, "timm")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UsageError, match=r"timm can't be imported .*nms does not exist.* torch is"):
         load_pretrained("timm:resnet18", (3, 8, 8))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -435,6 +436,20 @@ def test_a_verdict_across_boards_needs_the_same_points(
     records += _baselines(make_run, **features)
     (found,) = verdicts([CROSSING], _evidence(records, searches=searches))
     assert found.text.startswith(message)
+
+
+def test_a_control_without_a_parameter_is_the_same_at_any_length(make_run: Any) -> None:
+    features = {"env__id": "glyphs@net-5way-1shot", "data__name": "glyphs@net"}
+    claim = replace(
+        CROSSING, contrasts=(Contrast(Side("a"), Side("b", features="net"), "above", (ENV,)),)
+    )
+    for parameters, message in ((0, "confirmed"), (9, "neither a reported number")):
+        network = {"name": "linear", "parameters": parameters, "batch_norm": False}
+        sides = _side(make_run, "a", 0.2) + _side(make_run, "b", 0.1, network=network, **features)
+        records = sides + _baselines(make_run) + _baselines(make_run, **features)
+        searches = (*SEARCHES, _search("b", env=features["env__id"]))
+        (found,) = verdicts([claim], _evidence(records, searches=searches))
+        assert message in found.text
 
 
 @pytest.mark.parametrize(

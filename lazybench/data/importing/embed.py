@@ -325,10 +325,16 @@ def _meta(name: str, data: str, source: _Source, network: Pretrained, width: int
         splits={split: planned(source.files[split]) for split in SPLITS if split in source.files},
         fingerprint=hashlib.sha256("\n".join(identity).encode()).hexdigest(),
         prep=f"embedded-{_VERSION}",
-        source=f"features of {network.name} ({network.weights}); {source.source}",
+        source=f"features of {_without_folder(network.name)} ({network.weights}); {source.source}",
         licence=source.spec.licence,
         embedding=embedding,
     )
+
+
+def _without_folder(backbone: str) -> str:
+    """A backbone's name in records: of a file, not where it lies."""
+    name, at, file = backbone.partition("@")
+    return name + at + Path(file).name
 
 
 def _bytes(meta: Meta | None, file: str) -> int:
