@@ -26,8 +26,7 @@ if TYPE_CHECKING:
         register_env,
         run,
     )
-    from lazybench.boards.frames import Records
-    from lazybench.boards.views import BoardView, ComparisonView
+    from lazybench.boards.views import BoardView, ComparisonView, Records
     from lazybench.check.agent import check_agent
     from lazybench.check.env import check_env
     from lazybench.envs.interop import as_dataset, as_torchmeta, from_torchmeta
@@ -48,7 +47,7 @@ _HOMES = {
     "Plan": "lazybench.agent",
     "Policy": "lazybench.agent",
     "Record": "lazybench.records",
-    "Records": "lazybench.boards.frames",
+    "Records": "lazybench.boards.views",
     "Rng": "lazybench.seeding",
     "Tracker": "lazybench.runner.callbacks",
     "board": "lazybench.api",

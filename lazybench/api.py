@@ -21,11 +21,9 @@ from lazybench.arguments import (
 )
 from lazybench.boards import build
 from lazybench.boards import compare as compare_rows
-from lazybench.boards.frames import Records
-from lazybench.boards.views import BoardView, ComparisonView, select_table
+from lazybench.boards.views import BoardView, ComparisonView, Records, select_table
 from lazybench.cli.progress import interactive, watching
-from lazybench.data.importing.dataset import MapStyle
-from lazybench.data.importing.importer import Imported, ImportRequest
+from lazybench.data.importing.importer import Imported, ImportRequest, MapStyle
 from lazybench.data.importing.importer import import_data as import_request
 from lazybench.errors import UsageError
 from lazybench.records import Record, Store

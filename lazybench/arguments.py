@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,14 @@ from lazybench.errors import OutputUnavailable, UsageError, nearest
 
 LARGEST = 2**63 - 1
 """Largest whole number that a setting takes, and the largest that an array can hold."""
+
+KEY_DIGITS = 6
+"""First digits of a record's key that are enough to name it."""
+
+
+def is_key(text: str) -> bool:
+    """Return whether a text is a record's key, or at least its first six digits."""
+    return re.fullmatch(rf"[0-9a-f]{{{KEY_DIGITS},64}}", text) is not None
 
 
 def check_one_of(name: str, value: Any, allowed: tuple[str | None, ...]) -> None:

@@ -25,8 +25,7 @@ from packaging.specifiers import SpecifierSet
 from lazybench.boards.render import COMMAND
 from lazybench.boards.write import Checked, checked, write
 from lazybench.data.cache import MANIFEST, damage
-from lazybench.data.catalogue import DataStatus, status, verify
-from lazybench.data.folders import CACHE_VARIABLE, cache_root, data_root
+from lazybench.data.folders import CACHE_VARIABLE, DataStatus, cache_root, data_root, status, verify
 from lazybench.data.importing.catalogue import ORIGIN
 from lazybench.errors import LazybenchError, OutputUnavailable, StoreError
 from lazybench.files import MOST_LINES_BYTES, file_digest, read_file, sound_bytes

@@ -13,8 +13,7 @@ from lazybench.agents.fewshot.weights import network_description, overlay
 from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.learner import State, shrunk
 from lazybench.agents.longtail.losses import Head, effective_number, head_of, log_priors
-from lazybench.agents.longtail.presets import classifier_preset
-from lazybench.agents.longtail.settings import LongTailConfig
+from lazybench.agents.longtail.settings import LongTailConfig, classifier_preset
 from lazybench.errors import UsageError
 from lazybench.nets import Net, Stats
 from lazybench.nets.params import Params

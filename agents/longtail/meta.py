@@ -13,8 +13,7 @@ from lazybench.agent import Observation, Plan
 from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.classifier import Classifying
 from lazybench.agents.longtail.learner import Learner, State
-from lazybench.agents.longtail.presets import meta_preset
-from lazybench.agents.longtail.settings import MetaConfig
+from lazybench.agents.longtail.settings import MetaConfig, meta_preset
 from lazybench.errors import UsageError
 from lazybench.learning import (
     Examples,

@@ -24,8 +24,7 @@ from lazybench.boards.group import (
 from lazybench.boards.rows import Row, failed_row, row_of
 from lazybench.errors import UsageError
 from lazybench.files import canonical_json
-from lazybench.records.fields import Reported
-from lazybench.records.schema import Record
+from lazybench.records.schema import Record, Reported
 from lazybench.stats import Difference, significant_pairs
 
 FEWEST_SEEDS = 3

@@ -16,7 +16,7 @@ from lazybench.boards.build import Board
 from lazybench.boards.class_shift import DISTRIBUTIONS
 from lazybench.boards.group import bounded
 from lazybench.boards.rows import Row, ToTarget
-from lazybench.records.fields import Reported
+from lazybench.records.schema import Reported
 
 CellText = Callable[[Row, str], str]
 """The text of a row's cell; the second argument is the board's unit."""

@@ -41,8 +41,7 @@ from lazybench.boards.columns import (
 from lazybench.boards.plot_data import PlotData, plot_data, row_labels
 from lazybench.boards.render import made_by
 from lazybench.boards.rows import Row
-from lazybench.records.fields import Reported
-from lazybench.records.schema import Record
+from lazybench.records.schema import Record, Reported
 from lazybench.records.store import Store
 from lazybench.references import bibliography
 from lazybench.registry import AGENTS, DATASETS, OWN

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from lazybench.arguments import KEY_DIGITS
 from lazybench.boards.build import FEWEST_SEEDS, Board, build, one_table
 from lazybench.boards.columns import number_text
 from lazybench.boards.rows import Row
@@ -26,7 +27,6 @@ from lazybench.tables import (
 )
 
 NOT_MEASURED = "not measured"
-_KEY_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _named(rows: Sequence[Row], name: str) -> list[Row]:
         row
         for row in rows
         if row.agent_id == name
-        or (len(name) >= _KEY_DIGITS and any(key.startswith(name) for key in row.keys))
+        or (len(name) >= KEY_DIGITS and any(key.startswith(name) for key in row.keys))
     ]
 
 

@@ -19,7 +19,7 @@ from lazybench.boards.columns import (
 from lazybench.boards.group import TRANSDUCTIVE
 from lazybench.boards.rows import Row
 from lazybench.errors import UnknownName, UsageError, nearest
-from lazybench.records.fields import Reported
+from lazybench.records.schema import Reported
 from lazybench.tables import markdown_table, markdown_text
 
 END = "<!-- lazybench board: end -->"

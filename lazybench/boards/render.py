@@ -24,7 +24,7 @@ from lazybench.boards.columns import (
 )
 from lazybench.boards.rows import Row
 from lazybench.files import canonical_json
-from lazybench.records.fields import Reported
+from lazybench.records.schema import Reported
 from lazybench.tables import (
     LATEX_NEEDS,
     MADE_BY,

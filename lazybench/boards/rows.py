@@ -25,8 +25,7 @@ from lazybench.boards.group import (
 )
 from lazybench.data.importing.catalogue import overlap
 from lazybench.errors import UnknownName
-from lazybench.records.fields import Cost
-from lazybench.records.schema import Record
+from lazybench.records.schema import Cost, Record
 from lazybench.registry import ENVS
 from lazybench.specs import EnvSpec
 from lazybench.stats import Difference, over_seeds

@@ -29,7 +29,7 @@ from lazybench.boards.render import COMMAND, comment, to_csv, to_json, to_markdo
 from lazybench.errors import StoreError
 from lazybench.files import read_file, refuse_links
 from lazybench.records import RecordList, Store, remove_leftovers, slug, write_bytes
-from lazybench.records.fields import Reported
+from lazybench.records.schema import Reported
 from lazybench.records.store import MOST_RECORD_BYTES, REPORTED
 from lazybench.runtime.locks import alone
 from lazybench.tables import is_made_by, markdown_table, markdown_text

@@ -13,10 +13,8 @@ from lazybench.cli import (
     compare,
     console,
     data,
-    forget,
     leaderboard,
     listing,
-    matrix,
     paper,
     run,
     show,
@@ -27,9 +25,9 @@ from lazybench.cli.command import EXIT_CODES, PLAIN, Command, Group, examples
 
 COMMANDS: tuple[Command | Group, ...] = (
     *(run.run_command, sweep.sweep_command, paper.reproduce_command, sweep.tune_command),
-    *(run.evaluate_command, listing.list_command, show.show_command, forget.forget_command),
+    *(run.evaluate_command, listing.list_command, show.show_command, run.forget_command),
     *(leaderboard.leaderboard_command, compare.compare_command, compare.table_command),
-    *(compare.power_command, matrix.matrix_command),
+    *(compare.power_command, compare.matrix_command),
     *(verify.verify_command, verify.audit_command, verify.trials_command, verify.score_command),
     *(data.DATA, attack.TARGETS, attack.attack_command, show.cite_command),
     *(check.new_command, check.check_command, check.doctor_command, listing.version_command),

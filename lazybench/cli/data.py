@@ -13,8 +13,8 @@ from lazybench.cli.command import Group, command
 from lazybench.errors import DataUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from lazybench.data.catalogue import DataStatus
     from lazybench.data.download import Fetched, Progress
+    from lazybench.data.folders import DataStatus
     from lazybench.data.importing.embed import Embedded
     from lazybench.data.importing.importer import Imported
     from lazybench.runner.callbacks import Callback
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 def list_data(*, json: bool) -> None:
     """Print all data sets, one per line, and the plug-ins that failed to load."""
     from lazybench.cli.listing import show_broken
-    from lazybench.data.catalogue import status
-    from lazybench.data.folders import data_root
+    from lazybench.data.folders import data_root, status
     from lazybench.registry import DATASETS
 
     found = status()
@@ -54,7 +53,7 @@ def list_command(json: options.Json = False) -> None:
 )
 def where_command(name: options.DataName) -> None:
     """Print the folder of a data set, installed or not."""
-    from lazybench.data.catalogue import where
+    from lazybench.data.folders import where
 
     console.line(str(where(name)))
 
@@ -77,7 +76,7 @@ def verify_command(
 
     Without ID, all installed data sets are verified. Exits with 69 if one is damaged.
     """
-    from lazybench.data.catalogue import status, verify
+    from lazybench.data.folders import status, verify
 
     names = [each.name for each in status() if each.installed] if name is None else [name]
     found = [verify(each) for each in names]
@@ -166,7 +165,7 @@ def get_command(
 
 
 def _installed(name: str) -> DataStatus | None:
-    from lazybench.data.catalogue import status
+    from lazybench.data.folders import status
 
     return next((each for each in status() if each.name == name and each.installed), None)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import inspect
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lazybench.arguments import is_key
 from lazybench.cli import console, options
 from lazybench.cli.command import command
 from lazybench.cli.listing import agent_facts, env_facts
@@ -88,7 +88,7 @@ def _record(key: str, root: Path, runs: Path) -> Record:
     from lazybench.registry import ENVS
     from lazybench.runner.run_dir import list_runs
 
-    if not KEY.fullmatch(key):
+    if not is_key(key):
         known = [spec.id for spec in ENVS.specs()]
         raise UnknownName(
             f"unknown name '{key}': neither an environment nor a key (at least 6 hex digits)."
@@ -166,10 +166,6 @@ def cite_command(
         console.line(
             "\n\n".join(f"{top}{work.bibtex}" for top, work in zip(head, works, strict=True))
         )
-
-
-KEY = re.compile(r"[0-9a-f]{6,64}")
-"""A key, whole or abbreviated."""
 
 
 @command(
@@ -255,7 +251,7 @@ def _facts(
         if found.note:
             console.note(found.note)
         return _env(found.spec) if registry is ENVS else _data(found.spec.id)
-    if KEY.fullmatch(name):
+    if is_key(name):
         return _by_key(name, root, runs)
     known = [spec.id for registry in (AGENTS, ENVS, DATASETS) for spec in registry.specs()]
     raise UnknownName(
@@ -370,7 +366,7 @@ def _data(name: str) -> dict[str, Any]:
 
 
 def _data_status(name: str) -> dict[str, Any]:
-    from lazybench.data.catalogue import status
+    from lazybench.data.folders import status
 
     found = next((each for each in status() if each.name == name), None)
     if found is None:

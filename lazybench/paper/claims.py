@@ -10,8 +10,7 @@ from typing import Any, Literal, NamedTuple
 from lazybench.boards.build import FEWEST_SEEDS, tables
 from lazybench.boards.flags import mixed_processors
 from lazybench.boards.group import Group, batch_norm, factor, groups, whole_runs
-from lazybench.records.fields import Reported
-from lazybench.records.schema import Record
+from lazybench.records.schema import Record, Reported
 from lazybench.specs import BUDGETS
 from lazybench.stats import LEVEL, Difference, Estimate
 

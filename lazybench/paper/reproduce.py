@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from lazybench.boards.group import TRANSDUCTIVE, Group, batch_norm, end_of, groups, newest
 from lazybench.errors import UnknownName, nearest
-from lazybench.records.fields import Reported
-from lazybench.records.schema import Record
+from lazybench.records.schema import Record, Reported
 from lazybench.stats import over_seeds
 from lazybench.sweep.suite import SuiteCell
 

@@ -38,7 +38,7 @@ from lazybench.paper.claims import (
     training,
 )
 from lazybench.paper.searches import Search, searches_of
-from lazybench.records.fields import Reported
+from lazybench.records.schema import Reported
 from lazybench.stats import LEVEL, Difference, adjusted, random_effects
 
 COMPETENT = 5.0

@@ -11,7 +11,8 @@ from lazybench.files import (
     write_bytes,
     write_json,
 )
-from lazybench.records.fields import (
+from lazybench.records.schema import (
+    KEY_FIELDS,
     AgentFacts,
     Checkpoint,
     Code,
@@ -21,10 +22,11 @@ from lazybench.records.fields import (
     Machine,
     Metric,
     NetworkFacts,
+    Record,
     Reported,
     Tuning,
+    make_key,
 )
-from lazybench.records.schema import KEY_FIELDS, Record, make_key
 from lazybench.records.store import RecordList, Skipped, Store, slug
 from lazybench.records.trials import Packed, Trials
 

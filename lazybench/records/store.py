@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lazybench.arguments import is_key
 from lazybench.errors import LazybenchError, RecordConflict, StoreError, UsageError
 from lazybench.files import canonical_json, read_file, read_stored, refuse_links, write_bytes
-from lazybench.records.fields import Reported
-from lazybench.records.schema import Record, make_key
+from lazybench.records.schema import Record, Reported, make_key
 
 REPORTED = Path(__file__).parent.parent / "reported"
 """Numbers of the lazy paper, shown with the records of any store."""
@@ -150,7 +150,7 @@ class Store:
             UsageError: `key` isn't hexadecimal, is too short, or matches several records.
             StoreError: the file isn't a valid record.
         """
-        if not re.fullmatch(r"[0-9a-f]{6,64}", key):
+        if not is_key(key):
             raise UsageError(
                 f"a key must be 6 to 64 hex digits, got {key!r}; see 'lazybench list runs'"
             )

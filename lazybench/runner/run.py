@@ -40,13 +40,12 @@ from lazybench.records import (
 )
 from lazybench.runner import checkpoint, provenance
 from lazybench.runner.callbacks import SILENT, Both, Callback
-from lazybench.runner.config_file import options_text
 from lazybench.runner.evaluate import Evaluation, combined, evaluate_blocks, open_env
 from lazybench.runner.isolated import IsolatedPolicy, isolated
 from lazybench.runner.record import Outcome, run_record
 from lazybench.runner.request import RunRequest, check_device
 from lazybench.runner.resolve import ResolvedRun, resolve
-from lazybench.runner.run_dir import locked, writable
+from lazybench.runner.run_dir import locked, options_text, writable
 from lazybench.runner.signals import Signals, status_and_reason
 from lazybench.runner.train import Progress, Training, fit, fit_whole
 from lazybench.runtime import distributed

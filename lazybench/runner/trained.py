@@ -12,15 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from lazybench.arguments import KEY_DIGITS
 from lazybench.errors import StoreError, UnknownName, UsageError
 from lazybench.files import read_file
 from lazybench.records import NetworkFacts
 from lazybench.runner import checkpoint
 from lazybench.runner.run_dir import list_runs
 from lazybench.runner.train import Progress
-
-FIRST_DIGITS = 6
-"""Smallest number of digits of a key that can name a run."""
 
 MOST_WEIGHTS_BYTES = 1 << 34
 """Size limit of a file of weights in bytes."""
@@ -97,7 +95,7 @@ def find_run(name: str, runs: Path) -> TrainedRun:
     folder = Path(name)
     if not (folder / "config.json").is_file():
         known = list_runs(runs)
-        fits = [run for run in known if len(name) >= FIRST_DIGITS and run.key12.startswith(name)]
+        fits = [run for run in known if len(name) >= KEY_DIGITS and run.key12.startswith(name)]
         if len(fits) > 1:
             raise UsageError(
                 f"key '{name}' is ambiguous: runs {', '.join(run.key12 for run in fits)}; give "

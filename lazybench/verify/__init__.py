@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from lazybench.findings import Finding
 from lazybench.verify.audit import Audit, audit
-from lazybench.verify.export import Exported, export_trials
 from lazybench.verify.load_policy import StateSource
 from lazybench.verify.static_checks import Verification, find_record
-from lazybench.verify.submit import score
+from lazybench.verify.submit import Exported, export_trials, score
 from lazybench.verify.verify import verify
 
 __all__ = [

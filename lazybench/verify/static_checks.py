@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lazybench.agent import OpenedEnv
+from lazybench.arguments import is_key
 from lazybench.errors import ContractError, StoreError, UnknownName, UsageError
 from lazybench.files import read_file, read_stored
 from lazybench.findings import Finding, refuted
@@ -79,7 +79,6 @@ class Verification:
         return self.verdict in ("reproduced", "consistent")
 
 
-_KEY = re.compile(r"[0-9a-f]{6,64}")
 _KEY12 = 12
 
 
@@ -97,7 +96,7 @@ def find_record(name: str, out: Path) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if _KEY.fullmatch(name):
+    if is_key(name):
         found = sorted(Store(out).root.glob(f"records/*/*/{name[:_KEY12]}*.json"))
         if len(name) > _KEY12:
             found = [each for each in found if f'"key": "{name}'.encode() in read_file(each)]

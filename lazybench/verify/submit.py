@@ -1,9 +1,14 @@
-"""Scores predictions of another framework, and makes a record of them."""
+"""Predictions of other frameworks: official trials as a file, and records of the answers.
+
+Such frameworks don't run Gymnasium environments.
+"""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +16,174 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench.arguments import check_path, check_settings, check_whole
+from lazybench.data.fingerprint import instance_hash
 from lazybench.data.importing.arrays import read_arrays
 from lazybench.errors import ContractError, DataUnavailable, UsageError
-from lazybench.records import Cost, Record, Store
+from lazybench.records import Cost, Record, Store, replace_ours
 from lazybench.runner.callbacks import SILENT, Callback
-from lazybench.runner.evaluate import open_env
+from lazybench.runner.evaluate import env_facts, open_env
 from lazybench.runner.request import chosen_trials, official_trials, resolve_env
 from lazybench.runner.run_dir import writable
 from lazybench.runner.transfer import evaluate
 from lazybench.specs import EnvSpec
-from lazybench.verify.export import need_answers
 from lazybench.verify.rescore import PassReplay, Replay, part_hashes, shaped, test_images
+
+ENDINGS = {".npz": b"about.npy", ".jsonl": b'"protocol": {'}
+"""Endings of files of trials, each with a mark in their first bytes."""
+_MOST_BYTES = 1 << 32
+
+Rows = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file of exported trials.
+
+    Attributes:
+        path: the file.
+        about: environment, data and the shape of the predictions that `score` takes.
+        size: size of the file in bytes.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    size: int
+
+
+def need_answers(spec: EnvSpec) -> None:
+    """Check that an environment's trials can be scored from answers alone.
+
+    Raises:
+        UsageError: they can't.
+    """
+    if spec.family == "attack":
+        raise UsageError(
+            f"{spec.id} is scored by the queries of an attack, and a file of answers can't prove "
+            "how many queries were sent; run the environment instead: lazybench run, "
+            "lazybench.evaluate, or the adapters of docs/attack.md"
+        )
+    if spec.family not in ("fewshot", "longtail"):
+        raise UsageError(
+            f"only trials of few-shot and long-tailed environments can be exported; {spec.id} is "
+            f"of family {spec.family}; use lazybench.evaluate"
+        )
+
+
+def export_trials(
+    env: str,
+    path: Path,
+    *,
+    budget: str = "small",
+    limit: int | None = None,
+    arrays: bool = False,
+    watch: Callback = SILENT,
+) -> Exported:
+    """Write an environment's official trials to a file, without query labels.
+
+    Args:
+        env: id or alias.
+        path: `.npz`, or `.jsonl` with a line of facts and a line for each trial.
+        budget: budget that sets the number of test trials.
+        limit: export only the first `limit` trials.
+        arrays: whether to write the instances as well as their hashes; only for npz.
+        watch: called with the progress.
+
+    Raises:
+        UsageError: an unknown environment, budget or ending, trials that can't be scored from
+            answers, or more bytes than a file should hold.
+        DataUnavailable: the data isn't installed or is damaged.
+        OutputUnavailable: the file can't be written, or exists and isn't an export of trials.
+    """
+    if path.suffix not in ENDINGS:
+        raise UsageError(f"trials are written to {' or '.join(ENDINGS)}, got '{path}'")
+    if arrays and path.suffix != ".npz":
+        raise UsageError(f"--arrays goes with .npz, got '{path}'")
+    spec, note = resolve_env(env)
+    if note:
+        watch.note(note)
+    need_answers(spec)
+    n, _ = chosen_trials(spec, budget, limit)
+    opened = open_env(spec, spec.rows(n), "test")
+    facts = env_facts(spec, opened, n)
+    parts: Rows
+    if spec.vector_target is None:
+        images = test_images(spec)
+        hashes = _as_text(part_hashes(images))
+        parts = {"index": np.arange(len(hashes)), "image_sha256": hashes}
+        if arrays:
+            parts["x"] = np.asarray(images.x[images.rows])
+        shape = [len(hashes)]
+    else:
+        _check_size(opened.task, n if arrays else 0)
+        blocks = list(_blocks(opened, n, arrays, watch))
+        parts = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        shape = [n, opened.task.query_rows, *opened.task.target_shape]
+    about = {
+        "env": spec.id,
+        "version": spec.version,
+        "budget": budget,
+        "protocol": facts["env"]["protocol"],
+        "data": facts["data"],
+        "predictions": shape,
+    }
+    data = _npz(about, parts) if path.suffix == ".npz" else _lines(about, parts)
+    instead = "name another file with --to, or move that one away"
+    written = replace_ours(path, data, mark=ENDINGS[path.suffix], instead=instead)
+    return Exported(written, about, len(data))
+
+
+def _check_size(task: Any, trials: int) -> None:
+    each = int(np.prod(task.instance)) * np.dtype(task.dtype).itemsize
+    size = trials * (task.support_rows + task.query_rows) * each
+    if size > _MOST_BYTES:
+        raise UsageError(
+            f"the arrays of {trials} trials take {size >> 30} GiB; write fewer with --limit, only "
+            "their hashes without --arrays, or open them one by one with lazybench.make_env"
+        )
+
+
+def _blocks(env: Any, trials: int, arrays: bool, watch: Callback) -> Iterator[Rows]:
+    """The trials block by block: index, support labels, hashes, and optionally instances."""
+    rows = env.num_envs
+    watch.stage("trials", trials)
+    for first in range(0, trials, rows):
+        seen, _ = env.reset(options={"trials": np.arange(first, first + rows)})
+        count = min(rows, trials - first)
+        held = {name: part[:count].cpu().numpy() for name, part in seen.items()}
+        found: Rows = {
+            "index": np.arange(first, first + count),
+            "support_y": held["support_y"],
+            **{f"{side}_sha256": _hashed(held[f"{side}_x"]) for side in ("support", "query")},
+        }
+        if arrays:
+            found |= {name: held[name] for name in ("support_x", "query_x")}
+        yield found
+        watch.advance(count, {})
+    watch.finished()
+
+
+def _hashed(x: NDArray[Any]) -> NDArray[np.str_]:
+    """64 hex digits of each instance of `[n, rows, …]`, `[n, rows]`."""
+    return np.stack([_as_text([instance_hash(each) for each in trial]) for trial in x])
+
+
+def _as_text(hashes: list[bytes]) -> NDArray[np.str_]:
+    return np.array([each.hex() for each in hashes])
+
+
+def _npz(about: Mapping[str, Any], parts: Rows) -> bytes:
+    held = io.BytesIO()
+    packed: dict[str, Any] = {"about": np.array(json.dumps(about))}
+    packed |= {k: v.astype("S64") if v.dtype.kind == "U" else v for k, v in parts.items()}
+    np.savez_compressed(held, **packed)
+    return held.getvalue()
+
+
+def _lines(about: Mapping[str, Any], parts: Rows) -> bytes:
+    rows = zip(*(part.tolist() for part in parts.values()), strict=True)
+    lines = [about, *(dict(zip(parts, row, strict=True)) for row in rows)]
+    return "".join(f"{json.dumps(line)}\n" for line in lines).encode("ascii")
+
 
 KEYS = ("predictions", "index", "about")
 _FORM = "save it with numpy.savez(FILE, predictions=array), array [trials, queries]"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazybench.boards.power import Size, Variances, plan
+from lazybench.boards.compare import Size, Variances, plan
 from lazybench.class_effects import ClassEffects, TrialClasses
 from lazybench.errors import UsageError
 from lazybench.stats import paired_difference

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lazybench.paper.reproduce import paper_vs_measured
-from lazybench.records.fields import Reported
+from lazybench.records.schema import Reported
 from lazybench.stats import over_seeds
 
 ENV = "glyphs-5way-1shot"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lazybench.runner.config_file import RunOptions, options_text
 from lazybench.runner.request import ResolvedAgent, RunRequest, read_setting
+from lazybench.runner.run_dir import RunOptions, options_text
 from lazybench.specs import AgentSpec
 
 VALUES: Any = st.recursive(

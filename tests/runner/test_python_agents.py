@@ -17,8 +17,8 @@ import lazybench
 import lazybench.runner.request
 from lazybench import user_code
 from lazybench.errors import LazybenchError, UsageError
-from lazybench.runner.config_file import read_options
 from lazybench.runner.request import RunRequest, make
+from lazybench.runner.run_dir import read_options
 from lazybench.verify import score
 
 ENV = "sinusoid-5shot"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lazybench.agents.longtail.meta import MetaWeightAgent
-from lazybench.agents.longtail.presets import classifier_preset
-from lazybench.agents.longtail.settings import LongTailConfig, MetaConfig
+from lazybench.agents.longtail.settings import LongTailConfig, MetaConfig, classifier_preset
 from lazybench.specs import BUDGETS, EnvSpec
 from lazybench.tasks import LongTailTask
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import lazybench
-from lazybench.data import cache, catalogue
+from lazybench.data import cache, folders
 from lazybench.data.importing import importer, write
 from lazybench.data.importing.catalogue import imported_root, read_meta
 from lazybench.data.importing.importer import Imported, forget
@@ -37,7 +37,7 @@ def test_it_is_listed_like_any_other(tmp_path: Path, own: Any, bring: Bring) -> 
         "mine-5way-1shot", "mine-5way-1shot-noniid",
     }  # fmt: skip
     assert ENVS.resolve("mine-3way-2shot").spec.data == "mine"
-    (status,) = (each for each in catalogue.status() if each.name == "mine")
+    (status,) = (each for each in folders.status() if each.name == "mine")
     assert (status.installed, status.path) == (True, imported_root() / "mine")
     assert status.source.startswith("imported: ")
     import gymnasium
@@ -122,18 +122,18 @@ def test_a_warm_opening_is_quick(tmp_path: Path, own: Any, bring: Bring) -> None
 
 def test_damage_is_seen(tmp_path: Path, own: Any, bring: Bring) -> None:
     bring(own.save(tmp_path / "f.npz"))
-    assert catalogue.verify("mine").verified is True
+    assert folders.verify("mine").verified is True
     array = imported_root() / "mine" / "test.npy"
     data = bytearray(array.read_bytes())
     data[-1] ^= 1
     array.write_bytes(data)
-    found = catalogue.verify("mine")
+    found = folders.verify("mine")
     assert found.verified is False
     assert "test.npy is damaged (its content doesn't match its sha256)" in found.detail
     array.write_bytes(data[:-1])
     with pytest.raises(DataUnavailable, match=r"test\.npy is damaged .*import the data again"):
         lazybench.make_env("mine-2way-1shot")
-    (status,) = (each for each in catalogue.status() if each.name == "mine")
+    (status,) = (each for each in folders.status() if each.name == "mine")
     assert not status.installed
 
 
@@ -182,7 +182,7 @@ def test_what_moves_no_time_is_found_by_verify(
         lambda path, sha256: [cache._identity(path.stat())],
     )
     open_imported("mine")
-    found = catalogue.verify("mine")
+    found = folders.verify("mine")
     assert found.verified is False
     assert "test.npy is damaged (its content doesn't match its sha256)" in found.detail
 

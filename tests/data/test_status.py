@@ -1,4 +1,4 @@
-"""The `data` commands' answers, over data sets of this file that are registered for one test."""
+"""Status of data sets, for the command line, where some are missing, damaged or embedded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lazybench.data import catalogue
+from lazybench.data import folders
 from lazybench.data.folders import data_root
 from lazybench.errors import UnknownName
 from lazybench.registry import DATASETS
@@ -74,7 +74,7 @@ def put(text: str) -> None:
 
 
 def test_status_of_each_kind() -> None:
-    found = {one.name: one for one in catalogue.status()}
+    found = {one.name: one for one in folders.status()}
     assert {name: one.installed for name, one in found.items()} == {
         "t-broken": False,
         "t-folder": False,
@@ -89,7 +89,7 @@ def test_status_of_each_kind() -> None:
     assert "text is missing" in found["t-probed"].detail
     put("a")
     (data_root() / "two").mkdir()
-    later = {one.name: one for one in catalogue.status()}
+    later = {one.name: one for one in folders.status()}
     assert later["t-folder"].path == data_root() / "two"
     probed = later["t-probed"]
     assert probed.installed
@@ -98,29 +98,29 @@ def test_status_of_each_kind() -> None:
 
 
 def test_where_names_the_folder_or_where_it_belongs(tmp_path: Path) -> None:
-    assert catalogue.where("t-probed") == data_root()
+    assert folders.where("t-probed") == data_root()
     put("a")
-    assert catalogue.where("t-probed") == data_root() / "probed"
-    assert catalogue.where("t-inside") == tmp_path
+    assert folders.where("t-probed") == data_root() / "probed"
+    assert folders.where("t-inside") == tmp_path
     with pytest.raises(UnknownName, match="t-probde"):
-        catalogue.where("t-probde")
+        folders.where("t-probde")
 
 
 def test_verify_sees_files_that_changed_after_they_were_prepared() -> None:
     put("a" * 64)
-    whole = catalogue.verify("t-probed")
+    whole = folders.verify("t-probed")
     assert (whole.installed, whole.verified, whole.fingerprint) == (True, True, "a" * 64)
     put("b" * 64)
-    changed = catalogue.verify("t-probed")
+    changed = folders.verify("t-probed")
     assert changed.verified is False
     assert "b" * 64 in changed.detail
     (data_root() / "probed" / "text").unlink()
-    gone = catalogue.verify("t-probed")
+    gone = folders.verify("t-probed")
     assert (gone.installed, gone.verified) == (False, False)
     assert "text is missing" in gone.detail
 
 
 def test_verify_claims_no_more_than_it_did() -> None:
-    assert catalogue.verify("t-plain").verified is None
-    assert catalogue.verify("t-inside").verified is True
-    assert catalogue.verify("t-broken").verified is False
+    assert folders.verify("t-plain").verified is None
+    assert folders.verify("t-inside").verified is True
+    assert folders.verify("t-broken").verified is False
