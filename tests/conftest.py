@@ -1,8 +1,10 @@
-"""What every test runs under: no network but loopback, and one torch thread."""
+"""What every test runs under: no network but loopback, and one torch thread; shared fixtures."""
 
 from __future__ import annotations
 
 import errno
+import functools
+import importlib.util
 import ipaddress
 import os
 import socket
@@ -10,6 +12,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +20,49 @@ import pytest
 # Read when torch or numpy is first imported, here and in subprocesses of the tests.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@functools.cache
+def _script(path: str) -> ModuleType:
+    name = f"script_{Path(path).stem}"
+    spec = importlib.util.spec_from_file_location(name, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up while it is being read.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[[str], ModuleType]:
+    """A function from the path of a script or test below the repository to its module."""
+    return _script
+
+
+@pytest.fixture(scope="session")
+def write_averages() -> Callable[..., str]:
+    """A function that writes `net.py`: a backbone that averages an image over `edge`^2 cells.
+
+    It returns the path with the name of the factory, which is the name of the features.
+    """
+
+    def write(folder: Path, name: str, edge: int, weights: str) -> str:
+        file = folder / "net.py"
+        file.write_text(
+            f"import torch\n\nWEIGHTS = {weights!r}\n\n\n"
+            "class Averages(torch.nn.Module):\n"
+            "    def forward(self, x):\n"
+            f"        return torch.nn.functional.adaptive_avg_pool2d(x, {edge}).flatten(1)\n\n\n"
+            f"def {name}(task):\n    return Averages()\n"
+        )
+        return f"{file}:{name}"
+
+    return write
 
 
 def _is_loopback(family: int, address: Any) -> bool:

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -23,15 +22,9 @@ from lazybench.stats import (
 
 
 @pytest.fixture(scope="module")
-def intervals() -> ModuleType:
+def intervals(script: Callable[[str], ModuleType]) -> ModuleType:
     """The simulation of boards."""
-    place = Path(__file__).resolve().parents[1] / "benchmarks" / "intervals.py"
-    spec = importlib.util.spec_from_file_location("intervals", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("benchmarks/intervals.py")
 
 
 def test_t_interval_agrees_with_scipy() -> None:

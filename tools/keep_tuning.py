@@ -12,12 +12,12 @@ docs/presets.md between the markers is a pure function of these files.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from lazybench.files import read_lines, write_json
+from lazybench.paper.searches import read_kept
 from lazybench.runner.provenance import code
 from lazybench.sweep.tune import read_tuning
 
@@ -101,7 +101,7 @@ def main() -> int:
     options = parser.parse_args()
     for folder in options.folders:
         print(keep(folder, commit=options.commit).relative_to(ROOT))
-    kept = [json.loads(path.read_bytes()) for path in sorted(KEPT.rglob("*.json"))]
+    kept = read_kept(KEPT)
     old = PAGE.read_text("utf-8")
     new = page(old, kept)
     if options.check:

@@ -905,7 +905,13 @@ MUTANTS = (
         "band = tuple(zip(values.mean(0).tolist()",
         (T_CHARTS,),
     ),
-    Mutant("keys-of-five-digits", STORE, r"[0-9a-f]{6,64}", r"[0-9a-f]{5,64}", (T_STORE,)),
+    Mutant(
+        "keys-of-five-digits",
+        "lazybench/arguments.py",
+        r"KEY_DIGITS = 6",
+        r"KEY_DIGITS = 5",
+        (T_STORE,),
+    ),
     Mutant(
         "records-of-any-environment",
         STORE,

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from lazybench import seeding
-from lazybench.agent import Agent, Observation
+from lazybench.agent import Agent, Observation, TaskEnv
 from lazybench.seeding import Rng
 from lazybench.tasks import AttackTask, Queries, Replies, margin
 
@@ -118,7 +118,7 @@ class LockstepAgent(Agent, ABC):
         """Keep the settings."""
         self.config = config
 
-    def init(self, env: Any, rng: Rng) -> State:
+    def init(self, env: TaskEnv, rng: Rng) -> State:
         """Return the state of an untrained attacker: the protocol and the run's seed."""
         return {"task": env.task.fields(), "seed": rng.seed}
 

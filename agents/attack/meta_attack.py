@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lazybench import learning
-from lazybench.agent import Network, Observation, Plan, Policy
+from lazybench.agent import Network, Observation, Plan, Policy, TaskEnv
 from lazybench.agents.attack.differences import coordinate_slopes, placed
 from lazybench.agents.attack.lockstep import Attack, Lockstep, Start, State
 from lazybench.agents.attack.search import (
@@ -372,7 +372,7 @@ class MetaAttackAgent(ScoreAgent):
         """Return the attacker's name and its number of parameters."""
         return self.learner.describe_network(task.maps)
 
-    def init(self, env: Any, rng: Rng) -> State:
+    def init(self, env: TaskEnv, rng: Rng) -> State:
         """Return a fresh attacker, with validation images to compare by where `env` has them.
 
         Raises:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
 
@@ -79,11 +78,6 @@ class Rays(NamedTuple):
         """Put other rays of the same images in the places of some."""
         self.direction[chosen] = other.direction
         self.length[chosen] = other.length
-
-
-Slope = Callable[[Rays, Tensor, int], Asking[tuple[Tensor, Rays]]]
-"""From rays, beta `[m]` and the iteration to the slope of g, `[m, *instance]`, and to the best ray
-that has turned up on the way for each."""
 
 
 def unit(directions: Tensor, norm: Norm) -> Tensor:
@@ -211,37 +205,6 @@ def _improve(search: Decisions, best: Rays, rays: Rays, tolerance: float) -> Ask
     best.put(rays.images, rays._replace(length=length))
 
 
-def descend(
-    search: Decisions, config: RayConfig, slope: Slope, examples: Tensor | None
-) -> Asking[None]:
-    """Descend g from the first rays until the budget is spent or beta is too small.
-
-    An iteration makes the queries of `slope`, then those of a line search. `Choice:` a trial step
-    that isn't adversarial at the length to beat is refused after that one query; the authors' code
-    looks for its length all the same.
-
-    Reference: Cheng et al. 2019, Algorithm 2; Cheng et al. 2020, Algorithm 1.
-    """
-    norm = search.start.task.norm
-    rays, going = yield from first_rays(search, config, examples)
-    alpha = torch.full_like(rays.length, config.alpha)
-    beta = torch.full_like(rays.length, config.beta)
-    for step in count():
-        images = search.among(going & (beta >= config.least_beta))
-        if not len(images):
-            return
-        here = rays.of(images)
-        found, probed = yield from slope(here, beta[images], step)
-        down = found.sign() if norm == "linf" else found
-        width = beta[images] * config.tolerance
-        best, alpha[images] = yield from _line(search, config, here, down, alpha[images], width)
-        better = probed.length < best.length
-        best.put(better, probed.of(better))
-        rays.put(images, best)
-        spent = images[alpha[images] < config.least_alpha]
-        alpha[spent], beta[spent] = 1.0, beta[spent] * 0.1
-
-
 def _line(
     search: Decisions, config: RayConfig, here: Rays, slope: Tensor, alpha: Tensor, width: Tensor
 ) -> Asking[tuple[Rays, Tensor]]:
@@ -282,6 +245,57 @@ def _line(
     return best, alpha
 
 
+class RayDescent(LabelAgent):
+    """Base of the attacks that descend g, the length of a ray, by a slope that each estimates.
+
+    Reference: Cheng et al. 2019, Algorithm 2; Cheng et al. 2020, Algorithm 1.
+    """
+
+    config: RayConfig
+
+    def slope(
+        self, search: Decisions, here: Rays, beta: Tensor, step: int
+    ) -> Asking[tuple[Tensor, Rays]]:
+        """Estimate the slope of g by queries; return it and the best rays that were probed.
+
+        Args:
+            search: the attacked images.
+            here: the present rays of m of them.
+            beta: `[m]`, how far to probe.
+            step: number of the iteration.
+
+        Returns:
+            The slope `[m, *instance]`, and a ray of each image.
+        """
+        raise NotImplementedError
+
+    def attack(self, start: Start, state: State) -> Attack:
+        """Descend g from the first rays until the budget is spent or beta is too small.
+
+        An iteration makes the queries of `slope`, then those of a line search. `Choice:` a trial
+        step that isn't adversarial at the length to beat is refused after that one query; the
+        authors' code looks for its length all the same.
+        """
+        config, search = self.config, Decisions(start)
+        rays, going = yield from first_rays(search, config, state.get("examples"))
+        alpha = torch.full_like(rays.length, config.alpha)
+        beta = torch.full_like(rays.length, config.beta)
+        for step in count():
+            images = search.among(going & (beta >= config.least_beta))
+            if not len(images):
+                return
+            here = rays.of(images)
+            slope, probed = yield from self.slope(search, here, beta[images], step)
+            down = slope.sign() if start.task.norm == "linf" else slope
+            width = beta[images] * config.tolerance
+            best, alpha[images] = yield from _line(search, config, here, down, alpha[images], width)
+            better = probed.length < best.length
+            best.put(better, probed.of(better))
+            rays.put(images, best)
+            spent = images[alpha[images] < config.least_alpha]
+            alpha[spent], beta[spent] = 1.0, beta[spent] * 0.1
+
+
 class OptAttackConfig(RayConfig):
     """Settings of the OPT attack; the defaults are the authors'.
 
@@ -294,7 +308,7 @@ class OptAttackConfig(RayConfig):
     probes: int = Field(10, ge=1)
 
 
-class OptAttack(LabelAgent):
+class OptAttack(RayDescent):
     """Attack by decisions: a value of g costs a line of queries, a gradient `probes` of them.
 
     Queries per image: its first ray (`rays.first_rays`); in each iteration `probes` searches of
@@ -310,26 +324,23 @@ class OptAttack(LabelAgent):
     Config = OptAttackConfig
     config: OptAttackConfig
 
-    def attack(self, start: Start, state: State) -> Attack:
-        """Find a ray and descend its length until the budget is spent."""
-        config, norm = self.config, start.task.norm
-        search = Decisions(start)
-
-        def slope(here: Rays, beta: Tensor, step: int) -> Asking[tuple[Tensor, Rays]]:
-            q, m = config.probes, len(here.images)
-            each = Rays(*(part.repeat_interleave(q, 0) for part in here))
-            number = torch.arange(q).repeat(m)
-            u = unit(start.normal("probe", each.images, step * q + number), norm)
-            width = beta.repeat_interleave(q)
-            moved = unit(each.direction + _wide(width, u) * u, norm)
-            rays = each._replace(direction=moved)
-            length = yield from local(search, rays, width * config.tolerance, longer=True)
-            change = torch.where(torch.isinf(length), 0.0, (length - each.length) / width)
-            found = (_wide(change, u) * u).view(m, q, *u.shape[1:]).mean(1)
-            best = length.view(m, q).argmin(1) + q * torch.arange(m, device=length.device)
-            return found, rays._replace(length=length).of(best)
-
-        return descend(search, config, slope, state.get("examples"))
+    def slope(
+        self, search: Decisions, here: Rays, beta: Tensor, step: int
+    ) -> Asking[tuple[Tensor, Rays]]:
+        """Return the mean finite difference along `probes` directions, and the shortest ray."""
+        config, start, norm = self.config, search.start, search.start.task.norm
+        q, m = config.probes, len(here.images)
+        each = Rays(*(part.repeat_interleave(q, 0) for part in here))
+        number = torch.arange(q).repeat(m)
+        u = unit(start.normal("probe", each.images, step * q + number), norm)
+        width = beta.repeat_interleave(q)
+        moved = unit(each.direction + _wide(width, u) * u, norm)
+        rays = each._replace(direction=moved)
+        length = yield from local(search, rays, width * config.tolerance, longer=True)
+        change = torch.where(torch.isinf(length), 0.0, (length - each.length) / width)
+        found = (_wide(change, u) * u).view(m, q, *u.shape[1:]).mean(1)
+        best = length.view(m, q).argmin(1) + q * torch.arange(m, device=length.device)
+        return found, rays._replace(length=length).of(best)
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
@@ -349,7 +360,7 @@ class SignOptConfig(RayConfig):
     reserve: int = Field(20, ge=0)
 
 
-class SignOpt(LabelAgent):
+class SignOpt(RayDescent):
     """Attack by decisions: whether a nearby ray is longer or shorter costs one query.
 
     Queries per image: its first ray (`rays.first_rays`); in each iteration `probes`, or what
@@ -364,28 +375,25 @@ class SignOpt(LabelAgent):
     Config = SignOptConfig
     config: SignOptConfig
 
-    def attack(self, start: Start, state: State) -> Attack:
-        """Find a ray and descend its length until the budget is spent."""
-        config, norm = self.config, start.task.norm
-        search = Decisions(start)
-
-        def slope(here: Rays, beta: Tensor, step: int) -> Asking[tuple[Tensor, Rays]]:
-            probes = (search.left[here.images] - config.reserve).clamp(1, config.probes)
-            found = torch.zeros_like(here.direction)
-            for first in range(0, int(probes.max()), PROBES_AT_ONCE):
-                live = search.live[here.images]
-                row, number = ragged((probes - first).clamp(0, PROBES_AT_ONCE) * live)
-                each = here.of(row)
-                draw = (step * config.probes + first + number).cpu()
-                u = unit(start.normal("probe", each.images, draw), norm)
-                width = beta[row].to(u.dtype)[:, None, None, None]
-                rays = each._replace(direction=unit(each.direction + width * u, norm))
-                shorter = yield from ask_at(search, rays, each.length)
-                sign = 1 - 2 * shorter.to(u.dtype)
-                found.index_add_(0, row, sign[:, None, None, None] * u)
-            return found / probes[:, None, None, None], here
-
-        return descend(search, config, slope, state.get("examples"))
+    def slope(
+        self, search: Decisions, here: Rays, beta: Tensor, step: int
+    ) -> Asking[tuple[Tensor, Rays]]:
+        """Return the mean of directions, each with the sign of its change, and the present ray."""
+        config, start, norm = self.config, search.start, search.start.task.norm
+        probes = (search.left[here.images] - config.reserve).clamp(1, config.probes)
+        found = torch.zeros_like(here.direction)
+        for first in range(0, int(probes.max()), PROBES_AT_ONCE):
+            live = search.live[here.images]
+            row, number = ragged((probes - first).clamp(0, PROBES_AT_ONCE) * live)
+            each = here.of(row)
+            draw = (step * config.probes + first + number).cpu()
+            u = unit(start.normal("probe", each.images, draw), norm)
+            width = beta[row].to(u.dtype)[:, None, None, None]
+            rays = each._replace(direction=unit(each.direction + width * u, norm))
+            shorter = yield from ask_at(search, rays, each.length)
+            sign = 1 - 2 * shorter.to(u.dtype)
+            found.index_add_(0, row, sign[:, None, None, None] * u)
+        return found / probes[:, None, None, None], here
 
 
 class RaySConfig(LabelConfig):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lazybench import seeding
+from lazybench.agent import TaskEnv
 from lazybench.agents.attack.lockstep import AttackConfig, LockstepAgent, Start, State
 from lazybench.errors import ContractError, UsageError
 from lazybench.nets.net import scaled
@@ -50,7 +51,7 @@ class LabelAgent(LockstepAgent):
     class, which the environment's `examples()` gives; uniform noise never is of a given class.
     """
 
-    def init(self, env: Any, rng: Rng) -> State:
+    def init(self, env: TaskEnv, rng: Rng) -> State:
         """Return the protocol and the seed; in a targeted attack `examples [classes, …]`, too.
 
         Raises:
@@ -335,7 +336,7 @@ class ScoreAgent(LockstepAgent):
     Config: ClassVar[type[AttackConfig]] = ScoreConfig
     ball_needed: ClassVar[bool] = False
 
-    def init(self, env: Any, rng: Rng) -> State:
+    def init(self, env: TaskEnv, rng: Rng) -> State:
         """Return the protocol and the run's seed.
 
         Raises:

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lazybench.agent import TaskEnv
 from lazybench.agents.attack.lockstep import Attack, AttackConfig, LockstepAgent, Start, State
 from lazybench.agents.attack.search import Asking, Decisions, bisect
 from lazybench.errors import ContractError, UsageError
@@ -70,7 +71,7 @@ class SurrogatePrior(LockstepAgent):
     Config = SurrogatePriorConfig
     config: SurrogatePriorConfig
 
-    def init(self, env: Any, rng: Rng) -> State:
+    def init(self, env: TaskEnv, rng: Rng) -> State:
         """Return the protocol, the seed and the white boxes, each its name and parameters.
 
         Raises:

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from lazybench.agent import Agent, Observation
+from lazybench.agent import Agent, Observation, TaskEnv
 from lazybench.seeding import Rng
 from lazybench.tasks import PADDING
 
@@ -29,7 +29,7 @@ class Chance(Agent):
         """Nothing to set."""
         self.config = config
 
-    def init(self, env: Any, rng: Rng) -> dict[str, Any]:
+    def init(self, env: TaskEnv, rng: Rng) -> dict[str, Any]:
         """Return the seed and the kind of targets."""
         task = env.task
         state = {"seed": rng.integer, "way": task.way, "target": task.target}
@@ -76,7 +76,7 @@ class NearestPixel(Agent):
         """Nothing to set."""
         self.config = config
 
-    def init(self, env: Any, rng: Rng) -> dict[str, Any]:
+    def init(self, env: TaskEnv, rng: Rng) -> dict[str, Any]:
         """Return an empty state: nothing is learned."""
         return {}
 

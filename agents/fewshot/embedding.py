@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from lazybench import learning
-from lazybench.agent import Network, Observation, Plan
+from lazybench.agent import Network, Observation, Plan, TaskEnv
 from lazybench.agents.fewshot import heads
 from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed
 from lazybench.agents.fewshot.episode import PerTask, Row, objective, own_shape
@@ -114,7 +114,7 @@ class EmbeddingAgent(Descending):
         # Prototypes of the features themselves (backbone=linear) have nothing to learn.
         return plan if self.describe_network(task).parameters else replace(plan, updates=0)
 
-    def init(self, env: Any, rng: Rng) -> dict[str, Any]:
+    def init(self, env: TaskEnv, rng: Rng) -> dict[str, Any]:
         """Return a fresh embedding and head.
 
         Raises:

@@ -23,7 +23,7 @@ from pydantic import (
 )
 from torch import Tensor
 
-from lazybench.agent import Agent, Network, Observation, Plan
+from lazybench.agent import Agent, Network, Observation, Plan, TaskEnv
 from lazybench.agents.fewshot.descent import BatchNorm, bare, embed
 from lazybench.agents.fewshot.episode import real_rows, select_row
 from lazybench.agents.fewshot.weights import moved, network_description, overlay
@@ -165,7 +165,7 @@ class FeatureAgent(Agent):
         updates = needed if self.config.centre == "train" else 0
         return Plan(updates=updates, meta_batch=_ROWS, select="last")
 
-    def init(self, env: Any, rng: Rng) -> dict[str, Any]:
+    def init(self, env: TaskEnv, rng: Rng) -> dict[str, Any]:
         """Return the frozen network, if any, and an empty mean.
 
         Raises:

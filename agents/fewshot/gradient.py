@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lazybench import learning
-from lazybench.agent import Agent, Network, Observation, Plan
+from lazybench.agent import Agent, Network, Observation, Plan, TaskEnv
 from lazybench.agents.fewshot.episode import Episode, PerTask, Row, adapting, objective, select_row
 from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.agents.fewshot.meta_step import (
@@ -213,7 +213,7 @@ class GradientAgent(Agent):
         net = self.config.network(task)
         return network_description(net, net.init(Rng(0).torch()))
 
-    def init(self, env: Any, rng: Rng) -> State:
+    def init(self, env: TaskEnv, rng: Rng) -> State:
         """Return a fresh meta-model.
 
         Raises:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lazybench import learning
-from lazybench.agent import Network, Observation, Plan
+from lazybench.agent import Network, Observation, Plan, TaskEnv
 from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed
 from lazybench.agents.fewshot.episode import PerTask, Row, own_shape
 from lazybench.agents.fewshot.heads import cosine
@@ -159,7 +159,7 @@ class PretrainedAgent(Descending):
         _need_classes(task)
         return self.config.plan(task, self.images(task), labels="class")
 
-    def init(self, env: Any, rng: Rng) -> dict[str, Any]:
+    def init(self, env: TaskEnv, rng: Rng) -> dict[str, Any]:
         """Return a fresh body and a head for all train classes.
 
         Raises:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lazybench.agent import Agent, Network, Observation, Plan
+from lazybench.agent import Agent, Network, Observation, Plan, TaskEnv
 from lazybench.agents.fewshot.weights import network_description, overlay
 from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.learner import State, shrunk
@@ -121,7 +121,7 @@ class Classifying(Agent):
         """Return the number of dev images that an update needs."""
         return self.config.dev_rows(task)
 
-    def init(self, env: Any, rng: Rng) -> State:
+    def init(self, env: TaskEnv, rng: Rng) -> State:
         """Return a fresh network.
 
         Raises:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lazybench.agent import Observation, Plan
+from lazybench.agent import Observation, Plan, TaskEnv
 from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.classifier import Classifying
 from lazybench.agents.longtail.learner import Learner, State
@@ -173,7 +173,7 @@ class MetaWeightAgent(Classifying):
             )
         return super().plan(task)
 
-    def init(self, env: Any, rng: Rng) -> State:
+    def init(self, env: TaskEnv, rng: Rng) -> State:
         """Return a fresh network, and a fresh network of weights where there is one.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lazybench.agent import Agent, Plan, Policy, is_vectorized
+from lazybench.agent import Agent, OpenedBlock, OpenedEnv, Plan, Policy, is_vectorized
 from lazybench.check.contract import (
     Broken,
     Zeros,
@@ -83,7 +83,7 @@ class _AgentCheck:
         self._name, self._spec, self._watch = agent, spec, watch
         self._agent: Agent
         self._plan: Plan | None
-        self._policy: Any = None
+        self._policy: Policy
         self._state: Any = None
 
     @property
@@ -225,7 +225,7 @@ class _AgentCheck:
         env.reset(seed=0)
         return self._agent.fit(env, "smoke", Rng(0).at("fit"))
 
-    def _fresh_policy(self) -> Any:
+    def _fresh_policy(self) -> Policy:
         return self._policy if self.whole else self._agent.policy(self._state)
 
     def _train(self) -> Any:
@@ -251,7 +251,7 @@ class _AgentCheck:
 class _Watched:
     """Wrapper of a policy that fails if the policy changes its observation."""
 
-    def __init__(self, policy: Any) -> None:
+    def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self.vectorized = is_vectorized(policy)
 
@@ -263,13 +263,13 @@ class _Watched:
         return answer
 
 
-def _batch(train: Any, step: int) -> Any:
+def _batch(train: OpenedBlock, step: int) -> Any:
     rows = train.num_envs
     batch, _ = train.reset(options={"trials": np.arange(step * rows, (step + 1) * rows)})
     return batch
 
 
-def _evaluated(env: Any, policy: Any, metric: str, start: int = 0) -> Evaluation:
+def _evaluated(env: OpenedEnv, policy: Policy, metric: str, start: int = 0) -> Evaluation:
     return next(evaluate_blocks(env, policy, metric, _TRIALS, start=start))
 
 

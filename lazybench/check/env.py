@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from gymnasium.utils import env_checker
 
+from lazybench.agent import OpenedEnv
 from lazybench.check.contract import (
     Broken,
     Zeros,
@@ -279,7 +280,7 @@ class _EnvCheck:
             )
         return f"it renders {picture.shape[1]}x{picture.shape[0]} pixels"
 
-    def _trials(self, env: Any, *trials: int) -> tuple[Any, Mapping[str, Any]]:
+    def _trials(self, env: OpenedEnv, *trials: int) -> tuple[Any, Mapping[str, Any]]:
         observation, info = env.reset(options={"trials": np.array(trials)})
         return copied(observation), info
 

@@ -34,15 +34,12 @@ if TYPE_CHECKING:
     "lazybench compare 3f9c01d2 a7715e90 --env glyphs-5way-1shot --plot scatter.png",
 )
 def compare_command(  # noqa: PLR0913 - one parameter for each option
-    left: Annotated[str, options.row()],
-    right: Annotated[str, options.row()],
+    left: options.Row,
+    right: options.Row,
     env: options.Env,
     budget: options.Budget = "small",
     protocol: options.Protocol = None,
-    batch_norm: Annotated[
-        str | None,
-        options.batch_norm("[default: transductive, if a name has several rows]"),
-    ] = None,
+    batch_norm: options.RowNorm = None,
     out_dir: options.Out = Path("leaderboards"),
     plot: Annotated[
         Path | None,
@@ -113,8 +110,8 @@ def _facts(found: Comparison) -> dict[str, object]:
     "lazybench power lazy_maml maml --env cifarfs-5way-5shot --difference 2 --power 0.9 --json",
 )
 def power_command(  # noqa: PLR0913 - one parameter for each option
-    left: Annotated[str, options.row()],
-    right: Annotated[str, options.row()],
+    left: options.Row,
+    right: options.Row,
     env: options.Env,
     difference: Annotated[
         float,
@@ -125,10 +122,7 @@ def power_command(  # noqa: PLR0913 - one parameter for each option
     ] = 0.8,
     budget: options.Budget = "small",
     protocol: options.Protocol = None,
-    batch_norm: Annotated[
-        str | None,
-        options.batch_norm("[default: transductive, if a name has several rows]"),
-    ] = None,
+    batch_norm: options.RowNorm = None,
     out_dir: options.Out = Path("leaderboards"),
     json: options.Json = False,
 ) -> None:

@@ -310,6 +310,8 @@ def row() -> Any:
     return typer.Argument(help="Agent, row of the board or key.", autocompletion=complete_row)
 
 
+Row = Annotated[str, row()]
+RowNorm = Annotated[str | None, batch_norm("[default: transductive, if a name has several rows]")]
 Agent = Annotated[str, agent()]
 Env = Annotated[str, env()]
 Budget = Annotated[str, budget()]

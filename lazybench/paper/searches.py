@@ -60,20 +60,41 @@ def read_searches(folder: Path) -> list[Search]:
     Raises:
         StoreError: a file isn't a search that `tools/keep_tuning.py` kept.
     """
-    found = []
+    searches = []
+    for kept in read_kept(folder):
+        scored = [trial for trial in kept["trials"] if trial["val"] is not None]
+        best = max(scored, key=lambda trial: float(trial["val"]))["settings"] if scored else {}
+        names = (kept["env"], kept["agent"], kept["fixed"])
+        searches.append(Search(*names, len(kept["trials"]), best))
+    return searches
+
+
+def read_kept(folder: Path) -> list[dict[str, Any]]:
+    """Return the searches kept below a folder, by path, as they were written: all configurations.
+
+    Raises:
+        StoreError: a file isn't a search that `tools/keep_tuning.py` kept.
+    """
+    searches = []
     for path in sorted(folder.rglob("*.json")):
         try:
             kept = json.loads(read_file(path))
-            scored = [trial for trial in kept["trials"] if trial["val"] is not None]
-            best = max(scored, key=lambda trial: float(trial["val"]))["settings"] if scored else {}
-            facts = (str(kept["env"]), str(kept["agent"]), dict(kept["fixed"]))
-            found.append(Search(*facts, len(kept["trials"]), dict(best)))
+            names = {name: str(kept[name]) for name in ("env", "agent")}
+            trials = [
+                trial
+                | {
+                    "val": None if trial["val"] is None else float(trial["val"]),
+                    "settings": dict(trial["settings"]),
+                }
+                for trial in kept["trials"]
+            ]
+            searches.append({**kept, **names, "fixed": dict(kept["fixed"]), "trials": trials})
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"{path} isn't a search of settings as tools/keep_tuning.py keeps it: {error}; "
                 "keep it again, or move it away"
             ) from error
-    return found
+    return searches
 
 
 def searches_of(agent: str, env: str, searches: Sequence[Search]) -> list[Search]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lazybench.agent import EnvFacts, OpenedBlock, OpenedEnv, Plan, TaskEnv, is_vectorized
+from lazybench.agent import EnvFacts, OpenedBlock, OpenedEnv, Plan, Policy, TaskEnv, is_vectorized
 from lazybench.errors import ContractError
 from lazybench.files import plain
 from lazybench.runner.callbacks import Callback
@@ -89,6 +89,11 @@ def open_env(
     return env
 
 
+def is_block(env: OpenedEnv) -> TypeGuard[OpenedBlock]:
+    """Return whether an environment is a vector one, of blocks of trials."""
+    return isinstance(env, gymnasium.vector.VectorEnv)
+
+
 def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> OpenedEnv:
     """Return the training environment of an agent, with the settings of its plan.
 
@@ -146,7 +151,7 @@ def for_init(env: OpenedEnv) -> TaskEnv:
 
 def evaluate_blocks(  # noqa: PLR0913 - what, by what, from where to where, and what to note
     env: OpenedEnv,
-    policy: Any,
+    policy: Policy,
     metric: str,
     trials: int,
     *,
@@ -165,7 +170,7 @@ def evaluate_blocks(  # noqa: PLR0913 - what, by what, from where to where, and 
     Raises:
         ContractError: the policy's answers have a wrong shape, type or range.
     """
-    if not isinstance(env, gymnasium.vector.VectorEnv):
+    if not is_block(env):
         if start < trials:
             yield _whole_pass(env, policy, metric, seed)
         return
@@ -180,7 +185,11 @@ def evaluate_blocks(  # noqa: PLR0913 - what, by what, from where to where, and 
 
 
 def evaluate_block(
-    env: OpenedBlock, policy: Any, metric: str, trials: NDArray[np.int64], columns: tuple[str, ...]
+    env: OpenedBlock,
+    policy: Policy,
+    metric: str,
+    trials: NDArray[np.int64],
+    columns: tuple[str, ...],
 ) -> Evaluation:
     """Return one block of evaluated trials of a vector environment, in their order.
 
@@ -243,7 +252,7 @@ def _first_of(block: Evaluation, count: int) -> Evaluation:
 
 def evaluate_all(  # noqa: PLR0913 - what, on what, the callback, and since when
     env: OpenedEnv,
-    policy: Any,
+    policy: Policy,
     spec: EnvSpec,
     trials: int,
     watch: Callback,
@@ -286,7 +295,7 @@ def combined(
     return Evaluation(blocks[0].first, scores, answers, wall_s, cpu_s, found, numbers)
 
 
-def _whole_pass(env: OpenedEnv, policy: Any, metric: str, seed: int) -> Evaluation:
+def _whole_pass(env: OpenedEnv, policy: Policy, metric: str, seed: int) -> Evaluation:
     """One episode over a whole test set; its last info has each trial's score."""
     clock = Clock()
     observation, _ = env.reset(seed=seed)
@@ -311,7 +320,7 @@ def _whole_pass(env: OpenedEnv, policy: Any, metric: str, seed: int) -> Evaluati
 
 
 def answer_rows(
-    policy: Any, observation: Any, memory: Any, rows: int, wanted: tuple[int, ...] | None
+    policy: Policy, observation: Any, memory: Any, rows: int, wanted: tuple[int, ...] | None
 ) -> tuple[Any, Any]:
     """Return one action for each row; a policy that isn't vectorised is called for each row.
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import torch
 
+from lazybench.agent import OpenedEnv, Policy, State
 from lazybench.errors import ContractError, LazybenchError, PolicyFailed, StoreError, UsageError
 from lazybench.runner import provenance
 from lazybench.runner.checkpoint import packed, to_device, unpacked
-from lazybench.runner.evaluate import answer_rows, pair
+from lazybench.runner.evaluate import answer_rows, is_block, pair
 from lazybench.runner.request import make
 from lazybench.runner.signals import status_and_reason
 from lazybench.runtime import pipes
@@ -59,7 +60,7 @@ class IsolatedPolicy:
 
     vectorized = True
 
-    def __init__(self, resolved: ResolvedRun, state: Any, env: Any) -> None:
+    def __init__(self, resolved: ResolvedRun, state: State, env: OpenedEnv) -> None:
         """Start the child, and construct its policy.
 
         Args:
@@ -75,8 +76,8 @@ class IsolatedPolicy:
         self._device = resolved.device
         self._child = pipes.Child(f"{__name__}:serve")
         self._turn = 0
-        rows = env.num_envs if resolved.spec.vector_target is not None else None
-        shape = env.single_action_space.shape if rows is not None else None
+        rows = env.num_envs if is_block(env) else None
+        shape = env.single_action_space.shape if is_block(env) else None
         there = self._exchange(
             {
                 "agent": resolved.agent.asked,
@@ -112,16 +113,16 @@ class IsolatedPolicy:
             ContractError: its action holds something that can't be sent.
         """
         asked = {"observation": dict(observation), "memory": memory}
-        found = self._exchange(asked)
+        reply = self._exchange(asked)
         self._turn += 1
-        action = to_device(found["action"], self._device)
-        if found["kind"] == "queries":
+        action = to_device(reply["action"], self._device)
+        if reply["kind"] == "queries":
             action = Queries(action["rows"], action["owner"])
-        elif found["kind"] == "answers":
+        elif reply["kind"] == "answers":
             action = Answers(**action)
-        elif found["kind"] == "array":
+        elif reply["kind"] == "array":
             action = action.numpy()
-        return action, found["memory"]
+        return action, reply["memory"]
 
     def take_cpu_s(self) -> float:
         """Return the child's processor seconds since the last call."""
@@ -162,7 +163,7 @@ class IsolatedPolicy:
 
 
 @contextmanager
-def isolated(resolved: ResolvedRun, state: Any, env: Any) -> Iterator[IsolatedPolicy]:
+def isolated(resolved: ResolvedRun, state: State, env: OpenedEnv) -> Iterator[IsolatedPolicy]:
     """Run the policy of a trained state in a separate process, which ends with the block."""
     policy = IsolatedPolicy(resolved, state, env)
     try:
@@ -195,7 +196,7 @@ class _Served:
     """Constructs a policy from the first message, and replies to all others with its actions."""
 
     def __init__(self) -> None:
-        self._policy: Any = None
+        self._policy: Policy | None = None
         self._asked: dict[str, Any] = {}
         self._memory: Any = None
         self._turn = 0
@@ -204,7 +205,7 @@ class _Served:
         begin_s = time.process_time()
         try:
             asked = unpacked(message)
-            reply = self._made(asked) if self._policy is None else self._answer(asked)
+            reply = self._make(asked) if self._policy is None else self._answer(self._policy, asked)
             return packed(reply | self._costs(begin_s))
         except (Exception, SystemExit) as error:
             if not isinstance(error, _Refused):
@@ -223,7 +224,7 @@ class _Served:
             "gpu_peak": provenance.peak_gpu_memory_bytes(self._asked.get("device", "cpu")),
         }
 
-    def _made(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _make(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Make the policy; return what it was made from."""
         # For as long as this process lives.
         using_threads(asked["threads"]).__enter__()
@@ -236,7 +237,7 @@ class _Served:
         self._asked = asked
         return {"source": agent.source, "version": agent.spec.version}
 
-    def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, policy: Policy, asked: dict[str, Any]) -> dict[str, Any]:
         """One action, and the number of the memory after it."""
         observation = to_device(asked["observation"], self._asked["device"])
         if asked["memory"] is not None and asked["memory"] != self._turn:
@@ -244,10 +245,10 @@ class _Served:
         memory = None if asked["memory"] is None else self._memory
         rows, shape = self._asked["rows"], self._asked["shape"]
         if rows is None:
-            action, self._memory = pair(self._policy(observation, memory))
+            action, self._memory = pair(policy(observation, memory))
         else:
             wanted = None if shape is None else tuple(shape)
-            action, self._memory = answer_rows(self._policy, observation, memory, rows, wanted)
+            action, self._memory = answer_rows(policy, observation, memory, rows, wanted)
         self._turn += 1
         kind = "tree"
         if isinstance(action, Queries):

@@ -235,8 +235,13 @@ def _evaluate(
         if resolved.request.isolated and start < resolved.trials:
             with signals.at_once("interrupted before the test"):
                 process = policy = held.enter_context(isolated(resolved, progress.best, env))
-        fresh = evaluate_blocks(
-            env, policy, metric, resolved.trials, start=start, seed=seed, columns=names
+        # Without a policy, every block is stored.
+        fresh = (
+            iter(())
+            if policy is None
+            else evaluate_blocks(
+                env, policy, metric, resolved.trials, start=start, seed=seed, columns=names
+            )
         )
         _evaluate_rest(resolved, fresh, blocks, state_sha256, rows, process, callback, signals)
         if process is not None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lazybench.agent import OpenedEnv
+from lazybench.agent import OpenedEnv, Policy
 from lazybench.errors import StoreError, UsageError
 from lazybench.findings import refuted
 from lazybench.records import Record
@@ -183,7 +182,13 @@ def _first_fresh(
 
 
 def _scores(  # noqa: PLR0913 - what is evaluated on which trials
-    env: OpenedEnv, policy: Any, spec: EnvSpec, first: int, trials: int, seed: int, watch: Callback
+    env: OpenedEnv,
+    policy: Policy,
+    spec: EnvSpec,
+    first: int,
+    trials: int,
+    seed: int,
+    watch: Callback,
 ) -> NDArray[np.float64]:
     """The scores of trials first, first + 1, …, `[trials]`."""
     watch.stage("audit", trials)

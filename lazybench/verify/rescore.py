@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lazybench.agent import OpenedEnv, Policy
 from lazybench.data.fingerprint import instance_hash
 from lazybench.data.pool import Part, open_labelled
 from lazybench.errors import UsageError
@@ -19,8 +20,15 @@ from lazybench.findings import Finding
 from lazybench.records import Record
 from lazybench.runner import provenance
 from lazybench.runner.callbacks import Callback
-from lazybench.runner.evaluate import Evaluation, combined, evaluate_block, evaluate_blocks
+from lazybench.runner.evaluate import (
+    Evaluation,
+    combined,
+    evaluate_block,
+    evaluate_blocks,
+    is_block,
+)
 from lazybench.specs import EnvSpec
+from lazybench.tasks import TaskShape
 
 
 class NotReplayed(UsageError):
@@ -41,10 +49,10 @@ class Replay:
 
     def __call__(self, observation: Any, memory: Any = None) -> tuple[torch.Tensor, Any]:
         """Return the next block's answers; zeros after the last trial."""
-        found = self._answers[self._at : self._at + self._rows]
+        stored = self._answers[self._at : self._at + self._rows]
         self._at += self._rows
-        whole = np.zeros((self._rows, *found.shape[1:]), found.dtype)
-        whole[: len(found)] = found
+        whole = np.zeros((self._rows, *stored.shape[1:]), stored.dtype)
+        whole[: len(stored)] = stored
         return torch.from_numpy(whole), memory
 
 
@@ -94,7 +102,7 @@ def part_hashes(part: Part) -> list[bytes]:
     return [instance_hash(part.x[row]) for row in part.rows]
 
 
-def shaped(answers: NDArray[Any], task: Any) -> NDArray[Any]:
+def shaped(answers: NDArray[Any], task: TaskShape) -> NDArray[Any]:
     """Return stored answers `[n, …]` in the shape of an environment's actions.
 
     Raises:
@@ -109,7 +117,7 @@ def shaped(answers: NDArray[Any], task: Any) -> NDArray[Any]:
     return whole.astype(np.int64) if task.target == "class" else whole
 
 
-def score_answers(spec: EnvSpec, env: Any, answers: NDArray[Any], seed: int) -> Evaluation:
+def score_answers(spec: EnvSpec, env: OpenedEnv, answers: NDArray[Any], seed: int) -> Evaluation:
     """Score answers to an environment's trials, beginning with the first.
 
     Args:
@@ -124,14 +132,15 @@ def score_answers(spec: EnvSpec, env: Any, answers: NDArray[Any], seed: int) -> 
         ContractError: answers out of range.
         DataUnavailable: the data isn't installed or is damaged.
     """
-    if spec.vector_target is None:
+    policy: Policy
+    if not is_block(env):
         images = part_hashes(test_images(spec))
         flat = answers.reshape(-1)
         if len(flat) != len(images):
             raise UsageError(
                 f"the test set of {spec.id} has {len(images)} images, got {len(flat)} answers"
             )
-        policy: Any = PassReplay(flat, images)
+        policy = PassReplay(flat, images)
     else:
         policy = Replay(shaped(answers, env.task), env.num_envs)
     trials = len(answers)
@@ -200,7 +209,13 @@ def same_platform(record: Record, device: str) -> bool:
 
 
 def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it, and its callback
-    record: Record, spec: EnvSpec, env: Any, policy: Any, wanted: int, seed: int, watch: Callback
+    record: Record,
+    spec: EnvSpec,
+    env: OpenedEnv,
+    policy: Policy,
+    wanted: int,
+    seed: int,
+    watch: Callback,
 ) -> Again:
     """Evaluate a random sample of `wanted` trials of a record again, drawn by `seed`.
 
@@ -209,34 +224,32 @@ def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it,
     stored trial, it is evaluated again in its original block, and that result counts. If the test
     is one pass, the sample is the whole pass.
     """
-    rows, n = env.num_envs, record.trials.n
-    if spec.vector_target is None:
+    n = record.trials.n
+    if not is_block(env):
         watch.stage("verify", n)
-        found = [
-            (np.arange(len(block.scores)), block)
-            for block in evaluate_blocks(
-                env, policy, spec.metric, n, seed=record.seed, columns=spec.columns
-            )
-        ]
-        watch.advance(n, {spec.metric: float(found[0][1].scores.mean())})
+        whole = list(
+            evaluate_blocks(env, policy, spec.metric, n, seed=record.seed, columns=spec.columns)
+        )
+        watch.advance(n, {spec.metric: float(whole[0].scores.mean())})
         watch.finished()
-        return _gathered(found, spec.columns)
+        return _gathered([(np.arange(len(each.scores)), each) for each in whole], spec.columns)
+    rows = env.num_envs
     rng = np.random.Generator(np.random.Philox(seed))
     drawn = np.sort(rng.choice(n, min(n, wanted), replace=False)).astype(np.int64)
     watch.stage("verify", len(drawn))
-    found = []
+    blocks = []
     for block in _blocks(drawn, rows, n, any_row=spec.independent_trials):
         evaluated = evaluate_block(env, policy, spec.metric, block, spec.columns)
-        found.append((block, evaluated))
+        blocks.append((block, evaluated))
         watch.advance(rows, {spec.metric: float(evaluated.scores.mean())})
-    again = _of(_gathered(found, spec.columns), drawn)
+    again = _of(_gathered(blocks, spec.columns), drawn)
     odd = drawn[differing(record, again)]
     if len(odd) and len(drawn) < n and not spec.independent_trials:
-        found = []
+        originals = []
         for first in np.unique(odd // rows) * rows:
             block = np.arange(first, first + rows)
-            found.append((block, evaluate_block(env, policy, spec.metric, block, spec.columns)))
-        again = _replaced(again, _of(_gathered(found, spec.columns), odd))
+            originals.append((block, evaluate_block(env, policy, spec.metric, block, spec.columns)))
+        again = _replaced(again, _of(_gathered(originals, spec.columns), odd))
     watch.finished()
     return again
 
@@ -261,12 +274,12 @@ def _blocks(
 
 
 def _gathered(
-    found: Sequence[tuple[NDArray[np.int64], Evaluation]], columns: tuple[str, ...]
+    evaluated: Sequence[tuple[NDArray[np.int64], Evaluation]], columns: tuple[str, ...]
 ) -> Again:
     """Evaluated blocks as one, in their order."""
-    blocks = [block for _, block in found]
+    blocks = [block for _, block in evaluated]
     return Again(
-        np.concatenate([trials for trials, _ in found]),
+        np.concatenate([trials for trials, _ in evaluated]),
         np.concatenate([block.scores for block in blocks]).astype(np.float32),
         np.concatenate([block.answers for block in blocks]),
         {name: np.concatenate([block.columns[name] for block in blocks]) for name in columns},

@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lazybench.agent import OpenedBlock
 from lazybench.arguments import check_path, check_settings, check_whole
 from lazybench.data.fingerprint import instance_hash
 from lazybench.data.importing.arrays import read_arrays
 from lazybench.errors import ContractError, DataUnavailable, UsageError
 from lazybench.records import Cost, Record, Store, replace_ours
 from lazybench.runner.callbacks import SILENT, Callback
-from lazybench.runner.evaluate import env_facts, open_env
+from lazybench.runner.evaluate import env_facts, is_block, open_env
 from lazybench.runner.request import chosen_trials, official_trials, resolve_env
 from lazybench.runner.run_dir import writable
 from lazybench.runner.transfer import evaluate
 from lazybench.specs import EnvSpec
+from lazybench.tasks import TaskShape
 from lazybench.verify.rescore import PassReplay, Replay, part_hashes, shaped, test_images
 
 ENDINGS = {".npz": b"about.npy", ".jsonl": b'"protocol": {'}
@@ -106,7 +108,7 @@ def export_trials(
     opened = open_env(spec, spec.rows(n), "test")
     facts = env_facts(spec, opened, n)
     parts: Rows
-    if spec.vector_target is None:
+    if not is_block(opened):
         images = test_images(spec)
         hashes = _as_text(part_hashes(images))
         parts = {"index": np.arange(len(hashes)), "image_sha256": hashes}
@@ -132,7 +134,7 @@ def export_trials(
     return Exported(written, about, len(data))
 
 
-def _check_size(task: Any, trials: int) -> None:
+def _check_size(task: TaskShape, trials: int) -> None:
     each = int(np.prod(task.instance)) * np.dtype(task.dtype).itemsize
     size = trials * (task.support_rows + task.query_rows) * each
     if size > _MOST_BYTES:
@@ -142,7 +144,7 @@ def _check_size(task: Any, trials: int) -> None:
         )
 
 
-def _blocks(env: Any, trials: int, arrays: bool, watch: Callback) -> Iterator[Rows]:
+def _blocks(env: OpenedBlock, trials: int, arrays: bool, watch: Callback) -> Iterator[Rows]:
     """The trials block by block: index, support labels, hashes, and optionally instances."""
     rows = env.num_envs
     watch.stage("trials", trials)
@@ -150,14 +152,14 @@ def _blocks(env: Any, trials: int, arrays: bool, watch: Callback) -> Iterator[Ro
         seen, _ = env.reset(options={"trials": np.arange(first, first + rows)})
         count = min(rows, trials - first)
         held = {name: part[:count].cpu().numpy() for name, part in seen.items()}
-        found: Rows = {
+        block: Rows = {
             "index": np.arange(first, first + count),
             "support_y": held["support_y"],
             **{f"{side}_sha256": _hashed(held[f"{side}_x"]) for side in ("support", "query")},
         }
         if arrays:
-            found |= {name: held[name] for name in ("support_x", "query_x")}
-        yield found
+            block |= {name: held[name] for name in ("support_x", "query_x")}
+        yield block
         watch.advance(count, {})
     watch.finished()
 

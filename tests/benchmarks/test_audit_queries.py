@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,14 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def audit() -> ModuleType:
-    path = ROOT / "benchmarks" / "audit_queries.py"
-    spec = importlib.util.spec_from_file_location("audit_queries", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def audit(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("benchmarks/audit_queries.py")
 
 
 def case(audit: ModuleType, label: bool = False, together: bool = False) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,6 @@ from lazybench.data.pool import Pool
 from lazybench.envs.datasets import miniimagenet
 from lazybench.records import Record
 
-NET = """
-import torch
-
-WEIGHTS = "imagenet-1k"
-
-class Means(torch.nn.Module):
-    def forward(self, x):
-        return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-
-def means(task):
-    return Means()
-"""
 EMBED = ("data", "embed", "miniimagenet", "--with", "net.py:means")
 RUN = ("--agent", "protonet", "--limit", "8", "--threads", "1", "--quiet", "--json")
 
@@ -42,9 +31,11 @@ class StandIn:
 
 
 @pytest.fixture(autouse=True)
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_averages: Callable[..., str]
+) -> None:
     monkeypatch.setattr(miniimagenet, "open_miniimagenet", StandIn)
-    (tmp_path / "net.py").write_text(NET)
+    write_averages(tmp_path, "means", 2, "imagenet-1k")
 
 
 def test_weights_that_have_seen_the_test_classes_are_refused(

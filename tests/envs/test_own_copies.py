@@ -6,7 +6,6 @@ looks behind it, and let them change it.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 import lazybench
 from lazybench.runner.evaluate import evaluate_blocks
 from lazybench.tasks import Queries
+from lazybench.user_code import load
 
 Span = tuple[int, int]
 
@@ -30,17 +30,7 @@ ATTACKS = tuple(
 MAPS = ("glyphs-net4-untargeted", {"shots": 3, "queries": 2})
 
 
-def _walk() -> Any:
-    path = Path(__file__).with_name("test_hidden_answers.py")
-    spec = importlib.util.spec_from_file_location("hidden_answers_walk", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-reach = _walk().reach
+reach = load(f"{Path(__file__).with_name('test_hidden_answers.py')}:reach")
 
 
 def held(part: Any) -> tuple[Span, list[str]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,16 +14,8 @@ TOOL = Path(__file__).resolve().parents[2] / "tools" / "render_glyphs.py"
 
 
 @pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("render_glyphs", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        # Dataclasses look their module up by name while it is being run.
-        patch.setitem(importlib.import_module("sys").modules, "render_glyphs", module)
-        spec.loader.exec_module(module)
-    return module
+def tool(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("tools/render_glyphs.py")
 
 
 def test_the_archive_is_sorted_and_repeats_byte_for_byte(tool: ModuleType) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from pydantic import BaseModel
 
@@ -14,12 +15,8 @@ from lazybench.user_code import load
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_is_what_the_docstrings_make() -> None:
-    spec = importlib.util.spec_from_file_location("settings", ROOT / "tools" / "write_settings.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+def test_the_page_is_what_the_docstrings_make(script: Callable[[str], ModuleType]) -> None:
+    tool = script("tools/write_settings.py")
     assert tool.PAGE.read_text("utf-8") == tool.page(), "run: python tools/write_settings.py"
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -23,18 +20,9 @@ CLASSES = 10
 
 
 @pytest.fixture(scope="session")
-def meter() -> ModuleType:
+def meter(script: Callable[[str], ModuleType]) -> ModuleType:
     """The module next to this file: `meter.attack(agent, meter.protocol(), target, x, label)`."""
-    name = "attack_meter"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("meter.py"))
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        # Dataclasses look their module up while it is being read.
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    return script("tests/agents/attack/meter.py")
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -20,16 +18,8 @@ from lazybench.user_code import load
 
 
 @pytest.fixture(scope="module")
-def meter() -> ModuleType:
-    path = Path(__file__).parents[2] / "agents" / "attack" / "meter.py"
-    spec = importlib.util.spec_from_file_location("attack_meter_for_envs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up while it is being read.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def meter(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("tests/agents/attack/meter.py")
 
 
 class Scatter(LockstepAgent):

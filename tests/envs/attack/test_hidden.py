@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -21,15 +20,9 @@ WEIGHTS = np.array([0.0, 50.0, 100.0])
 
 
 @pytest.fixture(scope="module")
-def walk() -> ModuleType:
+def walk(script: Callable[[str], ModuleType]) -> ModuleType:
     """The walk over attributes, items and closures that all environments are looked at with."""
-    path = Path(__file__).parents[1] / "test_hidden_answers.py"
-    spec = importlib.util.spec_from_file_location("hidden_answers_walk", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("tests/envs/test_hidden_answers.py")
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])

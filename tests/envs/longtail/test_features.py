@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +25,19 @@ from lazybench.runner.request import make
 from lazybench.runner.signals import Signals
 from lazybench.runner.train import Training, fit
 
-NET = """
-import torch
-
-WEIGHTS = "none"
-
-class Cells(torch.nn.Module):
-    def forward(self, x):
-        return torch.nn.functional.adaptive_avg_pool2d(x, 7).flatten(1)
-
-def cells(task):
-    return Cells()
-"""
 ENV = "glyphs@cells-lt-20"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def data(
+    tmp_path_factory: pytest.TempPathFactory, write_averages: Callable[..., str]
+) -> Iterator[Path]:
     """A data folder with the long-tailed parts of glyphs, in 49 averages."""
     root = tmp_path_factory.mktemp("features")
-    (root / "net.py").write_text(NET)
+    backbone = write_averages(root, "cells", 7, "none")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAZYBENCH_DATA", str(root / "data"))
-        embed_data(EmbedRequest("glyphs", f"{root / 'net.py'}:cells", splits=()))
+        embed_data(EmbedRequest("glyphs", backbone, splits=()))
         yield root
 
 
