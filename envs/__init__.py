@@ -236,7 +236,7 @@ def _resolve_stream(name: str, known: Mapping[str, EnvSpec]) -> EnvSpec | None:
 def _size(meta: Meta) -> tuple[int, int] | None:
     """Classes and test instances of an imported set's streams; None if it has none.
 
-    They are as `lazybench.data.importing.write.labelled` gives them.
+    They are as `lazybench.data.importing.storage.labelled` gives them.
     """
     if meta.stream_parts:
         return len(meta.stream_parts["test"].counts), sum(meta.stream_parts["test"].counts)

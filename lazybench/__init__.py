@@ -27,8 +27,8 @@ if TYPE_CHECKING:
         run,
     )
     from lazybench.boards.views import BoardView, ComparisonView, Records
-    from lazybench.check.agent import check_agent
-    from lazybench.check.env import check_env
+    from lazybench.check.agent_checker import check_agent
+    from lazybench.check.env_checker import check_env
     from lazybench.envs.interop import as_dataset, as_torchmeta, from_torchmeta
     from lazybench.records import Record
     from lazybench.runner.callbacks import Callback, Tracker
@@ -51,8 +51,8 @@ _HOMES = {
     "Rng": "lazybench.seeding",
     "Tracker": "lazybench.runner.callbacks",
     "board": "lazybench.api",
-    "check_agent": "lazybench.check.agent",
-    "check_env": "lazybench.check.env",
+    "check_agent": "lazybench.check.agent_checker",
+    "check_env": "lazybench.check.env_checker",
     "compare": "lazybench.api",
     "evaluate": "lazybench.runner.transfer",
     "import_data": "lazybench.api",

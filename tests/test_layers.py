@@ -335,7 +335,7 @@ def test_downward_import_is_allowed(code: str, module: str, folder: str) -> None
     [
         ("from lazybench.runner import run", "lazybench.records.store"),
         ("def f():\n    from lazybench.cli import console", "lazybench.paper.claims"),
-        ("from lazybench.sweep.suite import Suite", "lazybench.check.env"),
+        ("from lazybench.sweep.suite import Suite", "lazybench.check.env_checker"),
         ("from lazybench.runner.run import run", "lazybench.envs.targets.training"),
         ("from lazybench.envs.own_target import run", "lazybench.envs.attack.env"),
         ("from .boards import build", "lazybench.stats"),

@@ -908,8 +908,8 @@ MUTANTS = (
     Mutant(
         "keys-of-five-digits",
         "lazybench/arguments.py",
-        r"KEY_DIGITS = 6",
-        r"KEY_DIGITS = 5",
+        "KEY_DIGITS = 6",
+        "KEY_DIGITS = 5",
         (T_STORE,),
     ),
     Mutant(

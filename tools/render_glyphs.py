@@ -243,8 +243,7 @@ def draw_sheet(arrays: dict[str, NDArray[Any]], path: Path, first: int) -> None:
     from PIL import Image
 
     from lazybench.data.pool import SPLITS
-    from lazybench.envs.datasets.glyphs import instances, thaw
-    from lazybench.envs.datasets.jitter import Jitter
+    from lazybench.envs.datasets.glyphs import Jitter, instances, thaw
 
     frozen = thaw(arrays)
     rows = np.concatenate([_spread(frozen.rows(split), 12, first) for split in SPLITS])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lazybench import registry, seeding
 from lazybench.arguments import check_whole
-from lazybench.data.importing.write import ImportedSet
+from lazybench.data.importing.storage import ImportedSet
 from lazybench.data.pool import SPLITS, DataSet, Split, data_facts
 from lazybench.envs.fewshot.episodes import (
     Block,

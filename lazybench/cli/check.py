@@ -79,13 +79,13 @@ def check_command(
 
 
 def _check_env(name: str) -> list[Finding]:
-    from lazybench.check.env import check_env
+    from lazybench.check.env_checker import check_env
 
     return check_env(name)
 
 
 def _check_agent(name: str, env: str, *, quiet: bool) -> list[Finding]:
-    from lazybench.check.agent import check_agent
+    from lazybench.check.agent_checker import check_agent
     from lazybench.cli.progress import watching
 
     with watching(quiet=quiet) as watch:

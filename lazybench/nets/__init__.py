@@ -17,7 +17,6 @@ import torch
 from lazybench.errors import UsageError, nearest
 from lazybench.nets.attacker import EncoderDecoder
 from lazybench.nets.conv4 import Conv4
-from lazybench.nets.mlp import MLP
 from lazybench.nets.module import (
     PLAIN,
     GivenNet,
@@ -28,7 +27,7 @@ from lazybench.nets.module import (
     need_plain,
     training_passes,
 )
-from lazybench.nets.net import NORM_EPS, Moments, Net, Stats
+from lazybench.nets.net import MLP, NORM_EPS, Moments, Net, Stats
 from lazybench.nets.params import count
 from lazybench.nets.pretrained import NAMES as PRETRAINED
 from lazybench.nets.pretrained import factory_of

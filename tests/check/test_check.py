@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import lazybench
-from lazybench.check.agent import check_agent
+from lazybench.check.agent_checker import check_agent
 from lazybench.check.contract import global_state_untouched
-from lazybench.check.env import check_env
+from lazybench.check.env_checker import check_env
 from lazybench.envs.attack.env import AttackVectorEnv
 from lazybench.envs.fewshot.env import FewShotEnv, FewShotVectorEnv
 from lazybench.envs.longtail.env import LongTailEnv

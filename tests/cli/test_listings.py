@@ -199,7 +199,7 @@ def test_check_shows_findings(
         asked.append((agent, env))
         return [Finding("init", True, "fine"), Finding("update", ok, "look here")]
 
-    monkeypatch.setattr("lazybench.check.agent.check_agent", check_agent)
+    monkeypatch.setattr("lazybench.check.agent_checker.check_agent", check_agent)
     done = lazybench("check", "agent", "reptile")
     assert done.code == code
     assert asked == [("reptile", "glyphs-5way-1shot")]

@@ -26,7 +26,7 @@ from lazybench.data.importing.arrays import read_arrays, read_npz
 from lazybench.data.importing.catalogue import read_meta
 from lazybench.data.importing.folder import read_image_folder
 from lazybench.data.importing.split import Preparation, Rows
-from lazybench.data.importing.write import open_imported
+from lazybench.data.importing.storage import open_imported
 from lazybench.data.pickles import load_pickle
 from lazybench.data.splits import SPLITS, listed_split
 from lazybench.envs.attack.target import load_pictures

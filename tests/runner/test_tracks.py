@@ -11,7 +11,7 @@ import torch
 
 import lazybench
 from lazybench.agent import EnvFacts, Plan
-from lazybench.check.agent import check_agent
+from lazybench.check.agent_checker import check_agent
 from lazybench.errors import ContractError
 from lazybench.runner.request import RunRequest
 from lazybench.runner.resolve import resolve

@@ -243,7 +243,7 @@ def data_specs() -> tuple[list[DataSpec], dict[str, str]]:
     specs = [
         DataSpec(
             meta.name,
-            "lazybench.data.importing.write:open_imported",
+            "lazybench.data.importing.storage:open_imported",
             {"name": meta.name},
             probe=(f"{FOLDER}/{meta.name}/{META}",),
             licence=meta.licence,

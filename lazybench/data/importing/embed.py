@@ -43,7 +43,7 @@ from lazybench.data.importing.importer import (
     unfinished_path,
     writing,
 )
-from lazybench.data.importing.write import files_of, part_path
+from lazybench.data.importing.storage import files_of, part_path
 from lazybench.data.pool import SPLITS, DataSet, Labelled, Pool, Split, open_labelled
 from lazybench.errors import UnknownName, UsageError
 from lazybench.files import file_digest, read_file, replaced_folder, sync, write_json

@@ -45,7 +45,7 @@ from lazybench.data.importing.split import (
     choose_split,
     stacked,
 )
-from lazybench.data.importing.write import write_imported, write_parts
+from lazybench.data.importing.storage import write_imported, write_parts
 from lazybench.errors import DuplicateName, OutputUnavailable, StoreError, UnknownName, UsageError
 from lazybench.files import FULL, remove_unfinished, replaced_folder
 from lazybench.plugins import contained, describe

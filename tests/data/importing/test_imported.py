@@ -16,10 +16,10 @@ import pytest
 
 import lazybench
 from lazybench.data import cache, folders
-from lazybench.data.importing import importer, write
+from lazybench.data.importing import importer, storage
 from lazybench.data.importing.catalogue import imported_root, read_meta
 from lazybench.data.importing.importer import Imported, forget
-from lazybench.data.importing.write import open_imported
+from lazybench.data.importing.storage import open_imported
 from lazybench.data.pool import SPLITS
 from lazybench.errors import DataUnavailable, DuplicateName, StoreError, UnknownName
 from lazybench.registry import DATASETS, ENVS, open_data
@@ -106,7 +106,7 @@ def test_a_full_disk_is_reported(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lazybench.data.importing.write.sync", full)
+    monkeypatch.setattr("lazybench.data.importing.storage.sync", full)
     with pytest.raises(StoreError, match=r"mine can't be written \(No space left"):
         bring(own.save(tmp_path / "f.npz"))
     assert [each.name for each in imported_root().iterdir()] == [".mine.lock"]
@@ -230,7 +230,7 @@ def test_a_set_that_is_replaced_amid_the_opening_is_one_or_the_other(
             bring(own.save(tmp_path / "g.npz", -own.features), replace=True, split_seed=1)
         return found
 
-    monkeypatch.setattr(write, "read_meta", late)
+    monkeypatch.setattr(storage, "read_meta", late)
     opened = open_imported("mine")
     assert opened.fingerprint == read_meta(imported_root() / "mine").fingerprint
     assert opened.fingerprint != seen[0].fingerprint

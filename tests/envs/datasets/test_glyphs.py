@@ -12,8 +12,15 @@ import pytest
 from lazybench.data.folders import CACHE_VARIABLE
 from lazybench.data.pool import SPLITS, DataSet, Split
 from lazybench.envs.datasets import glyphs
-from lazybench.envs.datasets.glyphs import Frozen, Glyphs, instances, open_glyphs, read_frozen
-from lazybench.envs.datasets.jitter import STRENGTHS, deform
+from lazybench.envs.datasets.glyphs import (
+    STRENGTHS,
+    Frozen,
+    Glyphs,
+    deform,
+    instances,
+    open_glyphs,
+    read_frozen,
+)
 from lazybench.errors import DataUnavailable, UsageError
 
 CLASSES: dict[Split, int] = {"train": 1129, "val": 151, "test": 425}

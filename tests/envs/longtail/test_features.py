@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lazybench
-from lazybench.check.env import check_env
+from lazybench.check.env_checker import check_env
 from lazybench.data.importing.embed import EmbedRequest, embed_data
 from lazybench.data.importing.importer import ImportRequest, import_data
 from lazybench.data.pool import open_labelled
