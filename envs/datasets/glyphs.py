@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lazybench import seeding
 from lazybench.data.cache import prepared
-from lazybench.data.pool import SPLITS, Labelled, Part, Pool, Split
+from lazybench.data.pool import SPLITS, Labelled, Part, Pool, PooledData, Split
 from lazybench.errors import DataUnavailable, UsageError, nearest
 
 Jitter = Literal["medium", "hard"]
@@ -241,37 +241,12 @@ class Frozen:
         return np.flatnonzero(np.array(self.splits) == split)
 
 
-@dataclass(frozen=True)
-class Glyphs:
-    """The opened data set; see `lazybench.data.pool.DataSet`.
-
-    Attributes:
-        name: `glyphs` or `glyphshard`.
-        fingerprint: sha256 over the frozen file's sha256, the jitter's version and its name.
-        prep: version of the jitter; it ends in `+<8 hex>` where this platform's arithmetic gave
-            other pixels than the published ones, so that such scores never share a board.
-        source: where the images come from.
-    """
-
-    name: str
-    fingerprint: str
-    prep: str
-    source: str
-    _pools: Mapping[Split, Pool] = field(repr=False)
-
-    def pool(self, split: Split) -> Pool:
-        """Return the 20 instances of each class of `split`, `[classes * 20, 1, 28, 28]` uint8.
-
-        Raises:
-            UsageError: an unknown split.
-        """
-        if split not in self._pools:
-            raise UsageError(f"{self.name}: got split '{split}'; allowed are {', '.join(SPLITS)}")
-        return self._pools[split]
-
-
-def open_glyphs(jitter: Jitter = "medium") -> Glyphs:
+def open_glyphs(jitter: Jitter = "medium") -> PooledData:
     """Return the embedded glyphs; the first call builds the pool, later ones map it from the cache.
+
+    A split has 20 instances of each class, `[classes * 20, 1, 28, 28]` uint8. The preparation is
+    the version of the jitter; it ends in `+<8 hex>` where this platform's arithmetic gave other
+    pixels than the published ones, so that such scores never share a board.
 
     Args:
         jitter: `medium` (data set `glyphs`) or `hard` (data set `glyphshard`: smaller glyphs,
@@ -297,12 +272,12 @@ def open_glyphs(jitter: Jitter = "medium") -> Glyphs:
             names=tuple(frozen.names[row] for row in rows),
             groups=tuple(frozen.scripts[row] for row in rows),
         )
-    return Glyphs(
+    return PooledData(
         name=strength.name,
         fingerprint=_sha256(FROZEN_SHA256, JITTER_VERSION, jitter),
         prep=prep if digest == expected else f"{prep}+{digest[:8]}",
         source=SOURCE,
-        _pools=pools,
+        pools=pools,
     )
 
 

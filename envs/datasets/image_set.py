@@ -23,8 +23,8 @@ from lazybench.data.archives import decoded, source_key
 from lazybench.data.cache import Arrays, prepared, scratch
 from lazybench.data.fingerprint import content_fingerprint, instance_hash, repeated_instances
 from lazybench.data.folders import DATA_VARIABLE
-from lazybench.data.pool import SPLITS, Labelled, Pool, Split, whole_part
-from lazybench.errors import DataUnavailable, UsageError
+from lazybench.data.pool import SPLITS, Labelled, Pool, PooledData, Split, whole_part
+from lazybench.errors import DataUnavailable
 
 _FEW_SHOT = "fewshot_classes.json"
 _FEW_SHOT_SHA256 = "0a32ee96308e9b7da00d2c3ff1358593a81d1e0716c36d5becc5088e95c822ee"
@@ -139,34 +139,14 @@ class Sources(Protocol):
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """An image data set, opened.
+class ImageSet(PooledData):
+    """An image data set, opened; images are uint8 `[M, channels, height, width]`.
 
     Attributes:
-        name: id of the data set.
-        fingerprint: 64 hex digits over the source images and the split.
-        prep: version of the preparation.
-        source: one line on where the images come from.
         sources: the files behind it.
-        pools: the splits' pools; a set with an official train and test part has no val.
     """
 
-    name: str
-    fingerprint: str
-    prep: str
-    source: str
     sources: Sources = field(repr=False)
-    pools: Mapping[Split, Pool] = field(repr=False)
-
-    def pool(self, split: Split) -> Pool:
-        """Return the instances of `split`, images `[M, 3, height, width]` uint8.
-
-        Raises:
-            UsageError: no such split.
-        """
-        if split not in self.pools:
-            raise UsageError(f"split {split!r} isn't one of {', '.join(self.pools)}")
-        return self.pools[split]
 
     def check(self) -> None:
         """Check that the sources still hold every file, without reading them.

@@ -25,7 +25,7 @@ from lazybench.data.cache import Arrays, prepared
 from lazybench.data.fingerprint import content_fingerprint, instance_hash, repeated_instances
 from lazybench.data.folders import DATA_VARIABLE, data_root
 from lazybench.data.folders import SOURCES as REMOTES
-from lazybench.data.pool import SPLITS, Pool, Split
+from lazybench.data.pool import SPLITS, Pool, PooledData, Split
 from lazybench.envs.datasets.image_set import packaged_list
 from lazybench.errors import DataUnavailable, UsageError
 
@@ -223,41 +223,21 @@ FINGERPRINTS: Mapping[Protocol, str] = {
 
 
 @dataclass(frozen=True)
-class Omniglot:
-    """Omniglot, opened: 28x28 images, strokes bright on 0, 20 a class.
+class Omniglot(PooledData):
+    """Omniglot, opened: images `[M, 1, 28, 28]` uint8, strokes bright on 0, 20 a class.
+
+    Train holds each character four times, as drawn and turned by 90, 180 and 270 degrees
+    (`…/rot090`: counter-clockwise); val and test only as drawn. Groups are the alphabets.
 
     Attributes:
-        name: `omniglot` or `omniglot-alphabet`.
-        fingerprint: 64 hex digits over the source images and the split.
-        prep: version of the resizing.
-        source: one line on where the images come from.
         protocol: which split.
         root: data folder that the sources were found in.
         roster: what the sources must hold.
-        pools: the splits' pools.
     """
 
-    name: str
-    fingerprint: str
-    prep: str
-    source: str
     protocol: Protocol
     root: Path
     roster: Roster
-    pools: Mapping[Split, Pool]
-
-    def pool(self, split: Split) -> Pool:
-        """Return the instances of `split`, images `[M, 1, 28, 28]` uint8, groups the alphabets.
-
-        Train holds each character four times, as drawn and turned by 90, 180 and 270 degrees
-        (`…/rot090`: counter-clockwise); val and test only as drawn.
-
-        Raises:
-            UsageError: no such split.
-        """
-        if split not in SPLITS:
-            raise UsageError(f"split {split!r} isn't one of {', '.join(SPLITS)}")
-        return self.pools[split]
 
     def check(self) -> None:
         """Check that the sources still hold every file, without reading them.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from lazybench.envs.own_target.form import TargetForm, in_form, made
 from lazybench.envs.own_target.http import HttpSettings, HttpTarget
@@ -26,6 +26,7 @@ from lazybench.envs.own_target.journal import forget
 from lazybench.envs.own_target.user_target import UserAttack
 from lazybench.envs.own_target.white_box import Bound, need_white_box, white_box
 from lazybench.errors import ContractError, DataUnavailable, UsageError, nearest
+from lazybench.nets.pretrained import Preparation, Prepared
 from lazybench.plugins import contained, describe
 from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import Clock
@@ -357,25 +358,6 @@ def _attacked_block(
     return columns, block.box.best.cpu().numpy()
 
 
-class Normalised(nn.Module):
-    """A network that takes images in [0, 1] and normalises them as its authors do."""
-
-    def __init__(self, network: nn.Module, mean: Any, std: Any) -> None:
-        """Take over a network, with mean and standard deviation of each channel in [0, 1]."""
-        super().__init__()
-        self.network = network
-        self.mean: Tensor
-        self.std: Tensor
-        for name, values in (("mean", mean), ("std", std)):
-            given = torch.tensor(tuple(values), dtype=torch.float32)
-            self.register_buffer(name, given.view(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits `[n, classes]` of images `[n, channels, height, width]`."""
-        out: Tensor = self.network((x - self.mean) / self.std)
-        return out
-
-
 def named_target(name: str, norm: str) -> nn.Module | None:
     """Return the network of `timm:NAME` or `robustbench:NAME` with its weights; else None.
 
@@ -409,8 +391,9 @@ def _timm(library: Any, model: str, norm: str) -> nn.Module:
     if model.partition(".")[0] not in known:
         raise UsageError(f"timm has no network '{model}'.{nearest(model, known)}")
     network = _had(f"timm:{model}", lambda: library.create_model(model, pretrained=True))
-    config: Mapping[str, Any] = network.pretrained_cfg
-    return Normalised(network, config["mean"], config["std"])
+    config: Any = network.pretrained_cfg
+    mean, std = (tuple(map(float, config[name])) for name in ("mean", "std"))
+    return Prepared(network, Preparation(mean=mean, std=std))
 
 
 def _robustbench(library: Any, model: str, norm: str) -> nn.Module:
@@ -425,25 +408,21 @@ def _robustbench(library: Any, model: str, norm: str) -> nn.Module:
             f"{nearest(model, known)} The norm is that of --norm"
         )
 
-    def made() -> nn.Module:
-        network: nn.Module = library.utils.load_model(
-            model_name=model, dataset="cifar10", threat_model=threat
-        )
-        return network
-
-    found: nn.Module = _had(f"robustbench:{model}", made)
-    return found
+    return _had(
+        f"robustbench:{model}",
+        lambda: library.utils.load_model(model_name=model, dataset="cifar10", threat_model=threat),
+    )
 
 
-def _had(name: str, made: Callable[[], Any]) -> Any:
-    """What a package makes.
+def _had(name: str, load: Callable[[], nn.Module]) -> nn.Module:
+    """The network that a package loads.
 
     Raises:
         DataUnavailable: it fails.
     """
     try:
         with contained():
-            return made()
+            return load()
     except Exception as error:
         raise DataUnavailable(
             f"{name} can't be loaded ({describe(error)}); its weights are downloaded by its "

@@ -161,11 +161,11 @@ def rows_for(reported: Iterable[Reported], env_id: str) -> tuple[Reported, ...]:
 
 def tables(records: Iterable[Record]) -> list[list[Record]]:
     """Return the records of each board: those of one environment, data, protocol and budget."""
-    found: dict[str, list[Record]] = defaultdict(list)
+    by_table: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         # Compact, which Python writes ten times as fast as the canonical form.
-        found[json.dumps(_table(record), sort_keys=True)].append(record)
-    return list(found.values())
+        by_table[json.dumps(_table(record), sort_keys=True)].append(record)
+    return list(by_table.values())
 
 
 def one_table(records: Sequence[Record], protocol: Mapping[str, str]) -> list[Record]:
@@ -311,9 +311,9 @@ def level_of(row: Row) -> float:
 
 def _difference(group: Group, other: Group) -> Difference | None:
     """The paired difference, or None if it is unknown."""
-    found = difference(group, other)
+    paired = difference(group, other)
     # A single trial has no spread, so no interval.
-    return None if found is None or math.isnan(found.lo) else found
+    return None if paired is None or math.isnan(paired.lo) else paired
 
 
 def _ranked(pairs: Sequence[tuple[Group, Row]]) -> list[Row]:
@@ -346,15 +346,15 @@ def _ranked(pairs: Sequence[tuple[Group, Row]]) -> list[Row]:
     return rows
 
 
-def _significant_pairs(found: Sequence[Group]) -> tuple[set[int], set[tuple[int, int]]]:
+def _significant_pairs(ranked: Sequence[Group]) -> tuple[set[int], set[tuple[int, int]]]:
     """The places of groups with enough seeds, and the pairs (better, worse) of them that differ.
 
     Pairs without the same trials aren't compared: they differ where their scores do.
     """
-    firm = [i for i, group in enumerate(found) if len(group.scored) >= FEWEST_SEEDS]
-    sides = [found[i].trial_scores() or [] for i in firm]
-    seeds = [[record.seed for record in found[i].scored] for i in firm]
-    effects = found[firm[0]].class_effects() if firm else None
+    firm = [i for i, group in enumerate(ranked) if len(group.scored) >= FEWEST_SEEDS]
+    sides = [ranked[i].trial_scores() or [] for i in firm]
+    seeds = [[record.seed for record in ranked[i].scored] for i in firm]
+    effects = ranked[firm[0]].class_effects() if firm else None
     pairs = significant_pairs(sides, seeds, effects)
     return set(firm), {(firm[i], firm[j]) for i, j in pairs}
 

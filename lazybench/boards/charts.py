@@ -172,18 +172,18 @@ def score_axis(board: Board, label: str) -> Axis | None:
     one, and the intervals of the better half. Rows beyond it, such as chance, are marked at its
     end.
     """
-    found = [
+    ends_of_rows = [
         [clipped(end) for end in (row.score, row.lo, row.hi) if end is not None]
         for row in board.ranked or board.rows
         if row.score is not None
     ]
-    if not found:
+    if not ends_of_rows:
         return None
-    found.sort(key=lambda ends: ends[0], reverse=board.better == "higher")
-    best, middle = found[0][0], median(ends[0] for ends in found)
+    ends_of_rows.sort(key=lambda ends: ends[0], reverse=board.better == "higher")
+    best, middle = ends_of_rows[0][0], median(ends[0] for ends in ends_of_rows)
     reach = best - _REACH * (best - middle)
-    every = [end for ends in found for end in ends]
-    half = [end for ends in found[: (len(found) + 1) // 2] for end in ends]
+    every = [end for ends in ends_of_rows for end in ends]
+    half = [end for ends in ends_of_rows[: (len(ends_of_rows) + 1) // 2] for end in ends]
     low, high = max(min(every), min(*half, reach)), min(max(every), max(*half, reach))
     room = (high - low) / 25
     return linear(label, low - room, high + room)
@@ -213,16 +213,16 @@ def mean_and_band(curves: Sequence[Points]) -> tuple[Points, Points]:
 
 def learning_chart(shown: PlotData) -> Chart | None:
     """Validation against training: mean over seeds with a band; None without any."""
-    found = [
+    lines = [
         (i, each, *mean_and_band(each.learning))
         for i, each in enumerate(shown.series)
         if each.learning
     ]
-    if not found:
+    if not lines:
         return None
-    x = linear(shown.learning_x, 0.0, max(point[0] for *_, line, _ in found for point in line))
+    x = linear(shown.learning_x, 0.0, max(point[0] for *_, line, _ in lines for point in line))
     values = [
-        value for *_, line, band in found for value in (*(v for _, v in line), *sum(band, ()))
+        value for *_, line, band in lines for value in (*(v for _, v in line), *sum(band, ()))
     ]
     y = linear(shown.learning_y, *_extent(values))
     marks = tuple(
@@ -233,7 +233,7 @@ def learning_chart(shown: PlotData) -> Chart | None:
             tuple((y.at(low), y.at(high)) for low, high in band),
             dots=True,
         )
-        for i, each, line, band in found
+        for i, each, line, band in lines
     )
     band = (
         "Line: mean over seeds. Band: lowest to highest seed." if any(m.band for m in marks) else ""
@@ -244,10 +244,10 @@ def learning_chart(shown: PlotData) -> Chart | None:
 
 def success_chart(shown: PlotData) -> Chart | None:
     """Share of images won against queries; None for other tests than attacks."""
-    found = [(i, each) for i, each in enumerate(shown.series) if each.success]
-    if not found:
+    curves = [(i, each) for i, each in enumerate(shown.series) if each.success]
+    if not curves:
         return None
-    x = logarithmic("queries an image", [place for _, each in found for place, _ in each.success])
+    x = logarithmic("queries an image", [place for _, each in curves for place, _ in each.success])
     y = linear("images won (%)", 0.0, 100.0)
     marks = tuple(
         Mark(
@@ -255,7 +255,7 @@ def success_chart(shown: PlotData) -> Chart | None:
             f"{each.name}: {short(each.success[-1][1])} % by {short(each.success[-1][0])} queries",
             tuple((x.at(a), y.at(b)) for a, b in _corners(each.success)),
         )
-        for i, each in found
+        for i, each in curves
     )
     return Chart("Success against queries", x, y, marks, steps=True)
 
@@ -268,12 +268,12 @@ def _corners(points: Points) -> list[Place]:
 
 def shift_chart(shown: PlotData) -> Chart | None:
     """Accuracy against the test distribution; None for other tests than long tails."""
-    found = [
+    curves = [
         (i, each, *mean_and_band(each.shifts)) for i, each in enumerate(shown.series) if each.shifts
     ]
-    if not found:
+    if not curves:
         return None
-    ratios = [ratio for ratio, _ in found[0][2]]
+    ratios = [ratio for ratio, _ in curves[0][2]]
     far = math.log(max(ratios))
 
     def at(ratio: float) -> float:
@@ -282,7 +282,7 @@ def shift_chart(shown: PlotData) -> Chart | None:
     ticks = tuple((at(ratio), short(max(ratio, 1 / ratio))) for ratio in ratios)
     label = "ratio of the long-tailed test set: forward (left) to backward"
     x = Axis(label, ticks, at)
-    values = [v for *_, line, band in found for v in (*(y for _, y in line), *sum(band, ()))]
+    values = [v for *_, line, band in curves for v in (*(y for _, y in line), *sum(band, ()))]
     y = linear(f"expected {shown.board.metric} ({shown.board.unit})", *_extent(values))
     marks = tuple(
         Mark(
@@ -293,7 +293,7 @@ def shift_chart(shown: PlotData) -> Chart | None:
             tuple((y.at(low), y.at(high)) for low, high in band),
             dots=True,
         )
-        for i, each, line, band in found
+        for i, each, line, band in curves
     )
     note = "Forward: classes with more training images have more test images. 1: balanced."
     if any(mark.band for mark in marks):
@@ -308,10 +308,10 @@ def cost_chart(shown: PlotData, cost: str) -> Chart:
     known = [(i, each) for i, each in enumerate(shown.series) if cost in each.costs]
     if y is None or not known:
         raise ValueError(f"no row of {board.name} has a score and the cost {cost!r}")
-    found = [(i, each) for i, each in known if 0 <= y.at(each.score) <= 1]
-    beyond = [f"{each.name} ({short(each.score)})" for i, each in known if (i, each) not in found]
-    x = logarithmic(dict(shown.costs)[cost], [each.costs[cost] for _, each in found])
-    kept = {i for i, _ in found}
+    inside = [(i, each) for i, each in known if 0 <= y.at(each.score) <= 1]
+    beyond = [f"{each.name} ({short(each.score)})" for i, each in known if (i, each) not in inside]
+    x = logarithmic(dict(shown.costs)[cost], [each.costs[cost] for _, each in inside])
+    kept = {i for i, _ in inside}
     best = [i for i in front(shown.series, cost, board.better) if i in kept]
     line = [(x.at(shown.series[i].costs[cost]), y.at(shown.series[i].score)) for i in best]
     named = _apart(best, line)
@@ -324,7 +324,7 @@ def cost_chart(shown: PlotData, cost: str) -> Chart:
             interval=_interval(each, y),
             label=each.name if i in named else "",
         )
-        for i, each in found
+        for i, each in inside
     )
     left_out = f"Beyond the axis: {', '.join(beyond)}." if beyond else ""
     note = " ".join(filter(None, (left_out, shown.cost_note(cost))))

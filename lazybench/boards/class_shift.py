@@ -84,9 +84,9 @@ def recalls(group: Group) -> list[NDArray[Any]] | None:
     scores = group.trial_scores()
     if scores is None:
         return None
-    found = [by_class(record, each) for record, each in zip(group.scored, scores, strict=True)]
-    known = [each for each in found if each is not None]
-    return known if len(known) == len(found) else None
+    by_seed = [by_class(record, each) for record, each in zip(group.scored, scores, strict=True)]
+    known = [each for each in by_seed if each is not None]
+    return known if len(known) == len(by_seed) else None
 
 
 def shifted(recall: NDArray[Any]) -> dict[str, float]:
@@ -111,15 +111,15 @@ def harmonic_recall(recall: NDArray[Any], images: int) -> float:
 
 def class_shift(group: Group) -> ClassShift | None:
     """Return the results of a row under other test distributions; None where they aren't known."""
-    found = recalls(group)
-    if found is None:
+    by_seed = recalls(group)
+    if by_seed is None:
         return None
     scale = factor(group.records[0])
-    images = group.scored[0].trials.n // len(found[0])
-    accuracies = [shifted(each) for each in found]
+    images = group.scored[0].trials.n // len(by_seed[0])
+    accuracies = [shifted(each) for each in by_seed]
     return ClassShift(
-        worst_recall=scale * _mean([float(each.min()) for each in found]),
-        harmonic_recall=scale * _mean([harmonic_recall(each, images) for each in found]),
+        worst_recall=scale * _mean([float(each.min()) for each in by_seed]),
+        harmonic_recall=scale * _mean([harmonic_recall(each, images) for each in by_seed]),
         accuracy={
             name: scale * _mean([each[name] for each in accuracies]) for name, _ in DISTRIBUTIONS
         },

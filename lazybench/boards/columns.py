@@ -571,10 +571,10 @@ AXES = (
 
 def columns_of(board: Board, rows: Sequence[Row]) -> list[Column]:
     """The columns of Markdown, LaTeX and HTML that some of a board's rows fill."""
-    found: list[Column] = []
+    columns: list[Column] = []
     for column in _with_targets(rows, board.unit):
-        found += _measures(board, rows) if column.key == _MEASURES else [column]
-    return [column for column in found if any(column.cells(board, rows))]
+        columns += _measures(board, rows) if column.key == _MEASURES else [column]
+    return [column for column in columns if any(column.cells(board, rows))]
 
 
 def csv_columns(rows: Sequence[Row]) -> list[Column]:
@@ -585,12 +585,12 @@ def csv_columns(rows: Sequence[Row]) -> list[Column]:
         if column.csv is not None
         and not (column.optional and all(column.csv(row, "") is None for row in rows))
     ]
-    found = [column for column in shown if not column.csv_after]
+    columns = [column for column in shown if not column.csv_after]
     for column in shown:
         if column.csv_after:
-            place = next(i for i, each in enumerate(found) if each.key == column.csv_after)
-            found.insert(place + 1, column)
-    return found
+            place = next(i for i, each in enumerate(columns) if each.key == column.csv_after)
+            columns.insert(place + 1, column)
+    return columns
 
 
 def is_shown_first(column: Column, board: Board) -> bool:
@@ -621,21 +621,21 @@ def to_target(row: Row, target: float) -> ToTarget | None:
     return next((each for each in row.to_target or () if each.target == target), None)
 
 
-def target_text(found: ToTarget | None) -> str:
+def target_text(to_reach: ToTarget | None) -> str:
     """The cost to a target with the processor; `--` where a row never gets there."""
-    if found is None:
+    if to_reach is None:
         return ""
-    if not found.reached:
+    if not to_reach.reached:
         return NEVER
-    seeds = f"{found.reached} of {found.seeds} seeds"
-    if found.train_cpu_s is None:
+    seeds = f"{to_reach.reached} of {to_reach.seeds} seeds"
+    if to_reach.train_cpu_s is None:
         return f"{NEVER} ({seeds})"
-    images = found.image_gradients
+    images = to_reach.image_gradients
     parts = [
-        f"{_fixed(found.train_cpu_s)} s",
+        f"{_fixed(to_reach.train_cpu_s)} s",
         "" if images is None else f"{count_text(images)} image-gradients",
         seeds,
-        "; ".join(found.processors),
+        "; ".join(to_reach.processors),
     ]
     return ", ".join(filter(None, parts))
 
@@ -645,14 +645,14 @@ def _target_columns(target: float, unit: str) -> Iterator[Column]:
 
     def number(name: str) -> Number:
         def value(row: Row) -> float | None:
-            found = to_target(row, target)
-            return None if found is None else vars(found)[name]
+            to_reach = to_target(row, target)
+            return None if to_reach is None else vars(to_reach)[name]
 
         return value
 
     def processors(row: Row, _: str) -> str | None:
-        found = to_target(row, target)
-        return None if found is None else "; ".join(found.processors)
+        to_reach = to_target(row, target)
+        return None if to_reach is None else "; ".join(to_reach.processors)
 
     key = f"to_{target:g}"
     heading = f"CPU s and image-gradients to {target:g} {unit}".rstrip()
@@ -710,8 +710,8 @@ def measures_of(rows: Iterable[Row]) -> list[tuple[str, str]]:
 
     Numbers in names go by their value: `median_l2_at_300` comes before `median_l2_at_1000`.
     """
-    found = {(name, unit) for row in rows for name, unit, _ in row.measures}
-    return sorted(found, key=lambda measure: (_natural(measure[0]), measure))
+    measures = {(name, unit) for row in rows for name, unit, _ in row.measures}
+    return sorted(measures, key=lambda measure: (_natural(measure[0]), measure))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

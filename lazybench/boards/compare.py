@@ -143,11 +143,11 @@ def compare(
     )
 
 
-def comparison_columns(found: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def comparison_columns(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the names of the columns of a comparison's table, and the cells of both sides."""
     head: tuple[str, ...] = (
         "row",
-        f"{found.metric} {found.unit}",
+        f"{comparison.metric} {comparison.unit}",
         "95 % interval",
         "over classes",
         "std over seeds",
@@ -168,44 +168,44 @@ def comparison_columns(found: Comparison) -> tuple[tuple[str, ...], list[tuple[s
             ", ".join(side.flags),
             " ".join(side.keys),
         )
-        for side in (found.left, found.right)
+        for side in (comparison.left, comparison.right)
     ]
     return head, rows
 
 
-def difference_text(found: Comparison) -> str:
+def difference_text(comparison: Comparison) -> str:
     """Return one line: the difference with its intervals and p, and which score is better."""
-    mean, lo, hi, p = found.difference
-    over_classes = found.left.over_classes is not None
+    mean, lo, hi, p = comparison.difference
+    over_classes = comparison.left.over_classes is not None
     interval = "95 % interval over classes" if over_classes else "95 % interval"
-    _, low, high, p_trials = found.over_trials
+    _, low, high, p_trials = comparison.over_trials
     alone = f"; over trials alone {low:+.2f} to {high:+.2f}, p = {p_trials:.2g}"
     return (
-        f"{found.left.name} - {found.right.name}: {mean:+.2f} {found.unit} "
+        f"{comparison.left.name} - {comparison.right.name}: {mean:+.2f} {comparison.unit} "
         f"({interval} {lo:+.2f} to {hi:+.2f}, p = {p:.2g}{alone if over_classes else ''}); "
-        f"{found.better} is better"
+        f"{comparison.better} is better"
     )
 
 
-def comparison_text(found: Comparison, *, columns: int | None = None) -> str:
+def comparison_text(comparison: Comparison, *, columns: int | None = None) -> str:
     """Return a comparison as text: a table of both sides, their difference and notes.
 
     Args:
-        found: the comparison.
+        comparison: the comparison.
         columns: width of the terminal; None if lines may be of any length.
     """
-    table = text_table(*comparison_columns(found), columns=columns)
-    return "\n".join([table, difference_text(found), *filter(None, [found.note])])
+    table = text_table(*comparison_columns(comparison), columns=columns)
+    return "\n".join([table, difference_text(comparison), *filter(None, [comparison.note])])
 
 
 def _difference(left: Group, right: Group, *, over_classes: bool) -> Difference:
-    found = difference(left, right, over_classes=over_classes)
-    if found is None:
+    shared = difference(left, right, over_classes=over_classes)
+    if shared is None:
         raise UsageError(
             f"a paired difference needs the same trials on both sides; {left.name} was evaluated "
             f"on {left.scored[0].trials.n}, {right.name} on {right.scored[0].trials.n}"
         )
-    return found
+    return shared
 
 
 def _side(group: Group, scores: list[NDArray[Any]], rows: Sequence[Group]) -> Side:
@@ -213,13 +213,13 @@ def _side(group: Group, scores: list[NDArray[Any]], rows: Sequence[Group]) -> Si
 
     keys = tuple(record.key12 for record in group.scored)
     # In the trials' own unit, which shows whether they are hits.
-    found, first = over_seeds(scores), group.records[0]
+    in_own_unit, first = over_seeds(scores), group.records[0]
     scale = factor(first)
-    summary = found._replace(
-        mean=found.mean * scale,
-        lo=end_of(found.lo, first),
-        hi=end_of(found.hi, first),
-        seed_std=found.seed_std * scale,
+    summary = in_own_unit._replace(
+        mean=in_own_unit.mean * scale,
+        lo=end_of(in_own_unit.lo, first),
+        hi=end_of(in_own_unit.hi, first),
+        seed_std=in_own_unit.seed_std * scale,
     )
     effects = group.class_effects()
     wider = None if effects is None else over_seeds(scores, effects)
@@ -332,9 +332,9 @@ class Variances:
             wide += variance * float(stdtrit(df, top)) ** 2 if variance else 0.0
         error, freedom = math.sqrt(whole), _freedom(parts)
         bound, off = math.sqrt(wide) / error, abs(difference) / error
-        found = float(nct.sf(bound, freedom, off))
+        right_sign = float(nct.sf(bound, freedom, off))
         # The wrong sign is as good as impossible beyond, where its chance comes out as NaN.
-        return found + float(nct.cdf(-bound, freedom, off)) if off < _SURE else found
+        return right_sign + float(nct.cdf(-bound, freedom, off)) if off < _SURE else right_sign
 
 
 def _freedom(parts: Sequence[tuple[float, float]]) -> float:
@@ -422,20 +422,20 @@ def plan(
     rows = groups(records)
     one, other = (select(rows, name, norm) for name in (left, right))
     first = one.records[0]
-    found, means = _variances(one, other, factor(first))
+    sources, means = _variances(one, other, factor(first))
     effects = one.class_effects()
     sizes = [len(one.scored), len(other.scored)]
     now = Size(len(means), None if effects is None else effects.classes, min(sizes))
 
     def enough(size: Size) -> bool:
-        return found.power(size, difference) >= power
+        return sources.power(size, difference) >= power
 
     def grown(times: float) -> Size:
         classes = None if now.classes is None else math.ceil(now.classes * times)
         return Size(math.ceil(now.trials * times), classes, math.ceil(now.seeds * times))
 
     hundredths = _least(lambda k: enough(grown(k / 100)))
-    ways = max(2, math.ceil(found.ways))
+    ways = max(2, math.ceil(sources.ways))
     return Plan(
         env=first.env.id,
         metric=first.env.metric,
@@ -445,9 +445,9 @@ def plan(
         observed=float(means.mean()),
         difference=difference,
         wanted=power,
-        variances=found,
+        variances=sources,
         now=now,
-        power=found.power(now, difference),
+        power=sources.power(now, difference),
         trials=_least(lambda k: enough(now._replace(trials=k)), 2),
         classes=None
         if now.classes is None
@@ -505,5 +505,5 @@ def _variances(one: Group, other: Group, scale: float) -> tuple[Variances, NDArr
     else:
         classes, trials = effects.components(means)
         ways = effects.ways
-    found = Variances(by_seed, max(0.0, classes), max(0.0, trials - left), chance, ways)
-    return found, means
+    variances = Variances(by_seed, max(0.0, classes), max(0.0, trials - left), chance, ways)
+    return variances, means

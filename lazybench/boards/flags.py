@@ -83,8 +83,8 @@ def against_baselines(group: Group, rows: Sequence[Group]) -> Against:
 def _baseline(name: str, group: Group, rows: Sequence[Group]) -> Group | None:
     same = [row for row in rows if row.scored and row.records[0].limited is False]
     norm = batch_norm(group.records[0]) or TRANSDUCTIVE
-    found = newest(same, name, {}, norm)
-    return found or newest(same, name, {}, TRANSDUCTIVE)
+    same_norm = newest(same, name, {}, norm)
+    return same_norm or newest(same, name, {}, TRANSDUCTIVE)
 
 
 def _is_above(group: Group, baseline: Group) -> bool:
@@ -165,8 +165,8 @@ def flags(group: Group, rows: Sequence[Group]) -> tuple[str, ...]:
     """
     first = group.records[0]
     below = not is_baseline(first) and not first.limited
-    found = [BELOW_BASELINE] if below and against_baselines(group, rows).not_above else []
-    return (*found, STILL_RISING) if is_still_rising(group) else tuple(found)
+    marks = [BELOW_BASELINE] if below and against_baselines(group, rows).not_above else []
+    return (*marks, STILL_RISING) if is_still_rising(group) else tuple(marks)
 
 
 def processor(record: Record) -> str:

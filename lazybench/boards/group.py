@@ -139,8 +139,8 @@ class Group:
         if not column:
             return self.trial_scores() or []
         columns = [record.trials.columns.get(column) for record in self.scored]
-        found = [packed.unpack() for packed in columns if packed is not None]
-        return found if all(is_usable(values) for values in found) else []
+        by_seed = [packed.unpack() for packed in columns if packed is not None]
+        return by_seed if all(is_usable(values) for values in by_seed) else []
 
 
 def class_effects(record: Record) -> ClassEffects | None:
@@ -279,14 +279,14 @@ def difference(group: Group, other: Group, *, over_classes: bool = True) -> Diff
         other: runs on the same.
         over_classes: as in `Group.less`.
     """
-    found = group.less(other, over_classes=over_classes)
-    if found is None:
+    estimate = group.less(other, over_classes=over_classes)
+    if estimate is None:
         return None
     scale = factor(group.records[0])
-    lo, hi = found.lo * scale, found.hi * scale
+    lo, hi = estimate.lo * scale, estimate.hi * scale
     if group.records[0].env.unit == "fraction" and not math.isnan(lo):
         lo, hi = max(lo, -100.0), min(hi, 100.0)
-    return Difference(found.mean * scale, lo, hi, found.p)
+    return Difference(estimate.mean * scale, lo, hi, estimate.p)
 
 
 def batch_norm(record: Record) -> str | None:
@@ -307,18 +307,18 @@ def whole_runs(records: Iterable[Record]) -> list[Record]:
 
 
 def newest(
-    found: Iterable[Group], agent: str | None, settings: Mapping[str, Any], norm: str
+    rows: Iterable[Group], agent: str | None, settings: Mapping[str, Any], norm: str
 ) -> Group | None:
     """The group of an agent's newest version with some settings and batch norm; None without one.
 
     Args:
-        found: groups of one environment.
+        rows: groups of one environment.
         agent: id.
         settings: all overrides but the batch norm.
         norm: its batch norm, where it has one.
     """
     fitting = []
-    for group in found:
+    for group in rows:
         first = group.records[0]
         overrides = {name: value for name, value in first.overrides.items() if name != "batch_norm"}
         same = (first.agent.id, overrides) == (agent, dict(settings))
@@ -410,11 +410,11 @@ def _sameness(record: Record) -> str:
 
 def _values_of_agents(firsts: Iterable[Record]) -> dict[str, dict[str, set[str]]]:
     """For each agent id the values, over its rows, of the facts that a name may show."""
-    found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    values: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for record in firsts:
         for key, value in _varying(record).items():
-            found[record.agent.id][key].add(value)
-    return found
+            values[record.agent.id][key].add(value)
+    return values
 
 
 def settings_text(record: Record) -> str:
@@ -457,11 +457,11 @@ def _varying(record: Record) -> dict[str, str]:
 
 def newest_versions(records: Iterable[Record]) -> dict[tuple[str, str], int]:
     """The newest version of each agent among some records, by its id and origin."""
-    found: dict[tuple[str, str], int] = {}
+    versions: dict[tuple[str, str], int] = {}
     for record in records:
         agent = (record.agent.id, record.agent.origin)
-        found[agent] = max(record.agent.version, found.get(agent, 0))
-    return found
+        versions[agent] = max(record.agent.version, versions.get(agent, 0))
+    return versions
 
 
 def is_superseded(record: Record, newest_of: Mapping[tuple[str, str], int]) -> bool:

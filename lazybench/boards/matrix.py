@@ -115,21 +115,21 @@ def _row(
 ) -> list[MatrixCell]:
     here = [r for r in records if (r.env.id, r.budget) == (home, wanted.budget)]
     own = whole_runs(here)
-    found = newest(groups(own), wanted.agent, wanted.settings, wanted.batch_norm)
-    if found is None or not found.scored:
+    runs = newest(groups(own), wanted.agent, wanted.settings, wanted.batch_norm)
+    if runs is None or not runs.scored:
         parts = any(r.agent.id == wanted.agent and r.trained_on is None for r in here)
         reason = ONLY_PARTS if parts and not own else NO_RUN
         return [MatrixCell(home, each, reason=reason) for each in test]
-    return [_cell(records, found, home, each, evaluate) for each in test]
+    return [_cell(records, runs, home, each, evaluate) for each in test]
 
 
 def _cell(
-    records: Sequence[Record], found: Group, home: str, test: str, evaluate: Evaluate
+    records: Sequence[Record], runs: Group, home: str, test: str, evaluate: Evaluate
 ) -> MatrixCell:
     if test == home:
-        return _scored(found.scored, home, test)
+        return _scored(runs.scored, home, test)
     try:
-        here = [_stored(records, run, test) or evaluate(run, test) for run in found.scored]
+        here = [_stored(records, run, test) or evaluate(run, test) for run in runs.scored]
     except LazybenchError as error:
         return MatrixCell(home, test, reason=str(error))
     return _scored(here, home, test)

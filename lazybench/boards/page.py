@@ -180,7 +180,7 @@ def average_ranks(boards: Sequence[Board]) -> list[Standing]:
     Choice: an agent's row is its best one of its plain name, without overrides; each board ranks
     those agents alone, so that variants and rare agents don't move the others.
     """
-    found: list[dict[str, int]] = []
+    rank_lists: list[dict[str, int]] = []
     for board in boards:
         ranks: dict[str, int] = {}
         for _, rows in board.rank_groups[:1]:
@@ -188,14 +188,15 @@ def average_ranks(boards: Sequence[Board]) -> list[Standing]:
                 if row.agent == row.agent_id and row.rank is not None:
                     ranks.setdefault(row.agent, row.rank)
         if len(ranks) > 1:
-            found.append(ranks)
-    if len(found) < _FEWEST_BOARDS:
+            rank_lists.append(ranks)
+    if len(rank_lists) < _FEWEST_BOARDS:
         return []
-    names = {name for ranks in found for name in ranks}
-    kept = {name for name in names if 2 * sum(name in ranks for ranks in found) >= len(found)}
+    names = {name for ranks in rank_lists for name in ranks}
+    half = len(rank_lists) / 2
+    kept = {name for name in names if sum(name in ranks for ranks in rank_lists) >= half}
     places: dict[str, list[float]] = defaultdict(list)
     best: dict[str, int] = defaultdict(int)
-    for ranks in found:
+    for ranks in rank_lists:
         among = [ranks[name] for name in kept & ranks.keys()]
         for name in kept & ranks.keys():
             above = sum(rank < ranks[name] for rank in among)
@@ -297,11 +298,11 @@ def to_html(
     script = "\n".join(_asset(name) for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode("ascii")
     by_key = {record.key12: record for record in records}
-    found = plot_data(sorted(boards, key=page_order), by_key.values())
+    plotted = plot_data(sorted(boards, key=page_order), by_key.values())
     about = _About.of(boards)
     links = {} if store is None else {key: _link(store, each) for key, each in by_key.items()}
-    reported = _reported([each.board for each in found])
-    sections = [_section(each, links, about) for each in found]
+    reported = _reported([each.board for each in plotted])
+    sections = [_section(each, links, about) for each in plotted]
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(_asset("page.html"))
@@ -310,10 +311,10 @@ def to_html(
         style=_markup(_asset("page.css")),
         script=_markup(script),
         digest=digest,
-        data=_markup(json_for_script([_facts(each) for each in found])),
+        data=_markup(json_for_script([_facts(each) for each in plotted])),
         made=made_by(boards, command),
         columns=_picker(sections),
-        overview=_overview(found, by_key),
+        overview=_overview(plotted, by_key),
         paper=_work(PAPER),
         families=sorted({board.family for board in boards}),
         envs=sorted({board.env for board in boards}),
@@ -349,10 +350,10 @@ def _link(store: str, record: Record) -> str:
     return quote(PurePosixPath(Store(store).path(record)).as_posix())
 
 
-def _overview(found: Sequence[PlotData], by_key: Mapping[str, Record]) -> list[dict[str, Any]]:
+def _overview(data: Sequence[PlotData], by_key: Mapping[str, Record]) -> list[dict[str, Any]]:
     """For each family its boards with winner and date, and the average ranks of its agents."""
     families: dict[str, list[PlotData]] = {}
-    for each in found:
+    for each in data:
         families.setdefault(each.board.family, []).append(each)
     return [
         {
@@ -368,13 +369,13 @@ def _overview(found: Sequence[PlotData], by_key: Mapping[str, Record]) -> list[d
     ]
 
 
-def _overview_line(found: PlotData, by_key: Mapping[str, Record]) -> dict[str, Any]:
-    board = found.board
+def _overview_line(data: PlotData, by_key: Mapping[str, Record]) -> dict[str, Any]:
+    board = data.board
     first = winners(board)
-    labels = dict(zip(map(id, found.rows), (each.name for each in found.series), strict=True))
+    labels = dict(zip(map(id, data.rows), (each.name for each in data.series), strict=True))
     records = [by_key[key] for row in board.rows for key in row.keys if key in by_key]
     return {
-        "id": found.id,
+        "id": data.id,
         "name": board.name,
         "budget": board.budget,
         "paper": bool(board.reported),
@@ -392,13 +393,13 @@ def _score_text(board: Board, row: Row) -> str:
     return column.cells(board, [row])[0]
 
 
-def _section(found: PlotData, links: Mapping[str, str], about: _About) -> dict[str, Any]:
-    board = found.board
+def _section(plotted: PlotData, links: Mapping[str, str], about: _About) -> dict[str, Any]:
+    board = plotted.board
     columns = [each for each in columns_of(board, board.rows) if each.key != "ranks"]
     axis = score_axis(board, "")
     rows = board.rows
     labels = dict(zip(map(id, rows), row_labels(rows), strict=True))
-    places = {id(row): place for place, row in enumerate(found.rows)}
+    places = {id(row): place for place, row in enumerate(plotted.rows)}
     ranks = rank_texts(board)
 
     def cell(column: Column, row: Row) -> Cell:
@@ -422,7 +423,7 @@ def _section(found: PlotData, links: Mapping[str, str], about: _About) -> dict[s
         return Cell(text, value)
 
     return {
-        "id": found.id,
+        "id": plotted.id,
         "board": board,
         "family": FAMILY_WORDS.get(board.family, board.family),
         "fingerprint": board.fingerprint[:12],
@@ -458,16 +459,16 @@ def _section(found: PlotData, links: Mapping[str, str], about: _About) -> dict[s
 
 def _blocks(board: Board) -> list[tuple[str, list[Row], bool]]:
     """The rows block by block, with its title and whether it is folded at first."""
-    found: list[tuple[str, list[Row], bool]] = []
+    parts: list[tuple[str, list[Row], bool]] = []
     for title, rows in board.blocks:
         newest = [row for row in rows if SUPERSEDED not in row.marks]
         old = [row for row in rows if SUPERSEDED in row.marks]
         if newest:
             words = "Not ranked: limited or smoke runs" if title == UNRANKED else title
-            found.append((words, newest, False))
+            parts.append((words, newest, False))
         if old:
-            found.append(("Superseded: made by older versions of their agents", old, True))
-    return found
+            parts.append(("Superseded: made by older versions of their agents", old, True))
+    return parts
 
 
 def rank_texts(board: Board) -> dict[int, tuple[str, float]]:
@@ -476,7 +477,7 @@ def rank_texts(board: Board) -> dict[int, tuple[str, float]]:
     One notation: `2` and `5` joined by a dash is any place from the second to the fifth. It counts
     all rows of the rank group; those of too few seeds are taken to be where their score is.
     """
-    found: dict[int, tuple[str, float]] = {}
+    texts: dict[int, tuple[str, float]] = {}
     for _, rows in board.rank_groups:
         sign = 1 if board.better == "higher" else -1
         levels = [sign * level_of(row) for row in rows]
@@ -488,8 +489,8 @@ def rank_texts(board: Board) -> dict[int, tuple[str, float]]:
             else:
                 low = row.ranks[0] + sum(other > level for other in few)
                 high = row.ranks[1] + sum(other >= level for other in few)
-            found[id(row)] = (str(low) if low == high else f"{low}{_DASH}{high}", float(place))
-    return found
+            texts[id(row)] = (str(low) if low == high else f"{low}{_DASH}{high}", float(place))
+    return texts
 
 
 def _bar(row: Row, axis: Axis) -> ScoreBar:
@@ -516,8 +517,8 @@ def _to_target(board: Board, labels: Mapping[int, str]) -> dict[str, Any] | None
         return None
 
     def costs(row: Row) -> list[float]:
-        found = (to_target(row, target) for target in targets)
-        known = (each.train_cpu_s if each is not None else None for each in found)
+        to_reach = (to_target(row, target) for target in targets)
+        known = (each.train_cpu_s if each is not None else None for each in to_reach)
         return [math.inf if cost is None else cost for cost in known]
 
     rows = sorted((row for row in board.rows if row.to_target is not None), key=costs)
@@ -532,31 +533,31 @@ def _to_target(board: Board, labels: Mapping[int, str]) -> dict[str, Any] | None
 
 def _picker(sections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The columns that any board has, each once, with what readers see of them at first."""
-    found: dict[str, dict[str, Any]] = {}
+    by_key: dict[str, dict[str, Any]] = {}
     for section in sections:
         for column in section["columns"]:
             title = "score" if column["key"] == "score" else column["title"]
-            entry = found.setdefault(column["key"], {**column, "title": title})
+            entry = by_key.setdefault(column["key"], {**column, "title": title})
             entry["first"] = entry["first"] or column["first"]
-    return list(found.values())
+    return list(by_key.values())
 
 
-def _facts(found: PlotData) -> dict[str, Any]:
+def _facts(data: PlotData) -> dict[str, Any]:
     """The data that the scripts draw."""
-    learning, success = learning_chart(found), success_chart(found)
-    shifts = shift_chart(found)
-    costs = [cost_chart(found, cost) for cost, _ in found.costs]
+    learning, success = learning_chart(data), success_chart(data)
+    shifts = shift_chart(data)
+    costs = [cost_chart(data, cost) for cost, _ in data.costs]
     facts: dict[str, Any] = {
-        "id": found.id,
-        "name": found.board.name,
-        "picked": min(PICKED, len(found.series)),
-        "series": [{"name": each.name, "ranked": each.ranked} for each in found.series],
+        "id": data.id,
+        "name": data.board.name,
+        "picked": min(PICKED, len(data.series)),
+        "series": [{"name": each.name, "ranked": each.ranked} for each in data.series],
         "costs": [
             (name, label, chart.note, _chart_facts(chart))
-            for (name, label), chart in zip(found.costs, costs, strict=True)
+            for (name, label), chart in zip(data.costs, costs, strict=True)
         ],
         "learning": None if learning is None else _chart_facts(learning),
-        "learningNote": found.learning_note,
+        "learningNote": data.learning_note,
         "success": None if success is None else _chart_facts(success),
         "shifts": None if shifts is None else _chart_facts(shifts),
     }
@@ -589,15 +590,15 @@ def _reported(boards: Sequence[Board]) -> list[dict[str, Any]]:
     by_env: dict[str, tuple[Board, tuple[Reported, ...]]] = {
         board.env: (board, board.reported) for board in boards if board.reported
     }
-    found = []
+    tables = []
     for env, (board, rows) in by_env.items():
         source = common_source(rows)
         columns = short_places(REPORTED_COLUMNS) if source else REPORTED_COLUMNS
         cells = [[(column.text(row), column.style) for column in columns] for row in rows]
         headings = [column.heading for column in columns]
         facts = {"env": env, "family": board.family, "source": source}
-        found.append(facts | {"headings": headings, "rows": cells})
-    return found
+        tables.append(facts | {"headings": headings, "rows": cells})
+    return tables
 
 
 def _work(key: str) -> dict[str, str]:

@@ -112,13 +112,13 @@ def scored(rows: Sequence[Row | str], records: Sequence[Record]) -> list[Cell | 
     shared: dict[int | None, list[int]] = defaultdict(list)
     for place, row in enumerate(home, start=1):
         shared[row.rank].append(place)
-    found = {row.keys: row for row in ranked}
+    row_of = {row.keys: row for row in ranked}
     cells: list[Cell | str] = []
     for each in rows:
         if isinstance(each, str) or each.score is None:
             cells.append(each if isinstance(each, str) else "no score")
             continue
-        own = found[each.keys]
+        own = row_of[each.keys]
         at_home = own in home
         places = shared[own.rank]
         best = at_home and own.score == home[0].score
@@ -147,13 +147,13 @@ def measure_facts(records: Sequence[Record], metric: str, env: str) -> tuple[str
     Raises:
         UnknownName: no record has it.
     """
-    found = [record.metrics[metric] for record in records if metric in record.metrics]
-    if not found:
+    metrics = [record.metrics[metric] for record in records if metric in record.metrics]
+    if not metrics:
         names = dict.fromkeys(name for record in records for name in record.metrics)
         raise UnknownName(
             f"no record of {env} has the metric '{metric}'; there are: {', '.join(names)}"
         )
-    return found[0].better, "%" if found[0].unit == "fraction" else found[0].unit
+    return metrics[0].better, "%" if metrics[0].unit == "fraction" else metrics[0].unit
 
 
 def measured(rows: Sequence[Row | str], metric: str, better: str) -> list[Cell | str]:

@@ -165,13 +165,13 @@ def _digest(board: Board) -> str:
 def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> PlotData:
     rows = [row for row in board.rows if row.score is not None and SUPERSEDED not in row.marks]
     labels = dict(zip(map(id, rows), row_labels(rows), strict=True))
-    found = {id(row): [by_key[key] for key in row.keys if key in by_key] for row in rows}
-    curves = [record for row in rows for record in found[id(row)] if record.curve]
+    records_of = {id(row): [by_key[key] for key in row.keys if key in by_key] for row in rows}
+    curves = [record for row in rows for record in records_of[id(row)] if record.curve]
     by_images = all(record.cost.image_gradients for record in curves)
     series, on_validation = [], []
     for row in rows:
         label = labels[id(row)]
-        series.append(_series(label, row, found[id(row)], by_images=by_images))
+        series.append(_series(label, row, records_of[id(row)], by_images=by_images))
         if row.track == _ON_VALIDATION and series[-1].learning:
             on_validation.append(label)
     return PlotData(
@@ -213,11 +213,11 @@ def _series(name: str, row: Row, records: Sequence[Record], *, by_images: bool) 
 
 def _shifts(records: Sequence[Record]) -> tuple[Points, ...]:
     """The accuracy of each seed under each test distribution, from forward to backward."""
-    found = recalls(Group(tuple(records), "")) if records else None
+    by_seed = recalls(Group(tuple(records), "")) if records else None
     scale = factor(records[0]) if records else 1.0
     return tuple(
         tuple((1 / ratio, scale * accuracy[name]) for name, ratio in DISTRIBUTIONS)
-        for accuracy in map(shifted, found or ())
+        for accuracy in map(shifted, by_seed or ())
     )
 
 

@@ -130,12 +130,12 @@ def panels(
             "pictures need matplotlib; get it with: pip install 'lazybench[plots]'"
         ) from error
     figure = _shown_in_notebooks(Figure)(figsize=(width, height), layout="constrained")
-    found = [figure.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]
-    for axes in found:
+    every = [figure.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]
+    for axes in every:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.9", linewidth=0.8)
         axes.set_axisbelow(True)
-    return figure, found
+    return figure, every
 
 
 def as_bytes(figure: Figure, form: str) -> bytes:
@@ -297,16 +297,16 @@ _FEW_PLACES = 16
 """The most places whose trials are counted next to them: those of three seeds of hits."""
 
 
-def compare_picture(found: Comparison, form: str) -> bytes:
+def compare_picture(comparison: Comparison, form: str) -> bytes:
     """Return `compare_figure` as the content of a `png` or `svg` file.
 
     Raises:
         LazybenchError: matplotlib isn't installed.
     """
-    return as_bytes(compare_figure(found), form)
+    return as_bytes(compare_figure(comparison), form)
 
 
-def compare_figure(found: Comparison) -> Figure:
+def compare_figure(comparison: Comparison) -> Figure:
     """Return a figure of two sides of a comparison.
 
     Long tail: the accuracy of both over the classes, from most to fewest training images, and
@@ -317,21 +317,21 @@ def compare_figure(found: Comparison) -> Figure:
     Raises:
         LazybenchError: matplotlib isn't installed.
     """
-    if found.left.by_class is not None and found.right.by_class is not None:
-        figure = _compare_classes(found, found.left.by_class, found.right.by_class)
+    if comparison.left.by_class is not None and comparison.right.by_class is not None:
+        figure = _compare_classes(comparison, comparison.left.by_class, comparison.right.by_class)
     else:
-        figure = _compare_trials(found)
-    mean, lo, hi, _ = found.difference
-    points = "points" if found.unit == "%" else found.unit
+        figure = _compare_trials(comparison)
+    mean, lo, hi, _ = comparison.difference
+    points = "points" if comparison.unit == "%" else comparison.unit
     figure.suptitle(
-        f"{found.env}: {_name(found.left.name)} less {_name(found.right.name)}\n"
+        f"{comparison.env}: {_name(comparison.left.name)} less {_name(comparison.right.name)}\n"
         f"{mean:+.2f} {points} (95 % interval {lo:+.2f} to {hi:+.2f})",
         fontsize=10,
     )
     return figure
 
 
-def _compare_classes(found: Comparison, left: NDArray[Any], right: NDArray[Any]) -> Figure:
+def _compare_classes(comparison: Comparison, left: NDArray[Any], right: NDArray[Any]) -> Figure:
     """Both sides' accuracy from head to tail, and their difference, in groups of classes."""
     import numpy as np
 
@@ -339,29 +339,30 @@ def _compare_classes(found: Comparison, left: NDArray[Any], right: NDArray[Any])
     groups = np.array_split(np.arange(len(left)), min(_CLASS_GROUPS, len(left)))
     middles = [float(group.mean()) + 1 for group in groups]
     for side, values, colour in (
-        (found.left, left, _BLUE),
-        (found.right, right, _ORANGE),
+        (comparison.left, left, _BLUE),
+        (comparison.right, right, _ORANGE),
     ):
         means = [values[group].mean() for group in groups]
         upper.plot(range(1, len(values) + 1), values, ".", color=colour, alpha=0.3, markersize=4)
         upper.plot(middles, means, "o-", color=colour, markersize=4, label=_name(side.name))
-    upper.set_ylabel(f"{found.metric} of a class ({found.unit})")
+    upper.set_ylabel(f"{comparison.metric} of a class ({comparison.unit})")
     upper.legend(fontsize=8, frameon=False)
     differences = [(left - right)[group].mean() for group in groups]
     widths = [0.85 * len(group) for group in groups]
     colours = [_BLUE if value > 0 else _ORANGE for value in differences]
     lower.bar(middles, differences, width=widths, color=colours)
     lower.axhline(0, color="0.4", linewidth=0.8)
-    lower.set_ylabel(f"difference ({'points' if found.unit == '%' else found.unit})")
+    lower.set_ylabel(f"difference ({'points' if comparison.unit == '%' else comparison.unit})")
     lower.set_xlabel(f"classes, from most to fewest training images (groups of {len(groups[0])})")
     for axes in (upper, lower):
         axes.set_xlim(0, len(left) + 1)
     return figure
 
 
-def _compare_trials(found: Comparison) -> Figure:
+def _compare_trials(comparison: Comparison) -> Figure:
     figure, axes = new_figure(5, 5.3)
-    x, y = ([round(v, 6) for v in side.by_trial.tolist()] for side in (found.right, found.left))
+    sides = (comparison.right, comparison.left)
+    x, y = ([round(v, 6) for v in side.by_trial.tolist()] for side in sides)
     levels = sorted({*x, *y})
     counts = Counter(zip(x, y, strict=True))
     ends = (levels[0], levels[-1])
@@ -384,8 +385,8 @@ def _compare_trials(found: Comparison) -> Figure:
         axes.margins(0.2)
         axes.set_xticks(levels, [f"{level:.3g}" for level in levels])
         axes.set_yticks(levels, [f"{level:.3g}" for level in levels])
-    for side, label in ((found.right, axes.set_xlabel), (found.left, axes.set_ylabel)):
-        label(f"{_name(side.name)}, {found.metric} ({found.unit}) of a trial")
+    for side, label in zip(sides, (axes.set_xlabel, axes.set_ylabel), strict=True):
+        label(f"{_name(side.name)}, {comparison.metric} ({comparison.unit}) of a trial")
     return figure
 
 

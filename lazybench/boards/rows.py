@@ -321,10 +321,10 @@ def _to_target(records: Sequence[Record]) -> tuple[ToTarget, ...] | None:
     except UnknownName:
         return None
     scale = factor(records[0])
-    found = []
+    entries = []
     for target in spec.targets:
         points = [_first_at(record, target, spec.validation[1]) for record in timed]
-        found.append(
+        entries.append(
             ToTarget(
                 target=target * scale,
                 train_cpu_s=_median(points, "train_cpu_s"),
@@ -334,7 +334,7 @@ def _to_target(records: Sequence[Record]) -> tuple[ToTarget, ...] | None:
                 processors=tuple(sorted({_processor(record) for record in timed})),
             )
         )
-    return tuple(found) or None
+    return tuple(entries) or None
 
 
 def _first_at(record: Record, target: float, better: str) -> dict[str, Any] | None:
@@ -377,20 +377,20 @@ def _measures(records: Sequence[Record]) -> tuple[tuple[str, str, float], ...]:
     """Name, unit and mean over the records of each metric but the headline one."""
     names = dict.fromkeys(name for record in records for name in record.metrics)
     names.pop(records[0].env.metric, None)
-    found = []
+    measures = []
     for name in names:
         held = [record.metrics[name] for record in records if name in record.metrics]
         values = [metric.value for metric in held if metric.value is not None]
         if values:
             fraction = held[0].unit == "fraction"
             mean = sum(values) / len(values) * (100.0 if fraction else 1.0)
-            found.append((name, "%" if fraction else held[0].unit, bounded(mean)))
+            measures.append((name, "%" if fraction else held[0].unit, bounded(mean)))
     # Columns that are there only where a row has them, as those of further metrics.
     for name, unit, attribute in _TUNING:
         cost = _tuning(records, attribute)
         if cost is not None:
-            found.append((name, unit, cost))
-    return tuple(found)
+            measures.append((name, unit, cost))
+    return tuple(measures)
 
 
 def _tuning(records: Sequence[Record], name: str) -> float | None:

@@ -220,14 +220,14 @@ def select_table(
         UsageError: several boards have them.
     """
     whole = [record for record in store.records(env=env) if limited or not record.limited]
-    found = one_table([record for record in whole if record.budget == budget], protocol)
-    if not found:
+    table = one_table([record for record in whole if record.budget == budget], protocol)
+    if not table:
         settings = "".join(f", {name}={value}" for name, value in protocol.items())
         budgets = [name for name in BUDGETS if any(record.budget == name for record in whole)]
         others = f" (there are some at budget {' and '.join(budgets)})"
         where = f"{env} at budget {budget}{'' if budget in budgets or not budgets else others}"
         raise UnknownName(f"no records of {where}{settings}; see: lazybench leaderboard")
-    return found
+    return table
 
 
 @dataclass(frozen=True, repr=False)
@@ -317,10 +317,10 @@ class ComparisonView:
 
     @property
     def _made(self) -> str:
-        found = self.result
-        sides = [found.left.name, found.right.name]
-        words = ["lazybench", "compare", *sides, "--env", found.env]
-        n = len(found.left.keys) + len(found.right.keys)
+        result = self.result
+        sides = [result.left.name, result.right.name]
+        words = ["lazybench", "compare", *sides, "--env", result.env]
+        n = len(result.left.keys) + len(result.right.keys)
         return made_from(n, shlex.join(words))
 
     def __str__(self) -> str:
@@ -369,9 +369,9 @@ class ComparisonView:
         return import_pandas().DataFrame(self._lines())
 
     def _lines(self) -> list[dict[str, Any]]:
-        found = self.result
-        known = found.left.over_classes is not None
-        facts: dict[str, Any] = {"env": found.env, "metric": found.metric, "unit": found.unit}
+        result = self.result
+        known = result.left.over_classes is not None
+        facts: dict[str, Any] = {"env": result.env, "metric": result.metric, "unit": result.unit}
         lines = [
             facts
             | {
@@ -388,15 +388,15 @@ class ComparisonView:
                 "flags": ", ".join(each.flags),
                 "keys": " ".join(each.keys),
             }
-            for side, each in (("left", found.left), ("right", found.right))
+            for side, each in (("left", result.left), ("right", result.right))
         ]
-        over = found.difference
+        over = result.difference
         difference = {
             "side": "difference",
-            "row": f"{found.left.name} - {found.right.name}",
+            "row": f"{result.left.name} - {result.right.name}",
             "score": over.mean,
-            "lo": found.over_trials.lo,
-            "hi": found.over_trials.hi,
+            "lo": result.over_trials.lo,
+            "hi": result.over_trials.hi,
             "classes_lo": over.lo if known else None,
             "classes_hi": over.hi if known else None,
             "p": over.p,

@@ -228,8 +228,8 @@ def _digest(path: Path) -> str:
 
 
 def _status(path: Path) -> list[int]:
-    found = os.stat(path)
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _unchanged(store: Store, folder: Path, entry: Any) -> _FolderBoards | None:
@@ -353,9 +353,9 @@ def _first_line(data: bytes, expected: bytes) -> int:
 
 
 def _stale(store: Store, files: Collection[Path]) -> list[Path]:
-    found = sorted((store.root / "boards").glob("*.*"))
+    present = sorted((store.root / "boards").glob("*.*"))
     others = [
-        path for path in found if path not in files and path.suffix in {".md", ".csv", ".json"}
+        path for path in present if path not in files and path.suffix in {".md", ".csv", ".json"}
     ]
     return [path for path in others if _is_ours(path)]
 

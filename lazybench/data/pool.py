@@ -8,7 +8,7 @@ classes and hold out a fifth of each class's instances for the test.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -92,6 +92,35 @@ class DataSet(Protocol):
     def pool(self, split: Split) -> Pool:
         """Return the instances of `split`."""
         ...
+
+
+@dataclass(frozen=True)
+class PooledData:
+    """Base of opened data sets that hold a pool for each split.
+
+    Attributes:
+        name: id of the data set.
+        fingerprint: 64 hex digits over content and split.
+        prep: version of the preparation.
+        source: one line on where the instances come from.
+        pools: the splits' pools; one with an official train and test part has no val.
+    """
+
+    name: str
+    fingerprint: str
+    prep: str
+    source: str
+    pools: Mapping[Split, Pool] = field(repr=False)
+
+    def pool(self, split: Split) -> Pool:
+        """Return the instances of `split`.
+
+        Raises:
+            UsageError: no such split.
+        """
+        if split not in self.pools:
+            raise UsageError(f"split {split!r} isn't one of {', '.join(self.pools)}")
+        return self.pools[split]
 
 
 @runtime_checkable

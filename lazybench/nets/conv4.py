@@ -120,12 +120,12 @@ class Conv4:
     def statistics(self, params: Params, x: Tensor) -> Stats:
         """Return mean and (biased) variance of each batch norm on `x`."""
         x = _as_images(x)
-        found: list[Moments] = []
+        by_layer: list[Moments] = []
         for layer in range(1, 5):
             x = _convolve(params, layer, x)
-            found.append(moments(x))
-            x = _norm_pool(params, layer, x, found[-1])
-        return tuple(found)
+            by_layer.append(moments(x))
+            x = _norm_pool(params, layer, x, by_layer[-1])
+        return tuple(by_layer)
 
 
 def _convolve(params: Params, layer: int, x: Tensor) -> Tensor:

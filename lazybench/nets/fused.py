@@ -283,8 +283,8 @@ def _plainly(
     out = F.relu(F.max_pool2d(out, 2))
     first = torch.autograd.grad(out, (u, scale, offset), grad, create_graph=True)
     wanted = [value for value, is_needed in zip(values[:3], needed, strict=True) if is_needed]
-    found = iter(torch.autograd.grad(first, wanted, along, create_graph=True, allow_unused=True))
-    return [next(found) if is_needed else None for is_needed in needed]
+    second = iter(torch.autograd.grad(first, wanted, along, create_graph=True, allow_unused=True))
+    return [next(second) if is_needed else None for is_needed in needed]
 
 
 _TAPS = 9

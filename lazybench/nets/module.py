@@ -211,8 +211,8 @@ class ModuleNet:
                 f"backbone '{self.name}' has other parameters each time; make it depend on the "
                 "task alone"
             )
-        found = dict(module.named_parameters())
-        params = {name: found[path].detach().clone() for name, path in self._paths.items()}
+        by_path = dict(module.named_parameters())
+        params = {name: by_path[path].detach().clone() for name, path in self._paths.items()}
         return params | head(self.width, self.outputs, generator)
 
     def prepare(self, x: Tensor) -> Tensor:

@@ -93,14 +93,14 @@ def batch_moments(inputs: Tensor) -> None:
 
 def measured(run: Callable[[Pick], object]) -> Stats:
     """Return the moments of each batch norm's input, in the order in which `run` comes to them."""
-    found: list[Moments] = []
+    by_layer: list[Moments] = []
 
     def measure(inputs: Tensor) -> Moments:
-        found.append(moments(inputs))
-        return found[-1]
+        by_layer.append(moments(inputs))
+        return by_layer[-1]
 
     run(measure)
-    return tuple(found)
+    return tuple(by_layer)
 
 
 def batch_norm(

@@ -150,10 +150,10 @@ def pretrained(
     if size is not None and not 1 <= size <= MOST_SIZE:
         raise UsageError(f"--size takes pixels in [1, {MOST_SIZE}], such as 128; got {size}")
     if is_pretrained(name):
-        module, found = _made(name, size)
+        module, known = _made(name, size)
         own = name == EFFNET_LITE0
         sha256 = EFFNET_LITE0_SHA256 if own else module_sha256(module.network)
-        return Pretrained(name, weights or found, module, module.preparation.text, sha256)
+        return Pretrained(name, weights or known, module, module.preparation.text, sha256)
     if ":" not in name:
         raise UsageError(
             f"no pre-trained backbone '{name}'.{nearest(name, NAMES)} Give {EFFNET_LITE0}, "
@@ -226,12 +226,12 @@ def seen(name: str) -> str:
         return _made(name, None)[1]
     if ":" not in name or name.startswith("lazybench."):
         return ""
-    found = declared(name, WEIGHTS, "")
-    if not isinstance(found, str):
+    weights = declared(name, WEIGHTS, "")
+    if not isinstance(weights, str):
         raise UsageError(
-            f"{WEIGHTS} in the file of '{name}' must be text such as '{IMAGENET}', got {found!r}"
+            f"{WEIGHTS} in the file of '{name}' must be text such as '{IMAGENET}', got {weights!r}"
         )
-    return found
+    return weights
 
 
 NAMES = (EFFNET_LITE0, *(f"{package}:" for package in PACKAGES))
@@ -309,13 +309,13 @@ def _load_file(network: nn.Module, file: str, model: str, fit: _Fit | None = Non
         UsageError: it isn't of this network.
     """
     try:
-        found = load_tensors(read_file(Path(file), _MOST_WEIGHTS_BYTES))
+        tensors = load_tensors(read_file(Path(file), _MOST_WEIGHTS_BYTES))
     except (OSError, SafetensorError) as error:
         raise DataUnavailable(f"{file} can't be read as safetensors ({error})") from error
     if fit is not None:
-        fit(found)
+        fit(tensors)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     other = [name for name, shape in wanted.items() if shapes.get(name, shape) != shape]
     if other:
         raise UsageError(
@@ -323,12 +323,12 @@ def _load_file(network: nn.Module, file: str, model: str, fit: _Fit | None = Non
             f"the network has {list(wanted[other[0]])}; if it takes images of one size only, leave "
             "--size out"
         )
-    missing = network.load_state_dict(found, strict=False).missing_keys
+    missing = network.load_state_dict(tensors, strict=False).missing_keys
     if missing:
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise UsageError(
             f"{file} doesn't fit backbone '{model}': it lacks {missing[0]}{more}; it holds "
-            f"{', '.join(list(found)[:3])}"
+            f"{', '.join(list(tensors)[:3])}"
         )
 
 

@@ -237,16 +237,16 @@ class ResNetCifar(ResNet):
         The statistics are means and *unbiased* variances, as torch's running averages take them,
         without a graph. They cost no extra pass.
         """
-        found: list[Moments] = []
+        by_layer: list[Moments] = []
 
         def norm(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
             mean, variance = torch.zeros_like(scale), torch.zeros_like(scale)
-            found.append((mean, variance))
+            by_layer.append((mean, variance))
             return F.batch_norm(
                 x, mean, variance, scale, offset, training=True, momentum=1.0, eps=CIFAR_EPS
             )
 
-        return self._body(params, x, norm), tuple(found)
+        return self._body(params, x, norm), tuple(by_layer)
 
     def _layers(self) -> list[tuple[str, int]]:
         """Names and filters of the convolutions, in the order in which they run."""

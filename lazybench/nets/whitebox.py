@@ -222,10 +222,10 @@ class Frozen:
             UsageError: no batch.
         """
         with torch.no_grad():
-            found = [_as_params(self._net.statistics(params, x)) for x in batches]
-        if not found:
+            measured = [_as_params(self._net.statistics(params, x)) for x in batches]
+        if not measured:
             raise UsageError(f"{self.name}: got no images to measure the moments of its norms on")
-        return params | mean(found)
+        return params | mean(measured)
 
 
 def _as_params(stats: Stats) -> Params:

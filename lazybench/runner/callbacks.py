@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from lazybench.errors import UsageError, nearest
 from lazybench.files import refuse_links
@@ -240,8 +241,14 @@ class TensorBoard(Callback):
         self._writer.close()
 
 
-class WandB(Callback):
-    """Tracker that logs a run to Weights & Biases; a resumed run continues its own page there."""
+class Service(Callback):
+    """Base of trackers that log to another package, under a project's name.
+
+    Attributes:
+        package: name of the package.
+    """
+
+    package: ClassVar[str]
 
     def __init__(self, project: str) -> None:
         """Check that the package is installed; start nothing yet.
@@ -250,15 +257,28 @@ class WandB(Callback):
             UsageError: it isn't.
         """
         try:
-            import wandb
+            self._package: Any = importlib.import_module(self.package)
         except ImportError as error:
-            raise _not_installed(WANDB, error) from error
-        self._init, self._project = wandb.init, project
+            raise UsageError(
+                f"--track {self.package} needs the package {self.package} ({error}); install it "
+                f"with: pip install {self.package}"
+            ) from error
+        self._project = project
         self._run: Any = None
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Log an update."""
+        self.evaluated(step, "train", values)
+
+
+class WandB(Service):
+    """Tracker that logs a run to Weights & Biases; a resumed run continues its own page there."""
+
+    package = "wandb"
 
     def begin(self, run: Mapping[str, Any]) -> None:
         """Begin or resume the run, with its settings as its configuration."""
-        self._run = self._init(
+        self._run = self._package.init(
             project=self._project,
             name=Path(str(run["folder"])).name,
             id=str(run["key"])[:12],
@@ -269,10 +289,6 @@ class WandB(Callback):
         self._run.define_metric("update")
         self._run.define_metric("*", step_metric="update")
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Log an update."""
-        self.evaluated(step, "train", values)
-
     def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Log an evaluation's metrics."""
         self._run.log({"update": step, **_named(split, values)})
@@ -282,69 +298,39 @@ class WandB(Callback):
         self._run.finish(exit_code=0 if status == "ok" else 1)
 
 
-class MLflow(Callback):
+class MLflow(Service):
     """Tracker that logs a run to MLflow, with the key of the run as a tag."""
 
-    def __init__(self, experiment: str) -> None:
-        """Check that the package is installed; start nothing yet.
-
-        Raises:
-            UsageError: it isn't.
-        """
-        try:
-            import mlflow
-        except ImportError as error:
-            raise _not_installed(MLFLOW, error) from error
-        self._mlflow: Any = mlflow
-        self._experiment = experiment
+    package = "mlflow"
 
     def begin(self, run: Mapping[str, Any]) -> None:
         """Begin a run, with its settings as its parameters."""
-        self._mlflow.set_experiment(self._experiment)
+        self._package.set_experiment(self._project)
         name = Path(str(run["folder"])).name
-        self._mlflow.start_run(run_name=name, tags={"lazybench.key": str(run["key"])})
+        self._package.start_run(run_name=name, tags={"lazybench.key": str(run["key"])})
         facts = {each: run[each] for each in ("agent", "env", "budget", "seed")}
-        self._mlflow.log_params(facts | dict(run["config"]))
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Log an update."""
-        self.evaluated(step, "train", values)
+        self._package.log_params(facts | dict(run["config"]))
 
     def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Log an evaluation's metrics."""
-        self._mlflow.log_metrics(_named(split, values), step=step)
+        self._package.log_metrics(_named(split, values), step=step)
 
     def end(self, status: str) -> None:
         """End the run as finished, failed or killed."""
         ends = {"ok": "FINISHED", "interrupted": "KILLED"}
-        self._mlflow.end_run(ends.get(status, "FAILED"))
+        self._package.end_run(ends.get(status, "FAILED"))
 
 
-class Aim(Callback):
+class Aim(Service):
     """Tracker that logs a run to Aim, with `train`, `val` and `test` as subsets."""
 
-    def __init__(self, experiment: str) -> None:
-        """Check that the package is installed; start nothing yet.
-
-        Raises:
-            UsageError: it isn't.
-        """
-        try:
-            import aim
-        except ImportError as error:
-            raise _not_installed(AIM, error) from error
-        self._make, self._experiment = aim.Run, experiment
-        self._run: Any = None
+    package = "aim"
 
     def begin(self, run: Mapping[str, Any]) -> None:
         """Begin a run, with its settings as its parameters."""
-        self._run = self._make(experiment=self._experiment)
+        self._run = self._package.Run(experiment=self._project)
         self._run.name = Path(str(run["folder"])).name
         self._run["hparams"] = dict(run)
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Log an update."""
-        self.evaluated(step, "train", values)
 
     def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Log an evaluation's metrics."""
@@ -361,14 +347,7 @@ def _named(split: str, values: Mapping[str, float]) -> dict[str, float]:
     return {f"{split}/{name}": float(value) for name, value in values.items()}
 
 
-def _not_installed(name: str, error: ImportError) -> UsageError:
-    return UsageError(
-        f"--track {name} needs the package {name} ({error}); install it with: pip install {name}"
-    )
-
-
-WANDB, MLFLOW, AIM = "wandb", "mlflow", "aim"
-_SERVICES: Mapping[str, Callable[[str], Callback]] = {WANDB: WandB, MLFLOW: MLflow, AIM: Aim}
+_SERVICES: Mapping[str, type[Service]] = {kind.package: kind for kind in (WandB, MLflow, Aim)}
 """Trackers by name, each made from the name of a project."""
 TRACKERS = (TENSORBOARD, *_SERVICES)
 """Names that `--track` takes, besides a factory of the user."""

@@ -109,13 +109,13 @@ def is_split_folder(path: Path) -> bool:
     Raises:
         UsageError: it holds some other `.npz` files.
     """
-    found = {each.stem for each in path.glob("*.npz") if not each.name.startswith(".")}
-    if found and found != set(SPLITS):
+    stems = {each.stem for each in path.glob("*.npz") if not each.name.startswith(".")}
+    if stems and stems != set(SPLITS):
         raise UsageError(
-            f"{path} holds {', '.join(f'{stem}.npz' for stem in sorted(found))}; a folder of npz "
+            f"{path} holds {', '.join(f'{stem}.npz' for stem in sorted(stems))}; a folder of npz "
             "files has exactly train.npz, val.npz and test.npz, or give one file"
         )
-    return bool(found)
+    return bool(stems)
 
 
 def read_npz(path: Path, preparation: Preparation) -> Rows:
@@ -142,17 +142,17 @@ def read_npz(path: Path, preparation: Preparation) -> Rows:
     )
 
 
-def read_memory(found: Mapping[str, Any], preparation: Preparation) -> Rows:
+def read_memory(held: Mapping[str, Any], preparation: Preparation) -> Rows:
     """The instances of arrays in memory, as `read_npz` reads those of a file.
 
     Args:
-        found: `x` and `y`, and `group` and `split` where they are given: arrays, tensors or lists.
+        held: `x` and `y`, and `group` and `split` where they are given: arrays, tensors or lists.
         preparation: preparation of images.
 
     Raises:
         UsageError: shapes, types or values that aren't allowed.
     """
-    arrays = {name: np.asarray(value) for name, value in found.items()}
+    arrays = {name: np.asarray(value) for name, value in held.items()}
     return _rows(
         [_part(arrays, "the given arrays", None)],
         "the given arrays",
@@ -192,8 +192,8 @@ def _rows(
 
     def row(number: np.int64) -> NDArray[Any]:
         at = int(np.searchsorted(first, number, side="right")) - 1
-        found: NDArray[Any] = arrays[at][number - first[at]]
-        return found
+        values: NDArray[Any] = arrays[at][number - first[at]]
+        return values
 
     def read(numbers: NDArray[np.int64]) -> Read:
         rows = [row(number) for number in numbers]
@@ -233,22 +233,22 @@ def _joined(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     return tuple(value for part in parts for value in part)
 
 
-def _part(found: Mapping[str, NDArray[Any]], path: str, split: Split | None) -> _Part:
+def _part(arrays: Mapping[str, NDArray[Any]], path: str, split: Split | None) -> _Part:
     allowed = KEYS if split is None else KEYS[:3]
-    unknown = sorted(set(found) - set(allowed))
+    unknown = sorted(set(arrays) - set(allowed))
     if unknown:
         raise UsageError(
             f"{path} holds '{unknown[0]}'; keys are {', '.join(allowed)}."
             f"{nearest(unknown[0], allowed)}"
         )
     for key in ("x", "y"):
-        if key not in found:
+        if key not in arrays:
             raise UsageError(f"{path} has no '{key}'; it needs x (instances) and y (labels)")
-    x = found["x"]
+    x = arrays["x"]
     rows = len(x) if x.ndim else 0
     if rows == 0:
         raise UsageError(f"x in {path} is {list(x.shape)}, without instances; {_FORM}")
-    texts = {key: _texts(found[key], f"{key} in {path}", rows) for key in found if key != "x"}
+    texts = {key: _texts(arrays[key], f"{key} in {path}", rows) for key in arrays if key != "x"}
     given = (split,) * rows if split is not None else texts.get("split")
     if given is not None and not set(given) <= set(SPLITS):
         wrong = next(value for value in given if value not in SPLITS)

@@ -216,7 +216,7 @@ def read_meta(folder: Path) -> Meta:
 
 def metas() -> tuple[list[Meta], dict[str, str]]:
     """All imported data sets by name, and the errors of unusable ones."""
-    found: list[Meta] = []
+    imported: list[Meta] = []
     broken: dict[str, str] = {}
     root = imported_root()
     try:
@@ -231,15 +231,15 @@ def metas() -> tuple[list[Meta], dict[str, str]]:
         names, broken[str(root)] = [], f"can't be listed ({error.strerror}); make it readable"
     for name in names:
         try:
-            found.append(read_meta(root / name))
+            imported.append(read_meta(root / name))
         except DataUnavailable as error:
             broken[f"{name} ({ORIGIN})"] = str(error)
-    return found, broken
+    return imported, broken
 
 
 def data_specs() -> tuple[list[DataSpec], dict[str, str]]:
     """The specs of imported data sets, and the errors of unusable ones."""
-    found, broken = metas()
+    imported, broken = metas()
     specs = [
         DataSpec(
             meta.name,
@@ -250,7 +250,7 @@ def data_specs() -> tuple[list[DataSpec], dict[str, str]]:
             about=meta.about,
             origin=ORIGIN,
         )
-        for meta in found
+        for meta in imported
     ]
     return specs, broken
 
@@ -292,27 +292,28 @@ def _read(path: Path, *state: int) -> Meta:
     """The parsed file, cached by its times, size and inode."""
     del state
     try:
-        found = json.loads(read_file(path).decode("utf-8"))
+        fields = json.loads(read_file(path).decode("utf-8"))
         # Sets that were imported before there was a checksum have none.
-        checksum = found.pop(_CHECK, None)
-        if checksum not in (None, _checksum(found)) or not found.keys() <= _KEYS:
+        checksum = fields.pop(_CHECK, None)
+        if checksum not in (None, _checksum(fields)) or not fields.keys() <= _KEYS:
             raise ValueError("its content doesn't match its checksum")
-        if found["schema"] != SCHEMA or found["name"] != path.parent.name:
+        if fields["schema"] != SCHEMA or fields["name"] != path.parent.name:
             raise ValueError("of another schema or name")
-        embedding = _embedding(found["embedding"]) if "embedding" in found else None
-        parts = found.get("parts", {})
-        listed = SPLITS if found["splits"] or not (parts or embedding) else ()
-        splits: dict[Split, SplitMeta] = {split: _split(found["splits"][split]) for split in listed}
-        kind: Kind = "images" if found["kind"] == "images" else "features"
+        embedding = _embedding(fields["embedding"]) if "embedding" in fields else None
+        parts = fields.get("parts", {})
+        held = fields["splits"]
+        listed = SPLITS if held or not (parts or embedding) else ()
+        splits: dict[Split, SplitMeta] = {split: _split(held[split]) for split in listed}
+        kind: Kind = "images" if fields["kind"] == "images" else "features"
         return Meta(
-            name=found["name"],
+            name=fields["name"],
             kind=kind,
-            shape=tuple(int(edge) for edge in found["shape"]),
+            shape=tuple(int(edge) for edge in fields["shape"]),
             splits=splits,
-            fingerprint=str(found["fingerprint"]),
-            prep=str(found["prep"]),
-            source=str(found["source"]),
-            licence=str(found["licence"]),
+            fingerprint=str(fields["fingerprint"]),
+            prep=str(fields["prep"]),
+            source=str(fields["source"]),
+            licence=str(fields["licence"]),
             embedding=embedding,
             parts={part: _split(parts[part]) for part in PARTS if parts},
         )
@@ -320,24 +321,24 @@ def _read(path: Path, *state: int) -> Meta:
         raise DataUnavailable(f"{path} isn't whole ({error}); {again(path.parent.name)}") from error
 
 
-def _embedding(found: Mapping[str, Any]) -> Embedding:
+def _embedding(fields: Mapping[str, Any]) -> Embedding:
     parts: dict[Part, SplitMeta] = {
-        part: _split(found["parts"][part]) for part in PARTS if found["parts"]
+        part: _split(fields["parts"][part]) for part in PARTS if fields["parts"]
     }
-    texts = {name: str(found[name]) for name in _EMBEDDING_TEXTS}
-    return Embedding(**texts, held_out=bool(found["held_out"]), parts=parts)
+    texts = {name: str(fields[name]) for name in _EMBEDDING_TEXTS}
+    return Embedding(**texts, held_out=bool(fields["held_out"]), parts=parts)
 
 
 _EMBEDDING_TEXTS = ("data", "data_fingerprint", "backbone", "backbone_sha256", "weights")
 
 
-def _split(found: Mapping[str, Any]) -> SplitMeta:
+def _split(fields: Mapping[str, Any]) -> SplitMeta:
     split = SplitMeta(
-        classes=tuple(map(str, found["classes"])),
-        groups=tuple(map(str, found["groups"])),
-        counts=tuple(map(int, found["counts"])),
-        bytes=int(found["bytes"]),
-        sha256=str(found["sha256"]),
+        classes=tuple(map(str, fields["classes"])),
+        groups=tuple(map(str, fields["groups"])),
+        counts=tuple(map(int, fields["counts"])),
+        bytes=int(fields["bytes"]),
+        sha256=str(fields["sha256"]),
     )
     if not len(split.classes) == len(split.groups) == len(split.counts) > 0:
         raise ValueError("classes, groups and counts differ in number")

@@ -277,8 +277,8 @@ def _blocks(
         places = np.arange(start, min(start + BATCH, len(rows.rows)))
         with torch.inference_mode():
             features = module(_images(rows, places, device))
-        found: NDArray[np.float32] = features.float().cpu().numpy()
-        return found
+        vectors: NDArray[np.float32] = features.float().cpu().numpy()
+        return vectors
 
     several = BATCH * threads()
     for start in range(first, len(rows.rows), several):

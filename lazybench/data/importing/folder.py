@@ -186,11 +186,11 @@ class ImageFolder:
             odd = [f"{name} {_text(edges)}" for edges, name in list(sizes.items())[:2]]
             raise UsageError(f"images in {self.path} must have one size, got {' and '.join(odd)}")
         channels = 1 if all(header.grey for header in headers) else 3
-        found = [pixels for pixels, _ in self.pictures(names, headers)]
+        pictures = [pixels for pixels, _ in self.pictures(names, headers)]
         shape = (channels, *(next(iter(sizes), (1, 1))))
-        if not found:
+        if not pictures:
             return np.zeros((0, *shape), np.uint8), ()
-        x = np.stack([np.broadcast_to(pixels, shape) for pixels in found])
+        x = np.stack([np.broadcast_to(pixels, shape) for pixels in pictures])
         return x, tuple(_file_notes(names, headers))
 
 
@@ -270,8 +270,8 @@ def read_image_folder(path: Path, preparation: Preparation, *, skip_empty: bool 
     shape = preparation.shape(channels, headers[0].edges)
 
     def read(numbers: NDArray[np.int64]) -> Read:
-        found = folder.pictures([names[at] for at in numbers], [headers[at] for at in numbers])
-        return stacked([(preparation(pixels, shape[0]), digest) for pixels, digest in found])
+        pictures = folder.pictures([names[at] for at in numbers], [headers[at] for at in numbers])
+        return stacked([(preparation(pixels, shape[0]), digest) for pixels, digest in pictures])
 
     return Rows(
         kind="images",

@@ -120,11 +120,11 @@ def read_dataset(dataset: MapStyle, preparation: Preparation) -> Rows:
         labels = [_label(label, names, number) for number, (_, label) in enumerate(pairs)]
         return read_memory({"x": x, "y": labels}, preparation)
     shapes: list[tuple[int, ...]] = []
-    found: list[str] = []
+    classes: list[str] = []
     for number in range(size):
         image, label = _item(dataset, number)
         shapes.append(_pixels(image, number).shape)
-        found.append(_label(label, names, number))
+        classes.append(_label(label, names, number))
     edges = Counter(shape[1:] for shape in shapes)
     if len(edges) > 1 and preparation.size is None:
         sizes = " and ".join(f"{w}x{h}" for (h, w), _ in edges.most_common(2))
@@ -149,7 +149,7 @@ def read_dataset(dataset: MapStyle, preparation: Preparation) -> Rows:
 
     return Rows(
         kind="images",
-        labels=tuple(found),
+        labels=tuple(classes),
         groups=None,
         splits=None,
         split_by="",

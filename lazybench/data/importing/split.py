@@ -320,14 +320,14 @@ def _left_out(small: Mapping[str, int], unlisted: Collection[str]) -> Iterator[s
 def _groups(rows: Rows) -> dict[str, str | None]:
     if rows.groups is None:
         return dict.fromkeys(rows.labels)
-    found: dict[str, str | None] = {}
+    group_of: dict[str, str | None] = {}
     for label, group in zip(rows.labels, rows.groups, strict=True):
-        if found.setdefault(label, group) != group:
+        if group_of.setdefault(label, group) != group:
             raise UsageError(
-                f"class '{label}' is in two groups, '{found[label]}' and '{group}'; give each "
+                f"class '{label}' is in two groups, '{group_of[label]}' and '{group}'; give each "
                 "class one, for example by labels such as 'group/class'"
             )
-    return found
+    return group_of
 
 
 def _check_texts(names: Iterable[str]) -> None:

@@ -27,7 +27,7 @@ from lazybench.data.importing.catalogue import (
     read_meta,
 )
 from lazybench.data.importing.split import ChosenParts, ChosenSplit, Members, Read, Rows
-from lazybench.data.pool import Labelled, Pool, held_out_labelled, whole_part
+from lazybench.data.pool import Labelled, Pool, PooledData, held_out_labelled, whole_part
 from lazybench.data.splits import SPLITS, Split
 from lazybench.errors import DataUnavailable, UsageError
 from lazybench.files import file_digest, sync, write_json
@@ -38,26 +38,16 @@ _SWAP_S = 1.0
 
 
 @dataclass(frozen=True)
-class ImportedSet:
-    """A data set that a user imported.
+class ImportedSet(PooledData):
+    """A data set that a user imported: images uint8 `[M, C, H, W]` or vectors float32 `[M, d]`.
 
     Attributes:
-        name: id of the data set.
-        fingerprint: 64 hex digits over source content and split.
-        prep: preparation of the sources.
-        source: one line on where the data comes from and how it is split.
         folder: its folder.
         meta: its description.
-        pools: the splits' pools.
     """
 
-    name: str
-    fingerprint: str
-    prep: str
-    source: str
     folder: Path
     meta: Meta = field(repr=False)
-    pools: Mapping[Split, Pool] = field(repr=False)
 
     @property
     def weights(self) -> str:
@@ -65,17 +55,15 @@ class ImportedSet:
         return "" if self.meta.embedding is None else self.meta.embedding.weights
 
     def pool(self, split: Split) -> Pool:
-        """Return the instances of `split`: uint8 `[M, C, H, W]` or float32 `[M, d]`.
+        """Return the instances of `split`.
 
         Raises:
             UsageError: no such split.
             DataUnavailable: it isn't embedded yet.
         """
-        if split not in SPLITS:
-            raise UsageError(f"split {split!r} isn't one of {', '.join(SPLITS)}")
-        if split not in self.pools:
+        if split in SPLITS and split not in self.pools:
             raise not_embedded(self.meta, split)
-        return self.pools[split]
+        return super().pool(split)
 
     def classes(self, split: Split) -> int:
         """Return the number of classes of `split`, embedded or not.
@@ -401,7 +389,7 @@ def _write_file(
         "fortran_order": False,
         "shape": (count, *rows.shape),
     }
-    found: list[list[bytes]] = []
+    by_class: list[list[bytes]] = []
     with path.open("xb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for x, hashes in _blocks(rows, members, most):
@@ -410,9 +398,9 @@ def _write_file(
                 _check_range(scaled, path.stem)
             # Written and not memory-mapped, so that a full disk raises an error and not a signal.
             file.write(np.ascontiguousarray(scaled, dtype).tobytes())
-            found.append(hashes)
+            by_class.append(hashes)
         sync(file)
-    return found
+    return by_class
 
 
 def _check_range(x: NDArray[Any], split: str) -> None:
