@@ -510,7 +510,7 @@ MUTANTS = (
     Mutant(
         "ranks-take-the-test-classes-as-fixed",
         "lazybench/boards/build.py",
-        "effects = found[firm[0]].class_effects() if firm else None",
+        "effects = ranked[firm[0]].class_effects() if firm else None",
         "effects = None",
         ("tests/boards/test_columns.py",),
     ),

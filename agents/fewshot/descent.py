@@ -13,7 +13,7 @@ from lazybench.agent import Agent, Observation
 from lazybench.agents.fewshot.episode import Row, real_rows, select_row
 from lazybench.agents.fewshot.settings import EpisodicConfig
 from lazybench.agents.fewshot.weights import HEAD, moved, overlay
-from lazybench.errors import Diverged
+from lazybench.errors import Diverged, UsageError
 from lazybench.learning import Outer
 from lazybench.nets import Net
 from lazybench.nets.params import Params, combine, finite, leaves
@@ -163,3 +163,16 @@ def bare(net: Net, rng: Rng) -> tuple[Params, int]:
     fresh = net.init(rng.torch())
     body = {name: value for name, value in fresh.items() if not name.startswith(HEAD)}
     return body, fresh[f"{HEAD}weight"].shape[1]
+
+
+def need_classes(task: TaskShape, who: str = "this agent") -> None:
+    """Check that tasks have classes, which `who` needs.
+
+    Raises:
+        UsageError: they have real-valued targets.
+    """
+    if task.target != "class":
+        raise UsageError(
+            f"{who} classifies: it needs tasks with classes, got real-valued targets; choose an "
+            "environment with ways (lazybench list envs)"
+        )

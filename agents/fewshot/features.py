@@ -24,7 +24,7 @@ from pydantic import (
 from torch import Tensor
 
 from lazybench.agent import Agent, Network, Observation, Plan, TaskEnv
-from lazybench.agents.fewshot.descent import BatchNorm, bare, embed
+from lazybench.agents.fewshot.descent import BatchNorm, bare, embed, need_classes
 from lazybench.agents.fewshot.episode import real_rows, select_row
 from lazybench.agents.fewshot.weights import moved, network_description, overlay
 from lazybench.errors import UsageError
@@ -159,7 +159,7 @@ class FeatureAgent(Agent):
         Raises:
             UsageError: tasks without classes.
         """
-        _need_classes(task)
+        need_classes(task)
         rows = _ROWS * (task.support_rows + task.query_rows)
         needed = -(-self.config.train_images // rows)
         updates = needed if self.config.centre == "train" else 0
@@ -171,7 +171,7 @@ class FeatureAgent(Agent):
         Raises:
             UsageError: tasks without classes, or a network that can't take these instances.
         """
-        _need_classes(env.task)
+        need_classes(env.task)
         theta: Params = {}
         if self.config.backbone != NO_NETWORK:
             theta, _ = bare(self.config.network(env.task), rng.at("theta"))
@@ -327,11 +327,3 @@ def squared_distances(left: Tensor, right: Tensor) -> Tensor:
     """Return squared Euclidean distances of all pairs, `[R, n, m]`, never below 0."""
     norms = left.square().sum(2)[:, :, None] + right.square().sum(2)[:, None]
     return (norms - 2 * left @ right.mT).clamp_min(0)
-
-
-def _need_classes(task: TaskShape) -> None:
-    if task.target != "class":
-        raise UsageError(
-            "this agent classifies: it needs tasks with classes, got real-valued targets; choose "
-            "an environment with ways (lazybench list envs)"
-        )

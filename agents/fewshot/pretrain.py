@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lazybench import learning
 from lazybench.agent import Network, Observation, Plan, TaskEnv
-from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed
+from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed, need_classes
 from lazybench.agents.fewshot.episode import PerTask, Row, own_shape
 from lazybench.agents.fewshot.heads import cosine
 from lazybench.agents.fewshot.presets import pretrain_preset
@@ -156,7 +156,7 @@ class PretrainedAgent(Descending):
         Raises:
             UsageError: tasks without classes.
         """
-        _need_classes(task)
+        need_classes(task, "pre-training")
         return self.config.plan(task, self.images(task), labels="class")
 
     def init(self, env: TaskEnv, rng: Rng) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class PretrainedAgent(Descending):
             UsageError: tasks without classes, an environment that doesn't say how many there are
                 in training, or a network that can't take these instances.
         """
-        _need_classes(env.task)
+        need_classes(env.task, "pre-training")
         classes = int(getattr(env, "train_classes", 0))
         if classes < 2:
             raise UsageError(
@@ -267,11 +267,3 @@ class PretrainedAgent(Descending):
         generator = Rng(0, ("head",)).torch()
         fresh = self.classifier.init(support.shape[1], task.way, generator)
         return {name: value.to(support) for name, value in fresh.items()}
-
-
-def _need_classes(task: TaskShape) -> None:
-    if task.target != "class":
-        raise UsageError(
-            "pre-training classifies: it needs tasks with classes, got real-valued targets; choose "
-            "an environment with ways (lazybench list envs)"
-        )

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lazybench.errors import UsageError
 from lazybench.nets.fused import conv_norm_pool, images, patch_norm_pool, patches
 from lazybench.nets.net import (
     NORM_EPS,
@@ -18,6 +17,7 @@ from lazybench.nets.net import (
     head,
     head_outputs,
     moments,
+    need_images,
     scaled,
 )
 from lazybench.nets.params import Params
@@ -60,11 +60,7 @@ class Conv4:
         Raises:
             UsageError: instances that aren't images of at least 16x16.
         """
-        if len(task.instance) != 3 or min(task.instance[1:]) < 16:
-            raise UsageError(
-                f"conv4 needs images of shape [channels, >=16, >=16], got {list(task.instance)}; "
-                "choose another network with --set backbone=mlp"
-            )
+        need_images(task, "conv4")
         self.name = f"conv4-{filters}"
         self.filters = filters
         self.channels, height, width = task.instance

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lazybench.errors import UsageError
 from lazybench.nets.params import Params
 from lazybench.runtime.precision import at_precision
 from lazybench.tasks import TaskShape
@@ -148,6 +149,19 @@ def head(inputs: int, outputs: int, generator: torch.Generator) -> Params:
         "head.weight": glorot((outputs, inputs), inputs, outputs, generator),
         "head.bias": torch.zeros(outputs),
     }
+
+
+def need_images(task: TaskShape, name: str) -> None:
+    """Check that instances are images of at least 16x16, which network `name` needs.
+
+    Raises:
+        UsageError: they aren't.
+    """
+    if len(task.instance) != 3 or min(task.instance[1:]) < 16:
+        raise UsageError(
+            f"{name} needs images of shape [channels, >=16, >=16], got {list(task.instance)}; "
+            "choose another network with --set backbone=mlp"
+        )
 
 
 class MLP:

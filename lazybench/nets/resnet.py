@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lazybench.errors import UsageError
 from lazybench.nets.net import (
     NORM_EPS,
     Moments,
@@ -21,6 +20,7 @@ from lazybench.nets.net import (
     head_outputs,
     in_turn,
     measured,
+    need_images,
     scaled,
 )
 from lazybench.nets.params import Params
@@ -59,11 +59,7 @@ class ResNet(ABC):
         Raises:
             UsageError: instances that aren't images of at least 16x16.
         """
-        if len(task.instance) != 3 or min(task.instance[1:]) < 16:
-            raise UsageError(
-                f"{name} needs images of shape [channels, >=16, >=16], got "
-                f"{list(task.instance)}; choose another network with --set backbone=mlp"
-            )
+        need_images(task, name)
         self.name = name
         self.channels = task.instance[0]
         self.width = width

@@ -7,7 +7,7 @@ import inspect
 import json
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -499,13 +499,7 @@ def _read(value: Any) -> Any:
 def _validated(
     agent: str, config_type: type[BaseModel], base: Mapping[str, Any], given: Mapping[str, Any]
 ) -> BaseModel:
-    allowed = list(config_type.model_fields)
-    for key in given:
-        if key not in allowed:
-            raise UsageError(
-                f"agent '{agent}' has no setting '{key}'.{nearest(key, allowed)} "
-                f"Settings: {', '.join(allowed) or 'none'}"
-            )
+    _check_names(agent, given, list(config_type.model_fields))
     try:
         return config_type(**{**base, **given})
     except ValidationError as error:
@@ -522,7 +516,10 @@ def _check_arguments(agent: str, factory: Any, given: Mapping[str, Any]) -> None
     parameters = inspect.signature(factory).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
-    allowed = [parameter.name for parameter in parameters]
+    _check_names(agent, given, [parameter.name for parameter in parameters])
+
+
+def _check_names(agent: str, given: Iterable[str], allowed: list[str]) -> None:
     for key in given:
         if key not in allowed:
             raise UsageError(

@@ -281,10 +281,14 @@ def check_code(agent: ResolvedAgent, version: int, source: str | None) -> None:
             f"agent '{agent.spec.id}' has version {agent.spec.version}, but this run is of version "
             f"{version}; evaluate it with that version, or run again"
         )
-    if agent.source != source:
+    _need_same(agent.spec.origin, agent.source, source)
+
+
+def _need_same(name: str, source: str | None, recorded: str | None) -> None:
+    if source != recorded:
         raise UsageError(
-            f"{agent.spec.origin} has changed since this run: its source hashes to {agent.source}, "
-            f"the run's to {source}; restore that version, or run again"
+            f"{name} has changed since this run: its source hashes to {source}, the run's to "
+            f"{recorded}; restore that version, or run again"
         )
 
 
@@ -387,11 +391,7 @@ def check_backbone(network: NetworkFacts | None, agent: ResolvedAgent, home: Env
         forget_loaded()
         here = agent.instance.describe_network(open_env(home, 1, "test").task)
         source = None if here is None else network_source(here)
-    if source != network.source_sha256:
-        raise UsageError(
-            f"backbone {network.name} has changed since this run: its source hashes to {source}, "
-            f"the run's to {network.source_sha256}; restore that version, or run again"
-        )
+    _need_same(f"backbone {network.name}", source, network.source_sha256)
 
 
 def evaluate(  # noqa: PLR0913 - public arguments
