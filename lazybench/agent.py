@@ -205,10 +205,14 @@ class OpenedEnv(TaskEnv, Protocol):
         ...
 
 
-class OpenedBlock(OpenedEnv, Protocol):
-    """An opened vector environment."""
+class BatchedEnv(OpenedEnv, Protocol):
+    """An opened environment whose batches have `num_envs` rows: a vector one, or a stream."""
 
     num_envs: int
+
+
+class OpenedBlock(BatchedEnv, Protocol):
+    """An opened vector environment."""
 
     @property
     def single_action_space(self) -> Space[Any]:

@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from lazybench.agent import Policy
+from lazybench.envs.attack.batch import AttackBlock
 from lazybench.envs.own_target.form import TargetForm, in_form, made
 from lazybench.envs.own_target.http import HttpSettings, HttpTarget
 from lazybench.envs.own_target.images import read_user_images, resized
@@ -335,7 +337,7 @@ def _attacked(agent: ResolvedAgent, state: Any, target: Any, watch: Callback) ->
 
 
 def _attacked_block(
-    policy: Any, block: Any, observation: Any, watch: Callback
+    policy: Policy, block: AttackBlock, observation: dict[str, Any], watch: Callback
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
     """Attack one block to its end; return its columns and the nearest adversarial images."""
     images = len(observation["x"])

@@ -385,7 +385,7 @@ def _compare_trials(comparison: Comparison) -> Figure:
         axes.margins(0.2)
         axes.set_xticks(levels, [f"{level:.3g}" for level in levels])
         axes.set_yticks(levels, [f"{level:.3g}" for level in levels])
-    for side, label in zip(sides, (axes.set_xlabel, axes.set_ylabel), strict=True):
+    for side, label in ((comparison.right, axes.set_xlabel), (comparison.left, axes.set_ylabel)):
         label(f"{_name(side.name)}, {comparison.metric} ({comparison.unit}) of a trial")
     return figure
 

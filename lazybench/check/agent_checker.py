@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lazybench.agent import Agent, OpenedBlock, OpenedEnv, Plan, Policy, is_vectorized
+from lazybench.agent import Agent, BatchedEnv, OpenedEnv, Plan, Policy, State, is_vectorized
 from lazybench.check.contract import (
     Broken,
     Zeros,
@@ -220,7 +220,7 @@ class _AgentCheck:
             raise Broken("fit returns different policies for the same rng; draw only from rng")
         return "fit returns a policy; an agent's own training loop can't be resumed"
 
-    def _fit(self) -> Any:
+    def _fit(self) -> Policy:
         env = open_training(self._spec, self._plan)
         env.reset(seed=0)
         return self._agent.fit(env, "smoke", Rng(0).at("fit"))
@@ -228,7 +228,7 @@ class _AgentCheck:
     def _fresh_policy(self) -> Policy:
         return self._policy if self.whole else self._agent.policy(self._state)
 
-    def _train(self) -> Any:
+    def _train(self) -> BatchedEnv:
         """The training environment with the settings of the agent's plan, at its first batch."""
         plan = self._plan or Plan(0)
         env = open_training(self._spec, plan)
@@ -236,8 +236,14 @@ class _AgentCheck:
         return env
 
     def _advance(
-        self, agent: Any, state: Any, train: Any, first: int, last: int, watch: Callback = SILENT
-    ) -> Any:
+        self,
+        agent: Agent,
+        state: State,
+        train: BatchedEnv,
+        first: int,
+        last: int,
+        watch: Callback = SILENT,
+    ) -> State:
         """The state after updates first..last-1."""
         for step in range(first, last):
             state, logs = agent.update(state, _batch(train, step), Rng(0).at("update", step))
@@ -263,7 +269,7 @@ class _Watched:
         return answer
 
 
-def _batch(train: OpenedBlock, step: int) -> Any:
+def _batch(train: BatchedEnv, step: int) -> Any:
     rows = train.num_envs
     batch, _ = train.reset(options={"trials": np.arange(step * rows, (step + 1) * rows)})
     return batch

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazybench.boards.plots import as_bytes, new_figure, panels
+from lazybench.envs.attack.env import AttackVectorEnv
 from lazybench.envs.own_target.attack import ATTACKS
 from lazybench.errors import UsageError
 from lazybench.runner.evaluate import Evaluation, evaluate_blocks, open_env
@@ -126,7 +127,10 @@ def _attack(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
     (result,) = evaluate_blocks(
         env, policy, spec.metric, trial + ATTACKED, start=trial, columns=spec.columns
     )
-    sheets, found = env.render(), env.box.best_class.tolist()
+    sheets = env.render()
+    taken_for = [-1] * len(sheets)
+    if isinstance(env, AttackVectorEnv):
+        taken_for = env.box.best_class.tolist()
     observation, _ = env.reset(options={"trials": np.arange(trial, trial + ATTACKED)})
     norm, budget = env.task.norm, env.task.query_budget
     env.close()
@@ -136,7 +140,7 @@ def _attack(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
         _label_tiles(axes, sheet, ("clean", f"nearest adversarial ({norm.upper()})", "difference"))
         label, goal = (int(observation[name][row]) for name in ("label", "goal"))
         wanted = "" if goal < 0 else f", wanted {goal}"
-        taken = "" if found[row] < 0 else f", taken for {found[row]}"
+        taken = "" if taken_for[row] < 0 else f", taken for {taken_for[row]}"
         verdict = _verdict(result, row, budget)
         title = f"image {trial + row}: {verdict}\nclass {label}{wanted}{taken}"
         axes.set_title(title, loc="left", fontsize=11)

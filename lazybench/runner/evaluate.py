@@ -12,7 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lazybench.agent import EnvFacts, OpenedBlock, OpenedEnv, Plan, Policy, TaskEnv, is_vectorized
+from lazybench.agent import (
+    BatchedEnv,
+    EnvFacts,
+    OpenedBlock,
+    OpenedEnv,
+    Plan,
+    Policy,
+    TaskEnv,
+    is_vectorized,
+)
 from lazybench.errors import ContractError
 from lazybench.files import plain
 from lazybench.runner.callbacks import Callback
@@ -94,7 +103,7 @@ def is_block(env: OpenedEnv) -> TypeGuard[OpenedBlock]:
     return isinstance(env, gymnasium.vector.VectorEnv)
 
 
-def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> OpenedEnv:
+def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> BatchedEnv:
     """Return the training environment of an agent, with the settings of its plan.
 
     Args:
@@ -116,7 +125,8 @@ def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> Open
                 f"{spec.id} or of its scoring; leave it out of Plan(env=…)"
             )
     rows = 1 if plan is None else plan.meta_batch
-    train = open_env(spec, rows, "train", device, **{**given, **spec.training})
+    opened: Any = open_env(spec, rows, "train", device, **{**given, **spec.training})
+    train: BatchedEnv = opened
     if isinstance(train, Tracked):
         usual = open_env(spec, 1, "train", **spec.training)
         if env_protocol(train) != env_protocol(usual):

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lazybench.agent import OpenedEnv
 from lazybench.data.importing.catalogue import check_overlap
 from lazybench.errors import UsageError
 from lazybench.nets import forget_loaded
@@ -118,7 +119,7 @@ def resolve(request: RunRequest, watch: Callback = SILENT, *, here: bool = True)
         check_isolable(agent)
     trials, limited = chosen_trials(spec, request.budget, request.limit)
     test = open_env(spec, 1, "test")
-    train: Any = None
+    train: OpenedEnv | None = None
     plan = agent.instance.plan(test.task)
     distributed.check(
         agent.instance.SHARDED, agent.spec.id, None if plan is None else plan.meta_batch

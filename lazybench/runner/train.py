@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazybench.agent import COUNTED, Agent, Logs, OpenedEnv, Plan
+from lazybench.agent import COUNTED, Agent, BatchedEnv, Logs, OpenedEnv, Plan
 from lazybench.errors import ContractError, Diverged, Interrupted, StoreError
 from lazybench.nets import training_passes
 from lazybench.runner import checkpoint, provenance
@@ -232,7 +232,9 @@ def _start(training: Training, val_env: OpenedEnv, rng: Rng, callback: Callback)
     return Progress(state=checkpoint.to_device(fresh, training.device))
 
 
-def _update(training: Training, progress: Progress, train: Any, rng: Rng, signals: Signals) -> Logs:
+def _update(
+    training: Training, progress: Progress, train: BatchedEnv, rng: Rng, signals: Signals
+) -> Logs:
     """Do one update; return its logs."""
     clock = Clock()
     distributed.begin_update(signals.number)
