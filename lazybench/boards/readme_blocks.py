@@ -98,23 +98,23 @@ def _parsed(begin: re.Match[str]) -> _Mark:
 
 
 def _board(mark: _Mark, boards: Sequence[Board]) -> Board:
-    found = [
+    fitting = [
         board
         for board in boards
         if mark.env in (board.env, board.name) and board.budget == mark.budget
     ]
-    if not found:
+    if not fitting:
         names = sorted({board.env for board in boards})
         raise UnknownName(
             f"no board of {mark.env} at budget {mark.budget}.{nearest(mark.env, names)} "
             "Boards: lazybench leaderboard"
         )
-    if len(found) > 1:
+    if len(fitting) > 1:
         raise UsageError(
-            f"{mark.env} has {len(found)} boards at budget {mark.budget} (of other data, "
+            f"{mark.env} has {len(fitting)} boards at budget {mark.budget} (of other data, "
             "protocols or revisions); keep one of them in a store of its own, or name ENV-vN"
         )
-    return found[0]
+    return fitting[0]
 
 
 def _table(board: Board, mark: _Mark) -> str:
@@ -207,10 +207,10 @@ def _of_papers(metric: str, board: Board) -> Block:
 
     def cell(row: Row, _: str) -> str:
         # A number of unknown batch norm is compared with our default.
-        found = numbers.get((row.agent, row.batch_norm))
-        if found is None and row.batch_norm in (None, TRANSDUCTIVE):
-            found = numbers.get((row.agent, None))
-        return "" if found is None else value_text(found)
+        reported = numbers.get((row.agent, row.batch_norm))
+        if reported is None and row.batch_norm in (None, TRANSDUCTIVE):
+            reported = numbers.get((row.agent, None))
+        return "" if reported is None else value_text(reported)
 
     unit = next(row.unit for row in numbers.values())
     heading = f", {unit}" if metric == board.metric else f" {_headed(metric, unit)}"

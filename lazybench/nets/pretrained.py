@@ -478,7 +478,7 @@ def _open_clip(library: Any, model: str, size: int | None, file: str) -> Loaded:
     tower = _Tower(whole)
     if file:
         resize = importlib.import_module("open_clip.model").resize_pos_embed
-        _load_file(tower, file, f"open_clip:{name}", lambda found: resize(found, whole))
+        _load_file(tower, file, f"open_clip:{name}", lambda tensors: resize(tensors, whole))
     config = library.get_model_preprocess_cfg(whole)
     edge = config["size"]
     preparation = Preparation(
