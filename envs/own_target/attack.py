@@ -21,7 +21,7 @@ from torch import nn
 
 from lazybench.agent import Policy
 from lazybench.envs.attack.batch import AttackBlock
-from lazybench.envs.own_target.form import TargetForm, in_form, made
+from lazybench.envs.own_target.form import TargetForm, as_function, in_form
 from lazybench.envs.own_target.http import HttpSettings, HttpTarget
 from lazybench.envs.own_target.images import read_user_images, resized
 from lazybench.envs.own_target.journal import forget
@@ -271,7 +271,7 @@ def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any, 
     """
     if not request.is_http:
         named = named_target(request.target, str(request.protocol.get("norm", "l2")))
-        network = made(load(request.target) if named is None else named, form)
+        network = as_function(load(request.target) if named is None else named, form)
         yield request.target, network, in_form(network, form), None
         return
     settings = HttpSettings(**request.http)

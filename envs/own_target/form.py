@@ -170,7 +170,7 @@ class TargetForm:
         return torch.nn.functional.one_hot(values.long(), classes).float()
 
 
-def made(predict: Any, form: TargetForm) -> Any:
+def as_function(predict: Any, form: TargetForm) -> Any:
     """Return the user's function or network, ready to be called.
 
     A class is called without arguments first; a network is put into evaluation mode.
@@ -198,13 +198,13 @@ def in_form(predict: Any, form: TargetForm) -> Predict:
     """Return a function of images `[R, C, H, W]` in [0, 1] that calls `predict` in its form.
 
     Args:
-        predict: the user's function, network or class, as `made` takes it.
+        predict: the user's function, network or class, as `as_function` takes it.
         form: the form of its input and output.
 
     Raises:
         UsageError: it can't be called.
     """
-    predict = made(predict, form)
+    predict = as_function(predict, form)
 
     def query(rows: Tensor) -> Tensor:
         return form.scores(predict(form.sent(rows)), len(rows))

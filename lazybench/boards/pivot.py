@@ -456,8 +456,8 @@ def pivot_markdown(table: Pivot, *, command: str) -> str:
     header = [markdown_text(name) for name in _header(table)]
     shown = markdown_table(header, rows)
     notes = " ".join(markdown_text(note) for note in footnotes(table))
-    made = " ".join(_made(command).replace(">", " ").split())
-    return f"<!-- {made} -->\n\n{shown}\n\n{notes}\n"
+    origin = " ".join(_made(command).replace(">", " ").split())
+    return f"<!-- {origin} -->\n\n{shown}\n\n{notes}\n"
 
 
 def pivot_latex(table: Pivot, *, command: str) -> str:

@@ -114,12 +114,12 @@ def expected_files(store: Store) -> dict[Path, str]:
     return _expected(store, list(_all(store)))
 
 
-def _expected(store: Store, made: Sequence[_FolderBoards]) -> dict[Path, str]:
+def _expected(store: Store, boards: Sequence[_FolderBoards]) -> dict[Path, str]:
     files = {
-        store.root / "boards" / name: text for each in made for name, text in each.files.items()
+        store.root / "boards" / name: text for each in boards for name, text in each.files.items()
     }
     page = store.root / "README.md"
-    return {**files, page: _with_section(_read(page), _section(made))}
+    return {**files, page: _with_section(_read(page), _section(boards))}
 
 
 def write(store: Store, *, rebuild: bool = False) -> list[Path]:
@@ -158,7 +158,7 @@ def _closed(root: Path, error: Exception) -> str:
 def _written(store: Store, known: dict[str, Any]) -> list[Path]:
     root, papers, boards = store.root, store.reported(), store.root / "boards"
     entries: dict[str, Any] = {}
-    made = []
+    written = []
     for folder in store.folders():
         entry = known.get(folder.name)
         each = _unchanged(store, folder, entry)
@@ -180,8 +180,8 @@ def _written(store: Store, known: dict[str, Any]) -> list[Path]:
             }
         entries[folder.name] = entry
         # Only what `README.md` needs is kept.
-        made.append(replace(each, files=dict.fromkeys(each.files, "")))
-    files = _expected(store, made)
+        written.append(replace(each, files=dict.fromkeys(each.files, "")))
+    files = _expected(store, written)
     page = store.root / "README.md"
     _replace(root, page, files[page])
     for path in _stale(store, files):
@@ -314,18 +314,18 @@ def checked(store: Store) -> Checked:
         StoreError: a file of reported rows is damaged, or a file can't be read.
     """
     differences: list[str] = []
-    made = []
+    generated = []
     for each in _all(store):
         for name, text in each.files.items():
             differences += _differences(store.root / "boards" / name, text)
         # Only what `README.md` needs is kept.
-        made.append(replace(each, files=dict.fromkeys(each.files, "")))
-    files = _expected(store, made)
+        generated.append(replace(each, files=dict.fromkeys(each.files, "")))
+    files = _expected(store, generated)
     page = store.root / "README.md"
     differences += _differences(page, files[page])
     stale = [f"{path}: no record makes it; run '{COMMAND}'" for path in _stale(store, files)]
-    skipped = [(store.root / path, why) for each in made for path, why in each.skipped]
-    return Checked(sum(each.n_records for each in made), skipped, differences + stale)
+    skipped = [(store.root / path, why) for each in generated for path, why in each.skipped]
+    return Checked(sum(each.n_records for each in generated), skipped, differences + stale)
 
 
 def _differences(path: Path, text: str) -> list[str]:
@@ -400,8 +400,8 @@ def _line(board: Board) -> list[str]:
     ]
 
 
-def _section(made: Sequence[_FolderBoards]) -> str:
-    lines = sorted((line for each in made for line in each.lines), key=lambda line: line[0])
+def _section(boards: Sequence[_FolderBoards]) -> str:
+    lines = sorted((line for each in boards for line in each.lines), key=lambda line: line[0])
     parts = [comment(sum(count for _, count, _ in lines))]
     header = ["board", "budget", "data", "records", "best agent (of each backbone)", "score"]
     if lines:
@@ -409,6 +409,6 @@ def _section(made: Sequence[_FolderBoards]) -> str:
         parts.append(markdown_table(header, rows))
     else:
         parts.append("No records yet.")
-    for each in made:
+    for each in boards:
         parts += [markdown_text(f"Left out: {path}: {why}") for path, why in each.skipped]
     return "\n\n".join(parts)

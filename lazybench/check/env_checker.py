@@ -250,11 +250,11 @@ class _EnvCheck:
     def gymnasiums_checks(self) -> str:
         spec = self._spec
         split = "test" if self._in_blocks else "train"
-        made = load(spec.target)(**{**spec.kwargs, "split": split})
+        env = load(spec.target)(**{**spec.kwargs, "split": split})
         with warnings.catch_warnings(record=True) as advice:
             warnings.simplefilter("always")
             try:
-                env_checker.check_env(made, skip_render_check=True)
+                env_checker.check_env(env, skip_render_check=True)
             except Exception as error:
                 raise Broken(
                     f"Gymnasium's own check of {spec.target} fails: {error}; see "

@@ -412,15 +412,15 @@ def matrix_command(  # noqa: PLR0913 - one parameter for each option
     homes = [resolve_env(name)[0].id for name in split_names(train, "--train")]
     tests = [resolve_env(name)[0].id for name in split_names(test, "--test")]
     overrides = options.parse_settings(settings or ())
-    made = make(agent, resolve_env(homes[0])[0], budget, overrides)
-    wanted = Wanted(made.spec.id, budget, made.overrides, batch_norm)
+    resolved = make(agent, resolve_env(homes[0])[0], budget, overrides)
+    wanted = Wanted(resolved.spec.id, budget, resolved.overrides, batch_norm)
     fresh: list[Record] = []
 
     with watching(quiet=quiet) as watch:
 
         def evaluate(run: Record, env: str) -> Record:
             # The run's folder may hold other settings of evaluation than its record.
-            chosen = {name: v for name, v in run.overrides.items() if name in made.eval_only}
+            chosen = {name: v for name, v in run.overrides.items() if name in resolved.eval_only}
             request = TransferRequest(
                 fit_key(run),
                 env,
@@ -443,7 +443,7 @@ def matrix_command(  # noqa: PLR0913 - one parameter for each option
     if json:
         console.as_json(
             {
-                "agent": made.spec.id,
+                "agent": resolved.spec.id,
                 "budget": budget,
                 "train": homes,
                 "test": tests,

@@ -322,11 +322,11 @@ def _env(spec: EnvSpec) -> dict[str, Any]:
         "data_set": _data_status(spec.data),
     }
     try:
-        made = load(spec.target)(**spec.kwargs)
+        env = load(spec.target)(**spec.kwargs)
     except DataUnavailable as error:
         return found | {"spaces": f"unknown until its data is installed: {error}"}
-    spaces = {"observation": _space(made.observation_space), "action": _space(made.action_space)}
-    made.close()
+    spaces = {"observation": _space(env.observation_space), "action": _space(env.action_space)}
+    env.close()
     return found | {"spaces": spaces}
 
 

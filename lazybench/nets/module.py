@@ -176,7 +176,7 @@ class ModuleNet:
         self._draws = dict.fromkeys((False, True), False)
         self.outputs = task.outputs
         self._factory, self._task = factory, task
-        self._module = self._made(0)
+        self._module = self._new(0)
         self._paths = paths(self._module)
         self._copies = _Copies()
         self.width = self._probed()
@@ -194,7 +194,7 @@ class ModuleNet:
         Raises:
             UsageError: the factory returns different states for the same seed.
         """
-        states = [dict(_state(made)) for made in (self._module, self._made(0), self._made(1))]
+        states = [dict(_state(each)) for each in (self._module, self._new(0), self._new(1))]
         # Earlier versions ignored training mode, so a module that depends on it needs another key.
         return _sourced(self.name, states, ["train mode 1"] if self._acts else [])
 
@@ -205,7 +205,7 @@ class ModuleNet:
         `generator` and restored afterwards.
         """
         seed = int(torch.randint(_SEED_BOUND, (), generator=generator))
-        module = self._made(seed)
+        module = self._new(seed)
         if paths(module) != self._paths:
             raise UsageError(
                 f"backbone '{self.name}' has other parameters each time; make it depend on the "
@@ -283,7 +283,7 @@ class ModuleNet:
             copies[device] = module, norms
         return copies[device]
 
-    def _made(self, seed: int) -> nn.Module:
+    def _new(self, seed: int) -> nn.Module:
         """A new module of the factory for a seed, with its batch norms replaced."""
         with _seeded(seed):
             module = _called(self.name, self._factory, self._task)
@@ -409,19 +409,19 @@ class ModuleNet:
 class GivenNet:
     """A user's `Net` under the name of its target; it gets copies of instances."""
 
-    def __init__(self, name: str, net: Net, made: Callable[[], Net], x: Tensor) -> None:
+    def __init__(self, name: str, net: Net, make: Callable[[], Net], x: Tensor) -> None:
         """Take over a net.
 
         Args:
             name: the target of its factory.
             net: what the factory gave.
-            made: calls the factory again.
+            make: calls the factory again.
             x: made-up instances.
 
         Raises:
             UsageError: two passes on the same instances differ.
         """
-        self.name, self._net, self._made = name, net, made
+        self.name, self._net, self._make = name, net, make
         params = net.init(torch.Generator().manual_seed(0))
         try:
             with torch.no_grad():
@@ -444,7 +444,7 @@ class GivenNet:
         Raises:
             UsageError: it returns different parameters for the same seed.
         """
-        nets = (self._net, self._made(), self._made())
+        nets = (self._net, self._make(), self._make())
         seeds = (0, 0, 1)
         states = [
             dict(net.init(torch.Generator().manual_seed(seed)))
@@ -503,22 +503,22 @@ def from_factory(
             f"{type(factory).__name__}"
         )
     with _seeded(0):
-        made = _called(name, factory, task)
-    if isinstance(made, nn.Module):
+        network = _called(name, factory, task)
+    if isinstance(network, nn.Module):
         return ModuleNet(
             name, factory, task, train_mode=train_mode, second_order=second_order, passes=passes
         )
     need_plain(name, passes)
-    if not isinstance(made, Net):
-        missing = [part for part in _NET if part not in dir(made)]
+    if not isinstance(network, Net):
+        missing = [part for part in _NET if part not in dir(network)]
         raise UsageError(
             f"backbone '{name}' must give a torch.nn.Module, or an object like lazybench.nets.Net, "
-            f"got {type(made).__name__} without {', '.join(missing) or '__call__'}"
+            f"got {type(network).__name__} without {', '.join(missing) or '__call__'}"
         )
     x = torch.rand((4, *task.instance), generator=torch.Generator().manual_seed(0))
     if task.dtype == "uint8":
         x = x.mul_(255).to(torch.uint8)
-    return GivenNet(name, made, lambda: _called(name, factory, task), x)
+    return GivenNet(name, network, lambda: _called(name, factory, task), x)
 
 
 def need_plain(name: str, passes: Passes) -> None:

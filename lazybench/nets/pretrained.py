@@ -165,22 +165,22 @@ def pretrained(
     try:
         with contained(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            made = factory(task)
+            network = factory(task)
     except LazybenchError:
         raise
     except Exception as error:
         raise UsageError(
             f"backbone '{name}' failed on images {list(task.instance)}: {describe(error)}"
         ) from error
-    if not isinstance(made, nn.Module):
+    if not isinstance(network, nn.Module):
         raise UsageError(
             f"backbone '{name}' must be a function from a TaskShape to a torch.nn.Module, got "
-            f"{type(made).__name__}"
+            f"{type(network).__name__}"
         )
     preparation = Preparation(size)
-    whole = made if size is None else Prepared(made, preparation)
+    whole = network if size is None else Prepared(network, preparation)
     code = target_sha256(name)
-    sha256 = hashlib.sha256(f"{code}\n{module_sha256(made)}".encode()).hexdigest()
+    sha256 = hashlib.sha256(f"{code}\n{module_sha256(network)}".encode()).hexdigest()
     return Pretrained(
         name, weights or seen(name) or UNDECLARED, whole.float().eval(), preparation.text, sha256
     )
@@ -402,8 +402,8 @@ def _timm(library: Any, model: str, size: int | None, file: str) -> Loaded:
     _need(model.partition(".")[0], "timm", library.list_models())
 
     def create(**more: Any) -> nn.Module:
-        made: nn.Module = library.create_model(model, pretrained=not file, num_classes=0, **more)
-        return made
+        network: nn.Module = library.create_model(model, pretrained=not file, num_classes=0, **more)
+        return network
 
     network = create() if file else _of_size(create, "img_size", size)
     if file:
@@ -431,8 +431,8 @@ def _torchvision(library: Any, model: str, size: int | None, file: str) -> Loade
     weights = models.get_model_weights(model).DEFAULT
 
     def create(**more: Any) -> nn.Module:
-        made: nn.Module = models.get_model(model, weights=None if file else weights, **more)
-        return made
+        network: nn.Module = models.get_model(model, weights=None if file else weights, **more)
+        return network
 
     network = _of_size(create, "image_size", size)
     for head in ("fc", "classifier", "heads", "head"):

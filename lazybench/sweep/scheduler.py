@@ -337,10 +337,10 @@ def outcome(cell: SuiteCell, ended: Ended | None) -> CellOutcome:
         return CellOutcome(cell, "timeout", None, wall_s, reason)
     if ended.record is not None:
         try:
-            made = Record.from_json(ended.record)
+            record = Record.from_json(ended.record)
         except StoreError as error:
             return CellOutcome(cell, "failed", None, wall_s, f"its record can't be read: {error}")
-        return _recorded(cell, made.model_dump(mode="json"), made.status, wall_s)
+        return _recorded(cell, record.model_dump(mode="json"), record.status, wall_s)
     last = _last_line(ended)
     # Stopped at a checkpoint, before it could catch the signal, or killed.
     if ended.killed or code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
