@@ -124,15 +124,7 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
             "--limit", metavar="N", min=1, help="Only N images, spread evenly over the classes."
         ),
     ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            "--size",
-            min=1,
-            max=_MOST_SIZE,
-            help="Side of the images in pixels, to which they are resized.",
-        ),
-    ] = None,
+    size: Annotated[int | None, options.size(least=1, most=_MOST_SIZE)] = None,
     white_box: Annotated[
         bool,
         typer.Option(

@@ -224,10 +224,7 @@ def import_command(  # noqa: PLR0913 - each is a flag of the command line
         str | None,
         typer.Option("--fractions", help="Fractions of a random split. [default: .64,.16,.2]"),
     ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option("--size", help="Side of the images in pixels, to which they are resized."),
-    ] = None,
+    size: Annotated[int | None, options.size()] = None,
     grey: Annotated[bool, typer.Option("--grey", help="Convert images to greyscale.")] = False,
     standardise: Annotated[
         bool, typer.Option("--standardise", help="Scale features to mean 0 and std 1 over train.")
@@ -290,15 +287,7 @@ def embed_command(  # noqa: PLR0913 - each is a flag of the command line
             "@FILE.safetensors), or FILE.py:FACTORY.",
         ),
     ],
-    size: Annotated[
-        int | None,
-        typer.Option(
-            "--size",
-            min=1,
-            help="Side of the images in pixels, to which they are resized. "
-            "[default: the backbone's]",
-        ),
-    ] = None,
+    size: Annotated[int | None, options.size("[default: the backbone's]", least=1)] = None,
     name: Annotated[
         str, typer.Option("--name", "-n", help="Id of the features. [default: DATA@BACKBONE]")
     ] = "",
@@ -366,7 +355,7 @@ def embed_command(  # noqa: PLR0913 - each is a flag of the command line
 )
 def forget_command(
     name: options.DataName,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Confirm the removal.")] = False,
+    yes: options.Yes = False,
 ) -> None:
     """Remove imported data or features."""
     from lazybench.data.importing.importer import forget, imported_folder

@@ -290,6 +290,12 @@ def bad_query_budget() -> Any:
     return typer.Option("--bad-query-budget", metavar="N", min=1, help=text)
 
 
+def size(more: str = "", *, least: int | None = None, most: int | None = None) -> Any:
+    """Return the option `--size`."""
+    text = _help("Side of the images in pixels, to which they are resized.", more)
+    return typer.Option("--size", min=least, max=most, help=text)
+
+
 def replace(more: str) -> Any:
     """Return the option `--replace`."""
     return typer.Option("--replace", help=_help("Replace what is there already.", more))
@@ -324,6 +330,7 @@ SomeFamily = Annotated[Family | None, family("Lists only this one.")]
 DataName = Annotated[
     str, typer.Argument(metavar="ID", help=DATA_HELP, autocompletion=complete_data)
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Confirm the removal.")]
 Format = typer.Option("--format", help="Output format.")
 Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of records and boards.")

@@ -429,7 +429,7 @@ def forget_command(
             autocompletion=options.complete_key,
         ),
     ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Confirm the removal.")] = False,
+    yes: options.Yes = False,
     out_dir: options.Out = Path("leaderboards"),
     runs: options.Runs = Path("runs"),
 ) -> None:
