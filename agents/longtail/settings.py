@@ -411,7 +411,8 @@ def classifier_preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, An
     """Return the settings of `algorithm` on `env` at `budget`, before any override."""
     settings = {**stream_preset(env, budget), **_AGENTS[algorithm]}
     if algorithm == "class_balanced":
-        settings |= _BETA.get(env.data, {})
+        # Features (`cifar100@effnet-lite0`) have the counts of their images.
+        settings |= _BETA.get(env.data.partition("@")[0], {})
     if algorithm == "mixup" and budget != "paper":
         # Zhang et al. (2018, section 3.1) find that large alpha underfits, as short trainings do.
         settings["mixup"] = 0.2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lazybench.agents.longtail.meta import MetaWeightAgent
@@ -25,6 +27,13 @@ def test_two_component_differs_from_drw_in_nothing_but_eps(budget: str) -> None:
     assert {name: greedy[name] for name in drw} == drw
     changed = {name for name, value in lazy.items() if value != greedy[name]}
     assert changed == {"teacher", "inner_steps"}
+
+
+def test_features_have_the_weights_of_classes_of_their_images() -> None:
+    features = replace(ENV, id="cifar100@net-lt-100", data="cifar100@net")
+    found = [classifier_preset("class_balanced", env, "small") for env in (ENV, features)]
+    assert [each.get("beta") for each in found] == [0.9, 0.9]
+    assert [each["backbone"] for each in found] == ["resnet8", "linear"]
 
 
 @pytest.mark.parametrize("algorithm", AGENTS)
