@@ -8,6 +8,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from lazybench.boards.flags import BELOW_BASELINE, RISE, STILL_RISING
@@ -22,9 +23,10 @@ from lazybench.boards.group import (
     score_of,
 )
 from lazybench.boards.rows import Row, failed_row, row_of
-from lazybench.errors import UsageError
+from lazybench.errors import UnknownName, UsageError
 from lazybench.files import canonical_json
 from lazybench.records.schema import Record, Reported
+from lazybench.registry import ENVS
 from lazybench.stats import Difference, significant_pairs
 
 FEWEST_SEEDS = 3
@@ -171,7 +173,7 @@ def tables(records: Iterable[Record]) -> list[list[Record]]:
 def one_table(records: Sequence[Record], protocol: Mapping[str, str]) -> list[Record]:
     """Return the records of the one board that has some settings, of the newest version that does.
 
-    Empty where no board has them.
+    Empty where no board has them. Where several have, one without any of `later_options` is meant.
 
     Args:
         records: of one environment and budget.
@@ -183,6 +185,8 @@ def one_table(records: Sequence[Record], protocol: Mapping[str, str]) -> list[Re
     fitting = [table for table in tables(records) if _fits(table, protocol)]
     newest = max((table[0].env.version for table in fitting), default=0)
     fitting = [table for table in fitting if table[0].env.version == newest]
+    usual = [table for table in fitting if is_usual(table[0].env.id, table[0].env.protocol)]
+    fitting = usual if len(usual) == 1 else fitting
     if len(fitting) > 1:
         first = fitting[0][0]
         raise UsageError(
@@ -195,12 +199,35 @@ def one_table(records: Sequence[Record], protocol: Mapping[str, str]) -> list[Re
 
 def _settings(table: Sequence[Record]) -> dict[str, str]:
     """Names and values of a board's protocol; limited runs may have faced fewer trials."""
-    first = min(table, key=lambda record: record.limited)
-    return {name: str(v) for name, v in first.env.protocol.items() if name not in SHOWN}
+    env = min(table, key=lambda record: record.limited).env
+    return settings_text(env.id, env.protocol)
 
 
 def _fits(table: Sequence[Record], protocol: Mapping[str, str]) -> bool:
     return protocol.items() <= _settings(table).items()
+
+
+def settings_text(env_id: str, protocol: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings of a board as text by name, with defaults for `later_options`."""
+    whole = {**later_options(env_id), **protocol}
+    return {name: str(value) for name, value in whole.items() if name not in SHOWN}
+
+
+def is_usual(env_id: str, protocol: Mapping[str, Any]) -> bool:
+    """Return whether a board has none of `later_options`, such as a defence."""
+    return not later_options(env_id).keys() & protocol.keys()
+
+
+@cache
+def later_options(env_id: str) -> Mapping[str, Any]:
+    """Return the defaults of an environment's options that records lack unless they are chosen.
+
+    Empty for an environment that isn't installed.
+    """
+    try:
+        return ENVS.resolve(env_id).spec.left_out
+    except UnknownName:
+        return {}
 
 
 def _differing(several: Sequence[Sequence[Record]]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
-from lazybench.boards.build import Board
+from lazybench.boards.build import Board, is_usual, settings_text
 from lazybench.boards.columns import (
     COLUMNS,
     Block,
@@ -25,7 +26,10 @@ from lazybench.tables import markdown_table, markdown_text
 END = "<!-- lazybench board: end -->"
 NOTE_MARK = "<!-- lazybench note: "
 _BEGIN = re.compile(r"<!-- lazybench (?P<kind>board|note|features): (?!end )(?P<words>[^\n]*?) -->")
-_FORM = "<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->, such as glyphs-20way-5shot small 5"
+_FORM = (
+    "<!-- lazybench board: ENV BUDGET ROWS [NAME=VALUE ...] [COLUMN ...] -->, such as "
+    "glyphs-20way-5shot small 5"
+)
 _FEATURES_FORM = (
     "<!-- lazybench features: BACKBONE BUDGET ENV [ENV ...] -->, such as effnet-lite0 small "
     "cifarfs-5way-1shot"
@@ -42,6 +46,7 @@ class _Mark(NamedTuple):
     budget: str
     rows: int
     columns: tuple[str, ...]
+    protocol: Mapping[str, str] = MappingProxyType({})
 
 
 def filled(text: str, boards: Sequence[Board], notes: Mapping[str, str] | None = None) -> str:
@@ -49,7 +54,9 @@ def filled(text: str, boards: Sequence[Board], notes: Mapping[str, str] | None =
 
     A block begins with `<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->` and ends with
     `<!-- lazybench board: end -->`; the text between is replaced. Only ranked rows are shown.
-    Further columns are `track`, `F` (gradient-equivalents), `peak_mb`, the name of any
+    `NAME=VALUE` chooses among boards of one environment by a setting of its protocol; without any,
+    a board with options such as a defence isn't meant. Further columns are `track`, `F`
+    (gradient-equivalents), `peak_mb`, the name of any
     further metric, and `paper` or `paper:METRIC`, the paper's number for the row. A note from
     `<!-- lazybench note: verdicts -->` to `<!-- lazybench note: end -->` is filled, too.
     `<!-- lazybench features: BACKBONE BUDGET ENV [ENV ...] -->` to
@@ -94,25 +101,33 @@ def _parsed(begin: re.Match[str]) -> _Mark:
     words = begin["words"].split()
     if len(words) < 3 or not words[2].isdecimal() or not 0 < int(words[2]) <= _MOST_ROWS:
         raise UsageError(f"'{begin[0]}' isn't of the form {_FORM}")
-    return _Mark(words[0], words[1], int(words[2]), tuple(words[3:]))
+    columns = tuple(word for word in words[3:] if "=" not in word)
+    protocol = dict(word.split("=", 1) for word in words[3:] if "=" in word)
+    return _Mark(words[0], words[1], int(words[2]), columns, protocol)
 
 
 def _board(mark: _Mark, boards: Sequence[Board]) -> Board:
     fitting = [
         board
         for board in boards
-        if mark.env in (board.env, board.name) and board.budget == mark.budget
+        if mark.env in (board.env, board.name)
+        and board.budget == mark.budget
+        and mark.protocol.items() <= settings_text(board.env, dict(board.protocol)).items()
     ]
+    usual = [board for board in fitting if is_usual(board.env, dict(board.protocol))]
+    fitting = usual if len(usual) == 1 else fitting
     if not fitting:
         names = sorted({board.env for board in boards})
         raise UnknownName(
-            f"no board of {mark.env} at budget {mark.budget}.{nearest(mark.env, names)} "
+            f"no board of {' '.join([mark.env, *map('='.join, mark.protocol.items())])} at budget "
+            f"{mark.budget}.{nearest(mark.env, names)} "
             "Boards: lazybench leaderboard"
         )
     if len(fitting) > 1:
         raise UsageError(
             f"{mark.env} has {len(fitting)} boards at budget {mark.budget} (of other data, "
-            "protocols or revisions); keep one of them in a store of its own, or name ENV-vN"
+            "protocols or revisions); choose one with NAME=VALUE, keep one of them in a store of "
+            "its own, or name ENV-vN"
         )
     return fitting[0]
 

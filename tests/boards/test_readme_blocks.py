@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lazybench.boards import build
+from lazybench.boards.build import one_table
 from lazybench.boards.readme_blocks import END, filled
 from lazybench.errors import UnknownName, UsageError
 from lazybench.records import Reported
@@ -90,6 +91,23 @@ def test_an_environment_of_two_boards_is_refused(make_run: Any) -> None:
     two = build([make_run("a"), make_run("b", data__fingerprint="f" * 64)])
     with pytest.raises(UsageError, match="2 boards"):
         filled(f"{BEGIN}\n{END}", two)
+
+
+def test_a_defended_board_is_chosen_by_its_setting(make_run: Any) -> None:
+    """Without one, the board without any defence is meant, here and in tables of records."""
+    env = {"env__id": "glyphs-net4-untargeted", "env__family": "attack"}
+    runs = [
+        make_run(name, **env, env__protocol={"trials": 40, **protocol})
+        for name, protocol in (("free", {}), ("noisy", {"defence": "noise:0.02"}))
+    ]
+    for words, shown in (("", "free"), (" defence=none", "free"), (" defence=noise:0.02", "noisy")):
+        mark = f"<!-- lazybench board: glyphs-net4-untargeted small 9{words} -->"
+        assert f"| {shown} " in filled(f"{mark}\n{END}", build(runs))
+        chosen = dict(word.split("=") for word in words.split())
+        assert [record.agent.id for record in one_table(runs, chosen)] == [shown]
+    mark = "<!-- lazybench board: glyphs-net4-untargeted small 9 defence=round:2 -->"
+    with pytest.raises(UnknownName, match="no board of glyphs-net4-untargeted defence=round:2"):
+        filled(f"{mark}\n{END}", build(runs))
 
 
 def test_a_note_is_filled(boards: list[Any]) -> None:
