@@ -308,10 +308,10 @@ _ATTACKS: tuple[EnvSpec, ...] = tuple(
 
 
 _ADVERSARIAL_NAME = re.compile(
-    r"(?P<target>glyphs-net4-pgd|mnist-net4-pgd|cifar10-resnet8-pgd)-(?P<aim>untargeted|targeted)"
-    r"(?P<label>-label)?(?P<linf>-linf)?"
+    r"(?P<target>glyphs-lenet5(-pgd)?|glyphs-net4-pgd|mnist-net4-pgd|cifar10-resnet8-pgd)"
+    r"-(?P<aim>untargeted|targeted)(?P<label>-label)?(?P<linf>-linf)?"
 )
-"""Attacks on adversarially trained networks, which aren't listed."""
+"""Attacks on adversarially trained networks and on a plain one, which aren't listed."""
 
 
 CATALOGUE: tuple[EnvSpec, ...] = (
@@ -361,7 +361,7 @@ def imported_envs() -> tuple[list[EnvSpec], dict[str, str]]:
 def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     """Return the environment for an alias or for a setting that isn't listed, or None.
 
-    `<target>-pgd-…` attacks an adversarially trained network. `<data>-lt-<imbalance>` is a
+    `<target>-pgd-…` attacks an adversarially trained network, `glyphs-lenet5-…` a plain one. `<data>-lt-<imbalance>` is a
     long-tailed stream, `<data>-lt-natural` one with the data's own counts. `<data>-<N>way` means
     5-shot. `tiered-…` is the tiered protocol, in which super-categories are disjoint between
     splits: TieredImageNet where it is installed, else the embedded glyphs (tiered by script); the
