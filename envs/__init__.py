@@ -361,11 +361,12 @@ def imported_envs() -> tuple[list[EnvSpec], dict[str, str]]:
 def resolve(name: str, known: Mapping[str, EnvSpec]) -> Resolved | None:
     """Return the environment for an alias or for a setting that isn't listed, or None.
 
-    `<target>-pgd-…` attacks an adversarially trained network, `glyphs-lenet5-…` a plain one. `<data>-lt-<imbalance>` is a
-    long-tailed stream, `<data>-lt-natural` one with the data's own counts. `<data>-<N>way` means
-    5-shot. `tiered-…` is the tiered protocol, in which super-categories are disjoint between
-    splits: TieredImageNet where it is installed, else the embedded glyphs (tiered by script); the
-    note says which. Data sets registered by other packages or at run time count.
+    `<target>-pgd-…` attacks an adversarially trained network, `glyphs-lenet5-…` a plain one.
+    `<data>-lt-<imbalance>` is a long-tailed stream, `<data>-lt-natural` one with the data's own
+    counts. `<data>-<N>way` means 5-shot. `tiered-…` is the tiered protocol, in which
+    super-categories are disjoint between splits: TieredImageNet where it is installed, else the
+    embedded glyphs (tiered by script); the note says which. Data sets registered by other packages
+    or at run time count.
     """
     attack = _ADVERSARIAL_NAME.fullmatch(name)
     if attack is not None:
