@@ -119,6 +119,13 @@ class Board:
         return f"{self.env}-v{self.version}"
 
     @property
+    def at(self) -> str:
+        """The budget, and those of `later_options` that were chosen, such as a defence."""
+        later = later_options(self.env)
+        chosen = [f"{name.replace('_', ' ')} {v}" for name, v in self.protocol if name in later]
+        return ", ".join([self.budget, *chosen])
+
+    @property
     def rank_groups(self) -> list[tuple[str, tuple[Row, ...]]]:
         """The ranked rows by rank group, with its name."""
         grouped = itertools.groupby(self.ranked, key=lambda row: row.rank_group)
@@ -254,7 +261,9 @@ def _table(record: Record) -> list[Any]:
 def _board_order(board: Board) -> tuple[Any, ...]:
     known = _BUDGETS.index(board.budget) if board.budget in _BUDGETS else len(_BUDGETS)
     place = (board.data, board.fingerprint, board.prep)
-    return (board.env, board.version, *place, known, board.budget, canonical_json(board.protocol))
+    later = not is_usual(board.env, dict(board.protocol))
+    budget = (known, board.budget, later, canonical_json(board.protocol))
+    return (board.env, board.version, *place, *budget)
 
 
 def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:

@@ -143,7 +143,7 @@ def _table(board: Board, mark: _Mark) -> str:
     )
     left = len(board.ranked) - len(rows)
     more = f" and {left} more" if left > 0 else ""
-    summary = f"{board.name}, {board.budget}: {len(rows)} rows{more}, {board.n_records} records."
+    summary = f"{board.name}, {board.at}: {len(rows)} rows{more}, {board.n_records} records."
     return f"\n{table}\n\n{markdown_text(summary)}\n"
 
 

@@ -116,7 +116,7 @@ def to_markdown(boards: Board | Sequence[Board], *, command: str = COMMAND) -> s
 
 
 def _section(board: Board) -> Iterator[str]:
-    yield f"## {markdown_text(board.name)}, budget {markdown_text(board.budget)}"
+    yield f"## {markdown_text(board.name)}, budget {markdown_text(board.at)}"
     protocol = _protocol(board)
     yield markdown_text(_facts_line(board)) + (
         f" Protocol: {markdown_text(protocol)}." if protocol else ""
@@ -154,7 +154,7 @@ def to_fragment(board: Board, *, whole: bool = True) -> str:
         board: the board.
         whole: whether to show all columns, or those alone that the page shows first.
     """
-    head = f"<h3>{html.escape(board.name)}, budget {html.escape(board.budget)}</h3>"
+    head = f"<h3>{html.escape(board.name)}, budget {html.escape(board.at)}</h3>"
     parts = [head, f"<p>{html.escape(_facts_line(board))}</p>"]
     for title, rows in board.blocks:
         columns = [c for c in columns_of(board, rows) if whole or is_shown_first(c, board)]
@@ -235,7 +235,7 @@ def to_latex(boards: Board | Sequence[Board], *, command: str = COMMAND) -> str:
     several = several_of(boards)
     parts = [f"{latex_comment(made_by(several, command))}\n{LATEX_NEEDS}"]
     for i, board in enumerate(several):
-        caption = latex_text(f"{board.name}, budget {board.budget}")
+        caption = latex_text(f"{board.name}, budget {board.at}")
         if board.rows:
             parts.append(latex_float(_latex_board(board), caption, narrow=True))
         if _is_last_of_env(several, i):
@@ -342,7 +342,7 @@ def board_text(board: Board, *, new: Collection[str] = (), columns: int | None =
     unit = f" in {board.unit}" if board.unit == "%" else f" ({board.unit})" if board.unit else ""
     lines = [
         one_line(
-            f"{board.name}, budget {board.budget}, data {board.data} {board.fingerprint[:12]} "
+            f"{board.name}, budget {board.at}, data {board.data} {board.fingerprint[:12]} "
             f"prep {board.prep}: {board.metric}{unit}, {board.better} is better"
         )
     ]

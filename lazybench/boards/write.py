@@ -392,7 +392,7 @@ def _line(board: Board) -> list[str]:
     best = [rows[0] for _, rows in board.rank_groups]
     return [
         f"[{markdown_text(board.name)}](boards/{slug(board.env)}-v{board.version}.md)",
-        markdown_text(board.budget),
+        markdown_text(board.at),
         markdown_text(f"{board.data} {board.fingerprint[:8]} {board.prep}"),
         str(board.n_records),
         "; ".join(markdown_text(row.agent) for row in best),

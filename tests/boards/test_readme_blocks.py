@@ -102,9 +102,12 @@ def test_a_defended_board_is_chosen_by_its_setting(make_run: Any) -> None:
     ]
     for words, shown in (("", "free"), (" defence=none", "free"), (" defence=noise:0.02", "noisy")):
         mark = f"<!-- lazybench board: glyphs-net4-untargeted small 9{words} -->"
-        assert f"| {shown} " in filled(f"{mark}\n{END}", build(runs))
+        text = filled(f"{mark}\n{END}", build(runs))
+        assert f"| {shown} " in text
+        assert ("small, defence noise:0.02: 1 rows" in text) is (shown == "noisy")
         chosen = dict(word.split("=") for word in words.split())
         assert [record.agent.id for record in one_table(runs, chosen)] == [shown]
+    assert [board.at for board in build(runs)] == ["small", "small, defence noise:0.02"]
     mark = "<!-- lazybench board: glyphs-net4-untargeted small 9 defence=round:2 -->"
     with pytest.raises(UnknownName, match="no board of glyphs-net4-untargeted defence=round:2"):
         filled(f"{mark}\n{END}", build(runs))
