@@ -181,8 +181,11 @@ def _best(rows: Sequence[Row], board: Board) -> str:
     """The name of the best of some rows, with its score and interval; empty without one."""
     if not rows:
         return ""
-    shown = {column.heading: column.text(rows[0], board.unit) for column in _ALWAYS}
-    return f"{rows[0].agent}: {shown['score']} ({shown['95 % interval']})"
+    # Rows come by groups of equal backbones, which are ranked apart.
+    sign = 1 if board.better == "higher" else -1
+    best = max(rows, key=lambda row: sign * (row.score or 0.0))
+    shown = {column.heading: column.text(best, board.unit) for column in _ALWAYS}
+    return f"{best.agent}: {shown['score']} ({shown['95 % interval']})"
 
 
 def _heading(column: Block, board: Board) -> str:

@@ -127,6 +127,7 @@ def test_a_note_is_filled(boards: list[Any]) -> None:
         filled(f"{mark}\n{END}", boards)
 
 
+NETWORK = {"name": "conv4", "parameters": 9, "batch_norm": False}
 FEATURES = "<!-- lazybench features: net small glyphs-5way-1shot -->"
 FEATURES_END = "<!-- lazybench features: end -->"
 
@@ -139,7 +140,7 @@ def test_a_line_has_pixels_and_features(make_run: Any) -> None:
             make_run("worst"),
             make_run("best", 0.1),
             make_run("alone", 0.2, **of_net),
-            make_run("last", **of_net),
+            make_run("last", **of_net, network=NETWORK),
             make_run("together", 0.25, diagnostics={"transductive": True}, **of_net),
             make_run("larger", 0.3, **of_other),
         ]
