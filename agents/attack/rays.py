@@ -338,9 +338,9 @@ class OptAttack(RayDescent):
         rays = each._replace(direction=moved)
         length = yield from local(search, rays, width * config.tolerance, longer=True)
         change = torch.where(torch.isinf(length), 0.0, (length - each.length) / width)
-        found = (_wide(change, u) * u).view(m, q, *u.shape[1:]).mean(1)
+        slope = (_wide(change, u) * u).view(m, q, *u.shape[1:]).mean(1)
         best = length.view(m, q).argmin(1) + q * torch.arange(m, device=length.device)
-        return found, rays._replace(length=length).of(best)
+        return slope, rays._replace(length=length).of(best)
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
@@ -381,7 +381,7 @@ class SignOpt(RayDescent):
         """Return the mean of directions, each with the sign of its change, and the present ray."""
         config, start, norm = self.config, search.start, search.start.task.norm
         probes = (search.left[here.images] - config.reserve).clamp(1, config.probes)
-        found = torch.zeros_like(here.direction)
+        slope = torch.zeros_like(here.direction)
         for first in range(0, int(probes.max()), PROBES_AT_ONCE):
             live = search.live[here.images]
             row, number = ragged((probes - first).clamp(0, PROBES_AT_ONCE) * live)
@@ -392,8 +392,8 @@ class SignOpt(RayDescent):
             rays = each._replace(direction=unit(each.direction + width * u, norm))
             shorter = yield from ask_at(search, rays, each.length)
             sign = 1 - 2 * shorter.to(u.dtype)
-            found.index_add_(0, row, sign[:, None, None, None] * u)
-        return found / probes[:, None, None, None], here
+            slope.index_add_(0, row, sign[:, None, None, None] * u)
+        return slope / probes[:, None, None, None], here
 
 
 class RaySConfig(LabelConfig):

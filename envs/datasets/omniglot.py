@@ -113,7 +113,7 @@ def find_parts(root: Path) -> dict[Part, Path]:
     Raises:
         DataUnavailable: one of them isn't there.
     """
-    found: dict[Part, Path] = {}
+    parts: dict[Part, Path] = {}
     for part in PARTS:
         for folder in _FOLDERS:
             for below in (root / folder, root / folder / "raw"):
@@ -121,14 +121,14 @@ def find_parts(root: Path) -> dict[Part, Path]:
                 zipped = below / f"images_{part}.zip"
                 plain = below / f"images_{part}"
                 if os.path.isfile(zipped):
-                    found.setdefault(part, zipped)
+                    parts.setdefault(part, zipped)
                 elif os.path.isdir(plain):
-                    found.setdefault(part, plain)
-    if len(found) < len(PARTS):
-        has = ", ".join(map(str, found.values())) or "nothing"
-        lacks = " and ".join(f"images_{part}(.zip)" for part in PARTS if part not in found)
+                    parts.setdefault(part, plain)
+    if len(parts) < len(PARTS):
+        has = ", ".join(map(str, parts.values())) or "nothing"
+        lacks = " and ".join(f"images_{part}(.zip)" for part in PARTS if part not in parts)
         raise _unavailable(root, f"{lacks} not found, found {has}")
-    return found
+    return parts
 
 
 def list_all(root: Path, roster: Roster) -> None:
@@ -147,29 +147,29 @@ def list_all(root: Path, roster: Roster) -> None:
 
 def _list(tree: Tree, classes: tuple[str, ...], each: int) -> dict[str, list[str]]:
     """Sorted image names of each class, after a check that none lacks or is too many."""
-    found: dict[str, list[str]] = {}
+    by_folder: dict[str, list[str]] = {}
     for name in tree.names():
         if name.endswith(".png"):
-            found.setdefault(name.rpartition("/")[0], []).append(name)
-    missing = [name for name in classes if name not in found]
+            by_folder.setdefault(name.rpartition("/")[0], []).append(name)
+    missing = [name for name in classes if name not in by_folder]
     if missing:
         raise DataUnavailable(
             f"{tree.path} is incomplete: {len(classes) - len(missing)} of {len(classes)} "
             f"characters, {missing[0]} is the first missing"
         )
-    for name, files in found.items():
+    for name, files in by_folder.items():
         if len(files) != each:
             raise DataUnavailable(
                 f"{tree.path} holds {len(files)} images of {name or 'no character'}, not {each}"
             )
     known = frozenset(classes)
-    extra = [name for name in found if name not in known]
+    extra = [name for name in by_folder if name not in known]
     if extra:
         raise DataUnavailable(
-            f"{tree.path} holds {len(found)} characters, not {len(classes)}: {extra[0]} isn't "
+            f"{tree.path} holds {len(by_folder)} characters, not {len(classes)}: {extra[0]} isn't "
             "one of Omniglot"
         )
-    return found
+    return by_folder
 
 
 def decode_all(root: Path, roster: Roster) -> Arrays:

@@ -58,7 +58,7 @@ def calibration(
     rows = real.sum(1)
     right = (labels == truth) & real
     accuracy = right.sum(1) / rows
-    found: dict[str, NDArray[np.float64]] = {}
+    columns: dict[str, NDArray[np.float64]] = {}
     estimate = None
     if answers.probabilities is not None:
         p = _numbers(answers.probabilities, (*truth.shape, classes), "probabilities")
@@ -76,9 +76,9 @@ def calibration(
         )
         squares = np.square(p - (truth[..., None] == np.arange(classes))).sum(2)
         names = iter(CALIBRATION)
-        found[next(names)] = gaps.reshape(-1, BINS).astype(np.float64)
-        found[next(names)] = rows.astype(np.float64)
-        found[next(names)] = (squares * real).sum(1)
+        columns[next(names)] = gaps.reshape(-1, BINS).astype(np.float64)
+        columns[next(names)] = rows.astype(np.float64)
+        columns[next(names)] = (squares * real).sum(1)
         estimate = (own * real).sum(1) / rows
     if answers.accuracy is not None:
         estimate = _numbers(answers.accuracy, truth.shape[:1], "accuracy")
@@ -86,7 +86,9 @@ def calibration(
             raise ContractError(
                 f"accuracy must lie in [0, 1], got {estimate.min():.3g} to {estimate.max():.3g}"
             )
-    return found if estimate is None else {**found, CALIBRATION[-1]: np.abs(estimate - accuracy)}
+    if estimate is not None:
+        columns[CALIBRATION[-1]] = np.abs(estimate - accuracy)
+    return columns
 
 
 def summary(columns: Mapping[str, Any]) -> dict[str, float]:
@@ -98,15 +100,15 @@ def summary(columns: Mapping[str, Any]) -> dict[str, float]:
 
     Reference: Guo et al. 2017, eq. (3); Brier 1950.
     """
-    found: dict[str, float] = {}
+    measures: dict[str, float] = {}
     gaps, rows, squares, error = (columns.get(name) for name in CALIBRATION)
     if gaps is not None and rows is not None and squares is not None:
         total = float(rows.sum())
-        found["ece"] = float(np.abs(gaps.sum(0)).sum() / total)
-        found["brier"] = float(squares.sum() / total)
+        measures["ece"] = float(np.abs(gaps.sum(0)).sum() / total)
+        measures["brier"] = float(squares.sum() / total)
     if error is not None:
-        found["self_estimate_error"] = float(error.mean())
-    return found
+        measures["self_estimate_error"] = float(error.mean())
+    return measures
 
 
 def _numbers(given: Any, shape: tuple[int, ...], name: str) -> NDArray[np.float64]:

@@ -164,9 +164,9 @@ class AttackOutcome:
 
         Without any named, the worst case: all of them.
         """
-        found = np.zeros(len(self.label), np.bool_)
-        found[self.right] = ~np.any([each.won for each in attacked or self.attacked], axis=0)
-        return found
+        robust = np.zeros(len(self.label), np.bool_)
+        robust[self.right] = ~np.any([each.won for each in attacked or self.attacked], axis=0)
+        return robust
 
 
 def attack(request: AttackRequest, watch: Callback = SILENT) -> AttackOutcome:

@@ -254,16 +254,16 @@ def _bounds(text: str) -> tuple[float, float]:
 
 
 def _headers(pairs: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    headers: dict[str, str] = {}
     for pair in pairs:
         name, colon, value = pair.partition(":")
         if not colon or not name.strip():
             # The text may hold a secret, so the message leaves it out.
             raise UsageError("--header takes NAME:VALUE, such as --header 'X-Key: abc'")
-        if name.strip() in found:
+        if name.strip() in headers:
             raise UsageError(f"--header gives '{name.strip()}' twice; give it once")
-        found[name.strip()] = value.strip()
-    return found
+        headers[name.strip()] = value.strip()
+    return headers
 
 
 def _table(facts: dict[str, Any]) -> str:
@@ -294,9 +294,9 @@ def list_command(json: options.Json = False) -> None:
     """List the included networks, and whether they are trained on this machine."""
     from lazybench.envs.targets.nets import names
 
-    found = [_status(name) for name in names()]
+    targets = [_status(name) for name in names()]
     if json:
-        console.as_json({"targets": found})
+        console.as_json({"targets": targets})
         return
     rows = [
         (
@@ -306,7 +306,7 @@ def list_command(json: options.Json = False) -> None:
             each["role"],
             each["detail"],
         )
-        for each in found
+        for each in targets
     ]
     header = ("network", "trained", "accuracy", "role", "details")
     console.line(console.table(header, rows, columns=console.width()))
@@ -387,13 +387,13 @@ def _wanted(names: list[str], *, only: bool) -> list[str]:
     """
     from lazybench.envs.targets.nets import WHITEBOXES, split_name
 
-    found: list[str] = []
+    wanted: list[str] = []
     for name in names:
         split_name(name)
-        found.append(name)
+        wanted.append(name)
         if name in WHITEBOXES and not only:
-            found += [*WHITEBOXES[name].train, WHITEBOXES[name].val]
-    return list(dict.fromkeys(found))
+            wanted += [*WHITEBOXES[name].train, WHITEBOXES[name].val]
+    return list(dict.fromkeys(wanted))
 
 
 def _status(name: str) -> dict[str, Any]:

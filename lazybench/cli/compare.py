@@ -54,13 +54,13 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     from lazybench.boards.compare import compare, comparison_text
 
     records = _records_of(env, budget, protocol, out_dir, quiet=json)
-    found = compare(records, left, right, norm=batch_norm)
+    comparison = compare(records, left, right, norm=batch_norm)
     if plot is not None:
-        _draw(found, plot)
+        _draw(comparison, plot)
     if json:
-        console.as_json(_facts(found))
+        console.as_json(_facts(comparison))
         return
-    console.line(comparison_text(found, columns=console.width()))
+    console.line(comparison_text(comparison, columns=console.width()))
 
 
 def _records_of(
@@ -84,7 +84,7 @@ def _records_of(
     return select_table(store, spec.id, check_budget(budget), settings, limited=False)
 
 
-def _facts(found: Comparison) -> dict[str, object]:
+def _facts(comparison: Comparison) -> dict[str, object]:
     sides = {
         name: {
             "name": side.name,
@@ -93,14 +93,14 @@ def _facts(found: Comparison) -> dict[str, object]:
             **side.summary._asdict(),
             "over_classes": side.over_classes,
         }
-        for name, side in (("left", found.left), ("right", found.right))
+        for name, side in (("left", comparison.left), ("right", comparison.right))
     }
     plain = {
         name: value
-        for name, value in asdict(found).items()
+        for name, value in asdict(comparison).items()
         if name not in ("left", "right", "difference", "over_trials")
     }
-    over = {"difference": found.difference, "difference_over_trials": found.over_trials}
+    over = {"difference": comparison.difference, "difference_over_trials": comparison.over_trials}
     return {**plain, **sides, **{name: each._asdict() for name, each in over.items()}}
 
 
@@ -134,11 +134,11 @@ def power_command(  # noqa: PLR0913 - one parameter for each option
 
     check_aim(difference, power)
     board = _records_of(env, budget, protocol, out_dir, quiet=json)
-    found = plan(board, left, right, difference=difference, power=power, norm=batch_norm)
+    sizes = plan(board, left, right, difference=difference, power=power, norm=batch_norm)
     if json:
-        console.as_json(asdict(found) | {name: _named(vars(found)[name]) for name in _SIZES})
+        console.as_json(asdict(sizes) | {name: _named(vars(sizes)[name]) for name in _SIZES})
         return
-    console.line(_plan_text(found))
+    console.line(_plan_text(sizes))
 
 
 _SIZES = ("now", "together")
@@ -148,12 +148,12 @@ def _named(size: Size | None) -> dict[str, int | None] | None:
     return None if size is None else size._asdict()
 
 
-def _plan_text(found: Plan) -> str:
-    unit = f" {found.unit}"
-    of = found.variances
-    together = (None, None, None) if found.together is None else found.together
-    alone = (found.trials, found.classes, found.seeds)
-    needed = zip(("trials", "classes", "seeds"), found.now, alone, together, strict=True)
+def _plan_text(plan: Plan) -> str:
+    unit = f" {plan.unit}"
+    of = plan.variances
+    together = (None, None, None) if plan.together is None else plan.together
+    alone = (plan.trials, plan.classes, plan.seeds)
+    needed = zip(("trials", "classes", "seeds"), plan.now, alone, together, strict=True)
     sizes = [
         (name, f"{now:,}", _needed(only), _needed(all_three))
         for name, now, only, all_three in needed
@@ -166,15 +166,15 @@ def _plan_text(found: Plan) -> str:
         ("chance", of.chance, "of a trial, for one seed"),
     )
     rows = [(name, f"{math.sqrt(variance):.2f}", what) for name, variance, what in spreads]
-    if found.now.classes is None:
+    if plan.now.classes is None:
         rows = [row for row in rows if row[0] != "classes"]
     width = console.width()
     return "\n".join(
         [
-            f"{found.left} - {found.right} on {found.env}: {found.observed:+.2f}{unit} in "
-            f"{found.metric}",
-            f"A true difference of {found.difference:g}{unit} would be detected with a chance of "
-            f"{100 * found.power:.0f} % now; wanted: {100 * found.wanted:.0f} %.",
+            f"{plan.left} - {plan.right} on {plan.env}: {plan.observed:+.2f}{unit} in "
+            f"{plan.metric}",
+            f"A true difference of {plan.difference:g}{unit} would be detected with a chance of "
+            f"{100 * plan.power:.0f} % now; wanted: {100 * plan.wanted:.0f} %.",
             "",
             console.table(("", "now", "more of it alone", "all together"), sizes, columns=width),
             "",
@@ -187,7 +187,7 @@ def _needed(number: int | None) -> str:
     return "no number" if number is None else f"{number:,}"
 
 
-def _draw(found: Comparison, path: Path) -> None:
+def _draw(comparison: Comparison, path: Path) -> None:
     """Write a scatter plot of the trials' scores.
 
     Raises:
@@ -199,7 +199,7 @@ def _draw(found: Comparison, path: Path) -> None:
     from lazybench.boards.plots import compare_picture
     from lazybench.records import write_bytes
 
-    write_bytes(path, compare_picture(found, path.suffix.lower()[1:]))
+    write_bytes(path, compare_picture(comparison, path.suffix.lower()[1:]))
 
 
 # A comma in parentheses belongs to the name of a row, such as `reptile (inner_steps=5, lr=0.1)`.
@@ -326,10 +326,10 @@ def parse_agents(text: str) -> list[Wanted]:
         # After a parenthesis, `=` belongs to a setting in the name of a row.
         if not equals or "(" in label:
             label, names = part.partition("|")[0], part
-        found = tuple(name.strip() for name in names.split("|") if name.strip())
-        if not found:
+        parts = tuple(name.strip() for name in names.split("|") if name.strip())
+        if not parts:
             raise UsageError(f"--agents takes LABEL=NAME or NAME; got '{part}'; name a row")
-        wanted.append(Wanted(label.strip(), found))
+        wanted.append(Wanted(label.strip(), parts))
     if len({row.label for row in wanted}) < len(wanted):
         raise UsageError(f"--agents gives the same label to two rows: '{text}'; use LABEL=NAME")
     return wanted

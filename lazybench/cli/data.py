@@ -26,11 +26,11 @@ def list_data(*, json: bool) -> None:
     from lazybench.data.folders import data_root, status
     from lazybench.registry import DATASETS
 
-    found = status()
+    sets = status()
     if json:
-        console.as_json({"data": [_facts(each) for each in found], "broken": DATASETS.broken})
+        console.as_json({"data": [_facts(each) for each in sets], "broken": DATASETS.broken})
         return
-    rows = [(each.name, "yes" if each.installed else "no", _detail(each)) for each in found]
+    rows = [(each.name, "yes" if each.installed else "no", _detail(each)) for each in sets]
     console.line(console.table(("data set", "installed", "details"), rows, columns=console.width()))
     console.line(f"folder of data sets: {data_root()} (set by LAZYBENCH_DATA)")
     show_broken(DATASETS.broken)
@@ -79,17 +79,17 @@ def verify_command(
     from lazybench.data.folders import status, verify
 
     names = [each.name for each in status() if each.installed] if name is None else [name]
-    found = [verify(each) for each in names]
+    checked = [verify(each) for each in names]
     if json:
-        console.as_json([_facts(each) for each in found])
+        console.as_json([_facts(each) for each in checked])
     else:
         answers = {True: "yes", False: "no", None: "unknown"}
         rows = [
             (each.name, answers[each.verified], each.fingerprint[:12], each.detail)
-            for each in found
+            for each in checked
         ]
         console.line(console.table(("data set", "intact", "fingerprint", "detail"), rows))
-    bad = [each for each in found if each.verified is False]
+    bad = [each for each in checked if each.verified is False]
     if bad:
         raise DataUnavailable("; ".join(f"{each.name}: {each.detail}" for each in bad))
 
@@ -382,9 +382,9 @@ def _envs(name: str) -> list[str]:
     """Ids of the listed environments of a data set, without -noniid first."""
     from lazybench.registry import ENVS
 
-    found = [spec for spec in ENVS.specs() if spec.data == name]
-    found.sort(key=lambda spec: (spec.kwargs["noniid"], spec.kwargs["way"], spec.kwargs["shot"]))
-    return [spec.id for spec in found]
+    envs = [spec for spec in ENVS.specs() if spec.data == name]
+    envs.sort(key=lambda spec: (spec.kwargs["noniid"], spec.kwargs["way"], spec.kwargs["shot"]))
+    return [spec.id for spec in envs]
 
 
 def _show_embedded(done: Embedded, envs: list[str]) -> None:

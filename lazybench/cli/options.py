@@ -75,8 +75,8 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the keys and folders of runs that begin with a text."""
     from lazybench.runner.run_dir import list_runs
 
-    found = list_runs(_folder(ctx, "runs"))
-    return _starting([name for run in found for name in (run.key12, str(run.path))], incomplete)
+    known = list_runs(_folder(ctx, "runs"))
+    return _starting([name for run in known for name in (run.key12, str(run.path))], incomplete)
 
 
 def complete_record(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -139,10 +139,10 @@ def _choices(annotation: Any) -> list[str]:
     """The values that a type allows, where they are few."""
     if annotation is bool:
         return ["true", "false"]
-    found = get_args(annotation)
+    arguments = get_args(annotation)
     if get_origin(annotation) is Literal:
-        return [str(value) for value in found]
-    return [choice for each in found for choice in _choices(each)]
+        return [str(value) for value in arguments]
+    return [choice for each in arguments for choice in _choices(each)]
 
 
 def complete_protocol(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -402,7 +402,7 @@ def parse_seeds(seed: int | None, seeds: str | None) -> list[int]:
         raise UsageError(
             "give either --seed or --seeds, not both; --seeds 0-2 runs seeds 0, 1 and 2"
         )
-    found: list[int] = []
+    numbers: list[int] = []
     for part in seeds.split(","):
         match = _SEEDS.fullmatch(part.strip())
         first, last = (
@@ -413,8 +413,8 @@ def parse_seeds(seed: int | None, seeds: str | None) -> list[int]:
                 f"--seeds takes numbers and ranges of at most {_MOST_SEEDS}, such as 0-2 or 0,3,5, "
                 f"none above {_LARGEST_SEED}; got '{seeds[:80]}'"
             )
-        found.extend(range(first, last + 1))
-    return list(dict.fromkeys(found))
+        numbers.extend(range(first, last + 1))
+    return list(dict.fromkeys(numbers))
 
 
 def parse_settings(pairs: Iterable[str], option: str = "--set") -> dict[str, str]:

@@ -40,14 +40,14 @@ def _use_config(context: typer.Context, path: Path | None) -> Path | None:
     from lazybench.runner.run_dir import read_options
 
     try:
-        found = read_options(path)
+        given = read_options(path)
     except UsageError as error:
         raise typer.BadParameter(str(error)) from error
-    values = found.model_dump(exclude_none=True, exclude={"settings", "protocol"})
+    values = given.model_dump(exclude_none=True, exclude={"settings", "protocol"})
     if "out" in values:
         values["out_dir"] = values.pop("out")
     context.default_map = values
-    context.meta[_CONFIG] = found
+    context.meta[_CONFIG] = given
     return path
 
 
@@ -237,18 +237,18 @@ def _tuned(folder: Path, agent: str, env: str, budget: str, given: Sequence[str]
             "give either --tuned or --set: settings are tuned together (lazybench tune takes "
             "--set, too)"
         )
-    found = read_tuning(folder)
+    tuning = read_tuning(folder)
     for name, value, tuned in (
-        ("agent", agent, found.agent),
-        ("env", resolve_env(env)[0].id, found.env),
-        ("budget", budget, found.budget),
+        ("agent", agent, tuning.agent),
+        ("env", resolve_env(env)[0].id, tuning.env),
+        ("budget", budget, tuning.budget),
     ):
         if value != tuned:
             raise UsageError(
                 f"{folder} holds a search for {name} '{tuned}', got '{value}'; settings hold only "
                 f"for what they were tuned on: give --{name} {tuned}, or tune again"
             )
-    return found
+    return tuning
 
 
 def _run(request: RunRequest, tracker: Callback, *, quiet: bool, first: bool) -> Record:
@@ -471,17 +471,17 @@ def _find(target: str, store: Store, runs: Path) -> Path:
             f"RUN|RECORD takes a folder, a file or at least {KEY_DIGITS} hex digits of a key, got "
             f"'{target}'"
         )
-    found = [run.path for run in list_runs(runs) if run.key12.startswith(target[:12])]
+    paths = [run.path for run in list_runs(runs) if run.key12.startswith(target[:12])]
     record = store.find(target)
-    found += [] if record is None else [store.path(record)]
-    if not found:
+    paths += [] if record is None else [store.path(record)]
+    if not paths:
         raise UnknownName(
             f"no run in {runs} and no record in {store.root} has a key that begins with "
             f"'{target}'; see: lazybench list runs"
         )
-    if len(found) > 1:
-        raise UsageError(f"'{target}' names several; give one: {', '.join(map(str, found))}")
-    return found[0]
+    if len(paths) > 1:
+        raise UsageError(f"'{target}' names several; give one: {', '.join(map(str, paths))}")
+    return paths[0]
 
 
 def _forget_run(folder: Path, *, yes: bool) -> None:

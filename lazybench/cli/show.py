@@ -21,6 +21,7 @@ from lazybench.specs import BUDGETS
 
 if TYPE_CHECKING:
     from lazybench.records import Record
+    from lazybench.runner.run_dir import RunInfo
     from lazybench.specs import AgentSpec, EnvSpec
 
 
@@ -61,7 +62,7 @@ def _environment(name: str, trial: int, attacker: str | None) -> bytes | None:
     from lazybench.registry import AGENTS, DATASETS, ENVS
 
     try:
-        found = ENVS.resolve(name)
+        resolved = ENVS.resolve(name)
     except UnknownName:
         if name in {spec.id for spec in AGENTS.specs()} or ":" in name:
             raise UsageError(
@@ -73,11 +74,11 @@ def _environment(name: str, trial: int, attacker: str | None) -> bytes | None:
                 f"'{name}' is a data set; draw one of its environments: lazybench list envs"
             ) from None
         return None
-    if found.note:
-        console.note(found.note)
+    if resolved.note:
+        console.note(resolved.note)
     from lazybench.cli.env_picture import env_picture
 
-    return env_picture(found.spec, trial=trial, attacker=attacker)
+    return env_picture(resolved.spec, trial=trial, attacker=attacker)
 
 
 def _record(key: str, root: Path, runs: Path) -> Record:
@@ -86,7 +87,6 @@ def _record(key: str, root: Path, runs: Path) -> Record:
     from lazybench.files import read_file
     from lazybench.records import Record, Store
     from lazybench.registry import ENVS
-    from lazybench.runner.run_dir import list_runs
 
     if not is_key(key):
         known = [spec.id for spec in ENVS.specs()]
@@ -97,20 +97,12 @@ def _record(key: str, root: Path, runs: Path) -> Record:
     record = Store(root).find(key)
     if record is not None:
         return record
-    found = [run for run in list_runs(runs) if run.key12.startswith(key[:12])]
-    if len(found) != 1:
-        several = ", ".join(run.key12 for run in found)
-        raise UnknownName(
-            f"key '{key}' is ambiguous: runs {several}; give more digits"
-            if found
-            else f"no record in {root} and no run in {runs} has key '{key}'; "
-            "see: lazybench list runs"
-        )
-    done = sorted(found[0].path.glob("done*.json"), key=lambda path: len(path.name))
+    run = _run_of(key, root, runs)
+    done = sorted(run.path.glob("done*.json"), key=lambda path: len(path.name))
     if not done:
         raise UsageError(
-            f"the run {found[0].key12} has no record yet: it is {found[0].status}; let it finish "
-            f"(lazybench run --agent {found[0].agent} --env {found[0].env} …)"
+            f"the run {run.key12} has no record yet: it is {run.status}; let it finish "
+            f"(lazybench run --agent {run.agent} --env {run.env} …)"
         )
     try:
         return Record.from_json(read_file(str(json.loads(read_file(done[0]))["record"])))
@@ -228,11 +220,11 @@ def show_command(  # noqa: PLR0913 - one parameter for each option
         return
     if budget is not None and env is None:
         raise UsageError("--budget goes with --env: lazybench show AGENT --env ENV --budget small")
-    found = _facts(name, env, budget, out_dir, runs)
+    facts = _facts(name, env, budget, out_dir, runs)
     if json:
-        console.as_json(found)
+        console.as_json(facts)
     else:
-        console.line(console.facts(found))
+        console.line(console.facts(facts))
 
 
 def _facts(
@@ -245,12 +237,12 @@ def _facts(
         return _agent(agent_spec(name), env, budget)
     for registry in (ENVS, DATASETS):
         try:
-            found = registry.resolve(name)
+            resolved = registry.resolve(name)
         except UnknownName:
             continue
-        if found.note:
-            console.note(found.note)
-        return _env(found.spec) if registry is ENVS else _data(found.spec.id)
+        if resolved.note:
+            console.note(resolved.note)
+        return _env(resolved.spec) if registry is ENVS else _data(resolved.spec.id)
     if is_key(name):
         return _by_key(name, root, runs)
     known = [spec.id for registry in (AGENTS, ENVS, DATASETS) for spec in registry.specs()]
@@ -261,9 +253,9 @@ def _facts(
 
 
 def _agent(spec: AgentSpec, env: str | None, budget: str | None) -> dict[str, Any]:
-    found = {"kind": "agent"} | agent_facts(spec) | {"code": spec.target}
+    about = {"kind": "agent"} | agent_facts(spec) | {"code": spec.target}
     if env is None:
-        return found | {"settings": "depend on the environment; add --env ENV"}
+        return about | {"settings": "depend on the environment; add --env ENV"}
     from lazybench.agent import contract, setting_meanings
     from lazybench.runner.request import check_budget, make, resolve_env
     from lazybench.user_code import load
@@ -277,7 +269,7 @@ def _agent(spec: AgentSpec, env: str | None, budget: str | None) -> dict[str, An
     configs = {each: defaults | make(_loadable(spec), played, each, {}).config for each in budgets}
     facts = {"env": played.id, "settings": _side_by_side(configs)}
     meanings = setting_meanings(contract(factory))
-    return found | facts | ({"meanings": meanings} if meanings else {})
+    return about | facts | ({"meanings": meanings} if meanings else {})
 
 
 def _arguments(factory: Any) -> dict[str, Any]:
@@ -314,8 +306,8 @@ def _side_by_side(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def _env(spec: EnvSpec) -> dict[str, Any]:
     from lazybench.user_code import load
 
-    found = {"kind": "environment"} | env_facts(spec)
-    found |= {
+    facts = {"kind": "environment"} | env_facts(spec)
+    facts |= {
         "validation_trials": dict(spec.val_trials),
         "protocol": dict(spec.kwargs),
         "code": spec.target,
@@ -324,10 +316,10 @@ def _env(spec: EnvSpec) -> dict[str, Any]:
     try:
         env = load(spec.target)(**spec.kwargs)
     except DataUnavailable as error:
-        return found | {"spaces": f"unknown until its data is installed: {error}"}
+        return facts | {"spaces": f"unknown until its data is installed: {error}"}
     spaces = {"observation": _space(env.observation_space), "action": _space(env.action_space)}
     env.close()
-    return found | {"spaces": spaces}
+    return facts | {"spaces": spaces}
 
 
 def _space(space: Any) -> Any:
@@ -368,31 +360,43 @@ def _data(name: str) -> dict[str, Any]:
 def _data_status(name: str) -> dict[str, Any]:
     from lazybench.data.folders import status
 
-    found = next((each for each in status() if each.name == name), None)
-    if found is None:
+    data = next((each for each in status() if each.name == name), None)
+    if data is None:
         return {"installed": False, "detail": f"no data set is registered as '{name}'"}
-    path = None if found.path is None else str(found.path)
-    return {"installed": found.installed, "path": path, "detail": found.detail}
+    path = None if data.path is None else str(data.path)
+    return {"installed": data.installed, "path": path, "detail": data.detail}
 
 
 def _by_key(key: str, root: Path, runs: Path) -> dict[str, Any]:
     from lazybench.records import Store
-    from lazybench.runner.run_dir import list_runs
 
     store = Store(root)
     record = store.find(key)
     if record is not None:
         head = {"kind": f"{record.kind} record", "file": str(store.path(record))}
         return head | _show_record(record)
-    found = [run for run in list_runs(runs) if run.key12.startswith(key[:12])]
-    if len(found) == 1:
-        return {"kind": "run"} | asdict(found[0]) | {"path": str(found[0].path)}
-    if found:
-        several = ", ".join(run.key12 for run in found)
+    run = _run_of(key, root, runs)
+    return {"kind": "run"} | asdict(run) | {"path": str(run.path)}
+
+
+def _run_of(key: str, root: Path, runs: Path) -> RunInfo:
+    """The run whose key begins so.
+
+    Raises:
+        UnknownName: there is none.
+        UsageError: there are several.
+    """
+    from lazybench.runner.run_dir import list_runs
+
+    fitting = [run for run in list_runs(runs) if run.key12.startswith(key[:12])]
+    if not fitting:
+        raise UnknownName(
+            f"no record in {root} and no run in {runs} has key '{key}'; see: lazybench list runs"
+        )
+    if len(fitting) > 1:
+        several = ", ".join(run.key12 for run in fitting)
         raise UsageError(f"key '{key}' is ambiguous: runs {several}; give more digits")
-    raise UnknownName(
-        f"no record in {root} and no run in {runs} has key '{key}'; see: lazybench list runs"
-    )
+    return fitting[0]
 
 
 def _show_record(record: Record) -> dict[str, Any]:

@@ -213,14 +213,14 @@ def _look(spec: DataSpec) -> DataStatus:
         if check is not None:
             path = check(**spec.kwargs)
             return DataStatus(spec.id, True, path, source, "all files exist")
-        found = [data_root() / probe for probe in spec.probe if (data_root() / probe).exists()]
-        if spec.probe and not found:
+        present = [data_root() / probe for probe in spec.probe if (data_root() / probe).exists()]
+        if spec.probe and not present:
             expected = " or ".join(spec.probe)
             detail = f"not installed; expected {expected} below {data_root()}"
             return DataStatus(spec.id, False, None, source, detail)
-        if found:
+        if present:
             detail = "its folder exists; its content wasn't checked"
-            return DataStatus(spec.id, True, found[0], source, detail)
+            return DataStatus(spec.id, True, present[0], source, detail)
         opened = load(spec.target)(**spec.kwargs)
         return DataStatus(spec.id, True, None, opened.source, "it can be opened")
     except (LazybenchError, OSError) as error:

@@ -203,8 +203,8 @@ def student(
         )
     # With one checkpoint the student's tensors are returned without a copy.
     last = tuple(kept) or ({name: value.detach() for name, value in phi.items()},)
-    found = tuple(float(loss) for loss in seen)
-    return Trail(anchor, last, rule_state, found, tuple(sums) if drift else ())
+    step_losses = tuple(float(loss) for loss in seen)
+    return Trail(anchor, last, rule_state, step_losses, tuple(sums) if drift else ())
 
 
 def unrolled(

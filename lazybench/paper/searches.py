@@ -100,10 +100,10 @@ def read_kept(folder: Path) -> list[dict[str, Any]]:
 def searches_of(agent: str, env: str, searches: Sequence[Search]) -> list[Search]:
     """Return an agent's searches on an environment, or on tasks of the same ways and shots."""
     tasks = _TASKS.search(env)
-    found = []
+    fitting = []
     for search in searches:
         other = _TASKS.search(search.env)
         alike = tasks is not None and other is not None and tasks[1] == other[1]
         if search.agent == agent and (search.env == env or alike):
-            found.append(search)
-    return found
+            fitting.append(search)
+    return fitting

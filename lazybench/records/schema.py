@@ -204,12 +204,12 @@ class NetworkFacts(Facts):
 
     def identity(self) -> dict[str, str]:
         """The fields that are part of a run's key, including the name that `auto` resolves to."""
-        found = {
+        hashes = {
             "network": self.name,
             "weights": self.weights_sha256,
             "network_source": self.source_sha256,
         }
-        return {name: sha256 for name, sha256 in found.items() if sha256 is not None}
+        return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
 
 
 class Reported(Facts):

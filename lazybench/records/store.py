@@ -154,12 +154,12 @@ class Store:
             raise UsageError(
                 f"a key must be 6 to 64 hex digits, got {key!r}; see 'lazybench list runs'"
             )
-        found = [_load(path) for path in self._files(f"{key[:12]}*.json")]
-        found = [record for record in found if record.key.startswith(key)]
-        if len(found) > 1:
-            keys = ", ".join(sorted(record.key for record in found))
+        fitting = [_load(path) for path in self._files(f"{key[:12]}*.json")]
+        fitting = [record for record in fitting if record.key.startswith(key)]
+        if len(fitting) > 1:
+            keys = ", ".join(sorted(record.key for record in fitting))
             raise UsageError(f"key {key!r} is ambiguous: records {keys}; give more digits")
-        return found[0] if found else None
+        return fitting[0] if fitting else None
 
     def records(self, env: str | None = None, agent: str | None = None) -> RecordList:
         """Return all valid records by path; `skipped` names the invalid files.
@@ -176,8 +176,8 @@ class Store:
         Args:
             env: the folders of this env only, as `<id>` or `<id>-v<version>`.
         """
-        found = sorted(path for path in (self.root / "records").glob("*") if path.is_dir())
-        return [path for path in found if env is None or _is_folder_of(path.name, env)]
+        every = sorted(path for path in (self.root / "records").glob("*") if path.is_dir())
+        return [path for path in every if env is None or _is_folder_of(path.name, env)]
 
     def files_in(self, folder: Path) -> list[Path]:
         """Return the paths of the record files in one of `folders`."""
@@ -286,7 +286,7 @@ def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any]
         same = old == new and isinstance(old, bool) == isinstance(new, bool)
         return None if same else (name, old, new)
     for part, left, right in pairs:
-        found = first_difference(left, right, f"{name}.{part}" if name else str(part))
-        if found is not None:
-            return found
+        difference = first_difference(left, right, f"{name}.{part}" if name else str(part))
+        if difference is not None:
+            return difference
     return None

@@ -191,7 +191,7 @@ def evaluate_blocks(  # noqa: PLR0913 - what, by what, from where to where, and 
         if first < trials:
             whole = evaluate_block(env, policy, metric, np.arange(first, first + rows), columns)
             block = _first_of(whole, min(rows, trials - first))
-        yield from (found for found in distributed.gathered(block) if found is not None)
+        yield from (each for each in distributed.gathered(block) if each is not None)
 
 
 def evaluate_block(
@@ -301,8 +301,8 @@ def combined(
     known = {**numbers, **sure}
     whole = dict(plain(env.summary(scores, known))) if isinstance(env, Summarised) else {}
     answers = np.concatenate([each.answers for each in blocks])
-    found = whole or blocks[-1].metrics
-    return Evaluation(blocks[0].first, scores, answers, wall_s, cpu_s, found, numbers)
+    metrics = whole or blocks[-1].metrics
+    return Evaluation(blocks[0].first, scores, answers, wall_s, cpu_s, metrics, numbers)
 
 
 def _whole_pass(env: OpenedEnv, policy: Policy, metric: str, seed: int) -> Evaluation:

@@ -41,7 +41,7 @@ def resolve_env(name: str) -> tuple[EnvSpec, str]:
         UnknownName: no such environment.
     """
     try:
-        found = ENVS.resolve(name)
+        resolved = ENVS.resolve(name)
     except UnknownName as error:
         if name in {spec.id for spec in DATASETS.specs()}:
             raise UnknownName(
@@ -49,7 +49,7 @@ def resolve_env(name: str) -> tuple[EnvSpec, str]:
                 "all with: lazybench list envs"
             ) from error
         raise
-    return found.spec, found.note
+    return resolved.spec, resolved.note
 
 
 def with_protocol(spec: EnvSpec, given: Mapping[str, Any]) -> EnvSpec:

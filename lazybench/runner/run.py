@@ -339,8 +339,8 @@ def _block(line: Mapping[str, Any]) -> Evaluation:
 
 def _last_progress(resolved: ResolvedRun) -> Progress:
     """The costs and the curve in the newest checkpoint of a run that failed."""
-    found = checkpoint.load(resolved.folder / "ckpt")
-    return Progress.of(found[1]) if found is not None and found[1] is not None else Progress()
+    saved = checkpoint.load(resolved.folder / "ckpt")
+    return Progress.of(saved[1]) if saved is not None and saved[1] is not None else Progress()
 
 
 def _compare(stored: Record, record: Record) -> None:

@@ -123,18 +123,18 @@ def find_run(name: str, runs: Path) -> TrainedRun:
             f"{folder}/config.json isn't a valid configuration of a run ({error}), or an older "
             "version of lazybench wrote it; run again with --force"
         ) from error
-    found = checkpoint.load(folder / "ckpt")
-    if found is not None and found[2]:
+    saved = checkpoint.load(folder / "ckpt")
+    if saved is not None and saved[2]:
         # An earlier state must not be evaluated as the final one.
         raise StoreError(
-            f"{found[2][0].partition(';')[0]}; repeat the training command to restore it"
+            f"{saved[2][0].partition(';')[0]}; repeat the training command to restore it"
         )
-    if found is None or found[1] is None:
+    if saved is None or saved[1] is None:
         raise UsageError(
             f"{folder} has no trained state: its agent doesn't train, or the run was interrupted "
             "before its first checkpoint"
         )
-    return TrainedRun(folder, asked, overrides, network, facts, key, Progress.of(found[1]))
+    return TrainedRun(folder, asked, overrides, network, facts, key, Progress.of(saved[1]))
 
 
 def read_weights(source: str, runs: Path) -> Weights:

@@ -211,10 +211,10 @@ def load_policy(
     overrides = check_settings("settings", settings)
     step = check_text("step", str(step) if isinstance(step, int) else step)
     check_text("device", device)
-    found = find_run(name, check_path("runs", runs))
-    home = resolve_env(found.identity["env"])[0]
-    agent = _evaluated_agent(found, home, overrides)
-    state, _ = found.state(step)
+    trained = find_run(name, check_path("runs", runs))
+    home = resolve_env(trained.identity["env"])[0]
+    agent = _evaluated_agent(trained, home, overrides)
+    state, _ = trained.state(step)
     on = check_device(device)
     if env is None:
         return agent.instance.policy(to_device(state, on))

@@ -192,15 +192,15 @@ def _scores(  # noqa: PLR0913 - what is evaluated on which trials
 ) -> NDArray[np.float64]:
     """The scores of trials first, first + 1, …, `[trials]`."""
     watch.stage("audit", trials)
-    found: list[NDArray[np.float64]] = []
+    scores: list[NDArray[np.float64]] = []
     end = first + trials
     for block in evaluate_blocks(
         env, policy, spec.metric, end, start=first, seed=seed, columns=spec.columns
     ):
-        found.append(block.scores)
-        watch.advance(len(block.scores), {spec.metric: float(np.concatenate(found).mean())})
+        scores.append(block.scores)
+        watch.advance(len(block.scores), {spec.metric: float(np.concatenate(scores).mean())})
     watch.finished()
-    return np.concatenate(found)
+    return np.concatenate(scores)
 
 
 def split_p(a: NDArray[np.float64], b: NDArray[np.float64], splits: int = SPLITS) -> float:

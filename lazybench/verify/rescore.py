@@ -334,8 +334,8 @@ def _same(stored: NDArray[Any], now: NDArray[Any]) -> NDArray[np.bool_]:
     """Which rows of `[m, …]` are equal; NaN is equal to NaN."""
     kind = stored.dtype.kind == "f"
     same = np.isclose(stored, now, rtol=0, atol=0, equal_nan=True) if kind else stored == now
-    found: NDArray[np.bool_] = same.reshape(len(same), -1).all(axis=1)
-    return found
+    equal: NDArray[np.bool_] = same.reshape(len(same), -1).all(axis=1)
+    return equal
 
 
 def compare(record: Record, again: Again, *, exact: bool) -> list[Finding]:
@@ -430,18 +430,18 @@ def drifts(
     left, right = (side[both].astype(np.float64) for side in (stored, now))
     gaps = left - right
     gaps = gaps[gaps != 0]
-    found = {"of one sign": 1.0, "summed": 1.0}
+    p_values = {"of one sign": 1.0, "summed": 1.0}
     if len(gaps):
-        found["of one sign"] = float(binomtest(int((gaps > 0).sum()), len(gaps)).pvalue)
-        found["summed"] = _sum_p(gaps)
+        p_values["of one sign"] = float(binomtest(int((gaps > 0).sum()), len(gaps)).pvalue)
+        p_values["summed"] = _sum_p(gaps)
     if distribution:
-        found["as a distribution"] = 1.0
+        p_values["as a distribution"] = 1.0
         if len(left):
             with warnings.catch_warnings():
                 # Where numbers tie, the exact p can't always be had; p is near 1 then.
                 warnings.simplefilter("ignore", RuntimeWarning)
-                found["as a distribution"] = float(ks_2samp(left, right).pvalue)
-    return found
+                p_values["as a distribution"] = float(ks_2samp(left, right).pvalue)
+    return p_values
 
 
 def _sum_p(gaps: NDArray[np.float64]) -> float:
@@ -491,8 +491,8 @@ def finds_share(n: int, m: int) -> float:
     from scipy.stats import hypergeom
 
     forged = np.arange(1, n + 1)
-    found = hypergeom.pmf(0, n, forged, m) <= 1 - FOUND
-    return float(forged[found][0] / n)
+    likely = hypergeom.pmf(0, n, forged, m) <= 1 - FOUND
+    return float(forged[likely][0] / n)
 
 
 def _within(record: Record, stored: NDArray[np.float32], again: Again) -> Finding:

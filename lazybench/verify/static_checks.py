@@ -97,14 +97,14 @@ def find_record(name: str, out: Path) -> Path:
     if path.is_file():
         return path
     if is_key(name):
-        found = sorted(Store(out).root.glob(f"records/*/*/{name[:_KEY12]}*.json"))
+        fitting = sorted(Store(out).root.glob(f"records/*/*/{name[:_KEY12]}*.json"))
         if len(name) > _KEY12:
-            found = [each for each in found if f'"key": "{name}'.encode() in read_file(each)]
-        if len(found) > 1:
-            keys = ", ".join(each.stem for each in found)
+            fitting = [each for each in fitting if f'"key": "{name}'.encode() in read_file(each)]
+        if len(fitting) > 1:
+            keys = ", ".join(each.stem for each in fitting)
             raise UsageError(f"key '{name}' is ambiguous: records {keys}; give more digits")
-        if found:
-            return found[0]
+        if fitting:
+            return fitting[0]
     raise UnknownName(
         f"no record '{name}': it isn't a file, and no key in {out} begins with it (at least 6 "
         "digits); see the column of keys in: lazybench leaderboard --env ENV"

@@ -231,8 +231,8 @@ def score(  # noqa: PLR0913 - a public function
     if note:
         watch.note(note)
     need_answers(spec)
-    found = _read(path)
-    answers = _in_order(found, path)
+    arrays = _read(path)
+    answers = _in_order(arrays, path)
     limit = None
     if spec.vector_target is not None:
         official = official_trials(spec, budget)
@@ -243,7 +243,7 @@ def score(  # noqa: PLR0913 - a public function
         limit, _ = chosen_trials(spec, budget, len(answers))
     if out is not None:
         writable(out)
-    policy = _policy(spec, answers, found, path)
+    policy = _policy(spec, answers, arrays, path)
     try:
         record = evaluate(
             policy,
@@ -264,15 +264,15 @@ def score(  # noqa: PLR0913 - a public function
     return submitted
 
 
-def _policy(spec: EnvSpec, answers: NDArray[Any], found: dict[str, Any], path: Path) -> Any:
+def _policy(spec: EnvSpec, answers: NDArray[Any], arrays: dict[str, Any], path: Path) -> Any:
     """A policy that returns these answers.
 
     Raises:
         UsageError: they have another shape, or belong to other data.
     """
     opened = open_env(spec, 1, "test")
-    if "about" in found:
-        _check_about(found["about"], spec, opened.data, path)
+    if "about" in arrays:
+        _check_about(arrays["about"], spec, opened.data, path)
     if spec.vector_target is not None:
         kinds = "iu" if opened.task.target == "class" else "iuf"
         if answers.dtype.kind not in kinds:
@@ -298,30 +298,30 @@ def _read(path: Path) -> dict[str, Any]:
         UsageError: it isn't there, or isn't of that form.
     """
     try:
-        found = read_arrays(path, single=True)
+        arrays = read_arrays(path, single=True)
     except DataUnavailable as error:
         raise UsageError(f"can't read predictions from {path}: {error}; {_FORM}") from error
-    if "" in found:
-        return {"predictions": found[""]}
-    if "predictions" not in found:
+    if "" in arrays:
+        return {"predictions": arrays[""]}
+    if "predictions" not in arrays:
         raise UsageError(
-            f"{path} has no 'predictions', it holds {', '.join(found) or 'nothing'}; {_FORM}"
+            f"{path} has no 'predictions', it holds {', '.join(arrays) or 'nothing'}; {_FORM}"
         )
-    return found
+    return arrays
 
 
-def _in_order(found: Mapping[str, Any], path: Path) -> NDArray[Any]:
+def _in_order(arrays: Mapping[str, Any], path: Path) -> NDArray[Any]:
     """Predictions in the order of trials, from trial 0.
 
     Raises:
         UsageError: no trials, or an index that doesn't name each of the first trials once.
     """
-    answers: NDArray[Any] = found["predictions"]
+    answers: NDArray[Any] = arrays["predictions"]
     if answers.ndim < 1 or not len(answers):
         raise UsageError(f"{path}: predictions are {list(answers.shape)}, without trials; {_FORM}")
-    if "index" not in found:
+    if "index" not in arrays:
         return answers
-    index = np.asarray(found["index"])
+    index = np.asarray(arrays["index"])
     order = np.argsort(index, axis=None, kind="stable")
     whole = index.shape == answers.shape[:1]
     if not whole or not np.array_equal(index[order], np.arange(len(answers))):
