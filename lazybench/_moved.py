@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 MOVED: Mapping[str, str] = {
+    "agents.fewshot.gradient_settings": "agents.fewshot.settings",
     "attack_task": "tasks",
     "counter": "seeding",
     "envs.attack_doors": "envs.attack.adapters",

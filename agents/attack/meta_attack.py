@@ -32,7 +32,7 @@ from lazybench.agents.attack.search import (
     variables,
 )
 from lazybench.agents.fewshot.gradient import GradientAgent
-from lazybench.agents.fewshot.gradient_settings import GradientConfig
+from lazybench.agents.fewshot.settings import GradientConfig
 from lazybench.nets import Net, backbone
 from lazybench.nets.params import Params, detached
 from lazybench.seeding import Rng

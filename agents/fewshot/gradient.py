@@ -12,7 +12,6 @@ from torch import Tensor
 from lazybench import learning
 from lazybench.agent import Agent, Network, Observation, Plan, TaskEnv
 from lazybench.agents.fewshot.episode import Episode, PerTask, Row, adapting, objective, select_row
-from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.agents.fewshot.meta_step import (
     LOG_STD,
     MetaStep,
@@ -24,6 +23,7 @@ from lazybench.agents.fewshot.meta_step import (
     teacher_of,
 )
 from lazybench.agents.fewshot.presets import preset
+from lazybench.agents.fewshot.settings import GradientConfig
 from lazybench.agents.fewshot.weights import HEAD, NORM, moved, network_description, overlay
 from lazybench.errors import Diverged, UsageError
 from lazybench.learning import InnerRule, Outer

@@ -11,7 +11,7 @@ from torch import Tensor
 from lazybench import learning
 from lazybench.agent import Observation
 from lazybench.agents.fewshot.episode import Episode, objective
-from lazybench.agents.fewshot.gradient_settings import GradientConfig
+from lazybench.agents.fewshot.settings import GradientConfig
 from lazybench.learning import InnerRule, Leap, MetaGradient, Preconditioner, Teacher, Trail
 from lazybench.nets.params import Params, leaves
 from lazybench.seeding import Rng

@@ -1,4 +1,7 @@
-"""Settings that all agents on few-shot episodes share: budget, meta-batch, validations."""
+"""Settings of the agents on few-shot episodes: what all share, and those of gradient-based agents.
+
+Each gradient-based agent is one choice of `GradientConfig`.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,14 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
 from lazybench.agent import Plan
 from lazybench.errors import UsageError
+from lazybench.learning import GAMMAS
 from lazybench.nets import Net, Passes, backbone
 from lazybench.nets.pretrained import MOST_SIZE
 from lazybench.specs import EnvSpec
@@ -173,3 +178,211 @@ def spending(env: EnvSpec, budget: str) -> dict[str, int]:
     else:
         size = _SMALL_84_PX if large else _SMALL[5 if way < 20 else 20]
     return {"image_gradients": size.image_gradients, "validations": size.validations}
+
+
+class GradientConfig(EpisodicConfig):
+    """Settings of a gradient-based meta-learner, on top of those of `EpisodicConfig`.
+
+    Attributes:
+        inner: `student` (no graph), `unrolled` (the whole inner loop on the graph), or `replayed`
+            (MAML's gradient as unrolled has it, from Hessian-vector products at each step: memory
+            is flat but for a parameter set a step, and each step passes forward and back twice).
+        teacher: `greedy` (phi_k) or `lazy` (the best leap on the task's validation rows).
+        meta_gradient: how a task moves theta; `none` for a baseline that learns nothing before
+            the test.
+        adapts: `all` weights or the `head` (last layer) alone. With the head alone, the body's
+            features are computed once a task, support and queries each as one batch.
+        rates: how an inner gradient becomes a step. `fixed` takes `inner_lr`; `elementwise`
+            (Meta-SGD) and `curvature` (Meta-Curvature) are meta-learned and start from it. Without
+            a graph of the inner loop, rates learn from phi_k = theta - rates * (sum of the inner
+            gradients), the gradients as constants. `Choice:` the lazy teacher's checkpoints are
+            constants, which would leave rates without any gradient; this keeps their first-order
+            one at flat memory.
+        rate_range: elementwise rates start from a uniform draw in it instead, as in their paper.
+        prox: lambda of the proximal term lambda / 2 * |phi - theta|^2 of the inner loss. `Choice:`
+            in every inner step, as iMAML's equation (3) has it; its authors' code pulls back to
+            theta once, after the inner loop.
+        cg_steps: steps of conjugate gradient in the implicit meta-gradient.
+        damping: added to lambda in the implicit meta-gradient.
+        fairness: how a meta-batch's tasks are kept from being favoured (TAML): `entropy` of the
+            answers to the query rows, high before and low after adapting, or an inequality of the
+            tasks' losses at theta on their support sets.
+        fairness_weight: weight of the fairness term relative to the validation loss.
+        regulariser: `kl` draws the body's weights from N(theta, std) for each task and adds
+            `beta` times their divergence from N(0, I) to the loss (MR-MAML on weights). `Choice:`
+            scales and offsets aren't drawn; at meta-test the mean is taken.
+        beta: weight of the divergence of `regulariser`, in nats.
+        std: initial standard deviation of the body's weights.
+        inner_rule: plain gradient descent, or Adam with beta1 = 0 (Reptile's).
+        inner_lr: inner step size on the mean loss.
+        inner_steps: inner steps in training, the paper's k.
+        inner_batch: support rows in an inner step; 0 takes all.
+        inner_state: `carry` keeps Adam's second moments between meta-iterations. `Choice:` every
+            task of a meta-iteration starts from the carried state and the next one is their mean,
+            so that tasks can run in parallel and their order doesn't matter.
+        adapt_norm: whether batch norm's scales and offsets are adapted in the inner loop.
+        gammas: grid of gamma, the anchor's weight, ascending so that ties keep the smaller one.
+        hull: b, checkpoints in the hull.
+        hull_step: step of the simplex grid of the hull's weights.
+        leap_on: what gamma weighs (`Choice:` theta, eq. 4).
+        outer_rule: `sgd` or `adam` on the meta-gradient.
+        outer_lr: outer step size, the paper's beta.
+        matched_leap: the outer step is `outer_lr` times this: the mean leap of a lazy training for
+            a control that takes the same steps without its search.
+        clip: entries of the meta-gradient are clamped to +-clip (Adam only).
+        reduce: `mean` or literal `sum` over tasks. `Choice:` mean; the sum is 20 times as long.
+        test_steps: inner steps at meta-test.
+        test_batch: support rows in an inner step at meta-test; 0 takes all.
+        test_prox: `prox` at meta-test; None takes the training's.
+        batch_norm: `transductive` (statistics of the query batch), `inductive` (of the support
+            set), or `inductive_joined` (each query joined with the support, Reptile's way).
+        test_leap: take the lazy leap at test on a held-out part of the support.
+    """
+
+    inner: Literal["student", "unrolled", "replayed"] = "student"
+    teacher: Literal["greedy", "lazy"] = "greedy"
+    meta_gradient: Literal["maml", "fomaml", "reptile", "implicit", "none"] = "reptile"
+    adapts: Literal["all", "head"] = "all"
+    rates: Literal["fixed", "elementwise", "curvature"] = "fixed"
+    rate_range: tuple[float, float] | None = None
+    prox: float = Field(0.0, ge=0)
+    cg_steps: int = Field(5, ge=1)
+    damping: float = Field(1.0, ge=0)
+    fairness: Literal[
+        "none",
+        "entropy",
+        "theil",
+        "gini",
+        "atkinson",
+        "generalized_entropy",
+        "variance_of_logs",
+    ] = "none"
+    fairness_weight: float = Field(0.1, ge=0)
+    regulariser: Literal["none", "kl"] = "none"
+    beta: float = Field(1e-4, ge=0)
+    std: float = Field(1e-2, gt=0)
+    inner_rule: Literal["sgd", "adam"] = "sgd"
+    inner_lr: float = Field(0.01, gt=0)
+    inner_steps: int = Field(5, ge=0)
+    inner_batch: int = Field(0, ge=0)
+    inner_state: Literal["carry", "reset"] = "carry"
+    adapt_norm: bool = True
+    gammas: tuple[float, ...] = GAMMAS
+    hull: int = Field(1, ge=1)
+    hull_step: float = Field(0.5, gt=0, le=1)
+    leap_on: Literal["theta", "phi"] = "theta"
+    outer_rule: Literal["sgd", "adam"] = "sgd"
+    outer_lr: float = Field(1.0, gt=0)
+    matched_leap: float = Field(1.0, gt=0, le=1)
+    clip: float | None = Field(None, gt=0)
+    reduce: Literal["mean", "sum"] = "mean"
+    test_steps: int = Field(20, ge=0)
+    test_batch: int = Field(0, ge=0)
+    test_prox: float | None = Field(None, ge=0)
+    batch_norm: Literal["transductive", "inductive", "inductive_joined"] = "transductive"
+    test_leap: bool = False
+
+    @field_validator("gammas")
+    @classmethod
+    def _check_gammas(cls, gammas: tuple[float, ...]) -> tuple[float, ...]:
+        if not gammas or not all(0.0 <= gamma <= 1.0 for gamma in gammas):
+            raise ValueError(f"each gamma must lie in [0, 1] and there must be one, got {gammas}")
+        return gammas
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> GradientConfig:
+        if self.hull > self.inner_steps + 1:
+            raise ValueError(
+                f"hull must be at most inner_steps + 1 = {self.inner_steps + 1}, got {self.hull}"
+            )
+        for rule, broken in self._rules():
+            if broken:
+                raise ValueError(rule)
+        return self
+
+    def _rules(self) -> tuple[tuple[str, bool], ...]:
+        """What goes together, each with whether these settings break it."""
+        validates = self.meta_gradient in ("maml", "fomaml", "implicit")
+        whole = self.adapts == "all" and self.adapt_norm
+        return (
+            (
+                "inner=unrolled needs inner_rule=sgd and hull=1",
+                self.inner == "unrolled" and (self.inner_rule != "sgd" or self.hull != 1),
+            ),
+            (
+                "meta_gradient=none learns nothing, so it needs image_gradients=0",
+                self.meta_gradient == "none" and self.image_gradients > 0,
+            ),
+            (
+                "meta_gradient=maml needs inner=unrolled or teacher=lazy",
+                self.meta_gradient == "maml"
+                and (self.inner, self.teacher) == ("student", "greedy"),
+            ),
+            (
+                "inner=replayed is MAML's plain inner loop: it needs inner_rule=sgd, hull=1, "
+                "teacher=greedy, meta_gradient=maml, adapts=all, adapt_norm=true, rates=fixed, "
+                "prox=0, fairness=none and regulariser=none",
+                self.inner == "replayed"
+                and not (
+                    (self.inner_rule, self.hull, self.teacher) == ("sgd", 1, "greedy")
+                    and (self.meta_gradient, self.rates) == ("maml", "fixed")
+                    and (self.fairness, self.regulariser) == ("none", "none")
+                    and whole
+                    and not self.prox
+                ),
+            ),
+            (
+                "learned rates need inner_rule=sgd and meta_gradient=maml, or fomaml with "
+                "inner=student",
+                self.rates != "fixed"
+                and (
+                    self.inner_rule != "sgd"
+                    or (self.meta_gradient, self.inner)
+                    not in (("maml", "unrolled"), ("maml", "student"), ("fomaml", "student"))
+                ),
+            ),
+            (
+                "rate_range needs rates=elementwise and two rising numbers above 0",
+                self.rate_range is not None
+                and not (
+                    self.rates == "elementwise" and 0 < self.rate_range[0] <= self.rate_range[1]
+                ),
+            ),
+            (
+                "meta_gradient=implicit needs inner=student, teacher=greedy, prox above 0, "
+                "adapts=all and adapt_norm=true",
+                self.meta_gradient == "implicit"
+                and not (
+                    self.inner == "student" and self.teacher == "greedy" and self.prox and whole
+                ),
+            ),
+            (
+                "fairness needs meta_gradient=maml, fomaml or implicit",
+                self.fairness != "none" and not validates,
+            ),
+            (
+                "regulariser=kl needs adapts=head and meta_gradient=maml or fomaml",
+                self.regulariser != "none" and (self.adapts != "head" or not validates),
+            ),
+        )
+
+    def images(self, task: TaskShape) -> int:
+        """Return the image-gradients that training spends on one task of `task`'s shape."""
+        return self.cost(task.way * self.shots(task), task.way * self.train_queries)
+
+    def cost(self, support: int, query: int) -> int:
+        """Return the image-gradients of a training task with so many support and query rows.
+
+        Support rows count once for each inner step that passes through the whole network (once in
+        all where the head alone adapts), query rows once for the outer loss. Second-order passes
+        aren't counted: neither those through an unrolled or a replayed inner loop, nor the products
+        of an implicit meta-gradient with the Hessian. TAML's entropy at theta takes the query rows
+        once more, its inequalities the support rows.
+        """
+        unfair = {"none": 0, "entropy": query}.get(self.fairness, support)
+        if self.adapts == "head":
+            return support + query + unfair
+        images = self.inner_steps * min(self.inner_batch or support, support)
+        if self.meta_gradient != "reptile":
+            images += query
+        return images + unfair

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lazybench.agents.fewshot.gradient import GradientAgent
-from lazybench.agents.fewshot.gradient_settings import GradientConfig
+from lazybench.agents.fewshot.settings import GradientConfig
 from lazybench.envs.datasets.sinusoid import Sinusoid
 from lazybench.nets import backbone
 from lazybench.nets.params import Params

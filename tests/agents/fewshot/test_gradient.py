@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.agents.fewshot.presets import ALGORITHMS
+from lazybench.agents.fewshot.settings import GradientConfig
 from lazybench.errors import UsageError
 from lazybench.nets import MLP
 from lazybench.runtime import threads as parallel

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lazybench.agents.fewshot.gradient import GradientAgent
-from lazybench.agents.fewshot.gradient_settings import GradientConfig
 from lazybench.agents.fewshot.presets import ALGORITHMS, TUNED, embedding_preset, preset, task_kind
+from lazybench.agents.fewshot.settings import GradientConfig
 from lazybench.learning import GAMMAS
 from lazybench.registry import ENVS
 from lazybench.specs import BUDGETS, EnvSpec
