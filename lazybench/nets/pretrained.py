@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -398,6 +398,13 @@ def _mode(name: str) -> str:
     return "bilinear" if "bilinear" in name else "bicubic"
 
 
+@runtime_checkable
+class _Resizable(Protocol):
+    """Networks of timm whose weights can be fitted to another size of images."""
+
+    def set_input_size(self, *, img_size: int) -> None: ...
+
+
 def _timm(library: Any, model: str, size: int | None, file: str) -> Loaded:
     _need(model.partition(".")[0], "timm", library.list_models())
 
@@ -409,9 +416,8 @@ def _timm(library: Any, model: str, size: int | None, file: str) -> Loaded:
     if file:
         _load_file(network, file, f"timm:{model}")
         # Transformers have a position for each patch: resized from those of the file.
-        resize: Any = getattr(network, "set_input_size", None)
-        if size is not None and resize is not None:
-            resize(img_size=size)
+        if size is not None and isinstance(network, _Resizable):
+            network.set_input_size(img_size=size)
     config = importlib.import_module("timm.data").resolve_model_data_config(network)
     preparation = Preparation(
         size or int(config["input_size"][-1]),
