@@ -27,6 +27,7 @@ from lazybench.errors import UnknownName, UsageError
 from lazybench.files import canonical_json
 from lazybench.records.schema import Record, Reported
 from lazybench.registry import ENVS
+from lazybench.specs import EnvSpec
 from lazybench.stats import Difference, significant_pairs
 
 FEWEST_SEEDS = 3
@@ -232,9 +233,10 @@ def later_options(env_id: str) -> Mapping[str, Any]:
     Empty for an environment that isn't installed.
     """
     try:
-        return ENVS.resolve(env_id).spec.left_out
+        spec: EnvSpec = ENVS.resolve(env_id).spec
     except UnknownName:
         return {}
+    return spec.left_out
 
 
 def _differing(several: Sequence[Sequence[Record]]) -> str:
