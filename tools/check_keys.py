@@ -6,7 +6,8 @@
 A run is resolved as `lazybench run` resolves it: agent, preset, settings, environment, network.
 Where its data or its target isn't installed, the record says what they are, and all else is
 computed. It ends with 1 where a key is another one. A record of an older version of its agent or
-environment, or of imported data, is compared with what it says of itself alone.
+environment, of imported data, or of a run that was trained elsewhere, is compared with what it says
+of itself alone.
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ def check(records: Iterable[Record]) -> Checked:
     for record in records:
         if make_key(record.identity()) != record.key:
             found.faults.append(f"{_named(record)}: its own fields make another key")
+        elif record.trained_on is not None:
+            # No run of its own, so that only its own fields can be compared.
+            found.counts["evaluated elsewhere"] += 1
         else:
             runs[json.dumps(_seedless(record.identity()), sort_keys=True)].append(record)
     for alike in runs.values():

@@ -215,6 +215,18 @@ def test_marks_say_what_a_reader_must_know(make_run: Any) -> None:
     assert not row.tuned
 
 
+def test_a_row_trained_elsewhere_leaves_the_names_of_ranked_rows(make_run: Any) -> None:
+    moved = [
+        make_run("a", 0.1, trained_on=f"{home}-5way-1shot 0123456789ab best (step 9)")
+        for home in ("omniglot", "cifarfs")
+    ]
+    (board,) = build([make_run("a"), *moved])
+    assert [row.agent for row in board.ranked] == ["a"]
+    assert {row.agent for row in board.transferred} == {
+        *("a (trained on omniglot-5way-1shot)", "a (trained on cifarfs-5way-1shot)")
+    }
+
+
 def test_a_score_that_is_no_mean_of_trials_keeps_its_own_interval(make_run: Any) -> None:
     metric = {"value": 0.9, "ci95": (0.8, 1.2), "n": 40, "unit": "fraction", "better": "higher"}
     (board,) = build([make_run("a", metrics={"accuracy": metric}), make_run("b")])
