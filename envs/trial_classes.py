@@ -47,6 +47,10 @@ TEST_SPLITS: Mapping[str, SplitSize] = {
     "156339e3decf3fcc87599c80846c73a64062e58045eeb4ebb05643c7ed271740": SplitSize(659, 20),
     # cifarfs
     "196254e26994e001fb467fcfce4b57217f2c28156d604eb66d2d4d705e7b6cbd": SplitSize(20, 600),
+    # cifarfs@effnet-lite0
+    "d5112fc006a525723e3f8ae3d1dc7b228e228c828b8f3c793087c84efc9cc321": SplitSize(20, 600),
+    # omniglot@effnet-lite0
+    "c26e1cdd422f7ef4a2712fba4d29b1d0c499ef4d2d7fec058233a7fff5538982": SplitSize(423, 20),
     # fc100
     "ece9bd50508499a4d8d156aed03276f8a4cf6a7f50a93f846531dc5d9d5000ea": SplitSize(20, 600),
     # miniimagenet, subset

@@ -15,6 +15,7 @@ from lazybench.errors import UnknownName
 from lazybench.files import canonical_json
 from lazybench.records.schema import Record
 from lazybench.registry import ENVS
+from lazybench.specs import EnvSpec
 from lazybench.stats import (
     Difference,
     Estimate,
@@ -149,29 +150,27 @@ def class_effects(record: Record) -> ClassEffects | None:
     None if the environment isn't installed in the record's revision, where its classes aren't
     known or aren't a sample of others, or its trials can't distinguish classes.
     """
-    return _class_effects(*_trials_of(record))
+    return _class_effects(_trials_of(record))
 
 
 def samples_classes(record: Record) -> bool:
     """Return whether the trials of a record's environment are of a sample of classes.
 
-    Those of features are if those of their data are, so that boards are the same where the features
-    aren't installed.
+    Those of features are if those of their data are.
     """
-    data = record.data.name
-    env = record.env.id.replace(data, data.partition("@")[0], 1)
-    return bool(_class_source(env, record.env.version))
+    return bool(_class_source(record.env.id, record.data.name, record.env.version))
 
 
 def trial_classes(record: Record) -> TrialClasses | None:
     """Return the classes of a record's trials, from its environment alone; None if unknown."""
-    return _trial_classes(*_trials_of(record))
+    return _trial_classes(_trials_of(record))
 
 
 class _Trials(NamedTuple):
     """What the classes of trials are a function of; options that aren't whole numbers are -1."""
 
     env_id: str
+    data: str
     version: int
     fingerprint: str
     trials: int
@@ -179,48 +178,61 @@ class _Trials(NamedTuple):
 
 
 def _trials_of(record: Record) -> _Trials:
-    env = record.env
+    env, data = record.env, record.data
     options = tuple(
         (name, value if isinstance(value, int) else -1)
         for name, value in sorted(env.protocol.items())
     )
-    return _Trials(env.id, env.version, record.data.fingerprint, record.trials.n, options)
+    return _Trials(env.id, data.name, env.version, data.fingerprint, record.trials.n, options)
 
 
 @cache
-def _trial_classes(
-    env_id: str, version: int, fingerprint: str, trials: int, options: tuple[tuple[str, int], ...]
-) -> TrialClasses | None:
-    if not trials or not _class_source(env_id, version):
+def _trial_classes(asked: _Trials) -> TrialClasses | None:
+    source = _class_source(asked.env_id, asked.data, asked.version)
+    spec = _spec(asked.env_id, asked.data)
+    if not asked.trials or not source or spec is None:
         return None
-    spec = ENVS.resolve(env_id).spec
-    chosen = {name: value for name, value in options if name in spec.options}
+    chosen = {name: value for name, value in asked.options if name in spec.options}
     spec = replace(spec, kwargs={**spec.kwargs, **chosen})
-    design: TrialClasses | None = load(spec.trial_classes)(spec, fingerprint, trials)
+    design: TrialClasses | None = load(source)(spec, asked.fingerprint, asked.trials)
     return design
 
 
 @cache
-def _class_effects(
-    env_id: str, version: int, fingerprint: str, trials: int, options: tuple[tuple[str, int], ...]
-) -> ClassEffects | None:
+def _class_effects(asked: _Trials) -> ClassEffects | None:
     # Loads numpy, which listings do without.
     from lazybench.class_effects import ClassEffects
 
-    design = _trial_classes(env_id, version, fingerprint, trials, options)
+    design = _trial_classes(asked)
     effects = None if design is None else ClassEffects(design)
     return effects if effects is not None and effects.identified else None
 
 
 @cache
-def _class_source(env_id: str, version: int) -> str:
+def _class_source(env_id: str, data: str, version: int) -> str:
     """The function that gives the classes of an environment's trials; empty if there is none."""
+    spec = _spec(env_id, data)
+    return "" if spec is None or spec.version != version else str(spec.trial_classes)
+
+
+@cache
+def _spec(env_id: str, data: str) -> EnvSpec | None:
+    """An environment by its id; None where it isn't installed.
+
+    That on features is made from the one on their data, so that boards are the same where the
+    features aren't installed.
+    """
+    images = data.partition("@")[0]
+    plain = env_id.replace(data, images, 1)
     try:
-        spec = ENVS.resolve(env_id).spec
+        spec = ENVS.resolve(plain).spec
     except UnknownName:
-        return ""
-    same = (spec.id, spec.version) == (env_id, version)
-    return str(spec.trial_classes) if same else ""
+        return None
+    if spec.id != plain:
+        return None
+    if images == data:
+        return spec
+    return replace(spec, id=env_id, data=data, kwargs={**spec.kwargs, "data": data})
 
 
 def bounded(value: float) -> float:

@@ -63,6 +63,22 @@ def test_whole_counts_give_the_accuracy_of_repeated_images() -> None:
     assert class_shares(50, 1).tolist() == [1.0]
 
 
+def test_features_that_arent_installed_have_the_columns_of_their_images(make_run: Any) -> None:
+    (images,) = build(runs_of(make_run))
+    features = {"env__id": "glyphs@absent-lt-100", "data__name": "glyphs@absent"}
+    (board,) = build(
+        [
+            make_run(
+                "a", seed=s, scores=answers(s), n=CLASSES * EACH, env__family="longtail", **features
+            )
+            for s in (0, 1)
+        ]
+    )
+    assert board.rows[0].class_shift is not None
+    assert board.rows[0].class_shift == images.rows[0].class_shift
+    assert board.rows[0].classes_lo == images.rows[0].classes_lo is not None
+
+
 def test_the_harmonic_mean_takes_half_an_image_for_none() -> None:
     assert harmonic_recall(np.array([0.5, 0.25]), 8) == pytest.approx(1 / 3)
     assert harmonic_recall(np.array([0.0, 0.5]), 10) == pytest.approx(2 / (20 + 2))
