@@ -49,7 +49,7 @@ def test_twins_are_dropped_even_where_no_face_is_shared(tool: ModuleType) -> Non
 
 
 @pytest.mark.parametrize(
-    ("character", "script", "split"),
+    ("character", "writing", "split"),
     [
         ("A", "LATIN", "train"),
         ("λ", "GREEK", "val"),
@@ -62,9 +62,9 @@ def test_twins_are_dropped_even_where_no_face_is_shared(tool: ModuleType) -> Non
         ("♞", "CHESS", "val"),
     ],
 )
-def test_scripts_and_splits(tool: ModuleType, character: str, script: str, split: str) -> None:
-    assert tool.script_of(ord(character)) == script
-    assert tool.split_of(script) == split
+def test_scripts_and_splits(tool: ModuleType, character: str, writing: str, split: str) -> None:
+    assert tool.script_of(ord(character)) == writing
+    assert tool.split_of(writing) == split
 
 
 def test_degenerate_families_are_no_candidates(tool: ModuleType) -> None:
