@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "render_glyphs.py"
 
 
 @pytest.fixture(scope="module")
