@@ -225,7 +225,7 @@ def _spec(env_id: str, data: str) -> EnvSpec | None:
     images = data.partition("@")[0]
     plain = env_id.replace(data, images, 1)
     try:
-        spec = ENVS.resolve(plain).spec
+        spec: EnvSpec = ENVS.resolve(plain).spec
     except UnknownName:
         return None
     if spec.id != plain:
