@@ -454,7 +454,7 @@ def _name(
     parts += [value for key, value in _varying(record).items() if value and len(values[key]) > 1]
     if is_superseded(record, newest_of):
         parts.append(f"version {record.agent.version}")
-    home = (record.trained_on or record.env.id).split()[0]
+    home = record.trained_on.split()[0] if record.trained_on else record.env.id
     if home != record.env.id:
         parts.append(f"trained on {home}")
     return f"{record.agent.id} ({', '.join(parts)})" if parts else record.agent.id
