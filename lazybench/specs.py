@@ -23,7 +23,7 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 """Families of environments."""
 
 BUDGETS: tuple[str, ...] = ("smoke", "small", "medium", "paper")
-"""Compute budgets: seconds, unranked; minutes, a quarter of an hour on two cores; the full
+"""Compute budgets: seconds, unranked; minutes; 15 to 30 minutes on two cores; the full
 protocol."""
 
 
