@@ -247,6 +247,9 @@ def embedding_preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, Any
         settings |= spending(env, budget)
     if budget == "medium" and way > 1:
         settings |= {"lr": 1e-3, "meta_batch": 1, **tuned(algorithm, env)}
+    if algorithm == "protonet" and "@" in env.data:
+        # Squared distances of raw features are so large that training ends at chance.
+        settings |= {"metric": "cosine"}
     many = budget == "medium" or (budget == "paper" and algorithm in ("protonet", "r2d2"))
     # In the memorisation trap, say, the ways of training tasks can't be chosen.
     if many and "way" in env.plan_options:

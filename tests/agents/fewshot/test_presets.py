@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ LEARNERS = tuple(name for name in ALGORITHMS if name != "finetune")
 def settings(algorithm: str, env: str, budget: str = "small") -> dict[str, Any]:
     chosen = preset if algorithm in ALGORITHMS else embedding_preset
     return chosen(algorithm, ENVS.resolve(env).spec, budget)
+
+
+def test_prototypes_of_features_are_compared_by_cosine() -> None:
+    spec = ENVS.resolve("cifarfs-5way-1shot").spec
+    features = dataclasses.replace(spec, data="cifarfs@effnet-lite0")
+    assert embedding_preset("protonet", features, "small")["metric"] == "cosine"
+    assert "metric" not in embedding_preset("protonet", spec, "small")
+    assert "metric" not in embedding_preset("matching_net", features, "small")
 
 
 def spent(chosen: dict[str, Any], way: int, shot: int) -> int:
