@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from lazybench.boards.build import FEWEST_SEEDS, tables
 from lazybench.boards.flags import mixed_processors
-from lazybench.boards.group import Group, batch_norm, factor, groups, whole_runs
+from lazybench.boards.group import TRANSDUCTIVE, Group, batch_norm, factor, groups, whole_runs
 from lazybench.records.schema import Record, Reported
 from lazybench.specs import BUDGETS
 from lazybench.stats import LEVEL, Difference, Estimate
@@ -463,7 +463,8 @@ def _ends(env: str, endings: Sequence[str]) -> bool:
 def rows_of(side: Side, reading: Reading, rows: Iterable[Group]) -> list[Group]:
     """Return the rows of a side: of its agent, settings, batch norm and reading of gamma.
 
-    Rows of longer and shorter training are among them; `training` is empty for the others.
+    Rows of longer and shorter training are among them; `training` is empty for the others. Networks
+    without batch norm are no inductive side.
 
     Args:
         side: an agent in one configuration.
@@ -480,7 +481,7 @@ def rows_of(side: Side, reading: Reading, rows: Iterable[Group]) -> list[Group]:
             ignored |= OF_READING if READING in first.overrides else {READING}
         settings = {name: v for name, v in first.overrides.items() if name not in ignored}
         same = (first.agent.id, settings) == (side.agent, dict(side.settings))
-        if group.scored and same and batch_norm(first) in (None, side.norm):
+        if group.scored and same and (batch_norm(first) or TRANSDUCTIVE) == side.norm:
             found.append(group)
     return found
 

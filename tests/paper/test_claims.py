@@ -323,6 +323,13 @@ def test_every_lazy_few_shot_contrast_is_measured_under_both_readings() -> None:
         assert sum(each.reading == "theta" for each in lazy) * 2 == len(lazy)
 
 
+def test_networks_without_batch_norm_are_no_inductive_side(make_run: Any) -> None:
+    network = {"name": "linear", "parameters": 1, "batch_norm": False}
+    (board,) = boards_of([make_run("a", network=network)])
+    assert len(rows_of(Side("a"), "", board.rows)) == 1
+    assert rows_of(Side("a", norm="inductive"), "", board.rows) == []
+
+
 def test_rows_of_a_reading_are_found_by_config_whatever_the_preset(make_run: Any) -> None:
     def row(reading: str, **overrides: Any) -> Any:
         return make_run("lazy_maml", config={"leap_on": reading, **overrides}, overrides=overrides)
