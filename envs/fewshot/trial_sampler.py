@@ -323,7 +323,7 @@ class TrialSampler:
     def calibration(
         self, keys: NDArray[np.uint64], answers: Answers
     ) -> dict[str, NDArray[np.float64]]:
-        """Return how well an agent knew what it knows, as `lazybench.envs.fewshot.trial_sampler`.
+        """Return how well an agent knew what it knows, as the function `calibration`.
 
         Args:
             keys: one for each task.

@@ -235,12 +235,15 @@ class _NormPoolGrad(torch.autograd.Function):
         return to_grad, to_u, inverse * share, None, None
 
 
+_TAPS = 9
+
+
 def _taps(images: Tensor) -> Tensor:
     """3x3 patches of one-channel images padded with 0, `[positions, 9]`, row-major."""
     height, width = images.shape[2:]
     padded = F.pad(images[:, 0], (1, 1, 1, 1))
     shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    return torch.stack(shifted, -1).view(-1, 9)
+    return torch.stack(shifted, -1).view(-1, _TAPS)
 
 
 def _rows(images: Tensor) -> Tensor:
@@ -287,9 +290,6 @@ def _plainly(
     return [next(second) if is_needed else None for is_needed in needed]
 
 
-_TAPS = 9
-
-
 def patches(images: Tensor) -> Tensor:
     """Return 3x3 patches `[n, 4, h/2, w/2, 10]` of one-channel images `[n, 1, h, w]`.
 
@@ -306,8 +306,7 @@ def patches(images: Tensor) -> Tensor:
             f"patches need one-channel images of even size, got {list(images.shape)}; "
             "give such images to the network as they are"
         )
-    windows = F.pad(images[:, 0], (1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
-    split = windows.reshape(rows, height // 2, 2, width // 2, 2, _TAPS)
+    split = _taps(images).view(rows, height // 2, 2, width // 2, 2, _TAPS)
     cut = images.new_ones(rows, 4, height // 2, width // 2, _TAPS + 1)
     cut[..., :_TAPS] = split.permute(0, 4, 2, 1, 3, 5).flatten(1, 2)
     return cut
