@@ -448,7 +448,6 @@ COLUMNS: tuple[Column, ...] = (
         _fixed,
         latex="train wall s",
         terminal="train s",
-        block=("training, s", ""),
         axis="training, wall seconds",
     ),
     _cost(
@@ -465,6 +464,7 @@ COLUMNS: tuple[Column, ...] = (
         lambda row: row.train_cpu_s,
         "processor time of training over all threads",
         _fixed,
+        block=("training, CPU s", ""),
         first=True,
         axis="training, CPU seconds",
     ),
