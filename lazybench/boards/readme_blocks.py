@@ -31,8 +31,8 @@ _FORM = (
     "glyphs-20way-5shot small 5"
 )
 _FEATURES_FORM = (
-    "<!-- lazybench features: BACKBONE BUDGET ENV [ENV ...] -->, such as effnet-lite0 small "
-    "cifarfs-5way-1shot"
+    "<!-- lazybench features: BACKBONE BUDGET[,LONGER] ENV [ENV ...] -->, such as "
+    "effnet-lite0 small,medium cifarfs-5way-1shot"
 )
 _MOST_ROWS = 1_000
 _PAPER = "paper"
@@ -59,9 +59,9 @@ def filled(text: str, boards: Sequence[Board], notes: Mapping[str, str] | None =
     (gradient-equivalents), `peak_mb`, the name of any
     further metric, and `paper` or `paper:METRIC`, the paper's number for the row. A note from
     `<!-- lazybench note: verdicts -->` to `<!-- lazybench note: end -->` is filled, too.
-    `<!-- lazybench features: BACKBONE BUDGET ENV [ENV ...] -->` to
-    `<!-- lazybench features: end -->` shows the best row of each environment, and the best ones
-    on features of the same data.
+    `<!-- lazybench features: BACKBONE BUDGET[,LONGER] ENV [ENV ...] -->` to
+    `<!-- lazybench features: end -->` shows the best row of each environment, at the longer budget
+    where that has a board, and the best ones on features of the same data at the first.
 
     Args:
         text: any Markdown; without marks it is returned unchanged.
@@ -157,7 +157,8 @@ def _with_features(begin: re.Match[str], boards: Sequence[Board]) -> str:
     words = begin["words"].split()
     if len(words) < 3:
         raise UsageError(f"'{begin[0]}' isn't of the form {_FEATURES_FORM}")
-    backbone, budget, *envs = words
+    backbone, budgets, *envs = words
+    budget, *longer = budgets.split(",")
     of_features = {
         board.env.replace(f"@{backbone}-", "-"): board.env
         for board in boards
@@ -165,16 +166,20 @@ def _with_features(begin: re.Match[str], boards: Sequence[Board]) -> str:
     }
     lines = []
     for env in envs:
-        pixels, features = (
-            _board(_Mark(name, budget, 1, ()), boards)
-            for name in (env, of_features.get(env, f"features of {backbone} for {env}"))
-        )
+        trained_at = [at for at in longer if any((b.env, b.budget) == (env, at) for b in boards)]
+        pixels = _board(_Mark(env, (trained_at or [budget])[-1], 1, ()), boards)
+        name = of_features.get(env, f"features of {backbone} for {env}")
+        features = _board(_Mark(name, budget, 1, ()), boards)
         alone = [row for row in features.ranked if TRANSDUCTIVE not in row.marks]
         together = [row for row in features.ranked if TRANSDUCTIVE in row.marks]
-        lines.append([env, *(_best(rows, pixels) for rows in (pixels.ranked, alone, together))])
+        best = [_best(rows, pixels) for rows in (pixels.ranked, alone, together)]
+        if pixels.budget != budget:
+            best[0] += f" at {pixels.budget}"
+        lines.append([env, *best])
     heads = ["accuracy, %", "pixels", f"{backbone} features", "the same, transductive"]
     table = markdown_table(heads, [[markdown_text(cell) for cell in line] for line in lines])
-    return f"\n{table}\n\nThe best row of each board at {budget}, with its 95 % interval.\n"
+    at = f"{budget}, or as shown" if longer else budget
+    return f"\n{table}\n\nThe best row of each board at {at}, with its 95 % interval.\n"
 
 
 def _best(rows: Sequence[Row], board: Board) -> str:

@@ -158,5 +158,23 @@ def test_a_line_has_pixels_and_features(make_run: Any) -> None:
     assert filled(text, found) == text
     with pytest.raises(UnknownName, match="features of other for glyphs-5way-1shot"):
         filled(f"{FEATURES.replace('net', 'other')}\n{FEATURES_END}", found)
-    with pytest.raises(UsageError, match="BACKBONE BUDGET ENV"):
+    with pytest.raises(UsageError, match=r"BACKBONE BUDGET\[,LONGER\] ENV"):
         filled(f"<!-- lazybench features: net small -->\n{FEATURES_END}", found)
+
+
+def test_pixels_are_shown_at_the_longest_budget_that_has_a_board(make_run: Any) -> None:
+    of_net = {"env__id": "glyphs@net-5way-1shot", "data__name": "glyphs@net"}
+    records = [make_run("short", 0.1), make_run("alone", 0.2, **of_net)]
+    mark = FEATURES.replace("small", "small,medium")
+    brief = filled(f"{mark}\n{FEATURES_END}", build(records))
+    assert "| short: " in brief
+    assert "at medium" not in brief
+    records.append(make_run("long", 0.05, budget="medium"))
+    text = filled(f"{mark}\n{FEATURES_END}", build(records))
+    (line,) = [each for each in text.splitlines() if each.startswith("| glyphs-5way-1shot")]
+    cells = [cell.strip() for cell in line.split("|")[2:-1]]
+    assert cells[0].startswith("long: ")
+    assert cells[0].endswith(" at medium")
+    assert cells[1].startswith("alone: ")
+    assert "at small, or as shown" in text
+    assert "short: " in filled(f"{FEATURES}\n{FEATURES_END}", build(records))
