@@ -15,6 +15,9 @@ from lazybench.boards.columns import (
     measures_of,
     metric_words,
     row_name,
+    target_text,
+    targets_of,
+    to_target,
     value_text,
 )
 from lazybench.boards.group import TRANSDUCTIVE
@@ -56,8 +59,8 @@ def filled(text: str, boards: Sequence[Board], notes: Mapping[str, str] | None =
     `<!-- lazybench board: end -->`; the text between is replaced. Only ranked rows are shown.
     `NAME=VALUE` chooses among boards of one environment by a setting of its protocol; without any,
     a board with options such as a defence isn't meant. Further columns are `track`, `F`
-    (gradient-equivalents), `peak_mb`, the name of any
-    further metric, and `paper` or `paper:METRIC`, the paper's number for the row. A note from
+    (gradient-equivalents), `peak_mb`, the name of any further metric, `paper` or `paper:METRIC`,
+    the paper's number for the row, and `to_TARGET`, the cost to a target of validation. A note from
     `<!-- lazybench note: verdicts -->` to `<!-- lazybench note: end -->` is filled, too.
     `<!-- lazybench features: BACKBONE BUDGET[,LONGER] ENV [ENV ...] -->` to
     `<!-- lazybench features: end -->` shows the best row of each environment, at the longer budget
@@ -211,11 +214,28 @@ def _further(name: str, board: Board) -> Block:
     units = dict(measures_of(board.ranked))
     if name in units:
         return Block(_headed(name, units[name]), lambda row, _: measure_text(row, name))
-    known = (*_FURTHER, *units, *papers)
+    targets = {f"to_{target:g}": target for target in targets_of(board.ranked)}
+    if name in targets:
+        return _to_target(targets[name], board)
+    known = (*_FURTHER, *units, *papers, *targets)
     raise UsageError(
         f"{board.name} has no column '{name}' for a block.{nearest(name, known)} Columns: "
         f"{', '.join(known)}"
     )
+
+
+def _to_target(target: float, board: Board) -> Block:
+    """The column of processor seconds to a target, median over seeds, with the processor."""
+
+    def cell(row: Row, _: str) -> str:
+        found = to_target(row, target)
+        if found is None or found.train_cpu_s is None:
+            return target_text(found)
+        some = found.reached < found.seeds
+        seeds = [f"{found.reached} of {found.seeds} seeds"] if some else []
+        return ", ".join([f"{found.train_cpu_s:,.0f}", *seeds, *found.processors])
+
+    return Block(f"CPU s to {target:g} {board.unit}".rstrip(), cell)
 
 
 def _paper(metric: str, board: Board) -> str:

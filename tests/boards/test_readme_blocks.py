@@ -178,3 +178,29 @@ def test_pixels_are_shown_at_the_longest_budget_that_has_a_board(make_run: Any) 
     assert cells[1].startswith("alone: ")
     assert "at small, or as shown" in text
     assert "short: " in filled(f"{FEATURES}\n{FEATURES_END}", build(records))
+
+
+def test_a_column_of_the_cost_to_a_target(make_run: Any) -> None:
+    def curve(*values: float) -> list[dict[str, float]]:
+        steps = enumerate(values, 1)
+        return [{"step": i, "val": v, "train_cpu_s": 1_000.0 * i} for i, v in steps]
+
+    env = {"env__id": "omniglot-5way-1shot"}
+    found = build(
+        [
+            make_run("soon", 0.2, curve=curve(0.9, 0.96), **env),
+            make_run("some", 0.1, seed=0, curve=curve(0.96, 0.96), **env),
+            make_run("some", 0.1, seed=1, curve=curve(0.96, 0.96), **env),
+            make_run("some", 0.1, seed=2, curve=curve(0.9, 0.9), **env),
+            make_run("never", curve=curve(0.9, 0.9499), **env),
+        ]
+    )
+    text = filled(f"<!-- lazybench board: omniglot-5way-1shot small 5 to_95 -->\n{END}", found)
+    lines = [line.split("|") for line in text.splitlines() if line.startswith("|")]
+    assert lines[0][-2].strip() == "CPU s to 95 %"
+    cells = {line[2].split()[0].rstrip(","): line[-2].strip() for line in lines[2:]}
+    assert cells["soon"].startswith("2,000, ")
+    assert cells["some"].startswith("1,000, 2 of 3 seeds, ")
+    assert cells["never"] == "--"
+    with pytest.raises(UsageError, match=r"no column 'to_96'.*to_95, to_98"):
+        filled(f"<!-- lazybench board: omniglot-5way-1shot small 5 to_96 -->\n{END}", found)
