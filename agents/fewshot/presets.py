@@ -54,6 +54,11 @@ TUNED: Mapping[TaskKind, Mapping[str, Mapping[str, Any]]] = {
         "lazy_reptile": {"inner_lr": 0.00819, "outer_lr": 3.22},
         "lazy_maml": {"inner_lr": 0.137, "outer_lr": 0.00461},
     },
+    # omniglot-20way-1shot
+    TaskKind(28, many_ways=True, many_shots=False): {
+        "protonet": {"lr": 0.0041, "temperature": 4.0},
+        "maml": {"inner_lr": 0.274, "outer_lr": 0.0023},
+    },
     # cifarfs-5way-5shot
     TaskKind(32, many_ways=False, many_shots=True): {
         "protonet": {"lr": 0.0041, "temperature": 4.0},
