@@ -640,6 +640,21 @@ def target_text(to_reach: ToTarget | None) -> str:
     return ", ".join(filter(None, parts))
 
 
+def _target_cell(to_reach: ToTarget | None) -> str:
+    """The processor seconds to a target, how many seeds got there if not all, the processor."""
+    if to_reach is None or to_reach.train_cpu_s is None:
+        return target_text(to_reach)
+    some = to_reach.reached < to_reach.seeds
+    seeds = [f"{to_reach.reached} of {to_reach.seeds} seeds"] if some else []
+    return ", ".join([count_text(to_reach.train_cpu_s), *seeds, *to_reach.processors])
+
+
+def target_blocks(rows: Sequence[Row], unit: str) -> dict[str, Block]:
+    """Return how Markdown blocks show the cost to each target of some rows, by name (`to_95`)."""
+    blocks = (c.block for t in targets_of(rows) for c in _target_columns(t, unit))
+    return {block.name: block for block in blocks if block is not None}
+
+
 def _target_columns(target: float, unit: str) -> Iterator[Column]:
     """The columns of one target; Markdown and HTML have one, CSV one for each number."""
 
@@ -662,6 +677,11 @@ def _target_columns(target: float, unit: str) -> Iterator[Column]:
         "what training cost until validation first reached the target: processor seconds and "
         "image-gradients, median over seeds, how many seeds got there, and the processor",
         page=Look(heading, lambda row, _: target_text(to_target(row, target))),
+        block=Block(
+            f"CPU s to {target:g} {unit}".rstrip(),
+            lambda row, _: _target_cell(to_target(row, target)),
+            key,
+        ),
         csv=lambda row, _: cpu_s(row),
         optional=True,
         sort=cpu_s,

@@ -15,9 +15,7 @@ from lazybench.boards.columns import (
     measures_of,
     metric_words,
     row_name,
-    target_text,
-    targets_of,
-    to_target,
+    target_blocks,
     value_text,
 )
 from lazybench.boards.group import TRANSDUCTIVE
@@ -109,14 +107,18 @@ def _parsed(begin: re.Match[str]) -> _Mark:
     return _Mark(words[0], words[1], int(words[2]), columns, protocol)
 
 
-def _board(mark: _Mark, boards: Sequence[Board]) -> Board:
-    fitting = [
+def _fitting(mark: _Mark, boards: Sequence[Board]) -> list[Board]:
+    return [
         board
         for board in boards
         if mark.env in (board.env, board.name)
         and board.budget == mark.budget
         and mark.protocol.items() <= settings_text(board.env, dict(board.protocol)).items()
     ]
+
+
+def _board(mark: _Mark, boards: Sequence[Board]) -> Board:
+    fitting = _fitting(mark, boards)
     usual = [board for board in fitting if is_usual(board.env, dict(board.protocol))]
     fitting = usual if len(usual) == 1 else fitting
     if not fitting:
@@ -169,10 +171,10 @@ def _with_features(begin: re.Match[str], boards: Sequence[Board]) -> str:
     }
     lines = []
     for env in envs:
-        trained_at = [at for at in longer if any((b.env, b.budget) == (env, at) for b in boards)]
-        pixels = _board(_Mark(env, (trained_at or [budget])[-1], 1, ()), boards)
         name = of_features.get(env, f"features of {backbone} for {env}")
-        features = _board(_Mark(name, budget, 1, ()), boards)
+        marks = [_Mark(env, at, 1, ()) for at in (*reversed(longer), budget)]
+        on_pixels = next((mark for mark in marks if _fitting(mark, boards)), marks[-1])
+        pixels, features = (_board(m, boards) for m in (on_pixels, _Mark(name, budget, 1, ())))
         alone = [row for row in features.ranked if TRANSDUCTIVE not in row.marks]
         together = [row for row in features.ranked if TRANSDUCTIVE in row.marks]
         best = [_best(rows, pixels) for rows in (pixels.ranked, alone, together)]
@@ -214,28 +216,14 @@ def _further(name: str, board: Board) -> Block:
     units = dict(measures_of(board.ranked))
     if name in units:
         return Block(_headed(name, units[name]), lambda row, _: measure_text(row, name))
-    targets = {f"to_{target:g}": target for target in targets_of(board.ranked)}
+    targets = target_blocks(board.ranked, board.unit)
     if name in targets:
-        return _to_target(targets[name], board)
+        return targets[name]
     known = (*_FURTHER, *units, *papers, *targets)
     raise UsageError(
         f"{board.name} has no column '{name}' for a block.{nearest(name, known)} Columns: "
         f"{', '.join(known)}"
     )
-
-
-def _to_target(target: float, board: Board) -> Block:
-    """The column of processor seconds to a target, median over seeds, with the processor."""
-
-    def cell(row: Row, _: str) -> str:
-        found = to_target(row, target)
-        if found is None or found.train_cpu_s is None:
-            return target_text(found)
-        some = found.reached < found.seeds
-        seeds = [f"{found.reached} of {found.seeds} seeds"] if some else []
-        return ", ".join([f"{found.train_cpu_s:,.0f}", *seeds, *found.processors])
-
-    return Block(f"CPU s to {target:g} {board.unit}".rstrip(), cell)
 
 
 def _paper(metric: str, board: Board) -> str:
