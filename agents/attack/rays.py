@@ -258,6 +258,8 @@ class RayDescent(LabelAgent):
     ) -> Asking[tuple[Tensor, Rays]]:
         """Estimate the slope of g by queries; return it and the best rays that were probed.
 
+        Abstract: each attack has its own estimate.
+
         Args:
             search: the attacked images.
             here: the present rays of m of them.
