@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+from lazybench.arguments import check_one_of
 from lazybench.boards.build import Board, is_usual, settings_text
 from lazybench.boards.columns import (
     COLUMNS,
@@ -22,6 +23,7 @@ from lazybench.boards.group import TRANSDUCTIVE
 from lazybench.boards.rows import Row
 from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.records.schema import Reported
+from lazybench.specs import BUDGETS
 from lazybench.tables import markdown_table, markdown_text
 
 END = "<!-- lazybench board: end -->"
@@ -157,13 +159,15 @@ def _with_features(begin: re.Match[str], boards: Sequence[Board]) -> str:
 
     Raises:
         UnknownName: no such board.
-        UsageError: the mark isn't of its form, or names several boards.
+        UsageError: the mark isn't of its form, or names several boards or no budget.
     """
     words = begin["words"].split()
     if len(words) < 3:
         raise UsageError(f"'{begin[0]}' isn't of the form {_FEATURES_FORM}")
     backbone, budgets, *envs = words
     budget, *longer = budgets.split(",")
+    for at in (budget, *longer):
+        check_one_of(f"a budget in '{begin[0]}'", at, BUDGETS)
     of_features = {
         board.env.replace(f"@{backbone}-", "-"): board.env
         for board in boards

@@ -15,7 +15,14 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from lazybench.agent import Agent, Network, adapted, check_contract, contract
-from lazybench.arguments import check_flag, check_path, check_settings, check_text, check_whole
+from lazybench.arguments import (
+    check_flag,
+    check_one_of,
+    check_path,
+    check_settings,
+    check_text,
+    check_whole,
+)
 from lazybench.errors import DeviceUnavailable, UnknownName, UsageError, nearest
 from lazybench.files import plain
 from lazybench.plugins import Escaped, contained, describe
@@ -82,11 +89,7 @@ def check_budget(budget: str) -> str:
     Raises:
         UsageError: no such budget.
     """
-    check_text("budget", budget)
-    if budget not in BUDGETS:
-        raise UsageError(
-            f"budget must be one of {', '.join(BUDGETS)}, got '{budget}'.{nearest(budget, BUDGETS)}"
-        )
+    check_one_of("budget", budget, BUDGETS)
     return budget
 
 

@@ -25,6 +25,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lazybench.arguments import check_one_of
 from lazybench.errors import DataUnavailable, UsageError, nearest
 from lazybench.files import read_text
 from lazybench.runner.request import in_range
@@ -119,10 +120,7 @@ def read_suite(name: str) -> Suite:
     except (DataUnavailable, ValueError, RecursionError) as error:
         raise UsageError(f"{path} isn't a readable TOML file: {error}") from error
     for block in suite.cells:
-        if block.budget not in BUDGETS:
-            raise UsageError(
-                f"{path}: budget must be one of {', '.join(BUDGETS)}, got '{block.budget}'"
-            )
+        check_one_of(f"{path}: budget", block.budget, BUDGETS)
     return suite
 
 

@@ -178,6 +178,8 @@ def test_pixels_are_shown_at_the_longest_budget_that_has_a_board(make_run: Any) 
     assert cells[1].startswith("alone: ")
     assert "at small, or as shown" in text
     assert "short: " in filled(f"{FEATURES}\n{FEATURES_END}", build(records))
+    with pytest.raises(UsageError, match=r"a budget in .* must be one of smoke, .*, got 'mediun'"):
+        filled(f"{mark.replace('medium', 'mediun')}\n{FEATURES_END}", build(records))
 
 
 def test_a_column_of_the_cost_to_a_target(make_run: Any) -> None:
