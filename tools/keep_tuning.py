@@ -1,11 +1,13 @@
 """Keep the results of `lazybench tune` and write them into docs/presets.md.
 
     python tools/keep_tuning.py runs/tune-*      # copy finished searches to leaderboards/tuning/
+    python tools/keep_tuning.py --further queries runs/tune-*  # a second search of an agent
     python tools/keep_tuning.py                  # only write the page anew
     python tools/keep_tuning.py --check          # exit 1 if the page isn't what the files make
 
 A search is kept as `leaderboards/tuning/<env>/<agent>.json`: the agent, the budget, the settings
-that were fixed, and each configuration with its validation score and cost. The block of
+that were fixed, and each configuration with its validation score and cost. A search of further
+settings, which starts from what the first one chose, is `<env>/<agent>-<name>.json`. The block of
 docs/presets.md between the markers is a pure function of these files.
 """
 
@@ -27,13 +29,16 @@ PAGE = ROOT / "docs" / "presets.md"
 BEGIN, END = "<!-- tuning: begin -->", "<!-- tuning: end -->"
 
 
-def keep(folder: Path, to: Path = KEPT, commit: str | None = None) -> Path:
+def keep(
+    folder: Path, to: Path = KEPT, commit: str | None = None, further: str | None = None
+) -> Path:
     """Copy one finished search; return the file that now holds it.
 
     Args:
         folder: what `lazybench tune` named at its end.
         to: the folder of all searches.
         commit: of the checkout that ran the search, where it isn't this one.
+        further: name of what was searched, where the agent has a search already.
 
     Raises:
         UsageError: the folder holds no finished search.
@@ -49,7 +54,8 @@ def keep(folder: Path, to: Path = KEPT, commit: str | None = None) -> Path:
         "fixed": {name: v for name, v in found.settings.items() if name not in searched},
         "trials": sorted(tried, key=lambda trial: int(trial["number"])),
     }
-    path = to / found.env / f"{found.agent}.json"
+    name = found.agent if further is None else f"{found.agent}-{further}"
+    path = to / found.env / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, facts)
     return path
@@ -61,11 +67,15 @@ def table(kept: list[dict[str, Any]]) -> str:
         "| environment | agent | settings | image-gradients | val % | CPU s | best |",
         "|---|---|---|---|---|---|---|",
     ]
+    shared = set.intersection(*({*search["fixed"].items()} for search in kept))
     for search in kept:
+        fixed = {name: v for name, v in search["fixed"].items() if (name, v) not in shared}
         scores = [trial["val"] for trial in search["trials"] if trial["val"] is not None]
         for trial in search["trials"]:
             val = trial["val"]
-            text = ", ".join(f"{name} {value}" for name, value in trial["settings"].items())
+            text = ", ".join(
+                f"{name} {value}" for name, value in {**fixed, **trial["settings"]}.items()
+            )
             cells = (
                 search["env"],
                 search["agent"],
@@ -98,9 +108,11 @@ def main() -> int:
     parser.add_argument("folders", nargs="*", type=Path, help="folders that lazybench tune named")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it differs")
     parser.add_argument("--commit", help="of the checkout that ran the searches, if not this one")
+    parser.add_argument("--further", metavar="NAME", help="of settings that weren't searched yet")
     options = parser.parse_args()
     for folder in options.folders:
-        print(keep(folder, commit=options.commit).relative_to(ROOT))
+        path = keep(folder, commit=options.commit, further=options.further)
+        print(path.relative_to(ROOT))
     kept = read_kept(KEPT)
     old = PAGE.read_text("utf-8")
     new = page(old, kept)

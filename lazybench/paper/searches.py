@@ -17,14 +17,14 @@ _TASKS = re.compile(r"-(\d+way-\d+shot)")
 
 
 class Search(NamedTuple):
-    """A kept search of an agent's settings.
+    """What was searched of an agent's settings on an environment, in one search or in several.
 
     Attributes:
-        env: environment whose validation tasks it used.
+        env: environment whose validation tasks were used.
         agent: agent id.
-        fixed: settings that all of its configurations share, as text.
-        trials: configurations that it tried.
-        best: settings of the configuration that validated best.
+        fixed: settings that all configurations share, as text.
+        trials: configurations tried.
+        best: settings that were chosen, each by the configuration that validated best.
     """
 
     env: str
@@ -42,6 +42,13 @@ class Search(NamedTuple):
         ]
         return same and fixed[0] == fixed[1]
 
+    def joined(self, other: Search) -> Search:
+        """Return this search together with one of other settings of the same agent."""
+        shared = dict(self.fixed.items() & other.fixed.items())
+        return self._replace(
+            fixed=shared, trials=self.trials + other.trials, best={**self.best, **other.best}
+        )
+
     def is_used(self, side: Side, group: Group) -> bool:
         """Return whether a row runs with the settings that this search chose.
 
@@ -55,18 +62,22 @@ class Search(NamedTuple):
 
 
 def read_searches(folder: Path) -> list[Search]:
-    """Return the searches kept below a folder as `<env>/<agent>.json`; none where it isn't there.
+    """Return the searches kept below a folder, one for each agent and environment.
+
+    Searches of further settings, `<env>/<agent>-*.json` beside `<env>/<agent>.json`, add their
+    configurations and what they chose. None where the folder isn't there.
 
     Raises:
         StoreError: a file isn't a search that `tools/keep_tuning.py` kept.
     """
-    searches = []
+    searches: dict[tuple[str, str], Search] = {}
     for kept in read_kept(folder):
         scored = [trial for trial in kept["trials"] if trial["val"] is not None]
         best = max(scored, key=lambda trial: float(trial["val"]))["settings"] if scored else {}
-        names = (kept["env"], kept["agent"], kept["fixed"])
-        searches.append(Search(*names, len(kept["trials"]), best))
-    return searches
+        place = (kept["env"], kept["agent"])
+        one = Search(*place, kept["fixed"], len(kept["trials"]), best)
+        searches[place] = one.joined(searches[place]) if place in searches else one
+    return list(searches.values())
 
 
 def read_kept(folder: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,12 @@ def test_kept_searches_are_read(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text(json.dumps({"env": ENV, "agent": "a", "fixed": FIXED, "trials": trials}))
     assert read_searches(tmp_path) == [Search(ENV, "a", FIXED, 3, {"lr": 2})]
+    further = [{"settings": {"queries": n}, "val": val} for n, val in ((1, 0.9), (2, 0.8))]
+    fixed = {**FIXED, "lr": "2"}
+    (path.parent / "a-queries.json").write_text(
+        json.dumps({"env": ENV, "agent": "a", "fixed": fixed, "trials": further})
+    )
+    assert read_searches(tmp_path) == [Search(ENV, "a", FIXED, 5, {"lr": 2, "queries": 1})]
     path.write_text("{}")
     with pytest.raises(StoreError, match="isn't a search of settings"):
         read_searches(tmp_path)

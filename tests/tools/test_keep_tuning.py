@@ -49,6 +49,12 @@ def test_a_finished_search_is_kept_whole(tool: Any, tmp_path: Path) -> None:
     assert lines[2].startswith("| e-5way-1shot | protonet | preset at the time | 300,000 | 97.0 |")
     assert [line.endswith("| yes |") for line in lines[2:]] == [False, True, False]
     assert "the loss is nan" in lines[4]
+    further = tool.keep(search(tmp_path / "tune-c"), tmp_path / "kept", further="queries")
+    assert further.name == "protonet-queries.json"
+    second = {**json.loads(further.read_bytes()), "fixed": {**kept["fixed"], "decay": "0.5"}}
+    texts = [line.split(" | ")[2] for line in tool.table([kept, second]).splitlines()[2:]]
+    assert texts[:2] == ["preset at the time", "lr 0.004"]
+    assert texts[3:5] == ["decay 0.5", "decay 0.5, lr 0.004"]
 
 
 def test_an_unfinished_search_is_refused(tool: Any, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from lazybench.agents.fewshot.gradient import GradientAgent
 from lazybench.agents.fewshot.presets import ALGORITHMS, TUNED, embedding_preset, preset, task_kind
 from lazybench.agents.fewshot.settings import GradientConfig
 from lazybench.learning import GAMMAS
+from lazybench.paper.searches import Search, read_searches
 from lazybench.registry import ENVS
 from lazybench.specs import BUDGETS, EnvSpec
 from lazybench.tasks import TaskShape
@@ -135,25 +135,25 @@ def test_numbers_without_an_end_are_refused() -> None:
         GradientAgent.Config(inner_lr=float("inf"))
 
 
-@pytest.mark.parametrize("path", sorted(SEARCHES.rglob("*.json")), ids=lambda path: path.stem)
-def test_medium_takes_the_best_configuration_of_each_search(path: Path) -> None:
-    search = json.loads(path.read_bytes())
-    best = max((trial for trial in search["trials"] if trial["val"] is not None), key=_val)
-    given = settings(search["agent"], search["env"], "medium")
-    for name, value in best["settings"].items():
-        assert given[name] == value, f"{name} of {search['agent']} on {search['env']}"
-    kind = task_kind(ENVS.resolve(search["env"]).spec)
+@pytest.mark.parametrize(
+    "search", read_searches(SEARCHES), ids=lambda search: f"{search.env}-{search.agent}"
+)
+def test_medium_takes_the_best_configuration_of_each_search(search: Search) -> None:
+    given = settings(search.agent, search.env, "medium")
+    for name, value in search.best.items():
+        assert given[name] == value, f"{name} of {search.agent} on {search.env}"
+    kind = task_kind(ENVS.resolve(search.env).spec)
     assert kind is not None
-    assert set(TUNED[kind].get(search["agent"], {})) == set(best["settings"])
+    assert set(TUNED[kind].get(search.agent, {})) == set(search.best)
 
 
 def test_each_tuned_setting_comes_from_a_search() -> None:
     searched = {
-        (task_kind(ENVS.resolve(path.parent.name).spec), path.stem): path
-        for path in SEARCHES.rglob("*.json")
+        (task_kind(ENVS.resolve(search.env).spec), search.agent)
+        for search in read_searches(SEARCHES)
     }
     assert searched
-    assert {(kind, agent) for kind, agents in TUNED.items() for agent in agents} <= set(searched)
+    assert {(kind, agent) for kind, agents in TUNED.items() for agent in agents} <= searched
 
 
 def test_the_control_of_lazy_reptile_shares_its_tuned_settings() -> None:
@@ -162,7 +162,3 @@ def test_the_control_of_lazy_reptile_shares_its_tuned_settings() -> None:
         for agent in ("lazy_reptile", "reptile_matched")
     )
     assert (lazy["inner_lr"], lazy["outer_lr"]) == (control["inner_lr"], control["outer_lr"])
-
-
-def _val(trial: dict[str, Any]) -> float:
-    return float(trial["val"])
