@@ -5,9 +5,9 @@
 how each was chosen. `smoke` is `small` for seconds, never ranked. `paper` follows the lazy paper
 (Table 4, A.2, A.3) and the agents' papers or code, where these give them.
 
-`TUNED` has the settings that a search chose for `medium`, by the kind of task. Each entry is the
-best configuration of a search under `leaderboards/tuning/`, on validation tasks of one environment
-of its kind. A test compares this table with those files.
+`TUNED` has the settings that searches chose for `medium`, by the kind of task. Each entry is the
+best configuration of its searches under `leaderboards/tuning/`, on validation tasks of one
+environment of its kind. A test compares this table with those files.
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ TUNED: Mapping[TaskKind, Mapping[str, Mapping[str, Any]]] = {
     # omniglot-20way-1shot
     TaskKind(28, many_ways=True, many_shots=False): {
         "protonet": {"lr": 0.0041, "temperature": 4.0},
+        "maml": {"inner_lr": 0.274, "outer_lr": 0.0023, "train_queries": 1},
+    },
+    # glyphs-20way-5shot
+    TaskKind(28, many_ways=True, many_shots=True): {
         "maml": {"inner_lr": 0.274, "outer_lr": 0.0023},
     },
     # cifarfs-5way-5shot

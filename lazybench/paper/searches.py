@@ -87,7 +87,7 @@ def read_kept(folder: Path) -> list[dict[str, Any]]:
         StoreError: a file isn't a search that `tools/keep_tuning.py` kept.
     """
     searches = []
-    for path in sorted(folder.rglob("*.json")):
+    for path in sorted(folder.rglob("*.json"), key=lambda path: (path.parent, path.stem)):
         try:
             kept = json.loads(read_file(path))
             names = {name: str(kept[name]) for name in ("env", "agent")}
