@@ -62,6 +62,7 @@ TUNED: Mapping[TaskKind, Mapping[str, Mapping[str, Any]]] = {
     # glyphs-20way-5shot
     TaskKind(28, many_ways=True, many_shots=True): {
         "maml": {"inner_lr": 0.274, "outer_lr": 0.0023},
+        "lazy_maml": {"inner_lr": 0.274, "outer_lr": 0.00461},
     },
     # cifarfs-5way-5shot
     TaskKind(32, many_ways=False, many_shots=True): {
