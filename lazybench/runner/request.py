@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import numbers
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +40,7 @@ from lazybench.user_code import (
 )
 
 _TOLD = 40
+_NO_JSON_NUMBER = re.compile(r"\s*[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
 def resolve_env(name: str) -> tuple[EnvSpec, str]:
@@ -127,6 +129,8 @@ def chosen_trials(env: EnvSpec, budget: str, limit: int | None) -> tuple[int, bo
 def read_setting(value: Any) -> Any:
     """Return a setting typed as text: its value if it is JSON (numbers, true, null), else the text.
 
+    A number may lack the digits on one side of its point, which JSON forbids: `.9`.
+
     Raises:
         UsageError: a number in a text that isn't finite, or a whole number beyond 64 bits.
     """
@@ -135,7 +139,8 @@ def read_setting(value: Any) -> Any:
     try:
         return in_range(json.loads(value), value, finite=True)
     except json.JSONDecodeError:
-        return value
+        number = _NO_JSON_NUMBER.fullmatch(value)
+        return value if number is None else in_range(float(value), value, finite=True)
     except (ValueError, RecursionError) as error:
         if isinstance(error, UsageError):
             raise

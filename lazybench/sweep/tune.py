@@ -16,7 +16,7 @@ from lazybench.errors import Diverged, Interrupted, UsageError
 from lazybench.files import read_file, refuse_links
 from lazybench.records import Tuning, append_line, read_lines, remove_leftovers, write_json
 from lazybench.runner.callbacks import SILENT, Callback
-from lazybench.runner.request import RunRequest
+from lazybench.runner.request import RunRequest, read_setting
 from lazybench.runner.resolve import ResolvedRun, resolve
 from lazybench.runner.run_dir import locked, writable
 from lazybench.runner.signals import Signals
@@ -110,7 +110,7 @@ def read_axis(text: str) -> tuple[str, Axis]:
         raise UsageError(f"--search takes NAME=LO..HI or NAME=A,B,C, got '{text}'")
     match = _RANGE.fullmatch(what.strip())
     if match is None:
-        return name.strip(), Axis(tuple(_value(part) for part in what.split(",")))
+        return name.strip(), Axis(tuple(read_setting(part.strip()) for part in what.split(",")))
     try:
         lo, hi = float(match["lo"]), float(match["hi"])
     except ValueError:
@@ -120,13 +120,6 @@ def read_axis(text: str) -> tuple[str, Axis]:
             f"a range is two numbers above 0, ascending, such as inner_lr=0.01..1; got '{text}'"
         )
     return name.strip(), Axis(lo=lo, hi=hi)
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text.strip()
 
 
 def step_sizes(config: Mapping[str, Any]) -> dict[str, Axis]:

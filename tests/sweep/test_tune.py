@@ -28,6 +28,8 @@ LEARNER = f"{Path(__file__).parents[1] / 'runner' / 'players.py'}:Learner"
         ("inner_steps=1,5,10", "inner_steps", Axis((1, 5, 10))),
         ("backbone=conv4-32", "backbone", Axis(("conv4-32",))),
         ("rho=0.1,0.5", "rho", Axis((0.1, 0.5))),
+        ("beta=.9, .999,-.5e1,1.", "beta", Axis((0.9, 0.999, -5.0, 1.0))),
+        ("size=1.2.3,.,e5", "size", Axis(("1.2.3", ".", "e5"))),
     ],
 )
 def test_axes_are_read(text: str, name: str, axis: Axis) -> None:
