@@ -18,6 +18,11 @@ from lazybench.specs import BUDGETS, EnvSpec
 from lazybench.tasks import TaskShape
 
 SEARCHES = Path(__file__).parents[3] / "leaderboards" / "tuning"
+SEARCHED = [
+    search
+    for search in read_searches(SEARCHES)
+    if ENVS.resolve(search.env).spec.family == "fewshot"
+]
 LEARNERS = tuple(name for name in ALGORITHMS if name != "finetune")
 
 
@@ -135,9 +140,7 @@ def test_numbers_without_an_end_are_refused() -> None:
         GradientAgent.Config(inner_lr=float("inf"))
 
 
-@pytest.mark.parametrize(
-    "search", read_searches(SEARCHES), ids=lambda search: f"{search.env}-{search.agent}"
-)
+@pytest.mark.parametrize("search", SEARCHED, ids=lambda search: f"{search.env}-{search.agent}")
 def test_medium_takes_the_best_configuration_of_each_search(search: Search) -> None:
     given = settings(search.agent, search.env, "medium")
     for name, value in search.best.items():
@@ -148,10 +151,7 @@ def test_medium_takes_the_best_configuration_of_each_search(search: Search) -> N
 
 
 def test_each_tuned_setting_comes_from_a_search() -> None:
-    searched = {
-        (task_kind(ENVS.resolve(search.env).spec), search.agent)
-        for search in read_searches(SEARCHES)
-    }
+    searched = {(task_kind(ENVS.resolve(search.env).spec), search.agent) for search in SEARCHED}
     assert searched
     assert {(kind, agent) for kind, agents in TUNED.items() for agent in agents} <= searched
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from lazybench.agents.longtail.meta import MetaWeightAgent
 from lazybench.agents.longtail.settings import LongTailConfig, MetaConfig, classifier_preset
+from lazybench.paper.searches import Search, read_searches
+from lazybench.registry import ENVS
 from lazybench.specs import BUDGETS, EnvSpec
 from lazybench.tasks import LongTailTask
 
+SEARCHES = Path(__file__).parents[3] / "leaderboards" / "tuning"
 ENV = EnvSpec("cifar100-lt-100", "longtail", "a:b", None, "cifar100", {"imbalance": 100})
 TASK = LongTailTask(100, (3, 32, 32), "uint8", (106,) * 100, 3180, 100, 10)
 AGENTS = ("l2rw", "meta_weight_net", "two_component", "lazy_two_component", "balms")
@@ -34,6 +38,22 @@ def test_features_have_the_weights_of_classes_of_their_images() -> None:
     found = [classifier_preset("class_balanced", env, "small") for env in (ENV, features)]
     assert [each.get("beta") for each in found] == [0.9, 0.9]
     assert [each["backbone"] for each in found] == ["resnet8", "linear"]
+
+
+@pytest.mark.parametrize(
+    "search",
+    [search for search in read_searches(SEARCHES) if search.agent == "class_balanced"],
+    ids=lambda search: search.env,
+)
+def test_class_balanced_takes_the_best_beta_of_each_search(search: Search) -> None:
+    env = ENVS.resolve(search.env).spec
+    # When these searches ran, the preset was .9 at every imbalance.
+    assert classifier_preset("class_balanced", env, "small")["beta"] == search.best.get("beta", 0.9)
+
+
+def test_class_balanced_keeps_the_authors_beta_on_other_data() -> None:
+    other = ENVS.resolve("cifar10-lt-100").spec
+    assert classifier_preset("class_balanced", other, "small")["beta"] == 0.9999
 
 
 @pytest.mark.parametrize("algorithm", AGENTS)
