@@ -15,7 +15,7 @@ from typing import Any
 _GAP = "  "
 _LEAST = 16
 _DIGITS = 6
-_PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._,:=+/()%-]*[A-Za-z0-9)%])?")
+_PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._,:;'=+/()%-]*[A-Za-z0-9)%])?")
 _MARKUP = re.compile(r"([\\`*_{}\[\]#|~!^$])")
 # Also after a semicolon, which separates cells where the comma is the decimal sign. The last four
 # are the full-width signs, which East Asian locales treat like the plain ones.
