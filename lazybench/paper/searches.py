@@ -64,7 +64,7 @@ class Search(NamedTuple):
 def read_searches(folder: Path) -> list[Search]:
     """Return the searches kept below a folder, one for each agent and environment.
 
-    Searches of further settings, `<env>/<agent>-*.json` beside `<env>/<agent>.json`, add their
+    Searches of further settings, `<env>/<agent>-*.json` next to `<env>/<agent>.json`, add their
     configurations and what they chose. None where the folder isn't there.
 
     Raises:
