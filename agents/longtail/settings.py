@@ -374,19 +374,12 @@ _AGENTS: Mapping[str, Mapping[str, Any]] = {
     "balanced_softmax_dev": {"loss": "balanced_softmax", "dev": "joined"},
 }
 
+_BETA: Mapping[int, float] = {20: 0.99, 50: 0.9, 100: 0.9, 200: 0.9}
+"""Of `class_balanced` on CIFAR-100, by imbalance: the best of four on validation images.
 
-def _beta(env: EnvSpec) -> float:
-    """Return the beta of `class_balanced`, chosen on validation images as in Cui et al., section 5.
-
-    On CIFAR-100 it is the best of four at imbalances of 20, 50, 100 and 200 (docs/presets.md).
-    They, too, find smaller values best there than on CIFAR-10. `Choice:` other imbalances take the
-    value of the nearest one, other data the authors' .9999.
-    """
-    # Features (`cifar100@effnet-lite0`) have the counts of their images.
-    if env.data.partition("@")[0] != "cifar100":
-        return 0.9999
-    imbalance = env.kwargs.get("imbalance")
-    return 0.99 if isinstance(imbalance, int | float) and imbalance < 35 else 0.9
+docs/presets.md has the searches. Cui et al. (section 5), too, choose it for each imbalance, and
+find smaller values best there than on CIFAR-10. `Choice:` other imbalances take the value of the
+nearest one, other data the authors' .9999, the setting's default."""
 
 
 def stream_preset(env: EnvSpec, budget: str) -> dict[str, Any]:
@@ -419,7 +412,10 @@ def classifier_preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, An
     """Return the settings of `algorithm` on `env` at `budget`, before any override."""
     settings = {**stream_preset(env, budget), **_AGENTS[algorithm]}
     if algorithm == "class_balanced":
-        settings["beta"] = _beta(env)
+        imbalance = env.kwargs.get("imbalance")
+        # Features (`cifar100@effnet-lite0`) have the counts of their images.
+        if env.data.partition("@")[0] == "cifar100" and isinstance(imbalance, int | float):
+            settings["beta"] = _BETA[min(_BETA, key=lambda each: abs(each - imbalance))]
     if algorithm == "mixup" and budget != "paper":
         # Zhang et al. (2018, section 3.1) find that large alpha underfits, as short trainings do.
         settings["mixup"] = 0.2

@@ -43,7 +43,7 @@ class Search(NamedTuple):
         return same and fixed[0] == fixed[1]
 
     def joined(self, other: Search) -> Search:
-        """Return this search together with one of other settings of the same agent."""
+        """Return this search together with a later one of the same agent, whose choices win."""
         shared = dict(self.fixed.items() & other.fixed.items())
         return self._replace(
             fixed=shared, trials=self.trials + other.trials, best={**self.best, **other.best}
@@ -76,7 +76,7 @@ def read_searches(folder: Path) -> list[Search]:
         best = max(scored, key=lambda trial: float(trial["val"]))["settings"] if scored else {}
         place = (kept["env"], kept["agent"])
         one = Search(*place, kept["fixed"], len(kept["trials"]), best)
-        searches[place] = one.joined(searches[place]) if place in searches else one
+        searches[place] = searches[place].joined(one) if place in searches else one
     return list(searches.values())
 
 

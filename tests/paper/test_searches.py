@@ -30,6 +30,10 @@ def test_kept_searches_are_read(tmp_path: Path) -> None:
         json.dumps({"env": ENV, "agent": "a", "fixed": fixed, "trials": further})
     )
     assert read_searches(tmp_path) == [Search(ENV, "a", FIXED, 5, {"lr": 2, "queries": 1})]
+    later = Search(ENV, "a", fixed, 1, {"lr": 3})
+    assert read_searches(tmp_path)[0].joined(later) == Search(
+        ENV, "a", FIXED, 6, {"lr": 3, "queries": 1}
+    )
     path.write_text("{}")
     with pytest.raises(StoreError, match="isn't a search of settings"):
         read_searches(tmp_path)

@@ -53,7 +53,7 @@ def test_class_balanced_takes_the_best_beta_of_each_search(search: Search) -> No
 
 def test_class_balanced_keeps_the_authors_beta_on_other_data() -> None:
     other = ENVS.resolve("cifar10-lt-100").spec
-    assert classifier_preset("class_balanced", other, "small")["beta"] == 0.9999
+    assert LongTailConfig(**classifier_preset("class_balanced", other, "small")).beta == 0.9999
 
 
 @pytest.mark.parametrize("algorithm", AGENTS)
