@@ -21,6 +21,7 @@ from lazybench.boards.group import (
     newest_versions,
     samples_classes,
     score_of,
+    whole_runs,
 )
 from lazybench.boards.rows import Row, failed_row, row_of
 from lazybench.errors import UnknownName, UsageError
@@ -178,6 +179,24 @@ def tables(records: Iterable[Record]) -> list[list[Record]]:
     return list(by_table.values())
 
 
+def usual_tables(records: Iterable[Record]) -> list[list[Record]]:
+    """Return the boards of whole runs on each environment's newest revision, without options.
+
+    Runs with an option such as a defence (`later_options`) are other tasks, and so are those on an
+    earlier revision.
+    """
+    found = [
+        table
+        for table in tables(whole_runs(records))
+        if is_usual(table[0].env.id, table[0].env.protocol)
+    ]
+    newest_of: dict[str, int] = defaultdict(int)
+    for table in found:
+        env = table[0].env
+        newest_of[env.id] = max(newest_of[env.id], env.version)
+    return [table for table in found if table[0].env.version == newest_of[table[0].env.id]]
+
+
 def one_table(records: Sequence[Record], protocol: Mapping[str, str]) -> list[Record]:
     """Return the records of the one board that has some settings, of the newest version that does.
 
@@ -285,7 +304,8 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
     higher = first.env.better == "higher"
     pairs.sort(key=lambda pair: _row_order(pair[1], higher))
     at_home = [pair for pair in pairs if pair[0].records[0].trained_on is None]
-    newest_of = newest_versions(record for record in whole if not record.limited)
+    # A failed run, or an evaluation of an agent trained elsewhere, takes no row's place.
+    newest_of = newest_versions(pair[0].records[0] for pair in at_home if _is_whole(pair[0]))
     rankable = [pair for pair in at_home if _is_rankable(pair[0], newest_of)]
     ranked = [row for each in _rank_groups(rankable) for row in _ranked(each)]
     return Board(
@@ -319,9 +339,12 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
 
 
 def _is_rankable(group: Group, newest_of: Mapping[tuple[str, str], int]) -> bool:
+    return _is_whole(group) and not is_superseded(group.records[0], newest_of)
+
+
+def _is_whole(group: Group) -> bool:
     first = group.records[0]
-    whole = not first.limited and first.budget != "smoke"
-    return whole and not is_superseded(first, newest_of)
+    return not first.limited and first.budget != "smoke"
 
 
 def _rank_groups(pairs: Sequence[tuple[Group, Row]]) -> list[list[tuple[Group, Row]]]:

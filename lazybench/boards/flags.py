@@ -9,9 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lazybench.boards.group import TRANSDUCTIVE, Group, batch_norm, bounded, is_usable, newest
+from lazybench.boards.group import (
+    TRANSDUCTIVE,
+    Group,
+    batch_norm,
+    bounded,
+    is_own,
+    is_usable,
+    newest,
+)
 from lazybench.records.schema import Record
 from lazybench.stats import LEVEL
+from lazybench.tasks import Track
 
 BASELINES: Mapping[str, tuple[str, ...]] = {
     "fewshot": ("finetune", "nearest_pixel"),
@@ -33,6 +42,9 @@ the mean over that half.
 
 BETWEEN_PROCESSORS = 3.7
 """Points by which runs with the same settings on two processors were seen to differ."""
+
+ON_VALIDATION: Track = "LT+dev"
+"""The track whose training sees the validation images with their labels."""
 
 _HELD_OUT = "held_out_mse"
 
@@ -81,7 +93,8 @@ def against_baselines(group: Group, rows: Sequence[Group]) -> Against:
 
 
 def _baseline(name: str, group: Group, rows: Sequence[Group]) -> Group | None:
-    same = [row for row in rows if row.scored and row.records[0].limited is False]
+    firsts = ((row, row.records[0]) for row in rows if row.scored)
+    same = [row for row, first in firsts if is_own(first) and not first.limited]
     norm = batch_norm(group.records[0]) or TRANSDUCTIVE
     same_norm = newest(same, name, {}, norm)
     return same_norm or newest(same, name, {}, TRANSDUCTIVE)
@@ -116,7 +129,8 @@ def rise(group: Group) -> float | None:
 
     In points, positive where the score gets better: the slope of the line through the last half of
     the validations, at least two, times the steps between the first and the last of them; the mean
-    over the seeds. None if no seed has two validations.
+    over the seeds. None if no seed has two validations, or if training saw the labels of the
+    validation images (track `LT+dev`).
     """
     gains = [gain for record in group.scored if (gain := _gain(record)) is not None]
     return sum(gains) / len(gains) if gains else None
@@ -126,7 +140,7 @@ def _gain(record: Record) -> float | None:
     import numpy as np
 
     count = len(record.curve)
-    if count < 2:
+    if count < 2 or record.track == ON_VALIDATION:
         return None
     last = record.curve[-max(2, -(-count // 2)) :]
     points: list[tuple[Any, Any]] = [(point.get("step"), point.get("val")) for point in last]

@@ -141,7 +141,8 @@ class Group:
             return self.trial_scores() or []
         columns = [record.trials.columns.get(column) for record in self.scored]
         by_seed = [packed.unpack() for packed in columns if packed is not None]
-        return by_seed if all(is_usable(values) for values in by_seed) else []
+        whole = len(by_seed) == len(columns) and all(is_usable(values) for values in by_seed)
+        return by_seed if whole else []
 
 
 def class_effects(record: Record) -> ClassEffects | None:
@@ -323,6 +324,8 @@ def newest(
 ) -> Group | None:
     """The group of an agent's newest version with some settings and batch norm; None without one.
 
+    Where several are left, see `preferred`.
+
     Args:
         rows: groups of one environment.
         agent: id.
@@ -336,7 +339,37 @@ def newest(
         same = (first.agent.id, overrides) == (agent, dict(settings))
         if same and batch_norm(first) in (None, norm):
             fitting.append(group)
-    return max(fitting, key=lambda group: group.records[0].agent.version, default=None)
+    return preferred(fitting)
+
+
+def preferred(found: Iterable[Group]) -> Group | None:
+    """Return the one of some groups of an agent that a comparison means; None without any.
+
+    Of the newest version; of several, one that began with fresh weights, then one that ran on a
+    CPU, at full precision, in one process. So a run with `--device cuda`, say, never takes the
+    place of the usual one.
+    """
+
+    def order(group: Group) -> tuple[Any, ...]:
+        first = group.records[0]
+        usual = (first.device == "cpu", first.precision == "fp32", -first.world_size)
+        return (first.agent.version, is_fresh(first), *usual, group.name)
+
+    return max(found, key=order, default=None)
+
+
+def is_fresh(record: Record) -> bool:
+    """Return whether a run's network, if it had one, began with fresh weights."""
+    return record.network is None or record.network.weights in (None, "fresh")
+
+
+def is_own(record: Record) -> bool:
+    """Return whether lazybench trained one of its own agents, from fresh weights, on its own tasks.
+
+    Only such runs answer for an agent in claims, in the paper's tables and as a baseline.
+    """
+    ours = (record.agent.origin, record.trained_on) == ("lazybench", None)
+    return ours and record.agent.trained_by != "external" and is_fresh(record)
 
 
 def weights_of(record: Record) -> str | None:

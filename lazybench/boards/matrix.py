@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lazybench.boards.build import usual_tables
 from lazybench.boards.columns import number_text
 from lazybench.boards.group import Group, groups, newest, whole_runs
 from lazybench.boards.rows import row_of
@@ -115,7 +116,8 @@ def _row(
 ) -> list[MatrixCell]:
     here = [r for r in records if (r.env.id, r.budget) == (home, wanted.budget)]
     own = whole_runs(here)
-    runs = newest(groups(own), wanted.agent, wanted.settings, wanted.batch_norm)
+    usual = [record for table in usual_tables(own) for record in table]
+    runs = newest(groups(usual), wanted.agent, wanted.settings, wanted.batch_norm)
     if runs is None or not runs.scored:
         parts = any(r.agent.id == wanted.agent and r.trained_on is None for r in here)
         reason = ONLY_PARTS if parts and not own else NO_RUN

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lazybench.boards.build import SUPERSEDED, Board
 from lazybench.boards.class_shift import DISTRIBUTIONS, recalls, shifted
 from lazybench.boards.columns import AXES, COLUMNS, MEAN_QUERIES
+from lazybench.boards.flags import ON_VALIDATION
 from lazybench.boards.group import LARGEST, Group, bounded, factor, is_drawable
 from lazybench.boards.rows import Row
 from lazybench.files import canonical_json
@@ -25,7 +26,6 @@ Points = tuple[tuple[float, float], ...]
 
 _COSTS = [(each.key, each.sort) for each in COLUMNS if each.axis and each.sort is not None]
 _TRAINING = ("train_cpu_s", "train_wall_s", "image_gradients", "gradient_equivalents")
-_ON_VALIDATION = "LT+dev"
 """The track of long-tailed streams whose training sees the images that validation counts."""
 _QUERY_STEPS = 160
 _MOST_QUERIES = 1 << 53
@@ -172,7 +172,7 @@ def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> PlotData:
     for row in rows:
         label = labels[id(row)]
         series.append(_series(label, row, records_of[id(row)], by_images=by_images))
-        if row.track == _ON_VALIDATION and series[-1].learning:
+        if row.track == ON_VALIDATION and series[-1].learning:
             on_validation.append(label)
     return PlotData(
         board=board,
@@ -183,7 +183,7 @@ def _pictures(board: Board, ident: str, by_key: dict[str, Record]) -> PlotData:
         learning_y="validation error (MSE)"
         if board.family == "attack"
         else f"validation {board.metric} ({board.unit})",
-        learning_note=f"Track {_ON_VALIDATION}: training may have used the images that validation "
+        learning_note=f"Track {ON_VALIDATION}: training may have used the images that validation "
         "counts, so that these curves can be far above the test score: "
         f"{', '.join(on_validation)}."
         if on_validation

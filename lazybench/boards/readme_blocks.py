@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from lazybench.arguments import check_one_of
-from lazybench.boards.build import Board, is_usual, settings_text
+from lazybench.boards.build import NO_NETWORK, Board, is_usual, settings_text
 from lazybench.boards.columns import (
     COLUMNS,
     Block,
@@ -42,6 +42,7 @@ _PAPER = "paper"
 _BLOCKS = [column.block for column in COLUMNS if column.block is not None]
 _ALWAYS = [block for block in _BLOCKS if not block.name]
 _FURTHER = {block.name: block for block in _BLOCKS if block.name}
+_RANKED_AMONG = Block("ranked among", lambda row, _: row.rank_group or NO_NETWORK, left=True)
 
 
 class _Mark(NamedTuple):
@@ -58,10 +59,11 @@ def filled(text: str, boards: Sequence[Board], notes: Mapping[str, str] | None =
     A block begins with `<!-- lazybench board: ENV BUDGET ROWS [COLUMN ...] -->` and ends with
     `<!-- lazybench board: end -->`; the text between is replaced. Only ranked rows are shown.
     `NAME=VALUE` chooses among boards of one environment by a setting of its protocol; without any,
-    a board with options such as a defence isn't meant. Further columns are `track`, `F`
-    (gradient-equivalents), `peak_mb`, the name of any further metric, `paper` or `paper:METRIC`,
-    the paper's number for the row, and `to_TARGET`, the cost to a target of validation. A note from
-    `<!-- lazybench note: verdicts -->` to `<!-- lazybench note: end -->` is filled, too.
+    a board with options such as a defence isn't meant. Where the rows are of several rank groups,
+    the first column names them. Further columns are `track`, `F` (gradient-equivalents), `peak_mb`,
+    the name of any further metric, `paper` or `paper:METRIC`, the paper's number for the row, and
+    `to_TARGET`, the cost to a target of validation. A note from `<!-- lazybench note: verdicts -->`
+    to `<!-- lazybench note: end -->` is filled, too.
     `<!-- lazybench features: BACKBONE BUDGET[,LONGER] ENV [ENV ...] -->` to
     `<!-- lazybench features: end -->` shows the best row of each environment, at the longer budget
     where that has a board, and the best ones on features of the same data at the first.
@@ -142,6 +144,8 @@ def _board(mark: _Mark, boards: Sequence[Board]) -> Board:
 def _table(board: Board, mark: _Mark) -> str:
     columns = [*_ALWAYS, *(_further(name, board) for name in mark.columns)]
     rows = board.ranked[: mark.rows]
+    if len({row.rank_group for row in rows}) > 1:
+        columns.insert(0, _RANKED_AMONG)
     columns = [c for c in columns if c.name or any(c.text(row, board.unit) for row in rows)]
     table = markdown_table(
         [markdown_text(_heading(column, board)) for column in columns],

@@ -311,10 +311,11 @@ def _to_target(records: Sequence[Record]) -> tuple[ToTarget, ...] | None:
         record
         for record in records
         if record.trained_on is None
-        and record.curve
+        # A run that diverged before its first validation never reaches a target.
+        and (record.curve or score_of(record) is None)
         and all(is_drawable(point.get("train_cpu_s")) for point in record.curve)
     ]
-    if not timed:
+    if not any(record.curve for record in timed):
         return None
     try:
         spec: EnvSpec = ENVS.resolve(records[0].env.id).spec

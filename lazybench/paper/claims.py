@@ -7,9 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from lazybench.boards.build import FEWEST_SEEDS, tables
+from lazybench.boards.build import FEWEST_SEEDS, usual_tables
 from lazybench.boards.flags import mixed_processors
-from lazybench.boards.group import TRANSDUCTIVE, Group, batch_norm, factor, groups, whole_runs
+from lazybench.boards.group import (
+    TRANSDUCTIVE,
+    Group,
+    batch_norm,
+    factor,
+    groups,
+    is_own,
+    preferred,
+)
 from lazybench.records.schema import Record, Reported
 from lazybench.specs import BUDGETS
 from lazybench.stats import LEVEL, Difference, Estimate
@@ -254,8 +262,8 @@ class BoardGroups(NamedTuple):
 
 
 def boards_of(records: Iterable[Record]) -> list[BoardGroups]:
-    """Return the boards of records, by environment and budget, without smoke and limited runs."""
-    found = [BoardGroups(table[0], tuple(groups(table))) for table in tables(whole_runs(records))]
+    """Return the usual boards of records, by environment and budget (see `usual_tables`)."""
+    found = [BoardGroups(table[0], tuple(groups(table))) for table in usual_tables(records)]
     return sorted(found, key=lambda board: (board.first.env.id, board.first.budget))
 
 
@@ -481,7 +489,8 @@ def rows_of(side: Side, reading: Reading, rows: Iterable[Group]) -> list[Group]:
             ignored |= OF_READING if READING in first.overrides else {READING}
         settings = {name: v for name, v in first.overrides.items() if name not in ignored}
         same = (first.agent.id, settings) == (side.agent, dict(side.settings))
-        if group.scored and same and (batch_norm(first) or TRANSDUCTIVE) == side.norm:
+        same = same and is_own(first) and (batch_norm(first) or TRANSDUCTIVE) == side.norm
+        if group.scored and same:
             found.append(group)
     return found
 
@@ -495,7 +504,7 @@ def training(group: Group) -> dict[str, Any]:
 def row_of(side: Side, reading: Reading, board: BoardGroups) -> Group | None:
     """Return the row of a side on a board, with its agent's newest version; None without one."""
     found = [group for group in rows_of(side, reading, board.rows) if not training(group)]
-    return max(found, key=lambda group: group.records[0].agent.version, default=None)
+    return preferred(found)
 
 
 def pair_on(

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lazybench.boards.group import TRANSDUCTIVE, Group, batch_norm, end_of, groups, newest
+from lazybench.boards.build import usual_tables
+from lazybench.boards.group import (
+    TRANSDUCTIVE,
+    Group,
+    batch_norm,
+    end_of,
+    groups,
+    is_own,
+    newest,
+)
 from lazybench.errors import UnknownName, nearest
 from lazybench.records.schema import Record, Reported
 from lazybench.stats import over_seeds
@@ -127,13 +136,8 @@ def paper_vs_measured(
         budget: of the records.
         whys: why runs are impossible or have no score, by agent and environment.
     """
-    whole = [
-        record
-        for record in records
-        if (record.budget, record.limited, record.trained_on) == (budget, False, None)
-        and record.agent.trained_by != "external"
-    ]
-    rows = groups(whole)
+    usual = usual_tables(record for record in records if record.budget == budget)
+    rows = [row for table in usual for row in groups(filter(is_own, table))]
     whys = whys or {}
     return [_one(row, _cell(row, rows), whys.get((row.agent or "", row.env))) for row in reported]
 
@@ -141,11 +145,7 @@ def paper_vs_measured(
 def _cell(row: Reported, found: Sequence[Group]) -> Group | None:
     """The runs of a row, with the newest version of its agent."""
     wanted = row.batch_norm or TRANSDUCTIVE
-    ours = [
-        group
-        for group in found
-        if (group.records[0].env.id, group.records[0].agent.origin) == (row.env, "lazybench")
-    ]
+    ours = [group for group in found if group.records[0].env.id == row.env]
     return newest(ours, row.agent, row.settings, wanted)
 
 

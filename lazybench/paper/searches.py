@@ -25,6 +25,7 @@ class Search(NamedTuple):
         fixed: settings that all configurations share, as text.
         trials: configurations tried.
         best: settings that were chosen, each by the configuration that validated best.
+        searched: names of the settings that some configuration replaced.
     """
 
     env: str
@@ -32,6 +33,7 @@ class Search(NamedTuple):
     fixed: Mapping[str, str]
     trials: int
     best: Mapping[str, Any]
+    searched: frozenset[str] = frozenset()
 
     def is_like(self, other: Search) -> bool:
         """Return whether another search had as many trials under the same conditions."""
@@ -46,19 +48,26 @@ class Search(NamedTuple):
         """Return this search together with a later one of the same agent, whose choices win."""
         shared = dict(self.fixed.items() & other.fixed.items())
         return self._replace(
-            fixed=shared, trials=self.trials + other.trials, best={**self.best, **other.best}
+            fixed=shared,
+            trials=self.trials + other.trials,
+            best={**self.best, **other.best},
+            searched=self.searched | other.searched,
         )
 
     def is_used(self, side: Side, group: Group) -> bool:
         """Return whether a row runs with the settings that this search chose.
 
-        Settings of the side are its own. `Choice:` so is the outer rate of a row that overrides the
-        reading of gamma: how far a leap goes depends on the reading, so the rates can't be equal.
+        Where the preset won, the row replaces none of the settings that were searched. Settings of
+        the side are its own. `Choice:` so is the outer rate of a row that overrides the reading of
+        gamma: how far a leap goes depends on the reading, so the rates can't be equal.
         """
         first = group.records[0]
         own = {*side.settings, *(OF_READING if READING in first.overrides else ())}
         chosen = {name: value for name, value in self.best.items() if name not in own}
-        return all(first.config.get(name) == value for name, value in chosen.items())
+        of_preset = self.searched - self.best.keys() - own
+        return not of_preset & first.overrides.keys() and all(
+            first.config.get(name) == value for name, value in chosen.items()
+        )
 
 
 def read_searches(folder: Path) -> list[Search]:
@@ -75,7 +84,8 @@ def read_searches(folder: Path) -> list[Search]:
         scored = [trial for trial in kept["trials"] if trial["val"] is not None]
         best = max(scored, key=lambda trial: float(trial["val"]))["settings"] if scored else {}
         place = (kept["env"], kept["agent"])
-        one = Search(*place, kept["fixed"], len(kept["trials"]), best)
+        searched = frozenset(name for trial in kept["trials"] for name in trial["settings"])
+        one = Search(*place, kept["fixed"], len(kept["trials"]), best, searched)
         searches[place] = searches[place].joined(one) if place in searches else one
     return list(searches.values())
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from lazybench.boards.build import tables
-from lazybench.boards.group import Group, factor, groups, score_of, whole_runs
+from lazybench.boards.build import usual_tables
+from lazybench.boards.group import Group, factor, groups, is_own, preferred, score_of
 from lazybench.boards.render import page_mark
 from lazybench.files import canonical_json
 from lazybench.records.schema import Record
@@ -90,7 +90,7 @@ def agreements(records: Sequence[Record]) -> list[Agreement]:
     Choice: pairs of boards with other ways and shots are compared as well, under their names: what
     a user wants to know is whether the board without a download predicts the others.
     """
-    boards = [_board(table) for table in tables(whole_runs(records))]
+    boards = [_board(table) for table in usual_tables(records)]
     boards.sort(key=lambda board: board.name)
     found = [
         _agreement(*_embedded_first(pair))
@@ -101,18 +101,13 @@ def agreements(records: Sequence[Record]) -> list[Agreement]:
 
 
 def _board(table: Sequence[Record]) -> _Board:
-    rows: dict[str, Group] = {}
+    alike: dict[str, list[Group]] = defaultdict(list)
     for group in groups(table):
         first = group.records[0]
-        key = canonical_json([first.agent.id, first.overrides])
-        known = rows.get(key)
-        if group.scored and (known is None or _version(known) < _version(group)):
-            rows[key] = group
-    return _Board(table[0], rows)
-
-
-def _version(group: Group) -> int:
-    return group.records[0].agent.version
+        if group.scored and is_own(first):
+            alike[canonical_json([first.agent.id, first.overrides])].append(group)
+    chosen = {key: preferred(found) for key, found in alike.items()}
+    return _Board(table[0], {key: group for key, group in chosen.items() if group is not None})
 
 
 def _is_compared(one: _Board, other: _Board) -> bool:

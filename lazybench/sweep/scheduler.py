@@ -346,10 +346,17 @@ def outcome(cell: SuiteCell, ended: Ended | None) -> CellOutcome:
     if ended.killed or code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
         return CellOutcome(cell, "stopped", None, wall_s, last)
     if ended.crashed:
-        reason = f"ended by {signal.Signals(-code).name}" + ", twice" * (ended.tries - 1)
+        reason = f"ended by {_signal_name(-code)}" + ", twice" * (ended.tries - 1)
         return CellOutcome(cell, "crashed", None, wall_s, reason)
     status = {2: "refused", DataUnavailable.exit_code: "absent", BUSY: "busy"}.get(code, "failed")
     return CellOutcome(cell, status, None, wall_s, last)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has none
+        return f"signal {number}"
 
 
 def _last_line(ended: Ended) -> str:

@@ -72,7 +72,8 @@ def check_settings(record: Record, agent: ResolvedAgent, home: EnvSpec) -> Findi
     The same must hold for an agent constructed from the run's budget and overrides. The finding
     names settings that the package added after the run.
     """
-    if record.preset != record.budget:
+    # An evaluation on other tasks may have another budget than the training.
+    if record.trained_on is None and record.preset != record.budget:
         detail = f"preset is {record.preset} in the record, whose budget is {record.budget}"
         return Finding("settings", False, detail)
     here = {name: agent.config.get(name) for name in record.config}

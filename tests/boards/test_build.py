@@ -13,7 +13,9 @@ from lazybench.boards.build import (
     NO_CLASSES_NOTE,
     SMOKE_NOTE,
     TIES_NOTE,
+    usual_tables,
 )
+from lazybench.boards.group import groups, is_own, preferred
 from lazybench.records import Reported, Trials
 
 
@@ -303,3 +305,61 @@ def test_an_older_version_of_an_agent_gives_way(make_run: Any) -> None:
     ]
     (old,) = board.unranked
     assert (old.agent, old.rank, old.marks) == ("a (version 1)", None, ("superseded",))
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        {"status": "oom", "reason": "no memory"},
+        {"trained_on": "glyphs-20way-5shot best 3"},
+        {"limited": True},
+    ],
+    ids=["without a score", "trained elsewhere", "limited"],
+)
+def test_what_has_no_rank_supersedes_no_row(make_run: Any, newer: dict[str, Any]) -> None:
+    (board,) = build([make_run("a", 0.1), make_run("b"), make_run("a", agent__version=9, **newer)])
+    assert [row.rank for row in board.ranked] == [1, 2]
+    assert not any("superseded" in row.marks for row in board.rows)
+
+
+def test_usual_boards_are_of_the_newest_revision_and_without_options(make_run: Any) -> None:
+    defended = {"env__id": "mnist-net4-untargeted", "env__family": "attack"}
+    records = [
+        make_run("old"),
+        make_run("new", env__version=2),
+        make_run("small", budget="smoke"),
+        make_run("usual", **defended),
+        make_run("hard", **defended, env__protocol={"trials": 40, "defence": "noise:0.02"}),
+    ]
+    found = [[record.agent.id for record in table] for table in usual_tables(records)]
+    assert found == [["new"], ["usual"]]
+
+
+def test_a_run_on_a_gpu_or_from_other_weights_takes_no_usual_runs_place(make_run: Any) -> None:
+    fresh = {"name": "conv4", "parameters": 9, "batch_norm": True, "weights": "fresh"}
+    usual = make_run("a", network=fresh)
+    for other in (
+        {"device": "cuda"},
+        {"precision": "bf16"},
+        {"world_size": 2},
+        {"network": {**fresh, "weights": "w", "weights_sha256": "cd" * 32}},
+    ):
+        rows = groups([usual, make_run("a", 0.2, **{"network": fresh, **other})])
+        assert len(rows) == 2
+        for ordered in (rows, rows[::-1]):
+            found = preferred(ordered)
+            assert found is not None
+            assert found.records == (usual,)
+
+
+def test_only_runs_of_this_packages_agents_from_fresh_weights_are_its_own(make_run: Any) -> None:
+    fresh = {"name": "conv4", "parameters": 9, "batch_norm": True, "weights": "fresh"}
+    assert is_own(make_run("a"))
+    assert is_own(make_run("a", network=fresh))
+    for changes in (
+        {"agent__origin": "a package of mine"},
+        {"agent__trained_by": "external"},
+        {"trained_on": "glyphs-20way-5shot best 3"},
+        {"network": {**fresh, "weights": "w"}},
+    ):
+        assert not is_own(make_run("a", **changes)), changes

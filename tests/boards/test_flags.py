@@ -43,6 +43,44 @@ def test_a_row_is_above_a_baseline_where_the_paired_interval_is(make_run: Any) -
         ), shift
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"agent__trained_by": "external"},
+        {"agent__origin": "mine"},
+        {"trained_on": "glyphs-20way-5shot best 3"},
+    ],
+)
+def test_a_users_agent_of_a_baselines_name_is_no_baseline(
+    make_run: Any, changes: dict[str, Any]
+) -> None:
+    rows = groups([make_run("a", 0.1), make_run("finetune", 0.3, **changes)])
+    found = against_baselines(rows[0], rows)
+    assert found == Against(("finetune", "nearest_pixel"), ())
+
+
+def test_a_curve_on_images_that_training_saw_says_nothing_of_a_rise(make_run: Any) -> None:
+    curve = _curve([0.2, 0.3, 0.4, 0.5])
+    for track, want in (("LT", True), ("LT+dev", False)):
+        (row,) = groups([make_run("a", curve=curve, track=track, env__family="longtail")])
+        assert is_still_rising(row) is want
+        assert (rise(row) is None) is not want
+
+
+def test_a_column_that_one_record_lacks_is_not_compared(make_run: Any) -> None:
+    queries = {"queries": Packed.of(np.arange(40.0))}
+
+    def run(agent: str, seed: int, *, has: bool = True) -> Any:
+        made = make_run(agent, seed=seed)
+        trials = made.trials.model_copy(update={"columns": queries if has else {}})
+        return made.model_copy(update={"trials": trials})
+
+    runs = [run("a", 0), run("a", 1), run("a", 2, has=False), *(run("b", seed) for seed in (0, 1))]
+    rows = _rows(runs)
+    assert rows["a"].estimate(rows["b"], "queries") is None
+    assert rows["b"].estimate(rows["b"], "queries") is not None
+
+
 def test_where_less_is_better_a_row_above_has_less(make_run: Any) -> None:
     records = [make_run(name, by, env__better="lower") for name, by in (("a", 0.1), ("b", -0.1))]
     rows = _rows([*records, make_run("finetune", env__better="lower")])

@@ -128,6 +128,24 @@ def test_a_note_is_filled(boards: list[Any]) -> None:
 
 
 NETWORK = {"name": "conv4", "parameters": 9, "batch_norm": False}
+
+
+def test_rows_of_several_networks_say_among_which_they_are_ranked(make_run: Any) -> None:
+    other = {**NETWORK, "name": "mlp"}
+    runs = [make_run("a", 0.2, network=NETWORK), make_run("b", 0.1, network=NETWORK)]
+    mark = "<!-- lazybench board: glyphs-5way-1shot small 9 -->"
+    assert "ranked among" not in filled(f"{mark}\n{END}", build(runs))
+    text = filled(f"{mark}\n{END}", build([*runs, make_run("c", network=other)]))
+    lines = [line.split("|")[1:4] for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line] for line in lines if "---" not in line[0]]
+    assert cells == [
+        ["ranked among", "rank", "agent"],
+        ["conv4", "1", "a"],
+        ["conv4", "2", "b"],
+        ["mlp", "1", "c"],
+    ]
+
+
 FEATURES = "<!-- lazybench features: net small glyphs-5way-1shot -->"
 FEATURES_END = "<!-- lazybench features: end -->"
 

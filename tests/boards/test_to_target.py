@@ -49,6 +49,17 @@ def test_the_first_validation_at_the_target_counts(make_run: Any) -> None:
         assert found.reached == reached
 
 
+def test_a_run_that_diverged_before_its_first_validation_never_gets_there(make_run: Any) -> None:
+    runs = [make_run("a", seed=seed, curve=curve((0.96, 7, 8)), **ENV) for seed in (0, 1)]
+    lost = [make_run("a", seed=seed, status="diverged", reason="nan", **ENV) for seed in (2, 3)]
+    found = to_target(build(runs + lost[:1])[0].ranked[0], 95)
+    assert found is not None
+    assert (found.reached, found.seeds, found.train_cpu_s) == (2, 3, 7)
+    found = to_target(build(runs + lost)[0].ranked[0], 95)
+    assert found is not None
+    assert (found.reached, found.seeds, found.train_cpu_s) == (2, 4, None)
+
+
 def test_the_median_counts_seeds_that_never_get_there(make_run: Any) -> None:
     """Against a brute force over all ways in which seeds reach or miss the target."""
     rng = np.random.default_rng(0)

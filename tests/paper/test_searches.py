@@ -23,16 +23,17 @@ def test_kept_searches_are_read(tmp_path: Path) -> None:
     path = tmp_path / ENV / "a.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"env": ENV, "agent": "a", "fixed": FIXED, "trials": trials}))
-    assert read_searches(tmp_path) == [Search(ENV, "a", FIXED, 3, {"lr": 2})]
+    assert read_searches(tmp_path) == [Search(ENV, "a", FIXED, 3, {"lr": 2}, frozenset({"lr"}))]
     further = [{"settings": {"queries": n}, "val": val} for n, val in ((1, 0.9), (2, 0.8))]
     fixed = {**FIXED, "lr": "2"}
     (path.parent / "a-queries.json").write_text(
         json.dumps({"env": ENV, "agent": "a", "fixed": fixed, "trials": further})
     )
-    assert read_searches(tmp_path) == [Search(ENV, "a", FIXED, 5, {"lr": 2, "queries": 1})]
+    both = frozenset({"lr", "queries"})
+    assert read_searches(tmp_path) == [Search(ENV, "a", FIXED, 5, {"lr": 2, "queries": 1}, both)]
     later = Search(ENV, "a", fixed, 1, {"lr": 3})
     assert read_searches(tmp_path)[0].joined(later) == Search(
-        ENV, "a", FIXED, 6, {"lr": 3, "queries": 1}
+        ENV, "a", FIXED, 6, {"lr": 3, "queries": 1}, both
     )
     path.write_text("{}")
     with pytest.raises(StoreError, match="isn't a search of settings"):
@@ -63,3 +64,16 @@ def test_a_row_runs_with_what_was_chosen_but_for_its_own_settings(make_run: Any)
     assert used({"lr": 0.2, "outer_lr": 3}, {"lr": 0.2}, lr=0.2)
     assert used({"lr": 0.1, "outer_lr": 1}, leap_on="phi", outer_lr=1)
     assert not used({"lr": 0.1, "outer_lr": 1}, outer_lr=1)
+
+
+def test_a_row_with_settings_of_its_own_has_not_what_was_chosen_where_the_preset_won(
+    make_run: Any,
+) -> None:
+    search = Search(ENV, "a", FIXED, 4, {}, frozenset({"beta"}))
+    rows = {text: groups([make_run("a", overrides=o)])[0] for text, o in OVERRIDES.items()}
+    assert search.is_used(Side("a"), rows["preset"])
+    assert not search.is_used(Side("a"), rows["beta"])
+    assert search.is_used(Side("a", {"beta": 0.1}), rows["beta"])
+
+
+OVERRIDES: dict[str, dict[str, Any]] = {"preset": {}, "beta": {"beta": 0.1}}
