@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from lazybench.boards.flags import BELOW_BASELINE, RISE, STILL_RISING
+from lazybench.boards.flags import (
+    BELOW_BASELINE,
+    BETWEEN_PROCESSORS,
+    RISE,
+    STILL_RISING,
+    mixed_processors,
+)
 from lazybench.boards.group import (
     SHOWN,
     Group,
@@ -21,7 +27,6 @@ from lazybench.boards.group import (
     newest_versions,
     samples_classes,
     score_of,
-    whole_runs,
 )
 from lazybench.boards.rows import Row, failed_row, row_of
 from lazybench.errors import UnknownName, UsageError
@@ -51,6 +56,11 @@ FLAGS_NOTE = (
     f"`{BELOW_BASELINE}`: the row's paired 95 % interval to a baseline of its family doesn't lie "
     f"above 0. `{STILL_RISING}`: its validation score gains more than {RISE:g} point over the last "
     "half of training."
+)
+MIXED_NOTE = (
+    "Rows with {} seeds and more ran on different processors ({}). The same settings on another "
+    f"processor differ by up to {BETWEEN_PROCESSORS} points, which intervals and ranks don't "
+    "cover; `lazybench compare` says which pairs that concerns."
 )
 CLASSES_NOTE = (
     "The interval at the score is over trials and seeds: it says how other trials of the same test "
@@ -180,16 +190,12 @@ def tables(records: Iterable[Record]) -> list[list[Record]]:
 
 
 def usual_tables(records: Iterable[Record]) -> list[list[Record]]:
-    """Return the boards of whole runs on each environment's newest revision, without options.
+    """Return the tables of each environment's newest revision, without options.
 
     Runs with an option such as a defence (`later_options`) are other tasks, and so are those on an
     earlier revision.
     """
-    found = [
-        table
-        for table in tables(whole_runs(records))
-        if is_usual(table[0].env.id, table[0].env.protocol)
-    ]
+    found = [table for table in tables(records) if is_usual(table[0].env.id, table[0].env.protocol)]
     newest_of: dict[str, int] = defaultdict(int)
     for table in found:
         env = table[0].env
@@ -307,7 +313,8 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
     # A failed run, or an evaluation of an agent trained elsewhere, takes no row's place.
     newest_of = newest_versions(pair[0].records[0] for pair in at_home if _is_whole(pair[0]))
     rankable = [pair for pair in at_home if _is_rankable(pair[0], newest_of)]
-    ranked = [row for each in _rank_groups(rankable) for row in _ranked(each)]
+    rank_groups = _rank_groups(rankable)
+    ranked = [row for each in rank_groups for row in _ranked(each)]
     return Board(
         env=first.env.id,
         version=first.env.version,
@@ -333,7 +340,7 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
         transferred=tuple(row for group, row in pairs if group.records[0].trained_on is not None),
         failed=tuple(failed),
         reported=rows_for(papers, first.env.id),
-        notes=_notes(ranked, first),
+        notes=_notes(ranked, first, _mixed(rank_groups)),
         n_records=len(whole),
     )
 
@@ -420,7 +427,17 @@ def _significant_pairs(ranked: Sequence[Group]) -> tuple[set[int], set[tuple[int
     return set(firm), {(firm[i], firm[j]) for i, j in pairs}
 
 
-def _notes(ranked: Sequence[Row], first: Record) -> tuple[str, ...]:
+def _mixed(rank_groups: Sequence[Sequence[tuple[Group, Row]]]) -> list[str]:
+    """The processors of rows that are tested against each other across processors; else none."""
+    names: set[str] = set()
+    for pairs in rank_groups:
+        firm = [group for group, _ in pairs if len(group.scored) >= FEWEST_SEEDS]
+        for one, other in itertools.combinations(firm, 2):
+            names.update(mixed_processors(one, other))
+    return sorted(names)
+
+
+def _notes(ranked: Sequence[Row], first: Record, mixed: Sequence[str]) -> tuple[str, ...]:
     notes = [SMOKE_NOTE] if first.budget == "smoke" else []
     enough = sum(len(row.seeds) >= FEWEST_SEEDS for row in ranked)
     if enough < len(ranked):
@@ -429,6 +446,8 @@ def _notes(ranked: Sequence[Row], first: Record) -> tuple[str, ...]:
         notes.append(TIES_NOTE)
     if len({row.rank_group for row in ranked}) > 1:
         notes.append(GROUPS_NOTE)
+    if mixed:
+        notes.append(MIXED_NOTE.format(FEWEST_SEEDS, ", ".join(mixed)))
     if any({BELOW_BASELINE, STILL_RISING} & {*row.marks} for row in ranked):
         notes.append(FLAGS_NOTE)
     if any(row.classes_lo is not None for row in ranked):

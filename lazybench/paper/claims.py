@@ -17,6 +17,7 @@ from lazybench.boards.group import (
     groups,
     is_own,
     preferred,
+    whole_runs,
 )
 from lazybench.records.schema import Record, Reported
 from lazybench.specs import BUDGETS
@@ -262,8 +263,10 @@ class BoardGroups(NamedTuple):
 
 
 def boards_of(records: Iterable[Record]) -> list[BoardGroups]:
-    """Return the usual boards of records, by environment and budget (see `usual_tables`)."""
-    found = [BoardGroups(table[0], tuple(groups(table))) for table in usual_tables(records)]
+    """Return the usual boards of whole runs, by environment and budget (see `usual_tables`)."""
+    found = [
+        BoardGroups(table[0], tuple(groups(table))) for table in usual_tables(whole_runs(records))
+    ]
     return sorted(found, key=lambda board: (board.first.env.id, board.first.budget))
 
 

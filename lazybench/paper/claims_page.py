@@ -41,8 +41,8 @@ _RULE = (
     f"**Levelled off.** Both sides have at least {VALIDATIONS} validations and gain at most "
     f"{RISE:g} point over the last half of training. With twice or half the training the verdict "
     "is the same, and the longer runs have at least half the difference. A learning rate that "
-    "falls flattens any curve, so such sides need those runs; sides without a parameter to train "
-    "need no curve.",
+    "falls flattens any curve, and one on images that training saw says nothing: such sides need "
+    "those runs. Sides without a parameter to train need no curve.",
     "**Equal tuning.** Both sides run with the settings of searches of the same size on tasks of "
     "the same ways and shots, and a lazy few-shot side has rows under both readings of gamma "
     "(`leap_on=theta` and `leap_on=phi`), for which the verdict must be the same.",

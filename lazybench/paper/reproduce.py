@@ -136,7 +136,7 @@ def paper_vs_measured(
         budget: of the records.
         whys: why runs are impossible or have no score, by agent and environment.
     """
-    usual = usual_tables(record for record in records if record.budget == budget)
+    usual = usual_tables(r for r in records if (r.budget, r.limited) == (budget, False))
     rows = [row for table in usual for row in groups(filter(is_own, table))]
     whys = whys or {}
     return [_one(row, _cell(row, rows), whys.get((row.agent or "", row.env))) for row in reported]

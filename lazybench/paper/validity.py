@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from lazybench.boards.build import usual_tables
-from lazybench.boards.group import Group, factor, groups, is_own, preferred, score_of
+from lazybench.boards.group import Group, factor, groups, is_own, preferred, score_of, whole_runs
 from lazybench.boards.render import page_mark
 from lazybench.files import canonical_json
 from lazybench.records.schema import Record
@@ -90,7 +90,7 @@ def agreements(records: Sequence[Record]) -> list[Agreement]:
     Choice: pairs of boards with other ways and shots are compared as well, under their names: what
     a user wants to know is whether the board without a download predicts the others.
     """
-    boards = [_board(table) for table in usual_tables(records)]
+    boards = [_board(table) for table in usual_tables(whole_runs(records))]
     boards.sort(key=lambda board: board.name)
     found = [
         _agreement(*_embedded_first(pair))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from lazybench.boards.build import FEWEST_SEEDS
-from lazybench.boards.flags import against_baselines, is_still_rising
+from lazybench.boards.flags import ON_VALIDATION, against_baselines, is_still_rising
 from lazybench.boards.group import Group, factor, score_of
 from lazybench.paper.claims import (
     ALIKE,
@@ -230,7 +230,8 @@ def levelled(result: ContrastResult, evidence: Evidence) -> str | None:
     Each side has at least nine validations and isn't still rising. Where both sides were also
     trained at least twice or at most half as long, the verdict is the same there, and the longer
     runs have at least half the difference of the shorter ones. A curve under a learning rate that
-    falls is flat in any case, so that such sides need those runs. A side without a parameter to
+    falls is flat in any case, and one on images that training saw says nothing, so that such sides
+    need those runs. A side without a parameter to
     train, as the nearest centroid on features, has no curve.
     """
     contrast = result.contrast
@@ -255,14 +256,23 @@ def levelled(result: ContrastResult, evidence: Evidence) -> str | None:
                 f"the difference goes from {one:+.2f} to {two:+.2f} with longer training on "
                 f"{_where(result)}"
             )
-    annealed = [side for side, group, _ in _sides(result) if _is_annealed(group)]
-    if annealed and not lengths:
+    silent = [(side, why) for side, group, _ in _sides(result) if (why := _silent_curve(group))]
+    if silent and not lengths:
+        side, why = silent[0]
         return (
-            f"{annealed[0].name(contrast.reading)} lowers its learning rate, which flattens any "
-            f"curve, and there are no runs at {TWICE:g} times or half the training on "
-            f"{_where(result)}"
+            f"{side.name(contrast.reading)} {why}, and there are no runs at {TWICE:g} times or "
+            f"half the training on {_where(result)}"
         )
     return None
+
+
+def _silent_curve(group: Group) -> str:
+    """Why a row's validation curve can't show whether training has levelled off, or nothing."""
+    if group.records[0].track == ON_VALIDATION:
+        return "trains on the validation images, so that its curve shows no plateau"
+    if _is_annealed(group):
+        return "lowers its learning rate, which flattens any curve"
+    return ""
 
 
 def _lengths(

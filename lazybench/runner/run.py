@@ -47,7 +47,7 @@ from lazybench.runner.request import RunRequest, check_device
 from lazybench.runner.resolve import ResolvedRun, resolve
 from lazybench.runner.run_dir import locked, options_text, writable
 from lazybench.runner.signals import Signals, status_and_reason
-from lazybench.runner.train import Progress, Training, fit, fit_whole
+from lazybench.runner.train import Progress, Training, fit, fit_whole, saved_progress
 from lazybench.runtime import distributed
 from lazybench.runtime.precision import using_precision
 from lazybench.runtime.threads import usable_cores, using_threads
@@ -184,7 +184,7 @@ def _train_and_evaluate(resolved: ResolvedRun, callback: Callback, signals: Sign
         raise
     except Diverged as error:
         status, reason = "diverged", str(error)
-        progress = _last_progress(resolved)
+        progress = saved_progress(resolved.folder / "ckpt")
     except (UsageError, DataUnavailable, StoreError, OutputUnavailable, RankLost):
         raise
     # An agent that calls `exit` mustn't end the run with success, and its KeyboardInterrupt isn't
@@ -194,7 +194,7 @@ def _train_and_evaluate(resolved: ResolvedRun, callback: Callback, signals: Sign
         trace = traceback.format_exc().encode("utf-8", "backslashreplace")
         path = write_bytes(resolved.file("error", "txt"), trace)
         callback.note(f"{status}: {reason}; traceback in {path}")
-        progress = _last_progress(resolved)
+        progress = saved_progress(resolved.folder / "ckpt")
     callback.finished()
     return run_record(resolved, progress, evaluation, Outcome(status, reason, started, diagnostics))
 
@@ -335,12 +335,6 @@ def _block(line: Mapping[str, Any]) -> Evaluation:
         line["metrics"],
         {name: np.array(values) for name, values in line["columns"].items()},
     )
-
-
-def _last_progress(resolved: ResolvedRun) -> Progress:
-    """The costs and the curve in the newest checkpoint of a run that failed."""
-    saved = checkpoint.load(resolved.folder / "ckpt")
-    return Progress.of(saved[1]) if saved is not None and saved[1] is not None else Progress()
 
 
 def _compare(stored: Record, record: Record) -> None:

@@ -100,6 +100,15 @@ class Progress:
         return cls(**tree)
 
 
+def saved_progress(folder: Path) -> Progress:
+    """Return the progress in the newest checkpoint of a folder, with its costs and its curve.
+
+    A new one if there is none.
+    """
+    saved = checkpoint.load(folder)
+    return Progress.of(saved[1]) if saved is not None and saved[1] is not None else Progress()
+
+
 @dataclass(frozen=True)
 class Training:
     """Agent, environment, folder of checkpoints (None for none) and initial weights of training."""
@@ -158,7 +167,12 @@ def fit(training: Training, callback: Callback, signals: Signals) -> Progress:
     while progress.step < plan.updates or _due(progress, plan):
         # A run that was stopped during validation validates before the next update.
         if not _due(progress, plan):
-            logs = _update(training, progress, train, rng, signals)
+            try:
+                logs = _update(training, progress, train, rng, signals)
+            except Diverged:
+                # What training cost so far counts in the record and in a search.
+                _save(training, progress)
+                raise
             callback.log(progress.step, logs)
             shown = {"loss": progress.last_loss} if progress.last_loss is not None else {}
             last = {"val": progress.curve[-1]["val"]} if progress.curve else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -12,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from lazybench.arguments import check_whole
-from lazybench.errors import Diverged, Interrupted, UsageError
+from lazybench.errors import ContractError, Diverged, UsageError
 from lazybench.files import read_file, refuse_links
 from lazybench.records import Tuning, append_line, read_lines, remove_leftovers, write_json
 from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.request import RunRequest, read_setting
 from lazybench.runner.resolve import ResolvedRun, resolve
 from lazybench.runner.run_dir import locked, writable
-from lazybench.runner.signals import Signals
-from lazybench.runner.train import Training, fit
+from lazybench.runner.signals import Signals, status_and_reason
+from lazybench.runner.train import Training, fit, saved_progress
 from lazybench.runtime.threads import using_threads
 
 WIDE = 10.0
@@ -64,8 +65,8 @@ class Configuration:
     Attributes:
         number: number of the trial; 0 is the preset.
         settings: settings that replace the preset's.
-        val: best validation score, higher is better; None if training diverged.
-        step: number of updates of that score.
+        val: best validation score, higher is better; None if training failed.
+        step: number of updates of that score, or of the training that failed.
         cpu_s: processor seconds of training.
         image_gradients: number of image gradients computed in training.
         reason: why there is no score.
@@ -197,7 +198,9 @@ def tune(
     for name, axis in axes.items():
         if type(first.agent.config.get(name)) is int:
             axes[name] = replace(axis, whole=True)
-    folder = first.folder.with_name(f"tune-{first.folder.name}")
+    # Another search of the same run has a folder of its own.
+    of_axes = hashlib.sha256(repr(sorted(axes.items())).encode()).hexdigest()[:6]
+    folder = first.folder.with_name(f"tune-{first.folder.name}-{of_axes}")
     refuse_links(folder)
     writable(folder)
     # All are resolved first, so that errors are reported before any training.
@@ -297,16 +300,18 @@ def _one(
     watch: Callback,
     signals: Signals,
 ) -> Configuration:
+    training = Training.of(resolved, folder / resolved.key[:12])
+    why = ""
     try:
-        progress = fit(Training.of(resolved, folder / resolved.key[:12]), watch, signals)
-    except Interrupted:
-        raise
-    except Diverged as error:
-        return Configuration(number, settings, None, 0, 0.0, str(error))
+        progress = fit(training, watch, signals)
+    except (Diverged, ContractError, MemoryError, RuntimeError) as error:
+        # A setting that fails has no score, but a cost: that of the last checkpoint.
+        _, why = status_and_reason(error)
+        progress = saved_progress(folder / resolved.key[:12])
     score = progress.best_score
-    val = score if math.isfinite(score) else None
-    why = "" if val is not None else "it was never validated"
+    val = score if math.isfinite(score) and not why else None
+    if val is None and not why:
+        why = "it was never validated"
     images = progress.totals.get("image_gradients", 0.0)
-    return Configuration(
-        number, settings, val, progress.best_step, progress.train_cpu_s, why, images
-    )
+    step = progress.step if val is None else progress.best_step
+    return Configuration(number, settings, val, step, progress.train_cpu_s, why, images)

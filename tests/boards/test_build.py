@@ -327,7 +327,6 @@ def test_usual_boards_are_of_the_newest_revision_and_without_options(make_run: A
     records = [
         make_run("old"),
         make_run("new", env__version=2),
-        make_run("small", budget="smoke"),
         make_run("usual", **defended),
         make_run("hard", **defended, env__protocol={"trials": 40, "defence": "noise:0.02"}),
     ]
@@ -363,3 +362,16 @@ def test_only_runs_of_this_packages_agents_from_fresh_weights_are_its_own(make_r
         {"network": {**fresh, "weights": "w"}},
     ):
         assert not is_own(make_run("a", **changes)), changes
+
+
+def test_a_board_says_where_rows_that_are_tested_ran_on_different_processors(make_run: Any) -> None:
+    def runs(agent: str, processor: str, seeds: int = 3) -> list[Any]:
+        return [make_run(agent, seed=i, machine__processor=processor) for i in range(seeds)]
+
+    def noted(records: list[Any]) -> bool:
+        (board,) = build(records)
+        return any("different processors (x, y)" in note for note in board.notes)
+
+    assert noted(runs("a", "x") + runs("b", "y"))
+    assert not noted(runs("a", "x") + runs("b", "x"))
+    assert not noted(runs("a", "x") + runs("b", "y", seeds=2))

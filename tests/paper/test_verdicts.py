@@ -241,6 +241,16 @@ def test_a_falling_rate_needs_runs_of_another_length(make_run: Any, falling: Any
     assert _why(levelled, records + _longer(make_run, 0.05)) is None
 
 
+def test_a_side_that_trains_on_the_validation_images_needs_runs_of_another_length(
+    make_run: Any,
+) -> None:
+    curve = [{"step": float(i), "val": 0.5 + 0.003 * i} for i in range(9)]
+    seen = {"track": "LT+dev", "curve": curve}
+    records = _side(make_run, "a", 0.0, **seen) + _side(make_run, "b", 0.05)
+    assert "a trains on the validation images" in (_why(levelled, records) or "")
+    assert _why(levelled, records + _longer(make_run, 0.05)) is None
+
+
 @pytest.mark.parametrize(
     ("shift", "times", "count", "message"),
     [

@@ -142,6 +142,31 @@ def test_a_training_that_diverges_has_no_score(tmp_path: Path) -> None:
     assert wild.reason
 
 
+@pytest.mark.parametrize(("player", "updates"), [("Diverges", 2), ("Raises", 1)])
+def test_a_training_that_fails_is_paid_for_and_the_search_goes_on(
+    tmp_path: Path, player: str, updates: int
+) -> None:
+    players = Path(__file__).parents[1] / "runner" / "players.py"
+    asked = request(tmp_path, agent=f"{players}:{player}", env="sinusoid-5shot")
+    folder, (failed, other) = tune(asked, 2, {"updates": Axis((8,))})
+    assert (failed.val, other.val) == (None, None)
+    assert failed.reason
+    if player == "Diverges":
+        assert failed.step == updates
+        assert failed.cpu_s > 0
+    with pytest.raises(UsageError, match="has no finished search"):
+        read_tuning(folder)
+
+
+def test_a_search_of_other_settings_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    asked = request(tmp_path, overrides={"image_gradients": 0, "iterations": 2})
+    one, _ = tune(asked, 2, {"lr": Axis((1e-3,))})
+    found = read_tuning(one)
+    other, _ = tune(asked, 2, {"temperature": Axis((2.0,))})
+    assert other != one
+    assert read_tuning(one) == found
+
+
 @pytest.mark.parametrize(
     ("changes", "trials", "axes", "message"),
     [
