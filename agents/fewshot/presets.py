@@ -61,6 +61,7 @@ TUNED: Mapping[TaskKind, Mapping[str, Mapping[str, Any]]] = {
     },
     # glyphs-20way-5shot
     TaskKind(28, many_ways=True, many_shots=True): {
+        "protonet": {"lr": 0.0041, "temperature": 4.0},
         "maml": {"inner_lr": 0.274, "outer_lr": 0.0023},
         "lazy_maml": {"inner_lr": 0.274, "outer_lr": 0.00461},
     },
@@ -69,6 +70,8 @@ TUNED: Mapping[TaskKind, Mapping[str, Mapping[str, Any]]] = {
         "protonet": {"lr": 0.0041, "temperature": 4.0},
         "maml": {"inner_lr": 0.137, "outer_lr": 0.0023},
         "reptile": {"inner_lr": 0.00819, "outer_lr": 0.804},
+        "lazy_reptile": {"inner_lr": 0.00819, "outer_lr": 3.22},
+        "lazy_maml": {"inner_lr": 0.221, "outer_lr": 0.00224},
     },
 }
 """Settings that differ from the preset, by kind of task and agent."""
