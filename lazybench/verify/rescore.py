@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import warnings
 from collections.abc import Iterator, Sequence
@@ -109,7 +110,7 @@ def shaped(answers: NDArray[Any], task: TaskShape) -> NDArray[Any]:
         UsageError: the wrong number of answers per trial.
     """
     shape = (task.query_rows, *task.target_shape)
-    if answers.ndim < 2 or answers[0].size != int(np.prod(shape)):
+    if answers.ndim < 2 or math.prod(answers.shape[1:]) != math.prod(shape):
         raise UsageError(
             f"answers must be [trials, {', '.join(map(str, shape))}], got {list(answers.shape)}"
         )

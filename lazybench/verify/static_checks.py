@@ -168,7 +168,9 @@ def check_environment(record: Record, spec: EnvSpec, env: OpenedEnv) -> list[Fin
         spec: its environment.
         env: the environment, opened for the test.
     """
-    n = int(record.env.protocol.get("trials", 0))
+    n = record.env.protocol.get("trials", 0)
+    if type(n) is not int or n < 0:
+        return [Finding("trials", False, f"the protocol's trials must be a whole number, got {n}")]
     here = env_facts(spec, env, n)
     findings = [
         _same("environment", here["env"], record.env.model_dump(mode="json"), f"{spec.id} as here"),

@@ -508,6 +508,20 @@ def test_what_boards_say_of_a_row_is_checked_too(tmp_path, learner, changes, che
     assert re.search(words, wrong(found)[check])
 
 
+@pytest.mark.parametrize("trials", ["x", None, -1, 1e400, True])
+def test_a_number_of_trials_that_is_none_is_refuted(tmp_path, learner, trials) -> None:
+    protocol = {**learner.env.protocol, "trials": trials}
+    changed = learner.env.model_copy(update={"protocol": protocol})
+    found = verify(saved(tmp_path, learner, env=changed, keyed=True))
+    assert "must be a whole number, got" in wrong(found)["trials"]
+
+
+def test_no_answers_at_all_are_refuted(tmp_path, learner) -> None:
+    empty = Trials.of(np.zeros(0), predictions=np.zeros((0, 75), np.int8))
+    found = verify(saved(tmp_path, learner, trials=empty, keyed=True))
+    assert found.verdict == "refuted"
+
+
 def test_a_state_of_another_run_is_refuted(tmp_path, learned):
     record, _ = learned
     options = {"budget": "smoke", "out": tmp_path / "store", "runs": tmp_path / "runs"}
