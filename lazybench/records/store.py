@@ -27,6 +27,8 @@ MOST_RECORD_BYTES = 1 << 28
 _SLUG_LENGTH = 40
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 # A repetition of a run with these statuses may succeed, and then replaces the record.
+_LOCK = ".records.lock"
+_WAIT_S = 60.0
 _RETRIABLE = frozenset({"failed", "oom", "timeout"})
 
 
@@ -114,6 +116,7 @@ class Store:
             RecordConflict: the store has other content with this key.
             StoreError: the key doesn't match the content, or the disk is full.
             OutputUnavailable: the folder can't be created or written to.
+            Busy: another process has been replacing a record for a minute.
         """
         _verify(record)
         path = self.path(record)
@@ -126,7 +129,14 @@ class Store:
         if stored.key == record.key and stored.status in _RETRIABLE:
             if record.status in _RETRIABLE:
                 return path
-            return write_bytes(path, data)
+            # Imported here: it loads torch, which reading records doesn't need.
+            from lazybench.runtime.locks import alone, why_closed
+
+            with alone(self.root / _LOCK, f"{path} is being replaced", why_closed, _WAIT_S):
+                # Another process may have replaced it since.
+                stored = _load(path)
+                if stored.status in _RETRIABLE:
+                    return write_bytes(path, data)
         difference = first_difference(stored.comparable(), record.comparable())
         if difference is None:
             # The same result, and the new record has more facts.

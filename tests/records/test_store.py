@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lazybench.errors import RecordConflict, StoreError, UsageError
 from lazybench.records import Record, Store, slug
+from lazybench.records import store as store_module
 from lazybench.records.store import first_difference
 
 HOSTILE = [
@@ -75,6 +76,29 @@ def test_a_failed_try_gives_way_to_a_result(tmp_path: Path, make_record: Any, st
     assert store.records() == [won]
     with pytest.raises(RecordConflict):
         store.publish(lost)
+
+
+def test_a_result_that_replaced_a_failed_try_meanwhile_is_kept(
+    tmp_path: Path, make_record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process publishes its result after this one has seen the failed try."""
+    metric = {"value": 0.5, "n": 4, "unit": "fraction", "better": "higher"}
+    won, other = make_record(), make_record(metrics={"accuracy": metric})
+    here = Store(tmp_path)
+    path = here.publish(make_record(status="oom", reason="x"))
+    real, seen = store_module._load, []
+
+    def load(of: Path) -> Any:
+        stored = real(of)
+        if not seen:
+            seen.append(stored)
+            path.write_bytes(won.to_json().encode("ascii"))
+        return stored
+
+    monkeypatch.setattr(store_module, "_load", load)
+    with pytest.raises(RecordConflict):
+        here.publish(other)
+    assert here.records() == [won]
 
 
 def test_a_divergence_is_a_result(tmp_path: Path, make_record: Any) -> None:
