@@ -20,7 +20,6 @@ from lazybench.boards.group import (
 )
 from lazybench.records.schema import Record
 from lazybench.stats import LEVEL
-from lazybench.tasks import Track
 
 BASELINES: Mapping[str, tuple[str, ...]] = {
     "fewshot": ("finetune", "nearest_pixel"),
@@ -43,7 +42,7 @@ the mean over that half.
 BETWEEN_PROCESSORS = 3.7
 """Points by which runs with the same settings on two processors were seen to differ."""
 
-ON_VALIDATION: Track = "LT+dev"
+ON_VALIDATION = "LT+dev"
 """The track whose training sees the validation images with their labels."""
 
 _HELD_OUT = "held_out_mse"

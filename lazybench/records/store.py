@@ -17,6 +17,7 @@ from lazybench.arguments import is_key
 from lazybench.errors import LazybenchError, RecordConflict, StoreError, UsageError
 from lazybench.files import canonical_json, read_file, read_stored, refuse_links, write_bytes
 from lazybench.records.schema import Record, Reported, make_key
+from lazybench.runtime.locks import alone, why_closed
 
 REPORTED = Path(__file__).parent.parent / "reported"
 """Numbers of the lazy paper, shown with the records of any store."""
@@ -129,9 +130,6 @@ class Store:
         if stored.key == record.key and stored.status in _RETRIABLE:
             if record.status in _RETRIABLE:
                 return path
-            # Imported here: it loads torch, which reading records doesn't need.
-            from lazybench.runtime.locks import alone, why_closed
-
             with alone(self.root / _LOCK, f"{path} is being replaced", why_closed, _WAIT_S):
                 # Another process may have replaced it since.
                 stored = _load(path)
