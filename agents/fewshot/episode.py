@@ -185,15 +185,19 @@ class Episode:
         return self._goal.score(self.outputs(moving, inputs), y)
 
     def steps(self, inputs: Tensor, y: Tensor, picks: Sequence[Tensor]) -> list[learning.LossFn]:
-        """Return the inner loop's losses, one for each set of row indices in `picks`."""
+        """Return the inner loop's losses, one for each set of row indices in `picks`.
+
+        A mini-batch's rows are copied when its loss is computed, so memory doesn't grow with the
+        number of steps; a whole set isn't copied.
+        """
 
         def on(pick: Tensor) -> learning.LossFn:
-            # A whole set isn't copied.
-            whole = len(pick) == len(inputs)
-            rows, targets = (inputs, y) if whole else (inputs[pick], y[pick])
-            return learning.proximal(
-                lambda moving: self.loss(moving, rows, targets), self.moving, self._prox
-            )
+            def loss(moving: Params) -> Tensor:
+                if len(pick) == len(inputs):
+                    return self.loss(moving, inputs, y)
+                return self.loss(moving, inputs[pick], y[pick])
+
+            return learning.proximal(loss, self.moving, self._prox)
 
         return [on(pick) for pick in picks]
 

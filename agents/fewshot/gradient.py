@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -72,14 +72,20 @@ class Adapter:
         """The same for tasks of that many ways: a head with the first outputs."""
         task = replace(self._task, way=way, uneven=False)
         theta = {n: v[:way] if n.startswith(HEAD) else v for n, v in self._theta.items()}
-        return Adapter(task, theta, self._inner, self._rule, self._settings)
+        # Adam's moments are named `v.NAME` and `m.NAME`.
+        inner = {
+            n: v[:way] if n.partition(".")[2].startswith(HEAD) else v
+            for n, v in self._inner.items()
+        }
+        return Adapter(task, theta, inner, self._rule, self._settings)
 
     def _adapt(self, x: Tensor, y: Tensor) -> Params:
         settings = self._settings
-        kept = torch.arange(len(x))
+        kept = held = torch.arange(len(x))
         if settings.test_leap:
-            shot = len(x) // self._task.way
-            kept = kept[kept % shot < max(shot - 1, 1)]
+            # Real values are of one class.
+            is_class = self._task.target == "class"
+            kept, held = _last_held_out(y.tolist() if is_class else [0] * len(x))
         episode = Episode(
             self._net,
             self._task,
@@ -96,9 +102,6 @@ class Adapter:
         trail = learning.student(episode.moving, losses, rule=self._rule, state=self._inner or None)
         if not settings.test_leap:
             return episode.whole(trail.end)
-        held = torch.tensor(
-            [i for i in range(len(x)) if i not in set(kept.tolist())] or kept.tolist()
-        )
         with torch.no_grad():
             leap = learning.lazy(gammas=settings.gammas, leap_on=settings.leap_on)(
                 episode.moving, trail, lambda moving: episode.score(moving, inputs[held], y[held])
@@ -118,6 +121,17 @@ class Adapter:
 
 
 State = dict[str, Any]
+
+
+def _last_held_out(labels: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The rows to adapt on and those to choose gamma on: the last of each class, if it has two.
+
+    Where no class has two, both are all rows.
+    """
+    last = {label: row for row, label in enumerate(labels)}
+    held = sorted(row for label, row in last.items() if labels.count(label) > 1)
+    kept = sorted(set(range(len(labels))) - set(held))
+    return torch.tensor(kept), torch.tensor(held or kept)
 
 
 class _Sums(NamedTuple):

@@ -210,7 +210,9 @@ class GradientConfig(EpisodicConfig):
         fairness_weight: weight of the fairness term relative to the validation loss.
         regulariser: `kl` draws the body's weights from N(theta, std) for each task and adds
             `beta` times their divergence from N(0, I) to the loss (MR-MAML on weights). `Choice:`
-            scales and offsets aren't drawn; at meta-test the mean is taken.
+            each task has one draw for support and query, where the authors' code draws once for
+            the support sets of a meta-batch and once for the queries; scales and offsets aren't
+            drawn; at meta-test the mean is taken.
         beta: weight of the divergence of `regulariser`, in nats.
         std: initial standard deviation of the body's weights.
         inner_rule: plain gradient descent, or Adam with beta1 = 0 (Reptile's).

@@ -254,7 +254,8 @@ class PtMapConfig(FeatureConfig):
             shot and .2 at more.
         test_steps: moves of the centres.
         sinkhorn: iterations of the Sinkhorn algorithm at most; a task's end where its marginals are
-            within .001, as the authors have it.
+            within .001. `Choice:` the paper gives no bound; a thousandth of it changed no answer
+            in 40 tasks.
     """
 
     centre: Centre = "task"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -96,7 +96,7 @@ class Classifying(Agent):
     """
 
     families = ("longtail",)
-    EVAL_ONLY = ("posthoc", "posthoc_tau", "expert_weights")
+    EVAL_ONLY: ClassVar[tuple[str, ...]] = ("posthoc", "posthoc_tau", "expert_weights")
     LATER = LongTailConfig.LATER
     config: LongTailConfig
 

@@ -143,6 +143,8 @@ class MetaWeightAgent(Classifying):
 
     Config = MetaConfig
     LATER = MetaConfig.LATER
+    # Weights are learned through the experts' joint answers, so how these are joined affects them.
+    EVAL_ONLY = ("posthoc", "posthoc_tau")
     config: MetaConfig
 
     def __init__(self, config: MetaConfig) -> None:

@@ -32,6 +32,9 @@ from lazybench.tasks import LongTailTask
 Sampler = Literal["instance", "class", "sqrt"]
 
 
+_MOST = 1_000_000
+
+
 class LongTailConfig(BaseModel):
     """Settings of a classifier on a long-tailed stream; meta-learners add to them.
 
@@ -97,14 +100,14 @@ class LongTailConfig(BaseModel):
     side: int = Field(0, ge=0)
     pad: int = Field(4, ge=0)
     flip: bool = True
-    batch: int = Field(100, ge=2)
-    epochs: float = Field(200, gt=0)
+    batch: int = Field(100, ge=2, le=_MOST)
+    epochs: float = Field(200, gt=0, le=_MOST)
     lr: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(5e-4, ge=0)
     drops: tuple[tuple[float, float], ...] = ((0.8, 1e-2), (0.9, 1e-4))
-    warmup_epochs: float = Field(0, ge=0)
+    warmup_epochs: float = Field(0, ge=0, le=_MOST)
     late: float = Field(0.8, ge=0, le=1)
     loss: Literal["cross_entropy", "logit_adjust", "balanced_softmax", "ldam", "sade"] = (
         "cross_entropy"
@@ -268,7 +271,7 @@ class MetaConfig(LongTailConfig):
     rho: float = Field(0.3, ge=0)
     virtual: Literal["sum", "mean"] = "sum"
     clip: bool = False
-    dev_batch: int = Field(100, ge=2)
+    dev_batch: int = Field(100, ge=2, le=_MOST)
     products: Products = "jvp"
     net_hidden: int = Field(100, ge=1)
     net_rule: Literal["adam", "sgd"] = "adam"

@@ -150,6 +150,7 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         )
         test = split == "test"
         self._target = OpenTarget(target, pictures, strict=strict and test, device=str(place))
+        self._protocol.check_classes(self._target.classes)
         instance = self._target.instance
         self._block: Any
         if test:

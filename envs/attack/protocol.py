@@ -54,6 +54,19 @@ class AttackProtocol:
     bad_answers: BadAnswers = "missed"
     defence: str = "none"
 
+    def check_classes(self, classes: int) -> None:
+        """Check that the target has the classes whose answers are bad.
+
+        Raises:
+            UsageError: it doesn't.
+        """
+        bad = self.bad_answers if isinstance(self.bad_answers, tuple) else ()
+        if bad and max(bad) >= classes:
+            raise UsageError(
+                f"bad_answers must be classes of the target, from 0 to {classes - 1}, got "
+                f"{max(bad)}"
+            )
+
     def task(
         self,
         classes: int,

@@ -153,6 +153,11 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         check_whole("batch", batch, least=1)
         if not (isinstance(epochs, int | float) and math.isfinite(epochs) and epochs > 0):
             raise UsageError(f"epochs must be a number above 0, got {epochs!r}")
+        check_whole("dev_per_class", dev_per_class)
+        if subset is not None:
+            check_whole("subset", subset)
+        if head is not None:
+            check_whole("head", head, least=None)
         self._labelled = open_labelled(data)
         largest = largest_head(self._labelled, dev_per_class)
         if imbalance == NATURAL and head is not None:

@@ -169,8 +169,18 @@ class AttackOutcome:
         return robust
 
 
-def attack(request: AttackRequest, watch: Callback = SILENT) -> AttackOutcome:
+def attack(
+    request: AttackRequest,
+    watch: Callback = SILENT,
+    keep: Callable[[AttackOutcome], object] | None = None,
+) -> AttackOutcome:
     """Return the results of the attackers; only the journal of an address is written.
+
+    Args:
+        request: what to attack, and how.
+        watch: called with the progress.
+        keep: called with the results of the finished attackers where a later one is interrupted or
+            fails; a note names those without results.
 
     Raises:
         UsageError: a name or setting that isn't allowed, or images and labels that don't fit.
@@ -216,10 +226,37 @@ def attack(request: AttackRequest, watch: Callback = SILENT) -> AttackOutcome:
             # They don't get the target itself, which they could query uncounted.
             facts = SimpleNamespace(task=target.task, examples=target.examples)
             states = [each.instance.init(facts, Rng(request.seed)) for each in attackers]
-            attacked = tuple(
-                _attacked(agent, state, target, watch)
-                for agent, state in zip(attackers, states, strict=True)
-            )
+
+            def outcome(
+                notes: tuple[str, ...], bounds: tuple[Bound, ...] = ()
+            ) -> AttackOutcome:
+                return AttackOutcome(
+                    request=request,
+                    target=name,
+                    protocol={**target.protocol.fields(), "seed": request.seed},
+                    eight_bit=eight_bit,
+                    names=images.names,
+                    clean=target.x.numpy(),
+                    label=images.y,
+                    top=target.top,
+                    right=target.right,
+                    attacked=tuple(attacked),
+                    probes=None if probes is None else probes._asdict(),
+                    notes=notes,
+                    answered=None if http is None else http.answered,
+                    replayed=None if http is None else http.journal.replayed,
+                    bounds=bounds,
+                )
+
+            attacked: list[Attacked] = []
+            try:
+                for agent, state in zip(attackers, states, strict=True):
+                    attacked.append(_attacked(agent, state, target, watch))
+            except BaseException:
+                if attacked and keep is not None:
+                    left = ", ".join(each.spec.id for each in attackers[len(attacked) :])
+                    keep(outcome((*notes, f"Stopped: there are no results of {left}.")))
+                raise
         except ContractError as error:
             if http is not None and http.gone is not None:
                 raise DataUnavailable(http.gone) from error
@@ -237,23 +274,7 @@ def attack(request: AttackRequest, watch: Callback = SILENT) -> AttackOutcome:
                 eps=protocol.eps,
                 seed=request.seed,
             )
-        return AttackOutcome(
-            request=request,
-            target=name,
-            protocol={**target.protocol.fields(), "seed": request.seed},
-            eight_bit=eight_bit,
-            names=images.names,
-            clean=target.x.numpy(),
-            label=images.y,
-            top=target.top,
-            right=target.right,
-            attacked=attacked,
-            probes=None if probes is None else probes._asdict(),
-            notes=notes,
-            answered=None if http is None else http.answered,
-            replayed=None if http is None else http.journal.replayed,
-            bounds=bounds,
-        )
+        return outcome(notes, bounds)
 
 
 def _probe(request: AttackRequest, predict: Any, http: Any) -> Any:

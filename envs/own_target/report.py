@@ -214,8 +214,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     if "white_box" in results:
         lines += [
             "",
-            "White-box attacks use the network's gradients and have no query budget: they are the "
-            "bound of black-box attacks, and aren't part of the worst case.",
+            "White-box attacks use the network's gradients and have no query budget. They are there "
+            "for comparison, and aren't part of the worst case.",
         ]
     if (probes := results["probes"]) is not None:
         lines += [

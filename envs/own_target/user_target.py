@@ -209,11 +209,13 @@ class UserAttack:
         if classes is not None:
             # Before the first query, which may cost money.
             _need_classes(most, classes)
+            protocol.check_classes(classes)
         oracle = Oracle(predict, None)
         scores = oracle(self.x)
         self.top = scores.argmax(1).cpu().numpy()
         self.classes = oracle.classes or 0
         _need_classes(most, self.classes)
+        protocol.check_classes(self.classes)
         self.notes = images.notes
         if images.folders not in (None, self.classes):
             self.notes += (

@@ -14,6 +14,7 @@ from lazybench.cli.command import Group, command
 from lazybench.errors import DataUnavailable, UsageError
 
 if TYPE_CHECKING:
+    from lazybench.envs.own_target.attack import AttackOutcome
     from lazybench.runner.callbacks import Callback
 
 
@@ -224,10 +225,19 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
         fresh=fresh,
     )
     report.need_own_folder(out_dir)
+
+    def written(found: AttackOutcome) -> tuple[Path, ...]:
+        earlier = report.set_aside(found, out_dir)
+        files = report.write(found, out_dir)
+        if earlier is not None:
+            console.note(f"the earlier report has other results; it was moved to {earlier}")
+        return files
+
     with watching(quiet=quiet or json) as watch:
-        outcome = attack(request, watch)
-    earlier = report.set_aside(outcome, out_dir)
-    files = report.write(outcome, out_dir)
+        outcome = attack(
+            request, watch, lambda found: watch.note(f"{found.notes[-1]} {written(found)[0]}")
+        )
+    files = written(outcome)
     facts = report.facts(outcome)
     if json:
         console.as_json(facts)
@@ -237,8 +247,6 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     if quiet or json:
         for each in outcome.notes:
             console.note(console.one_line(each))
-    if earlier is not None:
-        console.note(f"the earlier report has other results; it was moved to {earlier}")
     worst = facts["worst_case"]["accuracy"]
     if fail_under is not None and worst < fail_under:
         console.note(f"robust accuracy {worst:.4f} is below --fail-under {fail_under:g}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import struct
@@ -29,6 +30,7 @@ from lazybench.runtime.pipes import MOST_BYTES
 
 _KEPT = 2
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
+_NEW, _OLD = ".new-", ".old-"
 _MANIFEST, _TENSORS, _TREE = "manifest.json", "tensors.safetensors", "state.json"
 _TENSOR = "$tensor"
 _TUPLE = "$tuple"
@@ -45,24 +47,33 @@ def save(folder: Path, step: int, state: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = _flatten(state, "state", tensors)
-    target = folder / f"step-{step}"
-    refuse_links(folder.parent, target)
+    target, new, old = (folder / f"{name}{step}" for name in ("step-", _NEW, _OLD))
+    for path in (target, new, old):
+        refuse_links(folder.parent, path)
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
     files = {
         _TENSORS: save_tensors(tensors),
         _TREE: json.dumps(tree).encode(),
     }
     for name, data in files.items():
-        write_bytes(target / name, data)
+        write_bytes(new / name, data)
     manifest = {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in files.items()
     }
-    write_json(target / _MANIFEST, manifest)
+    write_json(new / _MANIFEST, manifest)
+    # A step may be saved again, after its validation: the old files stay until the new ones are
+    # there.
+    if target.exists():
+        os.rename(target, old)
+    os.rename(new, target)
+    shutil.rmtree(old, ignore_errors=True)
     # Later checkpoints must be damaged, or this run would have resumed from them.
     there = steps(folder)
-    kept = [old for old in there if old <= step][-_KEPT:]
-    for old in set(there) - set(kept):
-        shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
+    kept = [each for each in there if each <= step][-_KEPT:]
+    for each in set(there) - set(kept):
+        shutil.rmtree(folder / f"step-{each}", ignore_errors=True)
 
 
 def load(folder: Path) -> tuple[int, Any, list[str]] | None:

@@ -230,7 +230,13 @@ class _Served:
         using_threads(asked["threads"]).__enter__()
         using_precision(asked["precision"], asked["device"]).__enter__()
         try:
-            agent = make(asked["agent"], EnvSpec(**asked["env"]), asked["budget"], asked["config"])
+            agent = make(
+                asked["agent"],
+                EnvSpec(**asked["env"]),
+                asked["budget"],
+                asked["config"],
+                whole=True,
+            )
         except LazybenchError as error:
             raise _Refused(str(error)) from error
         self._policy = agent.instance.policy(to_device(asked.pop("state"), asked["device"]))

@@ -257,7 +257,10 @@ def _evaluate(
 def _stored_blocks(
     resolved: ResolvedRun, state_sha256: str, callback: Callback
 ) -> list[Evaluation]:
-    """The blocks in the run's folder that an earlier process evaluated with this state."""
+    """The blocks in the run's folder that an earlier process evaluated with this state.
+
+    They are of the first trials, without a gap.
+    """
     path = resolved.file("episodes", "jsonl")
     lines = distributed.of_first(
         lambda: read_lines(
@@ -267,14 +270,21 @@ def _stored_blocks(
             ),
         )
     )
-    return [
-        _block(line)
-        for line in lines
-        if line["state"] == state_sha256
-        # An earlier version may have kept fewer numbers of a trial.
-        and line["columns"].keys() >= set(resolved.spec.columns)
-        and (line.get("isolated", False) or not resolved.request.isolated)
-    ]
+    blocks: list[Evaluation] = []
+    reached = 0
+    for line in lines:
+        fits = (
+            line["state"] == state_sha256
+            # An earlier version may have kept fewer numbers of a trial.
+            and line["columns"].keys() >= set(resolved.spec.columns)
+            and "calibration" in line
+            and (line.get("isolated", False) or not resolved.request.isolated)
+        )
+        # Isolated and other evaluations of a run write to the same file: each trial counts once.
+        if fits and line["first"] == reached:
+            blocks.append(_block(line))
+            reached += len(blocks[-1].scores)
+    return blocks
 
 
 def _evaluate_rest(  # noqa: PLR0913 - what is evaluated, what of it is there, and the callbacks
@@ -321,6 +331,7 @@ def _line(block: Evaluation) -> dict[str, Any]:
         "cpu_s": block.cpu_s,
         "metrics": dict(block.metrics),
         "columns": {name: values.tolist() for name, values in block.columns.items()},
+        "calibration": {name: values.tolist() for name, values in block.calibration.items()},
     }
 
 
@@ -334,6 +345,7 @@ def _block(line: Mapping[str, Any]) -> Evaluation:
         line["cpu_s"],
         line["metrics"],
         {name: np.array(values) for name, values in line["columns"].items()},
+        {name: np.array(values) for name, values in line["calibration"].items()},
     )
 
 

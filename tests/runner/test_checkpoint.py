@@ -55,6 +55,26 @@ def test_a_fresh_checkpoint_stays_before_later_damaged_ones(tmp_path) -> None:
     assert checkpoint.load(tmp_path) is None
 
 
+def test_a_second_save_of_a_step_that_fails_leaves_the_first(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was stopped in a validation saves the same step again after it."""
+    checkpoint.save(tmp_path, 40, {"n": 1})
+    real = checkpoint.write_json
+
+    def full(*args: Any, **more: Any) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(checkpoint, "write_json", full)
+    with pytest.raises(StoreError):
+        checkpoint.save(tmp_path, 40, {"n": 2})
+    assert checkpoint.load(tmp_path) == (40, {"n": 1}, [])
+    monkeypatch.setattr(checkpoint, "write_json", real)
+    checkpoint.save(tmp_path, 40, {"n": 3})
+    assert checkpoint.load(tmp_path) == (40, {"n": 3}, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["step-40"]
+
+
 def test_a_checkpoint_of_another_version_is_reported() -> None:
     assert Progress.of(Progress(step=3).tree()).step == 3
     older = Progress(step=3).tree()

@@ -119,6 +119,24 @@ def test_a_record_made_without_it_is_made_again_and_says_more(tmp_path: Path, ag
     assert Store(tmp_path / "store").records()[0].isolated
 
 
+def test_isolated_and_other_evaluations_of_a_run_count_each_trial_once(
+    tmp_path: Path, agents: Path
+) -> None:
+    agent = f"{agents}:Echo"
+    plain = play(tmp_path, agent)
+    play(tmp_path, agent, isolated=True)
+    again = play(tmp_path, agent, out=tmp_path / "another store")
+    assert again.trials.n == plain.trials.n
+    assert again.comparable() == plain.comparable()
+    # As two interrupted evaluations leave the file: the same trials twice, in blocks of any order.
+    (path,) = (tmp_path / "runs").glob("*/episodes.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    half = len(lines) // 2
+    path.write_bytes(b"".join([*lines[1:half], lines[0], *lines[1:half], *lines[half:]]))
+    again = play(tmp_path, agent, out=tmp_path / "a third store")
+    assert again.comparable() == plain.comparable()
+
+
 @pytest.mark.parametrize(
     ("does", "status", "reason"),
     [

@@ -340,3 +340,13 @@ def test_second_order_agents_train_attention(attention, env, agent, settings):
         after, logs = agent.update(state, batch, Rng(0).at("update", 0))
     assert math.isfinite(logs["loss"])
     assert not torch.equal(after["theta"]["body.embed.weight"], state["theta"]["body.embed.weight"])
+
+
+def test_a_test_that_is_read_from_the_runs_folder_has_every_metric(tmp_path) -> None:
+    options = {"budget": "smoke", "settings": {"probabilities": True}, "runs": tmp_path / "runs"}
+    made = [
+        lazybench.run("ridge", "glyphs-5way-1shot", out=tmp_path / store, **options)
+        for store in ("one", "other")
+    ]
+    assert {"accuracy", "ece", "brier"} <= made[0].metrics.keys()
+    assert made[1].comparable() == made[0].comparable()

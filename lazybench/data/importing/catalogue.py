@@ -38,15 +38,21 @@ QUERIES = 15
 
 _IMAGENETS = frozenset({"imagenet-1k", "imagenet-12k", "imagenet-21k", "imagenet-22k", "lvd-142m"})
 OVERLAPS: Mapping[str, frozenset[str]] = {
-    "miniimagenet": _IMAGENETS,
-    "tieredimagenet": _IMAGENETS,
-    "cifarfs": frozenset({"cifar-100"}),
-    "fc100": frozenset({"cifar-100"}),
-    "cifar100": frozenset({"cifar-100"}),
+    "miniimagenet": _IMAGENETS | {"tieredimagenet"},
+    "tieredimagenet": _IMAGENETS | {"miniimagenet"},
+    "cifarfs": frozenset({"cifar-100", "cifar100", "fc100"}),
+    "fc100": frozenset({"cifar-100", "cifar100", "cifarfs"}),
+    "cifar100": frozenset({"cifar-100", "cifarfs", "fc100"}),
     "cifar10": frozenset({"cifar-10"}),
+    "omniglot": frozenset({"omniglot-alphabet"}),
+    "omniglot-alphabet": frozenset({"omniglot"}),
 }
 """By data set, the pre-training that is known to have seen its test classes with their labels, or
-images of them picked for the purpose (LVD-142M holds ImageNet-22k)."""
+images of them picked for the purpose (LVD-142M holds ImageNet-22k). Data sets of this package are
+among it: other splits of the same classes, and few-shot splits, which train on all images of a
+class, for the test images of a long tail."""
+
+_OF_RUN = re.compile(r".+ on (?P<env>\S+) \([0-9a-f]+, step \d+\)")
 
 Kind = Literal["images", "features"]
 Part = Literal["train", "test"]
@@ -169,9 +175,20 @@ def overlap(data: str, weights: str | None) -> bool:
 
     Args:
         data: id, of images or of features of it (`miniimagenet@effnet-lite0`).
-        weights: what a backbone's weights were trained on.
+        weights: what a backbone's weights were trained on: a name, or a run as
+            `AGENT on ENV (KEY, step N)`.
     """
-    return weights in OVERLAPS.get(data.partition("@")[0], ())
+    seen = OVERLAPS.get(data.partition("@")[0], frozenset())
+    if weights in seen:
+        return True
+    run = _OF_RUN.fullmatch(weights or "")
+    return run is not None and data_of_env(run["env"]) in seen
+
+
+def data_of_env(env: str) -> str:
+    """Return the data set in an environment's id, of features that of their images."""
+    whole = re.match(r"(?P<data>.+?)(@[^-]+.*)?-(\d+way-|anyway|lt-|\d+shot)", env)
+    return env if whole is None else whole["data"]
 
 
 def check_overlap(data: str, backbone: str, weights: str) -> None:

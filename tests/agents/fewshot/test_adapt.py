@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lazybench.agents.fewshot.episode import Episode
+from lazybench.agents.fewshot.gradient import _last_held_out
 from lazybench.learning import LossFn, adam, batches, sgd, student
 from lazybench.nets import backbone
 from lazybench.nets.params import Params
@@ -163,3 +165,43 @@ def test_the_leap_at_test_holds_out_the_last_shot(
         best = min(leaps, key=lambda pair: pair[0])[1]
         expected = net(best, block["query_x"][row])
         torch.testing.assert_close(got[row], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "held"),
+    [
+        ([0, 0, 0, 1, 1, 1], [2, 5]),
+        ([0, 1, 1, 2, 2, 2], [2, 5]),
+        ([1, 0, 1, 0], [2, 3]),
+        ([0, 0], [1]),
+    ],
+)
+def test_the_last_row_of_each_class_with_two_is_held_out(
+    labels: list[int], held: list[int]
+) -> None:
+    kept, chosen = _last_held_out(labels)
+    assert chosen.tolist() == held
+    assert sorted([*kept.tolist(), *held]) == [*range(len(labels))]
+    assert {labels[row] for row in kept.tolist()} == set(labels), "no class is left out"
+
+
+def test_where_no_class_has_two_rows_all_are_adapted_on_and_choose() -> None:
+    assert [part.tolist() for part in _last_held_out([2, 0, 1])] == [[0, 1, 2]] * 2
+
+
+def test_losses_of_many_steps_hold_no_copies_of_the_rows(tasks: Any) -> None:
+    """Memory doesn't grow with the number of steps: rows are taken when a loss is computed."""
+    taken = []
+
+    class Rows(list[float]):
+        def __getitem__(self, at: Any) -> Any:
+            taken.append(at)
+            return torch.zeros(len(at), 1)
+
+    theta = backbone("mlp", tasks.sine).init(torch.Generator())
+    episode = Episode(backbone("mlp", tasks.sine), tasks.sine, theta)
+    rows: Any = Rows([0.0] * 5)
+    losses = episode.steps(rows, rows, [torch.arange(2)] * 1_000)
+    assert not taken
+    losses[0](episode.moving)
+    assert len(taken) == 2

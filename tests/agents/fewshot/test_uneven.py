@@ -96,3 +96,19 @@ def test_protonet_learns_uneven_tasks() -> None:
         _, scores[agent], _, _, _ = env.step(kind.policy(state)(block)[0])
     difference = scores["protonet"] - scores["nearest_pixel"]
     assert difference.mean() > 3 * difference.std(ddof=1) / np.sqrt(30)
+
+
+def test_finetune_with_carried_moments_answers_tasks_of_any_size() -> None:
+    """Adam's moments of the last layer are cut to the task's ways, like its weights."""
+    settings = {**NET, "test_steps": 2, "inner_rule": "adam", "inner_state": "carry"}
+    kind, state = trained("finetune", **settings)
+    block, _ = open_env(SPEC, 2, "val").reset(options={"trials": np.arange(2)})
+    answers, _ = kind.policy(state)(block)
+    assert answers.shape == block["query_y"].shape
+
+
+def test_finetune_chooses_gamma_on_tasks_of_any_size() -> None:
+    kind, state = trained("finetune", **NET, test_steps=2, test_leap=True)
+    block, _ = open_env(SPEC, 2, "val").reset(options={"trials": np.arange(2)})
+    answers, _ = kind.policy(state)(block)
+    assert answers.shape == block["query_y"].shape

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lazybench.agents.longtail import learner
-from lazybench.agents.longtail.classifier import ClassifierAgent
+from lazybench.agents.longtail.classifier import ClassifierAgent, Classifying
 from lazybench.agents.longtail.losses import effective_number
 from lazybench.agents.longtail.meta import ClassSampler, DevHalves, MetaWeightAgent
 from lazybench.agents.longtail.settings import WIDE_GAMMAS, LongTailConfig, MetaConfig
@@ -371,3 +371,9 @@ def test_settings_that_make_no_agent_are_refused(settings: dict[str, Any], why: 
 def test_the_wide_grid_has_a_name_and_falls() -> None:
     got = MetaConfig(gammas="wide").gammas  # type: ignore[arg-type]
     assert got == WIDE_GAMMAS == (0.95, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35, 0.25, 0.15, 0.05)
+
+
+def test_how_experts_are_joined_is_a_setting_of_training() -> None:
+    """Weights are learned through the joint answers; a classifier's experts learn apart."""
+    assert "expert_weights" not in MetaWeightAgent.EVAL_ONLY
+    assert "expert_weights" in Classifying.EVAL_ONLY

@@ -268,6 +268,27 @@ def test_seen_test_classes_are_refused() -> None:
     assert not overlap("miniimagenet", "laion2b_s34b_b79k")
 
 
+@pytest.mark.parametrize(
+    ("data", "env", "seen"),
+    [
+        ("cifarfs", "fc100-5way-1shot", True),
+        ("cifarfs@effnet-lite0", "cifar100-lt-20", True),
+        ("fc100", "cifarfs@effnet-lite0-64px-5way-1shot", True),
+        ("cifar100", "fc100-5way-5shot-dirichlet", True),
+        ("omniglot", "omniglot-alphabet-20way-1shot", True),
+        ("omniglot-alphabet", "omniglot-anyway", True),
+        ("omniglot", "omniglot-5way-1shot", False),
+        ("cifarfs", "cifarfs-anyway", False),
+        ("cifarfs", "omniglot-20way-1shot-noniid", False),
+        ("glyphs", "glyphshard-5way-1shot", False),
+    ],
+)
+def test_runs_on_other_splits_of_the_same_classes_have_seen_test_classes(
+    data: str, env: str, seen: bool
+) -> None:
+    assert overlap(data, f"protonet on {env} (0123456789ab, step 40)") is seen
+
+
 def test_the_default_name_is_data_and_backbone() -> None:
     assert default_name("cifarfs", "effnet-lite0") == "cifarfs@effnet-lite0"
     assert default_name("cifarfs", "effnet-lite0", 64) == "cifarfs@effnet-lite0-64px"

@@ -597,3 +597,35 @@ def test_a_guard_flags_classes(own: Own) -> None:
     assert 0 < facts["attacks"][0]["bad_queries"] < facts["attacks"][0]["queries"]
     assert "an answer among the classes 1" in (own.out / "report.md").read_text()
     assert main(words(own, "--bad-answers", "some")) == 2
+
+
+def test_a_guard_of_classes_that_the_target_lacks_is_refused(
+    own: Own, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(own, "--bad-answers", "1,3")) == 2
+    assert "classes of the target, from 0 to 2, got 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [("KeyboardInterrupt", 130), ("RuntimeError", 3)])
+def test_the_attacks_before_one_that_stops_are_reported(
+    own: Own, capsys: pytest.CaptureFixture[str], error: str, code: int
+) -> None:
+    stops = f"""
+
+SENT = 0
+
+
+def stops(rows):
+    global SENT
+    SENT += len(rows)
+    if SENT > 150:
+        raise {error}("stop")
+    return bright(rows)
+"""
+    own.file.write_text(SOURCE + stops)
+    options = ("--attacks", "square,simba", "--eps", "0.001")
+    assert main(words(own, *options, target="stops", budget=20)) == code
+    facts = report_facts(own)
+    assert [each["attack"] for each in facts["attacks"]] == ["square"]
+    assert facts["notes"][-1] == "Stopped: there are no results of simba."
+    assert "there are no results of simba" in (own.out / "report.md").read_text()
