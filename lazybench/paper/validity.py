@@ -189,8 +189,10 @@ real data does, and whether a small budget orders them as a larger one. Kendall'
 boards have the same order, 0 where they have nothing to do with each other, -1 where one is the
 other reversed; p is the chance of a tau as far from 0 if they had nothing to do with each other.
 The range is where 95 % of the taus lie if each score is drawn again with its own standard error
-(over seeds and trials): how much of the disagreement could be noise. Boards are compared by the
-rows that both have with the same settings, where there are at least {FEWEST}.
+(over seeds and trials): how much of the disagreement could be noise. It takes rows as independent,
+though they share their trials, and it leaves out that other classes give other scores, which on
+CIFAR-FS matters more: there the range is too narrow. Boards are compared by the rows that both have
+with the same settings, where there are at least {FEWEST}.
 """
 
 

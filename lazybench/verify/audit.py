@@ -84,7 +84,7 @@ def audit(  # noqa: PLR0913 - a public function
     threads: int | None = None,
     watch: Callback = SILENT,
 ) -> Audit:
-    """Evaluate a record's agent on fresh trials, beyond the official ones.
+    """Evaluate a record's agent on fresh trials, beyond the official ones of its budget.
 
     Args:
         path: the record's file.
@@ -170,7 +170,8 @@ def _first_fresh(
 ) -> tuple[int, int | None]:
     """Index of the first fresh trial, and the seed from which it was drawn.
 
-    If the data set limits the number of trials, the next ones after the official ones are used.
+    Attacks have as many trials as images: the next ones after the record's are used, which a longer
+    budget may test, too.
     Otherwise the first index is drawn at random, so that nobody can know the trials in advance.
     """
     past = -(-max(record.trials.n, *spec.trials.values()) // rows)
