@@ -20,6 +20,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from lazybench.errors import ContractError
@@ -38,6 +39,9 @@ Logs = Mapping[str, float]
 COUNTED = ("inner_steps", "image_gradients", "queries", "gradient_equivalents")
 """Logs that are summed over updates and become cost columns; `loss` is shown as progress."""
 
+Needs = Mapping[str, Mapping[str, tuple[Any, ...]]]
+"""What settings need to have an effect: `{setting: {other: values}}`, as `Agent.NEEDS`."""
+
 FORMER = {
     "JUDGED": "EVAL_ONLY",
     "network": "describe_network",
@@ -55,6 +59,7 @@ HOOKS = (
     "preset",
     "resolve_settings",
     "EVAL_ONLY",
+    "NEEDS",
     "SHARDED",
     "init",
     "plan",
@@ -246,6 +251,9 @@ class Agent:
             them, and take their defaults rather than the preset's values.
         EVAL_ONLY: settings that affect evaluation and not training. Runs that differ only in these
             share one training run, which is validated at their defaults.
+        NEEDS: settings that have no effect unless another setting has one of some values, as
+            `{setting: {other: values}}`; of several others, one is enough. A run that replaces such
+            a setting in vain is refused.
         SHARDED: whether `update` computes `distributed.mine` and adds up by `distributed.summed`,
             so that a meta-batch can be spread over processes.
     """
@@ -256,6 +264,7 @@ class Agent:
     Config: ClassVar[type[BaseModel] | None] = None
     LATER: ClassVar[tuple[str, ...]] = ()
     EVAL_ONLY: ClassVar[tuple[str, ...]] = ()
+    NEEDS: ClassVar[Needs] = MappingProxyType({})
     SHARDED: ClassVar[bool] = False
 
     def __init_subclass__(cls, **given: Any) -> None:

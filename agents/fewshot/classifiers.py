@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from lazybench.agent import Needs
 from lazybench.agents.fewshot.features import (
     Centre,
     FeatureAgent,
@@ -71,6 +72,10 @@ class Knn(FeatureAgent):
     """
 
     Config = KnnConfig
+    NEEDS: ClassVar[Needs] = {
+        **FeatureAgent.NEEDS,
+        "temperature": {"votes": ("softmax",)},
+    }
     config: KnnConfig
 
     def scores(self, support: Tensor, members: Tensor, query: Tensor) -> Tensor:

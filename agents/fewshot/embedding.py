@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from lazybench import learning
-from lazybench.agent import Network, Observation, Plan, TaskEnv
+from lazybench.agent import Needs, Network, Observation, Plan, TaskEnv
 from lazybench.agents.fewshot import heads
 from lazybench.agents.fewshot.descent import BatchNorm, Descending, bare, embed
 from lazybench.agents.fewshot.episode import PerTask, Row, objective, own_shape
@@ -89,6 +89,12 @@ class EmbeddingAgent(Descending):
     """
 
     Config = EmbeddingConfig
+    NEEDS: ClassVar[Needs] = {
+        "temperature": {"head": ("prototypes", "matching")},
+        "relation_hidden": {"head": ("relation",)},
+        "ridge_lambda": {"head": ("ridge",)},
+        "ridge_scale": {"head": ("ridge",)},
+    }
     SHARDED = True
     config: EmbeddingConfig
 

@@ -23,7 +23,7 @@ from pydantic import (
 )
 from torch import Tensor
 
-from lazybench.agent import Agent, Network, Observation, Plan, TaskEnv
+from lazybench.agent import Agent, Needs, Network, Observation, Plan, TaskEnv
 from lazybench.agents.fewshot.descent import BatchNorm, bare, embed, need_classes
 from lazybench.agents.fewshot.episode import real_rows, select_row
 from lazybench.agents.fewshot.weights import moved, network_description, overlay
@@ -124,6 +124,9 @@ class FeatureAgent(Agent):
 
     families = ("fewshot",)
     LATER = ("norm",)
+    NEEDS: ClassVar[Needs] = {
+        "train_images": {"centre": ("train",)}
+    }
     Config: ClassVar[type[FeatureConfig]] = FeatureConfig
     TRANSDUCTIVE: ClassVar[bool] = False
     config: FeatureConfig

@@ -23,7 +23,7 @@ from lazybench.agents.fewshot.meta_step import (
     teacher_of,
 )
 from lazybench.agents.fewshot.presets import preset
-from lazybench.agents.fewshot.settings import GradientConfig
+from lazybench.agents.fewshot.settings import NEEDS, GradientConfig
 from lazybench.agents.fewshot.weights import HEAD, NORM, moved, network_description, overlay
 from lazybench.errors import Diverged, UsageError
 from lazybench.learning import InnerRule, Outer
@@ -156,6 +156,7 @@ class GradientAgent(Agent):
     Config = GradientConfig
     LATER = GradientConfig.LATER
     EVAL_ONLY = ("batch_norm", "test_steps", "test_batch", "test_prox", "test_leap")
+    NEEDS = NEEDS
     SHARDED = True
 
     def __init__(self, config: GradientConfig) -> None:

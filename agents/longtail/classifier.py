@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lazybench.agent import Agent, Network, Observation, Plan, TaskEnv
+from lazybench.agent import Agent, Needs, Network, Observation, Plan, TaskEnv
 from lazybench.agents.fewshot.weights import network_description, overlay
 from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.learner import State, shrunk
@@ -97,6 +97,16 @@ class Classifying(Agent):
 
     families = ("longtail",)
     EVAL_ONLY: ClassVar[tuple[str, ...]] = ("posthoc", "posthoc_tau", "expert_weights")
+    NEEDS: ClassVar[Needs] = {
+        "adjust_tau": {"loss": ("logit_adjust",)},
+        "margin": {"loss": ("ldam",)},
+        "cosine_scale": {"loss": ("ldam",)},
+        "inverse_tau": {"loss": ("sade",)},
+        "expert_weights": {"loss": ("sade",)},
+        "beta": {"class_weights": ("effective_number",)},
+        "weighted": {"class_weights": ("effective_number",)},
+        "posthoc_tau": {"posthoc": ("logit_adjust", "tau_norm")},
+    }
     LATER = LongTailConfig.LATER
     config: LongTailConfig
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +94,30 @@ class ResolvedRun:
         return self.folder / f"{name}{mark}.{ending}"
 
 
+def _check_effect(agent: ResolvedAgent, overrides: Mapping[str, Any]) -> None:
+    """Check that each replaced setting can have an effect.
+
+    Raises:
+        UsageError: one can't, so that the run would be another row with the same result.
+    """
+    for name in overrides:
+        needs = agent.instance.NEEDS.get(name, {})
+        if needs and not any(agent.config.get(other) in values for other, values in needs.items()):
+            wanted = " or ".join(
+                f"{other}={' or '.join(_setting_text(value) for value in values)}"
+                for other, values in needs.items()
+            )
+            has = ", ".join(f"{o}={_setting_text(agent.config.get(o))}" for o in needs)
+            raise UsageError(
+                f"{name} has no effect on agent '{agent.spec.id}' without {wanted}, got {has}; "
+                f"leave {name} out"
+            )
+
+
+def _setting_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def resolve(request: RunRequest, watch: Callback = SILENT, *, here: bool = True) -> ResolvedRun:
     """Resolve the names, presets, data and key of a request; writes nothing.
 
@@ -114,6 +139,7 @@ def resolve(request: RunRequest, watch: Callback = SILENT, *, here: bool = True)
     spec = with_protocol(spec, request.protocol)
     find = Store(request.out).find
     agent = make(request.agent, spec, request.budget, request.overrides, find=find)
+    _check_effect(agent, request.overrides)
     trainer = _trainer(agent, request, spec)
     if request.isolated:
         check_isolable(agent)

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
+from lazybench.agent import contract
 from lazybench.errors import UsageError
-from lazybench.runner.request import resolve_env, with_protocol
+from lazybench.registry import AGENTS
+from lazybench.runner.request import RunRequest, resolve_env, with_protocol
+from lazybench.runner.resolve import resolve
+from lazybench.user_code import load
 
 
 def test_a_run_may_choose_what_the_environment_lets_it() -> None:
@@ -18,3 +24,50 @@ def test_a_run_may_choose_what_the_environment_lets_it() -> None:
         with_protocol(open_spec, {"shots": 3})
     with pytest.raises(UsageError, match="Settings: none"):
         with_protocol(spec, {"shot": 3})
+
+
+@pytest.mark.parametrize(
+    ("agent", "env", "settings", "message"),
+    [
+        ("knn", "glyphs-5way-1shot", {"votes": "equal", "temperature": 9}, "without votes=softmax"),
+        ("knn", "glyphs-5way-1shot", {"train_images": 9}, "without centre=train, got centre=none"),
+        ("r2d2", "glyphs-5way-1shot", {"temperature": 2}, "head=prototypes or matching"),
+        (
+            "reptile",
+            "glyphs-5way-1shot",
+            {"gammas": [0.5]},
+            "without teacher=lazy or test_leap=true, got teacher=greedy, test_leap=false; leave",
+        ),
+        ("maml", "glyphs-5way-1shot", {"damping": 2}, "without meta_gradient=implicit"),
+        ("cross_entropy", "glyphs-lt-100", {"beta": 0.9}, "class_weights=effective_number"),
+        ("two_component", "glyphs-lt-100", {"posthoc_tau": 2}, "posthoc=logit_adjust or tau_norm"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(
+    agent: str, env: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=f"has no effect on agent '{agent}' .*{message}"):
+        resolve(RunRequest(agent, env, "smoke", overrides=settings))
+
+
+def test_a_setting_with_what_it_needs_is_taken() -> None:
+    for agent, settings in (
+        ("reptile", {"gammas": [0.5], "test_leap": True}),
+        ("lazy_reptile", {"hull": 2, "hull_step": 0.25}),
+        ("knn", {"temperature": 9}),
+    ):
+        resolved = resolve(RunRequest(agent, "glyphs-5way-1shot", "smoke", overrides=settings))
+        assert settings.keys() <= resolved.agent.config.keys()
+
+
+def test_what_a_setting_needs_are_settings_and_their_values() -> None:
+    """A misspelt name or value would refuse every run that replaces the setting."""
+    for spec in AGENTS.specs():
+        kind = contract(load(spec.target))
+        config = kind.Config
+        for name, needs in kind.NEEDS.items():
+            assert config is not None
+            assert {name, *needs} <= config.model_fields.keys(), (spec.id, name)
+            for other, values in needs.items():
+                for value in values:
+                    TypeAdapter(config.model_fields[other].annotation).validate_python(value)
