@@ -108,7 +108,8 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
                 with one any class but the goal); `original`: the true class; or classes (`0,3`).
             defence: `none`; `noise:SIGMA` adds Gaussian noise to each query; `round:DECIMALS`
                 rounds the probabilities shown; `detect:blacklight` flags queries that are much like
-                earlier ones, and only successes before the first flagged query count.
+                earlier ones, and only successes before the first flagged query count. Rewards and
+                the end of an episode don't show flags, which an attacker can't see.
             images: npz file of `x` (uint8, or floats in [0, 1], NCHW) and `y`; None for the test
                 images of a named target.
             strict: run the target in another process.
