@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lazybench import learning
-from lazybench.agent import Agent, Network, Observation, Plan, TaskEnv
+from lazybench.agent import Agent, Needs, Network, Observation, Plan, TaskEnv
 from lazybench.agents.fewshot.episode import Episode, PerTask, Row, adapting, objective, select_row
 from lazybench.agents.fewshot.meta_step import (
     LOG_STD,
@@ -23,7 +23,7 @@ from lazybench.agents.fewshot.meta_step import (
     teacher_of,
 )
 from lazybench.agents.fewshot.presets import preset
-from lazybench.agents.fewshot.settings import NEEDS, GradientConfig
+from lazybench.agents.fewshot.settings import GradientConfig
 from lazybench.agents.fewshot.weights import HEAD, NORM, moved, network_description, overlay
 from lazybench.errors import Diverged, UsageError
 from lazybench.learning import InnerRule, Outer
@@ -143,6 +143,9 @@ class _Sums(NamedTuple):
     loss: float
 
 
+_LEAPS: dict[str, tuple[Any, ...]] = {"teacher": ("lazy",), "test_leap": (True,)}
+
+
 class GradientAgent(Agent):
     """Meta-learns an initialisation theta: student, teacher, meta-gradient, outer step.
 
@@ -156,7 +159,18 @@ class GradientAgent(Agent):
     Config = GradientConfig
     LATER = GradientConfig.LATER
     EVAL_ONLY = ("batch_norm", "test_steps", "test_batch", "test_prox", "test_leap")
-    NEEDS = NEEDS
+    NEEDS: ClassVar[Needs] = {
+        "gammas": _LEAPS,
+        "leap_on": _LEAPS,
+        "hull": {"teacher": ("lazy",)},
+        "hull_step": {"teacher": ("lazy",)},
+        "cg_steps": {"meta_gradient": ("implicit",)},
+        "damping": {"meta_gradient": ("implicit",)},
+        "rate_range": {"rates": ("elementwise",)},
+        "beta": {"regulariser": ("kl",)},
+        "std": {"regulariser": ("kl",)},
+        "clip": {"outer_rule": ("adam",)},
+    }
     SHARDED = True
 
     def __init__(self, config: GradientConfig) -> None:

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from lazybench.agent import Needs, Plan
+from lazybench.agent import Plan
 from lazybench.errors import UsageError
 from lazybench.learning import GAMMAS
 from lazybench.nets import Net, Passes, backbone
@@ -388,19 +388,3 @@ class GradientConfig(EpisodicConfig):
         if self.meta_gradient != "reptile":
             images += query
         return images + unfair
-
-
-_LEAPS: dict[str, tuple[Any, ...]] = {"teacher": ("lazy",), "test_leap": (True,)}
-NEEDS: Needs = {
-    "gammas": _LEAPS,
-    "leap_on": _LEAPS,
-    "hull": {"teacher": ("lazy",)},
-    "hull_step": {"teacher": ("lazy",)},
-    "cg_steps": {"meta_gradient": ("implicit",)},
-    "damping": {"meta_gradient": ("implicit",)},
-    "rate_range": {"rates": ("elementwise",)},
-    "beta": {"regulariser": ("kl",)},
-    "std": {"regulariser": ("kl",)},
-    "clip": {"outer_rule": ("adam",)},
-}
-"""Settings of `GradientConfig` that have no effect without others, as `Agent.NEEDS`."""
