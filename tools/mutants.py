@@ -400,8 +400,8 @@ MUTANTS = (
     Mutant(
         "settings-that-no-search-chose",
         SEARCHES,
-        "return all(first.config.get(name) == value for name, value in chosen.items())",
-        "return bool(chosen) or True",
+        "first.config.get(name) == value for name, value in chosen.items()",
+        "bool(name) or value for name, value in chosen.items()",
         (T_SEARCHES,),
     ),
     Mutant("verdict-without-a-baseline", VERDICTS, "if found.missing:", "if False:", (T_VERDICTS,)),
@@ -410,7 +410,7 @@ MUTANTS = (
     Mutant(
         "flat-under-a-falling-rate",
         VERDICTS,
-        "if annealed and not lengths:",
+        "if silent and not lengths:",
         "if False:",
         (T_VERDICTS,),
     ),

@@ -56,13 +56,17 @@ def save(folder: Path, step: int, state: Any) -> None:
         _TENSORS: save_tensors(tensors),
         _TREE: json.dumps(tree).encode(),
     }
-    for name, data in files.items():
-        write_bytes(new / name, data)
-    manifest = {
-        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        for name, data in files.items()
-    }
-    write_json(new / _MANIFEST, manifest)
+    try:
+        for name, data in files.items():
+            write_bytes(new / name, data)
+        manifest = {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in files.items()
+        }
+        write_json(new / _MANIFEST, manifest)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     # A step may be saved again, after its validation: the old files stay until the new ones are
     # there.
     if target.exists():

@@ -37,7 +37,7 @@ def test_05_full_while_a_checkpoint_is_written(here: Any, reference: Callable[[s
     done = here.play("Growing", prepare=partial(faultkit.full_disk, 24_000)).wait()
     assert done.code == 74
     reported = in_one_line(done)
-    assert "ckpt/step-4/tensors.safetensors" in reported
+    assert "ckpt/.new-4/tensors.safetensors" in reported
     assert "can't write 24" in reported, "the bytes are told"
     assert "earlier files are intact" in reported
     assert checkpoint.read(here.run / "ckpt" / "step-2")["step"] == 2

@@ -89,10 +89,11 @@ def killed_at(commands: Any, number: int, agent: str = "Steady") -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "open ckpt/step-4/.tmp",
-        "os.rename ckpt/step-4/tensors.safetensors",
-        "os.rename ckpt/step-4/state.json",
-        "os.rename ckpt/step-4/manifest.json",
+        "open ckpt/.new-4/.tmp",
+        "os.rename ckpt/.new-4/tensors.safetensors",
+        "os.rename ckpt/.new-4/state.json",
+        "os.rename ckpt/.new-4/manifest.json",
+        "os.rename ckpt/step-4",
         "shutil.rmtree ckpt/step-2",
     ],
 )
