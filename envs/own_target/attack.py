@@ -24,7 +24,7 @@ from lazybench.envs.attack.batch import AttackBlock
 from lazybench.envs.own_target.form import TargetForm, as_function, in_form
 from lazybench.envs.own_target.http import HttpSettings, HttpTarget
 from lazybench.envs.own_target.images import read_user_images, resized
-from lazybench.envs.own_target.journal import forget
+from lazybench.envs.own_target.journal import set_aside
 from lazybench.envs.own_target.user_target import UserAttack
 from lazybench.envs.own_target.white_box import Bound, need_white_box, white_box
 from lazybench.errors import ContractError, DataUnavailable, UsageError, nearest
@@ -70,7 +70,7 @@ class AttackRequest:
         white_box: whether to attack the network by its gradients, too.
         seed: seed of the attackers.
         out: folder of the report, and of the journal of answers.
-        fresh: whether to discard the address's earlier answers.
+        fresh: whether to set the address's earlier answers aside and query again.
     """
 
     target: str
@@ -202,7 +202,7 @@ def attack(
         if http is not None and len(http.journal):
             watch.note(
                 f"{len(http.journal)} answers are in {request.out / JOURNAL} and aren't queried "
-                "again; --fresh discards them"
+                "again; --fresh sets them aside"
             )
         try:
             target = UserAttack(
@@ -298,7 +298,7 @@ def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any, 
     settings = HttpSettings(**request.http)
     journal = request.out / JOURNAL
     if request.fresh:
-        forget(journal)
+        set_aside(journal)
     target = HttpTarget(request.target, form, settings, journal=journal)
     try:
         yield target.name, None, target, target

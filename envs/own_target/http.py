@@ -473,6 +473,8 @@ def _verifying() -> ssl.SSLContext:
 
 
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_SHORTEST_SECRET = 4
+"""Characters; shorter words of a header are too common to hide."""
 _LONGEST_PAUSE_S = 60.0
 _WHOLE = (("batch", 1, 1 << 20), ("concurrency", 1, 1024), ("retries", 0, 1 << 20))
 _RANGES = (("timeout_s", 1e-3, 86_400.0), ("pause_s", 1e-3, 86_400.0), ("rate", 1e-4, 1e9))
@@ -689,6 +691,14 @@ class HttpTarget:
                 f"{what} with {len(answer)} classes, but {self._classes} are {declared}; {then}"
             )
 
+    def _quoted(self, text: str) -> str:
+        """A server's text as one line, without the values of our headers, which may be secrets."""
+        for value in self._settings.headers.values():
+            for secret in {value, *value.split()}:
+                if len(secret) >= _SHORTEST_SECRET:
+                    text = text.replace(secret, "…")
+        return _one_line(text)
+
     def _posted(self, body: bytes, images: int) -> bytes:
         """The answer to a request, retried after temporary failures."""
         settings, why = self._settings, ""
@@ -704,15 +714,15 @@ class HttpTarget:
             else:
                 if reply.status == 200:
                     return reply.content
-                why = _one_line(f"HTTP {reply.status} {reply.reason}")
+                why = self._quoted(f"HTTP {reply.status} {reply.reason}")
                 if reply.moved is not None:
                     raise ContractError(
                         f"{self.name} sends requests elsewhere ({why}), to "
-                        f"'{_one_line(reply.moved)}', which isn't followed: headers may be "
+                        f"'{self._quoted(reply.moved)}', which isn't followed: headers may be "
                         "secrets; give that address as --target"
                     )
                 if reply.status not in _AGAIN:
-                    text = _one_line(reply.content.decode("utf-8", "replace")) or "no text"
+                    text = self._quoted(reply.content.decode("utf-8", "replace")) or "no text"
                     raise ContractError(f"{self.name} refused a request: {why}: {text}")
                 wait_s = _retry_after(reply)
             if turn < settings.retries and self._closing.wait(

@@ -30,20 +30,26 @@ def digest(image: NDArray[np.uint8]) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).hexdigest()[:32]
 
 
-def forget(path: Path) -> None:
-    """Remove a journal, if there is one.
+def set_aside(path: Path) -> Path | None:
+    """Rename a journal, whose answers may have cost money; return its new path, None without one.
 
     Raises:
         StoreError: a file of that name isn't a journal.
-        OutputUnavailable: it can't be removed.
+        OutputUnavailable: it can't be renamed.
     """
     _need_own(path)
+    if not os.path.lexists(path):
+        return None
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.stem}-{number}{path.suffix}")):
+        number += 1
     try:
-        path.unlink(missing_ok=True)
+        path.rename(aside)
     except OSError as error:
         raise OutputUnavailable(
-            f"{path} can't be removed ({error.strerror}); choose another --out"
+            f"{path} can't be renamed ({error.strerror}); choose another --out"
         ) from error
+    return aside
 
 
 def _need_own(path: Path) -> None:

@@ -168,7 +168,8 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
         typer.Option("--repeats", help="Send repeated images again: the endpoint is random."),
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Discard the answers that the endpoint gave before.")
+        bool,
+        typer.Option("--fresh", help="Set earlier answers of the endpoint aside and query again."),
     ] = False,
     fail_under: Annotated[
         float | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -44,8 +45,23 @@ def note(content: str) -> None:
 
 
 def as_json(value: Any) -> None:
-    """Write `value` to stdout as indented JSON; types that JSON lacks become text."""
-    line(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Write `value` to stdout as indented JSON.
+
+    Types that JSON lacks become text, and numbers that aren't finite null.
+    """
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    escapes = encoding.replace("-", "") != "utf8"
+    line(json.dumps(_finite(value), indent=2, ensure_ascii=escapes, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
 
 
 def width() -> int | None:

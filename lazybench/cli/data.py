@@ -77,8 +77,14 @@ def verify_command(
     Without ID, all installed data sets are verified. Exits with 69 if one is damaged.
     """
     from lazybench.data.folders import status, verify
+    from lazybench.data.importing.catalogue import ORIGIN
+    from lazybench.registry import DATASETS
 
-    names = [each.name for each in status() if each.installed] if name is None else [name]
+    # An import is there even where its files are damaged.
+    imported = {spec.id for spec in DATASETS.specs() if spec.origin == ORIGIN}
+    names = [name] if name is not None else []
+    if name is None:
+        names = [each.name for each in status() if each.installed or each.name in imported]
     checked = [verify(each) for each in names]
     if json:
         console.as_json([_facts(each) for each in checked])
@@ -89,9 +95,11 @@ def verify_command(
             for each in checked
         ]
         console.line(console.table(("data set", "intact", "fingerprint", "detail"), rows))
-    bad = [each for each in checked if each.verified is False]
+    bad = [f"{each.name}: {each.detail}" for each in checked if each.verified is False]
+    if name is None:
+        bad += [f"{broken}: {why}" for broken, why in DATASETS.broken.items()]
     if bad:
-        raise DataUnavailable("; ".join(f"{each.name}: {each.detail}" for each in bad))
+        raise DataUnavailable("; ".join(bad))
 
 
 def _facts(status: DataStatus) -> dict[str, object]:

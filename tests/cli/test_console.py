@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -180,3 +181,14 @@ def test_watch_fits_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     with watching(quiet=False) as watch:
         assert isinstance(watch, Lines)
+
+
+def test_json_is_json_whatever_the_numbers_and_the_stream(monkeypatch: Any) -> None:
+    value = {"sd": float("nan"), "clip": [float("inf"), 1.5], "licence": "© \N{PLUS-MINUS SIGN} 🙂"}
+    for encoding in ("utf-8", "latin-1", "ascii", "cp437"):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+        console.as_json(value)
+        sys.stdout.flush()
+        found = json.loads(raw.getvalue().decode(encoding), parse_constant=pytest.fail)
+        assert found == {"sd": None, "clip": [None, 1.5], "licence": value["licence"]}

@@ -59,6 +59,13 @@ def test_listings_know_it(lazybench: Any, features: Path) -> None:
     assert (shown["kind"], shown["licence"]) == ("data set", "CC0")
     assert Path(lazybench("data", "where", "mine").out.strip()).name == "mine"
     assert lazybench("data", "verify", "mine").code == 0
+    part = Path(lazybench("data", "where", "mine").out.strip()) / "test.npy"
+    whole = part.read_bytes()
+    part.write_bytes(whole[: len(whole) // 2])
+    damaged = lazybench("data", "verify")
+    assert (damaged.code, "mine: " in damaged.err) == (69, True)
+    part.write_bytes(whole)
+    assert lazybench("data", "verify").code == 0
     assert "float32 75x16" in lazybench("show", "mine-5way-1shot").out
 
 

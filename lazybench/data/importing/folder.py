@@ -299,6 +299,11 @@ def _file_notes(names: Sequence[str], headers: Sequence[Header]) -> Iterator[str
         yield f"images are of {len(kinds)} formats ({counts}, such as {rarest})"
 
 
+_LIKE_SPLITS = frozenset(
+    ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
+)
+
+
 def _laid_out(
     folder: ImageFolder,
 ) -> tuple[tuple[str, ...], tuple[str, ...] | None, tuple[Split, ...] | None]:
@@ -317,6 +322,12 @@ def _laid_out(
             )
         splits = tuple(cast(Split, above[0]) for above in folders)
         folders = [above[1:] for above in folders]
+    elif len(tops) > 1 and {top.casefold() for top in tops} <= _LIKE_SPLITS:
+        raise UsageError(
+            f"{folder.path} holds {', '.join(sorted(tops))}, which look like the parts of a split; "
+            f"call them {', '.join(SPLITS)} for a given split (train and test where both have the "
+            "same classes), or other names if they are classes or super-categories"
+        )
     depth = len(folders[0])
     if depth not in (1, 2):
         why = "is in no class folder" if depth == 0 else "is too deep"

@@ -113,6 +113,11 @@ def read_dataset(dataset: MapStyle, preparation: Preparation) -> Rows:
     if not size:
         raise UsageError(f"the data set has no items; {_ITEM}")
     names = _names(dataset)
+    twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
+    if twice:
+        raise UsageError(
+            f"the data set has several classes of the name '{twice[0]}'; give each its own name"
+        )
     first, _ = _item(dataset, 0)
     if not isinstance(first, Image.Image) and np.ndim(first) == 1:
         pairs = [_item(dataset, number) for number in range(size)]
@@ -198,7 +203,12 @@ def _label(label: Any, names: Sequence[str], number: int) -> str:
         )
     if value.dtype.kind == "U":
         return str(value)
-    return str(names[int(value)]) if 0 <= int(value) < len(names) else str(int(value))
+    if names and not 0 <= int(value) < len(names):
+        raise UsageError(
+            f"the label of item {number} must lie in [0, {len(names) - 1}], as the data set names "
+            f"{len(names)} classes, got {int(value)}; leave items without a label out"
+        )
+    return str(names[int(value)]) if names else str(int(value))
 
 
 def _pixels(image: Any, number: int) -> NDArray[np.uint8]:

@@ -277,3 +277,13 @@ def test_an_image_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> No
     picture(root / "b" / "0.png", PIXELS[:4])
     with pytest.raises(DataUnavailable, match=r"b/0\.png changed while it was read"):
         rows.read(np.arange(8))
+
+
+@pytest.mark.parametrize("parts", [("Train", "Test"), ("training", "validation", "testing")])
+def test_folders_that_look_like_a_split_are_no_super_categories(
+    tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    for part in parts:
+        four(tmp_path / part)
+    with pytest.raises(UsageError, match="look like the parts of a split; call them train, val"):
+        read_image_folder(tmp_path, Preparation())

@@ -150,6 +150,13 @@ def test_wrong_data_sets_are_refused(data: Path, pixels: Any) -> None:
     with pytest.raises(UsageError, match="no feature 'image', its features are img, label"):
         lazybench.import_data(renamed, name="birds")
 
+    with pytest.raises(UsageError, match=rf"several classes of the name '{NAMES[0]}'"):
+        lazybench.import_data(Pairs(x, y, [*NAMES[:-1], NAMES[0]]), name="birds")
+    unknown = y.copy()
+    unknown[3] = -1
+    with pytest.raises(UsageError, match=r"the label of item 3 must lie in \[0, .*, got -1; leave"):
+        lazybench.import_data(Pairs(x, unknown, NAMES), name="birds")
+
     class Broken(Pairs):
         def __getitem__(self, number: int) -> Any:
             raise OSError("disk is gone")

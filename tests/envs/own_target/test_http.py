@@ -21,7 +21,7 @@ from torch import Tensor
 from lazybench.envs.attack.oracle import Oracle
 from lazybench.envs.own_target.form import TargetForm
 from lazybench.envs.own_target.http import HttpSettings, HttpTarget, shown
-from lazybench.envs.own_target.journal import Journal, forget
+from lazybench.envs.own_target.journal import Journal, set_aside
 from lazybench.errors import ContractError, StoreError, UsageError
 from lazybench.files import append_line
 
@@ -148,6 +148,16 @@ def test_answers_of_another_kind_are_refused_and_not_kept(
         assert len(target.journal) == 0
 
 
+def test_a_servers_text_never_shows_our_headers(loopback: Any) -> None:
+    loopback.before = lambda number: (401, {}, b"bad token: Bearer s3cr3t, s3cr3t")
+    with (
+        opened(loopback.url, headers={"Authorization": "Bearer s3cr3t"}) as target,
+        pytest.raises(ContractError, match=r"refused a request.*bad token: …") as refused,
+    ):
+        target(rows(2))
+    assert "s3cr3t" not in str(refused.value)
+
+
 def test_requests_go_in_parallel_and_not_more(loopback: Any) -> None:
     loopback.slow_s = 0.2
     with opened(loopback.url, batch=1, concurrency=3) as target:
@@ -266,7 +276,7 @@ def test_a_file_that_is_no_journal_is_left_alone(loopback: Any, tmp_path: Path, 
     with pytest.raises(StoreError, match="isn't a lazybench journal"):
         HttpTarget(loopback.url, FORM, journal=journal)
     with pytest.raises(StoreError, match="isn't a lazybench journal"):
-        forget(journal)
+        set_aside(journal)
     assert journal.read_text() == text
     journal.unlink()
     journal.symlink_to(tmp_path / "elsewhere")
@@ -281,7 +291,7 @@ def test_a_file_that_is_no_journal_is_left_alone(loopback: Any, tmp_path: Path, 
     with opened(loopback.url, journal=journal) as target:
         target(rows(1))
     assert len(journal.read_bytes().splitlines()) == 2
-    forget(journal)
+    set_aside(journal)
     assert not journal.exists()
 
 

@@ -516,8 +516,13 @@ def test_a_finished_run_asks_nothing_again_until_it_is_asked_to(
     assert main(argv) == 0
     assert len(loopback.answered) == paid
     assert f"{paid} answers are in" in capsys.readouterr().err
+    journal = own.out / "queries.jsonl"
+    kept = journal.read_bytes()
     assert main([*argv, "--fresh", "--quiet"]) == 0
     assert len(loopback.answered) == 2 * paid
+    # Answers cost money: a mistake or a server that is down loses none of them.
+    assert main([*argv, "--fresh", "--quiet", "--eps", "nonsense"]) == 2
+    assert kept in [path.read_bytes() for path in own.out.glob("queries-*.jsonl")]
 
 
 def test_killed_midway_and_resumed_no_image_is_paid_twice(own: Own, loopback: Any) -> None:
