@@ -70,7 +70,7 @@ class AttackRequest:
         white_box: whether to attack the network by its gradients, too.
         seed: seed of the attackers.
         out: folder of the report, and of the journal of answers.
-        fresh: whether to set the address's earlier answers aside and query again.
+        fresh: whether to query again what the address answered before.
     """
 
     target: str
@@ -202,7 +202,7 @@ def attack(
         if http is not None and len(http.journal):
             watch.note(
                 f"{len(http.journal)} answers are in {request.out / JOURNAL} and aren't queried "
-                "again; --fresh sets them aside"
+                "again unless --fresh is given"
             )
         try:
             target = UserAttack(

@@ -169,7 +169,9 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     ] = False,
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Set earlier answers of the endpoint aside and query again."),
+        typer.Option(
+            "--fresh", help="Query again; earlier answers are kept in a file of their own."
+        ),
     ] = False,
     fail_under: Annotated[
         float | None,
