@@ -179,6 +179,14 @@ class _Array(Protocol):
     def tolist(self) -> Any: ...
 
 
+def first_free(folder: Path, name: str, ending: str = "") -> Path:
+    """Return the first of `NAME-1ENDING`, `NAME-2ENDING`, … in a folder that isn't there."""
+    number = 1
+    while os.path.lexists(path := folder / f"{name}-{number}{ending}"):
+        number += 1
+    return path
+
+
 def plain(obj: Any) -> Any:
     """Return `obj` with JSON's types: text keys, lists, and None for floats that aren't finite.
 

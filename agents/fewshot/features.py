@@ -124,9 +124,7 @@ class FeatureAgent(Agent):
 
     families = ("fewshot",)
     LATER = ("norm",)
-    NEEDS: ClassVar[Needs] = {
-        "train_images": {"centre": ("train",)}
-    }
+    NEEDS: ClassVar[Needs] = {"train_images": {"centre": ("train",)}}
     Config: ClassVar[type[FeatureConfig]] = FeatureConfig
     TRANSDUCTIVE: ClassVar[bool] = False
     config: FeatureConfig

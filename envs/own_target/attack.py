@@ -227,9 +227,7 @@ def attack(
             facts = SimpleNamespace(task=target.task, examples=target.examples)
             states = [each.instance.init(facts, Rng(request.seed)) for each in attackers]
 
-            def outcome(
-                notes: tuple[str, ...], bounds: tuple[Bound, ...] = ()
-            ) -> AttackOutcome:
+            def outcome(notes: tuple[str, ...], bounds: tuple[Bound, ...] = ()) -> AttackOutcome:
                 return AttackOutcome(
                     request=request,
                     target=name,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench.errors import OutputUnavailable, StoreError, UsageError
-from lazybench.files import append_line, open_file, read_lines
+from lazybench.files import append_line, first_free, open_file, read_lines
 
 Answer = list[float] | int
 FORMAT = "lazybench queries 2"
@@ -30,8 +30,8 @@ def digest(image: NDArray[np.uint8]) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).hexdigest()[:32]
 
 
-def set_aside(path: Path) -> Path | None:
-    """Rename a journal, whose answers may have cost money; return its new path, None without one.
+def set_aside(path: Path) -> None:
+    """Rename a journal, if there is one: its answers may have cost money.
 
     Raises:
         StoreError: a file of that name isn't a journal.
@@ -39,17 +39,13 @@ def set_aside(path: Path) -> Path | None:
     """
     _need_own(path)
     if not os.path.lexists(path):
-        return None
-    number = 1
-    while os.path.lexists(aside := path.with_name(f"{path.stem}-{number}{path.suffix}")):
-        number += 1
+        return
     try:
-        path.rename(aside)
+        path.rename(first_free(path.parent, path.stem, path.suffix))
     except OSError as error:
         raise OutputUnavailable(
             f"{path} can't be renamed ({error.strerror}); choose another --out"
         ) from error
-    return aside
 
 
 def _need_own(path: Path) -> None:

@@ -19,7 +19,7 @@ from lazybench._version import __version__
 from lazybench.envs.observations import grid
 from lazybench.envs.own_target.attack import Attacked, AttackOutcome
 from lazybench.errors import OutputUnavailable
-from lazybench.files import open_file, plain, read_file, write_bytes, write_json
+from lazybench.files import first_free, open_file, plain, read_file, write_bytes, write_json
 from lazybench.stats import wilson
 from lazybench.tables import csv_cell
 
@@ -72,9 +72,7 @@ def set_aside(outcome: AttackOutcome, folder: Path) -> Path | None:
     held = [name for name in NAMES if os.path.lexists(folder / name)]
     if not held or _results(_earlier(folder)) == _results(plain(facts(outcome))):
         return None
-    number = 1
-    while os.path.lexists(aside := folder / f"earlier-{number}"):
-        number += 1
+    aside = first_free(folder, "earlier")
     try:
         aside.mkdir()
         for name in held:
@@ -214,8 +212,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     if "white_box" in results:
         lines += [
             "",
-            "White-box attacks use the network's gradients and have no query budget. They are there "
-            "for comparison, and aren't part of the worst case.",
+            "White-box attacks use the network's gradients and have no query budget. They are "
+            "there for comparison, and aren't part of the worst case.",
         ]
     if (probes := results["probes"]) is not None:
         lines += [

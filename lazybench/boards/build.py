@@ -27,6 +27,7 @@ from lazybench.boards.group import (
     newest_versions,
     samples_classes,
     score_of,
+    whole_runs,
 )
 from lazybench.boards.rows import Row, failed_row, row_of
 from lazybench.errors import UnknownName, UsageError
@@ -311,7 +312,7 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
     pairs.sort(key=lambda pair: _row_order(pair[1], higher))
     at_home = [pair for pair in pairs if pair[0].records[0].trained_on is None]
     # A failed run, or an evaluation of an agent trained elsewhere, takes no row's place.
-    newest_of = newest_versions(pair[0].records[0] for pair in at_home if _is_whole(pair[0]))
+    newest_of = newest_versions(whole_runs(group.records[0] for group, _ in pairs))
     rankable = [pair for pair in at_home if _is_rankable(pair[0], newest_of)]
     rank_groups = _rank_groups(rankable)
     ranked = [row for each in rank_groups for row in _ranked(each)]
@@ -346,12 +347,9 @@ def _board(records: Sequence[Record], papers: Sequence[Reported]) -> Board:
 
 
 def _is_rankable(group: Group, newest_of: Mapping[tuple[str, str], int]) -> bool:
-    return _is_whole(group) and not is_superseded(group.records[0], newest_of)
-
-
-def _is_whole(group: Group) -> bool:
     first = group.records[0]
-    return not first.limited and first.budget != "smoke"
+    whole = not first.limited and first.budget != "smoke"
+    return whole and not is_superseded(first, newest_of)
 
 
 def _rank_groups(pairs: Sequence[tuple[Group, Row]]) -> list[list[tuple[Group, Row]]]:

@@ -26,7 +26,6 @@ Points = tuple[tuple[float, float], ...]
 
 _COSTS = [(each.key, each.sort) for each in COLUMNS if each.axis and each.sort is not None]
 _TRAINING = ("train_cpu_s", "train_wall_s", "image_gradients", "gradient_equivalents")
-"""The track of long-tailed streams whose training sees the images that validation counts."""
 _QUERY_STEPS = 160
 _MOST_QUERIES = 1 << 53
 

@@ -49,8 +49,7 @@ def as_json(value: Any) -> None:
 
     Types that JSON lacks become text, and numbers that aren't finite null.
     """
-    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
-    escapes = encoding.replace("-", "") != "utf8"
+    escapes = _encoding(sys.stdout).lower().replace("-", "") != "utf8"
     line(json.dumps(_finite(value), indent=2, ensure_ascii=escapes, default=str, allow_nan=False))
 
 
@@ -134,10 +133,14 @@ def seconds(value: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def _encoding(stream: TextIO | None) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
 def _write(stream: TextIO | None, content: str) -> None:
     if stream is None:  # closed before the program started, as by `>&-`
         return
-    encoding = getattr(stream, "encoding", None) or "utf-8"
+    encoding = _encoding(stream)
     safe = content.encode(encoding, "backslashreplace").decode(encoding)
     try:
         stream.write(safe)

@@ -80,11 +80,12 @@ def verify_command(
     from lazybench.data.importing.catalogue import ORIGIN
     from lazybench.registry import DATASETS
 
-    # An import is there even where its files are damaged.
-    imported = {spec.id for spec in DATASETS.specs() if spec.origin == ORIGIN}
-    names = [name] if name is not None else []
     if name is None:
+        # An import is there even where its files are damaged.
+        imported = {spec.id for spec in DATASETS.specs() if spec.origin == ORIGIN}
         names = [each.name for each in status() if each.installed or each.name in imported]
+    else:
+        names = [name]
     checked = [verify(each) for each in names]
     if json:
         console.as_json([_facts(each) for each in checked])

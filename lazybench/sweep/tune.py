@@ -300,14 +300,13 @@ def _one(
     watch: Callback,
     signals: Signals,
 ) -> Configuration:
-    training = Training.of(resolved, folder / resolved.key[:12])
-    why = ""
+    checkpoints, why = folder / resolved.key[:12], ""
     try:
-        progress = fit(training, watch, signals)
+        progress = fit(Training.of(resolved, checkpoints), watch, signals)
     except (Diverged, ContractError, MemoryError, RuntimeError) as error:
         # A setting that fails has no score, but a cost: that of the last checkpoint.
         _, why = status_and_reason(error)
-        progress = saved_progress(folder / resolved.key[:12])
+        progress = saved_progress(checkpoints)
     score = progress.best_score
     val = score if math.isfinite(score) and not why else None
     if val is None and not why:
