@@ -69,7 +69,7 @@ _CLASSIFICATION = {
 # Regression tasks have no ways, and equal classes in train and test give no new tasks.
 _NO_WAYS = ("sinusoid", "mnist", "cifar10", "cifar100")
 _NAME = re.compile(
-    r"(?P<data>[a-z][a-z0-9@-]*?)-(?P<way>\d+)way(?:-(?P<shot>\d+)shot)?"
+    r"(?P<data>[a-z][a-z0-9@-]*?)-(?P<way>\d{1,9})way(?:-(?P<shot>\d{1,9})shot)?"
     r"(?P<variant>-noniid|-dirichlet)?"
 )
 
@@ -166,7 +166,7 @@ LONGTAIL_MEASURES = (
 )
 """Further measures of a pass; see `lazybench.envs.longtail.metrics`."""
 
-_STREAM_NAME = re.compile(r"(?P<data>[a-z][a-z0-9@-]*)-lt-(?P<imbalance>[1-9]\d*|natural)")
+_STREAM_NAME = re.compile(r"(?P<data>[a-z][a-z0-9@-]*)-lt-(?P<imbalance>[1-9]\d{0,8}|natural)")
 
 
 SIZES: Mapping[str, tuple[int, int]] = {

@@ -414,15 +414,22 @@ def put_back(folder: Path) -> None:
         OSError: it can't be moved.
     """
     if not folder.exists():
-        for aside in sorted(folder.parent.glob(f"{folder.name}{TEMPORARY}*/{_ASIDE}")):
-            os.replace(aside, folder)
-            return
+        for aside in (stale / _ASIDE for stale in _unfinished(folder)):
+            if aside.is_dir():
+                os.replace(aside, folder)
+                return
 
 
 def remove_unfinished(folder: Path) -> None:
     """Remove temporary folders that killed writers of `folder` left; the caller holds its lock."""
-    for stale in folder.parent.glob(f"{folder.name}{TEMPORARY}*"):
+    for stale in _unfinished(folder):
         shutil.rmtree(stale, ignore_errors=True)
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """The temporary folders of `folder`, whose name may hold characters such as `*` or `[`."""
+    mark = f"{folder.name}{TEMPORARY}"
+    return sorted(path for path in folder.parent.glob("*") if path.name.startswith(mark))
 
 
 def _rename_to_new(temporary: Path, target: Path) -> None:

@@ -31,7 +31,17 @@ BUG = 1
 FOREIGN = 3
 MOST = 2**31 - 1
 """Largest whole number of an option, except for seeds, which may have 63 bits."""
-_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_PATH = {
+    errno.EACCES: "check its permissions, or give another path",
+    errno.EPERM: "check its permissions, or give another path",
+    errno.EROFS: "give a path on a file system that can be written",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ELOOP: "it is a link to itself; give another path",
+    errno.ENOTDIR: "a part of it is a file, not a folder; give another path",
+    errno.EISDIR: "it is a folder; give a file",
+}
+"""What the user of a path can do, by the error that the operating system returns for it."""
 
 PLAIN: Mapping[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 """Settings of each Typer application: plain help, which imports no rich and fits pipes."""
@@ -132,10 +142,9 @@ def guarded(function: Callable[P, None], *, distributed: bool = False) -> Callab
             console.note("interrupted")
             raise typer.Exit(INTERRUPTED) from error
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _DISK:
-                console.note(
-                    f"error: {console.one_line(str(error))}; free some space and run it again"
-                )
+            advice = _advice(error)
+            if advice is not None:
+                console.note(f"error: {console.one_line(str(error))}; {advice}")
                 raise typer.Exit(IO_ERROR) from error
             console.note("error: this is a bug in lazybench; please report it with the lines below")
             console.note(traceback.format_exc().rstrip("\n"))
@@ -151,6 +160,17 @@ def guarded(function: Callable[P, None], *, distributed: bool = False) -> Callab
             raise typer.Exit(FOREIGN) from error
 
     return run
+
+
+def _advice(error: Exception) -> str | None:
+    """What the user can do about an error of the operating system; None if it is another error."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in _FULL:
+        return "free some space and run it again"
+    if error.errno == errno.EIO:
+        return "check the disk, or give another path"
+    return None if error.filename is None else _PATH.get(error.errno or 0)
 
 
 def _check_numbers(values: Mapping[str, object]) -> None:

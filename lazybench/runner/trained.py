@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from lazybench.arguments import KEY_DIGITS
+from lazybench.arguments import is_key
 from lazybench.errors import StoreError, UnknownName, UsageError
 from lazybench.files import read_file
 from lazybench.records import NetworkFacts
@@ -94,14 +94,13 @@ def find_run(name: str, runs: Path) -> TrainedRun:
     """
     folder = Path(name)
     if not (folder / "config.json").is_file():
-        known = list_runs(runs)
-        fits = [run for run in known if len(name) >= KEY_DIGITS and run.key12.startswith(name)]
+        fits = [run for run in list_runs(runs) if is_key(name) and run.key12.startswith(name[:12])]
         if len(fits) > 1:
             raise UsageError(
                 f"key '{name}' is ambiguous: runs {', '.join(run.key12 for run in fits)}; give "
                 "more digits"
             )
-        marks = sorted(runs.glob(f"*/done-{name}*.json")) if not fits else []
+        marks = sorted(runs.glob(f"*/done-{name[:12]}*.json")) if is_key(name) and not fits else []
         if marks:
             raise UsageError(
                 f"key '{name}' is that of an evaluation; use the training run {marks[0].parent}, "

@@ -18,7 +18,7 @@ import pytest
 from lazybench.data import cache
 from lazybench.data.cache import prepared
 from lazybench.errors import UsageError
-from lazybench.files import replaced_folder, sync
+from lazybench.files import put_back, remove_unfinished, replaced_folder, sync
 
 ARRAYS: dict[str, Any] = {
     "x": np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
@@ -369,3 +369,17 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
     with pytest.raises(OSError, match="No space left"), replaced_folder(folder) as place:
         (place / "new").write_bytes(b"")
     assert (folder / "mine").read_bytes() == b"old"
+
+
+def test_only_the_temporary_folders_of_the_very_name_are_removed_and_put_back(
+    tmp_path: Path,
+) -> None:
+    own, other = tmp_path / "s[0-9]*.tmp-1", tmp_path / "s1.tmp-1"
+    for each in (own, other):
+        each.mkdir()
+    remove_unfinished(tmp_path / "s[0-9]*")
+    assert sorted(os.listdir(tmp_path)) == [other.name]
+    aside = tmp_path / "s[1].tmp-2" / "old"
+    aside.mkdir(parents=True)
+    put_back(tmp_path / "s[1]")
+    assert (tmp_path / "s[1]").is_dir()

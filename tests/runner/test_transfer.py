@@ -11,6 +11,7 @@ import torch
 
 import lazybench
 from lazybench.errors import UnknownName, UsageError
+from lazybench.runner.trained import find_run
 from lazybench.runner.transfer import TransferRequest, in_shape, load_policy, transfer
 
 PLAYERS = Path(__file__).with_name("players.py")
@@ -154,3 +155,9 @@ def test_an_agent_of_another_version_is_refused(tmp_path):
     config.write_text(json.dumps({**facts, "agent_version": facts["agent_version"] + 1}))
     with pytest.raises(UsageError, match="has version 1, but this run is of version 2"):
         evaluate(tmp_path, made.key12)
+
+
+@pytest.mark.parametrize("name", ["**", "done-**", "[", "0" * 400])
+def test_a_name_that_is_neither_a_folder_nor_a_key_names_no_run(tmp_path: Path, name: str) -> None:
+    with pytest.raises((UnknownName, OSError), match=r"no run in|too long"):
+        find_run(name, tmp_path)
