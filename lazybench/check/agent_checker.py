@@ -181,11 +181,17 @@ class _AgentCheck:
         return _means(metric, scores)
 
     def answers(self) -> str:
-        env, metric = self._val, self._spec.validation[0]
-        if self._spec.val_metric is not None and not (self.whole or self.trains):
-            # This agent learns nothing that validation could score.
-            env = open_env(self._spec, self._spec.rows(_TRIALS), "test")
-            metric = self._spec.metric
+        """Ask the policy for the same trials twice, on each kind of trial that it must answer."""
+        tracks = []
+        if self._spec.val_metric is None or self.whole or self.trains:
+            tracks.append((self._val, self._spec.validation[0]))
+        if self._spec.val_metric is not None:
+            # Test trials are of another kind: an attacker that learns to predict attacks there.
+            test = open_env(self._spec, self._spec.rows(_TRIALS), "test")
+            tracks.append((test, self._spec.metric))
+        return "; ".join(self._answered(env, metric) for env, metric in tracks)
+
+    def _answered(self, env: OpenedEnv, metric: str) -> str:
         before = None if self.whole else checkpoint.digest(self._state)
         with global_state_untouched():
             first = _evaluated(env, _Watched(self._policy), metric)
@@ -206,8 +212,11 @@ class _AgentCheck:
                     "an answer depends on the trials before it; keep what a trial needs in memory, "
                     "which is None at its start, and nothing on the policy"
                 )
-        shape, score = list(first.answers.shape), first.score(metric)
-        return f"answers have shape {shape}; {metric} {score:.3f}"
+        shown = f"{metric} {first.score(metric):.3f}"
+        # Attacks are scored by what they asked, and their last action isn't kept.
+        if first.answers.size:
+            shown = f"answers have shape {list(first.answers.shape)}; {shown}"
+        return shown
 
     def fits(self) -> str:
         with global_state_untouched():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import lazybench
+from lazybench.agents.attack.meta_attack import MetaAttackAgent
 from lazybench.check.agent_checker import check_agent
 from lazybench.check.contract import global_state_untouched
 from lazybench.check.env_checker import check_env
@@ -40,7 +41,18 @@ def test_builtin_agents_keep_the_contract(agent, names):
 def test_an_attacker_without_training_is_checked_on_the_test():
     findings = check_agent("square", "glyphs-net4-untargeted")
     assert failed(findings) == {}
-    assert findings[-1].detail.startswith("answers have shape [8, 0]; success ")
+    assert findings[-1].detail.startswith("success ")
+
+
+@pytest.mark.slow
+def test_a_trained_attacker_is_checked_on_attacks_too(monkeypatch):
+    def attack(*_):
+        raise ZeroDivisionError("the attack was never tried")
+
+    monkeypatch.setattr(MetaAttackAgent, "attack", attack)
+    found = failed(check_agent("meta_attack", "glyphs-net4-untargeted"))
+    assert list(found) == ["policy"]
+    assert "the attack was never tried" in found["policy"]
 
 
 @pytest.mark.slow
