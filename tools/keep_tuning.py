@@ -6,7 +6,8 @@
     python tools/keep_tuning.py --check          # exit 1 if the page isn't what the files make
 
 A search is kept as `leaderboards/tuning/<env>/<agent>.json`: the agent, the budget, the settings
-that were fixed, and each configuration with its validation score and cost. A search of further
+that were fixed, the preset's values of those that were searched, and each configuration with its
+validation score and cost. A search of further
 settings, which starts from what the first one chose, is `<env>/<agent>-<name>.json`. The block of
 docs/presets.md between the markers is a pure function of these files.
 """
@@ -21,6 +22,7 @@ from typing import Any
 from lazybench.files import read_lines, write_json
 from lazybench.paper.searches import read_kept
 from lazybench.runner.provenance import code
+from lazybench.runner.request import make, resolve_env
 from lazybench.sweep.tune import read_tuning
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +42,8 @@ def keep(
     Args:
         folder: what `lazybench tune` named at its end.
         to: the folder of all searches.
-        commit: of the checkout that ran the search, where it isn't this one.
+        commit: of the checkout that ran the search, where it isn't this one; its presets must be
+            those of this one.
         further: name of what was searched, where the agent has a search already.
 
     Raises:
@@ -49,12 +52,15 @@ def keep(
     found = read_tuning(folder)
     tried = [line["tried"] for line in read_lines(folder / "trials.jsonl")]
     searched = {name for trial in tried for name in trial["settings"]}
+    fixed = {name: v for name, v in found.settings.items() if name not in searched}
+    preset = make(found.agent, resolve_env(found.env)[0], found.budget, fixed).config
     facts = {
         "agent": found.agent,
         "budget": found.budget,
         "commit": commit or code().commit,
         "env": found.env,
-        "fixed": {name: v for name, v in found.settings.items() if name not in searched},
+        "fixed": fixed,
+        "preset": {name: preset[name] for name in sorted(searched)},
         "trials": sorted(tried, key=lambda trial: int(trial["number"])),
     }
     name = found.agent if further is None else f"{found.agent}-{further}"
@@ -75,13 +81,15 @@ def table(kept: list[dict[str, Any]]) -> str:
         scores = [trial["val"] for trial in search["trials"] if trial["val"] is not None]
         for trial in search["trials"]:
             val = trial["val"]
-            text = ", ".join(
-                f"{name} {value}" for name, value in {**fixed, **trial["settings"]}.items()
-            )
+            values = trial["settings"] or search["preset"]
+            text = ", ".join(f"{name} {value}" for name, value in {**fixed, **values}.items())
+            if not trial["settings"]:
+                known = "preset" if search["preset"] else "preset at the time"
+                text = f"{text} ({known})" if text else known
             cells = (
                 search["env"],
                 search["agent"],
-                text or "preset at the time",
+                text,
                 f"{round(trial['image_gradients']):,}",
                 trial["reason"] if val is None else f"{100 * val:.1f}",
                 f"{trial['cpu_s']:.0f}",

@@ -63,6 +63,7 @@ TUNED: Mapping[TaskKind, Mapping[str, Mapping[str, Any]]] = {
     TaskKind(28, many_ways=True, many_shots=True): {
         "protonet": {"lr": 0.0041, "temperature": 4.0},
         "maml": {"inner_lr": 0.274, "outer_lr": 0.0023},
+        "lazy_reptile": {"inner_lr": 0.00819, "outer_lr": 3.22},
         "lazy_maml": {"inner_lr": 0.274, "outer_lr": 0.00461},
     },
     # cifarfs-5way-5shot

@@ -24,7 +24,8 @@ class Search(NamedTuple):
         agent: agent id.
         fixed: settings that all configurations share, as text.
         trials: configurations tried.
-        best: settings that were chosen, each by the configuration that validated best.
+        best: settings that were chosen, each by the configuration that validated best. Where the
+            preset did, they are its values; empty if these weren't kept.
         searched: names of the settings that some configuration replaced.
     """
 
@@ -57,9 +58,10 @@ class Search(NamedTuple):
     def is_used(self, side: Side, group: Group) -> bool:
         """Return whether a row runs with the settings that this search chose.
 
-        Where the preset won, the row replaces none of the settings that were searched. Settings of
-        the side are its own. `Choice:` so is the outer rate of a row that overrides the reading of
-        gamma: how far a leap goes depends on the reading, so the rates can't be equal.
+        Where the preset won and its values weren't kept, the row replaces none of the settings that
+        were searched. Settings of the side are its own. `Choice:` so is the outer rate of a row
+        that overrides the reading of gamma: how far a leap goes depends on the reading, so the
+        rates can't be equal.
         """
         first = group.records[0]
         own = {*side.settings, *(OF_READING if READING in first.overrides else ())}
@@ -83,6 +85,8 @@ def read_searches(folder: Path) -> list[Search]:
     for kept in read_kept(folder):
         scored = [trial for trial in kept["trials"] if trial["val"] is not None]
         best = max(scored, key=lambda trial: float(trial["val"]))["settings"] if scored else {}
+        if scored and not best:
+            best = kept["preset"]
         place = (kept["env"], kept["agent"])
         searched = frozenset(name for trial in kept["trials"] for name in trial["settings"])
         one = Search(*place, kept["fixed"], len(kept["trials"]), best, searched)
@@ -109,7 +113,8 @@ def read_kept(folder: Path) -> list[dict[str, Any]]:
                 }
                 for trial in kept["trials"]
             ]
-            searches.append({**kept, **names, "fixed": dict(kept["fixed"]), "trials": trials})
+            more = {name: dict(kept.get(name, {})) for name in ("fixed", "preset")}
+            searches.append({**kept, **names, **more, "trials": trials})
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"{path} isn't a search of settings as tools/keep_tuning.py keeps it: {error}; "

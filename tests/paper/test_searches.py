@@ -35,6 +35,10 @@ def test_kept_searches_are_read(tmp_path: Path) -> None:
     assert read_searches(tmp_path)[0].joined(later) == Search(
         ENV, "a", FIXED, 6, {"lr": 3, "queries": 1}, both
     )
+    won = [{"settings": {}, "val": 0.9}, {"settings": {"lr": 2}, "val": 0.7}]
+    kept = {"env": ENV, "agent": "b", "fixed": FIXED, "preset": {"lr": 1}, "trials": won}
+    (path.parent / "b.json").write_text(json.dumps(kept))
+    assert read_searches(tmp_path)[1] == Search(ENV, "b", FIXED, 2, {"lr": 1}, frozenset({"lr"}))
     path.write_text("{}")
     with pytest.raises(StoreError, match="isn't a search of settings"):
         read_searches(tmp_path)

@@ -147,7 +147,7 @@ def test_medium_takes_the_best_configuration_of_each_search(search: Search) -> N
         assert given[name] == value, f"{name} of {search.agent} on {search.env}"
     kind = task_kind(ENVS.resolve(search.env).spec)
     assert kind is not None
-    assert set(TUNED[kind].get(search.agent, {})) == set(search.best)
+    assert set(TUNED[kind].get(search.agent, {})) <= set(search.best)
 
 
 def test_each_tuned_setting_comes_from_a_search() -> None:

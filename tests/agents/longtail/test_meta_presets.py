@@ -47,8 +47,7 @@ def test_features_have_the_weights_of_classes_of_their_images() -> None:
 )
 def test_class_balanced_takes_the_best_beta_of_each_search(search: Search) -> None:
     env = ENVS.resolve(search.env).spec
-    # When these searches ran, the preset was .9 at every imbalance.
-    assert classifier_preset("class_balanced", env, "small")["beta"] == search.best.get("beta", 0.9)
+    assert classifier_preset("class_balanced", env, "small")["beta"] == search.best["beta"]
 
 
 def test_class_balanced_keeps_the_authors_beta_on_other_data() -> None:
