@@ -17,7 +17,6 @@ from lazybench.arguments import (
     check_settings,
     check_text,
     check_whole,
-    need_folder,
 )
 from lazybench.boards import build
 from lazybench.boards import compare as compare_rows
@@ -26,6 +25,7 @@ from lazybench.cli.progress import interactive, watching
 from lazybench.data.importing.importer import Imported, ImportRequest, MapStyle
 from lazybench.data.importing.importer import import_data as import_request
 from lazybench.errors import UsageError
+from lazybench.files import need_folder
 from lazybench.records import Record, Store
 from lazybench.registry import AGENTS, DATASETS, ENVS
 from lazybench.runner.callbacks import PROGRESS, SILENT, TRACKER, Callback, as_callback

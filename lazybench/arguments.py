@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lazybench.errors import OutputUnavailable, UsageError, nearest
+from lazybench.errors import UsageError, nearest
 
 LARGEST = 2**63 - 1
 """Largest whole number that a setting takes, and the largest that an array can hold."""
@@ -137,25 +137,3 @@ def check_options(options: Any, allowed: tuple[str, ...]) -> Mapping[str, Any]:
                 f"{', '.join(allowed) or 'none'}"
             )
     return given
-
-
-def need_folder(path: Path, option: str) -> Path:
-    """Return `path` if it is a folder or could be created as one.
-
-    Raises:
-        OutputUnavailable: it or one of its parents is a file.
-    """
-    for place in (path, *path.parents):
-        try:
-            if place.is_dir():
-                return path
-            blocked = place.exists() or place.is_symlink()
-        except OSError as error:
-            raise OutputUnavailable(
-                f"{option} {path} can't be used: {error.strerror}; choose another folder"
-            ) from error
-        if blocked:
-            raise OutputUnavailable(
-                f"{option} {path} can't be a folder: {place} is a file; choose another folder"
-            )
-    return path

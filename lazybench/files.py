@@ -337,24 +337,88 @@ def replace_ours(path: str | os.PathLike[str], data: bytes, *, mark: bytes, inst
         StoreError: the disk is full or a size limit is reached; the message names the path.
     """
     target = Path(path)
-    theirs = OutputUnavailable(
+    check_replaceable(target, mark=mark, instead=instead)
+    if os.path.lexists(target):
+        return write_bytes(target, data)
+    try:
+        return write_bytes(target, data, replace=False)
+    except FileExistsError:
+        raise _theirs(target, instead) from None
+
+
+def check_replaceable(path: str | os.PathLike[str], *, mark: bytes, instead: str) -> None:
+    """Check that `replace_ours` may write a file, before the work whose result goes there.
+
+    Args:
+        path: the file to write.
+        mark: bytes near the beginning of every such file, and of no other.
+        instead: for the message, what to do if another file has the path.
+
+    Raises:
+        OutputUnavailable: another file has the path, or the folder can't be created or written to.
+    """
+    target = Path(path)
+    if os.path.lexists(target):
+        if target.is_symlink() or not target.is_file():
+            raise _theirs(target, instead)
+        try:
+            with open_file(target) as file:
+                ours = mark in file.read(_HEAD_BYTES)
+        except OSError as error:
+            raise _store_error(target, error, 0) from error
+        if not ours:
+            raise _theirs(target, instead)
+    need_folder(target.absolute().parent, f"the folder of {target},", writes=True)
+
+
+def need_folder(path: Path, option: str, *, writes: bool = False) -> Path:
+    """Return `path` if it is a folder or could be created as one.
+
+    Args:
+        path: the folder.
+        option: what gave it, for the message.
+        writes: whether files will be written there.
+
+    Raises:
+        OutputUnavailable: it or one of its parents is a file, or it can't be written to.
+    """
+    for place in (path, *path.parents):
+        try:
+            if place.is_dir():
+                if writes and not os.access(place, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, f"{place} can't be written to")
+                return path
+            blocked = place.exists() or place.is_symlink()
+        except OSError as error:
+            raise OutputUnavailable(
+                f"{option} {path} can't be used: {error.strerror}; choose another folder"
+            ) from error
+        if blocked:
+            raise OutputUnavailable(
+                f"{option} {path} can't be a folder: {place} is a file; choose another folder"
+            )
+    return path
+
+
+def check_new(path: Path, instead: str) -> None:
+    """Check that a new file can be written, before the work whose result goes there.
+
+    Args:
+        path: the file to write.
+        instead: for the message, what to do if the path is taken.
+
+    Raises:
+        OutputUnavailable: the path is taken, or its folder can't be created or written to.
+    """
+    if os.path.lexists(path):
+        raise OutputUnavailable(f"{path} exists already, so nothing is written; {instead}")
+    need_folder(path.absolute().parent, f"the folder of {path},", writes=True)
+
+
+def _theirs(target: Path, instead: str) -> OutputUnavailable:
+    return OutputUnavailable(
         f"{target} exists already and wasn't written by lazybench, so it isn't replaced; {instead}"
     )
-    if not os.path.lexists(target):
-        try:
-            return write_bytes(target, data, replace=False)
-        except FileExistsError:
-            raise theirs from None
-    if target.is_symlink() or not target.is_file():
-        raise theirs
-    try:
-        with open_file(target) as file:
-            ours = mark in file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise _store_error(target, error, len(data)) from error
-    if not ours:
-        raise theirs
-    return write_bytes(target, data)
 
 
 def remove_leftovers(folder: Path, *, older_than_s: float = 0.0) -> None:

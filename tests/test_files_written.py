@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazybench.errors import OutputUnavailable, StoreError, UsageError
+from lazybench.files import check_new, need_folder
 from lazybench.records import (
     append_line,
     canonical_json,
@@ -273,3 +274,37 @@ def test_a_line_is_on_the_disk_where_it_must_be(
     assert synced == []
     append_line(lines, {"i": 1}, sync=True)
     assert synced == [("file", lines.stat().st_size)]
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = {tmp_path}
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in refused)
+    assert need_folder(tmp_path, "--out") == tmp_path
+    with pytest.raises(OutputUnavailable, match=r"--out .*can't be written to; choose another"):
+        need_folder(tmp_path / "new", "--out", writes=True)
+    with pytest.raises(OutputUnavailable, match="can't be written to"):
+        check_new(tmp_path / "new", "no advice")
+    refused.clear()
+    check_new(tmp_path / "new", "no advice")
+    (tmp_path / "new").touch()
+    with pytest.raises(OutputUnavailable, match="exists already, so nothing is written; no advice"):
+        check_new(tmp_path / "new", "no advice")
+
+
+@pytest.mark.parametrize("form", ["png", "svg"])
+def test_a_picture_replaces_pictures_of_lazybench_only(tmp_path: Path, form: str) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    from lazybench.boards.plots import as_bytes, write_picture
+
+    path = tmp_path / f"a.{form}"
+    for _ in range(2):
+        write_picture(path, as_bytes(Figure(), form))
+    Figure().savefig(path)
+    before = path.read_bytes()
+    with pytest.raises(OutputUnavailable, match="give another path"):
+        write_picture(path, as_bytes(Figure(), form))
+    assert path.read_bytes() == before

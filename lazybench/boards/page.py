@@ -278,6 +278,10 @@ class _About:
         )
 
 
+PAGE_MARK = b'<meta name="generator" content="lazybench">'
+"""Bytes near the beginning of every page of `to_html`."""
+
+
 def to_html(
     boards: Sequence[Board],
     records: Iterable[Record],

@@ -7,7 +7,7 @@ import io
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from lazybench.boards.compare import Comparison
 from lazybench.boards.group import bounded, factor, is_drawable
 from lazybench.boards.plot_data import PlotData, Series, gamma_counts, plot_data
 from lazybench.errors import LazybenchError, UsageError
-from lazybench.files import write_bytes
+from lazybench.files import replace_ours
 from lazybench.records.schema import Record
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_METADATA: Mapping[str, Mapping[str, str | None]] = {
+    "png": {"Software": "lazybench"},
+    "svg": {"Creator": "lazybench", "Date": None},
+}
+_MARKS = {".png": b"Software\0lazybench", ".svg": b"<dc:title>lazybench<"}
 _COLOURS = ("#0b62a8", "#c4500a", "#00795a", "#a6417f", "#8a6100", "#5a55c9", "#b3261e", "#2c7480")
 _MARKERS = ("o", "s", "D", "^")
 _LONGEST_NAME = 40
@@ -67,7 +72,7 @@ def draw(boards: Sequence[Board], records: Iterable[Record], folder: Path, form:
             figure = painter(shown)
             if figure is not None:
                 path = folder / f"{shown.id}-{kind}.{form}"
-                written.append(write_bytes(path, as_bytes(figure, form)))
+                written.append(write_picture(path, as_bytes(figure, form)))
     return written
 
 
@@ -146,9 +151,23 @@ def as_bytes(figure: Figure, form: str) -> bytes:
     with rc_context({"svg.hashsalt": "lazybench"}), warnings.catch_warnings():
         # A name may hold characters that the font lacks; they are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        metadata: dict[str, Any] = {"Date": None} if form == "svg" else {}
-        figure.savefig(held, format=form, dpi=150, metadata=metadata)
+        figure.savefig(held, format=form, dpi=150, metadata=_METADATA[form])
     return held.getvalue()
+
+
+def write_picture(path: Path, content: bytes) -> Path:
+    """Write what `as_bytes` returned, and return its path; no other file is replaced.
+
+    Args:
+        path: a file that ends in `.png` or `.svg`.
+        content: its whole content.
+
+    Raises:
+        OutputUnavailable: a file that lazybench didn't draw has the path, or it can't be written.
+        StoreError: the disk is full.
+    """
+    instead = "give another path, or move that file away"
+    return replace_ours(path, content, mark=_MARKS[path.suffix.lower()], instead=instead)
 
 
 def _plain(text: str) -> str:

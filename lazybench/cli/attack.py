@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lazybench.arguments import need_folder
 from lazybench.cli import console, options
 from lazybench.cli.command import Group, command
 from lazybench.errors import DataUnavailable, UsageError
+from lazybench.files import need_folder
 
 if TYPE_CHECKING:
     from lazybench.envs.own_target.attack import AttackOutcome
@@ -199,7 +199,7 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     for option, value in (("--timeout", timeout), ("--rate", rate)):
         if value is not None and not math.isfinite(value):
             raise UsageError(f"{option} takes a finite number, got {value}")
-    need_folder(out_dir, "--out")
+    need_folder(out_dir, "--out", writes=True)
     form = {"layout": layout, "bounds": _bounds(bounds), "answers": answers}
     http = {"encoding": encoding, "batch": batch, "concurrency": concurrency, "rate": rate}
     http |= {"timeout_s": timeout, "retries": retries, "repeats": repeats}
@@ -356,8 +356,11 @@ def train_command(  # noqa: PLR0913 - one argument for each option
     """Train networks, save them in the cache folder and print their accuracy."""
     from lazybench.cli.progress import watching
     from lazybench.envs.targets.training import keep_net
+    from lazybench.files import check_new
 
     wanted = _wanted(names, only=only)
+    if into is not None and not replace:
+        check_new(into, "add --replace to replace it, or name another file with --out")
     facts = []
     with watching(quiet=quiet or json) as watch:
         if into is not None:

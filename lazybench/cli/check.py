@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lazybench.arguments import need_folder
 from lazybench.cli import console, options
 from lazybench.cli.command import command
 from lazybench.errors import UsageError
+from lazybench.files import need_folder
 
 if TYPE_CHECKING:
     from lazybench.doctor import Examined

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lazybench.arguments import need_folder
 from lazybench.cli import console, options
 from lazybench.cli.command import command
 from lazybench.errors import UnknownName, UsageError
+from lazybench.files import need_folder
 
 if TYPE_CHECKING:
     from lazybench.boards.compare import Comparison, Plan, Size
@@ -196,10 +196,9 @@ def _draw(comparison: Comparison, path: Path) -> None:
     """
     if path.suffix.lower() not in (".png", ".svg"):
         raise UsageError(f"--plot takes a .png or .svg file, got '{path}'")
-    from lazybench.boards.plots import compare_picture
-    from lazybench.records import write_bytes
+    from lazybench.boards.plots import compare_picture, write_picture
 
-    write_bytes(path, compare_picture(comparison, path.suffix.lower()[1:]))
+    write_picture(path, compare_picture(comparison, path.suffix.lower()[1:]))
 
 
 # A comma in parentheses belongs to the name of a row, such as `reptile (inner_steps=5, lr=0.1)`.

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lazybench.arguments import need_folder
 from lazybench.boards.render import board_text, reported_text
 from lazybench.cli import console, options
 from lazybench.cli.command import command
 from lazybench.errors import DataUnavailable, UnknownName, UsageError
+from lazybench.files import need_folder
 
 if TYPE_CHECKING:
     from lazybench.boards import Board
@@ -222,11 +222,14 @@ def _page(
     found: Sequence[Board], records: Sequence[Record], path: Path, store: Path, command: str
 ) -> None:
     from lazybench import boards
-    from lazybench.records import write_bytes
+    from lazybench.boards.page import PAGE_MARK
+    from lazybench.files import replace_ours
 
     place = _store_from(path.parent, store)
     text = boards.to_html(found, records, command=command, store=place)
-    console.line(str(write_bytes(path, text.encode("utf-8", "backslashreplace"))))
+    instead = "name another file with --html, or move that one away"
+    content = text.encode("utf-8", "backslashreplace")
+    console.line(str(replace_ours(path, content, mark=PAGE_MARK, instead=instead)))
 
 
 def _store_from(folder: Path, store: Path) -> str | None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lazybench.arguments import need_folder
 from lazybench.cli import console, options
 from lazybench.cli.command import command
 from lazybench.cli.sweep import exit_code, run_cells
 from lazybench.errors import UsageError
+from lazybench.files import need_folder
 
 if TYPE_CHECKING:
     from lazybench.paper.reproduce import PaperVsMeasured

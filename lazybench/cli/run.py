@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lazybench.arguments import KEY_DIGITS, is_key, need_folder
+from lazybench.arguments import KEY_DIGITS, is_key
 from lazybench.cli import console, options
 from lazybench.cli.command import command
 from lazybench.errors import UnknownName, UsageError
+from lazybench.files import need_folder
 from lazybench.runtime import launched
 
 if TYPE_CHECKING:
@@ -155,8 +156,8 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     for name, value in (("query_budget", query_budget), ("bad_query_budget", bad_query_budget)):
         if value is not None:
             protocol_settings[name] = value
-    need_folder(out_dir, "--out")
-    need_folder(runs, "--runs")
+    need_folder(out_dir, "--out", writes=True)
+    need_folder(runs, "--runs", writes=True)
     # Of the processes that torchrun started, only the first one prints and writes.
     number, many = launched()
     # Before torch is loaded, which takes seconds.

@@ -46,16 +46,14 @@ def draw(
     """
     if path.suffix.lower() != ".png":
         raise UsageError(f"--png takes a file that ends in .png, got '{path}'")
+    from lazybench.boards.plots import record_picture, write_picture
+
     content = _environment(name, trial, attacker)
     if content is None:
         if trial or attacker is not None:
             raise UsageError(f"--trial and --agent go with environments, which '{name}' isn't")
-        from lazybench.boards.plots import record_picture
-
         content = record_picture(_record(name, root, runs))
-    from lazybench.records import write_bytes
-
-    console.line(f"{write_bytes(path, content)}: drawn")
+    console.line(f"{write_picture(path, content)}: drawn")
 
 
 def _environment(name: str, trial: int, attacker: str | None) -> bytes | None:

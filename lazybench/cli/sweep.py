@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lazybench.arguments import need_folder
 from lazybench.cli import console, options
 from lazybench.cli.command import command
 from lazybench.cli.progress import Stage, drawable
 from lazybench.errors import UsageError
+from lazybench.files import need_folder
 from lazybench.runner.callbacks import SILENT, Callback
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     Recorded runs are skipped: re-run the same command to resume. Updates the board files at the
     end.
     """
-    need_folder(out_dir, "--out")
-    need_folder(runs, "--runs")
+    need_folder(out_dir, "--out", writes=True)
+    need_folder(runs, "--runs", writes=True)
     _one_engine(jobs, devices, workers, scheduler)
     if emit_commands:
         given = {

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lazybench.arguments import need_folder
 from lazybench.cli import console, options
 from lazybench.cli.command import command
 from lazybench.cli.run import metric_text
+from lazybench.files import need_folder
 
 if TYPE_CHECKING:
     from lazybench.stats import Interval

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from lazybench.agent import Policy
-from lazybench.arguments import need_folder
 from lazybench.errors import (
     Busy,
     DataUnavailable,
@@ -27,7 +26,7 @@ from lazybench.errors import (
     StoreError,
     UsageError,
 )
-from lazybench.files import plain, refuse_links
+from lazybench.files import need_folder, plain, refuse_links
 from lazybench.records import (
     Packed,
     Record,

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from lazybench.agent import Policy, is_vectorized
-from lazybench.arguments import check_path, check_settings, check_text, check_whole, need_folder
+from lazybench.arguments import check_path, check_settings, check_text, check_whole
 from lazybench.errors import ContractError, UsageError
-from lazybench.files import plain
+from lazybench.files import need_folder, plain
 from lazybench.nets import forget_loaded, published_source
 from lazybench.records import AgentFacts, Metric, NetworkFacts, Record, Store
 from lazybench.runner import provenance
@@ -82,7 +82,7 @@ class TransferRequest:
                 check_whole(name, value, least=None)
         check_path("runs", self.runs)
         if self.out is not None:
-            need_folder(check_path("out", self.out), "--out")
+            need_folder(check_path("out", self.out), "--out", writes=True)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from lazybench.arguments import check_path, check_settings, check_whole
 from lazybench.data.fingerprint import instance_hash
 from lazybench.data.importing.arrays import read_arrays
 from lazybench.errors import ContractError, DataUnavailable, UsageError
+from lazybench.files import check_replaceable
 from lazybench.records import Cost, Record, Store, replace_ours
 from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import env_facts, is_block, open_env
@@ -100,6 +101,8 @@ def export_trials(
         raise UsageError(f"trials are written to {' or '.join(ENDINGS)}, got '{path}'")
     if arrays and path.suffix != ".npz":
         raise UsageError(f"--arrays goes with .npz, got '{path}'")
+    mark, instead = ENDINGS[path.suffix], "name another file with --to, or move that one away"
+    check_replaceable(path, mark=mark, instead=instead)
     spec, note = resolve_env(env)
     if note:
         watch.note(note)
@@ -129,8 +132,7 @@ def export_trials(
         "predictions": shape,
     }
     data = _npz(about, parts) if path.suffix == ".npz" else _lines(about, parts)
-    instead = "name another file with --to, or move that one away"
-    written = replace_ours(path, data, mark=ENDINGS[path.suffix], instead=instead)
+    written = replace_ours(path, data, mark=mark, instead=instead)
     return Exported(written, about, len(data))
 
 

@@ -59,6 +59,16 @@ def test_into_a_file(lazybench: Any, asked: list[Any], tmp_path: Path) -> None:
     assert asked == [("glyphs-net4", "small", 0)]
     found = read_nets(tmp_path / "nets.safetensors", remedy="none")
     assert found["glyphs-net4"].accuracy == 0.9876
+    asked.clear()
+    again = lazybench("targets", "train", "glyphs-net4", "--only", "--out", "nets.safetensors")
+    assert (again.code, asked) == (73, [])
+    assert "exists already" in again.err
+    assert "--replace" in again.err
+    (tmp_path / "file").touch()
+    below = lazybench("targets", "train", "glyphs-net4", "--out", "file/nets.safetensors")
+    assert (below.code, asked) == (73, [])
+    more = ("--only", "--out", "nets.safetensors", "--replace")
+    assert lazybench("targets", "train", "glyphs-net4", *more).code == 0
 
 
 def test_json(lazybench: Any, asked: list[Any]) -> None:
