@@ -22,6 +22,11 @@ from lazybench.user_code import load
 
 Kind = Literal["agent", "env"]
 
+_TEMPLATES = PackageLoader("lazybench", "templates/new")
+# Templates are plain text, so nothing needs to be escaped.
+_ENVIRONMENT = Environment(
+    loader=_TEMPLATES, undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
+)
 _NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 _LONGEST = 40
 
@@ -161,13 +166,22 @@ def _words(kind: Kind, name: str, family: Family) -> dict[str, str]:
         "module": module,
         "package": package,
         "id": known,
-        "cls": "".join(part.capitalize() for part in module.split("_")),
+        "cls": _class_name(kind, family, module),
         "about": field.about[own],
         "env": known + field.ending if own else field.env,
         "agent": field.agent,
         "metric": field.metric,
         "baseline": str(field.baselines[own]),
     }
+
+
+def _class_name(kind: Kind, family: Family, module: str) -> str:
+    """The name of an agent's class, which is no name that its file has otherwise."""
+    name = "".join(part.capitalize() for part in module.split("_"))
+    if kind == "env":
+        return name
+    source, _, _ = _TEMPLATES.get_source(_ENVIRONMENT, f"agent_{family}.py.jinja")
+    return f"{name}Agent" if re.search(rf"\b{name}(Config)?\b", source) else name
 
 
 def _importable(module: str) -> bool:
@@ -208,14 +222,7 @@ def _rendered(kind: Kind, family: Family, words: dict[str, str]) -> dict[str, st
         sources[f"{module}/agent.py"] = f"agent_{family}.py"
     elif family != "attack":
         sources[f"{module}/data.py"] = "env_data.py"
-    templates = Environment(
-        loader=PackageLoader("lazybench", "templates/new"),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        # Templates are plain text, so nothing needs to be escaped.
-        autoescape=False,
-    )
     return {
-        path: templates.get_template(f"{name}.jinja").render(words)
+        path: _ENVIRONMENT.get_template(f"{name}.jinja").render(words)
         for path, name in sources.items()
     }

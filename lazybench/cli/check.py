@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -142,7 +143,7 @@ def new_command(
 
     package = new_package(kind.value, name, family.value, parent)
     commands = [
-        f"pip install -e '{package.folder}[test]'",
+        f"pip install -e {shlex.quote(f'{package.folder}[test]')}",
         f"lazybench check {kind} {package.id}",
         f"lazybench run --agent {package.agent} --env {package.env} --budget smoke",
         f"lazybench leaderboard --env {package.env}",

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from lazybench.specs import BUDGETS
+
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = ("fewshot", "longtail", "attack")
 
@@ -41,6 +43,34 @@ def test_a_package_is_written_whole(lazybench: Any, kind: str, family: str) -> N
     # Nothing of it is left half made, and what lists packages loads nothing heavy.
     assert [path.name for path in Path().iterdir()] == ["my-thing-two"]
     assert not re.search("import (torch|numpy)", (folder / "my_thing_two/__init__.py").read_text())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["plan", "agent", "queries", "rng", "state", "env-spec", "field"])
+def test_a_name_of_the_template_is_no_class_of_the_package(
+    lazybench: Any, name: str, family: str
+) -> None:
+    done = lazybench("new", "agent", name, "--family", family, "--dir", "it's here", "--json")
+    assert done.code == 0, done.err
+    reported = json.loads(done.out)
+    assert reported["next"][0] == f"""pip install -e 'it'"'"'s here/{name}[test]'"""
+    source = Path("it's here", name, name.replace("-", "_"), "agent.py").read_text()
+    defined = re.findall(r"^(?:class |)(\w+)(?=[(:]| = )", source, re.MULTILINE)
+    imported = [
+        word
+        for line in re.findall(r"^from .* import (.*)", source, re.MULTILINE)
+        for word in line.split(", ")
+    ]
+    assert not set(defined) & set(imported)
+    assert len(set(defined)) == len(defined)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_new_agent_has_a_preset_at_every_budget(lazybench: Any, family: str) -> None:
+    assert lazybench("new", "agent", "mine", "--family", family).code == 0
+    source = Path("mine/mine/agent.py").read_text()
+    for budget in BUDGETS:
+        assert f'"{budget}": ' in source
 
 
 def test_nothing_is_overwritten(lazybench: Any, tmp_path: Path) -> None:
