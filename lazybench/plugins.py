@@ -12,14 +12,15 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, PathDistribution, distributions, entry_points
 from types import FrameType
 from typing import Any, TextIO
 
-from lazybench.errors import UsageError
-from lazybench.specs import FAMILIES
+from lazybench.errors import ContractError, LazybenchError, UsageError
+from lazybench.specs import FAMILIES, OWN
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
 _TEXTS = ("about", "origin", "target", "reference", "licence", "metric", "unit", "data")
@@ -61,6 +62,33 @@ def contained() -> Iterator[None]:
                 raise Escaped(describe(error)) from error
     if stopped:
         raise stopped[0]
+
+
+@contextmanager
+def named(origin: str, what: str) -> Iterator[None]:
+    """Run a method of an agent in a block; an error of a user's agent becomes one line.
+
+    Args:
+        origin: who registered the agent. Errors of lazybench's own agents pass unchanged.
+        what: the agent and the method, for the message.
+
+    Raises:
+        ContractError: the method failed; the message names the error, its file and line.
+    """
+    if origin == OWN:
+        yield
+        return
+    try:
+        with contained():
+            yield
+    except LazybenchError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, Escaped) and error.__cause__ else error
+        frame = traceback.extract_tb(cause.__traceback__)[-1]
+        raise ContractError(
+            f"{what} failed: {describe(error)} ({frame.filename}:{frame.lineno})"
+        ) from error
 
 
 @contextmanager

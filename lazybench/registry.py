@@ -17,11 +17,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from lazybench.agent import contract
 from lazybench.errors import DuplicateName, UnknownName, UsageError, nearest
 from lazybench.plugins import check_spec, contained, describe, package, points
-from lazybench.specs import AgentSpec, DataSpec, EnvSpec, Resolved
+from lazybench.specs import OWN, AgentSpec, DataSpec, EnvSpec, Resolved
 from lazybench.user_code import USER_MODULE, defining_file, function_of, load, spelled
-
-OWN = "lazybench"
-"""Origin of specs of this package; specs of other packages can't have it."""
 
 MOST_SPECS = 10_000
 """Largest number of specs of one entry point."""
@@ -241,7 +238,12 @@ def agent_spec(name: str) -> AgentSpec:
         UsageError: the file or class doesn't exist.
     """
     if not isinstance(name, str) or ":" not in name:
-        spec: AgentSpec = AGENTS.resolve(name).spec
+        try:
+            spec: AgentSpec = AGENTS.resolve(name).spec
+        except UnknownName as error:
+            if not str(name).endswith(".py"):
+                raise
+            raise UsageError(f"'{name}' is a file; name its agent, too: {name}:CLASS") from error
         return spec
     name = spelled(name)
     return _spec_for(load(name), name)

@@ -16,8 +16,8 @@ from typing import Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lazybench.errors import OutputUnavailable, UsageError
-from lazybench.registry import AGENTS, DATA_ALIASES, DATASETS, ENVS, OWN
-from lazybench.specs import Family
+from lazybench.registry import AGENTS, DATA_ALIASES, DATASETS, ENVS
+from lazybench.specs import OWN, Family
 from lazybench.user_code import load
 
 Kind = Literal["agent", "env"]

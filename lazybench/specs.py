@@ -22,6 +22,9 @@ Better = Literal["higher", "lower"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 """Families of environments."""
 
+OWN = "lazybench"
+"""Origin of what this package registers itself."""
+
 BUDGETS: tuple[str, ...] = ("smoke", "small", "medium", "paper")
 """Compute budgets: seconds, unranked; minutes; 15 to 30 minutes on two cores; the full
 protocol."""
@@ -127,7 +130,7 @@ class EnvSpec:
     trial_classes: str = ""
     about: str = ""
     version: int = 1
-    origin: str = "lazybench"
+    origin: str = OWN
     cites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -204,7 +207,7 @@ class AgentSpec:
     about: str = ""
     reference: str = ""
     version: int = 1
-    origin: str = "lazybench"
+    origin: str = OWN
     cites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -236,7 +239,7 @@ class DataSpec:
     probe: tuple[str, ...] = ()
     licence: str = ""
     about: str = ""
-    origin: str = "lazybench"
+    origin: str = OWN
     cites: tuple[str, ...] = ()
     sheet: Mapping[str, str] = field(default_factory=dict)
 

@@ -44,8 +44,8 @@ from lazybench.boards.rows import Row
 from lazybench.records.schema import Record, Reported
 from lazybench.records.store import Store
 from lazybench.references import bibliography
-from lazybench.registry import AGENTS, DATASETS, OWN
-from lazybench.specs import FAMILIES, AgentSpec, DataSpec
+from lazybench.registry import AGENTS, DATASETS
+from lazybench.specs import FAMILIES, OWN, AgentSpec, DataSpec
 from lazybench.tables import rounded
 
 Words = Callable[[Any, Mapping[str, Any]], str]

@@ -26,10 +26,10 @@ from lazybench.arguments import (
 )
 from lazybench.errors import DeviceUnavailable, UnknownName, UsageError, nearest
 from lazybench.files import plain
-from lazybench.plugins import Escaped, contained, describe
+from lazybench.plugins import Escaped, contained, describe, named
 from lazybench.records import Tuning
-from lazybench.registry import DATASETS, ENVS, OWN, agent_spec, class_spec
-from lazybench.specs import BUDGETS, AgentSpec, EnvSpec
+from lazybench.registry import DATASETS, ENVS, agent_spec, class_spec
+from lazybench.specs import BUDGETS, OWN, AgentSpec, EnvSpec
 from lazybench.user_code import (
     defining_sha256,
     is_own_class,
@@ -403,12 +403,15 @@ def make(
         )
     # Unparsed texts, since the digits of a key may look like a number.
     kind = contract(factory)
-    read = {key: _read(value) for key, value in kind.resolve_settings(overrides, find).items()}
+    with named(spec.origin, f"resolve_settings of agent '{spec.id}'"):
+        settings = kind.resolve_settings(overrides, find)
+    read = {key: _read(value) for key, value in settings.items()}
     config_type = kind.Config
     if not isinstance(name, str) and not given_class:
         agent, resolved = copy.deepcopy(name), _attributes(name, spec, read)
     elif config_type is not None:
-        base = dict(kind.preset(str(spec.kwargs.get("algorithm", spec.id)), env, budget))
+        with named(spec.origin, f"preset of agent '{spec.id}' at budget {budget}"):
+            base = dict(kind.preset(str(spec.kwargs.get("algorithm", spec.id)), env, budget))
         base |= {key: value for key, value in spec.kwargs.items() if key != "algorithm"}
         for later in kind.LATER if whole else ():
             base.pop(later, None)

@@ -16,7 +16,7 @@ import torch
 import lazybench
 import lazybench.runner.request
 from lazybench import user_code
-from lazybench.errors import LazybenchError, UsageError
+from lazybench.errors import ContractError, LazybenchError, UsageError
 from lazybench.runner.request import RunRequest, make
 from lazybench.runner.run_dir import read_options
 from lazybench.verify import score
@@ -192,6 +192,56 @@ def test_bad_arguments_of_run_are_refused_before_anything_is_made(
     with pytest.raises(LazybenchError):
         lazybench.run(options.pop("agent"), options.pop("env"), **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["preset", "plan", "describe_network", "resolve_settings"])
+@pytest.mark.parametrize("raised", ["KeyError('medium')", "SystemExit(3)"])
+def test_a_method_of_a_user_s_agent_that_fails_is_named_with_its_line(
+    tmp_path: Path, method: str, raised: str
+) -> None:
+    text = f"""
+import lazybench
+from pydantic import BaseModel
+
+class Settings(BaseModel):
+    pass
+
+class Failing(lazybench.Agent):
+    families = ("fewshot",)
+    Config = Settings
+
+    def __init__(self, config):
+        pass
+
+    def plan(self, task):
+        return lazybench.Plan(0)
+
+    def init(self, env, rng):
+        return {{}}
+
+    def update(self, state, batch, rng):
+        return state, {{}}
+
+    def policy(self, state):
+        return None
+
+    {"@staticmethod" if method in ("preset", "resolve_settings") else ""}
+    def {method}(*given):
+        raise {raised}
+"""
+    (tmp_path / "failing.py").write_text(text)
+    place = f"{tmp_path / 'failing.py'}:Failing"
+    with pytest.raises(ContractError, match=rf"{method} of agent 'Failing'.* failed: ") as caught:
+        play(tmp_path, place)
+    assert f"{raised[:8]}" in str(caught.value)
+    assert f"failing.py:{text.splitlines().index(f'        raise {raised}') + 1})" in str(
+        caught.value
+    )
+
+
+def test_a_file_without_a_class_is_no_agent(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'mine.py' is a file; .* mine.py:CLASS"):
+        play(tmp_path, "mine.py")
 
 
 def test_a_file_where_runs_should_be_is_reported_before_the_store_is_made(tmp_path: Path) -> None:
