@@ -336,6 +336,9 @@ def import_data(  # noqa: PLR0913 - each is a flag of the command line
             f"x must be arrays with y=, a path, or a data set of items (image, label), got "
             f"{type(x).__name__} without y"
         )
+    flags = {"grey": grey, "standardise": standardise, "skip_small": skip_small}
+    for flag, value in {**flags, "replace": replace}.items():
+        check_flag(flag, value)
     return import_request(
         ImportRequest(
             source=source,
@@ -344,10 +347,8 @@ def import_data(  # noqa: PLR0913 - each is a flag of the command line
             split_seed=None if split_seed is None else check_whole("split_seed", split_seed),
             fractions=None if fractions is None else check_numbers("fractions", fractions),
             size=None if size is None else check_whole("size", size),
-            grey=grey,
-            standardise=standardise,
-            skip_small=skip_small,
-            licence=licence,
+            **flags,
+            licence=check_text("licence", licence) if licence else "",
             replace=replace,
         )
     )

@@ -18,6 +18,7 @@ from lazybench.data.importing.split import Preparation, Read, Rows, stacked
 from lazybench.data.splits import SPLITS, Split
 from lazybench.errors import DataUnavailable, UsageError, nearest
 from lazybench.files import open_file
+from lazybench.plugins import contained, describe
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -152,7 +153,7 @@ def read_memory(held: Mapping[str, Any], preparation: Preparation) -> Rows:
     Raises:
         UsageError: shapes, types or values that aren't allowed.
     """
-    arrays = {name: np.asarray(value) for name, value in held.items()}
+    arrays = {name: as_array(value, f"{name} in the given arrays") for name, value in held.items()}
     return _rows(
         [_part(arrays, "the given arrays", None)],
         "the given arrays",
@@ -160,6 +161,22 @@ def read_memory(held: Mapping[str, Any], preparation: Preparation) -> Rows:
         split_by="split=",
         what="from memory",
     )
+
+
+def as_array(value: Any, what: str) -> NDArray[Any]:
+    """Return an array, tensor or list as a NumPy array.
+
+    Raises:
+        UsageError: it has no one shape, or a type that NumPy lacks; `what` names it.
+    """
+    try:
+        with contained():
+            return np.asarray(value)
+    except Exception as error:
+        raise UsageError(
+            f"{what} can't be an array: {describe(error)}; give values of one shape and of a type "
+            "that NumPy has, on the CPU"
+        ) from error
 
 
 def _rows(
@@ -213,7 +230,7 @@ def _rows(
         prep=preparation.name if images else FEATURES_PREP,
         what=f"{'images' if images else 'features'} {what}",
         read=read,
-        notes=(*notes, *(() if images else _constant(arrays))),
+        notes=(*notes, *(_dark(arrays, where) if images else _constant(arrays))),
     )
 
 
@@ -321,6 +338,14 @@ def _features(x: NDArray[Any], labels: tuple[str, ...], path: str) -> NDArray[np
                 "columns in all do so; subtract their means and scale them first"
             )
     return held
+
+
+def _dark(arrays: list[NDArray[Any]], where: str) -> tuple[str, ...]:
+    if max(x.max() for x in arrays) > 1:
+        return ()
+    return (
+        f"x in {where} is at most 1, of 255: all images are next to black; multiply 0/1 by 255",
+    )
 
 
 def _constant(arrays: list[NDArray[Any]]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from lazybench import gymnasium_ids
 from lazybench.data.fingerprint import instance_hash
-from lazybench.data.importing.arrays import is_split_folder, read_memory, read_npz
+from lazybench.data.importing.arrays import as_array, is_split_folder, read_memory, read_npz
 from lazybench.data.importing.catalogue import (
     FEATURES_NAME,
     NAME,
@@ -121,7 +121,11 @@ def read_dataset(dataset: MapStyle, preparation: Preparation) -> Rows:
     first, _ = _item(dataset, 0)
     if not isinstance(first, Image.Image) and np.ndim(first) == 1:
         pairs = [_item(dataset, number) for number in range(size)]
-        x = np.stack([np.asarray(vector) for vector, _ in pairs])
+        vectors = [as_array(vector, f"item {n}") for n, (vector, _) in enumerate(pairs)]
+        if len({vector.shape for vector in vectors}) > 1:
+            lengths = " and ".join(sorted({str(vector.size) for vector in vectors})[:2])
+            raise UsageError(f"features of the data set must have one length, got {lengths}")
+        x = np.stack(vectors)
         labels = [_label(label, names, number) for number, (_, label) in enumerate(pairs)]
         return read_memory({"x": x, "y": labels}, preparation)
     shapes: list[tuple[int, ...]] = []
@@ -196,7 +200,7 @@ def _item(dataset: MapStyle, number: int) -> tuple[Any, Any]:
 
 
 def _label(label: Any, names: Sequence[str], number: int) -> str:
-    value = np.asarray(label)
+    value = as_array(label, f"the label of item {number}")
     if value.ndim or value.dtype.kind not in "iuU":
         raise UsageError(
             f"the label of item {number} must be a whole number or text, got {label!r}"
@@ -220,7 +224,7 @@ def _pixels(image: Any, number: int) -> NDArray[np.uint8]:
                 "a channel"
             )
         return channels_first(np.asarray(image.convert("L" if image.mode in GREY_MODES else "RGB")))
-    pixels = np.asarray(image)
+    pixels = as_array(image, f"item {number} of the data set")
     if pixels.dtype.kind == "f":
         levels = pixels * _LEVELS
         # Comparisons with NaN are False.

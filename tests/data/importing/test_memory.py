@@ -178,3 +178,37 @@ def test_wrong_data_sets_are_refused(data: Path, pixels: Any) -> None:
         lazybench.import_data(Pairs(x, y, NAMES), name="birds", group=y)
     with pytest.raises(UsageError, match="fractions must be a list of numbers"):
         lazybench.import_data(x, y, name="birds", fractions=["a"])  # type: ignore[list-item]
+
+
+def test_images_of_0_and_1_are_imported_with_a_note(data: Path, pixels: Any) -> None:
+    x, y = pixels
+    done = lazybench.import_data(x // 255, y, name="dark")
+    assert any("at most 1, of 255" in note for note in done.notes)
+    assert not any("of 255" in note for note in lazybench.import_data(x, y, name="bright").notes)
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        ([[1.0, 2.0], [3.0]], "x in the given arrays can't be an array: ValueError"),
+        (torch.zeros(4, 3, dtype=torch.bfloat16), "x in the given arrays can't be an array"),
+    ],
+)
+def test_what_is_no_array_is_refused(data: Path, x: Any, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        lazybench.import_data(x, [0, 1, 2, 3][: len(x)], name="mine")
+
+
+def test_vectors_of_several_lengths_are_refused(data: Path) -> None:
+    ragged = Pairs([np.zeros(3), np.zeros(4)], [0, 1], [])
+    with pytest.raises(UsageError, match="must have one length, got 3 and 4"):
+        lazybench.import_data(ragged, name="mine")
+    odd = [(np.zeros(3), torch.zeros((), dtype=torch.bfloat16))]
+    with pytest.raises(UsageError, match="the label of item 0 can't be an array"):
+        lazybench.import_data(odd, name="mine")
+
+
+@pytest.mark.parametrize("flag", ["grey", "standardise", "skip_small", "replace"])
+def test_flags_are_true_or_false(data: Path, pixels: Any, flag: str) -> None:
+    with pytest.raises(UsageError, match=f"{flag} must be True or False, got 'no'"):
+        lazybench.import_data(*pixels, name="mine", **{flag: "no"})
