@@ -23,7 +23,7 @@ from lazybench.agent import Policy
 from lazybench.envs.attack.batch import AttackBlock
 from lazybench.envs.own_target.form import TargetForm, as_function, in_form
 from lazybench.envs.own_target.http import HttpSettings, HttpTarget
-from lazybench.envs.own_target.images import read_user_images, resized
+from lazybench.envs.own_target.images import read_user_images
 from lazybench.envs.own_target.journal import set_aside
 from lazybench.envs.own_target.user_target import UserAttack
 from lazybench.envs.own_target.white_box import Bound, need_white_box, white_box
@@ -190,9 +190,9 @@ def attack(
         OutputUnavailable: the folder can't be written.
     """
     _known_attacks(request.attacks)
-    images = read_user_images(request.images, request.labels, request.limit)
-    if request.size is not None:
-        images = resized(images, request.size)
+    if not request.is_http:
+        _no_http(request)
+    images = read_user_images(request.images, request.labels, request.limit, request.size)
     form = TargetForm(**request.form)
     eight_bit = request.eight_bit or request.is_http
     writable(request.out)
@@ -302,6 +302,22 @@ def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any, 
         yield target.name, None, target, target
     finally:
         target.close()
+
+
+def _no_http(request: AttackRequest) -> None:
+    """Check that a target in this process comes without settings of requests to an address.
+
+    Raises:
+        UsageError: there is one, which would have no effect.
+    """
+    usual = HttpSettings()
+    given = [name for name, value in request.http.items() if value != getattr(usual, name, value)]
+    given += ["fresh"] if request.fresh else []
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} go with an address, and the target '{request.target}' isn't one; "
+            "leave them out, or give --target http://…"
+        )
 
 
 def _known_attacks(names: tuple[str, ...]) -> None:

@@ -46,7 +46,10 @@ class UserImages(NamedTuple):
 
 
 def read_user_images(
-    images: Path, labels: Path | None = None, limit: int | None = None
+    images: Path,
+    labels: Path | None = None,
+    limit: int | None = None,
+    size: int | None = None,
 ) -> UserImages:
     """Return the images of a folder or npz file, in the order of their names.
 
@@ -59,33 +62,36 @@ def read_user_images(
         labels: file of labels, integers: lines or JSON `{name: label}`, lines `name,label`, one
             label a line in the order of the images, a JSON list, or `.npy`.
         limit: how many to read, drawn evenly over the classes; None for all.
+        size: edge in pixels that all are resized to, as float32 in [0, 1]; None leaves them as they
+            are, of one size. `Choice:` bilinear with antialiasing, the whole image: its shape
+            changes where it isn't square.
 
     Raises:
-        UsageError: images of several sizes, labels that don't fit them, or a class folder without
-            images.
+        UsageError: images of several sizes and no `size`, labels that don't fit them, or a class
+            folder without images.
         DataUnavailable: something that can't be read.
     """
     given = None if labels is None else _read_labels(labels)
     if images.is_dir():
-        found = _folder(images, given, labels, limit)
+        found = _folder(images, given, labels, limit, size)
     else:
         found = _npz(images, given, labels, limit)
     if not len(found.x):
         raise UsageError(f"{images} holds no images; give a folder or npz file with some")
     if not found.x[0].size:
         raise UsageError(f"images in {images} have no pixels, got shape {list(found.x.shape)}")
+    if size is not None and not images.is_dir():
+        found = found._replace(x=_resized(found.x, size))
     return found
 
 
-def resized(images: UserImages, size: int) -> UserImages:
-    """Return images of `size` x `size` pixels, float32, in [0, 1].
-
-    `Choice:` bilinear with antialiasing, the whole image: its shape changes where it isn't square.
-    """
-    scale = np.float32(255 if images.x.dtype == np.uint8 else 1)
-    x = torch.from_numpy((images.x / scale).astype(np.float32))
-    whole = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-    return images._replace(x=whole.clamp_(0, 1).numpy())
+def _resized(x: NDArray[Any], size: int) -> NDArray[np.float32]:
+    """Images `[..., C, H, W]`, uint8 or in [0, 1], as `size` x `size` pixels in [0, 1]."""
+    scale = np.float32(255 if x.dtype == np.uint8 else 1)
+    flat = torch.from_numpy((x / scale).astype(np.float32)).reshape(-1, *x.shape[-3:])
+    whole = F.interpolate(flat, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    found: NDArray[np.float32] = whole.clamp_(0, 1).numpy()
+    return found.reshape(*x.shape[:-2], size, size)
 
 
 def drawn(y: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
@@ -150,7 +156,9 @@ def _npz(path: Path, given: Any, labels: Path | None, limit: int | None) -> User
     )
 
 
-def _folder(path: Path, given: Any, labels: Path | None, limit: int | None) -> UserImages:
+def _folder(
+    path: Path, given: Any, labels: Path | None, limit: int | None, size: int | None
+) -> UserImages:
     folder = list_images(path)
     folders, notes = None, folder.notes
     if given is None:
@@ -160,7 +168,8 @@ def _folder(path: Path, given: Any, labels: Path | None, limit: int | None) -> U
         notes += more
     at = drawn(y, limit)
     names = tuple(folder.names[place] for place in at)
-    x, more = folder.pixels(names)
+    resize = None if size is None else lambda pixels: _resized(pixels, size)
+    x, more = folder.pixels(names, resize)
     return UserImages(x, y[at], names, notes + more, folders)
 
 

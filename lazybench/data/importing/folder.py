@@ -12,12 +12,12 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,27 +169,41 @@ class ImageFolder:
         with _quiet(), ThreadPoolExecutor(_THREADS) as threads:
             return list(threads.map(one, names, headers))
 
-    def pixels(self, names: Sequence[str]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-        """The images called `names`, of one size, uint8 `[N, channels, height, width]`, and notes.
+    def pixels(
+        self,
+        names: Sequence[str],
+        resize: Callable[[NDArray[np.uint8]], NDArray[Any]] | None = None,
+    ) -> tuple[NDArray[Any], tuple[str, ...]]:
+        """The images called `names`, `[N, channels, height, width]`, and notes.
 
         There is 1 channel if all of them are grey, else 3. The notes are lines on ignored frames
         and on formats that differ.
 
+        Args:
+            names: images, relative to the folder.
+            resize: takes an image, uint8 `[channels, height, width]`, and returns it in the size
+                that all get; None for uint8 images that must have one size.
+
         Raises:
-            UsageError: images of several sizes, of more than 8 bits a channel, or of too many
-                pixels.
+            UsageError: images of several sizes without `resize`, of more than 8 bits a channel, or
+                of too many pixels.
             DataUnavailable: a file isn't a whole image or can't be read.
         """
         headers = self.headers(names)
         sizes = {header.edges: name for header, name in zip(headers, names, strict=True)}
-        if len(sizes) > 1:
+        if len(sizes) > 1 and resize is None:
             odd = [f"{name} {_text(edges)}" for edges, name in list(sizes.items())[:2]]
-            raise UsageError(f"images in {self.path} must have one size, got {' and '.join(odd)}")
+            raise UsageError(
+                f"images in {self.path} must have one size, got {' and '.join(odd)}; resize them, "
+                "for example with --size 224"
+            )
         channels = 1 if all(header.grey for header in headers) else 3
-        pictures = [pixels for pixels, _ in self.pictures(names, headers)]
-        shape = (channels, *(next(iter(sizes), (1, 1))))
+        pictures: list[NDArray[Any]] = [pixels for pixels, _ in self.pictures(names, headers)]
+        if resize is not None:
+            pictures = [resize(pixels) for pixels in pictures]
         if not pictures:
-            return np.zeros((0, *shape), np.uint8), ()
+            return np.zeros((0, channels, 1, 1), np.uint8), ()
+        shape = (channels, *pictures[0].shape[1:])
         x = np.stack([np.broadcast_to(pixels, shape) for pixels in pictures])
         return x, tuple(_file_notes(names, headers))
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from lazybench.cli import main
 from lazybench.envs.own_target.attack import named_target
 from lazybench.envs.own_target.form import TargetForm
-from lazybench.envs.own_target.images import UserImages, resized
+from lazybench.envs.own_target.images import read_user_images
 from lazybench.envs.own_target.white_box import need_white_box, white_box
 from lazybench.errors import DataUnavailable, UsageError
 
@@ -85,16 +86,32 @@ def test_what_is_not_installed_is_named(package: str, monkeypatch: pytest.Monkey
     assert named_target("my.module:net", "l2") is None
 
 
-def test_images_are_resized_and_stay_in_the_box() -> None:
+def test_images_are_resized_and_stay_in_the_box(tmp_path: Path) -> None:
     x = np.zeros((2, 3, 8, 8), np.uint8)
     x[0, :, :, 4:] = 255
-    found = resized(UserImages(x, np.zeros(2, np.int64), ("a", "b")), 4)
+    np.savez(tmp_path / "a.npz", x=x, y=[0, 1])
+    found = read_user_images(tmp_path / "a.npz", size=4)
     assert (found.x.shape, found.x.dtype) == ((2, 3, 4, 4), np.float32)
-    assert found.names == ("a", "b")
+    assert found.names == ("0", "1")
     assert 0 <= found.x.min() <= found.x.max() <= 1
     assert found.x[0].mean() == pytest.approx(0.5, abs=1e-6)
-    same = resized(found, 4)
-    assert np.allclose(same.x, found.x)
+    np.savez(tmp_path / "b.npz", x=found.x, y=[0, 1])
+    assert np.allclose(read_user_images(tmp_path / "b.npz", size=4).x, found.x)
+
+
+def test_a_folder_s_images_of_several_sizes_are_resized_one_by_one(tmp_path: Path) -> None:
+    for name, shape in (("0/grey.png", (6, 9)), ("1/colour.png", (8, 8, 3))):
+        pixels = np.full(shape, 51, np.uint8)
+        pixels[:, shape[1] // 2 :] = 255
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(pixels).save(tmp_path / name)
+    with pytest.raises(UsageError, match=r"must have one size, got .*--size 224"):
+        read_user_images(tmp_path)
+    found = read_user_images(tmp_path, size=4)
+    assert (found.x.shape, found.x.dtype) == ((2, 3, 4, 4), np.float32)
+    assert found.x[1, 0, 0].tolist() == pytest.approx([0.2, 0.3, 0.9, 1], abs=0.1)
+    np.savez(tmp_path / "x.npz", x=np.array(Image.open(tmp_path / "1" / "colour.png"))[None], y=[1])
+    assert (read_user_images(tmp_path / "x.npz", size=4).x[0] == found.x[1]).all()
 
 
 @pytest.mark.parametrize(("norm", "margin"), [("linf", 0.1 * 16), ("l2", 0.4 * 4)])

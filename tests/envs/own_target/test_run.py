@@ -409,6 +409,25 @@ def test_random_answers_and_those_that_depend_on_the_batch_are_said(
     assert report_facts(own)["probes"] is None
 
 
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        (("--rate", "5"), "rate"),
+        (("--batch", "2"), "batch"),
+        (("--header", "X-Key: abc"), "headers"),
+        (("--repeats",), "repeats"),
+        (("--fresh",), "fresh"),
+    ],
+)
+def test_settings_of_requests_go_with_an_address(
+    own: Own, option: tuple[str, ...], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(own, *option)) == 2
+    said = capsys.readouterr().err
+    assert f"{name} go with an address" in said
+    assert "abc" not in said
+
+
 def test_probabilities_that_were_declared_as_logits_are_said(own: Own) -> None:
     base = ("--layout", "nhwc", "--bounds", "0,255", "--arrays", "numpy", "--attacks", "square")
     for answers, notes in (("scores", 1), ("probs", 0)):
