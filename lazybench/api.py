@@ -293,7 +293,9 @@ def import_data(  # noqa: PLR0913 - each is a flag of the command line
     """Import data of your own below the data folder, and return what was imported.
 
     Environments `<name>-5way-1shot` and so on work at once, here and in every later process. The
-    same instances give the same trials, from whatever source.
+    same instances give the same trials, whatever the source: arrays, data sets in memory or files
+    of lossless formats. Images of other formats (JPEG, …) are known by the bytes of their files,
+    since decoders differ; once decoded, they are other data.
 
     Args:
         x: with `y`: features `[M, d]` or uint8 images `[M, H, W]`, `[M, H, W, C]` or

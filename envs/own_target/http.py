@@ -19,7 +19,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +64,9 @@ def request_body(images: NDArray[np.uint8], form: TargetForm, encoding: Encoding
     return json.dumps({"instances": values.tolist()}).encode()
 
 
-def read_answers(content: bytes, images: int, form: TargetForm, name: str) -> list[Answer]:
+def read_answers(
+    content: bytes, images: int, form: TargetForm, name: str, quoted: Callable[[str], str]
+) -> list[Answer]:
     """Return the checked answers of a reply.
 
     Args:
@@ -72,6 +74,7 @@ def read_answers(content: bytes, images: int, form: TargetForm, name: str) -> li
         images: how many were sent.
         form: what the target answers.
         name: of the target, for messages.
+        quoted: returns a text of the target as a message may show it.
 
     Raises:
         ContractError: an answer that differs from the declared form.
@@ -79,24 +82,37 @@ def read_answers(content: bytes, images: int, form: TargetForm, name: str) -> li
     try:
         payload = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ContractError(f"{name} answered no JSON: {error}") from None
+        text = quoted(content.decode("utf-8", "replace")) or "nothing"
+        raise ContractError(f"{name} answered no JSON ({error}): {text}") from None
     if isinstance(payload, dict):
         payload = payload.get("predictions")
-    if not isinstance(payload, list) or len(payload) != images:
-        got = f"{len(payload)} entries" if isinstance(payload, list) else type(payload).__name__
+    if not isinstance(payload, list):
         raise ContractError(
             f'{name} must answer {images} instances with {{"predictions": [{images} answers]}}, '
-            f"got {got}"
+            f"got: {quoted(content.decode('utf-8', 'replace'))}"
+        )
+    if len(payload) != images:
+        raise ContractError(
+            f'{name} must answer {images} instances with {{"predictions": [{images} answers]}}, '
+            f"got {len(payload)} entries"
         )
     for answer in payload:
-        check_answer(answer, form, name)
+        check_answer(answer, form, name, quoted)
     # An answer of the wrong form isn't kept, so that a repaired target is queried again.
     form.scores(stacked(payload, form), images)
     return payload
 
 
-def check_answer(answer: Any, form: TargetForm, name: str) -> None:
+def check_answer(
+    answer: Any, form: TargetForm, name: str, quoted: Callable[[str], str] | None = None
+) -> None:
     """Check that an answer in a reply or journal is of the declared kind.
+
+    Args:
+        answer: what was read.
+        form: what the target answers.
+        name: of the target or the journal, for the message.
+        quoted: returns a text of the target as a message may show it; None shortens it only.
 
     Raises:
         ContractError: it is something else.
@@ -112,7 +128,7 @@ def check_answer(answer: Any, form: TargetForm, name: str) -> None:
     if not fine:
         raise ContractError(
             f"{name}: an answer of kind '{form.answers}' is {wanted}, got "
-            f"{json.dumps(answer)[:_SHOWN_CHARS]}"
+            f"{(quoted or _one_line)(json.dumps(answer))}"
         )
 
 
@@ -664,7 +680,7 @@ class HttpTarget:
         try:
             body = request_body(images, self._form, self._settings.encoding)
             reply = self._posted(body, len(images))
-            answers = read_answers(reply, len(images), self._form, self.name)
+            answers = read_answers(reply, len(images), self._form, self.name, self._quoted)
             with self._lock:
                 # Checked before any of them is stored: the same command couldn't resume from a mix.
                 for answer in answers:

@@ -301,7 +301,12 @@ def embed_command(  # noqa: PLR0913 - each is a flag of the command line
         str, typer.Option("--name", "-n", help="Id of the features. [default: DATA@BACKBONE]")
     ] = "",
     splits: Annotated[
-        str, typer.Option("--splits", help="Splits to embed; the others can follow later.")
+        str,
+        typer.Option(
+            "--splits",
+            help="Splits of few-shot tasks to embed; the others can follow later. The parts of "
+            "long tails are always embedded.",
+        ),
     ] = "train,val,test",
     weights: Annotated[
         str,

@@ -72,7 +72,8 @@ class EmbedRequest:
         backbone: see `lazybench.nets.pretrained`.
         size: edge that images are resized to, in pixels; None for the backbone's own.
         name: id of the features, `DATA@ANYTHING`; empty for `DATA@BACKBONE`.
-        splits: those to embed; the others can follow later.
+        splits: those of few-shot tasks to embed; the others can follow later. The parts of
+            long-tailed streams are always embedded.
         weights: what the backbone's weights were trained on, where its name doesn't say it.
         allow_overlap: whether these may be known to have seen the test classes.
         device: where the network computes.

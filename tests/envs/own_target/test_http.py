@@ -398,6 +398,26 @@ def test_one_number_for_two_classes(loopback: Any, tmp_path: Path) -> None:
         target(rows(2))
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": "no model is loaded for hush-token-1"}',
+        b"no model is loaded for hush-token-1",
+        b'[["no model is loaded for hush-token-1"], [0, 1]]',
+    ],
+)
+def test_what_a_target_says_in_place_of_answers_is_quoted_without_secrets(
+    loopback: Any, body: bytes
+) -> None:
+    loopback.before = lambda number: (200, {}, body)
+    with (
+        opened(loopback.url, headers={"X-Key": "hush-token-1"}) as target,
+        pytest.raises(ContractError, match="no model is loaded for …") as said,
+    ):
+        target(rows(2))
+    assert "hush" not in str(said.value)
+
+
 def test_headers_are_sent_and_secrets_are_shown_nowhere(loopback: Any, tmp_path: Path) -> None:
     journal = tmp_path / "queries.jsonl"
     with opened(
