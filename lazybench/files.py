@@ -337,8 +337,7 @@ def replace_ours(path: str | os.PathLike[str], data: bytes, *, mark: bytes, inst
         StoreError: the disk is full or a size limit is reached; the message names the path.
     """
     target = Path(path)
-    check_replaceable(target, mark=mark, instead=instead)
-    if os.path.lexists(target):
+    if check_replaceable(target, mark=mark, instead=instead):
         return write_bytes(target, data)
     try:
         return write_bytes(target, data, replace=False)
@@ -346,8 +345,10 @@ def replace_ours(path: str | os.PathLike[str], data: bytes, *, mark: bytes, inst
         raise _theirs(target, instead) from None
 
 
-def check_replaceable(path: str | os.PathLike[str], *, mark: bytes, instead: str) -> None:
-    """Check that `replace_ours` may write a file, before the work whose result goes there.
+def check_replaceable(path: str | os.PathLike[str], *, mark: bytes, instead: str) -> bool:
+    """Check that `replace_ours` may write a file, and return whether there is one to replace.
+
+    It is called before the work whose result goes there, too.
 
     Args:
         path: the file to write.
@@ -358,7 +359,8 @@ def check_replaceable(path: str | os.PathLike[str], *, mark: bytes, instead: str
         OutputUnavailable: another file has the path, or the folder can't be created or written to.
     """
     target = Path(path)
-    if os.path.lexists(target):
+    there = os.path.lexists(target)
+    if there:
         if target.is_symlink() or not target.is_file():
             raise _theirs(target, instead)
         try:
@@ -369,6 +371,7 @@ def check_replaceable(path: str | os.PathLike[str], *, mark: bytes, instead: str
         if not ours:
             raise _theirs(target, instead)
     need_folder(target.absolute().parent, f"the folder of {target},", writes=True)
+    return there
 
 
 def need_folder(path: Path, option: str, *, writes: bool = False) -> Path:

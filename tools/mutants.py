@@ -852,8 +852,8 @@ MUTANTS = (
     Mutant(
         "leftovers-of-other-folders-removed",
         SWAP,
-        'for stale in folder.parent.glob(f"{folder.name}{TEMPORARY}*"):',
-        'for stale in folder.parent.glob(f"{folder.name}*{TEMPORARY}*"):',
+        'mark = f"{folder.name}{TEMPORARY}"',
+        "mark = folder.name",
         (T_CACHE,),
     ),
     Mutant(

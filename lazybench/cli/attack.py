@@ -199,7 +199,7 @@ def attack_command(  # noqa: PLR0913 - one parameter for each option
     for option, value in (("--timeout", timeout), ("--rate", rate)):
         if value is not None and not math.isfinite(value):
             raise UsageError(f"{option} takes a finite number, got {value}")
-    need_folder(out_dir, "--out", writes=True)
+    need_folder(out_dir, "--out")
     form = {"layout": layout, "bounds": _bounds(bounds), "answers": answers}
     http = {"encoding": encoding, "batch": batch, "concurrency": concurrency, "rate": rate}
     http |= {"timeout_s": timeout, "retries": retries, "repeats": repeats}

@@ -156,8 +156,8 @@ def run_command(  # noqa: PLR0913 - one parameter for each option
     for name, value in (("query_budget", query_budget), ("bad_query_budget", bad_query_budget)):
         if value is not None:
             protocol_settings[name] = value
-    need_folder(out_dir, "--out", writes=True)
-    need_folder(runs, "--runs", writes=True)
+    need_folder(out_dir, "--out")
+    need_folder(runs, "--runs")
     # Of the processes that torchrun started, only the first one prints and writes.
     number, many = launched()
     # Before torch is loaded, which takes seconds.

@@ -107,8 +107,8 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     Recorded runs are skipped: re-run the same command to resume. Updates the board files at the
     end.
     """
-    need_folder(out_dir, "--out", writes=True)
-    need_folder(runs, "--runs", writes=True)
+    need_folder(out_dir, "--out")
+    need_folder(runs, "--runs")
     _one_engine(jobs, devices, workers, scheduler)
     if emit_commands:
         given = {

@@ -82,7 +82,7 @@ class TransferRequest:
                 check_whole(name, value, least=None)
         check_path("runs", self.runs)
         if self.out is not None:
-            need_folder(check_path("out", self.out), "--out", writes=True)
+            need_folder(check_path("out", self.out), "--out")
 
 
 @dataclass(frozen=True)

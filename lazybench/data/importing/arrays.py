@@ -18,7 +18,7 @@ from lazybench.data.importing.split import Preparation, Read, Rows, stacked
 from lazybench.data.splits import SPLITS, Split
 from lazybench.errors import DataUnavailable, UsageError, nearest
 from lazybench.files import open_file
-from lazybench.plugins import contained, describe
+from lazybench.plugins import describe
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -170,8 +170,7 @@ def as_array(value: Any, what: str) -> NDArray[Any]:
         UsageError: it has no one shape, or a type that NumPy lacks; `what` names it.
     """
     try:
-        with contained():
-            return np.asarray(value)
+        return np.asarray(value)
     except Exception as error:
         raise UsageError(
             f"{what} can't be an array: {describe(error)}; give values of one shape and of a type "
@@ -301,9 +300,10 @@ def _instances(x: NDArray[Any], labels: tuple[str, ...], path: str) -> NDArray[A
     """`x` as features float32 `[M, d]`, or as images uint8 `[M, C, H, W]`."""
     if x.ndim == 2 and x.shape[1] and x.dtype.kind in "iufb":
         return _features(x, labels, path)
-    if x.dtype == np.uint8 and x.ndim == 3:
+    pixels = x.dtype == np.uint8 and 0 not in x.shape
+    if pixels and x.ndim == 3:
         return x[:, None]
-    if x.dtype == np.uint8 and x.ndim == 4 and 0 not in x.shape:
+    if pixels and x.ndim == 4:
         # Most tools write channels last, so that is assumed if both layouts are possible.
         if x.shape[3] in (1, 3):
             return x.transpose(0, 3, 1, 2)
@@ -341,10 +341,12 @@ def _features(x: NDArray[Any], labels: tuple[str, ...], path: str) -> NDArray[np
 
 
 def _dark(arrays: list[NDArray[Any]], where: str) -> tuple[str, ...]:
-    if max(x.max() for x in arrays) > 1:
+    highest = max(x.max() for x in arrays)
+    if highest > 1:
         return ()
     return (
-        f"x in {where} is at most 1, of 255: all images are next to black; multiply 0/1 by 255",
+        f"the largest value of x in {where} is {highest}, and pixels go from 0 to 255; if they are "
+        "0 and 1, multiply them by 255",
     )
 
 

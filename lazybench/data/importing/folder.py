@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,7 @@ MOST_PIXELS = 1 << 26
 MOST_IMAGE_BYTES = 256 << 20
 """Largest size of an image file in bytes."""
 
+T = TypeVar("T")
 _THREADS = 4
 _LAYOUT = "lay images out as class/image or super/class/image, or either below train, val and test"
 _LOSSLESS_TIFF = ("raw", "tiff_lzw", "packbits", "tiff_deflate", "tiff_adobe_deflate")
@@ -154,17 +155,31 @@ class ImageFolder:
         Choice: the content of lossless formats is their pixels, that of others their bytes, since
             decoders differ.
         """
+
+        def known(
+            pixels: NDArray[np.uint8], data: bytes, header: Header
+        ) -> tuple[NDArray[np.uint8], bytes]:
+            exact = header.exact
+            return pixels, instance_hash(pixels) if exact else hashlib.sha256(data).digest()
+
+        return self._each(names, headers, known)
+
+    def _each(
+        self,
+        names: Sequence[str],
+        headers: Sequence[Header],
+        use: Callable[[NDArray[np.uint8], bytes, Header], T],
+    ) -> list[T]:
+        """What `use` makes of each image's pixels, file and header, in several threads."""
         tree = FolderTree(self.path)
 
-        def one(name: str, header: Header) -> tuple[NDArray[np.uint8], bytes]:
+        def one(name: str, header: Header) -> T:
             data = tree.read(name)
             image = decoded(data, str(self.path / name), header.kind)
             if (image.height, image.width) != header.edges:
                 raise DataUnavailable(f"{self.path / name} changed while it was read; try again")
             pixels = channels_first(np.asarray(image.convert("L" if header.grey else "RGB")))
-            return pixels, (
-                instance_hash(pixels) if header.exact else hashlib.sha256(data).digest()
-            )
+            return use(pixels, data, header)
 
         with _quiet(), ThreadPoolExecutor(_THREADS) as threads:
             return list(threads.map(one, names, headers))
@@ -198,9 +213,10 @@ class ImageFolder:
                 "for example with --size 224"
             )
         channels = 1 if all(header.grey for header in headers) else 3
-        pictures: list[NDArray[Any]] = [pixels for pixels, _ in self.pictures(names, headers)]
-        if resize is not None:
-            pictures = [resize(pixels) for pixels in pictures]
+        # Resized one by one as they are decoded, so that photographs needn't all be in memory.
+        pictures: list[NDArray[Any]] = self._each(
+            names, headers, lambda pixels, *_: pixels if resize is None else resize(pixels)
+        )
         if not pictures:
             return np.zeros((0, channels, 1, 1), np.uint8), ()
         shape = (channels, *pictures[0].shape[1:])

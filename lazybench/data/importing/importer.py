@@ -119,12 +119,12 @@ def read_dataset(dataset: MapStyle, preparation: Preparation) -> Rows:
             f"the data set has several classes of the name '{twice[0]}'; give each its own name"
         )
     first, _ = _item(dataset, 0)
-    if not isinstance(first, Image.Image) and np.ndim(first) == 1:
+    if not isinstance(first, Image.Image) and as_array(first, "item 0").ndim == 1:
         pairs = [_item(dataset, number) for number in range(size)]
         vectors = [as_array(vector, f"item {n}") for n, (vector, _) in enumerate(pairs)]
         if len({vector.shape for vector in vectors}) > 1:
-            lengths = " and ".join(sorted({str(vector.size) for vector in vectors})[:2])
-            raise UsageError(f"features of the data set must have one length, got {lengths}")
+            several = " and ".join(sorted({str(list(vector.shape)) for vector in vectors})[:2])
+            raise UsageError(f"features of the data set must have one shape, got {several}")
         x = np.stack(vectors)
         labels = [_label(label, names, number) for number, (_, label) in enumerate(pairs)]
         return read_memory({"x": x, "y": labels}, preparation)
