@@ -420,7 +420,7 @@ def check_new(path: Path, instead: str) -> None:
 
 def _theirs(target: Path, instead: str) -> OutputUnavailable:
     return OutputUnavailable(
-        f"{target} exists already and wasn't written by lazybench, so it isn't replaced; {instead}"
+        f"{target} exists already and has no mark of lazybench, so it isn't replaced; {instead}"
     )
 
 

@@ -166,7 +166,7 @@ def _words(kind: Kind, name: str, family: Family) -> dict[str, str]:
         "module": module,
         "package": package,
         "id": known,
-        "cls": _class_name(kind, family, module),
+        "cls": _class_name(family, module),
         "about": field.about[own],
         "env": known + field.ending if own else field.env,
         "agent": field.agent,
@@ -175,13 +175,12 @@ def _words(kind: Kind, name: str, family: Family) -> dict[str, str]:
     }
 
 
-def _class_name(kind: Kind, family: Family, module: str) -> str:
-    """The name of an agent's class, which is no name that its file has otherwise."""
+def _class_name(family: Family, module: str) -> str:
+    """The name of an agent's class, which is no keyword and no name that its file has otherwise."""
     name = "".join(part.capitalize() for part in module.split("_"))
-    if kind == "env":
-        return name
     source, _, _ = _TEMPLATES.get_source(_ENVIRONMENT, f"agent_{family}.py.jinja")
-    return f"{name}Agent" if re.search(rf"\b{name}(Config)?\b", source) else name
+    taken = keyword.iskeyword(name) or re.search(rf"\b{name}(Config)?\b", source)
+    return f"{name}Agent" if taken else name
 
 
 def _importable(module: str) -> bool:

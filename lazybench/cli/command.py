@@ -6,15 +6,18 @@ import contextlib
 import errno
 import functools
 import inspect
+import os
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ParamSpec
 
 import typer
 
 from lazybench.cli import INTERRUPTED, console
 from lazybench.errors import Interrupted, LazybenchError, UsageError
+from lazybench.files import FULL
 from lazybench.plugins import describe
 from lazybench.runtime import launched
 
@@ -31,11 +34,9 @@ BUG = 1
 FOREIGN = 3
 MOST = 2**31 - 1
 """Largest whole number of an option, except for seeds, which may have 63 bits."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PATH = {
     errno.EACCES: "check its permissions, or give another path",
     errno.EPERM: "check its permissions, or give another path",
-    errno.EROFS: "give a path on a file system that can be written",
     errno.ENAMETOOLONG: "give a shorter path",
     errno.ELOOP: "it is a link to itself; give another path",
     errno.ENOTDIR: "a part of it is a file, not a folder; give another path",
@@ -112,8 +113,9 @@ def examples(commands: tuple[str, ...]) -> str:
 def guarded(function: Callable[P, None], *, distributed: bool = False) -> Callable[P, None]:
     """Return `function` wrapped so that it raises only `typer.Exit`.
 
-    An error of lazybench becomes one line on stderr and its exit code; any other exception is
-    reported as a bug, with its traceback.
+    An error of lazybench becomes one line on stderr and its exit code, and so does one of the
+    operating system about the disk or a path that was given. Any other exception is reported as a
+    bug, with its traceback.
 
     Args:
         function: does the work of a command.
@@ -142,7 +144,7 @@ def guarded(function: Callable[P, None], *, distributed: bool = False) -> Callab
             console.note("interrupted")
             raise typer.Exit(INTERRUPTED) from error
         except Exception as error:
-            advice = _advice(error)
+            advice = _advice(error, kwargs)
             if advice is not None:
                 console.note(f"error: {console.one_line(str(error))}; {advice}")
                 raise typer.Exit(IO_ERROR) from error
@@ -162,15 +164,32 @@ def guarded(function: Callable[P, None], *, distributed: bool = False) -> Callab
     return run
 
 
-def _advice(error: Exception) -> str | None:
-    """What the user can do about an error of the operating system; None if it is another error."""
+def _advice(error: Exception, values: Mapping[str, object]) -> str | None:
+    """What the user can do about an error of the operating system; None if it is another error.
+
+    An error about a path counts where the path is an argument of the command or below one: others
+    are faults of this package, or of a user's code.
+    """
     if not isinstance(error, OSError):
         return None
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return "free some space and run it again"
-    if error.errno == errno.EIO:
+    if error.errno in (errno.EIO, errno.EROFS):
         return "check the disk, or give another path"
-    return None if error.filename is None else _PATH.get(error.errno or 0)
+    path = error.filename
+    known = isinstance(path, str | bytes) and _is_given(os.path.abspath(os.fsdecode(path)), values)
+    return _PATH.get(error.errno or 0) if known else None
+
+
+def _is_given(path: str, values: Mapping[str, object]) -> bool:
+    """Whether a path is an argument, or a variable of the environment, or below one."""
+    texts = [text for name, text in os.environ.items() if name.startswith("LAZYBENCH_")]
+    for value in values.values():
+        every = value if isinstance(value, list | tuple) else (value,)
+        texts += [str(each) for each in every if isinstance(each, str | Path)]
+    # `FILE.py:CLASS` names a file, too.
+    texts += [text.rpartition(":")[0] for text in texts]
+    return any(Path(path).is_relative_to(os.path.abspath(text)) for text in texts if text)
 
 
 def _check_numbers(values: Mapping[str, object]) -> None:

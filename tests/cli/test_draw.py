@@ -46,7 +46,7 @@ def test_record_shows_learning_gammas_and_trials(
     assert lazybench("show", record.key12, "--png", "run.png").code == 0
     Path("photo.png").write_bytes(b"\x89PNG of a user")
     done = lazybench("show", record.key12, "--png", "photo.png")
-    assert (done.code, "wasn't written by lazybench" in done.err) == (73, True)
+    assert (done.code, "has no mark of lazybench" in done.err) == (73, True)
     assert Path("photo.png").read_bytes() == b"\x89PNG of a user"
     learning, gammas, trials = drawn[0].axes
     assert learning.lines[0].get_xydata().tolist() == [[5, 25], [10, 50]]

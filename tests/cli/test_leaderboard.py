@@ -115,7 +115,7 @@ def test_one_page_of_all_boards_or_some(lazybench: Any, store: Store) -> None:
     assert lazybench("leaderboard", "--html", "file/page.html").code == 73
     Path("mine.html").write_text("<!DOCTYPE html>")
     done = lazybench("leaderboard", "--html", "mine.html")
-    assert (done.code, "wasn't written by lazybench" in done.err) == (73, True)
+    assert (done.code, "has no mark of lazybench" in done.err) == (73, True)
     assert Path("mine.html").read_text() == "<!DOCTYPE html>"
 
 

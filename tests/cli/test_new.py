@@ -46,7 +46,7 @@ def test_a_package_is_written_whole(lazybench: Any, kind: str, family: str) -> N
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["plan", "agent", "queries", "rng", "state", "env-spec", "field"])
+@pytest.mark.parametrize("name", ["plan", "agent", "queries", "rng", "false", "env-spec", "field"])
 def test_a_name_of_the_template_is_no_class_of_the_package(
     lazybench: Any, name: str, family: str
 ) -> None:
@@ -55,6 +55,7 @@ def test_a_name_of_the_template_is_no_class_of_the_package(
     reported = json.loads(done.out)
     assert reported["next"][0] == f"""pip install -e 'it'"'"'s here/{name}[test]'"""
     source = Path("it's here", name, name.replace("-", "_"), "agent.py").read_text()
+    compile(source, "agent.py", "exec")
     defined = re.findall(r"^(?:class |)(\w+)(?=[(:]| = )", source, re.MULTILINE)
     imported = [
         word

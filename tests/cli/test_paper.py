@@ -77,7 +77,7 @@ def test_a_page_replaces_its_like_and_no_other_file(lazybench: Any) -> None:
         before = mine.read_bytes()
         assert lazybench("reproduce", name).code == 0
         done = lazybench("reproduce", name, "--page", str(mine))
-        assert (done.code, "wasn't written by lazybench" in done.err) == (73, True)
+        assert (done.code, "has no mark of lazybench" in done.err) == (73, True)
         assert mine.read_bytes() == before
         made = f"made-{name}.md"
         assert lazybench("reproduce", name, "--page", made).code == 0

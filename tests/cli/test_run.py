@@ -190,10 +190,11 @@ def test_interrupted(
         (Busy("another process is at this run"), 75, "error: another process is at this run\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (OSError(28, "No space left on device"), 74, "free some space"),
-        (OSError(30, "Read-only file system", "runs"), 74, "'runs'; give a path on a file system"),
-        (PermissionError(13, "Permission denied", "runs"), 74, "'runs'; check its permissions"),
+        (OSError(30, "Read-only file system"), 74, "system; check the disk"),
+        (PermissionError(13, "Permission denied", "runs/a"), 74, "'runs/a'; check its permissions"),
         (OSError(36, "File name too long", "runs"), 74, "'runs'; give a shorter path"),
         (PermissionError(13, "Permission denied"), 1, "error: this is a bug in lazybench"),
+        (PermissionError(13, "Permission denied", "/proc/x"), 1, "this is a bug in lazybench"),
         (ZeroDivisionError("x"), 1, "error: this is a bug in lazybench"),
     ],
 )

@@ -121,7 +121,7 @@ def test_trials_replace_trials_and_no_other_file(lazybench: Any, name: str) -> N
     mine = Path("mine.npz").read_bytes()
     Path(name).write_bytes(mine)
     done = lazybench(*asked)
-    assert (done.code, "wasn't written by lazybench" in done.err) == (73, True)
+    assert (done.code, "has no mark of lazybench" in done.err) == (73, True)
     assert Path(name).read_bytes() == mine
     Path(name).unlink()
     assert [lazybench(*asked).code for _ in range(2)] == [0, 0]
