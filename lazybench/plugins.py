@@ -11,11 +11,13 @@ import os
 import re
 import signal
 import sys
+import sysconfig
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, PathDistribution, distributions, entry_points
+from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
@@ -37,6 +39,20 @@ def describe(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"
     except Exception:
         return f"{type(error).__name__}: (its message can't be shown)"
+
+
+def raised_at(error: BaseException) -> str:
+    """Return `file:line` of the last line of a user's code before an error was raised.
+
+    Lines of this package, of the standard library and of installed packages are passed over, if
+    there are others.
+    """
+    error = error.__cause__ if isinstance(error, Escaped) and error.__cause__ else error
+    frames = traceback.extract_tb(error.__traceback__)
+    elsewhere = (str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "purelib")), "<")
+    own = [frame for frame in frames if not frame.filename.startswith(elsewhere)]
+    last = (own or frames)[-1]
+    return f"{last.filename}:{last.lineno}"
 
 
 @contextmanager
@@ -84,11 +100,7 @@ def named(origin: str, what: str) -> Iterator[None]:
     except LazybenchError:
         raise
     except Exception as error:
-        cause = error.__cause__ if isinstance(error, Escaped) and error.__cause__ else error
-        frame = traceback.extract_tb(cause.__traceback__)[-1]
-        raise ContractError(
-            f"{what} failed: {describe(error)} ({frame.filename}:{frame.lineno})"
-        ) from error
+        raise ContractError(f"{what} failed: {describe(error)} ({raised_at(error)})") from error
 
 
 @contextmanager

@@ -243,7 +243,9 @@ def agent_spec(name: str) -> AgentSpec:
         except UnknownName as error:
             if not str(name).endswith(".py"):
                 raise
-            raise UsageError(f"'{name}' is a file; name its agent, too: {name}:CLASS") from error
+            raise UsageError(
+                f"'{name}' names no agent; name the class in the file, too: {name}:CLASS"
+            ) from error
         return spec
     name = spelled(name)
     return _spec_for(load(name), name)

@@ -304,19 +304,24 @@ def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any, 
         target.close()
 
 
+_OPTIONS = {"headers": "header", "timeout_s": "timeout"}
+"""Settings of requests whose option has another name."""
+
+
 def _no_http(request: AttackRequest) -> None:
     """Check that a target in this process comes without settings of requests to an address.
 
     Raises:
         UsageError: there is one, which would have no effect.
     """
-    usual = HttpSettings()
-    given = [name for name, value in request.http.items() if value != getattr(usual, name, value)]
+    usual = vars(HttpSettings())
+    given = [name for name, value in request.http.items() if value != usual.get(name, value)]
     given += ["fresh"] if request.fresh else []
     if given:
+        options = ", ".join(f"--{_OPTIONS.get(name, name)}" for name in given)
         raise UsageError(
-            f"{', '.join(given)} go with an address, and the target '{request.target}' isn't one; "
-            "leave them out, or give --target http://…"
+            f"{options}: only for a target behind an address, and '{request.target}' isn't one; "
+            "leave it out, or give --target http://…"
         )
 
 

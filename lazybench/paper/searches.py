@@ -113,7 +113,7 @@ def read_kept(folder: Path) -> list[dict[str, Any]]:
                 }
                 for trial in kept["trials"]
             ]
-            more = {name: dict(kept.get(name, {})) for name in ("fixed", "preset")}
+            more = {"fixed": dict(kept["fixed"]), "preset": dict(kept.get("preset", {}))}
             searches.append({**kept, **names, **more, "trials": trials})
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(

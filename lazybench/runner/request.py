@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from lazybench.agent import Agent, Network, adapted, check_contract, contract
+from lazybench.agent import Agent, Network, Plan, adapted, check_contract, contract
 from lazybench.arguments import (
     check_flag,
     check_one_of,
@@ -24,9 +24,16 @@ from lazybench.arguments import (
     check_text,
     check_whole,
 )
-from lazybench.errors import DeviceUnavailable, UnknownName, UsageError, nearest
+from lazybench.errors import (
+    ContractError,
+    DeviceUnavailable,
+    LazybenchError,
+    UnknownName,
+    UsageError,
+    nearest,
+)
 from lazybench.files import plain
-from lazybench.plugins import Escaped, contained, describe, named
+from lazybench.plugins import Escaped, contained, describe, named, raised_at
 from lazybench.records import Tuning
 from lazybench.registry import DATASETS, ENVS, agent_spec, class_spec
 from lazybench.specs import BUDGETS, OWN, AgentSpec, EnvSpec
@@ -283,6 +290,30 @@ class ResolvedAgent:
     asked: str = ""
     in_file: bool = True
 
+    def plan(self, task: Any) -> Plan | None:
+        """Return the plan for training on tasks of this shape; None if there is no training.
+
+        Raises:
+            ContractError: a user's agent failed, or returned something else.
+        """
+        what = f"plan of agent '{self.spec.id}'"
+        with named(self.spec.origin, what):
+            plan = self.instance.plan(task)
+        _check_kind(plan, Plan | None, what, "a lazybench.Plan or None")
+        return plan
+
+    def network(self, task: Any) -> Network | None:
+        """Return facts about the network that is trained on tasks of this shape; None for none.
+
+        Raises:
+            ContractError: a user's agent failed, or returned something else.
+        """
+        what = f"describe_network of agent '{self.spec.id}'"
+        with named(self.spec.origin, what):
+            network = self.instance.describe_network(task)
+        _check_kind(network, Network | None, what, "a lazybench.agent.Network or None")
+        return network
+
     @property
     def eval_only(self) -> tuple[str, ...]:
         """Names of the settings that affect evaluation and not training."""
@@ -386,7 +417,8 @@ def make(
         UnknownName: no such agent.
         UsageError: it doesn't support this family, a setting is unknown or out of range, or an
             instance's attributes can't be settings.
-        ContractError: the class lacks a required method.
+        ContractError: the class lacks a required method, or one of a user's agent fails or returns
+            something else.
     """
     check_agent_given(name)
     given_class = inspect.isclass(name)
@@ -403,15 +435,20 @@ def make(
         )
     # Unparsed texts, since the digits of a key may look like a number.
     kind = contract(factory)
-    with named(spec.origin, f"resolve_settings of agent '{spec.id}'"):
+    what = f"resolve_settings of agent '{spec.id}'"
+    with named(spec.origin, what):
         settings = kind.resolve_settings(overrides, find)
+    _check_kind(settings, Mapping, what, "a mapping")
     read = {key: _read(value) for key, value in settings.items()}
     config_type = kind.Config
     if not isinstance(name, str) and not given_class:
         agent, resolved = copy.deepcopy(name), _attributes(name, spec, read)
     elif config_type is not None:
-        with named(spec.origin, f"preset of agent '{spec.id}' at budget {budget}"):
-            base = dict(kind.preset(str(spec.kwargs.get("algorithm", spec.id)), env, budget))
+        what = f"preset of agent '{spec.id}' at budget {budget}"
+        with named(spec.origin, what):
+            preset = kind.preset(str(spec.kwargs.get("algorithm", spec.id)), env, budget)
+        _check_kind(preset, Mapping, what, "a mapping")
+        base = dict(preset)
         base |= {key: value for key, value in spec.kwargs.items() if key != "algorithm"}
         for later in kind.LATER if whole else ():
             base.pop(later, None)
@@ -420,8 +457,14 @@ def make(
         try:
             with contained():
                 agent = factory(config)
-        except Escaped as error:
-            raise UsageError(f"agent '{spec.id}' can't be created: {describe(error)}") from error
+        except LazybenchError:
+            raise
+        except Exception as error:
+            if spec.origin == OWN and not isinstance(error, Escaped):
+                raise
+            raise UsageError(
+                f"agent '{spec.id}' can't be created: {describe(error)} ({raised_at(error)})"
+            ) from error
     else:
         base = {key: value for key, value in spec.kwargs.items() if key != "algorithm"} | read
         _check_arguments(spec.id, factory, read)
@@ -445,6 +488,16 @@ def make(
     source, in_file = _source(spec, factory)
     asked = name if isinstance(name, str) else spec.target if spec.origin != OWN else spec.id
     return ResolvedAgent(spec, hooks, agent, resolved, given, source, asked, in_file)
+
+
+def _check_kind(value: Any, kind: Any, what: str, allowed: str) -> None:
+    """Check what a method of an agent returned.
+
+    Raises:
+        ContractError: it is of another type.
+    """
+    if not isinstance(value, kind):
+        raise ContractError(f"{what} must return {allowed}, got {type(value).__name__} {value!r}")
 
 
 def _attributes(given: Any, spec: AgentSpec, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from lazybench.data.importing.catalogue import check_overlap
 from lazybench.errors import UsageError
 from lazybench.nets import forget_loaded
 from lazybench.nets.pretrained import seen
-from lazybench.plugins import named
 from lazybench.records import NetworkFacts, Store, make_key, slug
 from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import env_facts, for_init, open_env, open_training
@@ -147,8 +146,7 @@ def resolve(request: RunRequest, watch: Callback = SILENT, *, here: bool = True)
     trials, limited = chosen_trials(spec, request.budget, request.limit)
     test = open_env(spec, 1, "test")
     train: OpenedEnv | None = None
-    with named(agent.spec.origin, f"plan of agent '{agent.spec.id}'"):
-        plan = agent.instance.plan(test.task)
+    plan = agent.plan(test.task)
     distributed.check(
         agent.instance.SHARDED, agent.spec.id, None if plan is None else plan.meta_batch
     )
@@ -228,8 +226,7 @@ def _weights(agent: ResolvedAgent, request: RunRequest) -> Weights | None:
 
 def _network(agent: ResolvedAgent, task: Any, weights: Weights | None) -> NetworkFacts | None:
     """Facts about the trained network, with the source hash of a user's network."""
-    with named(agent.spec.origin, f"describe_network of agent '{agent.spec.id}'"):
-        network = agent.instance.describe_network(task)
+    network = agent.network(task)
     if network is None:
         return None
     if not network.batch_norm and "batch_norm" in agent.overrides:

@@ -84,6 +84,11 @@ class Weights:
     sha256: str
 
 
+def _key(folder: Path) -> str:
+    """The whole key of the run in a folder, whose configuration `list_runs` has read."""
+    return str(json.loads(read_file(folder / "config.json"))["key"])
+
+
 def find_run(name: str, runs: Path) -> TrainedRun:
     """Return the run in a folder, or the one below `runs` whose key begins with `name`.
 
@@ -94,7 +99,8 @@ def find_run(name: str, runs: Path) -> TrainedRun:
     """
     folder = Path(name)
     if not (folder / "config.json").is_file():
-        fits = [run for run in list_runs(runs) if is_key(name) and run.key12.startswith(name[:12])]
+        near = [run for run in list_runs(runs) if is_key(name) and run.key12.startswith(name[:12])]
+        fits = [run for run in near if _key(run.path).startswith(name)]
         if len(fits) > 1:
             raise UsageError(
                 f"key '{name}' is ambiguous: runs {', '.join(run.key12 for run in fits)}; give "

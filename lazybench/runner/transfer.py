@@ -389,7 +389,7 @@ def check_backbone(network: NetworkFacts | None, agent: ResolvedAgent, home: Env
     source = published_source(network.name)
     if source is None:
         forget_loaded()
-        here = agent.instance.describe_network(open_env(home, 1, "test").task)
+        here = agent.network(open_env(home, 1, "test").task)
         source = None if here is None else network_source(here)
     _need_same(f"backbone {network.name}", source, network.source_sha256)
 

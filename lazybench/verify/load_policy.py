@@ -103,7 +103,7 @@ def check_network(record: Record, agent: ResolvedAgent, task: Any) -> Finding | 
         agent: its agent.
         task: task shape of its training environment.
     """
-    here = agent.instance.describe_network(task)
+    here = agent.network(task)
     if record.network is None or here is None:
         return None
     recorded, present = (
@@ -297,7 +297,7 @@ def check_updates(record: Record, agent: ResolvedAgent, task: Any) -> Finding | 
     """
     if not agent.spec.trains or agent.instance.has_own_loop():
         return None
-    plan = agent.instance.plan(task)
+    plan = agent.plan(task)
     planned = 0 if plan is None else plan.updates
     counted = record.cost.outer_steps
     step = 0 if record.checkpoint is None else record.checkpoint.step

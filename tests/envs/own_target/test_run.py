@@ -412,11 +412,11 @@ def test_random_answers_and_those_that_depend_on_the_batch_are_said(
 @pytest.mark.parametrize(
     ("option", "name"),
     [
-        (("--rate", "5"), "rate"),
-        (("--batch", "2"), "batch"),
-        (("--header", "X-Key: abc"), "headers"),
-        (("--repeats",), "repeats"),
-        (("--fresh",), "fresh"),
+        (("--rate", "5"), "--rate"),
+        (("--timeout", "5"), "--timeout"),
+        (("--header", "X-Key: abc"), "--header"),
+        (("--repeats",), "--repeats"),
+        (("--fresh",), "--fresh"),
     ],
 )
 def test_settings_of_requests_go_with_an_address(
@@ -424,7 +424,7 @@ def test_settings_of_requests_go_with_an_address(
 ) -> None:
     assert main(words(own, *option)) == 2
     said = capsys.readouterr().err
-    assert f"{name} go with an address" in said
+    assert f"{name}: only for a target behind an address" in said
     assert "abc" not in said
 
 
