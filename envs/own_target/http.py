@@ -24,7 +24,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -589,6 +589,7 @@ class HttpTarget:
         }
         headers = sorted((name.lower(), value) for name, value in self._settings.headers.items())
         secrets = {"address": url, "headers": json.dumps(headers) if headers else ""}
+        self._secrets = _secrets(url, self._settings)
         self._poster = Poster(
             url,
             self._settings.headers,
@@ -708,11 +709,9 @@ class HttpTarget:
             )
 
     def _quoted(self, text: str) -> str:
-        """A server's text as one line, without the values of our headers, which may be secrets."""
-        for value in self._settings.headers.values():
-            for secret in {value, *value.split()}:
-                if len(secret) >= _SHORTEST_SECRET:
-                    text = text.replace(secret, "…")
+        """A server's text as one line, without what may be secret in our headers and address."""
+        for secret in self._secrets:
+            text = text.replace(secret, "…")
         return _one_line(text)
 
     def _posted(self, body: bytes, images: int) -> bytes:
@@ -751,6 +750,22 @@ class HttpTarget:
             "earlier answers are kept, and the same command resumes"
         )
         raise ContractError(self.gone)
+
+
+def _secrets(url: str, settings: HttpSettings) -> tuple[str, ...]:
+    """What may be secret in headers and addresses, as a server could repeat it, longest first."""
+    values = [part for value in settings.headers.values() for part in (value, *value.split())]
+    for address in filter(None, (url, settings.proxy)):
+        parts = urlsplit(address)
+        login = parts.netloc.rpartition("@")[0]
+        raw = [part.partition("=")[2] for part in parts.query.split("&")]
+        values += [login, *login.split(":"), *raw, *(value for _, value in parse_qsl(parts.query))]
+        values += [_basic(login).rpartition(" ")[2]] if login else []
+    values += [unquote(value) for value in values]
+    spelled = {json.dumps(each, ensure_ascii=a)[1:-1] for each in values for a in (False, True)}
+    spelled |= {*values, *(each.replace("/", "\\/") for each in spelled)}
+    # A short one may be a part of a longer one, which must be replaced first.
+    return tuple(sorted((each for each in spelled if len(each) >= _SHORTEST_SECRET), key=len))[::-1]
 
 
 class Pace:

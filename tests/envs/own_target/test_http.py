@@ -418,6 +418,34 @@ def test_what_a_target_says_in_place_of_answers_is_quoted_without_secrets(
     assert "hush" not in str(said.value)
 
 
+@pytest.mark.parametrize("secret", ['pa"ss\\word1', "clé-secrète", "abc/defgh", "a bcd bcdef"])
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda text: text,
+        lambda text: json.dumps(text)[1:-1],
+        lambda text: json.dumps(text, ensure_ascii=False)[1:-1].replace("/", "\\/"),
+    ],
+)
+def test_a_secret_is_hidden_however_it_is_spelled(loopback: Any, secret: str, spelled: Any) -> None:
+    loopback.before = lambda number: (200, {}, b'{"error": "%b"}' % spelled(secret).encode())
+    with (
+        opened(loopback.url, headers={"X-Key": secret}) as target,
+        pytest.raises(ContractError) as said,
+    ):
+        target(rows(2))
+    assert '"error": "…"' in str(said.value)
+
+
+def test_secrets_of_an_address_are_hidden(loopback: Any) -> None:
+    address = loopback.url.replace("//", "//user:hunter%2F22@") + "?api_key=SECRET%2BKEY"
+    shown = ("hunter%2F22", "hunter/22", "dXNlcjpodW50ZXIvMjI=", "SECRET%2BKEY", "SECRET+KEY")
+    body = " ".join(shown).encode()
+    loopback.before = lambda number: (200, {}, body)
+    with opened(address) as target, pytest.raises(ContractError, match=r": … … … … …$"):
+        target(rows(2))
+
+
 def test_headers_are_sent_and_secrets_are_shown_nowhere(loopback: Any, tmp_path: Path) -> None:
     journal = tmp_path / "queries.jsonl"
     with opened(
