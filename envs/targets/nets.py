@@ -213,10 +213,11 @@ class Trained:
         return {name: getattr(self, name) for name in named if name != "params"}
 
 
-def write_nets(path: Path, nets: Mapping[str, Trained]) -> Path:
+def write_nets(path: Path, nets: Mapping[str, Trained], *, replace: bool = True) -> Path:
     """Return `path`, once it holds these networks and nothing else, whole.
 
     Raises:
+        FileExistsError: `replace` is false and the file exists already.
         StoreError: the disk is full.
         OutputUnavailable: the folder can't be written.
     """
@@ -227,7 +228,7 @@ def write_nets(path: Path, nets: Mapping[str, Trained]) -> Path:
     }
     facts = {name: held.facts() for name, held in nets.items()}
     text = json.dumps(facts, sort_keys=True)
-    return write_bytes(path, save(tensors, {"schema": SCHEMA, "nets": text}))
+    return write_bytes(path, save(tensors, {"schema": SCHEMA, "nets": text}), replace=replace)
 
 
 def read_nets(path: Path, *, remedy: str, sha256: str = "") -> dict[str, Trained]:

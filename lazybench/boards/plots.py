@@ -28,7 +28,7 @@ from lazybench.boards.compare import Comparison
 from lazybench.boards.group import bounded, factor, is_drawable
 from lazybench.boards.plot_data import PlotData, Series, gamma_counts, plot_data
 from lazybench.errors import LazybenchError, UsageError
-from lazybench.files import replace_ours
+from lazybench.files import check_replaceable, replace_ours
 from lazybench.records.schema import Record
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ _METADATA: Mapping[str, Mapping[str, str | None]] = {
     "svg": {"Creator": "lazybench", "Date": None},
 }
 _MARKS = {".png": b"Software\0lazybench", ".svg": b"<dc:title>lazybench<"}
+_INSTEAD = "give another path, or move that file away"
 _COLOURS = ("#0b62a8", "#c4500a", "#00795a", "#a6417f", "#8a6100", "#5a55c9", "#b3261e", "#2c7480")
 _MARKERS = ("o", "s", "D", "^")
 _LONGEST_NAME = 40
@@ -166,8 +167,16 @@ def write_picture(path: Path, content: bytes) -> Path:
         OutputUnavailable: a file that lazybench didn't draw has the path, or it can't be written.
         StoreError: the disk is full.
     """
-    instead = "give another path, or move that file away"
-    return replace_ours(path, content, mark=_MARKS[path.suffix.lower()], instead=instead)
+    return replace_ours(path, content, mark=_MARKS[path.suffix.lower()], instead=_INSTEAD)
+
+
+def check_picture(path: Path) -> None:
+    """Check that `write_picture` may write a file, before the work whose result it shows.
+
+    Raises:
+        OutputUnavailable: a file that lazybench didn't draw has the path, or it can't be written.
+    """
+    check_replaceable(path, mark=_MARKS[path.suffix.lower()], instead=_INSTEAD)
 
 
 def _plain(text: str) -> str:

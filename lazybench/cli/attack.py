@@ -11,7 +11,7 @@ import typer
 from lazybench.cli import console, options
 from lazybench.cli.command import Group, command
 from lazybench.errors import DataUnavailable, UsageError
-from lazybench.files import need_folder
+from lazybench.files import check_new, first_free, need_folder
 
 if TYPE_CHECKING:
     from lazybench.envs.own_target.attack import AttackOutcome
@@ -356,15 +356,16 @@ def train_command(  # noqa: PLR0913 - one argument for each option
     """Train networks, save them in the cache folder and print their accuracy."""
     from lazybench.cli.progress import watching
     from lazybench.envs.targets.training import keep_net
-    from lazybench.files import check_new
 
     wanted = _wanted(names, only=only)
     if into is not None and not replace:
         check_new(into, "add --replace to replace it, or name another file with --out")
+    elif into is not None:
+        need_folder(into.absolute().parent, f"the folder of --out {into},", writes=True)
     facts = []
     with watching(quiet=quiet or json) as watch:
         if into is not None:
-            facts = _written(wanted, into, budget, seed, watch)
+            facts = _written(wanted, into, budget, seed, watch, replace=replace)
         else:
             for name in wanted:
                 held, fresh = keep_net(name, budget=budget, seed=seed, replace=replace, watch=watch)
@@ -383,13 +384,17 @@ def train_command(  # noqa: PLR0913 - one argument for each option
 
 
 def _written(
-    names: list[str], path: Path, budget: str, seed: int, watch: Callback
+    names: list[str], path: Path, budget: str, seed: int, watch: Callback, *, replace: bool
 ) -> list[dict[str, Any]]:
     from lazybench.envs.targets.nets import write_nets
     from lazybench.envs.targets.training import train_net
 
     nets = {name: train_net(name, budget=budget, seed=seed, watch=watch) for name in names}
-    write_nets(path, nets)
+    try:
+        write_nets(path, nets, replace=replace)
+    except FileExistsError:
+        kept = write_nets(first_free(path.parent, path.stem, path.suffix), nets, replace=False)
+        watch.note(f"{path} was made by another program meanwhile; written to {kept} instead")
     return [held.facts() | {"fresh": True, "sha256": held.sha256} for held in nets.values()]
 
 

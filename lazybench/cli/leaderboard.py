@@ -120,6 +120,8 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
     elif write:
         _write(store)
     elif html is not None or plots is not None:
+        if html is not None:
+            _check_page(html)
         records, found = _boards(store, wanted)
         if html is not None:
             _page(found, records, html, store.root, wanted.command("--html", html.name))
@@ -218,6 +220,9 @@ class _Selection:
         return f" for {' '.join(self.words)}" if self.words else ""
 
 
+_INSTEAD = "name another file with --html, or move that one away"
+
+
 def _page(
     found: Sequence[Board], records: Sequence[Record], path: Path, store: Path, command: str
 ) -> None:
@@ -227,9 +232,20 @@ def _page(
 
     place = _store_from(path.parent, store)
     text = boards.to_html(found, records, command=command, store=place)
-    instead = "name another file with --html, or move that one away"
     content = text.encode("utf-8", "backslashreplace")
-    console.line(str(replace_ours(path, content, mark=PAGE_MARK, instead=instead)))
+    console.line(str(replace_ours(path, content, mark=PAGE_MARK, instead=_INSTEAD)))
+
+
+def _check_page(path: Path) -> None:
+    """Check that the page may be written, before the seconds that it takes to make.
+
+    Raises:
+        OutputUnavailable: a file that isn't such a page has the path, or it can't be written.
+    """
+    from lazybench.boards.page import PAGE_MARK
+    from lazybench.files import check_replaceable
+
+    check_replaceable(path, mark=PAGE_MARK, instead=_INSTEAD)
 
 
 def _store_from(folder: Path, store: Path) -> str | None:

@@ -46,8 +46,9 @@ def draw(
     """
     if path.suffix.lower() != ".png":
         raise UsageError(f"--png takes a file that ends in .png, got '{path}'")
-    from lazybench.boards.plots import record_picture, write_picture
+    from lazybench.boards.plots import check_picture, record_picture, write_picture
 
+    check_picture(path)
     content = _environment(name, trial, attacker)
     if content is None:
         if trial or attacker is not None:

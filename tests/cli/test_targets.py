@@ -12,13 +12,15 @@ import torch
 from lazybench.envs.targets.nets import Trained, names, read_nets
 
 
+def made(name: str, budget: str, seed: int) -> Trained:
+    """A network that is trained at once."""
+    return Trained(name, {"w": torch.ones(2)}, 0.9876, "f" * 64, budget, seed, 3.0)
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The trainings that are requested; each answers at once, white boxes as trained before."""
     calls: list[tuple[Any, ...]] = []
-
-    def made(name: str, budget: str, seed: int) -> Trained:
-        return Trained(name, {"w": torch.ones(2)}, 0.9876, "f" * 64, budget, seed, 3.0)
 
     def keep(
         name: str, *, budget: str, seed: int, replace: bool, watch: Any
@@ -67,8 +69,25 @@ def test_into_a_file(lazybench: Any, asked: list[Any], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     below = lazybench("targets", "train", "glyphs-net4", "--out", "file/nets.safetensors")
     assert (below.code, asked) == (73, [])
+    more = ("--only", "--out", "file/nets.safetensors", "--replace")
+    assert (lazybench("targets", "train", "glyphs-net4", *more).code, asked) == (73, [])
     more = ("--only", "--out", "nets.safetensors", "--replace")
     assert lazybench("targets", "train", "glyphs-net4", *more).code == 0
+
+
+def test_a_file_that_appears_during_the_training_stays(
+    lazybench: Any, asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: Any, **__: Any) -> Trained:
+        (tmp_path / "nets.safetensors").write_text("mine")
+        return made("glyphs-net4", "small", 0)
+
+    monkeypatch.setattr("lazybench.envs.targets.training.train_net", train)
+    done = lazybench("targets", "train", "glyphs-net4", "--only", "--out", "nets.safetensors")
+    assert done.code == 0, done.err
+    assert (tmp_path / "nets.safetensors").read_text() == "mine"
+    assert "nets-1.safetensors" in done.err
+    assert "glyphs-net4" in read_nets(tmp_path / "nets-1.safetensors", remedy="none")
 
 
 def test_json(lazybench: Any, asked: list[Any]) -> None:
