@@ -26,7 +26,7 @@ def search(folder: Path) -> Path:
     folder.mkdir()
     settings = {"image_gradients": "300000", "lr": 0.004}
     tuning = {"cpu_s": 5.0, "image_gradients": 600_000, "trials": 2}
-    found = {"agent": "protonet", "env": "e-5way-1shot", "budget": "medium"}
+    found = {"agent": "protonet", "env": "glyphs-5way-1shot", "budget": "medium"}
     write_json(folder / "found.json", {**found, "settings": settings, "tuning": tuning})
     trials = [
         {"number": 1, "settings": {"lr": 0.004}, "val": 0.98, "reason": ""},
@@ -41,20 +41,24 @@ def search(folder: Path) -> Path:
 
 def test_a_finished_search_is_kept_whole(tool: Any, tmp_path: Path) -> None:
     path = tool.keep(search(tmp_path / "tune-a"), tmp_path / "kept")
-    assert path == tmp_path / "kept" / "e-5way-1shot" / "protonet.json"
+    assert path == tmp_path / "kept" / "glyphs-5way-1shot" / "protonet.json"
     kept = json.loads(path.read_bytes())
     assert kept["fixed"] == {"image_gradients": "300000"}
     assert [trial["number"] for trial in kept["trials"]] == [0, 1, 2]
+    assert kept["preset"] == {"lr": 0.0041}
     lines = tool.table([kept]).splitlines()
-    assert lines[2].startswith("| e-5way-1shot | protonet | preset at the time | 300,000 | 97.0 |")
+    first = "| glyphs-5way-1shot | protonet | lr 0.0041 (preset) | 300,000 | 97.0 |"
+    assert lines[2].startswith(first)
     assert [line.endswith("| yes |") for line in lines[2:]] == [False, True, False]
     assert "the loss is nan" in lines[4]
     further = tool.keep(search(tmp_path / "tune-c"), tmp_path / "kept", further="queries")
     assert further.name == "protonet-queries.json"
     second = {**json.loads(further.read_bytes()), "fixed": {**kept["fixed"], "decay": "0.5"}}
+    # Files of earlier searches lack the preset's values.
+    second["preset"] = {}
     texts = [line.split(" | ")[2] for line in tool.table([kept, second]).splitlines()[2:]]
-    assert texts[:2] == ["preset at the time", "lr 0.004"]
-    assert texts[3:5] == ["decay 0.5", "decay 0.5, lr 0.004"]
+    assert texts[:2] == ["lr 0.0041 (preset)", "lr 0.004"]
+    assert texts[3:5] == ["decay 0.5 (preset at the time)", "decay 0.5, lr 0.004"]
 
 
 def test_an_unfinished_search_is_refused(tool: Any, tmp_path: Path) -> None:
