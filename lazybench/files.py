@@ -370,7 +370,7 @@ def check_replaceable(path: str | os.PathLike[str], *, mark: bytes, instead: str
             raise _store_error(target, error, 0) from error
         if not ours:
             raise _theirs(target, instead)
-    need_folder(target.absolute().parent, f"the folder of {target},", writes=True)
+    need_folder(target.absolute().parent, "the output's folder", writes=True)
     return there
 
 
@@ -415,7 +415,7 @@ def check_new(path: Path, instead: str) -> None:
     """
     if os.path.lexists(path):
         raise OutputUnavailable(f"{path} exists already, so nothing is written; {instead}")
-    need_folder(path.absolute().parent, f"the folder of {path},", writes=True)
+    need_folder(path.absolute().parent, "the output's folder", writes=True)
 
 
 def _theirs(target: Path, instead: str) -> OutputUnavailable:

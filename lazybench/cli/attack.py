@@ -361,7 +361,7 @@ def train_command(  # noqa: PLR0913 - one argument for each option
     if into is not None and not replace:
         check_new(into, "add --replace to replace it, or name another file with --out")
     elif into is not None:
-        need_folder(into.absolute().parent, f"the folder of --out {into},", writes=True)
+        need_folder(into.absolute().parent, "the output's folder", writes=True)
     facts = []
     with watching(quiet=quiet or json) as watch:
         if into is not None:
