@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -183,6 +183,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 MOST_S = 2_000_000
 """Longest time limit in seconds: systems can't wait longer than 2 ** 31 ms, about 24 days."""
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class RunRequest:
@@ -296,11 +298,7 @@ class ResolvedAgent:
         Raises:
             ContractError: a user's agent failed, or returned something else.
         """
-        what = f"plan of agent '{self.spec.id}'"
-        with named(self.spec.origin, what):
-            plan = self.instance.plan(task)
-        _check_kind(plan, Plan | None, what, "a lazybench.Plan or None")
-        return plan
+        return self._asked("plan", self.instance.plan, task, Plan)
 
     def network(self, task: Any) -> Network | None:
         """Return facts about the network that is trained on tasks of this shape; None for none.
@@ -308,11 +306,16 @@ class ResolvedAgent:
         Raises:
             ContractError: a user's agent failed, or returned something else.
         """
-        what = f"describe_network of agent '{self.spec.id}'"
+        return self._asked("describe_network", self.instance.describe_network, task, Network)
+
+    def _asked(
+        self, name: str, method: Callable[[Any], T | None], task: Any, kind: type[T]
+    ) -> T | None:
+        what = f"{name} of agent '{self.spec.id}'"
         with named(self.spec.origin, what):
-            network = self.instance.describe_network(task)
-        _check_kind(network, Network | None, what, "a lazybench.agent.Network or None")
-        return network
+            found = method(task)
+        _check_kind(found, kind | None, what, f"a {kind.__module__}.{kind.__name__} or None")
+        return found
 
     @property
     def eval_only(self) -> tuple[str, ...]:
