@@ -61,7 +61,8 @@ def _trial(spec: EnvSpec, trial: int, attacker: str | None) -> Figure:
     inches = 9.0 if width > height else 6.5
     figure, axes = new_figure(inches, inches * height / width + 0.5)
     _image(axes, sheet)
-    rows = f"support, {env.task.shot} images of each of {env.task.way} classes; below, the queries"
+    images = "1 image" if env.task.shot == 1 else f"{env.task.shot} images"
+    rows = f"support, {images} of each of {env.task.way} classes; below, the queries"
     axes.set_title(f"{spec.id}, trial {trial}: {rows}", loc="left", fontsize=9)
     return figure
 
