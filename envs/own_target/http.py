@@ -86,15 +86,12 @@ def read_answers(
         raise ContractError(f"{name} answered no JSON ({error}): {text}") from None
     if isinstance(payload, dict):
         payload = payload.get("predictions")
-    if not isinstance(payload, list):
+    if not isinstance(payload, list) or len(payload) != images:
+        text = quoted(content.decode("utf-8", "replace"))
+        got = f" {len(payload)} entries" if isinstance(payload, list) else f": {text}"
         raise ContractError(
             f'{name} must answer {images} instances with {{"predictions": [{images} answers]}}, '
-            f"got: {quoted(content.decode('utf-8', 'replace'))}"
-        )
-    if len(payload) != images:
-        raise ContractError(
-            f'{name} must answer {images} instances with {{"predictions": [{images} answers]}}, '
-            f"got {len(payload)} entries"
+            f"got{got}"
         )
     for answer in payload:
         check_answer(answer, form, name, quoted)
