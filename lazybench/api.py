@@ -20,7 +20,7 @@ from lazybench.arguments import (
 )
 from lazybench.boards import build
 from lazybench.boards import compare as compare_rows
-from lazybench.boards.views import BoardView, ComparisonView, Records, select_table
+from lazybench.boards.views import BoardView, ComparisonView, Records, select_table, stored_env
 from lazybench.cli.progress import interactive, watching
 from lazybench.data.importing.importer import Imported, ImportRequest, MapStyle
 from lazybench.data.importing.importer import import_data as import_request
@@ -32,7 +32,7 @@ from lazybench.runner.callbacks import PROGRESS, SILENT, TRACKER, Callback, as_c
 from lazybench.runner.request import RunRequest, check_budget, check_device, make, resolve_env
 from lazybench.runner.run import run as run_request
 from lazybench.specs import AgentSpec, DataSpec, EnvSpec
-from lazybench.user_code import load
+from lazybench.user_code import load, spelled
 
 if TYPE_CHECKING:
     import gymnasium
@@ -198,14 +198,22 @@ def load_records(
     with a row per record, or per trial; see `lazybench.Records`.
 
     Raises:
-        UnknownName: no such environment.
-        UsageError: an argument of another type.
+        UnknownName: no such environment or agent, neither registered nor in records.
+        UsageError: an argument of another type, or there is no folder `out`.
         OutputUnavailable: `out` is a file.
     """
-    wanted = resolve_env(env)[0].id if env is not None else None
-    if agent is not None:
-        check_text("agent", agent)
-    found = Store(need_folder(check_path("out", out), "out")).records(wanted, agent)
+    folder = need_folder(check_path("out", out), "out")
+    if not folder.is_dir():
+        raise UsageError(
+            f"there is no folder '{folder}'; name the folder of records with out=, or create it "
+            "with a run"
+        )
+    store = Store(folder)
+    wanted = None if env is None else stored_env(store, check_text("env", env))[0]
+    named = None if agent is None else spelled(check_text("agent", agent))
+    found = store.records(wanted, named)
+    if named is not None and not found and not Path(named.rpartition(":")[0]).is_file():
+        AGENTS.resolve(named)
     return Records(found, found.skipped)
 
 
@@ -214,6 +222,7 @@ def board(
     *,
     budget: str = "small",
     protocol: Mapping[str, Any] | None = None,
+    data: str | None = None,
     out: str | Path = "leaderboards",
 ) -> BoardView:
     """Return the board of an environment, which prints, draws and exports itself.
@@ -222,16 +231,18 @@ def board(
         env: environment id or alias.
         budget: compute budget.
         protocol: settings of the environment by name that tell boards apart (`query_budget`).
+        data: first digits of the fingerprint of the board's data; None for the data installed
+            here where several boards fit.
         out: the store of records.
 
     Raises:
         UnknownName: no such environment or board; the message names the budgets with records.
         UsageError: several boards fit, or an argument isn't allowed.
     """
-    spec, _ = resolve_env(env)
     store = Store(need_folder(check_path("out", out), "out"))
+    env_id, _ = stored_env(store, check_text("env", env))
     settings = _as_text(protocol)
-    records = select_table(store, spec.id, check_budget(budget), settings, limited=True)
+    records = select_table(store, env_id, check_budget(budget), settings, data=_text("data", data))
     (found,) = build(records, store.reported())
     return BoardView(found, Records(records))
 
@@ -244,6 +255,7 @@ def compare(  # noqa: PLR0913 - each is a flag of the command line
     budget: str = "small",
     batch_norm: str | None = None,
     protocol: Mapping[str, Any] | None = None,
+    data: str | None = None,
     out: str | Path = "leaderboards",
 ) -> ComparisonView:
     """Return the paired comparison of two rows of a board, on the trials that they share.
@@ -255,18 +267,25 @@ def compare(  # noqa: PLR0913 - each is a flag of the command line
         budget: compute budget.
         batch_norm: of the rows; None takes the transductive one where a name has several rows.
         protocol: settings of the environment by name that tell boards apart (`query_budget`).
+        data: first digits of the fingerprint of the board's data; None for the data installed
+            here where several boards fit.
         out: the store of records.
 
     Raises:
         UnknownName: no such environment, board or row.
         UsageError: several fit, or the rows were evaluated on different trials.
     """
-    spec, _ = resolve_env(env)
     store = Store(need_folder(check_path("out", out), "out"))
+    env_id, _ = stored_env(store, check_text("env", env))
     settings = _as_text(protocol)
-    records = select_table(store, spec.id, check_budget(budget), settings, limited=False)
     sides = [check_text(name, side) for name, side in (("left", left), ("right", right))]
+    data = _text("data", data)
+    records = select_table(store, env_id, check_budget(budget), settings, data=data, rows=sides)
     return ComparisonView(compare_rows(records, *sides, norm=batch_norm))
+
+
+def _text(name: str, value: str | None) -> str | None:
+    return None if value is None else check_text(name, value)
 
 
 def _as_text(protocol: Mapping[str, Any] | None) -> dict[str, str]:

@@ -30,9 +30,10 @@ from lazybench.boards.group import (
     whole_runs,
 )
 from lazybench.boards.rows import Row, failed_row, row_of
+from lazybench.data.importing.catalogue import imported_fingerprint
 from lazybench.errors import UnknownName, UsageError
 from lazybench.files import canonical_json
-from lazybench.records.schema import Record, Reported
+from lazybench.records.schema import DataFacts, Record, Reported
 from lazybench.registry import ENVS
 from lazybench.specs import EnvSpec
 from lazybench.stats import Difference, significant_pairs
@@ -204,31 +205,61 @@ def usual_tables(records: Iterable[Record]) -> list[list[Record]]:
     return [table for table in found if table[0].env.version == newest_of[table[0].env.id]]
 
 
-def one_table(records: Sequence[Record], protocol: Mapping[str, str]) -> list[Record]:
+def one_table(
+    records: Sequence[Record],
+    protocol: Mapping[str, str],
+    *,
+    data: str = "",
+    keys: Sequence[str] = (),
+) -> list[Record]:
     """Return the records of the one board that has some settings, of the newest version that does.
 
-    Empty where no board has them. Where several have, one without any of `later_options` is meant.
+    Empty where no board has them. Where several have, the one is meant that has the records of
+    `keys`; else one without any of `later_options`; else one with runs that aren't limited; else
+    that of the data installed here.
 
     Args:
         records: of one environment and budget.
         protocol: settings of the environment by name, as text, that the board must have.
+        data: first digits of the fingerprint of the board's data; empty for any.
+        keys: first digits of keys of records that are looked for.
 
     Raises:
         UsageError: several boards have them.
     """
-    fitting = [table for table in tables(records) if _fits(table, protocol)]
+    fitting = [table for table in tables(records) if _fits(table, protocol, data)]
+    if any(_has_keys(table, keys) for table in fitting):
+        fitting = [table for table in fitting if _has_keys(table, keys)]
+    elif keys and all(any(_has_keys(table, [key]) for table in fitting) for key in keys):
+        raise UsageError(
+            f"the records {' and '.join(keys)} are on boards that differ in "
+            f"{_differing(fitting)}; only rows of one board are compared"
+        )
     newest = max((table[0].env.version for table in fitting), default=0)
     fitting = [table for table in fitting if table[0].env.version == newest]
     usual = [table for table in fitting if is_usual(table[0].env.id, table[0].env.protocol)]
-    fitting = usual if len(usual) == 1 else fitting
+    fitting = usual or fitting
+    whole = [table for table in fitting if not all(record.limited for record in table)]
+    fitting = whole or fitting
+    installed = [table for table in fitting if _is_installed(table[0].data)]
+    fitting = installed if len(installed) == 1 else fitting
     if len(fitting) > 1:
         first = fitting[0][0]
         raise UsageError(
             f"{first.env.id} has {len(fitting)} boards at budget {first.budget}, which differ in "
-            f"{_differing(fitting)}; choose with --protocol NAME=VALUE, or keep the data contents "
-            "in stores of their own"
+            f"{_differing(fitting)}; choose with --protocol NAME=VALUE, or with --data and the "
+            "first digits of its fingerprint"
         )
     return fitting[0] if fitting else []
+
+
+def _has_keys(table: Sequence[Record], keys: Iterable[str]) -> bool:
+    return all(any(record.key.startswith(key) for record in table) for key in keys)
+
+
+def _is_installed(data: DataFacts) -> bool:
+    """Return whether imported data is installed here with the content of a record."""
+    return data.fingerprint == imported_fingerprint(data.name)
 
 
 def _settings(table: Sequence[Record]) -> dict[str, str]:
@@ -237,8 +268,9 @@ def _settings(table: Sequence[Record]) -> dict[str, str]:
     return settings_text(env.id, env.protocol)
 
 
-def _fits(table: Sequence[Record], protocol: Mapping[str, str]) -> bool:
-    return protocol.items() <= _settings(table).items()
+def _fits(table: Sequence[Record], protocol: Mapping[str, str], data: str) -> bool:
+    has_settings = protocol.items() <= _settings(table).items()
+    return has_settings and table[0].data.fingerprint.startswith(data)
 
 
 def settings_text(env_id: str, protocol: Mapping[str, Any]) -> dict[str, str]:

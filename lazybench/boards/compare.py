@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lazybench.arguments import KEY_DIGITS
+from lazybench.arguments import is_key
 from lazybench.boards.build import FEW_SEEDS_NOTE, FEWEST_SEEDS
 from lazybench.boards.class_shift import by_class
 from lazybench.boards.flags import BETWEEN_PROCESSORS, flags, mixed_processors
@@ -27,6 +28,7 @@ from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.records.schema import Record
 from lazybench.stats import FEWEST_PAIRS, LEVEL, Difference, Summary, over_seeds
 from lazybench.tables import text_table
+from lazybench.user_code import spelled, target_sha256
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,9 +104,10 @@ def compare(
     """Return how two rows of one board differ.
 
     Args:
-        records: of one environment, data content, protocol and budget.
-        left: a row's name as boards show it, an agent id with a single row, or the first
-            digits of a record's key.
+        records: of one environment, data content, protocol and budget; those of limited runs are
+            left out.
+        left: a row's name as boards show it, an agent id with a single row, FILE.py:CLASS for
+            the row of the file's present source, or the first digits of a record's key.
         right: the other row, in the same form.
         norm: batch norm of the rows; None takes the transductive one where a name has
             several rows.
@@ -113,8 +116,7 @@ def compare(
         UnknownName: no such row.
         UsageError: a name that several rows share, or sides that faced different trials.
     """
-    rows = groups(records)
-    sides = [select(rows, name, norm) for name in (left, right)]
+    rows, sides = _sides(records, (left, right), norm)
     scores = []
     for group in sides:
         trials = group.trial_scores()
@@ -233,12 +235,38 @@ def _side(group: Group, scores: list[NDArray[Any]], rows: Sequence[Group]) -> Si
     )
 
 
+def _sides(
+    records: Sequence[Record], names: Sequence[str], norm: str | None
+) -> tuple[list[Group], list[Group]]:
+    """Return the rows of the whole runs of a board, and those of them that `names` select.
+
+    Raises:
+        UnknownName: no such row.
+        UsageError: a name that several rows share, or whose runs are all limited.
+    """
+    rows = groups(record for record in records if not record.limited)
+    try:
+        return rows, [select(rows, name, norm) for name in names]
+    except UnknownName:
+        every = groups(records)
+        for name in names:
+            first = select(every, name, norm).records[0]
+            if first.limited:
+                raise UsageError(
+                    f"'{name}' was evaluated on {first.trials.n} trials of {first.env.id} "
+                    f"({first.key12}), fewer than the official ones: such rows aren't compared; "
+                    "run it without --limit"
+                ) from None
+        raise
+
+
 def select(rows: Sequence[Group], name: str, norm: str | None) -> Group:
     """Return the row of a name, agent or key.
 
     Args:
         rows: of one board.
-        name: a row's name, an agent id with a single row, or the first digits of a record's key.
+        name: a row's name, an agent id with a single row, FILE.py:CLASS for the row of the file's
+            present source, or the first digits of a record's key.
         norm: batch norm of the row; None takes the transductive one where a name has several.
 
     Raises:
@@ -247,29 +275,36 @@ def select(rows: Sequence[Group], name: str, norm: str | None) -> Group:
     """
     if norm is not None:
         rows = [group for group in rows if batch_norm(group.records[0]) in (None, norm)]
-    named = [group for group in rows if group.scored and group.name == name]
-    named = named or [
-        group
-        for group in rows
-        if group.scored
-        and (
-            group.records[0].agent.id == name
-            or (
-                len(name) >= KEY_DIGITS
-                and any(record.key.startswith(name) for record in group.records)
-            )
-        )
-    ]
-    names = [group.name for group in rows if group.scored]
+    rows = [group for group in rows if group.scored]
+    named = (
+        [group for group in rows if group.name == name]
+        or [group for group in rows if group.records[0].agent.id == spelled(name)]
+        or [group for group in rows if is_key(name) and _has_key(group, name)]
+    )
     if not named:
+        names = [group.name for group in rows]
         listed = ", ".join(names) or "none"
         raise UnknownName(f"no row '{name}' with a score.{nearest(name, names)} Rows: {listed}")
     if len(named) > 1 and norm is None:
         named = [g for g in named if batch_norm(g.records[0]) == TRANSDUCTIVE] or named
     if len(named) > 1:
+        named = _of_present_source(named, name) or named
+    if len(named) > 1:
         listed = "; ".join(f"{group.name} ({group.scored[0].key12})" for group in named)
         raise UsageError(f"'{name}' names {len(named)} rows; give a row's name or key: {listed}")
     return named[0]
+
+
+def _has_key(group: Group, key: str) -> bool:
+    return any(record.key.startswith(key) for record in group.records)
+
+
+def _of_present_source(rows: Sequence[Group], name: str) -> list[Group]:
+    """Return the rows of the code that a file has now, where `name` is FILE.py:CLASS."""
+    if not Path(name.rpartition(":")[0]).is_file():
+        return []
+    source = target_sha256(name)
+    return [group for group in rows if group.records[0].agent.source_sha256 == source]
 
 
 MOST = 1_000_000
@@ -419,8 +454,7 @@ def plan(
             with a single seed.
     """
     check_aim(difference, power)
-    rows = groups(records)
-    one, other = (select(rows, name, norm) for name in (left, right))
+    _, (one, other) = _sides(records, (left, right), norm)
     first = one.records[0]
     sources, means = _variances(one, other, factor(first))
     effects = one.class_effects()

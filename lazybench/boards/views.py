@@ -6,11 +6,12 @@ Data frames need pandas (extra `frames`).
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from lazybench.arguments import KEY_DIGITS, is_key
 from lazybench.boards.build import Board, one_table
 from lazybench.boards.compare import (
     Comparison,
@@ -30,8 +31,10 @@ from lazybench.boards.render import (
     to_latex,
     to_markdown,
 )
-from lazybench.errors import LazybenchError, UnknownName
+from lazybench.errors import LazybenchError, UnknownName, UsageError
 from lazybench.records import Record, RecordList, Store
+from lazybench.records.schema import Cost
+from lazybench.runner.request import resolve_env
 from lazybench.specs import BUDGETS
 from lazybench.tables import (
     MADE_BY,
@@ -89,7 +92,8 @@ class Records(RecordList):
         `trial`, `score`, `unit`, and `trial_<name>` for further numbers of a trial (queries,
         distance, …). A record without scores has no rows.
 
-        Scores are in the unit of the environment, so accuracies are fractions.
+        Scores are in the unit of the environment, so accuracies are fractions. Without records, the
+        frame has these columns and no rows.
 
         Args:
             per_trial: whether a row is a trial.
@@ -100,10 +104,11 @@ class Records(RecordList):
         pandas = import_pandas()
         if per_trial:
             parts = [pandas.DataFrame(_trials(record)) for record in self if record.trials.n]
-            return pandas.concat(parts, ignore_index=True) if parts else pandas.DataFrame()
-        frame = pandas.DataFrame(list(map(_facts, self)))
-        if len(frame):
-            frame["date"] = pandas.to_datetime(frame["date"], utc=True, format="ISO8601")
+            if not parts:
+                return pandas.DataFrame(columns=_TRIAL_COLUMNS)
+            return pandas.concat(parts, ignore_index=True)
+        frame = pandas.DataFrame(list(map(_facts, self)), columns=None if self else _COLUMNS)
+        frame["date"] = pandas.to_datetime(frame["date"], utc=True, format="ISO8601")
         return frame
 
     def _repr_html_(self) -> str:
@@ -113,6 +118,23 @@ class Records(RecordList):
         left = len(self) - len(rows)
         notes = [f"{left} more; to_frame() has all of them."] if left else []
         return html_table(head, rows, title=f"{len(self)} records", notes=notes)
+
+
+_IDENTITY = ("key", "agent", "settings", "env", "env_version", "budget", "seed", "batch_norm")
+_COLUMNS = [
+    *_IDENTITY,
+    *("metric", "score", "lo", "hi", "unit", "better", "trials", "status", "reason"),
+    *(name for name in Cost.model_fields if name not in Cost.LATER),
+    *("backbone", "parameters", "weights", "data", "family", "track", "trained_on"),
+    *("device", "precision", "processor", "version", "date"),
+    *("limited", "untuned", "isolated", "dirty"),
+]
+"""Columns of every frame of records, which a frame of none has, too."""
+_TRIAL_COLUMNS = [
+    *(name for name in _IDENTITY if name != "env_version"),
+    *("trial", "score", "unit"),
+]
+"""Columns of every frame of trials."""
 
 
 def _identity(record: Record) -> dict[str, Any]:
@@ -203,27 +225,60 @@ def _short(record: Record) -> list[str]:
     ]
 
 
+def stored_env(store: Store, env: str) -> tuple[str, str]:
+    """Return an environment's id and the note on how its name was resolved ('' if it wasn't).
+
+    The environment may have records only, such as those of data that isn't installed any more.
+
+    Raises:
+        UnknownName: there is neither an environment nor a record of that name.
+    """
+    try:
+        spec, note = resolve_env(env)
+    except UnknownName:
+        if store.records(env=env):
+            return env, ""
+        raise
+    return spec.id, note
+
+
 def select_table(
-    store: Store, env: str, budget: str, protocol: Mapping[str, str], *, limited: bool
+    store: Store,
+    env: str,
+    budget: str,
+    protocol: Mapping[str, str],
+    *,
+    data: str | None = None,
+    rows: Sequence[str] = (),
 ) -> list[Record]:
-    """Return the records of the one board of an environment, budget and protocol.
+    """Return the records of the one board of an environment, budget, protocol and data.
 
     Args:
         store: where the records are.
         env: id of the environment.
         budget: compute budget.
         protocol: settings of the environment by name that the board must have, as text.
-        limited: whether to include runs that were evaluated on fewer trials.
+        data: first digits of the fingerprint of the board's data; None for the data installed
+            here where several boards fit.
+        rows: names of rows that are looked for; keys among them choose the board.
 
     Raises:
         UnknownName: no board has them; the message names the budgets that have records.
-        UsageError: several boards have them.
+        UsageError: several boards have them, or `data` isn't a fingerprint's first digits.
     """
-    whole = [record for record in store.records(env=env) if limited or not record.limited]
-    table = one_table([record for record in whole if record.budget == budget], protocol)
+    if data is not None and not is_key(data):
+        raise UsageError(
+            f"data takes the first {KEY_DIGITS} to 64 hex digits of a fingerprint, as the board "
+            f"shows it, got '{data}'"
+        )
+    found = store.records(env=env)
+    keys = [row for row in rows if is_key(row)]
+    at_budget = [record for record in found if record.budget == budget]
+    table = one_table(at_budget, protocol, data=data or "", keys=keys)
     if not table:
         settings = "".join(f", {name}={value}" for name, value in protocol.items())
-        budgets = [name for name in BUDGETS if any(record.budget == name for record in whole)]
+        settings += f", data {data}" if data else ""
+        budgets = [name for name in BUDGETS if any(record.budget == name for record in found)]
         others = f" (there are some at budget {' and '.join(budgets)})"
         where = f"{env} at budget {budget}{'' if budget in budgets or not budgets else others}"
         raise UnknownName(f"no records of {where}{settings}; see: lazybench leaderboard")

@@ -39,6 +39,7 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     env: options.Env,
     budget: options.Budget = "small",
     protocol: options.Protocol = None,
+    data: options.BoardData = None,
     batch_norm: options.RowNorm = None,
     out_dir: options.Out = Path("leaderboards"),
     plot: Annotated[
@@ -53,7 +54,8 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     """
     from lazybench.boards.compare import compare, comparison_text
 
-    records = _records_of(env, budget, protocol, out_dir, quiet=json)
+    rows = (left, right)
+    records = _records_of(env, budget, protocol, out_dir, data=data, rows=rows, quiet=json)
     comparison = compare(records, left, right, norm=batch_norm)
     if plot is not None:
         _draw(comparison, plot)
@@ -63,25 +65,32 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     console.line(comparison_text(comparison, columns=console.width()))
 
 
-def _records_of(
-    env: str, budget: str, protocol: Sequence[str] | None, out: Path, *, quiet: bool
+def _records_of(  # noqa: PLR0913 - one parameter for each option
+    env: str,
+    budget: str,
+    protocol: Sequence[str] | None,
+    out: Path,
+    *,
+    data: str | None,
+    rows: Sequence[str],
+    quiet: bool,
 ) -> list[Record]:
-    """The whole runs of the one board of an environment, budget and protocol.
+    """Return the records of the one board of an environment, budget, protocol and data.
 
     Raises:
         UnknownName: no board has them.
         UsageError: several boards have them.
     """
-    from lazybench.boards.views import select_table
+    from lazybench.boards.views import select_table, stored_env
     from lazybench.records import Store
-    from lazybench.runner.request import check_budget, resolve_env
+    from lazybench.runner.request import check_budget
 
-    spec, note = resolve_env(env)
+    store = Store(need_folder(out, "--out"))
+    env_id, note = stored_env(store, env)
     if note and not quiet:
         console.note(note)
-    store = Store(need_folder(out, "--out"))
     settings = options.parse_settings(protocol or [], "--protocol")
-    return select_table(store, spec.id, check_budget(budget), settings, limited=False)
+    return select_table(store, env_id, check_budget(budget), settings, data=data, rows=rows)
 
 
 def _facts(comparison: Comparison) -> dict[str, object]:
@@ -122,6 +131,7 @@ def power_command(  # noqa: PLR0913 - one parameter for each option
     ] = 0.8,
     budget: options.Budget = "small",
     protocol: options.Protocol = None,
+    data: options.BoardData = None,
     batch_norm: options.RowNorm = None,
     out_dir: options.Out = Path("leaderboards"),
     json: options.Json = False,
@@ -133,7 +143,8 @@ def power_command(  # noqa: PLR0913 - one parameter for each option
     from lazybench.boards.compare import check_aim, plan
 
     check_aim(difference, power)
-    board = _records_of(env, budget, protocol, out_dir, quiet=json)
+    rows = (left, right)
+    board = _records_of(env, budget, protocol, out_dir, data=data, rows=rows, quiet=json)
     sizes = plan(board, left, right, difference=difference, power=power, norm=batch_norm)
     if json:
         console.as_json(asdict(sizes) | {name: _named(vars(sizes)[name]) for name in _SIZES})

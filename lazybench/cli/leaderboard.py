@@ -123,6 +123,8 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
         if html is not None:
             _check_page(html)
         records, found = _boards(store, wanted)
+        if not found:
+            raise UsageError(_no_records(store, wanted))
         if html is not None:
             _page(found, records, html, store.root, wanted.command("--html", html.name))
         if plots is not None:
@@ -130,7 +132,9 @@ def leaderboard_command(  # noqa: PLR0913 - one parameter for each option
     else:
         found = _boards(store, wanted)[1]
         if form is Format.text:
-            _show(found, f"{store.root}{wanted}")
+            _show(found)
+            if not found:
+                console.line(_no_records(store, wanted))
         else:
             _print(found, form, wanted.command("--format", form.value))
 
@@ -339,11 +343,14 @@ def _print(found: Sequence[Board], form: Format, command: str) -> None:
     console.text(render(found, command=command))
 
 
-def _show(found: Sequence[Board], where: str) -> None:
-    if not found:
-        console.line(
-            f"no records in {where}; create one with: lazybench run --agent AGENT --env ENV"
-        )
+def _no_records(store: Store, wanted: _Selection) -> str:
+    return (
+        f"no records in {store.root}{wanted}; create one with: lazybench run --agent AGENT "
+        "--env ENV"
+    )
+
+
+def _show(found: Sequence[Board]) -> None:
     width = console.width()
     for i, board in enumerate(found):
         console.line(("\n" if i else "") + board_text(board, columns=width))

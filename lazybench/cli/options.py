@@ -325,6 +325,15 @@ TrialBudget = Annotated[str, budget("Sets the number of test trials.")]
 Device = Annotated[str, device()]
 Limit = Annotated[int | None, limit("The record is then unranked.")]
 Protocol = Annotated[list[str] | None, protocol("Only boards with this setting.")]
+BoardData = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DIGITS",
+        help="First digits of the fingerprint of the board's data. [default: the data "
+        "installed here]",
+    ),
+]
 SampleSeed = Annotated[int | None, seed("the sampled trials. [default: random]", short="")]
 SomeFamily = Annotated[Family | None, family("Lists only this one.")]
 DataName = Annotated[

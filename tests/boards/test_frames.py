@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import lazybench
-from lazybench.errors import LazybenchError
+from lazybench.errors import LazybenchError, UnknownName, UsageError
 from lazybench.records import Store, Trials
 from lazybench.specs import EnvSpec
 
@@ -72,11 +72,27 @@ def test_a_frame_has_one_row_a_trial(records: Any) -> None:
     assert list(wide[1]) == list(records[2].trials.scores_array())
 
 
-def test_an_empty_store_gives_an_empty_frame(tmp_path: Any) -> None:
+def test_an_empty_store_gives_an_empty_frame(records: Any, tmp_path_factory: Any) -> None:
     pytest.importorskip("pandas")
-    none = lazybench.load_records(out=tmp_path)
-    assert none.to_frame().empty
-    assert none.to_frame(per_trial=True).empty
+    none = lazybench.load_records(out=tmp_path_factory.mktemp("empty"))
+    for per_trial in (False, True):
+        frame = none.to_frame(per_trial=per_trial)
+        assert frame.empty
+        filled = records.to_frame(per_trial=per_trial).columns
+        further = [name for name in filled if name.startswith(("metric_", "set_", "trial_"))]
+        assert list(frame.columns) == [name for name in filled if name not in further]
+    assert len(none.to_frame()[lambda frame: frame["date"] > "2026"]) == 0
+
+
+def test_names_that_nothing_has_are_refused(records: Any, tmp_path: Any) -> None:
+    """A mistyped name would give an empty list, as if nothing had been run."""
+    folder = tmp_path / "leaderboards"
+    assert {record.agent.id for record in lazybench.load_records(agent="a", out=folder)} == {"a"}
+    assert lazybench.load_records(agent="protonet", out=folder) == []
+    with pytest.raises(UnknownName, match=r"unknown agent 'protonett'.+protonet"):
+        lazybench.load_records(agent="protonett", out=folder)
+    with pytest.raises(UsageError, match=r"there is no folder '.+nowhere'"):
+        lazybench.load_records(out=tmp_path / "nowhere")
 
 
 def test_without_pandas_the_error_names_the_extra(

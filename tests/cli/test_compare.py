@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import lazybench as lb
+from lazybench import import_data
 from lazybench.records import Store, Trials
+from lazybench.user_code import source_sha256
 
 ENV = "glyphs-net4-untargeted"
 
@@ -34,6 +39,83 @@ def test_one_of_several_boards_is_chosen_by_its_protocol(lazybench: Any, store: 
     done = lazybench(*argv, "--protocol", "query_budget=7")
     assert done.code == 2
     assert "query_budget=7" in done.err
+
+
+@pytest.fixture
+def two_contents(lazybench: Any, make_record: Any) -> dict[str, tuple[str, str]]:
+    """Records of two agents on data that was imported again; by content, their keys."""
+    store, keys = Store("leaderboards"), {}
+    facts = make_record()
+    env = facts.env.model_dump() | {"id": "mine-3way-1shot"}
+    for seed, content in enumerate(("old", "new")):
+        pixels = np.random.default_rng(seed).integers(0, 255, (200, 1, 16, 16), np.uint8)
+        done = import_data(pixels, np.arange(200) % 10, name="mine", split_seed=0, replace=True)
+        data = facts.data.model_dump() | {"name": "mine", "fingerprint": done.meta.fingerprint}
+        for agent, gain in (("a", 0.5 * seed), ("b", 0.0)):
+            scores = Trials.of([0.5 + gain, 0.25 + gain, 0.5, 0.25])
+            record = make_record(agent, trials=scores, env=env, data=data)
+            store.publish(record)
+            keys.setdefault(content, []).append(record.key[:8])
+        keys[f"{content} data"] = done.meta.fingerprint
+    return keys
+
+
+def test_the_data_installed_here_is_compared(lazybench: Any, two_contents: Any) -> None:
+    argv = ("compare", "a", "b", "--env", "mine-3way-1shot")
+    assert "a - b: +25.00 %" in lazybench(*argv).out
+    for content, gain in (("old", "+0.00"), ("new", "+25.00")):
+        done = lazybench(*argv, "--data", two_contents[f"{content} data"][:8])
+        assert f"a - b: {gain} %" in done.out, done.err
+        done = lazybench("compare", *two_contents[content], "--env", "mine-3way-1shot")
+        assert f"a - b: {gain} %" in done.out, done.err
+    assert lb.board("mine-3way-1shot").board.fingerprint == two_contents["new data"]
+    older = lb.compare("a", "b", env="mine-3way-1shot", data=two_contents["old data"])
+    assert older.result.difference.mean == 0.0
+
+
+def test_boards_of_other_data_are_told_apart(lazybench: Any, two_contents: Any) -> None:
+    argv = ("compare", "a", "b", "--env", "mine-3way-1shot")
+    done = lazybench("compare", two_contents["old"][0], two_contents["new"][1], *argv[3:])
+    assert done.code == 2
+    assert "are on boards that differ in data (mine " in done.err
+    for digits, reported in (("abc", "got 'abc'"), ("0" * 12, "data 000000000000; see")):
+        done = lazybench(*argv, "--data", digits)
+        assert (done.code, reported in done.err) == (2, True), done.err
+    assert lazybench("data", "forget", "mine", "--yes").code == 0
+    done = lazybench(*argv)
+    assert done.code == 2
+    assert "differ in data (" in done.err
+    assert "--data" in done.err
+
+
+def test_limited_rows_are_named_as_such(lazybench: Any, make_record: Any) -> None:
+    store = Store("leaderboards")
+    trials = Trials.of([1.0, 0.5])
+    short = make_record("short", trials=trials, limited=True)
+    store.publish(short)
+    argv = ("compare", "short", "whole", "--env", short.env.id)
+    store.publish(make_record("whole", trials=trials))
+    for name in ("short", short.key12):
+        done = lazybench("compare", name, *argv[2:])
+        assert done.code == 2
+        assert f"'{name}' was evaluated on 2 trials" in done.err
+        assert "without --limit" in done.err
+
+
+def test_a_file_names_the_row_of_its_present_source(lazybench: Any, make_run: Any) -> None:
+    """Earlier sources of the file have rows of their own."""
+    store, keys = Store("leaderboards"), []
+    for text in ("x = 1", "x = 2"):
+        Path("mine.py").write_text(f"{text}\nclass Mine:\n    pass\n")
+        source = source_sha256(Path("mine.py"))
+        keys.append(make_run("mine.py:Mine", agent__source_sha256=source))
+        store.publish(keys[-1])
+    store.publish(make_run("other"))
+    reported = lazybench("compare", "./mine.py:Mine", "other", "--env", keys[0].env.id, "--json")
+    assert json.loads(reported.out)["left"]["keys"] == [keys[1].key12], reported.err
+    Path("mine.py").write_text("class Mine:\n    pass\n")
+    done = lazybench("compare", "mine.py:Mine", "other", "--env", keys[0].env.id)
+    assert (done.code, "names 2 rows" in done.err) == (2, True)
 
 
 def test_flags_and_mixed_processors_are_shown(lazybench: Any, make_record: Any) -> None:

@@ -102,6 +102,13 @@ def test_no_escape_of_a_record_reaches_the_terminal(
     assert "\x1b" not in shown
 
 
+@pytest.mark.parametrize("option", ["--html", "--plots"])
+def test_nothing_is_written_without_records(lazybench: Any, option: str) -> None:
+    done = lazybench("leaderboard", "--out", "nowhere", option, "page")
+    assert (done.code, "no records in nowhere; create one" in done.err) == (2, True), done.err
+    assert not Path("page").exists()
+
+
 def test_one_page_of_all_boards_or_some(lazybench: Any, store: Store) -> None:
     done = lazybench("leaderboard", "--html", "page.html")
     assert done.out == "page.html\n"

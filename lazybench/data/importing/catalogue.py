@@ -231,6 +231,14 @@ def read_meta(folder: Path) -> Meta:
         ) from error
 
 
+def imported_fingerprint(name: str) -> str | None:
+    """Return the fingerprint of the data set imported as `name`; None if none is installed."""
+    try:
+        return read_meta(imported_root() / name).fingerprint if is_name(name) else None
+    except DataUnavailable:
+        return None
+
+
 def metas() -> tuple[list[Meta], dict[str, str]]:
     """All imported data sets by name, and the errors of unusable ones."""
     imported: list[Meta] = []
