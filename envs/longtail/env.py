@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lazybench import seeding
 from lazybench.arguments import check_one_of, check_options, check_whole
 from lazybench.data.pool import SPLITS, Split, data_facts, open_labelled
+from lazybench.data.splits import DEV_PER_CLASS
 from lazybench.envs.interop import CountedBatches
 from lazybench.envs.longtail.metrics import HiddenPass, as_answer
 from lazybench.envs.longtail.stream import (
@@ -106,7 +107,7 @@ class LongTailEnv(gymnasium.Env[Observation, Any]):
         imbalance: float | Literal["natural"],
         split: Split = "train",
         head: int | None = None,
-        dev_per_class: int = 10,
+        dev_per_class: int = DEV_PER_CLASS,
         batch: int = 100,
         epochs: float = 1,
         sampler: Schedule = "instance",

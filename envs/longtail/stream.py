@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from lazybench import seeding
 from lazybench.data.pool import Labelled, Part, random_ranks
+from lazybench.data.splits import most_imbalance
 from lazybench.envs.observations import broadcast_box, instances, labels
 from lazybench.errors import UsageError, nearest
 from lazybench.tasks import LongTailTask
@@ -181,7 +182,8 @@ def natural_counts(labelled: Labelled, dev_per_class: int) -> tuple[int, ...]:
     if len(set(counts.tolist())) == 1:
         raise UsageError(
             f"{labelled.name} has no tail of its own: each of its {len(counts)} classes has "
-            f"{counts[0]} training images; use an imbalance, as in {labelled.name}-lt-100"
+            f"{counts[0]} training images; use an imbalance, as in {labelled.name}-lt-"
+            f"{min(100, most_imbalance(int(counts[0]) - dev_per_class))}"
         )
     return tuple((counts - dev_per_class).tolist())
 
@@ -210,7 +212,7 @@ def class_counts(head: int, imbalance: float, classes: int) -> tuple[int, ...]:
     if empty:
         raise UsageError(
             f"an imbalance of {imbalance:g} leaves {empty} of {classes} classes without an image, "
-            f"since the largest class has {head}; set less than {head}"
+            f"since the largest class has {head}; the largest one here is {most_imbalance(head)}"
         )
     return counts
 

@@ -10,11 +10,13 @@ import typer
 
 from lazybench.cli import console, options
 from lazybench.cli.command import Group, command
+from lazybench.data.splits import DEV_PER_CLASS
 from lazybench.errors import DataUnavailable, UsageError
 
 if TYPE_CHECKING:
     from lazybench.data.download import Fetched, Progress
     from lazybench.data.folders import DataStatus
+    from lazybench.data.importing.catalogue import Meta
     from lazybench.data.importing.embed import Embedded
     from lazybench.data.importing.importer import Imported
     from lazybench.runner.callbacks import Callback
@@ -413,7 +415,7 @@ def _show_embedded(done: Embedded, envs: list[str]) -> None:
         plain = [env for env in envs if not env.endswith("-noniid")]
         console.line(f"environments: {', '.join(plain)} (each also with -noniid)")
     if meta.embedding is not None and (meta.embedding.parts or meta.embedding.held_out):
-        console.line(f"long tails: {meta.name}-lt-100, and any other imbalance")
+        console.line(f"long tails: {_long_tails(meta)}")
     if envs and not left:
         console.line(f"try: lazybench run --agent protonet --set backbone=linear --env {envs[0]}")
 
@@ -438,8 +440,10 @@ def _show(done: Imported, envs: list[str]) -> None:
     for note in done.notes:
         console.line(f"note: {note}")
     if meta.parts:
-        console.line(f"environments: {meta.name}-lt-100, and any other imbalance")
-        console.line(f"try: lazybench run --agent drw --env {meta.name}-lt-10 --budget smoke")
+        console.line(f"environments: {_long_tails(meta)}")
+        if meta.most_imbalance > 1:
+            try_ = f"{meta.name}-lt-{min(10, meta.most_imbalance)}"
+            console.line(f"try: lazybench run --agent drw --env {try_} --budget smoke")
         return
     plain = [env for env in envs if not env.endswith("-noniid")]
     console.line(f"environments: {', '.join(plain)} (each also with -noniid)")
@@ -448,12 +452,23 @@ def _show(done: Imported, envs: list[str]) -> None:
         "every split"
     )
     if meta.kind == "images":
-        natural = len(set(meta.splits["train"].counts)) > 1
-        own = (
-            f", and {meta.name}-lt-natural, which keeps the classes' own counts" if natural else ""
-        )
-        console.line(f"long tails: {meta.name}-lt-100, and any other imbalance{own}")
+        console.line(f"long tails: {_long_tails(meta)}")
     console.line(f"try: lazybench run --agent protonet --env {plain[0]} --budget smoke")
+
+
+def _long_tails(meta: Meta) -> str:
+    """The long-tailed streams of a data set, or why it has none."""
+    most = meta.most_imbalance
+    train = meta.stream_parts.get("train") or meta.splits["train"]
+    if most <= 1:
+        return (
+            f"none, since the smallest class has {min(train.counts)} training images: "
+            f"{DEV_PER_CLASS} are for the dev set, and at least two must be left for training"
+        )
+    own = len(set(train.counts)) > 1
+    return f"{meta.name}-lt-{min(100, most)}, and any other imbalance up to {most}" + (
+        f", and {meta.name}-lt-natural, which keeps the classes' own counts" if own else ""
+    )
 
 
 DATA = Group(

@@ -30,9 +30,19 @@ HELD_OUT = 5
 set has no test part of the same classes."""
 
 
+DEV_PER_CLASS = 10
+"""Images of each class in the dev set of a long-tailed stream, by default."""
+
+
 def held_out_each(least: int) -> int:
     """Return the number of test images per class, if the smallest class has `least` images."""
     return least // HELD_OUT
+
+
+def most_imbalance(head: int) -> int:
+    """Return the largest imbalance that leaves each class an image, if the largest has `head`."""
+    # Rounded as the counts of the classes are: some heads times their inverse are just below 1.
+    return head if int(head * (1.0 / head)) else head - 1
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import lazybench as lb
+from lazybench.errors import UsageError
+
 CLASSES, EACH = 24, 18
 
 
@@ -118,16 +121,44 @@ def test_forgetting_asks_first(lazybench: Any, features: Path) -> None:
     assert lazybench("data", "forget", "glyphs", "--yes").code == 2
 
 
-def test_a_folder_for_classification_names_its_streams(lazybench: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("each", "most"), [(22, 8), (16, 3)])
+def test_the_largest_imbalance_of_an_import_is_printed(
+    lazybench: Any, tmp_path: Path, each: int, most: int
+) -> None:
+    """A fifth of the smallest class is for the test, ten images for the dev set."""
+    x = np.random.default_rng(0).integers(0, 256, (9 * each, 1, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "few.npz", x=x, y=np.repeat(np.arange(9), each))
+    done = lazybench("data", "import", "few.npz", "--name", "few", "--fractions", ".4,.3,.3")
+    assert done.code == 0, done.err
+    assert f"long tails: few-lt-{most}, and any other imbalance up to {most}\n" in done.out
+    lb.make_env(f"few-lt-{most}")
+    with pytest.raises(UsageError, match=f"the largest one here is {most}"):
+        lb.make_env(f"few-lt-{most + 1}")
+    with pytest.raises(UsageError, match=f"use an imbalance, as in few-lt-{most}"):
+        lb.make_env("few-lt-natural")
+
+
+@pytest.mark.parametrize(("train", "most"), [(20, 10), (11, 0)])
+def test_a_folder_for_classification_names_its_streams(
+    lazybench: Any, tmp_path: Path, train: int, most: int
+) -> None:
     rng = np.random.default_rng(0)
-    for split, n in (("train", 20), ("test", 3)):
+    for split, n in (("train", train), ("test", 3)):
         for name in ("a", "b"):
             (tmp_path / "photos" / split / name).mkdir(parents=True)
             for number, pixels in enumerate(rng.integers(0, 256, (n, 4, 4), dtype=np.uint8)):
                 Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.png")
     done = lazybench("data", "import", "photos", "--name", "photos")
     assert done.code == 0, done.err
-    assert "environments: photos-lt-100, and any other imbalance" in done.out
+    if not most:
+        assert "environments: none, since the smallest class has 11 training images" in done.out
+        assert "try:" not in done.out
+        return
+    assert "environments: photos-lt-10, and any other imbalance up to 10\n" in done.out
+    assert "--env photos-lt-10 --budget smoke" in done.out
+    lb.make_env("photos-lt-10")
+    with pytest.raises(UsageError, match=r"leaves 1 of 2 classes without an image.+here is 10"):
+        lb.make_env("photos-lt-11")
     assert [line.split()[:3] for line in done.out.splitlines() if line.startswith("te")] == [
         ["test", "2", "6"]
     ]

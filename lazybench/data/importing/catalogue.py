@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lazybench.data.folders import data_root
-from lazybench.data.splits import SPLITS, Split
+from lazybench.data.splits import DEV_PER_CLASS, SPLITS, Split, held_out_each, most_imbalance
 from lazybench.errors import DataUnavailable, UsageError
 from lazybench.files import TEMPORARY, put_back, read_file
 from lazybench.runtime.locks import held
@@ -147,6 +147,18 @@ class Meta:
     def most_shot(self) -> int:
         """The most support instances of a class in official trials of any split."""
         return min((min(split.counts) for split in self.splits.values()), default=0) - QUERIES
+
+    @property
+    def most_imbalance(self) -> int:
+        """The largest imbalance of a long-tailed stream; 0 where a class has too few images."""
+        if self.stream_parts:
+            head = min(self.stream_parts["train"].counts)
+        elif not self.splits:
+            return 0
+        else:
+            least = min(self.splits["train"].counts)
+            head = least - held_out_each(least)
+        return most_imbalance(head - DEV_PER_CLASS) if head > DEV_PER_CLASS else 0
 
     @property
     def about(self) -> str:

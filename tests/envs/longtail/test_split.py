@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lazybench.data.pool import Labelled, Part
+from lazybench.data.splits import most_imbalance
 from lazybench.envs.longtail.stream import class_counts, images_at, largest_head, tail
 from lazybench.errors import UsageError
 
@@ -49,6 +50,16 @@ def test_no_imbalance_is_balanced() -> None:
     assert class_counts(7, 1, 5) == (7,) * 5
 
 
+@pytest.mark.parametrize("head", [1, 2, 7, 48, 49, 98, 103, 490, 1500])
+def test_the_largest_imbalance_leaves_each_class_an_image(head: int) -> None:
+    """Of 49 and 98, times their inverse, floats are just below 1."""
+    most = most_imbalance(head)
+    assert head - 1 <= most <= head
+    assert min(class_counts(head, most, 5)) == 1
+    with pytest.raises(UsageError, match=f"the largest one here is {most}"):
+        class_counts(head, most + 1, 5)
+
+
 @pytest.mark.parametrize("imbalance", [0.5, 0, -3, float("nan"), float("inf"), "100"])
 def test_an_imbalance_is_a_number_of_at_least_1(imbalance: float) -> None:
     with pytest.raises(UsageError, match="at least 1; got"):
@@ -56,7 +67,7 @@ def test_an_imbalance_is_a_number_of_at_least_1(imbalance: float) -> None:
 
 
 def test_a_class_without_images_is_reported() -> None:
-    with pytest.raises(UsageError, match=r"leaves 2 of 12 classes without an image.*less than 14"):
+    with pytest.raises(UsageError, match=r"leaves 2 of 12 classes without an image.*largest one here is 14"):
         class_counts(14, 20, 12)
     with pytest.raises(UsageError, match="at least 2 classes, got 1"):
         class_counts(14, 2, 1)
