@@ -59,6 +59,8 @@ TUNED: Mapping[TaskKind, Mapping[str, Mapping[str, Any]]] = {
         "protonet": {"lr": 0.0041, "temperature": 4.0},
         "maml": {"inner_lr": 0.274, "outer_lr": 0.0023, "train_queries": 1},
         "reptile": {"inner_lr": 0.00819, "outer_lr": 0.804},
+        "lazy_reptile": {"inner_lr": 0.00819, "outer_lr": 3.22},
+        "lazy_maml": {"train_queries": 10},
     },
     # glyphs-20way-5shot
     TaskKind(28, many_ways=True, many_shots=True): {
