@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from lazybench.arguments import check_one_of, check_settings, check_whole
 from lazybench.errors import ContractError
 
 if TYPE_CHECKING:
@@ -84,6 +85,10 @@ class Plan:
         env: arguments for the training environment (`shots`, `queries`).
         validate_every: updates between validations; 0 validates at the end only.
         select: keep the state that validates best, or the last one.
+
+    Raises:
+        UsageError: a number that isn't whole or is too small, arguments without names, or another
+            `select`.
     """
 
     updates: int
@@ -91,6 +96,14 @@ class Plan:
     env: Mapping[str, Any] = field(default_factory=dict)
     validate_every: int = 0
     select: Literal["best", "last"] = "best"
+
+    def __post_init__(self) -> None:
+        """Check every value, since a user's agent gives them."""
+        for name, least in (("updates", 0), ("meta_batch", 1), ("validate_every", 0)):
+            whole = check_whole(f"{name} of a plan", vars(self)[name], least=least)
+            object.__setattr__(self, name, whole)
+        object.__setattr__(self, "env", check_settings("env of a plan", self.env))
+        check_one_of("select of a plan", self.select, ("best", "last"))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -129,6 +130,9 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
 ) -> Record:
     """Train an agent, evaluate it on the official trials, save the record in `out` and return it.
 
+    A run that diverged or failed has a record, too: `record.status` isn't `ok`, `record.reason`
+    says why, `record.metrics` is empty, and a RuntimeWarning says so.
+
     The same call resumes an interrupted run, and returns the stored record of a finished one. Runs
     that differ only in evaluation settings (`batch_norm`) share one training run.
 
@@ -184,9 +188,21 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
     if watch is not None:
         if progress:
             raise UsageError("give either progress=True or watch=, which replaces it")
-        return run_request(request, watch=as_callback(watch, PROGRESS), tracker=followed)
+        return _reported(run_request(request, watch=as_callback(watch, PROGRESS), tracker=followed))
     with watching(quiet=not (interactive() if progress is None else progress)) as display:
-        return run_request(request, watch=display, tracker=followed)
+        return _reported(run_request(request, watch=display, tracker=followed))
+
+
+def _reported(record: Record) -> Record:
+    """Return a record, after a warning if it has no score."""
+    if record.status != "ok":
+        warnings.warn(
+            f"the run {record.key12} of {record.agent.id} has no score: {record.status}"
+            f"{f': {record.reason}' if record.reason else ''}; see record.status and record.reason",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return record
 
 
 def load_records(

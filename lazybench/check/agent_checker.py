@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from lazybench.agent import Agent, BatchedEnv, OpenedEnv, Plan, Policy, State, is_vectorized
+from lazybench.agent import (
+    Agent,
+    BatchedEnv,
+    Logs,
+    OpenedEnv,
+    Plan,
+    Policy,
+    State,
+    is_vectorized,
+)
 from lazybench.check.contract import (
     Broken,
     Zeros,
@@ -24,7 +33,14 @@ from lazybench.files import plain
 from lazybench.findings import Finding
 from lazybench.runner import checkpoint
 from lazybench.runner.callbacks import SILENT, Callback
-from lazybench.runner.evaluate import Evaluation, evaluate_blocks, for_init, open_env, open_training
+from lazybench.runner.evaluate import (
+    Evaluation,
+    check_policy,
+    evaluate_blocks,
+    for_init,
+    open_env,
+    open_training,
+)
 from lazybench.runner.request import make, resolve_env, with_protocol
 from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
@@ -101,9 +117,11 @@ class _AgentCheck:
         agent = make(self._name, self._spec, "smoke", {})
         self._agent = agent.instance
         self._val = open_env(self._spec, self._spec.rows(_TRIALS), "val")
-        self._plan = self._agent.plan(self._val.task)
-        if self._plan is not None or self._agent.learns():
-            _check_plan(self._plan)
+        self._plan = agent.plan(self._val.task)
+        if self._plan is None and self._agent.learns():
+            raise Broken("plan(task) must return a lazybench.Plan, got None")
+        if self._plan is not None:
+            open_training(self._spec, self._plan)
         return f"{agent.spec.id} with {len(agent.config)} settings"
 
     def starts(self) -> str:
@@ -120,12 +138,12 @@ class _AgentCheck:
         batch = _batch(train, 0)
         before, kept = checkpoint.digest(state), copied(batch)
         with global_state_untouched():
-            after, logs = self._agent.update(state, batch, Rng(0).at("update", 0))
+            after, logs = self._update(self._agent, state, batch, 0)
         if checkpoint.digest(state) != before:
             raise Broken("update changes the given state; return a new one")
         if name := changed(kept, batch):
             raise Broken(f"update changes {name} of its batch; copy what you change")
-        again, _ = self._agent.update(state, batch, Rng(0).at("update", 0))
+        again, _ = self._update(self._agent, state, batch, 0)
         if checkpoint.digest(after) != checkpoint.digest(again):
             raise Broken("update returns different states for the same rng; draw only from rng")
         _check_logs(logs)
@@ -244,6 +262,14 @@ class _AgentCheck:
         env.reset(seed=0)
         return env
 
+    @staticmethod
+    def _update(agent: Agent, state: State, batch: Any, step: int) -> tuple[State, Logs]:
+        """The state after one update, and what it logged."""
+        answer = agent.update(state, batch, Rng(0).at("update", step))
+        if not (isinstance(answer, tuple) and len(answer) == 2):
+            raise Broken(f"update must return (state, logs), got {type(answer).__name__}")
+        return answer
+
     def _advance(
         self,
         agent: Agent,
@@ -255,7 +281,7 @@ class _AgentCheck:
     ) -> State:
         """The state after updates first..last-1."""
         for step in range(first, last):
-            state, logs = agent.update(state, _batch(train, step), Rng(0).at("update", step))
+            state, logs = self._update(agent, state, _batch(train, step), step)
             loss = logs.get("loss")
             if loss is not None and not math.isfinite(loss):
                 raise Broken(f"the loss is {loss} at update {step + 1}; take smaller steps")
@@ -267,6 +293,7 @@ class _Watched:
     """Wrapper of a policy that fails if the policy changes its observation."""
 
     def __init__(self, policy: Policy) -> None:
+        check_policy(policy)
         self._policy = policy
         self.vectorized = is_vectorized(policy)
 
@@ -291,20 +318,6 @@ def _evaluated(env: OpenedEnv, policy: Policy, metric: str, start: int = 0) -> E
 def _means(metric: str, scores: Mapping[str, Any]) -> str:
     means = ", ".join(f"{name} {each.mean():.3f}" for name, each in scores.items())
     return f"{metric} on {len(scores['now'])} validation trials: {means}"
-
-
-def _check_plan(plan: Any) -> None:
-    """Check that `plan` returned a valid plan.
-
-    Raises:
-        Broken: it didn't.
-    """
-    if not isinstance(plan, Plan):
-        raise Broken(f"plan(task) must return a lazybench.Plan, got {type(plan).__name__}")
-    for name, least in (("updates", 0), ("meta_batch", 1), ("validate_every", 0)):
-        value = vars(plan)[name]
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise Broken(f"{name} of a plan must be a whole number >= {least}, got {value!r}")
 
 
 def _check_logs(logs: Any) -> None:

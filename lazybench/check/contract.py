@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from scipy import stats
 
 from lazybench.errors import LazybenchError
 from lazybench.findings import Finding
+from lazybench.plugins import raised_at
 
 Scores = NDArray[np.float64]
 
@@ -40,8 +40,7 @@ def look(name: str, check: Callable[[], str], contract: str = "") -> Finding:
     except (Broken, LazybenchError) as error:
         return Finding(name, False, str(error))
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        where = Path(raised_at(error)).name
         advice = f"; {contract}" if contract else ""
         text = f"raised {type(error).__name__}: {error} ({where}){advice}"
         return Finding(name, False, text)

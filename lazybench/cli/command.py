@@ -18,7 +18,7 @@ import typer
 from lazybench.cli import INTERRUPTED, console
 from lazybench.errors import Interrupted, LazybenchError, UsageError
 from lazybench.files import FULL
-from lazybench.plugins import describe
+from lazybench.plugins import describe, raised_at
 from lazybench.runtime import launched
 
 P = ParamSpec("P")
@@ -153,11 +153,10 @@ def guarded(function: Callable[P, None], *, distributed: bool = False) -> Callab
             raise typer.Exit(BUG) from error
         # A model, agent or plug-in that calls `exit(0)` mustn't end the command with success.
         except BaseException as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
             console.note(
-                f"error: {console.one_line(describe(error))} ({frame.filename}:{frame.lineno}) was "
-                "raised by code that lazybench called and that can't end the program; let it raise "
-                "an Exception, or return"
+                f"error: {console.one_line(describe(error))} ({raised_at(error)}) was raised by "
+                "code that lazybench called and that can't end the program; let it raise an "
+                "Exception, or return"
             )
             raise typer.Exit(FOREIGN) from error
 

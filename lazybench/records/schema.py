@@ -361,8 +361,23 @@ class Record(Facts):
                 "use the version of lazybench that wrote it, or run again"
             ) from error
 
+    def __str__(self) -> str:
+        """The record's main facts, a line each."""
+        rows = self._main_facts()
+        width = max(len(name) for name, _ in rows)
+        return "\n".join([f"record {self.key12}", *(f"{n:<{width}}  {text}" for n, text in rows)])
+
+    def __repr__(self) -> str:
+        """The record in one line, without its trials."""
+        env = f"{self.env.id}-v{self.env.version}"
+        run = f"{self.agent.id} on {env}, {self.budget}, seed {self.seed}: {self.status}"
+        return f"<Record {self.key12}: {run}>"
+
     def _repr_html_(self) -> str:
         """Return the record's main facts as an HTML table for notebooks."""
+        return html_table(("", ""), self._main_facts(), title=f"record {self.key12}")
+
+    def _main_facts(self) -> list[tuple[str, str]]:
         scores = {
             f"{name} ({metric.unit})": _metric_text(metric) for name, metric in self.metrics.items()
         }
@@ -381,8 +396,7 @@ class Record(Facts):
             "code": f"lazybench {self.code.version}",
             "started": self.started,
         }
-        rows = [(name, text) for name, text in facts.items() if text]
-        return html_table(("", ""), rows, title=f"record {self.key12}")
+        return [(name, text) for name, text in facts.items() if text]
 
     def comparable(self) -> dict[str, Any]:
         """Return the record without facts that may differ between two equal runs.

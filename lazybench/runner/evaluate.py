@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -22,7 +23,7 @@ from lazybench.agent import (
     TaskEnv,
     is_vectorized,
 )
-from lazybench.errors import ContractError
+from lazybench.errors import ContractError, nearest
 from lazybench.files import plain
 from lazybench.runner.callbacks import Callback
 from lazybench.runtime import distributed
@@ -112,12 +113,22 @@ def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> Batc
         device: device of the observations.
 
     Raises:
-        ContractError: the plan changes a setting that belongs to the environment's id or scoring.
+        ContractError: the plan changes a setting that belongs to the environment's id or scoring,
+            or one that doesn't exist.
         UsageError: settings that aren't allowed.
         DataUnavailable: its data isn't installed or is damaged.
     """
     given = {} if plan is None else dict(plan.env)
+    known = [name for name in _arguments_of(spec) if name not in (*_RESERVED, *spec.training)]
     for name in given:
+        if name not in (*known, *_RESERVED, *spec.training):
+            allowed = [
+                each for each in known if each not in spec.kwargs or each in spec.plan_options
+            ]
+            raise ContractError(
+                f"the training environment of {spec.id} has no setting '{name}', which an agent's "
+                f"plan asks for.{nearest(name, allowed)} Plan(env=…) takes {', '.join(allowed)}"
+            )
         protected = name in spec.kwargs and name not in spec.plan_options
         if protected or name in _RESERVED or name in spec.training:
             raise ContractError(
@@ -136,6 +147,11 @@ def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> Batc
                 "Plan(env=…)"
             )
     return train
+
+
+def _arguments_of(spec: EnvSpec) -> list[str]:
+    """The names of the arguments of a training environment."""
+    return list(inspect.signature(load(spec.vector_target or spec.target)).parameters)
 
 
 def for_init(env: OpenedEnv) -> TaskEnv:
@@ -178,8 +194,10 @@ def evaluate_blocks(  # noqa: PLR0913 - what, by what, from where to where, and 
     (`lazybench.runtime.distributed`) evaluate different blocks, and each rank yields all of them.
 
     Raises:
-        ContractError: the policy's answers have a wrong shape, type or range.
+        ContractError: the policy isn't a function, or its answers have a wrong shape, type or
+            range.
     """
+    check_policy(policy)
     if not is_block(env):
         if start < trials:
             yield _whole_pass(env, policy, metric, seed)
@@ -192,6 +210,20 @@ def evaluate_blocks(  # noqa: PLR0913 - what, by what, from where to where, and 
             whole = evaluate_block(env, policy, metric, np.arange(first, first + rows), columns)
             block = _first_of(whole, min(rows, trials - first))
         yield from (each for each in distributed.gathered(block) if each is not None)
+
+
+def check_policy(policy: Any) -> None:
+    """Check that a policy can be called.
+
+    Raises:
+        ContractError: it can't.
+    """
+    if not callable(policy):
+        raise ContractError(
+            "policy(state), or fit(env, budget, rng) of an agent with its own loop, must return a "
+            "function that takes (observation, memory) and returns (action, memory), got "
+            f"{type(policy).__name__}"
+        )
 
 
 def evaluate_block(

@@ -21,7 +21,7 @@ from lazybench.agent import OpenedEnv, Policy, State
 from lazybench.errors import ContractError, LazybenchError, PolicyFailed, StoreError, UsageError
 from lazybench.runner import provenance
 from lazybench.runner.checkpoint import packed, to_device, unpacked
-from lazybench.runner.evaluate import answer_rows, is_block, pair
+from lazybench.runner.evaluate import answer_rows, check_policy, is_block, pair
 from lazybench.runner.request import make
 from lazybench.runner.signals import status_and_reason
 from lazybench.runtime import pipes
@@ -240,6 +240,7 @@ class _Served:
         except LazybenchError as error:
             raise _Refused(str(error)) from error
         self._policy = agent.instance.policy(to_device(asked.pop("state"), asked["device"]))
+        check_policy(self._policy)
         self._asked = asked
         return {"source": agent.source, "version": agent.spec.version}
 

@@ -92,7 +92,11 @@ class Careless:
 
     def plan(self, task):
         updates = -1 if self.fault == "plan" else 5
-        return {"updates": 5} if self.fault == "no plan" else lazybench.Plan(updates=updates)
+        env = {"querys": 3} if self.fault == "unknown env" else {}
+        env |= {"shot": 3} if self.fault == "other env" else {}
+        if self.fault == "unknown plan":
+            return lazybench.Plan(5, batch=3)
+        return {"updates": 5} if self.fault == "no plan" else lazybench.Plan(updates, env=env)
 
     def update(self, state, batch, rng):
         self.seen += 1
@@ -108,6 +112,8 @@ class Careless:
         if self.fault == "hidden":
             # Of all updates that this object saw, only what is new at each resuming differs.
             step = step * (self.seen > 2)
+        if self.fault == "no pair of update":
+            return None
         loss = {"logs": "low", "nan": float("nan")}.get(self.fault, 0.5)
         return {**state, "w": state["w"] + step}, (
             [] if self.fault == "no logs" else {"loss": loss}
@@ -118,6 +124,8 @@ class Careless:
             return lambda o, m=None: (nearest(o, state["w"].add_(1)), m)
         if self.fault == "leaks":
             return Leaks()
+        if self.fault == "no policy":
+            return {"w": 3}
         return FAULTY.get(self.fault, lambda o, m=None: (nearest(o), m))
 
 
@@ -171,8 +179,13 @@ AGENT_FAULTS = {
     "random init": ("init", "touches torch's global generator"),
     "object": ("init", "tensors, numbers, text and None, got object at state/w"),
     "number": ("init", "keys of an agent's state must be text"),
-    "plan": ("makes", "updates of a plan must be a whole number >= 0, got -1"),
-    "no plan": ("makes", "plan(task) must return a lazybench.Plan, got dict"),
+    "plan": ("makes", "updates of a plan must be a whole number of at least 0, got -1"),
+    "no plan": ("makes", "must return a lazybench.agent.Plan or None, got dict"),
+    "unknown plan": ("makes", "plan of agent 'careless' failed: TypeError: "),
+    "unknown env": ("makes", "has no setting 'querys', which an agent's plan asks for. Did you"),
+    "other env": ("makes", "an agent's plan can't set 'shot' of its training environment"),
+    "no pair of update": ("update", "update must return (state, logs), got NoneType"),
+    "no policy": ("policy", "must return a function that takes (observation, memory) and returns"),
     "torch": ("update", "touches torch's global generator"),
     "numpy": ("update", "touches numpy's global generator"),
     "python": ("update", "touches Python's global generator"),

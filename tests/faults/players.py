@@ -293,6 +293,18 @@ class NoPair(Labels):
         return lambda observation, memory=None: observation["query_y"] * 0
 
 
+class NoPolicy(Learner):
+    def policy(self, state):
+        return None
+
+
+class NoFit:
+    """Returns its weights where its own loop must return a policy."""
+
+    def fit(self, env, budget, rng):
+        return {"w": torch.zeros(3)}
+
+
 class NotANumber(Learner):
     """Answers NaN to a regression task."""
 

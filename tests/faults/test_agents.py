@@ -178,6 +178,8 @@ def running_below(folder: Path) -> list[str]:
         ("Negative", ["got"]),
         ("Nothing", []),
         ("NoPair", ["(action, memory)", "got Tensor"]),
+        ("NoPolicy", ["must return a function that takes (observation, memory)", "NoneType"]),
+        ("NoFit", ["must return a function that takes (observation, memory)", "got dict"]),
     ],
 )
 def test_20_wrong_answers(tmp_path: Path, agent: str, words: list[str]) -> None:

@@ -406,3 +406,22 @@ def test_the_file_of_an_instance_repeats_its_run(tmp_path: Path) -> None:
     # A class that no file defines can't be named in one.
     play(tmp_path / "prompt", defined())
     assert not [*(tmp_path / "prompt" / "runs").glob("*/run.toml")]
+
+
+def test_a_run_that_failed_warns(tmp_path: Path) -> None:
+    """Nothing else on the screen of a script says so."""
+    broken = SOURCE.partition("return lambda")[0] + 'raise OSError("no weights")\n'
+    with pytest.warns(RuntimeWarning, match=r"has no score: failed: OSError: no weights"):
+        record = play(tmp_path, zeros(tmp_path, broken))
+    assert (record.status, dict(record.metrics)) == ("failed", {})
+    assert f"failed: {record.reason}" in str(record)
+
+
+def test_a_record_is_printed_without_its_trials(tmp_path: Path) -> None:
+    record = play(tmp_path, zeros(tmp_path))
+    value = record.metrics["mse"].value
+    assert f"\nmse ({record.env.unit})" in str(record)
+    assert f"{value:.6g} (" in str(record)
+    assert len(str(record)) < 2000
+    name = f"{record.agent.id} on {ENV}-v{record.env.version}, smoke, seed 0: ok"
+    assert repr(record) == f"<Record {record.key12}: {name}>"

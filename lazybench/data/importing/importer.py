@@ -287,7 +287,7 @@ class ImportRequest:
     replace: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Imported:
     """A data set that was imported.
 
@@ -300,6 +300,14 @@ class Imported:
     meta: Meta
     folder: Path
     notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """The name, content and folder, and the notes, a line each."""
+        what = self.meta.about.removeprefix("imported: ")
+        first = f"{self.meta.name}: {what}; {self.meta.source}"
+        return "\n".join([first, str(self.folder), *(f"note: {note}" for note in self.notes)])
+
+    __repr__ = __str__
 
 
 def import_data(request: ImportRequest) -> Imported:

@@ -67,7 +67,9 @@ def test_an_imbalance_is_a_number_of_at_least_1(imbalance: float) -> None:
 
 
 def test_a_class_without_images_is_reported() -> None:
-    with pytest.raises(UsageError, match=r"leaves 2 of 12 classes without an image.*largest one here is 14"):
+    with pytest.raises(
+        UsageError, match=r"leaves 2 of 12 classes without an image.*largest one here is 14"
+    ):
         class_counts(14, 20, 12)
     with pytest.raises(UsageError, match="at least 2 classes, got 1"):
         class_counts(14, 2, 1)
