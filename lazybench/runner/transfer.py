@@ -295,7 +295,9 @@ def _need_same(name: str, source: str | None, recorded: str | None) -> None:
 def policy_elsewhere(
     agent: ResolvedAgent, state: Any, task: TaskShape, home: EnvSpec, device: str
 ) -> Policy:
-    """Return the policy of a trained state for tasks of another shape.
+    """Return the policy of a trained state for the tasks of another environment.
+
+    An agent without `transfer` takes tasks of the shape that it was trained on.
 
     `Choice:` where the agent can't take images of another size or number of channels, it sees them
     in the shape that it was trained on: resized (bilinear, antialiased), grey ones as three equal
@@ -312,6 +314,8 @@ def policy_elsewhere(
         UsageError: the agent can't play them.
         DataUnavailable: images are of another shape, and the data of `home` aren't installed.
     """
+    if not agent.instance.can_transfer() and _same_shape(task, open_env(home, 1, "test").task):
+        return agent.instance.policy(to_device(state, device))
     try:
         return agent.instance.policy(to_device(_moved(agent, state, task), device))
     except UsageError:
@@ -322,6 +326,13 @@ def policy_elsewhere(
             raise
     shown = _moved(agent, state, replace(task, instance=own.instance))
     return _seeing(agent.instance.policy(to_device(shown, device)), own.instance)
+
+
+def _same_shape(task: Any, own: Any) -> bool:
+    """Return whether tasks are alike; they may be drawn from another number of classes."""
+    if isinstance(task, TaskShape) and isinstance(own, TaskShape):
+        task = replace(task, classes=own.classes)
+    return bool(task == own)
 
 
 def _are_images(task: TaskShape) -> bool:
@@ -367,8 +378,8 @@ def _moved(agent: ResolvedAgent, state: Any, task: TaskShape) -> Any:
     if agent.instance.can_transfer():
         return agent.instance.transfer(state, task)
     raise UsageError(
-        f"agent '{agent.spec.id}' can't be evaluated on other tasks: it has no method "
-        "transfer(state, task)"
+        f"agent '{agent.spec.id}' can't be evaluated on tasks of another shape: it has no method "
+        "transfer(state, task), which returns the state for them (docs/extend.md)"
     )
 
 

@@ -166,3 +166,20 @@ def test_a_plug_ins_life(kind: str, family: str, venv: Path, tmp_path: Path) -> 
     assert (record["status"], record["agent"]["id"]) == ("ok", agent)
     assert agent in lazybench("leaderboard", "--env", reported["env"], "--budget", "smoke")
     assert "passed" in call(venv, package, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+
+
+def test_a_new_learner_can_be_evaluated_elsewhere(lazybench: Any) -> None:
+    lazybench("new", "agent", "mine")
+    agent = "mine/mine/agent.py:Mine"
+    run = ("--agent", agent, "--env", "glyphs-5way-1shot", "--budget", "smoke", "--json")
+    done = lazybench("run", *run, "--set", "iterations=2")
+    assert done.code == 0, done.err
+    key = json.loads(done.out)["key"]
+    for more in (
+        ("--split", "train"),
+        ("--env", "glyphs-3way-2shot"),
+        ("--env", "fc100-5way-1shot"),
+    ):
+        done = lazybench("evaluate", key, *more, "--limit", "8")
+        missing = "fc100: not found" in done.err
+        assert done.code == 0 or missing, done.err

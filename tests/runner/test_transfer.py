@@ -120,7 +120,15 @@ def test_an_agent_sees_images_of_other_data_in_its_own_shape(tmp_path, monkeypat
     assert again.metrics["accuracy"].value == moved.metric.value
 
 
-def test_an_agent_without_the_method_is_refused(tmp_path):
+def test_an_agent_without_the_method_takes_tasks_of_its_own_shape(tmp_path):
+    made = play(tmp_path, "Learner")
+    for split in ("train", "val"):
+        assert evaluate(tmp_path, made.key12, split=split, limit=8).metric.n == 8
+    same = evaluate(tmp_path, made.key12, env="sinusoid-5shot", limit=8)
+    assert same.metric.n == 8
+
+
+def test_an_agent_without_the_method_is_refused_other_shapes(tmp_path):
     made = play(tmp_path, "Learner")
     with pytest.raises(UsageError, match="no method transfer"):
         evaluate(tmp_path, made.key12, env=OTHER)
