@@ -164,7 +164,7 @@ def read_protocol(  # noqa: PLR0913 - one name for each setting of the environme
         raise UsageError(f"targeted must be true or false, got {targeted!r}")
     return AttackProtocol(
         norm=norm,
-        eps=default_eps(norm, channels) if eps is None else read_eps(eps),
+        eps=default_eps(norm, channels) if eps is None else read_eps(eps, norm),
         query_budget=query_budget,
         mode=mode or ("first" if access == "scores" else "minimise"),
         targeted=targeted,
@@ -203,11 +203,11 @@ def default_eps(norm: Norm, channels: int) -> float:
     return 0.3 if grey else 8 / 255
 
 
-def read_eps(eps: float | str) -> float:
+def read_eps(eps: float | str, norm: Norm) -> float:
     """Return a radius given as a number, a fraction as text, or `inf`.
 
     Raises:
-        UsageError: not a number above 0.
+        UsageError: not a number above 0, or above 1 and finite for `linf`.
     """
     text = str(eps).strip()
     try:
@@ -219,5 +219,11 @@ def read_eps(eps: float | str) -> float:
     if not value > 0 or (math.isinf(value) and text != "inf"):
         raise UsageError(
             f"eps must be a number above 0, a fraction such as 8/255, or inf; got {eps!r}"
+        )
+    if norm == "linf" and 1 < value < math.inf:
+        meant = f" Did you mean {value:g}/255?" if value < 255 else ""
+        raise UsageError(
+            "eps of norm linf must lie in (0, 1], since pixels are in [0, 1], or be inf; got "
+            f"{eps!r}.{meant}"
         )
     return value

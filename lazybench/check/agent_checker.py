@@ -122,7 +122,9 @@ class _AgentCheck:
             raise Broken("plan(task) must return a lazybench.Plan, got None")
         if self._plan is not None:
             open_training(self._spec, self._plan)
-        return f"{agent.spec.id} with {len(agent.config)} settings"
+        # A class without `Config` has only those that were given.
+        count = f" with {len(agent.config)} settings" if agent.config else ""
+        return f"{agent.spec.id}{count}"
 
     def starts(self) -> str:
         with global_state_untouched():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import json
@@ -11,9 +12,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 from lazybench.agent import Agent, Network, Plan, adapted, check_contract, contract
 from lazybench.arguments import (
@@ -469,8 +470,10 @@ def make(
                 f"agent '{spec.id}' can't be created: {describe(error)} ({raised_at(error)})"
             ) from error
     else:
-        base = {key: value for key, value in spec.kwargs.items() if key != "algorithm"} | read
+        own = {key: value for key, value in spec.kwargs.items() if key != "algorithm"}
         _check_arguments(spec.id, factory, read)
+        read = _typed(spec.id, factory, read, settings, own)
+        base = own | read
         try:
             with contained():
                 agent, resolved = factory(**base), base
@@ -584,6 +587,62 @@ def _check_arguments(agent: str, factory: Any, given: Mapping[str, Any]) -> None
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     _check_names(agent, given, [parameter.name for parameter in parameters])
+
+
+def _typed(
+    agent: str,
+    factory: Any,
+    read: Mapping[str, Any],
+    given: Mapping[str, Any],
+    own: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return settings of a class without `Config` in the types of its arguments' annotations.
+
+    A setting at its default is left out, so that it gives the run that the default gives.
+
+    Args:
+        agent: id, for messages.
+        factory: the class or function that makes it.
+        read: settings as typed.
+        given: the same settings as they were given, which is what an argument of type `str` takes.
+        own: settings that the agent was registered with.
+
+    Raises:
+        UsageError: a value isn't of the annotated type.
+    """
+    parameters = inspect.signature(factory).parameters
+    # An annotation may name what isn't there, which nothing else needs.
+    try:
+        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except Exception:
+        hints = {}
+    kept: dict[str, Any] = {}
+    for name, value in read.items():
+        default = parameters[name].default if name in parameters else inspect.Parameter.empty
+        hint = hints.get(name, float if type(default) is float and type(value) is int else Any)
+        typed = _of_type(agent, name, hint, value, given[name])
+        if name in own or (type(typed), typed) != (type(default), default):
+            kept[name] = typed
+    return kept
+
+
+def _of_type(agent: str, name: str, hint: Any, value: Any, given: Any) -> Any:
+    """The value in the type of an annotation; as it is where records couldn't hold the result."""
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(hint)
+    except PydanticUserError:
+        return value
+    try:
+        typed = adapter.validate_python(value)
+        return typed if isinstance(typed, bool | int | float | str | list) else value
+    except ValidationError as error:
+        if isinstance(given, str):
+            with contextlib.suppress(ValidationError):
+                return adapter.validate_python(given)
+        first = error.errors(include_url=False)[0]
+        raise UsageError(
+            f"agent '{agent}': bad value for {name}: {first['msg']}, got {value!r}"
+        ) from error
 
 
 def _check_names(agent: str, given: Iterable[str], allowed: list[str]) -> None:

@@ -17,7 +17,8 @@ import lazybench
 import lazybench.runner.request
 from lazybench import user_code
 from lazybench.errors import ContractError, LazybenchError, UsageError
-from lazybench.runner.request import RunRequest, make
+from lazybench.registry import AGENTS
+from lazybench.runner.request import RunRequest, make, resolve_env
 from lazybench.runner.run_dir import read_options
 from lazybench.verify import score
 
@@ -425,3 +426,54 @@ def test_a_record_is_printed_without_its_trials(tmp_path: Path) -> None:
     assert len(str(record)) < 2000
     name = f"{record.agent.id} on {ENV}-v{record.env.version}, smoke, seed 0: ok"
     assert repr(record) == f"<Record {record.key12}: {name}>"
+
+
+@pytest.mark.parametrize(
+    ("given", "config"),
+    [
+        ({}, {}),
+        ({"value": 0}, {}),
+        ({"value": "0"}, {}),
+        ({"value": 0.0}, {}),
+        ({"value": 2}, {"value": 2.0}),
+        ({"value": "2"}, {"value": 2.0}),
+        ({"name": "7"}, {"name": "7"}),
+        ({"name": "true"}, {"name": "true"}),
+        ({"steps": 3.0}, {"steps": 3}),
+        ({"steps": "5"}, {}),
+        ({"bare": 2}, {"bare": 2.0}),
+        ({"bare": 1}, {}),
+        ({"odd": "3"}, {"odd": 3}),
+    ],
+)
+def test_settings_have_the_types_of_a_plain_class(
+    tmp_path: Path, given: dict[str, Any], config: dict[str, Any]
+) -> None:
+    """One value in three spellings would be three runs, and three rows of a board."""
+    text = SOURCE.replace(
+        "value: float = 0.0",
+        "value: float = 0.0, name: str = 'a', steps: int = 5, bare=1.0, odd: \"Unknown\" = 1"
+        if "odd" in given
+        else "value: float = 0.0, name: str = 'a', steps: int = 5, bare=1.0",
+    )
+    found = make(zeros(tmp_path, text), resolve_env(ENV)[0], "smoke", given)
+    assert (found.config, found.overrides) == (config, config)
+    assert [type(each) for each in found.config.values()] == [type(e) for e in config.values()]
+
+
+@pytest.mark.parametrize("value", ["abc", "true false", None])
+def test_a_setting_of_another_type_is_refused(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(UsageError, match="bad value for value: Input should be a valid number"):
+        make(zeros(tmp_path), resolve_env(ENV)[0], "smoke", {"value": value})
+
+
+def test_a_default_given_to_a_registered_setting_counts(tmp_path: Path) -> None:
+    path = tmp_path / "zeros.py"
+    path.write_text(SOURCE)
+    spec = lazybench.AgentSpec("threes", ("fewshot",), f"{path}:Zeros", {"value": 3.0})
+    lazybench.register_agent(spec)
+    try:
+        assert make("threes", resolve_env(ENV)[0], "smoke", {}).config == {"value": 3.0}
+        assert make("threes", resolve_env(ENV)[0], "smoke", {"value": 0}).config == {"value": 0.0}
+    finally:
+        AGENTS.forget("threes")

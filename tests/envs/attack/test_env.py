@@ -271,6 +271,9 @@ def test_the_protocol_and_the_data_tell_what_was_attacked(scripted: SimpleNamesp
     assert (env.task.classes, env.task.instance, env.task.maps.outputs) == (3, (1, 2, 2), 4)
     assert set(env.data) == {"name", "fingerprint", "prep", "source"}
     assert made(scripted, eps=float("inf")).protocol["eps"] == "inf"
+    assert made(scripted, eps="inf", norm="linf").protocol["eps"] == "inf"
+    assert made(scripted, eps=8).task.eps == 8.0
+    assert made(scripted, eps=1, norm="linf").task.eps == 1.0
     assert made(scripted, eps=None).task.eps == 3.0
     assert made(scripted, eps=None, norm="linf").task.eps == 0.3
     assert made(scripted, target="net").data["fingerprint"] == env.data["fingerprint"]
@@ -280,6 +283,8 @@ def test_the_protocol_and_the_data_tell_what_was_attacked(scripted: SimpleNamesp
     ("given", "error", "why"),
     [
         ({"eps": 0}, UsageError, "eps must be a number above 0"),
+        ({"eps": "8", "norm": "linf"}, UsageError, r"must lie in \(0, 1\].+Did you mean 8/255\?"),
+        ({"eps": 1.001, "norm": "linf"}, UsageError, r"got 1.001"),
         ({"eps": -1.0}, UsageError, "eps must be"),
         ({"eps": float("nan")}, UsageError, "eps must be"),
         ({"eps": "8/0"}, UsageError, "eps must be"),

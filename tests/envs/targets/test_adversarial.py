@@ -141,11 +141,11 @@ def test_environments_name_the_command_that_trains(
 
 
 def test_published_radii_are_read_as_they_are_printed() -> None:
-    assert read_eps("12.75/255") == 0.05
-    assert read_eps("8/255") == 8 / 255
+    assert read_eps("12.75/255", "linf") == 0.05
+    assert read_eps("8/255", "linf") == 8 / 255
     for wrong in ("12.75/0", "1./255", "1/25.5", "/255", "12,75/255"):
         with pytest.raises(UsageError, match="a fraction such as 8/255"):
-            read_eps(wrong)
+            read_eps(wrong, "l2")
 
 
 def test_loss_rises_at_each_radius() -> None:
