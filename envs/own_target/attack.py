@@ -129,6 +129,7 @@ class AttackOutcome:
         protocol: settings that define success.
         eight_bit: whether images were rounded to 8 bits.
         names: of all N images.
+        classes: names of the classes, by number; empty if the images come with numbers.
         clean: `[N, C, H, W]` float32 the images as they were sent.
         label: `[N]` true classes.
         top: `[N]` the target's classes of the clean images.
@@ -148,6 +149,7 @@ class AttackOutcome:
     protocol: Mapping[str, Any]
     eight_bit: bool
     names: tuple[str, ...]
+    classes: tuple[str, ...]
     clean: NDArray[np.float32]
     label: NDArray[np.int64]
     top: NDArray[np.int64]
@@ -234,6 +236,7 @@ def attack(
                     protocol={**target.protocol.fields(), "seed": request.seed},
                     eight_bit=eight_bit,
                     names=images.names,
+                    classes=images.classes,
                     clean=target.x.numpy(),
                     label=images.y,
                     top=target.top,

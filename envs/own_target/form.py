@@ -113,6 +113,12 @@ class TargetForm:
                 "binary where it is the probability of class 1, or binary_logits where it is its "
                 "logit"
             )
+        if rows and tuple(values.shape) in ((rows,), (rows, 1)):
+            raise ContractError(
+                f"the target answers {rows} images with {values.dtype} {list(values.shape)}, one "
+                f"number an image, and {self.answers} need one for each class; declare --answers "
+                "label --classes N where they are the top classes"
+            )
         if values.ndim == 2 and values.shape[1] < 2:
             raise ContractError(
                 f"the target answers with {list(values.shape)}; at least 2 classes are needed"

@@ -35,14 +35,14 @@ class UserImages(NamedTuple):
         y: `[N]` int64 labels.
         names: file names, or positions in the npz file.
         notes: images that were left out and other warnings, a line each.
-        folders: number of folders whose names were taken for classes in their order; else None.
+        classes: names of the folders that were numbered in their order; empty if labels are given.
     """
 
     x: NDArray[Any]
     y: NDArray[np.int64]
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    folders: int | None = None
+    classes: tuple[str, ...] = ()
 
 
 def read_user_images(
@@ -71,6 +71,11 @@ def read_user_images(
             folder without images.
         DataUnavailable: something that can't be read.
     """
+    if not images.exists():
+        raise DataUnavailable(
+            f"no such file or folder: {images}; give a folder class/image or an npz file with "
+            "images x and labels y"
+        )
     given = None if labels is None else _read_labels(labels)
     if images.is_dir():
         found = _folder(images, given, labels, limit, size)
@@ -160,9 +165,10 @@ def _folder(
     path: Path, given: Any, labels: Path | None, limit: int | None, size: int | None
 ) -> UserImages:
     folder = list_images(path)
-    folders, notes = None, folder.notes
+    classes: tuple[str, ...] = ()
+    notes = folder.notes
     if given is None:
-        y, folders = _by_folder(folder)
+        y, classes = _by_folder(folder)
     else:
         y, more = _labelled(folder.names, given, labels or path)
         notes += more
@@ -170,11 +176,11 @@ def _folder(
     names = tuple(folder.names[place] for place in at)
     resize = None if size is None else lambda pixels: _resized(pixels, size)
     x, more = folder.pixels(names, resize)
-    return UserImages(x, y[at], names, notes + more, folders)
+    return UserImages(x, y[at], names, notes + more, classes)
 
 
-def _by_folder(folder: ImageFolder) -> tuple[NDArray[np.int64], int | None]:
-    """Label of each image by its folder, and how many folders were numbered by their order."""
+def _by_folder(folder: ImageFolder) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Label of each image by its folder, and the folders that were numbered by their order."""
     flat = [name for name in folder.names if "/" not in name]
     if flat:
         raise UsageError(
@@ -194,7 +200,7 @@ def _by_folder(folder: ImageFolder) -> tuple[NDArray[np.int64], int | None]:
     numbered = [name for name in classes if name.isdecimal()]
     if not numbered:
         places = {name: place for place, name in enumerate(classes)}
-        return np.array([places[name] for name in folders], np.int64), len(classes)
+        return np.array([places[name] for name in folders], np.int64), tuple(classes)
     if len(numbered) < len(classes):
         other = next(name for name in classes if not name.isdecimal())
         raise UsageError(
@@ -208,7 +214,7 @@ def _by_folder(folder: ImageFolder) -> tuple[NDArray[np.int64], int | None]:
                 f"{folder.path / one} and {folder.path / twice[0]} both name class {number}; "
                 "put their images into one folder"
             )
-    return np.array([numbers[name] for name in folders], np.int64), None
+    return np.array([numbers[name] for name in folders], np.int64), ()
 
 
 def _read_labels(path: Path) -> Any:
@@ -288,7 +294,7 @@ def _labelled(
             notes = (f"{source} has {len(spare)} labels of no image here, such as {spare[0]}",)
         given = [given[name] for name in names]
     if isinstance(given, np.ndarray):
-        if given.shape != (len(names),) or given.dtype.kind not in "iuf":
+        if given.shape != (len(names),) or given.dtype.kind not in "iufU":
             raise UsageError(
                 f"{source}: {len(names)} images need as many integers, got {given.dtype} "
                 f"{list(given.shape)}"
@@ -321,8 +327,8 @@ def _label(value: Any, source: str) -> int:
         whole = int(value)
     if whole is None:
         raise UsageError(
-            f"{source}: labels must be integers; images need as many integers as there are, got "
-            f"{value!r:.40}"
+            f"{source}: labels must be integers, the places of the classes in the target's "
+            f"answers, got {value!r:.40}; number the names, or arrange images as class/image"
         )
     if whole < 0:
         raise UsageError(f"{source}: labels must be 0 or more, got {whole}"[:300])

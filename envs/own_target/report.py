@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ _SHOWN = 20
 _SHOWN_CHANGES = 10
 _CAPTION_PX = 13
 """Height of the line under a row of tiles."""
+_LEAST_TILE_PX = 96
+"""Size of a tile's longer side, to which smaller images are enlarged by a whole number."""
 _BAD = {
     "missed": "an answer that misses the attack's aim",
     "original": "the true class as the answer",
@@ -120,6 +122,7 @@ def facts(outcome: AttackOutcome) -> dict[str, Any]:
         "protocol": dict(outcome.protocol),
         "eight_bit": outcome.eight_bit,
         "images": images,
+        "classes": list(outcome.classes),
         "clean_accuracy": _share(right, images),
         "attacks": [_attack_facts(outcome, each) for each in outcome.attacked],
         "worst_case": _share(int(outcome.robust().sum()), images),
@@ -199,6 +202,9 @@ def markdown(results: Mapping[str, Any]) -> str:
         "",
         "An attack that fails proves nothing: these numbers are upper bounds of robustness.",
     ]
+    if names := results["classes"]:
+        listed = ", ".join(f"{number} {name}" for number, name in enumerate(names))
+        lines += ["", f"Classes, by the folders of the images: {listed}."]
     if changes := results["changes"]:
         lines += [
             "",
@@ -207,7 +213,10 @@ def markdown(results: Mapping[str, Any]) -> str:
             "",
             "| true class | taken for | images |",
             "|--:|--:|--:|",
-            *(f"| {c['label']} | {c['class']} | {c['images']} |" for c in changes[:_SHOWN_CHANGES]),
+            *(
+                f"| {_class(c['label'], names)} | {_class(c['class'], names)} | {c['images']} |"
+                for c in changes[:_SHOWN_CHANGES]
+            ),
         ]
     if "white_box" in results:
         lines += [
@@ -231,6 +240,10 @@ def markdown(results: Mapping[str, Any]) -> str:
             "answers came from the journal, or were repeats of the same image.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _class(number: int, names: Sequence[str]) -> str:
+    return f"{number} {names[number]}" if number < len(names) else str(number)
 
 
 def table(outcome: AttackOutcome) -> str:
@@ -300,7 +313,7 @@ def sheet(outcome: AttackOutcome) -> NDArray[np.uint8] | None:
 
     The first 20 successfully attacked images are shown with the nearest adversarial over all
     attacks, each with the target's class below it; differences are stretched to full contrast,
-    mid-grey is none.
+    mid-grey is none. Pixels of small images are enlarged.
     """
     turned, best = _nearest(outcome)
     turned, best = turned[:_SHOWN], best[:_SHOWN]
@@ -314,6 +327,8 @@ def sheet(outcome: AttackOutcome) -> NDArray[np.uint8] | None:
     tiles = np.stack([clean, near, stretched], 1).reshape(-1, *clean.shape[1:])
     if tiles.shape[1] not in (1, 3):
         tiles = tiles[:, :1]
+    times = -(-_LEAST_TILE_PX // max(tiles.shape[2:]))
+    tiles = tiles.repeat(times, 2).repeat(times, 3)
     names = []
     for k, i in zip(best, turned, strict=True):
         label, taken = outcome.label[outcome.right[i]], outcome.attacked[k].columns["class"][i]

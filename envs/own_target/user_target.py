@@ -217,9 +217,9 @@ class UserAttack:
         _need_classes(most, self.classes)
         protocol.check_classes(self.classes)
         self.notes = images.notes
-        if images.folders not in (None, self.classes):
+        if len(images.classes) not in (0, self.classes):
             self.notes += (
-                f"the target has {self.classes} classes and there are {images.folders} class "
+                f"the target has {self.classes} classes and there are {len(images.classes)} class "
                 "folders, numbered in the order of their names; call folders by numbers, or give "
                 "--labels FILE, where that isn't the target's order",
             )

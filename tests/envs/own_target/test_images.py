@@ -150,7 +150,7 @@ def test_no_class_folder_vanishes(tmp_path: Path) -> None:
     (tmp_path / "images" / "c" / "0.png").unlink()
     found = read_user_images(tmp_path / "images")
     assert found.y.tolist() == found.x[:, 0, 0, 0].tolist() == [0, 1, 2]
-    assert found.folders == 3
+    assert found.classes == ("a", "b", "c")
     assert any("followed 1 links" in note for note in found.notes)
     (tmp_path / "elsewhere" / "0.png").rename(tmp_path / "elsewhere" / "0.txt")
     with pytest.raises(UsageError, match=r"b holds no image.*a class would be missing"):
@@ -194,14 +194,18 @@ def test_npz_in_any_layout(tmp_path: Path, shape: tuple[int, ...]) -> None:
         ({"x": np.full((2, 1, 2, 2), np.nan), "y": [0, 1]}, r"floats in \[0, 1\]"),
         ({"x": np.zeros((2, 2), np.uint8), "y": [0, 1]}, "must be images"),
         ({"x": np.zeros((2, 1, 2, 2), np.uint8), "y": [0]}, "2 images need as many"),
-        ({"x": np.zeros((2, 1, 2, 2), np.uint8), "y": [0.5, 1]}, "need as many integers"),
+        (
+            {"x": np.zeros((2, 1, 2, 2), np.uint8), "y": [0.5, 1]},
+            r"labels must be integers.+got 0\.5",
+        ),
         ({"x": np.zeros((2, 1, 2, 2), np.uint8), "y": [-1, 1]}, "0 or more"),
         ({"x": np.zeros((0, 1, 2, 2), np.uint8), "y": []}, "no images"),
         ({"x": np.zeros((2, 1, 0, 2), np.uint8), "y": [0, 1]}, "no pixels"),
         ({"x": np.zeros((2, 9, 9, 4), np.uint8), "y": [0, 1]}, "channels first"),
         ({"x": np.zeros((2, 1, 2, 2), np.uint8), "y": [1 << 40, 1]}, "at most 2147483647"),
         ({"x": np.zeros((2, 1, 2, 2), np.uint8), "y": np.uint64([1 << 63, 1])}, "at most"),
-        ({"x": np.zeros((2, 1, 2, 2), np.uint8), "y": ["0", "1"]}, "need as many integers"),
+        ({"x": np.zeros((2, 1, 2, 2), np.uint8), "y": ["cat", "dog"]}, "integers.+got 'cat'"),
+        ({"x": np.zeros((2, 1, 2, 2), np.uint8), "y": [[0], [1]]}, "need as many integers"),
     ],
 )
 def test_arrays_that_dont_fit(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
@@ -211,8 +215,12 @@ def test_arrays_that_dont_fit(tmp_path: Path, arrays: dict[str, Any], message: s
 
 
 def test_folders_that_dont_fit(tmp_path: Path) -> None:
-    with pytest.raises(DataUnavailable, match="can't be read"):
+    with pytest.raises(DataUnavailable, match=r"no such file or folder: .*none; give a folder"):
         read_user_images(tmp_path / "none")
+    (tmp_path / "none.npz").write_text("")
+    with pytest.raises(DataUnavailable, match="can't be read as an npz file"):
+        read_user_images(tmp_path / "none.npz")
+    (tmp_path / "none.npz").unlink()
     with pytest.raises(UsageError, match="no images"):
         read_user_images(tmp_path)
     picture(tmp_path / "a.png", 0)

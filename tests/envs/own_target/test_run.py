@@ -167,12 +167,14 @@ def test_a_report_adds_up(own: Own, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["square_class"] == taken[row["square_success"]]
     turned = sum("1" in (row["square_success"], row["hopskipjump_success"]) for row in rows)
     assert facts["changes"] == [{"label": 0, "class": 1, "images": turned}]
+    assert "Classes, by" not in (own.out / "report.md").read_text()
     assert f"| 0 | 1 | {turned} |" in (own.out / "report.md").read_text()
     with Image.open(own.out / "sheet.png") as sheet:
-        # Tiles of 2 pixels in lines of two images, with the classes in a line below.
+        # Two pixels a side, enlarged to 96, in lines of two images with the classes below.
         lines = -(-turned // 2)
-        assert sheet.size == (19, lines * (4 + 13))
-        assert np.asarray(sheet)[4:17].max() > 200
+        assert sheet.size == (6 * 97 + 1, lines * (98 + 13))
+        assert np.asarray(sheet)[98:111].max() > 200
+        assert len(np.unique(np.asarray(sheet)[1:97, 1:97].reshape(-1, 3), axis=0)) == 1
     assert "upper bounds of robustness" in (own.out / "report.md").read_text()
 
 
@@ -321,6 +323,8 @@ def test_one_number_is_two_classes_where_it_is_declared(
         for found in ([[0.5]], [0.5], np.zeros((1, 0))):
             with pytest.raises(ContractError, match="at least 2 classes"):
                 form.scores(found, 1)
+            with pytest.raises(ContractError, match=r"declare --answers label --classes N"):
+                form.scores(np.array([1]), 1)
     with pytest.raises(ContractError, match="at least 2 classes"):
         Oracle(lambda rows: torch.zeros(len(rows), 1), None)(torch.zeros(2, 1, 1, 1))
 
@@ -513,6 +517,19 @@ def test_folders_that_are_fewer_than_the_targets_classes_are_said(
     shown = capsys.readouterr()
     assert note in shown.err
     assert json.loads(shown.out)["notes"] == [note]
+    assert report_facts(own)["classes"] == ["dark", "light"]
+
+
+def test_a_report_names_the_classes_of_folders(own: Own) -> None:
+    for name, level in (("dark", 120), ("light", 200)):
+        (own.file.parent / "pictures" / name).mkdir(parents=True)
+        Image.new("L", (2, 2), level).save(own.file.parent / "pictures" / name / "a.png")
+    argv = words(own, "--attacks", "square", "--eps", "2")
+    argv[argv.index("--images") + 1] = str(own.file.parent / "pictures")
+    assert main(argv) == 0
+    text = (own.out / "report.md").read_text()
+    assert "Classes, by the folders of the images: 0 dark, 1 light.\n" in text
+    assert "| 0 dark | 1 light | 1 |" in text
 
 
 def test_an_address_that_stays_away_is_unavailable(
