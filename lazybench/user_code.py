@@ -338,9 +338,7 @@ class _Root:
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise UsageError(
-            f"no such file: {path}; give the path of a Python file, as in my.py:NAME"
-        )
+        raise UsageError(f"no such file: {path}; give the path of a Python file, as in my.py:NAME")
     path = path.resolve()
     hashes = _hashes(path)
     whole = f"{path}\n{_whole_sha256(path, hashes)}"

@@ -239,10 +239,13 @@ def evaluate_sample(  # noqa: PLR0913 - what is played, by whom, how much of it,
     drawn = np.sort(rng.choice(n, min(n, wanted), replace=False)).astype(np.int64)
     watch.stage("verify", len(drawn))
     blocks = []
+    left = set(drawn.tolist())
     for block in _blocks(drawn, rows, n, any_row=spec.independent_trials):
         evaluated = evaluate_block(env, policy, spec.metric, block, spec.columns)
         blocks.append((block, evaluated))
-        watch.advance(rows, {spec.metric: float(evaluated.scores.mean())})
+        # Others fill up a block whose rows the sample doesn't fill.
+        count, left = len(left), left - set(block.tolist())
+        watch.advance(count - len(left), {spec.metric: float(evaluated.scores.mean())})
     again = _of(_gathered(blocks, spec.columns), drawn)
     odd = drawn[differing(record, again)]
     if len(odd) and len(drawn) < n and not spec.independent_trials:

@@ -105,7 +105,7 @@ def test_twice_needs_replace(lazybench: Any, features: Path) -> None:
     assert lazybench("data", "import", str(features), *IMPORT).code == 0
     again = lazybench("data", "import", str(features), *IMPORT)
     assert again.code == 2
-    assert "add --replace or choose another --name" in again.err
+    assert "add --replace (replace=True in Python), or choose another name" in again.err
     assert lazybench("data", "import", str(features), *IMPORT, "--replace").code == 0
 
 

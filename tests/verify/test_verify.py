@@ -16,6 +16,7 @@ from scipy.stats import ks_2samp, norm
 import lazybench
 from lazybench.errors import StoreError, UnknownName, UsageError
 from lazybench.records import Record, Trials, make_key
+from lazybench.runner.callbacks import Callback
 from lazybench.runner.transfer import TransferRequest, evaluate, transfer
 from lazybench.stats import mean_interval
 from lazybench.verify import StateSource, audit, find_record, verify
@@ -80,6 +81,18 @@ def scored(record: Record, scores: Any, answers: Any) -> dict[str, Any]:
     }
 
 
+class Counted(Callback):
+    """Counts the trials that a verification shows."""
+
+    total = done = 0
+
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        self.total = total
+
+    def advance(self, amount: int, values: Any) -> None:
+        self.done += amount
+
+
 def wrong(found: Any) -> dict[str, str]:
     return {each.name: each.detail for each in found.findings if each.ok is False}
 
@@ -104,6 +117,10 @@ def test_a_sample_has_as_many_trials_as_asked_for_and_can_be_repeated(tmp_path, 
     assert found.finds == finds_share(N, 3)
     assert found.unchecked[-1] == "the agent's results on the other 13 trials"
     assert verify(path, trials=3, seed=found.seed).seed == found.seed
+    counted = Counted()
+    verify(path, trials=3, watch=counted)
+    # A block has more rows than the sample has trials.
+    assert (counted.total, counted.done) == (3, 3)
     found = verify(path, trials=0)
     assert (found.trials, found.verdict) == (0, "not reproducible here")
     assert "what its agent does" in found.unchecked[-1]

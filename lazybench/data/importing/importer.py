@@ -428,7 +428,9 @@ def check_free(folder: Path, replace: bool, what: str = "") -> None:
     """
     if folder.exists() and not replace:
         what = what or f"'{folder.name}' is imported already, in {folder}"
-        raise DuplicateName(f"{what}; add --replace or choose another --name")
+        raise DuplicateName(
+            f"{what}; add --replace (replace=True in Python), or choose another name"
+        )
 
 
 def unfinished_path(folder: Path) -> Path:
