@@ -54,6 +54,8 @@ def compare_command(  # noqa: PLR0913 - one parameter for each option
     """
     from lazybench.boards.compare import compare, comparison_text
 
+    if plot is not None:
+        _check_plot(plot)
     rows = (left, right)
     records = _records_of(env, budget, protocol, out_dir, data=data, rows=rows, quiet=json)
     comparison = compare(records, left, right, norm=batch_norm)
@@ -198,15 +200,26 @@ def _needed(number: int | None) -> str:
     return "no number" if number is None else f"{number:,}"
 
 
+def _check_plot(path: Path) -> None:
+    """Check that a plot may be written, before the records are read.
+
+    Raises:
+        UsageError: the file is neither .png nor .svg.
+        OutputUnavailable: a file that lazybench didn't draw has the path, or it can't be written.
+    """
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise UsageError(f"--plot takes a .png or .svg file, got '{path}'")
+    from lazybench.boards.plots import check_picture
+
+    check_picture(path)
+
+
 def _draw(comparison: Comparison, path: Path) -> None:
     """Write a scatter plot of the trials' scores.
 
     Raises:
         LazybenchError: matplotlib isn't installed.
-        UsageError: the file is neither .png nor .svg.
     """
-    if path.suffix.lower() not in (".png", ".svg"):
-        raise UsageError(f"--plot takes a .png or .svg file, got '{path}'")
     from lazybench.boards.plots import compare_picture, write_picture
 
     write_picture(path, compare_picture(comparison, path.suffix.lower()[1:]))

@@ -82,6 +82,8 @@ def reproduce_command(  # noqa: PLR0913 - one parameter for each option
     check_budget(budget)
     store = Store(out_dir)
     if name in (CLAIMS, VALIDITY):
+        if page is not None and not dry_run:
+            _check_page(page, name)
         records = store.records()
         if name == CLAIMS:
             text = _claims(store, records, json=json)
@@ -211,6 +213,21 @@ def _validity(records: Sequence[Record], *, json: bool) -> str:
     return validity_page(found)
 
 
+_INSTEAD = "name another file with --page, or move that one away"
+
+
+def _check_page(page: Path, name: str) -> None:
+    """Check that a page may be written, before the records are read.
+
+    Raises:
+        OutputUnavailable: the file is something else, or it can't be written.
+    """
+    from lazybench.boards.render import page_mark
+    from lazybench.files import check_replaceable
+
+    check_replaceable(page, mark=page_mark(name).encode(), instead=_INSTEAD)
+
+
 def _write(page: Path, name: str, text: str) -> None:
     """Write a page and print its path.
 
@@ -220,9 +237,8 @@ def _write(page: Path, name: str, text: str) -> None:
     from lazybench.boards.render import page_mark
     from lazybench.files import replace_ours
 
-    instead = "name another file with --page, or move that one away"
     mark = page_mark(name).encode()
-    replace_ours(page, text.encode("utf-8"), mark=mark, instead=instead)
+    replace_ours(page, text.encode("utf-8"), mark=mark, instead=_INSTEAD)
     console.note(f"written: {page}")
 
 
