@@ -229,7 +229,7 @@ def _rows(
         prep=preparation.name if images else FEATURES_PREP,
         what=f"{'images' if images else 'features'} {what}",
         read=read,
-        notes=(*notes, *(_dark(arrays, where) if images else _constant(arrays))),
+        notes=(*notes, *(() if images else _constant(arrays))),
     )
 
 
@@ -338,16 +338,6 @@ def _features(x: NDArray[Any], labels: tuple[str, ...], path: str) -> NDArray[np
                 "columns in all do so; subtract their means and scale them first"
             )
     return held
-
-
-def _dark(arrays: list[NDArray[Any]], where: str) -> tuple[str, ...]:
-    highest = max(x.max() for x in arrays)
-    if highest > 1:
-        return ()
-    return (
-        f"the largest value of x in {where} is {highest}, and pixels go from 0 to 255; if they are "
-        "0 and 1, multiply them by 255",
-    )
 
 
 def _constant(arrays: list[NDArray[Any]]) -> tuple[str, ...]:

@@ -242,6 +242,8 @@ def pool_of(folder: Path, meta: Meta, file: str, facts: SplitMeta) -> Pool:
 
 
 STANDARDISED_PREP = "standardised-1"
+_DARK_ROWS = 256
+"""Images whose brightness is read at a time."""
 
 
 class _Scale(NamedTuple):
@@ -295,7 +297,8 @@ def write_imported(
         licence=licence,
     )
     write_json(place / META, meta.text())
-    return meta, repeated_instances(hashes, {split: splits[split].classes for split in splits})
+    repeated = repeated_instances(hashes, {split: splits[split].classes for split in splits})
+    return meta, (*_dark(meta, [part_path(place, split) for split in splits]), *repeated)
 
 
 def write_parts(
@@ -336,7 +339,25 @@ def write_parts(
         parts=parts,
     )
     write_json(place / META, meta.text())
-    return meta, repeated_instances(hashes, {part: parts[part].classes for part in parts})
+    repeated = repeated_instances(hashes, {part: parts[part].classes for part in parts})
+    return meta, (*_dark(meta, [part_path(place, f"lt-{part}") for part in parts]), *repeated)
+
+
+def _dark(meta: Meta, files: Sequence[Path]) -> tuple[str, ...]:
+    """A note on images whose pixels are all 0 or 1; most images are told by their first rows."""
+    if meta.kind != "images":
+        return ()
+    highest = 0
+    for file in files:
+        x = np.load(file, mmap_mode="r")
+        for first in range(0, len(x), _DARK_ROWS):
+            highest = max(highest, int(x[first : first + _DARK_ROWS].max()))
+            if highest > 1:
+                return ()
+    return (
+        f"the largest value of all images is {highest}, and pixels go from 0 to 255; if they are 0 "
+        "and 1, multiply them by 255",
+    )
 
 
 def _blocks(rows: Rows, members: Members, most: int | None = None) -> Iterator[Read]:

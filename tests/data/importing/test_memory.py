@@ -185,6 +185,26 @@ def test_images_of_0_and_1_are_imported_with_a_note(data: Path, pixels: Any) -> 
     done = lazybench.import_data(x // 255, y, name="dark")
     assert any("multiply them by 255" in note for note in done.notes)
     assert not any("by 255" in note for note in lazybench.import_data(x, y, name="bright").notes)
+    # A single bright image at the end is enough.
+    x = x // 255
+    x[-1] = 255
+    assert not any("by 255" in note for note in lazybench.import_data(x, y, name="one").notes)
+
+
+def test_folders_and_data_sets_of_0_and_1_are_imported_with_a_note(
+    data: Path, pixels: Any, tmp_path: Path
+) -> None:
+    x, y = pixels
+    done = lazybench.import_data(Pairs(x // 255, y, NAMES), name="pairs")
+    assert any("multiply them by 255" in note for note in done.notes)
+    for number, (image, label) in enumerate(zip(x // 255, y, strict=True)):
+        for part in ("train", "test"):
+            path = tmp_path / "folder" / part / f"class {label}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.squeeze()).save(path)
+    for folder in ("folder/train", "folder"):
+        done = lazybench.import_data(tmp_path / folder, name="dark", replace=True)
+        assert any("multiply them by 255" in note for note in done.notes)
 
 
 @pytest.mark.parametrize(
