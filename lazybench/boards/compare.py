@@ -245,19 +245,23 @@ def _sides(
         UsageError: a name that several rows share, or whose runs are all limited.
     """
     rows = groups(record for record in records if not record.limited)
+    limited = groups(record for record in records if record.limited)
+    return rows, [_side_of(rows, limited, name, norm) for name in names]
+
+
+def _side_of(rows: Sequence[Group], limited: Sequence[Group], name: str, norm: str | None) -> Group:
     try:
-        return rows, [select(rows, name, norm) for name in names]
-    except UnknownName:
-        every = groups(records)
-        for name in names:
-            first = select(every, name, norm).records[0]
-            if first.limited:
-                raise UsageError(
-                    f"'{name}' was evaluated on {first.trials.n} trials of {first.env.id} "
-                    f"({first.key12}), fewer than the official ones: such rows aren't compared; "
-                    "run it without --limit"
-                ) from None
-        raise
+        return select(rows, name, norm)
+    except UnknownName as error:
+        try:
+            first = select(limited, name, norm).records[0]
+        except UnknownName:
+            raise error from None
+        raise UsageError(
+            f"'{name}' was evaluated on {first.trials.n} trials of {first.env.id} "
+            f"({first.key12}), fewer than the official ones: such rows aren't compared; run it "
+            "without --limit"
+        ) from None
 
 
 def select(rows: Sequence[Group], name: str, norm: str | None) -> Group:

@@ -119,12 +119,11 @@ def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> Batc
         DataUnavailable: its data isn't installed or is damaged.
     """
     given = {} if plan is None else dict(plan.env)
-    known = [name for name in _arguments_of(spec) if name not in (*_RESERVED, *spec.training)]
+    known = _arguments_of(spec)
     for name in given:
-        if name not in (*known, *_RESERVED, *spec.training):
-            allowed = [
-                each for each in known if each not in spec.kwargs or each in spec.plan_options
-            ]
+        if known is not None and name not in known:
+            fixed = {*_RESERVED, *spec.training, *spec.kwargs} - {*spec.plan_options}
+            allowed = [each for each in known if each not in fixed]
             raise ContractError(
                 f"the training environment of {spec.id} has no setting '{name}', which an agent's "
                 f"plan asks for.{nearest(name, allowed)} Plan(env=…) takes {', '.join(allowed)}"
@@ -149,9 +148,11 @@ def open_training(spec: EnvSpec, plan: Plan | None, device: str = "cpu") -> Batc
     return train
 
 
-def _arguments_of(spec: EnvSpec) -> list[str]:
-    """The names of the arguments of a training environment."""
-    return list(inspect.signature(load(spec.vector_target or spec.target)).parameters)
+def _arguments_of(spec: EnvSpec) -> list[str] | None:
+    """The names of the arguments of a training environment; None if it takes any."""
+    parameters = inspect.signature(load(spec.vector_target or spec.target)).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return None if takes_any else list(parameters)
 
 
 def for_init(env: OpenedEnv) -> TaskEnv:

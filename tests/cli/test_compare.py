@@ -100,6 +100,8 @@ def test_limited_rows_are_named_as_such(lazybench: Any, make_record: Any) -> Non
         assert done.code == 2
         assert f"'{name}' was evaluated on 2 trials" in done.err
         assert "without --limit" in done.err
+    done = lazybench("compare", "whole", "whale", "--env", short.env.id)
+    assert "no row 'whale' with a score. Did you mean: whole? Rows: whole\n" in done.err
 
 
 def test_a_file_names_the_row_of_its_present_source(lazybench: Any, make_run: Any) -> None:

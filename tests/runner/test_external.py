@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -149,6 +151,21 @@ def test_a_plan_sets_nothing_of_what_is_evaluated(name):
     spec = resolve_env("glyphs-5way-1shot")[0]
     with pytest.raises(ContractError, match=f"plan can't set '{name}'"):
         open_training(spec, Plan(updates=1, env={name: "test"}))
+
+
+class TakesAny:
+    """An environment of somebody else, whose settings go to another one."""
+
+    def __init__(self, num_envs, **settings):
+        self.settings = settings
+
+
+def test_a_plan_sets_only_what_an_environment_takes():
+    spec = resolve_env("glyphs-5way-1shot")[0]
+    with pytest.raises(ContractError, match=r"no setting 'querys'.+mean: queries\?.+takes way, "):
+        open_training(spec, Plan(updates=1, env={"querys": 5}))
+    loose = replace(spec, vector_target=f"{__name__}:TakesAny")
+    assert open_training(loose, Plan(updates=1, env={"querys": 5})).settings["querys"] == 5
 
 
 def test_a_plan_may_train_on_more_ways_but_not_in_the_memorisation_trap():
