@@ -140,6 +140,7 @@ class AttackOutcome:
             declared to be random.
         notes: warnings for the reader, a line each.
         answered: images that the address answered in this run; None without an address.
+        unanswered: images that were sent to it without an answer; None without an address.
         replayed: answers taken from earlier runs; None without an address.
         bounds: results of white-box attacks; empty where none were wanted.
     """
@@ -158,6 +159,7 @@ class AttackOutcome:
     probes: Mapping[str, int] | None
     notes: tuple[str, ...]
     answered: int | None
+    unanswered: int | None
     replayed: int | None
     bounds: tuple[Bound, ...] = ()
 
@@ -245,6 +247,7 @@ def attack(
                     probes=None if probes is None else probes._asdict(),
                     notes=notes,
                     answered=None if http is None else http.answered,
+                    unanswered=None if http is None else http.unanswered,
                     replayed=None if http is None else http.journal.replayed,
                     bounds=bounds,
                 )

@@ -210,12 +210,17 @@ class Reply(NamedTuple):
 
 
 class NoReply(Exception):
-    """No complete reply arrived in time; `again` says whether another attempt may help."""
+    """No complete reply arrived in time.
 
-    def __init__(self, why: str, *, again: bool = True) -> None:
+    Attributes:
+        again: whether another attempt may help.
+        sent: whether the whole request was sent, so that the target may have answered it.
+    """
+
+    def __init__(self, why: str, *, again: bool = True, sent: bool) -> None:
         """Keep the reason, a part of a sentence."""
         super().__init__(why)
-        self.again = again
+        self.again, self.sent = again, sent
 
 
 def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -312,16 +317,20 @@ class Poster:
             if exchange.ended.is_set():
                 # The reply arrived just now, so its thread doesn't close the connection.
                 line.leave()
-            raise NoReply(f"no answer within {self._timeout_s:g} s")
+            raise NoReply(f"no answer within {self._timeout_s:g} s", sent=exchange.sent)
         if (error := exchange.error) is not None:
             if isinstance(error, ssl.SSLCertVerificationError):
                 raise NoReply(
-                    f"its certificate isn't trusted ({error.verify_message})", again=False
+                    f"its certificate isn't trusted ({error.verify_message})",
+                    again=False,
+                    sent=False,
                 ) from error
             if isinstance(error, TimeoutError):
-                raise NoReply(f"no answer within {self._timeout_s:g} s") from error
+                why = f"no answer within {self._timeout_s:g} s"
+                raise NoReply(why, sent=exchange.sent) from error
             if isinstance(error, OSError | http.client.HTTPException | ValueError):
-                raise NoReply(f"no connection ({type(error).__name__})") from error
+                why = f"no connection ({type(error).__name__})"
+                raise NoReply(why, sent=exchange.sent) from error
             raise error
         with self._lock:
             self._idle.append(line)
@@ -405,6 +414,7 @@ class _Exchange:
 
     Attributes:
         ended: set once there is a reply or an error.
+        sent: whether the whole request was sent.
         reply: what came back.
         error: why nothing did.
     """
@@ -415,6 +425,7 @@ class _Exchange:
         self._line, self._path, self._headers = line, path, headers
         self._body, self._most_bytes = body, most_bytes
         self.ended = threading.Event()
+        self.sent = False
         self.reply: Reply | None = None
         self.error: BaseException | None = None
 
@@ -434,6 +445,7 @@ class _Exchange:
         if line.dropped():
             line.close()
         line.request("POST", self._path, body=self._body, headers=self._headers)
+        self.sent = True
         with line.getresponse() as response:
             held = bytearray()
             while chunk := response.read1(_CHUNK_BYTES):
@@ -552,6 +564,8 @@ class HttpTarget:
     Attributes:
         journal: the answers.
         answered: images that the target answered.
+        unanswered: images that were sent without an answer of use: refused or failed requests,
+            time-outs, and replies of the wrong form. The target may charge them, too.
         gone: why the target can't be reached any more; None while it can.
     """
 
@@ -603,7 +617,7 @@ class HttpTarget:
             raise StoreError(
                 f"{error}; begin again with --fresh, or choose another --out"
             ) from error
-        self.answered = 0
+        self.answered = self.unanswered = 0
         self.gone: str | None = None
         self._closing = threading.Event()
         self._pace = Pace(self._settings.rate, self._closing)
@@ -683,6 +697,7 @@ class HttpTarget:
                 # Checked before any of them is stored: the same command couldn't resume from a mix.
                 for answer in answers:
                     self._fits(answer, f"{self.name} answered", "earlier answers are kept")
+                self.unanswered -= len(images)
             for name, answer in zip(names, answers, strict=True):
                 self.journal.keep(name, answer)
         except BaseException:
@@ -712,14 +727,22 @@ class HttpTarget:
         return _one_line(text)
 
     def _posted(self, body: bytes, images: int) -> bytes:
-        """The answer to a request, retried after temporary failures."""
+        """The answer to a request, retried after temporary failures.
+
+        Its images count as unanswered until the reply was read.
+        """
         settings, why = self._settings, ""
         pause_s = settings.pause_s
         for turn in range(settings.retries + 1):
             self._pace.wait(images)
+            with self._lock:
+                self.unanswered += images
             try:
                 reply = self._poster.post(body, MOST_REPLY_BYTES)
             except NoReply as error:
+                if not error.sent:
+                    with self._lock:
+                        self.unanswered -= images
                 why, wait_s = str(error), None
                 if not error.again:
                     break

@@ -32,6 +32,8 @@ _SHOWN = 20
 _SHOWN_CHANGES = 10
 _CAPTION_PX = 13
 """Height of the line under a row of tiles."""
+_OF_ONE_RUN = ("asked", "unanswered", "replayed")
+"""Facts that differ between runs of the same results."""
 _LEAST_TILE_PX = 96
 """Size of a tile's longer side, to which smaller images are enlarged by a whole number."""
 _BAD = {
@@ -66,7 +68,8 @@ def _holds_report(folder: Path) -> bool:
 def set_aside(outcome: AttackOutcome, folder: Path) -> Path | None:
     """Move an earlier report of other results into a folder of its own; return it, or None.
 
-    Wall time and the number of replayed answers are ignored, since they differ between runs.
+    Wall time and the numbers of images sent and of replayed answers are ignored, since they differ
+    between runs.
 
     Raises:
         OutputUnavailable: the files can't be moved.
@@ -97,7 +100,7 @@ def _earlier(folder: Path) -> Any:
 def _results(results: Any) -> Any:
     if not isinstance(results, dict):
         return None
-    kept = {name: value for name, value in results.items() if name not in ("asked", "replayed")}
+    kept = {name: value for name, value in results.items() if name not in _OF_ONE_RUN}
     attacks = results.get("attacks")
     if isinstance(attacks, list):
         kept["attacks"] = [
@@ -131,6 +134,7 @@ def facts(outcome: AttackOutcome) -> dict[str, Any]:
         "probes": None if outcome.probes is None else dict(outcome.probes),
         "notes": list(outcome.notes),
         "asked": outcome.answered,
+        "unanswered": outcome.unanswered,
         "replayed": outcome.replayed,
     }
 
@@ -238,6 +242,13 @@ def markdown(results: Mapping[str, Any]) -> str:
             "",
             f"The target was queried on {results['asked']:,} images; {results['replayed']:,} "
             "answers came from the journal, or were repeats of the same image.",
+        ]
+    if results["unanswered"]:
+        lines += [
+            "",
+            f"Another {results['unanswered']:,} images were sent without an answer (time-outs, "
+            "failed or refused requests). No attack is charged for them; the service may charge "
+            "you.",
         ]
     return "\n".join(lines) + "\n"
 

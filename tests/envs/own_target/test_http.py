@@ -91,6 +91,7 @@ def test_a_late_answer_is_asked_for_again(loopback: Any) -> None:
     loopback.before = late
     with opened(loopback.url, timeout_s=0.5) as target:
         target(rows(1))
+        assert (target.answered, target.unanswered) == (1, 1)
     assert len(loopback.requests) == 2
 
 
@@ -103,6 +104,8 @@ def test_who_stays_away_is_given_up_and_what_was_answered_is_kept(
         with pytest.raises(ContractError, match=r"3 tries.*HTTP 502"):
             target(rows(6))
         assert "the same command resumes" in (target.gone or "")
+        # Two requests were answered, the third was sent three times.
+        assert target.unanswered == 3
     assert len(loopback.requests) == 2 + 3
     loopback.before = lambda number: None
     with opened(loopback.url, journal=journal, batch=1) as target:
@@ -113,8 +116,10 @@ def test_who_stays_away_is_given_up_and_what_was_answered_is_kept(
 
 def test_a_refusal_isnt_repeated(loopback: Any) -> None:
     loopback.before = lambda number: (401, {}, b"who are you?")
-    with opened(loopback.url) as target, pytest.raises(ContractError, match=r"401.*who are you"):
-        target(rows(1))
+    with opened(loopback.url) as target:
+        with pytest.raises(ContractError, match=r"401.*who are you"):
+            target(rows(2))
+        assert (target.answered, target.unanswered) == (0, 2)
     assert len(loopback.requests) == 1
 
 
@@ -124,6 +129,8 @@ def test_an_address_without_anybody_behind_it(loopback: Any) -> None:
         with pytest.raises(ContractError, match="no connection"):
             target(rows(1))
         assert target.gone is not None
+        # Nothing was sent that somebody could charge.
+        assert target.unanswered == 0
 
 
 @pytest.mark.parametrize(

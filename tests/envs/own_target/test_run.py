@@ -561,6 +561,20 @@ def test_a_finished_run_asks_nothing_again_until_it_is_asked_to(
     assert kept in [path.read_bytes() for path in own.out.glob("queries-*.jsonl")]
 
 
+def test_a_report_counts_images_that_were_sent_without_an_answer(own: Own, loopback: Any) -> None:
+    """A service may charge them, and the same command reports the same results without them."""
+    loopback.before = lambda number: (503, {}, b"") if number == 1 else None
+    argv = words(own, "--attacks", "square", "--batch", "2", target=loopback.url, budget=5)
+    assert main([*argv, "--concurrency", "1", "--limit", "4"]) == 0
+    assert report_facts(own)["unanswered"] == 2
+    assert "Another 2 images were sent without an answer" in (own.out / "report.md").read_text()
+    assert len(loopback.answered) == report_facts(own)["asked"]
+    assert main([*argv, "--concurrency", "1", "--limit", "4"]) == 0
+    assert (report_facts(own)["asked"], report_facts(own)["unanswered"]) == (0, 0)
+    assert "Another" not in (own.out / "report.md").read_text()
+    assert not (own.out / "earlier").exists()
+
+
 def test_killed_midway_and_resumed_no_image_is_paid_twice(own: Own, loopback: Any) -> None:
     argv = words(own, "--eps", "0.3", "--concurrency", "1", "--batch", "3", target=loopback.url)
     whole = Own(own.file, own.images, own.out.with_name("whole"))
@@ -598,7 +612,7 @@ def test_killed_midway_and_resumed_no_image_is_paid_twice(own: Own, loopback: An
     for facts in (resumed, once):
         for each in facts["attacks"]:
             del each["wall_s"]
-        del facts["asked"], facts["replayed"]
+        del facts["asked"], facts["unanswered"], facts["replayed"]
     assert resumed == once
     # What was sent has 8 bits, and distances are those of what was sent.
     with np.load(own.out / "adversarials.npz") as found:
