@@ -344,7 +344,7 @@ def write_parts(
 
 
 def _dark(meta: Meta, files: Sequence[Path]) -> tuple[str, ...]:
-    """A note on images whose pixels are all 0 or 1; most images are told by their first rows."""
+    """A note on images whose pixels are all 0 or 1; the first bright pixel ends the search."""
     if meta.kind != "images":
         return ()
     highest = 0
