@@ -76,6 +76,7 @@ TUNED: Mapping[TaskKind, Mapping[str, Mapping[str, Any]]] = {
         "reptile": {"inner_lr": 0.00819, "outer_lr": 0.804},
         "lazy_reptile": {"inner_lr": 0.00819, "outer_lr": 3.22},
         "lazy_maml": {"inner_lr": 0.221, "outer_lr": 0.00224},
+        "r2d2": {"lr": 0.0041, "ridge_scale": 3.0},
     },
 }
 """Settings that differ from the preset, by kind of task and agent."""

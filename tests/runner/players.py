@@ -105,7 +105,9 @@ class Picky(Learner):
     """Can't be made with just anything."""
 
     def __init__(self, updates: int = 6) -> None:
-        super().__init__(int(updates))
+        if updates > 100:
+            raise ValueError("too many updates")
+        super().__init__(updates)
 
 
 class Whole:

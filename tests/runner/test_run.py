@@ -192,7 +192,8 @@ def test_two_processes_cannot_be_at_one_run(tmp_path):
         ({"settings": {"update": 3}}, UsageError, "no setting 'update'. Did you mean: updates?"),
         ({"agent": "NotAnAgent"}, ContractError, "has no method 'init'"),
         ({"agent": "Unplanned"}, ContractError, "has only one of the methods plan"),
-        ({"settings": {"updates": "many"}, "agent": "Picky"}, UsageError, "can't be created with"),
+        ({"settings": {"updates": 101}, "agent": "Picky"}, UsageError, "can't be created with"),
+        ({"settings": {"updates": "many"}, "agent": "Picky"}, UsageError, "bad value for updates"),
         ({"agent": "Lerner"}, UsageError, "Did you mean: Learner?"),
     ],
 )

@@ -32,7 +32,7 @@ class Peeks:
 
     families = ("longtail",)
 
-    def __init__(self, dev_batch: int = 0, asks: str = "", value: int = 0) -> None:
+    def __init__(self, dev_batch: int = 0, asks: str = "", value: int | str = 0) -> None:
         self.env = {"batch": 300, "dev_batch": dev_batch, **({asks: value} if asks else {})}
 
     def plan(self, task: Any) -> Plan:
