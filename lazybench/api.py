@@ -277,7 +277,8 @@ def compare(  # noqa: PLR0913 - each is a flag of the command line
     """Return the paired comparison of two rows of a board, on the trials that they share.
 
     Args:
-        left: an agent, a row's name as the board shows it, or the first digits of a record's key.
+        left: an agent (`FILE.py:CLASS` for the row of the file's present source), a row's name as
+            the board shows it, or the first digits of a record's key.
         right: the row that is subtracted, in the same form.
         env: environment id or alias.
         budget: compute budget.

@@ -302,6 +302,7 @@ def _differing(several: Sequence[Sequence[Record]]) -> str:
     for table in several:
         data = table[0].data
         values_of["data"].add(f"{data.name} {data.fingerprint[:12]} {data.prep}")
+        values_of["version"].add(str(table[0].env.version))
         for name, value in sorted(_settings(table).items()):
             values_of[name].add(value)
     return "; ".join(

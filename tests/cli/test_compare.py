@@ -88,6 +88,16 @@ def test_boards_of_other_data_are_told_apart(lazybench: Any, two_contents: Any) 
     assert "--data" in done.err
 
 
+def test_records_of_two_versions_of_an_environment_are_told_apart(
+    lazybench: Any, make_run: Any
+) -> None:
+    runs = [make_run("a", env__version=1), make_run("b", env__version=2)]
+    for record in runs:
+        Store("leaderboards").publish(record)
+    done = lazybench("compare", *(record.key12 for record in runs), "--env", runs[0].env.id)
+    assert (done.code, "differ in version (1, 2)" in done.err) == (2, True), done.err
+
+
 def test_limited_rows_are_named_as_such(lazybench: Any, make_record: Any) -> None:
     store = Store("leaderboards")
     trials = Trials.of([1.0, 0.5])
