@@ -436,7 +436,8 @@ def forget_command(
 ) -> None:
     """Remove a run's folder, or move a record to quarantine and update the boards.
 
-    Of a folder, only what lazybench wrote is removed. Without --yes, nothing is changed.
+    A key that both have names the record. Of a folder, only what lazybench wrote is removed.
+    Without --yes, nothing is changed.
     """
     from lazybench.records import Store
 
@@ -449,11 +450,11 @@ def forget_command(
 
 
 def _find(target: str, store: Store, runs: Path) -> Path:
-    """The folder of a run or the file of a record.
+    """Return the folder of a run or the file of a record; of a key that both have, the record's.
 
     Raises:
         UnknownName: there is neither.
-        UsageError: there are several.
+        UsageError: there are several runs.
     """
     from lazybench.runner.run_dir import list_runs
 
@@ -474,7 +475,10 @@ def _find(target: str, store: Store, runs: Path) -> Path:
         )
     paths = [run.path for run in list_runs(runs) if run.key12.startswith(target[:12])]
     record = store.find(target)
-    paths += [] if record is None else [store.path(record)]
+    if record is not None:
+        for run in paths:
+            console.note(f"the run's folder stays: {run}; remove it with: lazybench forget {run}")
+        return store.path(record)
     if not paths:
         raise UnknownName(
             f"no run in {runs} and no record in {store.root} has a key that begins with "

@@ -193,8 +193,10 @@ def verdicts_note(found: Sequence[ClaimVerdict]) -> str:
     open_ones = sum(each.word is None for each in by_score)
     verdict = given or "none has a verdict"
     rest = f"; {open_ones} {'is' if open_ones == 1 else 'are'} {NOT_TESTED}" if open_ones else ""
+    ours = sum(each.claim.where == "not in it" for each in by_score)
+    own = f" ({ours} of them isn't the paper's)" if ours else ""
     lines = (
-        f"**Verdicts on the paper's claims.** Of the {len(by_score)} claims that scores answer, "
+        f"**Verdicts on the claims.** Of the {len(by_score)} claims that scores answer{own}, "
         f"{verdict}{rest}.",
         f"The largest budgets with records are {at or 'none'}.",
         "A verdict needs seven points (baselines beaten, a competent control, curves that have "

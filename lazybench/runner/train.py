@@ -8,14 +8,16 @@ same computation as an uninterrupted run.
 from __future__ import annotations
 
 import math
+import random
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from lazybench.agent import COUNTED, Agent, BatchedEnv, Logs, OpenedEnv, Plan
 from lazybench.errors import ContractError, Diverged, Interrupted, StoreError
@@ -222,10 +224,32 @@ def fit_whole(training: Training, signals: Signals) -> tuple[Progress, Any]:
     env = open_training(training.spec, plan, training.device)
     env.reset(seed=training.seed)
     clock = Clock()
-    with signals.at_once("interrupted; this agent has its own training loop, which starts again"):
-        policy = training.agent.fit(env, training.budget, Rng(training.seed).at("fit"))
+    rng = Rng(training.seed).at("fit")
+    stoppable = signals.at_once(
+        "interrupted; this agent has its own training loop, which starts again"
+    )
+    with stoppable, _seeded(rng):
+        policy = training.agent.fit(env, training.budget, rng)
     wall_s, cpu_s = clock.seconds()
     return Progress(train_wall_s=wall_s, train_cpu_s=cpu_s), policy
+
+
+@contextmanager
+def _seeded(rng: Rng) -> Iterator[None]:
+    """Seed the global generators of torch, NumPy and Python in a block, and restore them.
+
+    Modules such as `torch.nn.Linear` draw their first weights from them and take no generator.
+    """
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.manual_seed(rng.at("global", "torch").integer)
+    np.random.seed(rng.at("global", "numpy").integer % 2**32)
+    random.seed(rng.at("global", "python").integer)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
 
 
 def _start(training: Training, val_env: OpenedEnv, rng: Rng, callback: Callback) -> Progress:
@@ -240,7 +264,8 @@ def _start(training: Training, val_env: OpenedEnv, rng: Rng, callback: Callback)
             progress.state = checkpoint.to_device(progress.state, training.device)
             progress.best = checkpoint.to_device(progress.best, training.device)
             return progress
-    fresh = training.agent.init(for_init(val_env), rng.at("init"))
+    with _seeded(rng.at("init")):
+        fresh = training.agent.init(for_init(val_env), rng.at("init"))
     if training.weights is not None:
         fresh = training.agent.load_weights(fresh, training.weights)
     return Progress(state=checkpoint.to_device(fresh, training.device))

@@ -85,14 +85,23 @@ def test_a_record_is_quarantined_and_boards_follow(lazybench: Any, store: Any) -
     assert list(store.records()) == []
 
 
-def test_a_key_of_both_needs_a_path(lazybench: Any, run: Path, store: Any) -> None:
+def test_a_key_of_both_is_the_records(lazybench: Any, run: Path, store: Any) -> None:
+    """Every finished run has a folder and a record of its key."""
     record = store.records()[0]
     facts = {"key": record.key, "agent": "a", "env": "x", "budget": "small", "seed": 0}
     write_json(run / "config.json", facts)
-    done = lazybench("forget", record.key12, "--yes")
+    done = lazybench("forget", record.key12)
     assert done.code == 2
-    assert "names several; give one" in done.err
     assert store.path(record).is_file()
+    done = lazybench("forget", record.key12, "--yes")
+    assert done.code == 0, done.err
+    shown = run.relative_to(Path.cwd())
+    assert f"the run's folder stays: {shown}; remove it with: lazybench forget {shown}" in done.err
+    assert not store.path(record).exists()
+    assert run.is_dir()
+    # Now the key is that of the run alone.
+    assert lazybench("forget", record.key12, "--yes").code == 0
+    assert not run.exists()
 
 
 @pytest.mark.parametrize(

@@ -477,3 +477,43 @@ def test_a_default_given_to_a_registered_setting_counts(tmp_path: Path) -> None:
         assert make("threes", resolve_env(ENV)[0], "smoke", {"value": 0}).config == {"value": 0.0}
     finally:
         AGENTS.forget("threes")
+
+
+MODULES = """
+import random
+import numpy as np
+import torch
+
+def made():
+    return torch.nn.Linear(1, 1).weight.item() + np.random.rand() + random.random()
+
+class Fits:
+    def fit(self, env, budget, rng):
+        level = made()
+        return lambda seen, memory=None: (torch.zeros_like(seen["query_y"]) + level, memory)
+
+class Inits:
+    def init(self, env, rng):
+        return {"level": made()}
+    def policy(self, state):
+        level = state["level"]
+        return lambda seen, memory=None: (torch.zeros_like(seen["query_y"]) + level, memory)
+"""
+
+
+@pytest.mark.parametrize("name", ["Fits", "Inits"])
+def test_modules_that_draw_their_weights_globally_are_seeded(tmp_path: Path, name: str) -> None:
+    """`torch.nn.Linear` takes no generator; one key must have one result."""
+    path = tmp_path / "modules.py"
+    path.write_text(MODULES)
+    found: dict[tuple[int, int], float] = {}
+    for seed, turn in ((0, 0), (0, 1), (1, 0)):
+        torch.manual_seed(turn)
+        before = torch.get_rng_state()
+        folder = tmp_path / f"{seed} {turn}"
+        record = play(folder, f"{path}:{name}", seed=seed)
+        assert record.status == "ok", record.reason
+        found[seed, turn] = record.metrics["mse"].value
+        assert torch.equal(torch.get_rng_state(), before)
+    assert found[0, 0] == found[0, 1]
+    assert found[0, 0] != found[1, 0]
