@@ -227,10 +227,14 @@ def load_records(
     store = Store(folder)
     wanted = None if env is None else stored_env(store, check_text("env", env))[0]
     named = None if agent is None else spelled(check_text("agent", agent))
-    found = store.records(wanted, named)
-    if named is not None and not found and not Path(named.rpartition(":")[0]).is_file():
+    found = store.records(wanted)
+    if named is None:
+        return Records(found, found.skipped)
+    of_agent = [each for each in found if named in (each.agent.id, each.agent.origin)]
+    known = of_agent or store.records(agent=named)
+    if not known and not Path(named.rpartition(":")[0]).is_file():
         AGENTS.resolve(named)
-    return Records(found, found.skipped)
+    return Records(of_agent, found.skipped)
 
 
 def board(

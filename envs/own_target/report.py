@@ -32,8 +32,8 @@ _SHOWN = 20
 _SHOWN_CHANGES = 10
 _CAPTION_PX = 13
 """Height of the line under a row of tiles."""
-_OF_ONE_RUN = ("asked", "unanswered", "replayed")
-"""Facts that differ between runs of the same results."""
+_OF_ONE_RUN = ("asked", "unanswered", "replayed", "classes")
+"""Facts that differ between runs of the same results, or that earlier reports lack."""
 _LEAST_TILE_PX = 96
 """Size of a tile's longer side, to which smaller images are enlarged by a whole number."""
 _BAD = {

@@ -235,12 +235,12 @@ def one_table(
             f"the records {' and '.join(keys)} are on boards that differ in "
             f"{_differing(fitting)}; only rows of one board are compared"
         )
+    whole = [table for table in fitting if not all(record.limited for record in table)]
+    fitting = whole or fitting
     newest = max((table[0].env.version for table in fitting), default=0)
     fitting = [table for table in fitting if table[0].env.version == newest]
     usual = [table for table in fitting if is_usual(table[0].env.id, table[0].env.protocol)]
     fitting = usual or fitting
-    whole = [table for table in fitting if not all(record.limited for record in table)]
-    fitting = whole or fitting
     installed = [table for table in fitting if _is_installed(table[0].data)]
     fitting = installed if len(installed) == 1 else fitting
     if len(fitting) > 1:

@@ -282,7 +282,7 @@ def select(rows: Sequence[Group], name: str, norm: str | None) -> Group:
     rows = [group for group in rows if group.scored]
     named = (
         [group for group in rows if group.name == name]
-        or [group for group in rows if group.records[0].agent.id == spelled(name)]
+        or [group for group in rows if _is_agent(group.records[0], name)]
         or [group for group in rows if is_key(name) and _has_key(group, name)]
     )
     if not named:
@@ -297,6 +297,11 @@ def select(rows: Sequence[Group], name: str, norm: str | None) -> Group:
         listed = "; ".join(f"{group.name} ({group.scored[0].key12})" for group in named)
         raise UsageError(f"'{name}' names {len(named)} rows; give a row's name or key: {listed}")
     return named[0]
+
+
+def _is_agent(record: Record, name: str) -> bool:
+    """Return whether a name is a record's agent, by its id or as FILE.py:CLASS."""
+    return name == record.agent.id or spelled(name) == record.agent.origin
 
 
 def _has_key(group: Group, key: str) -> bool:

@@ -472,7 +472,7 @@ def make(
     else:
         own = {key: value for key, value in spec.kwargs.items() if key != "algorithm"}
         _check_arguments(spec.id, factory, read)
-        read = _typed(spec.id, factory, read, settings, own)
+        read = _typed(spec.id, factory, read, settings)
         base = own | read
         try:
             with contained():
@@ -594,18 +594,14 @@ def _typed(
     factory: Any,
     read: Mapping[str, Any],
     given: Mapping[str, Any],
-    own: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return settings of a class without `Config` in the types of its arguments' annotations.
-
-    A setting at its default is left out, so that it gives the run that the default gives.
 
     Args:
         agent: id, for messages.
         factory: the class or function that makes it.
         read: settings as typed.
         given: the same settings as they were given, which is what an argument of type `str` takes.
-        own: settings that the agent was registered with.
 
     Raises:
         UsageError: a value isn't of the annotated type.
@@ -620,9 +616,9 @@ def _typed(
     for name, value in read.items():
         default = parameters[name].default if name in parameters else inspect.Parameter.empty
         hint = hints.get(name, float if type(default) is float and type(value) is int else Any)
-        typed = _of_type(agent, name, hint, value, given[name])
-        if name in own or (type(typed), typed) != (type(default), default):
-            kept[name] = typed
+        # A default may be of another type than its annotation, as in `layers: list = None`.
+        fits = type(value) is type(default) and value == default
+        kept[name] = value if fits else _of_type(agent, name, hint, value, given[name])
     return kept
 
 

@@ -120,7 +120,7 @@ def test_a_file_names_the_row_of_its_present_source(lazybench: Any, make_run: An
     for text in ("x = 1", "x = 2"):
         Path("mine.py").write_text(f"{text}\nclass Mine:\n    pass\n")
         source = source_sha256(Path("mine.py"))
-        keys.append(make_run("mine.py:Mine", agent__source_sha256=source))
+        keys.append(make_run("Mine", agent__source_sha256=source, agent__origin="mine.py:Mine"))
         store.publish(keys[-1])
     store.publish(make_run("other"))
     reported = lazybench("compare", "./mine.py:Mine", "other", "--env", keys[0].env.id, "--json")
