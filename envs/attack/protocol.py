@@ -221,7 +221,7 @@ def read_eps(eps: float | str, norm: Norm) -> float:
             f"eps must be a number above 0, a fraction such as 8/255, or inf; got {eps!r}"
         )
     if norm == "linf" and 1 < value < math.inf:
-        meant = f" Did you mean {value:g}/255?" if value < 255 else ""
+        meant = f" Did you mean {value:g}/255?" if value.is_integer() else ""
         raise UsageError(
             "eps of norm linf must lie in (0, 1], since pixels are in [0, 1], or be inf; got "
             f"{eps!r}.{meant}"

@@ -257,6 +257,8 @@ def _side_of(rows: Sequence[Group], limited: Sequence[Group], name: str, norm: s
             first = select(limited, name, norm).records[0]
         except UnknownName:
             raise error from None
+        except UsageError as several:
+            raise UsageError(f"{several}; all of them are limited and aren't compared") from None
         raise UsageError(
             f"'{name}' was evaluated on {first.trials.n} trials of {first.env.id} "
             f"({first.key12}), fewer than the official ones: such rows aren't compared; run it "

@@ -284,7 +284,7 @@ def test_the_protocol_and_the_data_tell_what_was_attacked(scripted: SimpleNamesp
     [
         ({"eps": 0}, UsageError, "eps must be a number above 0"),
         ({"eps": "8", "norm": "linf"}, UsageError, r"must lie in \(0, 1\].+Did you mean 8/255\?"),
-        ({"eps": 1.001, "norm": "linf"}, UsageError, r"got 1.001"),
+        ({"eps": 1.001, "norm": "linf"}, UsageError, r"got 1.001\.$"),
         ({"eps": -1.0}, UsageError, "eps must be"),
         ({"eps": float("nan")}, UsageError, "eps must be"),
         ({"eps": "8/0"}, UsageError, "eps must be"),
