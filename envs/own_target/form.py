@@ -106,18 +106,17 @@ class TargetForm:
             return self._of_labels(values, rows)
         if self.single:
             return self._of_one_number(values, rows)
-        if rows and tuple(values.shape) in ((rows,), (rows, 1)) and values.is_floating_point():
+        if rows and tuple(values.shape) in ((rows,), (rows, 1)):
+            instead = (
+                "binary where it is the probability of class 1, or binary_logits where it is its "
+                "logit"
+                if values.is_floating_point()
+                else "label --classes N where it is the top class"
+            )
             raise ContractError(
                 f"the target answers {rows} images with {list(values.shape)}, one number an image, "
                 f"and {self.answers} need one for each of at least 2 classes; declare --answers "
-                "binary where it is the probability of class 1, or binary_logits where it is its "
-                "logit"
-            )
-        if rows and tuple(values.shape) in ((rows,), (rows, 1)):
-            raise ContractError(
-                f"the target answers {rows} images with {values.dtype} {list(values.shape)}, one "
-                f"number an image, and {self.answers} need one for each class; declare --answers "
-                "label --classes N where they are the top classes"
+                f"{instead}"
             )
         if values.ndim == 2 and values.shape[1] < 2:
             raise ContractError(

@@ -442,8 +442,8 @@ def _show(done: Imported, envs: list[str]) -> None:
     if meta.parts:
         console.line(f"environments: {_long_tails(meta)}")
         if meta.most_imbalance > 1:
-            try_ = f"{meta.name}-lt-{min(10, meta.most_imbalance)}"
-            console.line(f"try: lazybench run --agent drw --env {try_} --budget smoke")
+            env = f"{meta.name}-lt-{min(10, meta.most_imbalance)}"
+            console.line(f"try: lazybench run --agent drw --env {env} --budget smoke")
         return
     plain = [env for env in envs if not env.endswith("-noniid")]
     console.line(f"environments: {', '.join(plain)} (each also with -noniid)")
