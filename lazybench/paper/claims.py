@@ -104,7 +104,7 @@ class Claim:
 
     Attributes:
         text: the claim in a sentence.
-        where: in the paper, or `not in it`.
+        where: in the paper; empty for a claim of this project.
         contrasts: the differences that would support it.
         elsewhere: the page that answers it where scores don't.
     """
@@ -226,7 +226,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "Frozen ImageNet features are above features learned from pixels on CIFAR-FS, and below "
         "them on Omniglot",
-        "not in it",
+        "",
         (
             Contrast(_FEATURES, _PIXELS, "above", ("cifarfs-5way-1shot", "cifarfs-5way-5shot")),
             Contrast(_PIXELS, _FEATURES, "above", ("omniglot-5way-1shot",)),

@@ -103,7 +103,7 @@ def claims_page(found: Sequence[ClaimVerdict]) -> str:
         (
             str(number),
             markdown_text(each.claim.text),
-            each.claim.where,
+            each.claim.where or "not in it",
             each.budget,
             _verdict(each.text),
             "; ".join(mean_text(mean) for mean in each.means),
@@ -193,8 +193,9 @@ def verdicts_note(found: Sequence[ClaimVerdict]) -> str:
     open_ones = sum(each.word is None for each in by_score)
     verdict = given or "none has a verdict"
     rest = f"; {open_ones} {'is' if open_ones == 1 else 'are'} {NOT_TESTED}" if open_ones else ""
-    ours = sum(each.claim.where == "not in it" for each in by_score)
-    own = f" ({ours} of them isn't the paper's)" if ours else ""
+    ours = sum(not each.claim.where for each in by_score)
+    are = "isn't" if ours == 1 else "aren't"
+    own = f" ({ours} of them {are} the paper's)" if ours else ""
     lines = (
         f"**Verdicts on the claims.** Of the {len(by_score)} claims that scores answer{own}, "
         f"{verdict}{rest}.",
