@@ -130,7 +130,7 @@ def target_sha256(target: str) -> str | None:
     path = _module(target).__file__
     if path is None or not Path(path).is_file() or is_own(Path(path)):
         return None
-    return _files_sha256(Path(path).resolve())
+    return files_sha256(Path(path))
 
 
 def defining_sha256(thing: Any) -> str | None:
@@ -146,7 +146,7 @@ def defining_sha256(thing: Any) -> str | None:
     if path is None or is_own(path):
         return None
     _need_same_code(thing, path)
-    return _files_sha256(path.resolve())
+    return files_sha256(path)
 
 
 def loose_sha256(given: type) -> str:
@@ -209,7 +209,14 @@ def _module(target: str) -> ModuleType:
         ) from error
 
 
-def _files_sha256(path: Path) -> str:
+def files_sha256(path: Path) -> str:
+    """Return the sha256 of a Python file and the files that it needs, without importing it.
+
+    Raises:
+        OSError: a file can't be read.
+        UsageError: a file of `FILES` is missing, or the list isn't a list of texts.
+    """
+    path = path.resolve()
     return _whole_sha256(path, _hashes(path))
 
 

@@ -216,7 +216,7 @@ def one_table(
 
     Empty where no board has them. Where several have, the one is meant that has the records of
     `keys`; else one without any of `later_options`; else one with runs that aren't limited; else
-    that of the data installed here.
+    that of imported data as it is installed here.
 
     Args:
         records: of one environment and budget.

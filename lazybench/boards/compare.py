@@ -28,7 +28,7 @@ from lazybench.errors import UnknownName, UsageError, nearest
 from lazybench.records.schema import Record
 from lazybench.stats import FEWEST_PAIRS, LEVEL, Difference, Summary, over_seeds
 from lazybench.tables import text_table
-from lazybench.user_code import spelled, target_sha256
+from lazybench.user_code import files_sha256, spelled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -277,7 +277,7 @@ def select(rows: Sequence[Group], name: str, norm: str | None) -> Group:
 
     Raises:
         UnknownName: no such row.
-        UsageError: a name that several rows share.
+        UsageError: a name that several rows share, or a file whose rows are of earlier code.
     """
     if norm is not None:
         rows = [group for group in rows if batch_norm(group.records[0]) in (None, norm)]
@@ -287,14 +287,13 @@ def select(rows: Sequence[Group], name: str, norm: str | None) -> Group:
         or [group for group in rows if _is_agent(group.records[0], name)]
         or [group for group in rows if is_key(name) and _has_key(group, name)]
     )
+    named = _of_present_source(named, name)
     if not named:
         names = [group.name for group in rows]
         listed = ", ".join(names) or "none"
         raise UnknownName(f"no row '{name}' with a score.{nearest(name, names)} Rows: {listed}")
     if len(named) > 1 and norm is None:
         named = [g for g in named if batch_norm(g.records[0]) == TRANSDUCTIVE] or named
-    if len(named) > 1:
-        named = _of_present_source(named, name) or named
     if len(named) > 1:
         listed = "; ".join(f"{group.name} ({group.scored[0].key12})" for group in named)
         raise UsageError(f"'{name}' names {len(named)} rows; give a row's name or key: {listed}")
@@ -310,12 +309,26 @@ def _has_key(group: Group, key: str) -> bool:
     return any(record.key.startswith(key) for record in group.records)
 
 
-def _of_present_source(rows: Sequence[Group], name: str) -> list[Group]:
-    """Return the rows of the code that a file has now, where `name` is FILE.py:CLASS."""
-    if not Path(name.rpartition(":")[0]).is_file():
-        return []
-    source = target_sha256(name)
-    return [group for group in rows if group.records[0].agent.source_sha256 == source]
+def _of_present_source(rows: list[Group], name: str) -> list[Group]:
+    """Return the rows of the code that a file has now, where `name` is FILE.py:CLASS.
+
+    Any rows where it is another name, or the file is gone.
+
+    Raises:
+        UsageError: all rows are of earlier code.
+    """
+    file = Path(name.rpartition(":")[0])
+    if not rows or file.suffix != ".py" or not file.is_file():
+        return rows
+    source = files_sha256(file)
+    present = [group for group in rows if group.records[0].agent.source_sha256 == source]
+    if not present:
+        listed = ", ".join(group.scored[0].key12 for group in rows)
+        raise UsageError(
+            f"'{name}' has no run with the code that {file} has now; run it, or name a row of "
+            f"earlier code by its key: {listed}"
+        )
+    return present
 
 
 MOST = 1_000_000

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lazybench.arguments import KEY_DIGITS
+from lazybench.arguments import KEY_DIGITS, is_key
 from lazybench.boards.build import FEWEST_SEEDS, Board, build, one_table
 from lazybench.boards.columns import number_text
 from lazybench.boards.rows import Row
@@ -257,6 +257,8 @@ class Choice:
     Attributes:
         budget: compute budget.
         protocol: settings of the environment by name, as text, that boards must have.
+        data: first digits of fingerprints; an environment with boards of several data contents
+            takes the one that they name.
         batch_norm: keeps rows evaluated with this mode, and those without batch norm; None keeps
             all.
         metric: a further metric instead of the headline one.
@@ -264,6 +266,7 @@ class Choice:
 
     budget: str = "small"
     protocol: Mapping[str, str] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
     batch_norm: str | None = None
     metric: str | None = None
 
@@ -333,9 +336,14 @@ def pivot(
         choice: budget, protocol, batch norm and metric.
 
     Raises:
-        UnknownName: not one cell could be filled.
+        UnknownName: not one cell could be filled, or no environment has data of `choice.data`.
         UsageError: an environment has several boards, or several rows are of one name.
     """
+    for digits in choice.data:
+        if not any(_is_of(r, envs) and r.data.fingerprint.startswith(digits) for r in records):
+            raise UnknownName(
+                f"no records with data {digits} on {', '.join(envs)}; see: lazybench leaderboard"
+            )
     columns = tuple(_column(records, agents, env, choice) for env in envs)
     if not any(isinstance(cell, Cell) for column in columns for cell in column.cells):
         raise UnknownName(
@@ -369,16 +377,19 @@ def _average(cells: Sequence[Cell | str]) -> float | None:
     return sum(whole) / len(whole) if len(whole) == len(cells) else None
 
 
+def _is_of(record: Record, envs: Sequence[str]) -> bool:
+    return record.env.id in envs or f"{record.env.id}-v{record.env.version}" in envs
+
+
 def _column(
     records: Sequence[Record], agents: Sequence[Wanted], env: str, choice: Choice
 ) -> EnvColumn:
-    kept = [
-        record
-        for record in records
-        if env in (record.env.id, f"{record.env.id}-v{record.env.version}")
-        and record.budget == choice.budget
-    ]
-    table = one_table(kept, choice.protocol)
+    kept = [r for r in records if r.budget == choice.budget and _is_of(r, [env])]
+    contents = {record.data.fingerprint for record in kept}
+    data = next((d for d in choice.data if any(each.startswith(d) for each in contents)), "")
+    names = {name for wanted in agents for name in wanted.names if is_key(name)}
+    keys = sorted(n for n in names if any(record.key.startswith(n) for record in kept))
+    table = one_table(kept, choice.protocol, data=data, keys=keys)
     if not table:
         return EnvColumn(env, choice.metric or "", "", "", "", (NOT_MEASURED,) * len(agents))
     (board,) = build(table)

@@ -266,11 +266,8 @@ def select_table(
         UnknownName: no board has them; the message names the budgets that have records.
         UsageError: several boards have them, or `data` isn't a fingerprint's first digits.
     """
-    if data is not None and not is_key(data):
-        raise UsageError(
-            f"data takes the first {KEY_DIGITS} to 64 hex digits of a fingerprint, as the board "
-            f"shows it, got '{data}'"
-        )
+    if data is not None:
+        check_digits(data)
     found = store.records(env=env)
     keys = [row for row in rows if is_key(row)]
     at_budget = [record for record in found if record.budget == budget]
@@ -283,6 +280,20 @@ def select_table(
         where = f"{env} at budget {budget}{'' if budget in budgets or not budgets else others}"
         raise UnknownName(f"no records of {where}{settings}; see: lazybench leaderboard")
     return table
+
+
+def check_digits(data: str) -> str:
+    """Return the first digits of a fingerprint as they are.
+
+    Raises:
+        UsageError: they aren't that.
+    """
+    if not is_key(data):
+        raise UsageError(
+            f"data takes the first {KEY_DIGITS} to 64 hex digits of a fingerprint, as the board "
+            f"shows it, got '{data}'"
+        )
+    return data
 
 
 @dataclass(frozen=True, repr=False)

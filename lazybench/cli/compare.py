@@ -273,6 +273,15 @@ def table_command(  # noqa: PLR0913 - one parameter for each option
         str | None, typer.Option("--metric", help="Another metric instead of the score.")
     ] = None,
     protocol: options.Protocol = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="DIGITS",
+            help="First digits of the fingerprint of a board's data; repeatable, for columns with "
+            "several.",
+        ),
+    ] = None,
     batch_norm: Annotated[
         str | None, options.batch_norm("Required if a name has several rows.")
     ] = None,
@@ -284,6 +293,7 @@ def table_command(  # noqa: PLR0913 - one parameter for each option
     average rank.
     """
     from lazybench.boards import pivot
+    from lazybench.boards.views import check_digits
     from lazybench.cli.leaderboard import env_id
     from lazybench.records import Store
     from lazybench.runner.request import check_budget
@@ -301,6 +311,7 @@ def table_command(  # noqa: PLR0913 - one parameter for each option
     choice = pivot.Choice(
         budget=budget,
         protocol=options.parse_settings(protocol or [], "--protocol"),
+        data=tuple(check_digits(each) for each in data or ()),
         batch_norm=batch_norm,
         metric=metric,
     )
@@ -312,6 +323,7 @@ def table_command(  # noqa: PLR0913 - one parameter for each option
     words += ["--metric", metric] if metric else []
     words += ["--batch-norm", batch_norm] if batch_norm else []
     words += [part for pair in protocol or [] for part in ("--protocol", pair)]
+    words += [part for each in data or [] for part in ("--data", each)]
     render = {
         Format.md: pivot.pivot_markdown,
         Format.latex: pivot.pivot_latex,

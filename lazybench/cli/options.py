@@ -330,8 +330,8 @@ BoardData = Annotated[
     typer.Option(
         "--data",
         metavar="DIGITS",
-        help="First digits of the fingerprint of the board's data. [default: the data "
-        "installed here]",
+        help="First digits of the fingerprint of the board's data. [default: the only data with "
+        "records, or the import as it is installed here]",
     ),
 ]
 SampleSeed = Annotated[int | None, seed("the sampled trials. [default: random]", short="")]

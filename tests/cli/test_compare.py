@@ -73,6 +73,25 @@ def test_the_data_installed_here_is_compared(lazybench: Any, two_contents: Any) 
     assert older.result.difference.mean == 0.0
 
 
+def test_a_table_takes_the_data_of_its_keys_or_of_digits(lazybench: Any, two_contents: Any) -> None:
+    argv = ("table", "--envs", "mine-3way-1shot", "--agents")
+    older = (two_contents["old"][0], two_contents["old"][1])
+    for names, more, score in (
+        ("a,b", (), "62.50"),
+        (",".join(older), (), "37.50"),
+        ("a,b", ("--data", two_contents["old data"][:8]), "37.50"),
+    ):
+        done = lazybench(*argv, names, *more)
+        assert done.code == 0, done.err
+        assert score in next(
+            x for x in done.out.splitlines() if x.startswith(("| a ", f"| {older[0]}"))
+        )
+    assert f"--data {two_contents['old data'][:8]}" in done.out
+    for digits, reported in (("abc", "got 'abc'"), ("0" * 12, "data 000000000000 on mine-3way")):
+        done = lazybench(*argv, "a,b", "--data", digits)
+        assert (done.code, reported in done.err) == (2, True), done.err
+
+
 def test_boards_of_other_data_are_told_apart(lazybench: Any, two_contents: Any) -> None:
     argv = ("compare", "a", "b", "--env", "mine-3way-1shot")
     done = lazybench("compare", two_contents["old"][0], two_contents["new"][1], *argv[3:])
@@ -125,9 +144,25 @@ def test_a_file_names_the_row_of_its_present_source(lazybench: Any, make_run: An
     store.publish(make_run("other"))
     reported = lazybench("compare", "./mine.py:Mine", "other", "--env", keys[0].env.id, "--json")
     assert json.loads(reported.out)["left"]["keys"] == [keys[1].key12], reported.err
-    Path("mine.py").write_text("class Mine:\n    pass\n")
+    Path("mine.py").write_text("raise SystemExit(3)  # never imported\n")
+    done = lazybench("compare", "mine.py:Mine", "other", "--env", keys[0].env.id)
+    assert (done.code, "no run with the code that mine.py has now" in done.err) == (2, True)
+    assert all(record.key12 in done.err for record in keys)
+    Path("mine.py").unlink()
     done = lazybench("compare", "mine.py:Mine", "other", "--env", keys[0].env.id)
     assert (done.code, "names 2 rows" in done.err) == (2, True)
+
+
+def test_the_one_row_of_earlier_code_is_no_row_of_the_file(lazybench: Any, make_run: Any) -> None:
+    store = Store("leaderboards")
+    Path("mine.py").write_text("class Mine:\n    pass\n")
+    older = make_run("Mine", agent__source_sha256="0" * 64, agent__origin="mine.py:Mine")
+    for record in (older, make_run("other")):
+        store.publish(record)
+    done = lazybench("compare", "mine.py:Mine", "other", "--env", older.env.id)
+    assert (done.code, f"by its key: {older.key12}" in done.err) == (2, True)
+    done = lazybench("compare", older.key12, "other", "--env", older.env.id)
+    assert done.code == 0, done.err
 
 
 def test_flags_and_mixed_processors_are_shown(lazybench: Any, make_record: Any) -> None:
