@@ -441,8 +441,7 @@ def _show(done: Imported, envs: list[str]) -> None:
         console.line(f"note: {note}")
     if meta.parts:
         console.line(f"environments: {_long_tails(meta)}")
-        if meta.most_imbalance > 1:
-            env = f"{meta.name}-lt-{min(10, meta.most_imbalance)}"
+        for env in _long_tail_ids(meta)[:1]:
             console.line(f"try: lazybench run --agent drw --env {env} --budget smoke")
         return
     plain = [env for env in envs if not env.endswith("-noniid")]
@@ -456,19 +455,31 @@ def _show(done: Imported, envs: list[str]) -> None:
     console.line(f"try: lazybench run --agent protonet --env {plain[0]} --budget smoke")
 
 
-def _long_tails(meta: Meta) -> str:
-    """The long-tailed streams of a data set, or why it has none."""
+def _long_tail_ids(meta: Meta) -> list[str]:
+    """Ids of long-tailed streams of a data set: one with an imbalance, and with its own counts."""
     most = meta.most_imbalance
     train = meta.stream_parts.get("train") or meta.splits["train"]
-    if most <= 1:
+    ids = [f"{meta.name}-lt-{min(100, most)}"] if most > 1 else []
+    own = most >= 1 and len(set(train.counts)) > 1
+    return [*ids, f"{meta.name}-lt-natural"] if own else ids
+
+
+def _long_tails(meta: Meta) -> str:
+    """The long-tailed streams of a data set, or why it has none."""
+    most, ids = meta.most_imbalance, _long_tail_ids(meta)
+    if not ids:
+        train = meta.stream_parts.get("train") or meta.splits["train"]
         return (
             f"none, since the smallest class has {min(train.counts)} training images: "
             f"{DEV_PER_CLASS} are for the dev set, and at least two must be left for training"
         )
-    own = len(set(train.counts)) > 1
-    return f"{meta.name}-lt-{min(100, most)}, and any other imbalance up to {most}" + (
-        f", and {meta.name}-lt-natural, which keeps the classes' own counts" if own else ""
-    )
+    texts = [
+        f"{each}, which keeps the classes' own counts"
+        if each.endswith("-natural")
+        else f"{each}, and any other imbalance up to {most}"
+        for each in ids
+    ]
+    return ", and ".join(texts)
 
 
 DATA = Group(

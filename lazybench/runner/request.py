@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
@@ -472,11 +473,12 @@ def make(
     else:
         own = {key: value for key, value in spec.kwargs.items() if key != "algorithm"}
         _check_arguments(spec.id, factory, read)
-        read = _typed(spec.id, factory, read, settings)
-        base = own | read
+        base = own | _typed(spec.id, factory, read, settings)
+        resolved = {name: _as_recorded(value) for name, value in base.items()}
+        read = {name: resolved[name] for name in read}
         try:
             with contained():
-                agent, resolved = factory(**base), base
+                agent = factory(**base)
         except (TypeError, ValueError, Escaped) as error:
             raise UsageError(
                 f"agent '{spec.id}' can't be created with the settings {base}: "
@@ -607,11 +609,7 @@ def _typed(
         UsageError: a value isn't of the annotated type.
     """
     parameters = inspect.signature(factory).parameters
-    # An annotation may name what isn't there, which nothing else needs.
-    try:
-        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    except Exception:
-        hints = {}
+    hints = _hints(factory.__init__ if inspect.isclass(factory) else factory)
     kept: dict[str, Any] = {}
     for name, value in read.items():
         default = parameters[name].default if name in parameters else inspect.Parameter.empty
@@ -622,6 +620,22 @@ def _typed(
     return kept
 
 
+def _hints(function: Any) -> dict[str, Any]:
+    """Return the types of a function's arguments, without those that can't be resolved."""
+    hints: dict[str, Any] = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        alone = SimpleNamespace(__annotations__={name: annotation})
+        # An annotation may name what isn't there, which nothing else needs.
+        with contextlib.suppress(Exception):
+            hints |= get_type_hints(alone, getattr(function, "__globals__", None))
+    return hints
+
+
+def _as_recorded(value: Any) -> Any:
+    """A setting as records hold it; infinity, which JSON lacks, stays."""
+    return value if isinstance(value, bool | int | float | str | list) else plain(value)
+
+
 def _of_type(agent: str, name: str, hint: Any, value: Any, given: Any) -> Any:
     """The value in the type of an annotation; as it is where records couldn't hold the result."""
     try:
@@ -630,7 +644,6 @@ def _of_type(agent: str, name: str, hint: Any, value: Any, given: Any) -> Any:
         return value
     try:
         typed = adapter.validate_python(value)
-        return typed if isinstance(typed, bool | int | float | str | list) else value
     except ValidationError as error:
         if isinstance(given, str):
             with contextlib.suppress(ValidationError):
@@ -639,6 +652,11 @@ def _of_type(agent: str, name: str, hint: Any, value: Any, given: Any) -> Any:
         raise UsageError(
             f"agent '{agent}': bad value for {name}: {first['msg']}, got {value!r}"
         ) from error
+    try:
+        plain(typed)
+    except UsageError:
+        return value
+    return typed
 
 
 def _check_names(agent: str, given: Iterable[str], allowed: list[str]) -> None:

@@ -138,6 +138,24 @@ def test_the_largest_imbalance_of_an_import_is_printed(
         lb.make_env("few-lt-natural")
 
 
+def test_a_smallest_class_with_one_image_left_has_a_natural_tail_only(
+    lazybench: Any, tmp_path: Path
+) -> None:
+    """Ten images of each class are for the dev set."""
+    rng = np.random.default_rng(0)
+    for split, sizes in (("train", (11, 20)), ("test", (3, 3))):
+        for name, n in zip("ab", sizes, strict=True):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number, pixels in enumerate(rng.integers(0, 256, (n, 4, 4), dtype=np.uint8)):
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.png")
+    done = lazybench("data", "import", "photos", "--name", "photos")
+    assert done.code == 0, done.err
+    assert "environments: photos-lt-natural, which keeps the classes' own counts\n" in done.out
+    assert "--env photos-lt-natural --budget smoke" in done.out
+    env = lb.make_env("photos-lt-natural").unwrapped
+    assert env.task.class_counts == (1, 10)
+
+
 @pytest.mark.parametrize(("train", "most"), [(20, 10), (11, 0)])
 def test_a_folder_for_classification_names_its_streams(
     lazybench: Any, tmp_path: Path, train: int, most: int

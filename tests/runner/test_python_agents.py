@@ -444,6 +444,7 @@ def test_a_record_is_printed_without_its_trials(tmp_path: Path) -> None:
         ({"bare": 2}, {"bare": 2.0}),
         ({"bare": 1}, {"bare": 1.0}),
         ({"odd": "3"}, {"odd": 3}),
+        ({"odd": 3, "steps": 3.0, "value": 2}, {"odd": 3, "steps": 3, "value": 2.0}),
     ],
 )
 def test_settings_have_the_types_of_a_plain_class(
@@ -459,6 +460,36 @@ def test_settings_have_the_types_of_a_plain_class(
     found = make(zeros(tmp_path, text), resolve_env(ENV)[0], "smoke", given)
     assert (found.config, found.overrides) == (config, config)
     assert [type(each) for each in found.config.values()] == [type(e) for e in config.values()]
+
+
+KINDS = """
+from pathlib import Path
+
+class Kinds:
+    def __init__(self, sizes: tuple[int, ...] = (1,), rates: dict[str, float] = {}, of=Path("x"),
+                 folder: Path = Path(".")) -> None:
+        assert isinstance(sizes, tuple) and isinstance(rates, dict) and isinstance(folder, Path)
+        self.sizes = sizes
+
+    def fit(self, env, budget, rng):
+        raise NotImplementedError
+"""
+
+
+def test_tuples_mappings_and_paths_reach_a_plain_class_as_annotated(tmp_path: Path) -> None:
+    """The record holds what JSON can hold, and gives the same agent again."""
+    path = tmp_path / "kinds.py"
+    path.write_text(KINDS)
+    given = {"sizes": [2, 3.0], "rates": {"a": 1}, "folder": "here"}
+    for _ in range(2):
+        found = make(f"{path}:Kinds", resolve_env(ENV)[0], "smoke", given)
+        assert found.own.sizes == (2, 3)
+        given = found.config
+        assert given == {"sizes": [2, 3], "rates": {"a": 1.0}, "folder": "here"}
+        assert found.overrides == given
+        assert type(given["rates"]["a"]) is float
+    with pytest.raises(UsageError, match="bad value for sizes"):
+        make(f"{path}:Kinds", resolve_env(ENV)[0], "smoke", {"sizes": ["a"]})
 
 
 @pytest.mark.parametrize("value", ["abc", "true false", None])
