@@ -21,7 +21,7 @@ from lazybench.envs.own_target.attack import Attacked, AttackOutcome
 from lazybench.errors import OutputUnavailable
 from lazybench.files import first_free, open_file, plain, read_file, write_bytes, write_json
 from lazybench.stats import wilson
-from lazybench.tables import csv_cell
+from lazybench.tables import csv_cell, markdown_text
 
 REPORT, FACTS, TABLE = "report.md", "report.json", "images.csv"
 ADVERSARIALS, SHEET = "adversarials.npz", "sheet.png"
@@ -30,6 +30,7 @@ NAMES = (REPORT, FACTS, TABLE, ADVERSARIALS, SHEET)
 _TITLE = "# Robustness of "
 _SHOWN = 20
 _SHOWN_CHANGES = 10
+_SHOWN_CLASSES = 100
 _CAPTION_PX = 13
 """Height of the line under a row of tiles."""
 _OF_ONE_RUN = ("asked", "unanswered", "replayed", "classes")
@@ -170,7 +171,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     bad = ", ".join(map(str, bad)) if isinstance(bad, list) else bad
     limit = protocol.get("bad_query_budget")
     lines = [
-        f"{_TITLE}{results['target']}",
+        f"{_TITLE}{markdown_text(results['target'])}",
         "",
         f"{results['images']} images, {protocol['norm']} distance at most {_eps(protocol['eps'])}, "
         f"{protocol['query_budget']:,} queries an image"
@@ -192,10 +193,12 @@ def markdown(results: Mapping[str, Any]) -> str:
             f"{each['median_bad_queries']:,.1f}",
             "" if each["median_distance"] is None else f"{each['median_distance']:.4f}",
         )
-        lines.append(f"| {each['attack']} | {_row(each)} | {' | '.join(numbers)} |")
+        lines.append(f"| {markdown_text(each['attack'])} | {_row(each)} | {' | '.join(numbers)} |")
     lines.append(f"| **worst case** | {_row(results['worst_case'])} | | | | | | |")
     for each in results.get("white_box", ()):
-        lines.append(f"| {each['attack']} | {_row(each)} | {_percent(each['success'])} | | | | | |")
+        lines.append(
+            f"| {markdown_text(each['attack'])} | {_row(each)} | {_percent(each['success'])} | | | | | |"
+        )
     lines += [
         "",
         "Robust accuracy: share of all images that are classified right and stay so under the "
@@ -207,8 +210,10 @@ def markdown(results: Mapping[str, Any]) -> str:
         "An attack that fails proves nothing: these numbers are upper bounds of robustness.",
     ]
     if names := results["classes"]:
-        listed = ", ".join(f"{number} {name}" for number, name in enumerate(names))
-        lines += ["", f"Classes, by the folders of the images: {listed}."]
+        listed = ", ".join(_class(number, names) for number in range(len(names[:_SHOWN_CLASSES])))
+        more = len(names) - _SHOWN_CLASSES
+        rest = f", and {more:,} others: see `classes` in {FACTS}" if more > 0 else ""
+        lines += ["", f"Classes, by the folders of the images: {listed}{rest}."]
     if changes := results["changes"]:
         lines += [
             "",
@@ -236,7 +241,7 @@ def markdown(results: Mapping[str, Any]) -> str:
             f"differently the second time, {probes['batch']} others differently than in a batch.",
         ]
     if results["notes"]:
-        lines += ["", "Notes:", "", *(f"- {note}" for note in results["notes"])]
+        lines += ["", "Notes:", "", *(f"- {markdown_text(note)}" for note in results["notes"])]
     if results["asked"] is not None:
         lines += [
             "",
@@ -254,7 +259,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def _class(number: int, names: Sequence[str]) -> str:
-    return f"{number} {names[number]}" if number < len(names) else str(number)
+    return f"{number} {markdown_text(names[number])}" if number < len(names) else str(number)
 
 
 def table(outcome: AttackOutcome) -> str:

@@ -23,6 +23,7 @@ from lazybench.cli import main
 from lazybench.envs.attack.oracle import Oracle
 from lazybench.envs.attack.protocol import read_protocol
 from lazybench.envs.own_target.form import TargetForm, in_form
+from lazybench.envs.own_target.report import markdown
 from lazybench.envs.own_target.user_target import EightBit, inner_eps
 from lazybench.errors import ContractError, UsageError
 
@@ -530,6 +531,14 @@ def test_a_report_names_the_classes_of_folders(own: Own) -> None:
     text = (own.out / "report.md").read_text()
     assert "Classes, by the folders of the images: 0 dark, 1 light.\n" in text
     assert "| 0 dark | 1 light | 1 |" in text
+    # Names of folders may hold anything, and there may be many.
+    results = report_facts(own)
+    page = markdown(results | {"classes": ["a | b\n# c", "<b>x</b>"]})
+    assert r"0 a \| b \# c, 1 &lt;b&gt;x&lt;/b&gt;." in page
+    assert r"| 0 a \| b \# c | 1 &lt;b&gt;x&lt;/b&gt; | 1 |" in page
+    many = markdown(results | {"classes": [f"n{number}" for number in range(1000)]})
+    assert "99 n99, and 900 others: see `classes` in report.json." in many
+    assert "n100" not in many
 
 
 def test_an_address_that_stays_away_is_unavailable(
