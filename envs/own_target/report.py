@@ -196,9 +196,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines.append(f"| {markdown_text(each['attack'])} | {_row(each)} | {' | '.join(numbers)} |")
     lines.append(f"| **worst case** | {_row(results['worst_case'])} | | | | | | |")
     for each in results.get("white_box", ()):
-        lines.append(
-            f"| {markdown_text(each['attack'])} | {_row(each)} | {_percent(each['success'])} | | | | | |"
-        )
+        name, success = markdown_text(each["attack"]), _percent(each["success"])
+        lines.append(f"| {name} | {_row(each)} | {success} | | | | | |")
     lines += [
         "",
         "Robust accuracy: share of all images that are classified right and stay so under the "
