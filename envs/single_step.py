@@ -18,7 +18,7 @@ from lazybench.arguments import check_one_of
 from lazybench.data.pool import Split
 from lazybench.envs.fewshot.episodes import Block
 from lazybench.envs.observations import contact_sheet
-from lazybench.envs.trial_index import TrialIndex
+from lazybench.envs.trial_index import Seed, TrialIndex, one_seed
 from lazybench.errors import UsageError
 from lazybench.runtime.threads import one_thread_after_fork
 from lazybench.tasks import TaskShape
@@ -80,7 +80,8 @@ class SingleStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
 
     `reset(seed=s)` opens trials s, s+1, … on val and test, and starts stream s on train; `reset()`
     opens the next ones; `options={"trials": array}` any; `options={"reset_mask": mask}` only some
-    rows. Finished rows are no-ops: reward 0, at no cost.
+    rows. A list of seeds, on val and test, has the trial of each row. Finished rows are no-ops:
+    reward 0, at no cost.
     """
 
     # Gymnasium declares it on instances.
@@ -149,19 +150,25 @@ class SingleStepVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         return dict(self.trials.data)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: Seed = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Open trials; see the class.
 
         Raises:
-            UsageError: trials or a mask of another length or type, negative trials, or an unknown
-                option.
+            UsageError: a seed for each row on train; trials or a mask of another length or type,
+                negative trials, or an unknown option.
         """
-        super().reset(seed=seed)
-        streams = seed is not None and self.trials.split == "train"
-        mask = self._rows.choose(0 if streams else seed, options)
-        if streams and seed is not None:
-            self._stream = seed
+        stream = one_seed(seed)
+        super().reset(seed=stream)
+        if self.trials.split != "train":
+            mask = self._rows.choose(seed, options)
+        elif seed is None or stream is not None:
+            mask = self._rows.choose(None if stream is None else 0, options)
+            self._stream = self._stream if stream is None else stream
+        else:
+            raise UsageError(
+                f"on train a seed names a stream, which all rows share: give one seed, got {seed}"
+            )
         if mask.any():
             self._open(mask)
         return self._observe(), {"trial": self._rows.trial.copy()}

@@ -10,8 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lazybench.arguments import check_options
+from lazybench.arguments import check_options, check_whole
 from lazybench.errors import UsageError
+
+Seed = int | list[int] | tuple[int, ...] | None
+"""Of a block's reset: one number, or one for each row."""
+
+
+def one_seed(seed: Seed) -> int | None:
+    """Return the seed of a block's own random numbers; None where each row has one."""
+    return None if isinstance(seed, list | tuple) else seed
 
 
 class TrialIndex:
@@ -26,24 +34,29 @@ class TrialIndex:
         self.trial = np.full(rows, -1, np.int64)
         self._next = 0
 
-    def choose(self, seed: int | None, options: Mapping[str, Any] | None) -> NDArray[np.bool_]:
+    def choose(self, seed: Seed, options: Mapping[str, Any] | None) -> NDArray[np.bool_]:
         """Set the trials of a reset; return the mask `[n]` of the rows to open.
 
         Args:
-            seed: of the reset: trials seed, seed + 1, …; None for those that come next.
+            seed: of the reset: trials seed, seed + 1, …; the trial of each row; None for those
+                that come next.
             options: of the reset: `trials`, an array of any ones; `reset_mask`, the rows to open
                 (all where none was opened before).
 
         Raises:
-            UsageError: trials or a mask of another length or type, negative trials, or an unknown
-                option.
+            UsageError: a seed that is no whole number, trials or a mask of another length or type,
+                negative trials, or an unknown option.
         """
-        options = check_options(options, ("trials", "reset_mask"))
+        options = dict(check_options(options, ("trials", "reset_mask")))
+        if isinstance(seed, list | tuple):
+            options.setdefault("trials", seed)
+            seed = None
         mask = np.ones(len(self.trial), np.bool_)
         if "reset_mask" in options and int(self.trial.min()) >= 0:
             mask = self._given(options, "reset_mask", "b")
         if seed is not None:
-            self._next = seed
+            # Trials that follow have 64-bit numbers, too.
+            self._next = check_whole("seed", seed, most=2**62)
         chosen = self._next + np.arange(int(mask.sum()))
         if "trials" in options:
             chosen = self._given(options, "trials", "iu")[mask]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import warnings
@@ -25,14 +26,14 @@ from lazybench.boards.views import BoardView, ComparisonView, Records, select_ta
 from lazybench.cli.progress import interactive, watching
 from lazybench.data.importing.importer import Imported, ImportRequest, MapStyle
 from lazybench.data.importing.importer import import_data as import_request
-from lazybench.errors import UsageError
+from lazybench.errors import UsageError, nearest
 from lazybench.files import need_folder
 from lazybench.records import Record, Store
 from lazybench.registry import AGENTS, DATASETS, ENVS
 from lazybench.runner.callbacks import PROGRESS, SILENT, TRACKER, Callback, as_callback
 from lazybench.runner.request import RunRequest, check_budget, check_device, make, resolve_env
 from lazybench.runner.run import run as run_request
-from lazybench.specs import AgentSpec, DataSpec, EnvSpec
+from lazybench.specs import OWN, AgentSpec, DataSpec, EnvSpec
 from lazybench.user_code import load, spelled
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def make_env(
         DataUnavailable: the data isn't installed or is damaged.
     """
     spec, _ = resolve_env(env)
+    _check_env_settings(spec, settings)
     arguments = {**spec.kwargs, "split": split, **settings}
     if "device" in settings:
         arguments["device"] = check_device(check_text("device", settings["device"]))
@@ -86,6 +88,29 @@ def make_env(
         return rows
     except TypeError as error:
         raise UsageError(f"{spec.id} can't be made with these settings: {error}") from error
+
+
+def _check_env_settings(spec: EnvSpec, settings: Mapping[str, Any]) -> None:
+    """Check the settings of an environment against its arguments and what its id says.
+
+    Raises:
+        UsageError: no such setting, or another value of one that is part of the id.
+    """
+    parameters = inspect.signature(load(spec.vector_target or spec.target)).parameters
+    fixed = spec.kwargs.keys() - set(spec.options) if spec.origin == OWN else set()
+    allowed = sorted(parameters.keys() - fixed - {"self", "num_envs", "max_episode_steps"})
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    for name, value in settings.items():
+        if name in fixed and value != spec.kwargs[name]:
+            raise UsageError(
+                f"{spec.id} has {name}={spec.kwargs[name]}, got {name}={value!r}; tasks that "
+                "differ in it have ids of their own: lazybench list envs"
+            )
+        if name not in parameters and not takes_all:
+            raise UsageError(
+                f"{spec.id} has no setting '{name}'.{nearest(name, allowed)} Settings: "
+                f"{', '.join(allowed)}"
+            )
 
 
 def make_agent(

@@ -18,7 +18,7 @@ from lazybench.envs.attack.protocol import AttackProtocol
 from lazybench.envs.attack.summary import BAD_CHECKPOINTS, CHECKPOINTS
 from lazybench.envs.attack.target import OpenTarget
 from lazybench.envs.observations import broadcast_box, grid, labels
-from lazybench.envs.trial_index import TrialIndex
+from lazybench.envs.trial_index import Seed, TrialIndex
 from lazybench.errors import ContractError, UsageError
 from lazybench.tasks import Queries, Replies
 
@@ -172,7 +172,7 @@ class AttackBlock:
         return self._box
 
     def reset(
-        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+        self, *, seed: Seed = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Open the trials of a reset.
 

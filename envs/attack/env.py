@@ -28,7 +28,7 @@ from lazybench.envs.attack.gradient_maps import GradientMaps, maps_shape
 from lazybench.envs.attack.protocol import TargetRule, read_protocol
 from lazybench.envs.attack.summary import summary
 from lazybench.envs.attack.target import OpenTarget, load_pictures, whiteboxes
-from lazybench.envs.trial_index import SingleEnv, first_row
+from lazybench.envs.trial_index import Seed, SingleEnv, first_row, one_seed
 from lazybench.errors import UsageError
 from lazybench.runtime.threads import one_thread_after_fork
 from lazybench.tasks import Access, AttackTask, Mode, Norm, Queries, Replies
@@ -40,10 +40,11 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
     """Images attacked together; each is finished at success, budget or surrender.
 
     Official trials are the test images that the target classifies correctly, in file order.
-    `reset(seed=s)` opens trials s, s+1, …; `reset()` the next ones, both begin again after the last
-    image; `options={"trials": array}` any that are there; `options={"reset_mask": mask}` only some
-    rows. Rows for finished images are refused: not forwarded, not charged. `Queries` without a row
-    give up what isn't finished, and so do 1,000 actions in a row of which nothing was served.
+    `reset(seed=s)` opens trials s, s+1, …, a list of seeds the trial of each row, `reset()` the
+    next ones, and all begin again after the last image; `options={"trials": array}` any that are
+    there; `options={"reset_mask": mask}` only some rows. Rows for finished images are refused: not
+    forwarded, not charged. `Queries` without a row give up what isn't finished, and so do 1,000
+    actions in a row of which nothing was served.
 
     The last info of an image has `success` (0 or 1), `queries`, `success_query`,
     `success_8bit`, `best_l2` (see `BlackBox.verdict`) and `l2_at_100` to `l2_at_10000`, the
@@ -230,7 +231,7 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
         return summary(scores, columns, self.task)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: Seed = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Open trials; see the class.
 
@@ -239,7 +240,7 @@ class AttackVectorEnv(gymnasium.vector.VectorEnv[Observation, Any, Any]):
                 aren't there.
             ContractError: the target failed.
         """
-        super().reset(seed=seed)
+        super().reset(seed=one_seed(seed))
         opened: tuple[Observation, dict[str, Any]] = self._block.reset(seed=seed, options=options)
         return opened
 

@@ -28,7 +28,8 @@ class FewShotVectorEnv(SingleStepVectorEnv):
 
     `reset(seed=s)` opens trials s, s+1, … on val and test, and starts stream s on train; `reset()`
     opens the next ones; `options={"trials": array}` any; `options={"reset_mask": mask}` only some
-    rows. Finished rows are no-ops: reward 0, at no cost.
+    rows. A list of seeds, on val and test, has the trial of each row. Finished rows are no-ops:
+    reward 0, at no cost.
     """
 
     def __init__(  # noqa: PLR0913 - Gymnasium hands settings over by name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -12,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import lazybench
 from lazybench.errors import UsageError
 
+ATTACK = "glyphs-net4-untargeted"
 BLOCK, ONE = "trials, reset_mask", "trial"
 
 
@@ -58,3 +60,41 @@ def test_gymnasiums_own_options_pass() -> None:
     assert info["trial"].tolist()[0] == 5
     with pytest.raises(UsageError, match="no option 'trials'"):
         envs.reset(options={"reset_mask": np.array([True, True]), "trials": [1, 2]})
+
+
+@pytest.mark.parametrize(("name", "split"), [("glyphs-5way-1shot", "test"), (ATTACK, "val")])
+def test_a_list_of_seeds_has_the_trial_of_each_row(name: str, split: Any) -> None:
+    env = lazybench.make_env(name, num_envs=3, split=split)
+    _, info = env.reset(seed=[7, 0, 3])
+    assert info["trial"].tolist() == [7, 0, 3]
+    _, info = env.reset()
+    assert info["trial"].tolist() == [8, 9, 10]
+    for wrong in ([1, 2], [1, 2, -1], [1, 2, 0.5]):
+        with pytest.raises(UsageError, match=r"for each of 3 rows|numbered from 0"):
+            env.reset(seed=wrong)
+    for wrong in (2**63, 2**64, True):
+        with pytest.raises(UsageError, match="seed must be a whole number of at least 0"):
+            env.reset(seed=wrong)
+
+
+def test_all_rows_of_a_training_block_share_a_stream() -> None:
+    env = lazybench.make_env("glyphs-5way-1shot", num_envs=2, split="train")
+    with pytest.raises(UsageError, match="a stream, which all rows share: give one seed"):
+        env.reset(seed=[1, 2])
+
+
+@pytest.mark.parametrize("num_envs", [None, 2])
+def test_settings_that_an_id_says_have_its_values(num_envs: Any) -> None:
+    """They were taken silently, and the tasks had other ways than their name."""
+    make = partial(lazybench.make_env, num_envs=num_envs)
+    make("glyphs-5way-1shot", way=5, shots=2, split="train")
+    for name, setting, says in (
+        ("glyphs-5way-1shot", {"way": 3}, "has way=5, got way=3; tasks that differ in it have ids"),
+        ("glyphs-5way-1shot", {"noniid": True}, "has noniid=False, got noniid=True"),
+        (ATTACK, {"norm": "linf"}, "has norm=l2, got norm='linf'"),
+        ("glyphs-5way-1shot", {"shotz": 3}, r"no setting 'shotz'\. Did you mean: shots\? Settings"),
+        (ATTACK, {"num_env": 3}, "no setting 'num_env'"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            make(name, **setting)
+    make(ATTACK, query_budget=7)
