@@ -274,13 +274,7 @@ def table_command(  # noqa: PLR0913 - one parameter for each option
     ] = None,
     protocol: options.Protocol = None,
     data: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--data",
-            metavar="DIGITS",
-            help="First digits of the fingerprint of a board's data; repeatable, for columns with "
-            "several.",
-        ),
+        list[str] | None, options.board_data("Repeatable, for several environments.")
     ] = None,
     batch_norm: Annotated[
         str | None, options.batch_norm("Required if a name has several rows.")

@@ -279,6 +279,17 @@ def batch_norm(more: str) -> Any:
     return typer.Option("--batch-norm", help=text)
 
 
+def board_data(more: str) -> Any:
+    """Return the option `--data`, which chooses among boards of several data contents."""
+    text = _help("First digits of the fingerprint of a board's data.", more)
+    return typer.Option("--data", metavar="DIGITS", help=text)
+
+
+def threads(more: str) -> Any:
+    """Return the option `--threads`."""
+    return typer.Option("--threads", "-t", min=1, help=_help("Tasks in parallel.", more))
+
+
 def query_budget(least: int | None = None) -> Any:
     """Return the option `--query-budget`."""
     return typer.Option("--query-budget", min=least, help="Queries that an attacker has per image.")
@@ -326,13 +337,7 @@ Device = Annotated[str, device()]
 Limit = Annotated[int | None, limit("The record is then unranked.")]
 Protocol = Annotated[list[str] | None, protocol("Only boards with this setting.")]
 BoardData = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="DIGITS",
-        help="First digits of the fingerprint of the board's data. [default: the only data with "
-        "records, or the import as it is installed here]",
-    ),
+    str | None, board_data("[default: the only data, or the import as it is installed here]")
 ]
 SampleSeed = Annotated[int | None, seed("the sampled trials. [default: random]", short="")]
 SomeFamily = Annotated[Family | None, family("Lists only this one.")]
@@ -347,10 +352,7 @@ Out = Annotated[
 Runs = Annotated[
     Path, typer.Option("--runs", metavar="DIR", help="Folder of runs and their checkpoints.")
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", "-t", min=1, help="Tasks in parallel. [default: all cores]"),
-]
+Threads = Annotated[int | None, threads("[default: all cores]")]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs in parallel.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Run nothing; list what is recorded and what is missing.")

@@ -89,6 +89,9 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
         str, typer.Option("--only", metavar="PATTERN", help="Only runs whose name matches.")
     ] = "*",
     device: options.Device = "cpu",
+    threads: Annotated[
+        int | None, options.threads("In each run. [default: an even share of the cores]")
+    ] = None,
     out_dir: options.Out = Path("leaderboards"),
     runs: options.Runs = Path("runs"),
     dry_run: options.DryRun = False,
@@ -145,6 +148,7 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
         elsewhere=emit_commands or scheduler is not None,
         episode_timeout_s=timeout_per_episode,
         isolated=isolated,
+        threads=threads,
     )
     missing, known = split(cells, request)
     if emit_commands:
@@ -219,8 +223,8 @@ def _check_emitted(given: Sequence[str]) -> None:
         raise UsageError(
             f"--emit-commands doesn't go with {' and '.join(given)}: it prints one command a line, "
             "and the queue that runs them sets how many run in parallel, their devices and their "
-            "limits (sbatch --time, --mem, --gpus); --device and --timeout-per-episode are kept in "
-            "each command"
+            "limits (sbatch --time, --mem, --gpus); each command keeps --device, --threads and "
+            "--timeout-per-episode"
         )
 
 

@@ -56,7 +56,9 @@ class Call:
     folder: str | None = None
 
     def sharing(self, side_by_side: int) -> Call:
-        """Return the call with its share of this machine's cores."""
+        """Return the call with its share of this machine's cores, unless it has `--threads`."""
+        if "--threads" in self.arguments:
+            return self
         threads = max(1, usable_cores() // side_by_side)
         return replace(self, arguments=(*self.arguments, "--threads", str(threads)))
 

@@ -121,6 +121,7 @@ class SweepRequest:
         runs: folder of working state.
         slots: the device of each parallel cell; empty for `jobs` cells on `device`.
         elsewhere: whether the cells run on other machines, so their device needn't exist here.
+        threads: as for a run; None for an even share of the cores.
     """
 
     jobs: int = 1
@@ -133,6 +134,7 @@ class SweepRequest:
     elsewhere: bool = False
     episode_timeout_s: float | None = None
     isolated: bool = False
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         """Check the limits.
@@ -255,6 +257,7 @@ def arguments(cell: SuiteCell, request: SweepRequest) -> tuple[str, ...]:
     if request.episode_timeout_s is not None:
         words += ["--timeout-per-episode", f"{request.episode_timeout_s:g}"]
     words += ["--isolated"] * request.isolated
+    words += ["--threads", str(request.threads)] if request.threads is not None else []
     return (*words, "--out", str(request.out), "--runs", str(request.runs))
 
 

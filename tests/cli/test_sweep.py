@@ -9,7 +9,7 @@ import pytest
 
 from lazybench.runner.request import RunRequest
 from lazybench.runner.run import run
-from lazybench.sweep.process import GRACE_S
+from lazybench.sweep.process import GRACE_S, Call
 
 PLAYERS = Path(__file__).parents[1] / "runner" / "players.py"
 
@@ -52,10 +52,17 @@ def test_commands_for_a_queue_lose_no_option(lazybench: Any, options: tuple[str,
 
 
 def test_commands_for_a_queue_keep_what_belongs_to_a_cell(lazybench: Any) -> None:
-    kept = ("--device", "cuda", "--timeout-per-episode", "5")
+    kept = ("--device", "cuda", "--timeout-per-episode", "5", "--threads", "3")
     done = lazybench("sweep", suite("chance"), "--emit-commands", *kept)
     assert done.code == 0
-    assert "--device cuda --timeout-per-episode 5 " in done.out
+    assert "--device cuda --timeout-per-episode 5 --threads 3 " in done.out
+
+
+def test_runs_share_the_cores_unless_they_are_given_threads() -> None:
+    plain = Call(("run",)).sharing(10**6).arguments
+    assert plain == ("run", "--threads", "1")
+    given = ("run", "--threads", "3")
+    assert Call(given).sharing(10**6).arguments == given
 
 
 def test_the_help_mentions_the_time_to_end_in(lazybench: Any) -> None:
