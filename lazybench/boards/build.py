@@ -45,9 +45,9 @@ FEW_SEEDS_NOTE = (
 )
 TIES_NOTE = (
     f"Rows of at least {FEWEST_SEEDS} seeds share a rank when their paired difference from the "
-    "top row of that rank is not significant (false discovery rate 5 %). `ranks` gives all "
-    "positions compatible with the pairwise tests. The intervals of differences aren't corrected "
-    "for the number of pairs."
+    "top row of that rank is not significant (false discovery rate 5 %); a row of fewer seeds "
+    "between two of them has their rank. `ranks` gives all positions compatible with the pairwise "
+    "tests. The intervals of differences aren't corrected for the number of pairs."
 )
 SMOKE_NOTE = "A smoke budget only shows that an agent runs; its rows are never ranked."
 GROUPS_NOTE = (
@@ -419,8 +419,8 @@ def _ranked(pairs: Sequence[tuple[Group, Row]]) -> list[Row]:
     """The rows with ranks and differences, given by score, best first.
 
     A row of `FEWEST_SEEDS` seeds shares the rank of another such row above it where they don't
-    differ significantly, whatever rows of fewer seeds are between; of those only equal scores
-    share a rank.
+    differ significantly. A row of fewer seeds has the rank of two such rows that it is between;
+    else it shares one only with an equal score.
     """
     firm, differing = _significant_pairs([group for group, _ in pairs])
     rows: list[Row] = []
@@ -441,8 +441,10 @@ def _ranked(pairs: Sequence[tuple[Group, Row]]) -> list[Row]:
             below = sum((place, other) in differing for other in firm)
             ranks = (1 + above, len(firm) - below)
         to_best = _difference(group, pairs[0][0]) if place else None
-        rows.append(replace(row, rank=rank, ranks=ranks, diff=to_best))
-    return rows
+        rows.append(replace(row, ranks=ranks, diff=to_best))
+    # Ranks don't fall from one row to the next.
+    least = list(itertools.accumulate(reversed(given), min))[::-1]
+    return [replace(row, rank=rank) for row, rank in zip(rows, least, strict=True)]
 
 
 def _significant_pairs(ranked: Sequence[Group]) -> tuple[set[int], set[tuple[int, int]]]:

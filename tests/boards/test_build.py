@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from lazybench.boards.build import (
     GROUPS_NOTE,
     NO_CLASSES_NOTE,
     SMOKE_NOTE,
+    SUPERSEDED,
     TIES_NOTE,
     usual_tables,
 )
+from lazybench.boards.flags import BELOW_BASELINE, STILL_RISING
 from lazybench.boards.group import groups, is_own, preferred
 from lazybench.records import Reported, Trials
 
@@ -193,7 +196,7 @@ def test_a_row_of_few_seeds_between_tied_ones_doesnt_part_them(make_run: Any) ->
     scores = [run.trials.scores_array() for run in firm]
     (between,) = build([make_run("mid", scores=sum(scores) / len(scores)), *firm])
     message = [(row.agent, row.rank, row.ranks) for row in between.ranked]
-    assert {agent: rank for agent, rank, _ in message} == {"a": 1, "bb": 1, "mid": 2}
+    assert {agent: rank for agent, rank, _ in message} == {"a": 1, "bb": 1, "mid": 1}
     assert [agent for agent, _, _ in message][1] == "mid"
     assert {ranks for agent, _, ranks in message if agent != "mid"} == {(1, 2)}
 
@@ -215,6 +218,10 @@ def test_marks_say_what_a_reader_must_know(make_run: Any) -> None:
     marks = ("dirty", "external", "submitted", "data-subset", "trained on omniglot-5way-1shot")
     assert row.marks == (*marks, "cpu", "under-trained")
     assert not row.tuned
+    page = (Path(__file__).parents[2] / "docs/boards.md").read_text("utf-8")
+    names = {mark.partition(" on ")[0] for mark in row.marks} | {"untuned", SUPERSEDED}
+    for name in names | {BELOW_BASELINE, STILL_RISING}:
+        assert f"`{name}" in page.partition("### Marks")[2].partition("\n\n- ")[0], name
 
 
 def test_a_row_trained_elsewhere_leaves_the_names_of_ranked_rows(make_run: Any) -> None:
