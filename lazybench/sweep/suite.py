@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -111,27 +112,31 @@ def read_suite(name: str) -> Suite:
         suite = Suite(**tomllib.loads(read_text(path)))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        place, key = _place(first["loc"])
         if first["type"] == "extra_forbidden":
-            raise UsageError(f"{path}: {_unknown_key(where)}") from error
+            allowed = list(Block.model_fields if place else Suite.model_fields)
+            raise UsageError(
+                f"{path}: unknown key '{key}' {place or 'at the top of the file'}; allowed keys: "
+                f"{', '.join(allowed)}.{nearest(key, allowed)}"
+            ) from error
+        where = " ".join(part for part in (key, place) if part)
         given = repr(first["input"])
         got = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}..."
         raise UsageError(f"{path}: {where}: {first['msg']}, got {got}") from error
     except (DataUnavailable, ValueError, RecursionError) as error:
         raise UsageError(f"{path} isn't a readable TOML file: {error}") from error
-    for block in suite.cells:
-        check_one_of(f"{path}: budget", block.budget, BUDGETS)
+    for number, block in enumerate(suite.cells):
+        place, _ = _place(("cells", number))
+        check_one_of(f"{path}: budget {place}", block.budget, BUDGETS)
     return suite
 
 
-def _unknown_key(where: str) -> str:
-    """Say that a key isn't allowed, and which are."""
-    *table, key = where.split(".")
-    allowed = list(Block.model_fields if table else Suite.model_fields)
-    place = f"in block {int(table[1]) + 1} of cells" if table else "at the top of the file"
-    return (
-        f"unknown key '{key}' {place}; allowed keys: {', '.join(allowed)}.{nearest(key, allowed)}"
-    )
+def _place(loc: Sequence[int | str]) -> tuple[str, str]:
+    """Return the block of an error, counted from 1, empty outside of blocks; and the key in it."""
+    table, *rest = loc or ("",)
+    if table != "cells" or not rest:
+        return "", ".".join(map(str, loc))
+    return f"in block {int(rest[0]) + 1} of cells", ".".join(map(str, rest[1:]))
 
 
 def expand(suite: Suite) -> list[SuiteCell]:

@@ -55,7 +55,7 @@ def test_shipped_suites_name_only_what_there_is(name: str) -> None:
         ("name = ", "isn't a readable TOML file"),
         ('name = "x"\ncells = []', "cells"),
         (GOOD.replace("envs", "env"), "env"),
-        (GOOD.replace("seeds = [0, 1]", 'seeds = ["no"]'), r"cells\.0\.seeds\.0"),
+        (GOOD.replace("seeds = [0, 1]", 'seeds = ["no"]'), r"seeds\.0 in block 1 of cells: Input"),
         (GOOD.replace("seeds = [0, 1]", 'budget = "tiny"'), "medium, paper, got 'tiny'"),
     ],
 )
