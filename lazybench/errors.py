@@ -104,6 +104,8 @@ class StoreError(LazybenchError):
 class RecordConflict(StoreError):
     """The store already holds a record of the same key with other content."""
 
+    exit_code = 73
+
 
 class Busy(LazybenchError):
     """Another process holds this run."""

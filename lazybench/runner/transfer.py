@@ -17,6 +17,7 @@ from lazybench.errors import ContractError, UsageError
 from lazybench.files import need_folder, plain
 from lazybench.nets import forget_loaded, published_source
 from lazybench.records import AgentFacts, Metric, NetworkFacts, Record, Store
+from lazybench.registry import AGENTS
 from lazybench.runner import provenance
 from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.checkpoint import copied, to_device
@@ -34,7 +35,7 @@ from lazybench.runner.run_dir import writable
 from lazybench.runner.trained import TrainedRun, find_run
 from lazybench.runtime.precision import using_precision
 from lazybench.runtime.threads import using_threads
-from lazybench.specs import EnvSpec
+from lazybench.specs import OWN, EnvSpec
 from lazybench.tasks import PADDING, TaskShape
 
 
@@ -437,7 +438,8 @@ def evaluate(  # noqa: PLR0913 - public arguments
         watch: called with the progress.
 
     Raises:
-        UsageError: an unknown environment or budget, a limit below 1, or an empty name.
+        UsageError: an unknown environment or budget, a limit below 1, or a name that is empty or
+            that of a built-in agent.
         ContractError: the policy isn't callable or its answers have a wrong shape, type or range.
         DataUnavailable: the data isn't installed or is damaged.
         OutputUnavailable: the store can't be written; checked before evaluating.
@@ -447,6 +449,11 @@ def evaluate(  # noqa: PLR0913 - public arguments
         raise ContractError(f"a policy is called with an observation, got {type(policy).__name__}")
     if not isinstance(name, str) or not name.strip():
         raise UsageError(f"name must say who is evaluated, got {name!r}")
+    if any(name == each.id and each.origin == OWN for each in AGENTS.specs()):
+        raise UsageError(
+            f"'{name}' is an agent of lazybench, whose rows this one would be taken for; give "
+            f"another name, such as my-{name}"
+        )
     seed, config = check_whole("seed", seed), check_settings("config", config)
     out = None if out is None else check_path("out", out)
     spec, note = resolve_env(env)

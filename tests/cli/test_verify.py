@@ -95,7 +95,8 @@ def test_trials_go_out_and_answers_come_back(lazybench: Any) -> None:
     reported = json.loads(
         lazybench("trials", ENV, "-b", "smoke", "--to", "t.jsonl", "--json", "--quiet").out
     )
-    np.save("p.npy", np.zeros(reported["predictions"], np.float32))
+    reported_shape = reported["predictions"]
+    np.save("p.npy", np.zeros(reported_shape, np.float32))
     asked = ("score", "p.npy", "--env", ENV, "--name", "zeros", "-b", "smoke")
     done = lazybench(*asked, "--quiet")
     assert done.code == 0
@@ -108,6 +109,13 @@ def test_trials_go_out_and_answers_come_back(lazybench: Any) -> None:
     done = lazybench(*asked, "--quiet", "--json", "--set", "lr=0.1")
     reported = json.loads(done.out)
     assert (reported["kind"], reported["config"]) == ("submitted", {"lr": 0.1})
+    # What is there isn't overwritten, as anywhere else.
+    np.save("p.npy", np.ones(reported_shape, np.float32))
+    done = lazybench(*asked, "--store", "--quiet")
+    assert (done.code, "other answers need another name" in done.err) == (73, True)
+    done = lazybench(*(word.replace("zeros", "maml") for word in asked), "--store")
+    assert (done.code, "'maml' is an agent of lazybench" in done.err) == (2, True)
+    assert [each.key for each in Store("leaderboards").records()] == [record.key]
     done = lazybench("verify", record.key12, "--quiet")
     assert done.code == 3
     assert "not reproducible here: " in done.out
