@@ -42,6 +42,7 @@ from lazybench.runner.evaluate import (
     open_training,
 )
 from lazybench.runner.request import make, resolve_env, with_protocol
+from lazybench.runner.train import seeded, updated
 from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec
 
@@ -127,13 +128,16 @@ class _AgentCheck:
         return f"{agent.spec.id}{count}"
 
     def starts(self) -> str:
-        with global_state_untouched():
-            self._state = self._agent.init(for_init(self._val), Rng(0).at("init"))
-        again = self._agent.init(for_init(self._val), Rng(0).at("init"))
+        self._state, again = self._init(), self._init()
         if checkpoint.digest(self._state) != checkpoint.digest(again):
             raise Broken("init returns different states for the same rng; draw only from rng")
         self._policy = self._agent.policy(self._state)
         return "init is a function of rng, and its state can be saved"
+
+    def _init(self) -> State:
+        rng = Rng(0).at("init")
+        with global_state_untouched(), seeded(rng):
+            return self._agent.init(for_init(self._val), rng)
 
     def updates(self) -> str:
         train, state = self._train(), self._state
@@ -239,8 +243,7 @@ class _AgentCheck:
         return shown
 
     def fits(self) -> str:
-        with global_state_untouched():
-            self._policy = self._fit()
+        self._policy = self._fit()
         first, again = (
             _evaluated(self._val, policy, self._spec.validation[0])
             for policy in (self._policy, self._fit())
@@ -252,7 +255,9 @@ class _AgentCheck:
     def _fit(self) -> Policy:
         env = open_training(self._spec, self._plan)
         env.reset(seed=0)
-        return self._agent.fit(env, "smoke", Rng(0).at("fit"))
+        rng = Rng(0).at("fit")
+        with global_state_untouched(), seeded(rng):
+            return self._agent.fit(env, "smoke", rng)
 
     def _fresh_policy(self) -> Policy:
         return self._policy if self.whole else self._agent.policy(self._state)
@@ -268,9 +273,8 @@ class _AgentCheck:
     def _update(agent: Agent, state: State, batch: Any, step: int) -> tuple[State, Logs]:
         """The state after one update, and what it logged."""
         answer = agent.update(state, batch, Rng(0).at("update", step))
-        if not (isinstance(answer, tuple) and len(answer) == 2):
-            raise Broken(f"update must return (state, logs), got {type(answer).__name__}")
-        return answer
+        new, _ = updated(answer)
+        return new, answer[1]
 
     def _advance(
         self,
@@ -322,16 +326,12 @@ def _means(metric: str, scores: Mapping[str, Any]) -> str:
     return f"{metric} on {len(scores['now'])} validation trials: {means}"
 
 
-def _check_logs(logs: Any) -> None:
+def _check_logs(logs: Logs) -> None:
     """Check that logs are numbers by name.
 
     Raises:
         Broken: they aren't.
     """
-    if not isinstance(logs, Mapping):
-        raise Broken(
-            f"update must return (state, logs), logs a dict of numbers, got {type(logs).__name__}"
-        )
     for name, value in logs.items():
         try:
             number = float(value)

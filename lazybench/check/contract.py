@@ -103,7 +103,9 @@ def global_state_untouched() -> Iterator[None]:
     yield
     after = _global_state()
     advice = {
-        "torch's global generator": "pass generator=rng.torch()",
+        "torch's global generator": (
+            "pass generator=rng.torch(), or make modules, which take none, in init"
+        ),
         "numpy's global generator": "draw from rng.numpy()",
         "Python's global generator": "draw from rng.numpy(), or random.Random(rng.integer)",
         "torch's default dtype or gradient mode": "set it inside a `with` block",

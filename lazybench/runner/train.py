@@ -228,14 +228,14 @@ def fit_whole(training: Training, signals: Signals) -> tuple[Progress, Any]:
     stoppable = signals.at_once(
         "interrupted; this agent has its own training loop, which starts again"
     )
-    with stoppable, _seeded(rng):
+    with stoppable, seeded(rng):
         policy = training.agent.fit(env, training.budget, rng)
     wall_s, cpu_s = clock.seconds()
     return Progress(train_wall_s=wall_s, train_cpu_s=cpu_s), policy
 
 
 @contextmanager
-def _seeded(rng: Rng) -> Iterator[None]:
+def seeded(rng: Rng) -> Iterator[None]:
     """Seed the global generators of torch, NumPy and Python in a block, and restore them.
 
     Modules such as `torch.nn.Linear` draw their first weights from them and take no generator.
@@ -264,7 +264,7 @@ def _start(training: Training, val_env: OpenedEnv, rng: Rng, callback: Callback)
             progress.state = checkpoint.to_device(progress.state, training.device)
             progress.best = checkpoint.to_device(progress.best, training.device)
             return progress
-    with _seeded(rng.at("init")):
+    with seeded(rng.at("init")):
         fresh = training.agent.init(for_init(val_env), rng.at("init"))
     if training.weights is not None:
         fresh = training.agent.load_weights(fresh, training.weights)
@@ -281,7 +281,7 @@ def _update(
     batch, _ = train.reset(options={"trials": np.arange(step * rows, (step + 1) * rows)})
     with signals.in_time(1, f"the update of meta-iteration {step + 1}"), training_passes():
         answer = training.agent.update(progress.state, batch, rng.at("update", step))
-    state, logs = _updated(answer)
+    state, logs = updated(answer)
     loss = logs.get("loss")
     if loss is not None and not math.isfinite(loss):
         last = "none" if progress.last_loss is None else f"{progress.last_loss:.4g}"
@@ -300,8 +300,12 @@ def _update(
     return dict(logs)
 
 
-def _updated(answer: Any) -> tuple[Any, dict[str, float]]:
-    """State and logs that an agent's `update` returned, the logs as numbers."""
+def updated(answer: Any) -> tuple[Any, dict[str, float]]:
+    """Return the state and logs of an agent's `update`, of the logs the loss and counts as numbers.
+
+    Raises:
+        ContractError: it returned something else.
+    """
     if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)):
         raise ContractError(
             "update must return (state, logs), logs a dict that may be empty, got "

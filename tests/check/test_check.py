@@ -86,7 +86,13 @@ class Careless:
         self.seen = 0
 
     def init(self, env, rng):
-        drawn = torch.rand(1) if self.fault == "random init" else torch.zeros(1)
+        drawn = torch.zeros(1)
+        if self.fault == "random init":
+            own = torch.Generator()
+            own.seed()
+            drawn = torch.rand(1, generator=own)
+        elif self.fault == "init as modules do":
+            torch.nn.Linear(1, 1)
         kept = {"object": {"w": object()}, "number": {3: drawn}}
         return kept.get(self.fault, {"w": drawn, "offset": 1.0})
 
@@ -176,7 +182,8 @@ FAULTY = {
 }
 AGENT_FAULTS = {
     "": None,
-    "random init": ("init", "touches torch's global generator"),
+    "random init": ("init", "init returns different states for the same rng"),
+    "init as modules do": None,
     "object": ("init", "tensors, numbers, text and None, got object at state/w"),
     "number": ("init", "keys of an agent's state must be text"),
     "plan": ("makes", "updates of a plan must be a whole number of at least 0, got -1"),
@@ -184,7 +191,7 @@ AGENT_FAULTS = {
     "unknown plan": ("makes", "plan of agent 'careless' failed: TypeError: "),
     "unknown env": ("makes", "has no setting 'querys', which an agent's plan asks for. Did you"),
     "other env": ("makes", "an agent's plan can't set 'shot' of its training environment"),
-    "no pair of update": ("update", "update must return (state, logs), got NoneType"),
+    "no pair of update": ("update", "update must return (state, logs), logs a dict that may be"),
     "no policy": ("policy", "must return a function that takes (observation, memory) and returns"),
     "torch": ("update", "touches torch's global generator"),
     "numpy": ("update", "touches numpy's global generator"),
@@ -194,7 +201,7 @@ AGENT_FAULTS = {
     "batch": ("update", "update changes support_x of its batch; copy"),
     "random": ("update", "update returns different states for the same rng; draw only"),
     "raises": ("update", "raised RuntimeError: out of ideas (test_check.py:"),
-    "logs": ("update", "logs must be finite numbers, got 'loss': 'low'"),
+    "logs": ("update", "logs of update must be numbers, got {'loss': 'low'}"),
     "nan": ("update", "logs must be finite numbers, got 'loss': nan"),
     "no logs": ("update", "update must return (state, logs), logs a dict"),
     "hidden": ("resumes", "keep everything that updates depend on in state, nothing on the agent"),
