@@ -245,14 +245,17 @@ def _sides(
         UsageError: a name that several rows share, or whose runs are all limited.
     """
     rows = groups(record for record in records if not record.limited)
-    limited = groups(record for record in records if record.limited)
+    limited = [record for record in records if record.limited]
     return rows, [_side_of(rows, limited, name, norm) for name in names]
 
 
-def _side_of(rows: Sequence[Group], limited: Sequence[Group], name: str, norm: str | None) -> Group:
+def _side_of(
+    rows: Sequence[Group], limited_records: Sequence[Record], name: str, norm: str | None
+) -> Group:
     try:
         return select(rows, name, norm)
     except UnknownName as error:
+        limited = groups(limited_records)
         try:
             first = select(limited, name, norm).records[0]
         except UnknownName:
