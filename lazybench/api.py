@@ -165,7 +165,7 @@ def run(  # noqa: PLR0913 - each is a flag of the command line
         agent: an id, `FILE.py:CLASS`, `MODULE:CLASS`, your own class, or an instance of it. The
             key of a class covers its settings and the hash of its file. If no file defines it (a
             notebook, a prompt), the hash covers only the source of its methods, not what they call
-            elsewhere, and the record is marked `code_not_in_a_file`. An instance's attributes are
+            elsewhere, and the record is marked `code_not_in_a_file`. An instance's attributes give
             its settings; a copy of it is trained.
         env: environment id or alias.
         budget: compute budget, which names the preset.

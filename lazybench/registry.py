@@ -18,7 +18,14 @@ from lazybench.agent import contract
 from lazybench.errors import DuplicateName, UnknownName, UsageError, nearest
 from lazybench.plugins import check_spec, contained, describe, package, points
 from lazybench.specs import OWN, AgentSpec, DataSpec, EnvSpec, Resolved
-from lazybench.user_code import USER_MODULE, defining_file, function_of, load, spelled
+from lazybench.user_code import (
+    USER_MODULE,
+    defining_file,
+    function_of,
+    is_of_script,
+    load,
+    spelled,
+)
 
 MOST_SPECS = 10_000
 """Largest number of specs of one entry point."""
@@ -267,7 +274,7 @@ def class_spec(given: type) -> AgentSpec:
         raise UsageError(f"{given.__name__} is the class of several agents; name one: {ids}")
     _need_no_closure(given)
     path, module = defining_file(given), given.__module__
-    own_module = module == "__main__" or module.startswith(USER_MODULE)
+    own_module = module == "__main__" or module.startswith(USER_MODULE) or is_of_script(module)
     if path is not None and path.suffix == ".py" and own_module:
         place = spelled(f"{path}:{given.__qualname__}")
     return _spec_for(given, place)

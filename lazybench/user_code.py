@@ -92,6 +92,17 @@ def _file_of(module: Any) -> Path | None:
     return Path(path) if path else None
 
 
+def is_of_script(module: str) -> bool:
+    """Return whether a module is a file in the folder of the running script, or of a prompt.
+
+    Other processes can't import it, since the folder is on the path of this script alone.
+    """
+    path = None if "." in module else _file_of(sys.modules.get(module))
+    folder = Path(sys.path[0] if sys.path else "").resolve()
+    inside = path is not None and path.resolve().parent == folder
+    return inside and folder.name not in _INSTALLED and not is_own(folder)
+
+
 def defining_file(thing: Any) -> Path | None:
     """Return the file that defines a class or function; None if there is none."""
     try:

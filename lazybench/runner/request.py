@@ -283,6 +283,8 @@ class ResolvedAgent:
         asked: its name: an id, `file.py:Class` or `module:Class`.
         in_file: whether a file defines it; a class of a notebook or a prompt is hashed by its own
             source only, and its record is marked.
+        repeatable: whether its class makes it again from `config`; not of an instance with other
+            attributes.
     """
 
     spec: AgentSpec
@@ -293,6 +295,7 @@ class ResolvedAgent:
     source: str | None
     asked: str = ""
     in_file: bool = True
+    repeatable: bool = True
 
     def plan(self, task: Any) -> Plan | None:
         """Return the plan for training on tasks of this shape; None if there is no training.
@@ -394,6 +397,11 @@ def check_isolable(agent: ResolvedAgent) -> None:
             f"agent '{agent.spec.id}' is in no file that another process could load; put it in a "
             "file, or leave isolated out"
         )
+    if not agent.repeatable:
+        raise UsageError(
+            f"the attributes of this '{agent.spec.id}' aren't those that its class gives it, so "
+            "another process can't make it; make them arguments of __init__, or leave isolated out"
+        )
 
 
 def make(
@@ -408,8 +416,8 @@ def make(
     """Construct an agent for an environment and budget.
 
     Args:
-        name: id, `file.py:Class`, `module:Class`, a class, or an instance, whose attributes are its
-            settings and which is copied.
+        name: id, `file.py:Class`, `module:Class`, a class, or an instance, which is copied and
+            whose attributes give its settings.
         env: the environment.
         budget: names the preset.
         overrides: settings that replace the preset's.
@@ -445,9 +453,14 @@ def make(
         settings = kind.resolve_settings(overrides, find)
     _check_kind(settings, Mapping, what, "a mapping")
     read = {key: _read(value) for key, value in settings.items()}
-    config_type = kind.Config
+    config_type, repeatable = kind.Config, True
     if not isinstance(name, str) and not given_class:
         agent, resolved = copy.deepcopy(name), _attributes(name, spec, read)
+        if config_type is None:
+            arguments = _arguments_of(factory, resolved)
+            repeatable = arguments is not None
+            if arguments is not None:
+                resolved = read = arguments
     elif config_type is not None:
         what = f"preset of agent '{spec.id}' at budget {budget}"
         with named(spec.origin, what):
@@ -472,9 +485,11 @@ def make(
             ) from error
     else:
         own = {key: value for key, value in spec.kwargs.items() if key != "algorithm"}
+        held = _held(factory, read) if whole else {}
+        read = {key: value for key, value in read.items() if key not in held}
         _check_arguments(spec.id, factory, read)
         base = own | _typed(spec.id, factory, read, settings)
-        resolved = {name: _as_recorded(value) for name, value in base.items()}
+        resolved = {name: _as_recorded(value) for name, value in base.items()} | held
         read = {name: resolved[name] for name in read}
         try:
             with contained():
@@ -484,6 +499,12 @@ def make(
                 f"agent '{spec.id}' can't be created with the settings {base}: "
                 f"{describe(error)}; change them with --set"
             ) from error
+        if held and (made := _plain_attributes(agent) or {}) | held != made:
+            raise UsageError(
+                f"the record has {', '.join(f'{k}={v}' for k, v in held.items())}, which "
+                f"'{spec.id}' doesn't take as arguments: attributes that were set on an instance "
+                "after it was made, so that its class can't repeat the run"
+            )
     hooks = adapted(agent)
     check_contract(hooks, spec.id)
     if not spec.trains and resolved.get("iterations"):
@@ -495,7 +516,7 @@ def make(
     given = {key: resolved.get(key, value) for key, value in read.items()}
     source, in_file = _source(spec, factory)
     asked = name if isinstance(name, str) else spec.target if spec.origin != OWN else spec.id
-    return ResolvedAgent(spec, hooks, agent, resolved, given, source, asked, in_file)
+    return ResolvedAgent(spec, hooks, agent, resolved, given, source, asked, in_file, repeatable)
 
 
 def _check_kind(value: Any, kind: Any, what: str, allowed: str) -> None:
@@ -535,6 +556,47 @@ def _attributes(given: Any, spec: AgentSpec, overrides: Mapping[str, Any]) -> di
             f"the settings of this '{spec.id}' can't be read from its attributes ({error}), so "
             "its runs couldn't be distinguished; pass its class, and settings={…}"
         ) from error
+
+
+def _plain_attributes(given: Any) -> dict[str, Any] | None:
+    """The attributes of an instance as JSON's types; None where JSON can't hold them."""
+    try:
+        return dict(plain(vars(given)))
+    except (TypeError, UsageError):
+        return None
+
+
+def _arguments_of(factory: Any, attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The arguments that make an instance with some attributes, without those at their defaults.
+
+    They give a run the key that the same class has with these settings. None where the class makes
+    another instance of them.
+    """
+    found = {
+        name: attributes[name]
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if name in attributes and not _is_same(attributes[name], parameter.default)
+    }
+    try:
+        with contained():
+            again = factory(**found)
+    except (TypeError, ValueError, Escaped):
+        return None
+    return found if _plain_attributes(again) == attributes else None
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    try:
+        return bool(value == plain(default))
+    except UsageError:
+        return False
+
+
+def _held(factory: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded settings that a class doesn't take: attributes of an instance."""
+    parameters = inspect.signature(factory).parameters
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return {} if takes_all else {k: v for k, v in settings.items() if k not in parameters}
 
 
 def _source(spec: AgentSpec, factory: Any) -> tuple[str | None, bool]:

@@ -148,7 +148,7 @@ def _prepare_folder(resolved: ResolvedRun) -> None:
     }
     write_json(resolved.folder / "config.json", facts | resolved.fit_identity)
     # A class that no file defines can't be named in a file.
-    if resolved.agent.in_file:
+    if resolved.agent.in_file and resolved.agent.repeatable:
         text = options_text(resolved.request, resolved.agent)
         write_bytes(resolved.file("run", "toml"), text.encode("utf-8", "backslashreplace"))
 

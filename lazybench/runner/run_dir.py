@@ -294,7 +294,7 @@ def options_text(request: RunRequest, agent: ResolvedAgent) -> str:
         "runs": str(request.runs),
     }
     by_name = isinstance(request.agent, str) or inspect.isclass(request.agent)
-    # The settings of an instance are its attributes.
+    # Those of an instance are all of its settings.
     given = agent.overrides if by_name else agent.config
     lines = ["# Repeats this run: lazybench run --config run.toml"]
     lines += [f"{name} = {_toml(value)}" for name, value in values.items() if value is not None]

@@ -83,6 +83,9 @@ def check_settings(record: Record, agent: ResolvedAgent, home: EnvSpec) -> Findi
         return Finding(
             "settings", False, f"{name} is {old} in the record; the agent changes it to {new}"
         )
+    if agent.instance.Config is None and not record.overrides:
+        # Attributes of an instance were settings without being overrides.
+        return Finding("settings", True, f"{record.agent.id} has them")
     again = make(agent_name(record), home, record.preset, record.overrides).config
     difference = first_difference(record.config, {name: again.get(name) for name in record.config})
     if difference is not None:

@@ -17,10 +17,11 @@ import lazybench
 import lazybench.runner.request
 from lazybench import user_code
 from lazybench.errors import ContractError, LazybenchError, UsageError
+from lazybench.records import Store
 from lazybench.registry import AGENTS
 from lazybench.runner.request import RunRequest, make, resolve_env
 from lazybench.runner.run_dir import read_options
-from lazybench.verify import score
+from lazybench.verify import StateSource, score, verify
 
 ENV = "sinusoid-5shot"
 SOURCE = """
@@ -37,11 +38,11 @@ class Zeros:
 """
 
 
-def zeros(folder: Path, text: str = SOURCE) -> Any:
+def zeros(folder: Path, text: str = SOURCE, name: str = "Zeros") -> Any:
     """The class of a file in a folder."""
-    path = folder / "zeros.py"
+    path = folder / f"{name.lower()}.py"
     path.write_text(text)
-    return user_code.load(f"{path}:Zeros")
+    return user_code.load(f"{path}:{name}")
 
 
 def defined(text: str = SOURCE, **names: Any) -> Any:
@@ -153,6 +154,25 @@ def test_a_script_s_own_class_runs_and_is_evaluated_again_from_its_file(tmp_path
     )
     sha256 = user_code.source_sha256(tmp_path / "script.py")
     assert done.stdout.split() == ["script.py:Zeros", sha256]
+
+
+def test_a_class_from_a_file_next_to_a_script_is_named_by_that_file(tmp_path: Path) -> None:
+    """No other process could import its module."""
+    (tmp_path / "mine.py").write_text(SOURCE)
+    (tmp_path / "script.py").write_text(
+        "import lazybench\nfrom mine import Zeros\n"
+        f"r = lazybench.run(Zeros(), {ENV!r}, budget='smoke', progress=False)\n"
+        "print(r.agent.origin, r.key12)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    origin, key = done.stdout.split()
+    assert origin == "mine.py:Zeros"
+    again = subprocess.run(
+        [sys.executable, "-m", "lazybench", "verify", key, "--quiet"], cwd=tmp_path, check=False
+    )
+    assert again.returncode == 0
 
 
 BAD: list[dict[str, Any]] = [
@@ -407,6 +427,55 @@ def test_the_file_of_an_instance_repeats_its_run(tmp_path: Path) -> None:
     # A class that no file defines can't be named in one.
     play(tmp_path / "prompt", defined())
     assert not [*(tmp_path / "prompt" / "runs").glob("*/run.toml")]
+
+
+HOLDS = """
+import torch
+
+class Holds:
+    def __init__(self, value=0.0, steps=5):
+        self.value, self.steps, self.scale = value, steps, 2
+
+    def init(self, env, rng):
+        return {}
+
+    def policy(self, state):
+        value = self.value * self.scale
+        return lambda seen, memory=None: (torch.zeros_like(seen["query_y"]) + value, memory)
+"""
+
+
+def test_an_instance_is_the_run_of_the_arguments_that_make_it(tmp_path: Path) -> None:
+    """Its other attributes follow from them: they are no settings, and the run can be verified."""
+    kind = zeros(tmp_path, HOLDS, "Holds")
+    record = play(tmp_path, kind(value=0.5))
+    assert (record.config, record.overrides) == ({"value": 0.5}, {"value": 0.5})
+    assert record.key == play(tmp_path, kind, settings={"value": 0.5}).key
+    assert play(tmp_path, kind()).key == play(tmp_path, kind).key
+    found = verify(
+        Store(tmp_path / "store").path(record), source=StateSource(runs=tmp_path / "runs")
+    )
+    assert all(each.ok is not False for each in found.findings), found.findings
+    assert found.trials > 0
+    (file,) = (tmp_path / "runs").glob(f"*{record.key12}/run.toml")
+    assert read_options(file).settings == {"value": 0.5}
+
+
+def test_an_instance_with_attributes_of_its_own_is_another_run(tmp_path: Path) -> None:
+    kind = zeros(tmp_path, HOLDS, "Holds")
+    changed = kind(value=0.5)
+    changed.scale = 3
+    record = play(tmp_path, changed)
+    assert record.config == {"value": 0.5, "steps": 5, "scale": 3}
+    assert record.key != play(tmp_path, kind(value=0.5)).key
+    with pytest.raises(UsageError, match="has scale=3, which 'Holds' doesn't take as arguments"):
+        verify(Store(tmp_path / "store").path(record))
+    assert not [*(tmp_path / "runs").glob(f"*{record.key12}/run.toml")]
+    with pytest.raises(UsageError, match="aren't those that its class gives it"):
+        play(tmp_path / "isolated", changed, isolated=True)
+    # Runs of earlier versions have all attributes as settings.
+    found = make(kind, resolve_env(ENV)[0], "smoke", record.config | {"scale": 2}, whole=True)
+    assert found.config == record.config | {"scale": 2}
 
 
 def test_a_run_that_failed_warns(tmp_path: Path) -> None:
