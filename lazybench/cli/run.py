@@ -346,6 +346,9 @@ def evaluate_command(  # noqa: PLR0913 - one parameter for each option
         str | None, options.budget("Sets the number of test trials. [default: the run's]")
     ] = None,
     settings: Annotated[list[str] | None, options.setting("Settings of evaluation only.")] = None,
+    protocol: Annotated[
+        list[str] | None, options.protocol("[default: the run's, on its own environment]")
+    ] = None,
     device: options.Device = "cpu",
     threads: options.Threads = None,
     limit: options.Limit = None,
@@ -366,6 +369,7 @@ def evaluate_command(  # noqa: PLR0913 - one parameter for each option
     request = TransferRequest(
         run=run,
         env=env,
+        protocol=options.parse_settings(protocol or (), "--protocol"),
         step=step,
         split=split.value,
         overrides=overrides,

@@ -94,6 +94,11 @@ def with_protocol(spec: EnvSpec, given: Mapping[str, Any]) -> EnvSpec:
     return replace(spec, kwargs={**spec.kwargs, **chosen}, columns=(*spec.columns, *columns))
 
 
+def with_recorded(spec: EnvSpec, protocol: Mapping[str, Any]) -> EnvSpec:
+    """Return an environment's spec with the settings that a run's protocol has."""
+    return with_protocol(spec, {name: protocol[name] for name in spec.options if name in protocol})
+
+
 def check_budget(budget: str) -> str:
     """Return `budget`.
 

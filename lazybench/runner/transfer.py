@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from lazybench.agent import Policy, is_vectorized
 from lazybench.arguments import check_path, check_settings, check_text, check_whole
-from lazybench.errors import ContractError, UsageError
+from lazybench.errors import ContractError, UsageError, nearest
 from lazybench.files import need_folder, plain
 from lazybench.nets import forget_loaded, published_source
 from lazybench.records import AgentFacts, Metric, NetworkFacts, Record, Store
@@ -30,6 +30,8 @@ from lazybench.runner.request import (
     make,
     network_source,
     resolve_env,
+    with_protocol,
+    with_recorded,
 )
 from lazybench.runner.run_dir import writable
 from lazybench.runner.trained import TrainedRun, find_run
@@ -45,7 +47,8 @@ class TransferRequest:
 
     Attributes:
         run: a run's folder, or the first digits of its key.
-        env: id or alias of the environment; None uses the run's own.
+        env: id or alias of the environment; None uses the run's own, with its protocol.
+        protocol: settings of the environment that replace its own, or the run's.
         step: `best`, `last`, or the number of updates of a stored checkpoint.
         split: `test` gives a record; `train` and `val` only numbers.
         overrides: evaluation settings (`batch_norm`, `test_steps`, …).
@@ -59,6 +62,7 @@ class TransferRequest:
 
     run: str
     env: str | None = None
+    protocol: Mapping[str, Any] | None = None
     step: str = "best"
     split: str = "test"
     overrides: Mapping[str, Any] | None = None
@@ -78,6 +82,7 @@ class TransferRequest:
         for name in ("run", "step", "split", "device"):
             check_text(name, vars(self)[name])
         check_settings("settings", self.overrides)
+        check_settings("protocol", self.protocol)
         for name in ("threads", "limit"):
             if (value := vars(self)[name]) is not None:
                 check_whole(name, value, least=None)
@@ -118,10 +123,11 @@ def transfer(request: TransferRequest, *, watch: Callback = SILENT) -> TransferR
         OutputUnavailable: the store can't be written; checked before evaluating.
     """
     run = find_run(request.run, request.runs)
-    home = resolve_env(run.identity["env"])[0]
-    spec, note = resolve_env(request.env or run.identity["env"])
+    home = home_of(run)
+    spec, note = (home, "") if request.env is None else resolve_env(request.env)
     if note:
         watch.note(note)
+    spec = with_protocol(spec, request.protocol or {})
     if request.split not in ("test", "val", "train"):
         raise UsageError(f"split must be test, val or train, got '{request.split}'")
     if request.split == "train" and spec.vector_target is None:
@@ -213,7 +219,7 @@ def load_policy(
     step = check_text("step", str(step) if isinstance(step, int) else step)
     check_text("device", device)
     trained = find_run(name, check_path("runs", runs))
-    home = resolve_env(trained.identity["env"])[0]
+    home = home_of(trained)
     agent = _evaluated_agent(trained, home, overrides)
     state, _ = trained.state(step)
     on = check_device(device)
@@ -221,6 +227,11 @@ def load_policy(
         return agent.instance.policy(to_device(state, on))
     task = open_env(resolve_env(env)[0], 1, "test").task
     return policy_elsewhere(agent, state, task, home, on)
+
+
+def home_of(run: TrainedRun) -> EnvSpec:
+    """Return the environment of a run, with its protocol."""
+    return with_recorded(resolve_env(run.identity["env"])[0], run.identity["protocol"])
 
 
 _FRESH_STREAM = 2**31 - 1
@@ -254,10 +265,12 @@ def _evaluated_agent(run: TrainedRun, home: EnvSpec, overrides: dict[str, Any]) 
     check_code(agent, run.identity["agent_version"], run.identity["agent_source"])
     check_backbone(run.network, agent, home)
     for name in overrides:
-        if name in config and name not in agent.eval_only:
+        if name not in agent.eval_only:
+            allowed = sorted(agent.eval_only)
             raise UsageError(
-                f"'{name}' is a training setting and can't be changed; evaluation settings: "
-                f"{', '.join(n for n in config if n in agent.eval_only)}"
+                f"'{name}' isn't a setting of evaluation, and those of training can't be changed "
+                f"any more.{nearest(name, allowed)} Settings of evaluation: "
+                f"{', '.join(allowed) or 'none'}"
             )
     asked = {**config, **overrides}
     again = make(run.asked, home, str(run.identity["budget"]), asked, whole=True)

@@ -18,7 +18,7 @@ from lazybench.records import Record, Store, make_key
 from lazybench.records.store import MOST_RECORD_BYTES, first_difference
 from lazybench.runner import record as report
 from lazybench.runner.evaluate import Evaluation, combined, env_facts
-from lazybench.runner.request import official_trials, resolve_env, with_protocol
+from lazybench.runner.request import official_trials, resolve_env, with_recorded
 from lazybench.specs import EnvSpec
 from lazybench.verify.rescore import NotReplayed, score_answers
 
@@ -155,9 +155,7 @@ def spec_of(record: Record) -> EnvSpec:
             f"{record.env.version}; verify it with the lazybench that made it "
             f"({record.code.version})"
         )
-    protocol = record.env.protocol
-    chosen = {name: protocol[name] for name in spec.options if name in protocol}
-    return with_protocol(spec, chosen)
+    return with_recorded(spec, record.env.protocol)
 
 
 def check_environment(record: Record, spec: EnvSpec, env: OpenedEnv) -> list[Finding]:

@@ -11,6 +11,8 @@ import torch
 
 import lazybench
 from lazybench.errors import UnknownName, UsageError
+from lazybench.runner.request import RunRequest
+from lazybench.runner.run import run
 from lazybench.runner.trained import find_run
 from lazybench.runner.transfer import TransferRequest, in_shape, load_policy, transfer
 
@@ -82,8 +84,9 @@ def test_other_splits_give_numbers_and_no_record(tmp_path):
         ({"run": "abcdef123456"}, UnknownName, "no run in"),
         ({"env": "glyphs-5way-1shot"}, UsageError, "trained on 1 way, got 5"),
         ({"step": "5"}, UsageError, r"stored checkpoints \(4, 6\), got '5'"),
-        ({"overrides": {"updates": 3}}, UsageError, "'updates' is a training setting"),
-        ({"overrides": {"sift": 3}}, UsageError, "has no setting 'sift'. Did you mean: shift"),
+        ({"overrides": {"updates": 3}}, UsageError, "'updates' isn't a setting of evaluation"),
+        ({"protocol": {"concentration": 3}}, UsageError, "has no setting 'concentration'"),
+        ({"overrides": {"tst_shift": 3}}, UsageError, "'tst_shift' isn.*Did you mean: test_shift"),
         ({"split": "all"}, UsageError, "split must be"),
         ({"limit": 0}, UsageError, "limit must be at least 1"),
     ],
@@ -92,6 +95,36 @@ def test_what_cannot_be_evaluated_is_reported(tmp_path, request_, error, message
     made = play(tmp_path)
     with pytest.raises(error, match=message):
         evaluate(tmp_path, **{"run": made.key12, **request_})
+
+
+def test_a_training_setting_that_was_left_at_its_default_cannot_be_changed(tmp_path):
+    """A class without Config has only the settings that were given."""
+    made = play(tmp_path, agent="Learner")
+    for name in ("updates", "upd"):
+        with pytest.raises(UsageError, match=f"'{name}' isn't a setting of evaluation.*: none"):
+            evaluate(tmp_path, made.key12, overrides={name: 3})
+    assert len(lazybench.load_records(out=tmp_path / "store")) == 1
+
+
+def test_a_run_is_evaluated_under_its_own_protocol(tmp_path):
+    env = "glyphs-5way-1shot-dirichlet"
+    folders = {"out": tmp_path / "store", "runs": tmp_path / "runs"}
+    request = RunRequest(
+        agent="protonet",
+        env=env,
+        budget="smoke",
+        overrides={"iterations": 1},
+        protocol={"concentration": 20},
+        **folders,
+    )
+    made = run(request)
+    again = evaluate(tmp_path, made.key12).record
+    assert again.env.protocol == made.env.protocol
+    assert again.env.protocol["concentration"] == 20
+    assert (again.trials.scores_array() == made.trials.scores_array()).all()
+    other = evaluate(tmp_path, made.key12, protocol={"concentration": 3}).record
+    assert other.env.protocol["concentration"] == 3
+    assert evaluate(tmp_path, made.key12, env=env).record.env.protocol["concentration"] == 2
 
 
 def test_images_are_shown_in_the_shape_of_the_training(tmp_path):
