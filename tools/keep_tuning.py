@@ -50,7 +50,10 @@ def keep(
         UsageError: the folder holds no finished search.
     """
     found = read_tuning(folder)
-    tried = [line["tried"] for line in read_lines(folder / "trials.jsonl")]
+    # A longer search of the same settings may have written further lines, and a trial that was
+    # repeated several.
+    lines = {line["tried"]["number"]: line["tried"] for line in read_lines(folder / "trials.jsonl")}
+    tried = [lines[number] for number in range(found.tuning.trials)]
     searched = {name for trial in tried for name in trial["settings"]}
     fixed = {name: v for name, v in found.settings.items() if name not in searched}
     preset = make(found.agent, resolve_env(found.env)[0], found.budget, fixed).config
@@ -61,7 +64,7 @@ def keep(
         "env": found.env,
         "fixed": fixed,
         "preset": {name: preset[name] for name in sorted(searched)},
-        "trials": sorted(tried, key=lambda trial: int(trial["number"])),
+        "trials": tried,
     }
     name = found.agent if further is None else f"{found.agent}-{further}"
     path = to / found.env / f"{name}.json"
@@ -120,6 +123,8 @@ def main() -> int:
     parser.add_argument("--commit", help="of the checkout that ran the searches, if not this one")
     parser.add_argument("--further", metavar="NAME", help="of settings that weren't searched yet")
     options = parser.parse_args()
+    if options.check and options.folders:
+        parser.error("--check writes nothing: leave the folders out")
     for folder in options.folders:
         path = keep(folder, commit=options.commit, further=options.further)
         print(path.relative_to(ROOT))

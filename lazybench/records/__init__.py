@@ -27,11 +27,12 @@ from lazybench.records.schema import (
     Tuning,
     make_key,
 )
-from lazybench.records.store import RecordList, Skipped, Store, slug
+from lazybench.records.store import RETRIABLE, RecordList, Skipped, Store, slug
 from lazybench.records.trials import Packed, Trials
 
 __all__ = [
     "KEY_FIELDS",
+    "RETRIABLE",
     "AgentFacts",
     "Checkpoint",
     "Code",

@@ -30,7 +30,8 @@ _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 # A repetition of a run with these statuses may succeed, and then replaces the record.
 _LOCK = ".records.lock"
 _WAIT_S = 60.0
-_RETRIABLE = frozenset({"failed", "oom", "timeout"})
+RETRIABLE = frozenset({"failed", "oom", "timeout"})
+"""Statuses of runs that the same command repeats."""
 
 
 def slug(name: str) -> str:
@@ -127,13 +128,13 @@ class Store:
             return write_bytes(path, data, replace=False)
         except FileExistsError:
             stored = _load(path)
-        if stored.key == record.key and stored.status in _RETRIABLE:
-            if record.status in _RETRIABLE:
+        if stored.key == record.key and stored.status in RETRIABLE:
+            if record.status in RETRIABLE:
                 return path
             with alone(self.root / _LOCK, f"{path} is being replaced", why_closed, _WAIT_S):
                 # Another process may have replaced it since.
                 stored = _load(path)
-                if stored.status in _RETRIABLE:
+                if stored.status in RETRIABLE:
                     return write_bytes(path, data)
         difference = first_difference(stored.comparable(), record.comparable())
         if difference is None:

@@ -302,6 +302,17 @@ class ResolvedAgent:
     in_file: bool = True
     repeatable: bool = True
 
+    def settings(self) -> dict[str, Any]:
+        """Return all settings by name, also the defaults of a class without `Config`."""
+        if self.instance.Config is not None:
+            return dict(self.config)
+        try:
+            parameters = dict(inspect.signature(type(self.own)).parameters)
+        except (TypeError, ValueError):
+            parameters = {}
+        defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+        return defaults | self.config
+
     def plan(self, task: Any) -> Plan | None:
         """Return the plan for training on tasks of this shape; None if there is no training.
 

@@ -18,16 +18,14 @@ import numpy as np
 from lazybench.agent import Policy
 from lazybench.errors import (
     Busy,
-    DataUnavailable,
     Diverged,
     Interrupted,
     OutputUnavailable,
-    RankLost,
     StoreError,
-    UsageError,
 )
 from lazybench.files import need_folder, plain, refuse_links
 from lazybench.records import (
+    RETRIABLE,
     Packed,
     Record,
     Store,
@@ -45,13 +43,12 @@ from lazybench.runner.record import Outcome, run_record
 from lazybench.runner.request import RunRequest, check_device
 from lazybench.runner.resolve import ResolvedRun, resolve
 from lazybench.runner.run_dir import locked, options_text, writable
-from lazybench.runner.signals import Signals, status_and_reason
+from lazybench.runner.signals import COMMAND_ERRORS, Signals, status_and_reason
 from lazybench.runner.train import Progress, Training, fit, fit_whole, saved_progress
 from lazybench.runtime import distributed
 from lazybench.runtime.precision import using_precision
 from lazybench.runtime.threads import usable_cores, using_threads
 
-_FINAL = ("ok", "diverged")
 """Statuses of records that a repetition would reproduce."""
 
 
@@ -83,7 +80,7 @@ def run(request: RunRequest, *, watch: Callback = SILENT, tracker: Callback = SI
         resolved = resolve(request, callback)
         store = Store(request.out)
         stored = distributed.of_first(lambda: store.find(resolved.key))
-        if stored is not None and stored.status in _FINAL and not _repeats(request, stored):
+        if stored is not None and stored.status not in RETRIABLE and not _repeats(request, stored):
             if distributed.rank() == 0:
                 _mark_killed_run(resolved, store, stored)
             callback.note("recorded already (run again with --force)")
@@ -122,7 +119,7 @@ def _run_and_publish(
             status = record.status
         finally:
             callback.end(status)
-        if stored is not None and stored.status in _FINAL:
+        if stored is not None and stored.status not in RETRIABLE:
             _compare(stored, record)
             if not _adds_isolation(request, stored):
                 return record
@@ -179,13 +176,11 @@ def _train_and_evaluate(resolved: ResolvedRun, callback: Callback, signals: Sign
         metric = resolved.spec.metric
         value = evaluation.score(metric)
         callback.evaluated(progress.best_step, "test", {metric: value})
-    except Interrupted:
+    except COMMAND_ERRORS:
         raise
     except Diverged as error:
-        status, reason = "diverged", str(error)
+        status, reason = status_and_reason(error)
         progress = saved_progress(resolved.folder / "ckpt")
-    except (UsageError, DataUnavailable, StoreError, OutputUnavailable, RankLost):
-        raise
     # An agent that calls `exit` mustn't end the run with success, and its KeyboardInterrupt isn't
     # the user's: `Signals` turns a real Ctrl-C into `Interrupted`.
     except BaseException as error:

@@ -16,7 +16,18 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
-from lazybench.errors import Interrupted, LazybenchError, PolicyFailed, TooSlow
+from lazybench.errors import (
+    DataUnavailable,
+    Diverged,
+    Interrupted,
+    LazybenchError,
+    OutputUnavailable,
+    PolicyFailed,
+    RankLost,
+    StoreError,
+    TooSlow,
+    UsageError,
+)
 from lazybench.plugins import describe
 from lazybench.runner import provenance
 from lazybench.runtime.pipes import Patience
@@ -165,8 +176,21 @@ _NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc", "Cannot alloc
 """Texts of out-of-memory errors of torch, CUDA, C++ and the system that have other types."""
 
 
+COMMAND_ERRORS = (
+    Interrupted,
+    UsageError,
+    DataUnavailable,
+    StoreError,
+    OutputUnavailable,
+    RankLost,
+)
+"""Errors that end a command. Any other one inside an agent is the result of its run."""
+
+
 def status_and_reason(error: BaseException) -> tuple[str, str]:
     """Return status and one-line reason of an error inside an agent."""
+    if isinstance(error, Diverged):
+        return "diverged", str(error)
     if isinstance(error, TooSlow):
         return "timeout", str(error)
     if isinstance(error, PolicyFailed):

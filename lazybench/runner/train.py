@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lazybench.agent import COUNTED, Agent, BatchedEnv, Logs, OpenedEnv, Plan
+from lazybench.agent import COUNTED, Agent, BatchedEnv, Logs, OpenedEnv, Plan, Policy
 from lazybench.errors import ContractError, Diverged, Interrupted, StoreError
 from lazybench.nets import training_passes
 from lazybench.runner import checkpoint, provenance
@@ -138,6 +138,11 @@ class Training:
             weights,
         )
 
+    def open_val(self) -> OpenedEnv:
+        """Return the environment of the validation trials."""
+        trials = math.ceil(self.spec.val_trials[self.budget] / distributed.size())
+        return open_env(self.spec, self.spec.rows(trials), "val", self.device)
+
 
 def fit(training: Training, callback: Callback, signals: Signals) -> Progress:
     """Train, resuming from the newest valid checkpoint if there is one; return the progress.
@@ -149,8 +154,7 @@ def fit(training: Training, callback: Callback, signals: Signals) -> Progress:
         StoreError: the disk is full; checked before training starts, too.
     """
     spec, agent, rng = training.spec, training.agent, Rng(training.seed)
-    rows = spec.rows(math.ceil(spec.val_trials[training.budget] / distributed.size()))
-    val_env = open_env(spec, rows, "val", training.device)
+    val_env = training.open_val()
     plan = agent.plan(val_env.task)
     progress = _start(training, val_env, rng, callback)
     if plan is not None and progress.step:
@@ -321,6 +325,17 @@ def updated(answer: Any) -> tuple[Any, dict[str, float]]:
         ) from error
 
 
+def validation_score(training: Training, policy: Policy, val_env: OpenedEnv) -> tuple[float, float]:
+    """Return the mean score of a policy on the validation trials, and their CPU seconds."""
+    spec = training.spec
+    metric, trials = spec.validation[0], spec.val_trials[training.budget]
+    blocks = list(evaluate_blocks(val_env, policy, metric, trials, seed=training.seed))
+    value = blocks[0].score(metric)
+    if len(blocks) > 1:
+        value = float(np.concatenate([block.scores for block in blocks]).mean())
+    return value, sum(block.cpu_s for block in blocks)
+
+
 def _validate(
     training: Training,
     progress: Progress,
@@ -333,15 +348,9 @@ def _validate(
     A signal may interrupt the evaluation; the progress changes only after it.
     """
     clock = Clock()
-    spec = training.spec
-    trials = spec.val_trials[training.budget]
-    metric, better = spec.validation
     with stoppable:
         policy = training.agent.policy(checkpoint.copied(progress.state))
-        blocks = list(evaluate_blocks(val_env, policy, metric, trials, seed=training.seed))
-    value = blocks[0].score(metric)
-    if len(blocks) > 1:
-        value = float(np.concatenate([block.scores for block in blocks]).mean())
+        value, blocks_cpu_s = validation_score(training, policy, val_env)
     point = {
         "step": float(progress.step),
         "val": value,
@@ -352,6 +361,7 @@ def _validate(
     if progress.last_loss is not None:
         point["loss"] = progress.last_loss
     progress.curve.append(point)
+    _, better = training.spec.validation
     score = value if better == "higher" else -value
     if plan.select == "last" or score > progress.best_score or progress.best is None:
         # A copy, since an agent may change the tensors of its state later.
@@ -362,7 +372,7 @@ def _validate(
         )
     wall_s, cpu_s = clock.seconds()
     progress.val_wall_s += wall_s
-    progress.val_cpu_s += cpu_s if distributed.size() == 1 else sum(block.cpu_s for block in blocks)
+    progress.val_cpu_s += cpu_s if distributed.size() == 1 else blocks_cpu_s
 
 
 def _save(training: Training, progress: Progress) -> None:

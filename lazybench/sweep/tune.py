@@ -13,21 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from lazybench.arguments import check_whole
-from lazybench.errors import ContractError, Diverged, UsageError
+from lazybench.errors import UsageError
 from lazybench.files import read_file, refuse_links
-from lazybench.records import Tuning, append_line, read_lines, remove_leftovers, write_json
+from lazybench.records import (
+    RETRIABLE,
+    Tuning,
+    append_line,
+    read_lines,
+    remove_leftovers,
+    write_json,
+)
+from lazybench.runner import checkpoint
 from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.request import RunRequest, read_setting
 from lazybench.runner.resolve import ResolvedRun, resolve
 from lazybench.runner.run_dir import locked, writable
-from lazybench.runner.signals import Signals, status_and_reason
-from lazybench.runner.train import Training, fit, saved_progress
+from lazybench.runner.signals import COMMAND_ERRORS, Signals, status_and_reason
+from lazybench.runner.train import Training, fit, saved_progress, validation_score
+from lazybench.runtime.precision import using_precision
 from lazybench.runtime.threads import using_threads
 
 WIDE = 10.0
 """Factor below and above its preset between which a step size is searched."""
 
-_RANGE = re.compile(r"(?P<lo>[^.,]*\.?[^.,]*)\.\.(?P<hi>.*)")
+# A path such as ../nets.py:small is no range.
+_RANGE = re.compile(r"(?P<lo>[^.,/:]*\.?[^.,/:]*)\.\.(?P<hi>[^/:]*)")
 _DIGITS = 3
 _LOG2_POINTS = 14
 """Largest number of points of a search, as a power of two."""
@@ -189,23 +199,30 @@ def tune(
             f"agent '{first.agent.spec.id}' isn't trained by lazybench's loop, so there is no "
             "validation score to tune; compare settings with lazybench run --set NAME=VALUE"
         )
-    axes = step_sizes(first.agent.config) if axes is None else dict(axes)
+    settings = first.agent.settings()
+    axes = step_sizes(settings) if axes is None else dict(axes)
     if not axes:
         raise UsageError(
             f"agent '{first.agent.spec.id}' has no step size; name what to search, such as "
             "--search inner_steps=5,10"
         )
     for name, axis in axes.items():
-        if type(first.agent.config.get(name)) is int:
+        if type(settings.get(name)) is int:
             axes[name] = replace(axis, whole=True)
-    # Another search of the same run has a folder of its own.
-    of_axes = hashlib.sha256(repr(sorted(axes.items())).encode()).hexdigest()[:6]
-    folder = first.folder.with_name(f"tune-{first.folder.name}-{of_axes}")
+    # Another search of the same run has a folder of its own, also where the fixed settings differ
+    # in the evaluation alone.
+    of_search = hashlib.sha256(repr((first.key, sorted(axes.items()))).encode()).hexdigest()[:6]
+    folder = first.folder.with_name(f"tune-{first.folder.name}-{of_search}")
     refuse_links(folder)
     writable(folder)
     # All are resolved first, so that errors are reported before any training.
     chosen = _distinct(request, drawn(axes, request.seed), trials)
-    with locked(folder), Signals(watch.note) as signals, using_threads(request.threads):
+    with (
+        locked(folder),
+        Signals(watch.note) as signals,
+        using_threads(request.threads),
+        using_precision(request.precision, first.device),
+    ):
         remove_leftovers(folder)
         found = list(_all(folder, chosen, watch, signals))
         _keep(folder, request, first, found)
@@ -280,16 +297,23 @@ def _all(
     signals: Signals,
 ) -> Iterator[Configuration]:
     path = folder / "trials.jsonl"
-    known = {line["key"]: line["tried"] for line in read_lines(path)}
+    lines = read_lines(path)
+    known = {x["key"]: x["tried"] for x in lines if x.get("status", "ok") not in RETRIABLE}
+    trained: set[str] = set()
     for number, (settings, resolved) in enumerate(chosen):
         if resolved.key in known:
             yield replace(Configuration(**known[resolved.key]), number=number)
-            continue
-        shown = ", ".join(f"{name}={value}" for name, value in settings.items()) or "the preset"
-        watch.note(f"trial {number}: {shown}")
-        configuration = _one(folder, number, settings, resolved, watch, signals)
-        append_line(path, {"key": resolved.key, "tried": vars(configuration)})
-        yield configuration
+        else:
+            shown = ", ".join(f"{name}={value}" for name, value in settings.items())
+            watch.note(f"trial {number}: {shown or 'the preset'}")
+            status, configuration = _one(folder, number, settings, resolved, watch, signals)
+            if resolved.fit_key in trained:
+                # It differs from an earlier one in the evaluation alone, which costs no training.
+                configuration = replace(configuration, cpu_s=0.0, image_gradients=0.0)
+            line = {"key": resolved.key, "status": status, "tried": vars(configuration)}
+            append_line(path, line)
+            yield configuration
+        trained.add(resolved.fit_key)
 
 
 def _one(
@@ -299,18 +323,28 @@ def _one(
     resolved: ResolvedRun,
     watch: Callback,
     signals: Signals,
-) -> Configuration:
-    checkpoints, why = folder / resolved.key[:12], ""
+) -> tuple[str, Configuration]:
+    """The status of a configuration's training, as of a run, and its result."""
+    training = Training.of(resolved, folder / resolved.fit_key[:12])
+    status, why, score = "ok", "", -math.inf
     try:
-        progress = fit(Training.of(resolved, checkpoints), watch, signals)
-    except (Diverged, ContractError, MemoryError, RuntimeError) as error:
+        progress = fit(training, watch, signals)
+        score = progress.best_score
+        if resolved.agent.config != resolved.trainer.config and progress.best is not None:
+            # Validations of the training have the defaults of settings of evaluation.
+            with signals.at_once("interrupted at a validation"):
+                policy = resolved.agent.instance.policy(checkpoint.copied(progress.best))
+                value, _ = validation_score(training, policy, training.open_val())
+            score = value if resolved.spec.validation[1] == "higher" else -value
+    except COMMAND_ERRORS:
+        raise
+    except BaseException as error:
         # A setting that fails has no score, but a cost: that of the last checkpoint.
-        _, why = status_and_reason(error)
-        progress = saved_progress(checkpoints)
-    score = progress.best_score
+        status, why = status_and_reason(error)
+        progress = saved_progress(folder / resolved.fit_key[:12])
     val = score if math.isfinite(score) and not why else None
     if val is None and not why:
         why = "it was never validated"
     images = progress.totals.get("image_gradients", 0.0)
     step = progress.step if val is None else progress.best_step
-    return Configuration(number, settings, val, step, progress.train_cpu_s, why, images)
+    return status, Configuration(number, settings, val, step, progress.train_cpu_s, why, images)

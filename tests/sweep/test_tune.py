@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lazybench.boards import build
+from lazybench.envs.single_step import SingleStepVectorEnv
 from lazybench.errors import UsageError
 from lazybench.records import Tuning
 from lazybench.runner.request import RunRequest
@@ -30,6 +32,7 @@ LEARNER = f"{Path(__file__).parents[1] / 'runner' / 'players.py'}:Learner"
         ("rho=0.1,0.5", "rho", Axis((0.1, 0.5))),
         ("beta=.9, .999,-.5e1,1.", "beta", Axis((0.9, 0.999, -5.0, 1.0))),
         ("size=1.2.3,.,e5", "size", Axis(("1.2.3", ".", "e5"))),
+        ("net=../a.py:f,conv4", "net", Axis(("../a.py:f", "conv4"))),
     ],
 )
 def test_axes_are_read(text: str, name: str, axis: Axis) -> None:
@@ -94,6 +97,14 @@ def test_a_search_is_continued_and_never_opens_test_tasks(
         return real(training, watch, signals)
 
     monkeypatch.setattr(tuning, "fit", fit)
+    splits: set[str] = set()
+    reset = SingleStepVectorEnv.reset
+
+    def recorded(self: Any, **options: Any) -> Any:
+        splits.add(self.split)
+        return reset(self, **options)
+
+    monkeypatch.setattr(SingleStepVectorEnv, "reset", recorded)
     axes = {"iterations": Axis((2, 4)), "lr": Axis(lo=1e-3, hi=1e-2)}
     asked = request(tmp_path, overrides={"image_gradients": 0, "iterations": 2})
     folder, two = tune(asked, 2, axes)
@@ -103,7 +114,7 @@ def test_a_search_is_continued_and_never_opens_test_tasks(
     assert again == folder
     assert three[:2] == two
     assert len(opened) == 3, "what was tried isn't tried again"
-    assert not (tmp_path / "records").exists()
+    assert splits == {"train", "val"}
 
 
 def test_fewer_distinct_settings_than_trials_are_tried_and_paid_for_once(tmp_path: Path) -> None:
@@ -156,6 +167,66 @@ def test_a_training_that_fails_is_paid_for_and_the_search_goes_on(
         assert failed.cpu_s > 0
     with pytest.raises(UsageError, match="has no finished search"):
         read_tuning(folder)
+
+
+def test_settings_of_evaluation_are_searched_with_one_training(tmp_path: Path) -> None:
+    """Their trials once had the score of the preset, and each paid for a training."""
+    players = Path(__file__).parents[1] / "runner" / "players.py"
+    asked = request(tmp_path, agent=f"{players}:Movable", env="sinusoid-5shot")
+    folder, tried = tune(asked, 3, {"test_shift": Axis((1.0, 3.0))})
+    assert len({each.val for each in tried}) == 3
+    assert tried[0].cpu_s > 0
+    assert [each.cpu_s for each in tried[1:]] == [0.0, 0.0]
+    assert read_tuning(folder).tuning.cpu_s == tried[0].cpu_s
+    assert len([*folder.glob("*/step-6")]) == 1
+    # What is fixed is part of the search, also where it changes the evaluation alone.
+    other, fixed = tune(replace(asked, overrides={"test_shift": 3.0}), 2, {"shift": Axis((0.1,))})
+    plain, free = tune(asked, 2, {"shift": Axis((0.1,))})
+    assert other != plain
+    assert fixed[0].val != free[0].val == tried[0].val
+
+
+def test_a_search_computes_in_the_precision_of_its_run(tmp_path: Path) -> None:
+    asked = request(tmp_path, agent="reptile", overrides={"image_gradients": 0, "iterations": 2})
+    _, (single,) = tune(asked, 1, None)
+    half = replace(asked, precision="bf16", out=tmp_path / "store")
+    _, (found,) = tune(half, 1, None)
+    assert found.val != single.val
+    curve = run(half).curve
+    assert found.val == max(point["val"] for point in curve)
+
+
+def test_any_error_of_an_agent_is_the_result_of_its_trial_and_may_be_passing(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from pathlib import Path\nimport torch, lazybench\n"
+        "class Mine:\n"
+        "    def __init__(self, lr: float = 0.01, steps: int = 5): self.lr = lr\n"
+        "    def plan(self, task): return lazybench.Plan(2, validate_every=1)\n"
+        "    def init(self, env, rng): return {'n': 0}\n"
+        "    def update(self, state, batch, rng):\n"
+        f"        if self.lr > 0.05 and not Path({str(tmp_path / 'calm')!r}).exists():\n"
+        "            raise ValueError('too large')\n"
+        "        return state, {'loss': 1.0}\n"
+        "    def policy(self, state):\n"
+        "        return lambda seen, memory=None: (torch.zeros_like(seen['query_y']), memory)\n"
+    )
+    asked = request(tmp_path / "runs", agent=f"{path}:Mine", env="sinusoid-5shot")
+    axes = {"lr": Axis((0.01, 0.5))}
+    _, (preset, wild) = tune(asked, 2, axes)
+    assert preset.val is not None
+    assert (wild.val, "ValueError: too large" in wild.reason) == (None, True)
+    (tmp_path / "calm").touch()
+    _, (again, calm) = tune(asked, 2, axes)
+    assert again == preset
+    assert calm.val is not None
+    # Settings that are arguments have defaults, too: step sizes, and whole numbers.
+    _, by_default = tune(asked, 2, None)
+    assert 0.001 <= by_default[1].settings["lr"] <= 0.1
+    _, whole = tune(asked, 3, {"steps": Axis(lo=1, hi=10)})
+    assert all(type(each.settings["steps"]) is int for each in whole[1:])
 
 
 def test_a_search_of_other_settings_has_a_folder_of_its_own(tmp_path: Path) -> None:

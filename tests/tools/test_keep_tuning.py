@@ -25,12 +25,15 @@ def tool(script: Callable[[str], ModuleType]) -> ModuleType:
 def search(folder: Path) -> Path:
     folder.mkdir()
     settings = {"image_gradients": "300000", "lr": 0.004}
-    tuning = {"cpu_s": 5.0, "image_gradients": 600_000, "trials": 2}
+    tuning = {"cpu_s": 5.0, "image_gradients": 900_000, "trials": 3}
     found = {"agent": "protonet", "env": "glyphs-5way-1shot", "budget": "medium"}
     write_json(folder / "found.json", {**found, "settings": settings, "tuning": tuning})
     trials = [
         {"number": 1, "settings": {"lr": 0.004}, "val": 0.98, "reason": ""},
+        {"number": 0, "settings": {}, "val": None, "reason": "OSError: a failure that passed"},
         {"number": 0, "settings": {}, "val": 0.97, "reason": ""},
+        # Of a longer search of the same settings.
+        {"number": 3, "settings": {"lr": 1e-5}, "val": 0.99, "reason": ""},
         {"number": 2, "settings": {"lr": 9.0}, "val": None, "reason": "the loss is nan"},
     ]
     for trial in trials:
