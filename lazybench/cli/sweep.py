@@ -122,11 +122,12 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
             "--workers": workers is not None,
             "--scheduler": scheduler is not None,
             "--json": json,
+            "--dry-run": dry_run,
         }
         _check_emitted([option for option, is_given in given.items() if is_given])
     from lazybench.sweep.process import limits_memory
     from lazybench.sweep.scheduler import SweepRequest, arguments, slots, split
-    from lazybench.sweep.suite import expand, read_suite
+    from lazybench.sweep.suite import aliases, expand, read_suite
 
     if cells_per_device != 1 and devices is None:
         raise UsageError("--cells-per-device goes with --devices, such as --devices cuda:0-7")
@@ -136,6 +137,8 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     if memory_gib is not None and not limits_memory():
         console.note("this system can't limit memory: --memory-gib has no effect")
     cells = _matching(expand(read_suite(suite)), only)
+    for note in aliases(cells):
+        console.note(note)
     memory = None if memory_gib is None else memory_gib * 2**30
     request = SweepRequest(
         jobs,
@@ -153,10 +156,13 @@ def sweep_command(  # noqa: PLR0913 - one parameter for each option
     missing, known = split(cells, request)
     if emit_commands:
         for cell in missing:
-            console.line(shlex.join(["lazybench", *arguments(cell, request), "--quiet"]))
+            words = ["lazybench", *arguments(cell, request), "--quiet", "--no-boards"]
+            console.line(shlex.join(words))
         for row in known:
             if row.status in BAD:
                 console.note(console.one_line(f"{row.status}: {row.cell.name}: {row.reason}"))
+        if code := exit_code(known):
+            raise typer.Exit(code)
         return
     outcomes = list(known)
     if not dry_run and missing and (workers or scheduler):

@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 from lazybench.errors import ClusterUnavailable, LazybenchError, UsageError
 from lazybench.records import Record, Store
 from lazybench.runner.callbacks import Callback
+from lazybench.runtime.threads import usable_cores
 from lazybench.sweep.process import Call, Ended, Processes
 from lazybench.sweep.scheduler import BUSY, CellOutcome, SweepRequest, call, key_of, outcome
 from lazybench.sweep.suite import SuiteCell
@@ -78,7 +80,9 @@ def on_cluster(
             ) as cluster,
             Client(cluster) as client,
         ):
-            yield ClusterSweep(request, client)
+            # A worker knows its own threads alone, not how many workers share the machine.
+            share = request.threads or max(1, usable_cores() // workers)
+            yield ClusterSweep(replace(request, threads=share), client)
 
 
 def _client(factory: Callable[..., Any], address: str) -> Any:
@@ -121,7 +125,14 @@ class ClusterSweep:
 
         left = list(reversed(cells))
         waiting: dict[Any, _Begun] = {}
+        alone = False
         while left or waiting:
+            if self._client.status != "running":
+                yield from self._lost(waiting.values(), left)
+                return
+            if not self._client.nthreads() and not alone:
+                callback.note("no worker is connected to the scheduler; waiting for one")
+                alone = True
             room = sum(self._client.nthreads().values()) - len(waiting)
             for _ in range(min(room, len(left)) if not self._stopped else 0):
                 cell = left.pop()
@@ -140,8 +151,20 @@ class ClusterSweep:
                 ended = wait(list(waiting), timeout=_PAUSE_S, return_when="FIRST_COMPLETED").done
             except TimeoutError:
                 continue
+            except CancelledError:
+                # The scheduler is gone, which the client's status says.
+                time.sleep(_PAUSE_S)
+                continue
             for future in ended:
                 yield self._outcome(waiting.pop(future), future)
+
+    def _lost(self, begun: Iterable[_Begun], left: Iterable[SuiteCell]) -> Iterator[CellOutcome]:
+        """The outcomes of the cells that the loss of the scheduler leaves without one."""
+        why = "the scheduler is gone; start it again and re-run the same command to resume"
+        for each in begun:
+            wall_s = time.perf_counter() - each.at_s
+            yield CellOutcome(each.cell, "failed", None, wall_s, why)
+        yield from (CellOutcome(cell, "failed", None, 0.0, why) for cell in left)
 
     def stop(self, *, at_once: bool = False) -> None:
         """Start no further cell, and ask running ones to end, or kill them at once."""

@@ -25,7 +25,7 @@ from lazybench.errors import (
     StoreError,
     UsageError,
 )
-from lazybench.records import Record, Store
+from lazybench.records import RETRIABLE, Record, Store
 from lazybench.runner.callbacks import Callback
 from lazybench.runner.request import MOST_S, RunRequest
 from lazybench.runner.resolve import resolve
@@ -282,31 +282,30 @@ def key_of(cell: SuiteCell, request: SweepRequest) -> str:
     return resolve(asked, here=not request.elsewhere).key
 
 
-def standing(cell: SuiteCell, request: SweepRequest) -> Record | None:
-    """Return the stored record of a cell, or None.
-
-    Raises:
-        UsageError: a name or setting that isn't allowed.
-        DataUnavailable: the data isn't installed or is damaged.
-    """
-    return Store(request.out).find(key_of(cell, request))
-
-
 def split(
     cells: Sequence[SuiteCell], request: SweepRequest
 ) -> tuple[list[SuiteCell], list[CellOutcome]]:
-    """Return the cells to run, and the outcomes of those that are recorded or can't run."""
+    """Return the cells to run, and the outcomes of those that are recorded or can't run.
+
+    Of several cells that are one run, such as one with the preset's own value of a setting, the
+    first is kept.
+    """
     missing: list[SuiteCell] = []
     known: list[CellOutcome] = []
+    keys: set[str] = set()
     for cell in cells:
         try:
-            record = standing(cell, request)
+            key = key_of(cell, request)
         except LazybenchError as error:
             known.append(CellOutcome(cell, _status(error), reason=str(error)))
             continue
+        if key in keys:
+            continue
+        keys.add(key)
+        record = Store(request.out).find(key)
         if (
             record is None
-            or record.status in ("failed", "oom", "timeout")
+            or record.status in RETRIABLE
             or (record.status == "ok" and request.isolated and not record.isolated)
         ):
             missing.append(cell)

@@ -16,10 +16,11 @@ inner_steps = [5, 10]
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -27,9 +28,9 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lazybench.arguments import check_one_of
-from lazybench.errors import DataUnavailable, UsageError, nearest
+from lazybench.errors import DataUnavailable, LazybenchError, UsageError, nearest
 from lazybench.files import read_text
-from lazybench.runner.request import in_range
+from lazybench.runner.request import in_range, resolve_env
 from lazybench.specs import BUDGETS
 
 _SHOWN = 200
@@ -137,6 +138,16 @@ def _place(loc: Sequence[int | str]) -> tuple[str, str]:
     if table != "cells" or not rest:
         return "", ".".join(map(str, loc))
     return f"in block {int(rest[0]) + 1} of cells", ".".join(map(str, rest[1:]))
+
+
+def aliases(cells: Iterable[SuiteCell]) -> list[str]:
+    """Return a note for each alias among the environments of cells: what it stands for."""
+    notes: dict[str, None] = {}
+    for name in dict.fromkeys(cell.env for cell in cells):
+        # A name that isn't known is the outcome of its cells.
+        with contextlib.suppress(LazybenchError):
+            notes[resolve_env(name)[1]] = None
+    return [note for note in notes if note]
 
 
 def expand(suite: Suite) -> list[SuiteCell]:

@@ -42,6 +42,7 @@ def test_a_cell_that_diverged_has_no_score_the_next_time_either(lazybench: Any) 
         ("--devices", "cuda"),
         ("--scheduler", "tcp://127.0.0.1:8786"),
         ("--json",),
+        ("--dry-run",),
     ],
 )
 def test_commands_for_a_queue_lose_no_option(lazybench: Any, options: tuple[str, ...]) -> None:
@@ -56,6 +57,23 @@ def test_commands_for_a_queue_keep_what_belongs_to_a_cell(lazybench: Any) -> Non
     done = lazybench("sweep", suite("chance"), "--emit-commands", *kept)
     assert done.code == 0
     assert "--device cuda --timeout-per-episode 5 --threads 3 " in done.out
+    # Jobs of an array would wait for each other's boards.
+    assert done.out.rstrip().endswith("--quiet --no-boards")
+
+
+def test_commands_for_a_queue_say_which_runs_are_missing(lazybench: Any) -> None:
+    done = lazybench("sweep", suite("nope", "chance"), "--emit-commands")
+    assert done.code == 3
+    assert done.out.count("\n") == 1
+    assert "refused: nope" in done.err
+
+
+def test_a_sweep_says_what_an_alias_stands_for(lazybench: Any) -> None:
+    Path("mine.toml").write_text(
+        'name = "mine"\n[[cells]]\nagents = ["chance"]\nenvs = ["tiered-20way"]\nbudget = "smoke"\n'
+    )
+    done = lazybench("sweep", "mine.toml", "--dry-run")
+    assert done.err.count("tiered-20way is glyphs-20way-5shot") == 1, done.err
 
 
 def test_runs_share_the_cores_unless_they_are_given_threads() -> None:

@@ -18,7 +18,8 @@ import pytest
 
 from lazybench.errors import ClusterUnavailable, UsageError
 from lazybench.records import Store
-from lazybench.runner.callbacks import SILENT
+from lazybench.runner.callbacks import SILENT, Callback
+from lazybench.runtime.threads import usable_cores
 from lazybench.sweep import cluster as cluster_module
 from lazybench.sweep.cluster import on_cluster
 from lazybench.sweep.process import Call
@@ -203,3 +204,55 @@ def test_a_scheduler_that_does_not_answer_is_reported(
         on_cluster(asked(tmp_path), scheduler="tcp://127.0.0.1:1"),
     ):
         pass
+
+
+def test_local_workers_share_the_cores(tmp_path: Path) -> None:
+    with on_cluster(asked(tmp_path), workers=2) as engine:
+        request = engine._request
+    assert request.threads == max(1, usable_cores() // 2)
+
+
+def test_a_lost_scheduler_leaves_outcomes_and_a_next_step(tmp_path: Path) -> None:
+    place = tmp_path / "scheduler.json"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"]
+    command += ["--port", "0", "--no-dashboard", "--scheduler-file", str(place)]
+    scheduler = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    wait_for(place.exists, 60)
+    address = json.loads(place.read_text())["address"]
+    work = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1"]
+    worker = subprocess.Popen([*work, "--no-dashboard"], stderr=subprocess.DEVNULL, cwd=tmp_path)
+
+    class Kills(Callback):
+        def run_begun(self, cell: Any) -> None:
+            scheduler.kill()
+
+    slow = cell(f"{PLAYERS}:Slow", updates=400)
+    request = asked(tmp_path, elsewhere=True)
+    try:
+        with on_cluster(request, scheduler=address) as engine:
+            ended = list(engine.run([slow, cell("chance"), cell("chance", 1)], Kills()))
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
+    assert {outcome.status for outcome in ended} == {"failed"}
+    assert len(ended) == 3
+    assert all("the scheduler is gone; start it again" in outcome.reason for outcome in ended)
+
+
+def test_a_scheduler_without_workers_is_reported(tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    class Notes(Callback):
+        def note(self, text: str) -> None:
+            notes.append(text)
+            two.scale(1)
+
+    with distributed.LocalCluster(
+        n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
+    ) as two:
+        request = asked(tmp_path, elsewhere=True)
+        with on_cluster(request, scheduler=two.scheduler_address) as engine:
+            (ended,) = engine.run([cell("chance")], Notes())
+    assert ended.status == "ok"
+    assert notes == ["no worker is connected to the scheduler; waiting for one"]
