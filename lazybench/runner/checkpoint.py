@@ -50,8 +50,10 @@ def save(folder: Path, step: int, state: Any) -> None:
     target, new, old = (folder / f"{name}{step}" for name in ("step-", _NEW, _OLD))
     for path in (target, new, old):
         refuse_links(folder.parent, path)
-    for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
+    # Also those of other steps, which a process that was killed in the middle leaves behind.
+    for pattern in (f"{_NEW}*", f"{_OLD}*"):
+        for left in folder.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
     files = {
         _TENSORS: save_tensors(tensors),
         _TREE: json.dumps(tree).encode(),

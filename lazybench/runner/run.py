@@ -121,9 +121,10 @@ def _run_and_publish(
             callback.end(status)
         if stored is not None and stored.status not in RETRIABLE:
             _compare(stored, record)
-            if not _adds_isolation(request, stored):
-                return record
-        path = store.publish(record)
+        if stored is None or stored.status in RETRIABLE or _adds_isolation(request, stored):
+            path = store.publish(record)
+        else:
+            path = store.path(stored)
         _mark_done(resolved, record, str(path.resolve()))
         if signals.number:
             # This run is complete, but its caller must stop.

@@ -86,8 +86,12 @@ def _holder(folder: Path) -> str:
 
 _OWN = (
     *("config.json", "run*.toml", "done*.json", "episodes*.jsonl", "error*.txt"),
-    *(f"ckpt/step-*/{name}" for name in ("manifest.json", "state.json", "tensors.safetensors")),
-    *("ckpt/step-*/.tmp-*", "ckpt/step-*", "ckpt", ".tmp-*"),
+    *(
+        f"ckpt/{folder}*{name}"
+        for folder in ("step-", ".new-", ".old-")
+        for name in ("/manifest.json", "/state.json", "/tensors.safetensors", "/.tmp-*", "")
+    ),
+    *("ckpt", ".tmp-*"),
 )
 """What runs write into their folder, as patterns; what is in a folder comes before it."""
 

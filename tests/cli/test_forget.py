@@ -23,6 +23,9 @@ def run(tmp_path: Path) -> Path:
     append_line(folder / "episodes-123456789012.jsonl", {"first": 0})
     for name in ("run.toml", "error.txt", "ckpt/step-2/state.json", "ckpt/step-2/manifest.json"):
         write_bytes(folder / name, b"x")
+    # A process that was killed while it saved leaves these.
+    for name in ("ckpt/.new-4/state.json", "ckpt/.old-2/tensors.safetensors"):
+        write_bytes(folder / name, b"x")
     return folder
 
 

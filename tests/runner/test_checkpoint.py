@@ -98,6 +98,13 @@ def test_steps_are_numbers_and_the_newest_two_stay(tmp_path) -> None:
     assert "step-100/state.json is damaged" in notes[0]
 
 
+def test_what_a_killed_process_left_goes_at_the_next_save(tmp_path) -> None:
+    for left in (".new-9", ".old-3"):
+        (tmp_path / left).mkdir()
+    checkpoint.save(tmp_path, 12, {"n": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-12"]
+
+
 def test_a_copied_state_shares_no_memory() -> None:
     state = {"a": torch.zeros(2), "b": [torch.zeros(1)], "c": (torch.zeros(1), 3), "d": "x"}
     again = checkpoint.copied(state)

@@ -78,6 +78,9 @@ def test_a_forced_run_repeats_and_must_agree(tmp_path):
     first = play(tmp_path)
     again = play(tmp_path, force=True)
     assert again.comparable() == first.comparable()
+    # A folder of its own has the status of a finished run, too.
+    play(tmp_path, force=True, runs=tmp_path / "elsewhere")
+    assert [run.status for run in list_runs(tmp_path / "elsewhere")] == ["ok"]
     path = next((tmp_path / "store").rglob("records/**/*.json"))
     doctored = first.model_copy(update={"curve": []})
     path.write_text(doctored.to_json())
