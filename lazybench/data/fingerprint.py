@@ -42,6 +42,22 @@ def content_fingerprint(splits: Mapping[str, Iterable[Iterable[bytes]]]) -> str:
     return digest.hexdigest()
 
 
+def class_order(splits: Mapping[str, Sequence[Iterable[bytes]]]) -> str:
+    """8 hex digits over the order of the classes, which numbers them.
+
+    Trials, and the head of a long tail, follow the numbers, so the same content under other names
+    of classes is other tasks.
+
+    Args:
+        splits: for each split the classes in order, each as the hashes of its instances.
+    """
+    digest = hashlib.sha256(b"lazybench class order 1\n")
+    for split in sorted(splits):
+        digest.update(f"{split} {len(splits[split])}\n".encode())
+        digest.update(b"".join(_class_hash(instances) for instances in splits[split]))
+    return digest.hexdigest()[:8]
+
+
 def repeated_instances(
     splits: Mapping[str, Sequence[Sequence[bytes]]], classes: Mapping[str, Sequence[str]]
 ) -> tuple[str, ...]:

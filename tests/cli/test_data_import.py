@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_from_features_to_a_board(lazybench: Any, features: Path, agent: str) ->
     assert ran.code == 0, ran.err
     record = json.loads(ran.out)
     assert record["env"]["id"] == "mine-5way-1shot"
-    assert record["data"]["prep"] == "float32-1"
+    assert re.fullmatch("float32-1-[0-9a-f]{8}", record["data"]["prep"])
     assert record["data"]["source"].startswith("imported from features in 'mine.npz'; split re-")
     assert record["metrics"]["accuracy"]["value"] > (0.9 if agent == "nearest_pixel" else 0.3)
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -92,6 +93,8 @@ class Embedding:
         held_out: whether long-tailed streams hold out a part of the train classes' instances, as
             on imported images.
         parts: the train and test part of long-tailed streams, where the data set has its own.
+        size: edge in pixels that images were resized to; None for the backbone's own.
+        allow_overlap: whether the weights were allowed to have seen the test classes.
     """
 
     data: str
@@ -101,6 +104,15 @@ class Embedding:
     weights: str
     held_out: bool = False
     parts: Mapping[Part, SplitMeta] = field(default_factory=dict)
+    size: int | None = None
+    allow_overlap: bool = False
+
+    def command(self, name: str, *options: str) -> str:
+        """Return the command that embeds these features under a name, with further options."""
+        words = ["lazybench", "data", "embed", self.data, "--with", self.backbone, "--name", name]
+        words += ["--size", str(self.size)] if self.size is not None else []
+        words += ["--allow-overlap"] if self.allow_overlap else []
+        return shlex.join([*words, *options])
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,8 @@ class Meta:
         splits: train, val and test; none where the data set that was embedded has no few-shot
             tasks. Splits that aren't embedded yet have no bytes.
         fingerprint: 64 hex digits over source content and split.
-        prep: preparation of the sources (`84-lanczos-1`).
+        prep: preparation of the sources (`84-lanczos-1`) and, of an import, 8 digits over the order
+            of its classes.
         source: one line on where the data comes from and how it is split.
         licence: the user's text.
         parts: the train and test part of long-tailed streams, where the source has both with the
@@ -363,7 +376,14 @@ def _embedding(fields: Mapping[str, Any]) -> Embedding:
         part: _split(fields["parts"][part]) for part in PARTS if fields["parts"]
     }
     texts = {name: str(fields[name]) for name in _EMBEDDING_TEXTS}
-    return Embedding(**texts, held_out=bool(fields["held_out"]), parts=parts)
+    size = fields.get("size")
+    return Embedding(
+        **texts,
+        held_out=bool(fields["held_out"]),
+        parts=parts,
+        size=None if size is None else int(size),
+        allow_overlap=bool(fields.get("allow_overlap", False)),
+    )
 
 
 _EMBEDDING_TEXTS = ("data", "data_fingerprint", "backbone", "backbone_sha256", "weights")

@@ -45,7 +45,7 @@ from lazybench.data.importing.importer import (
 )
 from lazybench.data.importing.storage import files_of, part_path
 from lazybench.data.pool import SPLITS, DataSet, Labelled, Pool, Split, open_labelled
-from lazybench.errors import UnknownName, UsageError
+from lazybench.errors import DataUnavailable, UnknownName, UsageError
 from lazybench.files import file_digest, read_file, replaced_folder, sync, write_json
 from lazybench.nets.pretrained import Pretrained, pretrained
 from lazybench.registry import DATASETS, ENVS, open_data
@@ -157,16 +157,18 @@ def embed_data(request: EmbedRequest, progress: Progress = lambda *_: None) -> E
     device = torch.device(request.device)
     module = network.module.to(device)
     width = _width(module, source, request.backbone, device)
-    meta = _meta(name, request.data, source, network, width)
+    meta = _meta(name, request, source, network, width)
     folder = imported_root() / name
     with writing(folder), alone_on(folder):
         had = _had(folder, meta, request)
+        meta = _as_declared(meta, had, request)
         wanted = [
             file
             for file in source.files
-            if (file in request.splits or file not in SPLITS) and not _bytes(had, file)
+            if (file in request.splits or file not in SPLITS)
+            and (request.replace or not _bytes(had, file))
         ]
-        if not wanted and had is not None:
+        if not wanted and had is not None and had.embedding == meta.embedding:
             return Embedded(had, folder, 0, 0)
         place = _begin(unfinished_path(folder), meta)
         resumed = computed = 0
@@ -296,7 +298,9 @@ def _check(features: NDArray[np.float32], backbone: str) -> None:
         )
 
 
-def _meta(name: str, data: str, source: _Source, network: Pretrained, width: int) -> Meta:
+def _meta(
+    name: str, request: EmbedRequest, source: _Source, network: Pretrained, width: int
+) -> Meta:
     """The description of the features before any is computed."""
     identity = [
         f"lazybench features {_VERSION}",
@@ -309,7 +313,7 @@ def _meta(name: str, data: str, source: _Source, network: Pretrained, width: int
         return SplitMeta(rows.classes, rows.groups, rows.counts, 0, "")
 
     embedding = Embedding(
-        data=data,
+        data=request.data,
         data_fingerprint=source.fingerprint,
         backbone=network.name,
         backbone_sha256=network.sha256,
@@ -318,6 +322,8 @@ def _meta(name: str, data: str, source: _Source, network: Pretrained, width: int
         parts={part: planned(source.files[f"lt-{part}"]) for part in PARTS}
         if "lt-train" in source.files
         else {},
+        size=request.size,
+        allow_overlap=request.allow_overlap,
     )
     return Meta(
         name=name,
@@ -349,17 +355,24 @@ def _held(meta: Meta | None, file: str) -> SplitMeta | None:
 
 
 def _had(folder: Path, meta: Meta, request: EmbedRequest) -> Meta | None:
-    """The features of this name that are there; None where there are none, or they are replaced.
+    """The features of this name and content that are there; None where there are none.
 
     Raises:
-        DuplicateName: they are of other content.
-        DataUnavailable: they are damaged.
+        DuplicateName: they are of other content, and aren't to be replaced.
+        DataUnavailable: they are damaged, and aren't to be replaced.
     """
-    if request.replace or not folder.exists():
+    if not folder.exists():
         return None
-    had = read_meta(folder)
+    try:
+        had = read_meta(folder)
+    except DataUnavailable:
+        if request.replace:
+            return None
+        raise
     if had.fingerprint == meta.fingerprint:
         return had
+    if request.replace:
+        return None
     old, new = had.embedding, meta.embedding
     what = "another size or preparation"
     if old is not None and new is not None:
@@ -372,6 +385,17 @@ def _had(folder: Path, meta: Meta, request: EmbedRequest) -> Meta | None:
             what = f"other weights ({old.backbone} {old.backbone_sha256[:12]})"
     check_free(folder, False, f"{folder.name} holds features of {what}")
     return None
+
+
+def _as_declared(meta: Meta, had: Meta | None, request: EmbedRequest) -> Meta:
+    """The description with what was declared of the weights, now or when they were embedded."""
+    if meta.embedding is None or had is None or had.embedding is None:
+        return meta
+    parts = had.embedding.parts
+    if request.weights:
+        return replace(meta, embedding=replace(meta.embedding, parts=parts))
+    embedding = replace(meta.embedding, weights=had.embedding.weights, parts=parts)
+    return replace(meta, embedding=embedding, source=had.source)
 
 
 def _begin(place: Path, meta: Meta) -> Path:

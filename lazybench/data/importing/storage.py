@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazybench.data.cache import Damaged, mapped
-from lazybench.data.fingerprint import content_fingerprint, repeated_instances
+from lazybench.data.fingerprint import class_order, content_fingerprint, repeated_instances
 from lazybench.data.importing.arrays import MOST_FEATURE
 from lazybench.data.importing.catalogue import (
     META,
@@ -103,8 +103,8 @@ def not_embedded(meta: Meta, split: str) -> DataUnavailable:
     if embedding is None or not meta.splits:
         return DataUnavailable(f"{meta.name} has no split {split} of few-shot tasks")
     return DataUnavailable(
-        f"split {split} of {meta.name} isn't embedded yet; get it with: lazybench data embed "
-        f"{embedding.data} --with {embedding.backbone} --name {meta.name} --splits {split}"
+        f"split {split} of {meta.name} isn't embedded yet; get it with: "
+        f"{embedding.command(meta.name, '--splits', split)}"
     )
 
 
@@ -292,7 +292,7 @@ def write_imported(
         shape=rows.shape,
         splits=splits,
         fingerprint=content_fingerprint(hashes),
-        prep=rows.prep if scale is None else STANDARDISED_PREP,
+        prep=f"{rows.prep if scale is None else STANDARDISED_PREP}-{class_order(hashes)}",
         source=f"imported from {rows.what}; {chosen.split.how}",
         licence=licence,
     )
@@ -333,7 +333,7 @@ def write_parts(
         shape=rows.shape,
         splits={},
         fingerprint=content_fingerprint(hashes),
-        prep=rows.prep,
+        prep=f"{rows.prep}-{class_order(hashes)}",
         source=f"imported from {rows.what}; train and test given by {rows.split_by}",
         licence=licence,
         parts=parts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import lazybench
+from lazybench.cli import main
 from lazybench.data.importing import embed
 from lazybench.data.importing.catalogue import imported_root, overlap
 from lazybench.data.importing.embed import Embedded, EmbedRequest, default_name, embed_data
@@ -188,6 +190,39 @@ def test_splits_can_follow_later(images: Imported, net: str) -> None:
     assert later.meta.fingerprint == first.meta.fingerprint
     assert [open_data("mine@factory").pool(split).classes for split in SPLITS] == [5, 5, 5]
     assert embedded(net).computed == 0
+
+
+def test_one_split_is_made_again_and_the_others_stay(images: Imported, net: str) -> None:
+    """They were deleted, although nothing about them had changed."""
+    first = embedded(net)
+    again = embedded(net, splits=("test",), replace=True)
+    assert again.computed == sum(first.meta.splits["test"].counts)
+    assert again.meta == first.meta
+
+
+def test_weights_can_be_declared_later(images: Imported, net: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET.replace('WEIGHTS = "a few squares"', ""))
+    first = embedded(net)
+    assert first.meta.embedding is not None
+    assert first.meta.embedding.weights == "undeclared"
+    declared = embedded(net, weights="circles")
+    assert declared.computed == 0
+    for found in (declared, embedded(net)):
+        assert found.meta.embedding is not None
+        assert found.meta.embedding.weights == "circles"
+        assert "(circles)" in found.meta.source
+    assert declared.meta.splits == first.meta.splits
+
+
+def test_the_command_for_a_missing_split_can_be_run(images: Imported, net: str) -> None:
+    found = embedded(net, splits=("val", "test"), size=12)
+    name = found.meta.name
+    with pytest.raises(DataUnavailable, match="isn't embedded yet; get it with: ") as raised:
+        lazybench.make_env(f"{name}-5way-1shot", split="train").reset(seed=0)
+    words = shlex.split(str(raised.value).partition("get it with: lazybench ")[2])
+    assert "--size" in words
+    assert main(words) == 0
+    lazybench.make_env(f"{name}-5way-1shot", split="train").reset(seed=0)
 
 
 def test_changed_data_and_weights_are_said(
