@@ -196,7 +196,9 @@ class Learner(NamedTuple):
     ) -> tuple[State, float]:
         """Return the state after one step on the weighted loss, and that loss.
 
-        Running averages take the batch's statistics in, once.
+        Running averages take the batch's statistics in, once. A frozen body keeps those of the
+        first stage. `Choice:` without a first stage, as where its weights come from another
+        training, there are none yet, and a frozen body takes the batch's statistics, too.
 
         Args:
             state: not changed.
@@ -213,7 +215,11 @@ class Learner(NamedTuple):
         frozen = self.late and config.late_trains != "all"
         if frozen:
             with torch.no_grad():
-                features = self.net.features(theta, x, running)
+                if config.is_late(0, self.task):
+                    features, found = train_features(self.net, theta, x)
+                    running = averaged(running, found)
+                else:
+                    features = self.net.features(theta, x, running)
             point = leaves({name: theta[name] for name in theta if name.startswith(HEAD)})
         else:
             point = leaves(theta)

@@ -188,6 +188,31 @@ def test_weights_from_elsewhere_and_other_streams(stream, make_agent, trained, s
             agent.transfer(trained, dataclasses.replace(stream.task, **change))
 
 
+@pytest.mark.parametrize("late_trains", ["head", "fresh_head"])
+def test_a_frozen_body_from_elsewhere_has_measured_statistics(
+    stream, make_agent, start, train, late_trains
+):
+    """Weights come without running statistics; with their start values all answers were noise."""
+    long = {"epochs": 100, "drops": (), "lr": 0.05}
+    first_agent = make_agent(**long, late=1)
+    source = train(first_agent, start(first_agent, stream.task), stream, 100)[0]
+    agent = make_agent(**long, late=0.0, late_trains=late_trains)
+    first = agent.load_weights(start(agent, stream.task), source["theta"])
+    probe = train(agent, first, stream, 60)[0]
+    for name, value in source["theta"].items():
+        assert name.startswith("head") or torch.equal(probe["theta"][name], value), name
+    for (mean, variance), (there, _) in zip(probe["running"], source["running"], strict=True):
+        assert torch.corrcoef(torch.stack([mean, there]))[0, 1] > 0.9
+        assert not torch.equal(variance, torch.ones_like(variance))
+    batch = stream.batch(1000, 64)
+    right = [
+        float((answers(made, state, batch)["labels"] == batch["y"]).float().mean())
+        for made, state in ((first_agent, source), (agent, probe))
+    ]
+    assert right[0] > 0.8
+    assert right[1] > right[0] - 0.1
+
+
 def test_diagnostics_tell_weights_and_norms(stream, make_agent, trained):
     found = make_agent(class_weights="effective_number", beta=0.0).diagnostics(trained)
     assert found["class_weights"] == [1.0, 1.0]
