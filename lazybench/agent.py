@@ -265,8 +265,8 @@ class Agent:
         EVAL_ONLY: settings that affect evaluation and not training. Runs that differ only in these
             share one training run, which is validated at their defaults.
         NEEDS: settings that have no effect unless another setting has one of some values, as
-            `{setting: {other: values}}`; of several others, one is enough. A run that replaces such
-            a setting in vain is refused.
+            `{setting: {other: values}}`; of several others, one is enough, which must have an
+            effect itself. A run that replaces such a setting in vain is refused.
         SHARDED: whether `update` computes `distributed.mine` and adds up by `distributed.summed`,
             so that a meta-batch can be spread over processes.
     """

@@ -105,6 +105,7 @@ class Classifying(Agent):
         "expert_weights": {"loss": ("sade",)},
         "beta": {"class_weights": ("effective_number",)},
         "weighted": {"class_weights": ("effective_number",)},
+        "reduction": {"class_weights": ("effective_number",)},
         "posthoc_tau": {"posthoc": ("logit_adjust", "tau_norm")},
     }
     LATER = LongTailConfig.LATER

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lazybench.agent import Observation, Plan, TaskEnv
+from lazybench.agent import Needs, Observation, Plan, TaskEnv
 from lazybench.agents.longtail import learner
 from lazybench.agents.longtail.classifier import Classifying
 from lazybench.agents.longtail.learner import Learner, State
@@ -145,6 +145,19 @@ class MetaWeightAgent(Classifying):
     LATER = MetaConfig.LATER
     # Weights are learned through the experts' joint answers, so how these are joined affects them.
     EVAL_ONLY = ("posthoc", "posthoc_tau")
+    NEEDS: ClassVar[Needs] = {
+        **{name: needs for name, needs in Classifying.NEEDS.items() if name != "reduction"},
+        "gammas": {"teacher": ("lazy",)},
+        "strength": {"weighting": ("two_component",)},
+        "tau": {"strength": ("released",)},
+        "rho": {"strength": ("scaled",)},
+        "virtual": {"weighting": ("two_component",)},
+        "clip": {"weighting": ("two_component",)},
+        "net_hidden": {"weighting": ("meta_weight_net",)},
+        "net_rule": {"weighting": ("meta_weight_net", "sampler")},
+        "net_lr": {"weighting": ("meta_weight_net", "sampler")},
+        "sampler_temperature": {"weighting": ("sampler",)},
+    }
     config: MetaConfig
 
     def __init__(self, config: MetaConfig) -> None:

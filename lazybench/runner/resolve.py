@@ -101,8 +101,8 @@ def _check_effect(agent: ResolvedAgent, overrides: Mapping[str, Any]) -> None:
         UsageError: one can't, so that the run would be another row with the same result.
     """
     for name in overrides:
-        needs = agent.instance.NEEDS.get(name, {})
-        if needs and not any(agent.config.get(other) in values for other, values in needs.items()):
+        needs = _unmet(agent, name)
+        if needs:
             wanted = " or ".join(
                 f"{other}={' or '.join(_setting_text(value) for value in values)}"
                 for other, values in needs.items()
@@ -112,6 +112,18 @@ def _check_effect(agent: ResolvedAgent, overrides: Mapping[str, Any]) -> None:
                 f"{name} has no effect on agent '{agent.spec.id}' without {wanted}, got {has}; "
                 f"leave {name} out"
             )
+
+
+def _unmet(agent: ResolvedAgent, name: str) -> Mapping[str, tuple[Any, ...]]:
+    """What a setting needs and lacks, or what it needs does itself; empty if it has an effect."""
+    needs = agent.instance.NEEDS.get(name, {})
+    lacking: Mapping[str, tuple[Any, ...]] = needs
+    for other, values in needs.items():
+        if agent.config.get(other) in values:
+            lacking = _unmet(agent, other)
+            if not lacking:
+                return {}
+    return lacking
 
 
 def _setting_text(value: Any) -> str:

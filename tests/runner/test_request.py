@@ -41,6 +41,21 @@ def test_a_run_may_choose_what_the_environment_lets_it() -> None:
         ("maml", "glyphs-5way-1shot", {"damping": 2}, "without meta_gradient=implicit"),
         ("cross_entropy", "glyphs-lt-100", {"beta": 0.9}, "class_weights=effective_number"),
         ("two_component", "glyphs-lt-100", {"posthoc_tau": 2}, "posthoc=logit_adjust or tau_norm"),
+        (
+            "two_component",
+            "glyphs-lt-100",
+            {"rho": 0.9},
+            "without strength=scaled, got strength=re",
+        ),
+        ("two_component", "glyphs-lt-100", {"gammas": [0.5]}, "without teacher=lazy"),
+        (
+            "l2rw",
+            "glyphs-lt-100",
+            {"tau": 3},
+            "without weighting=two_component, got weighting=l2rw",
+        ),
+        ("balms", "glyphs-lt-100", {"net_hidden": 7}, "without weighting=meta_weight_net"),
+        ("cross_entropy", "glyphs-lt-100", {"reduction": "weights"}, "class_weights=effective_n"),
     ],
 )
 def test_a_setting_without_effect_is_refused(
@@ -55,8 +70,12 @@ def test_a_setting_with_what_it_needs_is_taken() -> None:
         ("reptile", {"gammas": [0.5], "test_leap": True}),
         ("lazy_reptile", {"hull": 2, "hull_step": 0.25}),
         ("knn", {"temperature": 9}),
+        ("two_component", {"strength": "scaled", "rho": 0.9}),
+        ("lazy_two_component", {"gammas": (0.5,), "tau": 0.02}),
+        ("balms", {"net_lr": 0.1, "sampler_temperature": 2.0}),
     ):
-        resolved = resolve(RunRequest(agent, "glyphs-5way-1shot", "smoke", overrides=settings))
+        env = "glyphs-lt-20" if agent.endswith(("component", "balms")) else "glyphs-5way-1shot"
+        resolved = resolve(RunRequest(agent, env, "smoke", overrides=settings))
         assert settings.keys() <= resolved.agent.config.keys()
 
 

@@ -66,6 +66,13 @@ def test_every_preset_is_sound_and_counts_its_meta_steps(algorithm: str, budget:
     assert got.begins(got.late, TASK) < got.updates(TASK)
 
 
+def test_the_documentation_names_what_a_lazy_meta_step_costs() -> None:
+    found = config("lazy_two_component", "paper").equivalents(100, 200)
+    page = (Path(__file__).parents[3] / "docs" / "longtail.md").read_text("utf-8")
+    (row,) = (line for line in page.splitlines() if line.startswith("| `lazy_two_component`"))
+    assert row.endswith(f"| {found:.1f} F in the last fifth |")
+
+
 def test_paper_weighs_from_where_each_paper_does() -> None:
     assert [config(name, "paper").late for name in AGENTS] == [0.0, 0.0, 0.8, 0.8, 0.8]
     assert config("lazy_two_component", "paper").gammas == (0.95, 0.9, 0.85, 0.8, 0.75)
