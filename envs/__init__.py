@@ -13,7 +13,7 @@ from typing import Literal
 from lazybench import registry
 from lazybench.data.folders import data_root
 from lazybench.data.importing.catalogue import ORIGIN, Meta, metas
-from lazybench.data.splits import held_out_each
+from lazybench.data.splits import DEV_PER_CLASS, held_out_each
 from lazybench.envs.attack.summary import BAD_COLUMNS, COLUMNS, DETECTION_COLUMNS
 from lazybench.envs.attack.summary import MEASURES as ATTACK_MEASURES
 from lazybench.envs.data_catalogue import DATA_CATALOGUE
@@ -151,8 +151,6 @@ def _sinusoid(shot: int) -> EnvSpec:
         cites=("finn2017maml",),
     )
 
-
-DEV_PER_CLASS = 10
 
 LONGTAIL_MEASURES = (
     Measure("top1_error_pct", "%", "lower"),
@@ -408,7 +406,7 @@ def _makes_tasks(data: str) -> bool:
     if data.partition("@")[0] in _NO_WAYS:
         return False
     imported = {spec.id for spec in registry.DATASETS.specs() if spec.origin == ORIGIN}
-    return data not in imported or not any(m.name == data and m.parts for m in metas()[0])
+    return data not in imported or any(m.name == data and m.splits for m in metas()[0])
 
 
 def installed(data: str) -> bool:

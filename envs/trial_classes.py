@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 
 from lazybench import seeding
 from lazybench.class_effects import TrialClasses
+from lazybench.data.splits import QUERIES
 from lazybench.envs import SIZES
 from lazybench.specs import EnvSpec
-
-QUERIES = 15
-"""Query instances of a class in official test trials."""
 
 
 class SplitSize(NamedTuple):

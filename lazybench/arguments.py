@@ -18,6 +18,14 @@ KEY_DIGITS = 6
 """First digits of a record's key that are enough to name it."""
 
 
+MOST_SIZE = 1024
+"""Longest edge, in pixels, that images may be resized to."""
+
+
+WITH = " + "
+"""Between the names of several data sets that weights were trained on."""
+
+
 def is_key(text: str) -> bool:
     """Return whether a text is a record's key, or at least its first six digits."""
     return re.fullmatch(rf"[0-9a-f]{{{KEY_DIGITS},64}}", text) is not None

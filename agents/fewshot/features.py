@@ -27,11 +27,11 @@ from lazybench.agent import Agent, Needs, Network, Observation, Plan, TaskEnv
 from lazybench.agents.fewshot.descent import BatchNorm, bare, embed, need_classes
 from lazybench.agents.fewshot.episode import real_rows, select_row
 from lazybench.agents.fewshot.weights import moved, network_description, overlay
+from lazybench.arguments import MOST_SIZE
 from lazybench.errors import UsageError
 from lazybench.nets import Net, Passes, backbone
 from lazybench.nets.net import scaled
 from lazybench.nets.params import Params, detached
-from lazybench.nets.pretrained import MOST_SIZE
 from lazybench.runtime.threads import map_tasks
 from lazybench.seeding import Rng
 from lazybench.specs import EnvSpec

@@ -18,10 +18,10 @@ from pydantic import (
 )
 
 from lazybench.agent import Plan
+from lazybench.arguments import MOST_SIZE
 from lazybench.errors import UsageError
 from lazybench.learning import GAMMAS
 from lazybench.nets import Net, Passes, backbone
-from lazybench.nets.pretrained import MOST_SIZE
 from lazybench.specs import EnvSpec
 from lazybench.tasks import TaskShape
 

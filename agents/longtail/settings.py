@@ -428,11 +428,9 @@ def classifier_preset(algorithm: str, env: EnvSpec, budget: str) -> dict[str, An
     return settings
 
 
-_TWO_COMPONENT = {"class_weights": "effective_number", "weighted": "late"}
-
 _META_PRESETS_AGENTS: Mapping[str, Mapping[str, Any]] = {
-    "two_component": _TWO_COMPONENT,
-    "lazy_two_component": {**_TWO_COMPONENT, "teacher": "lazy", "inner_steps": 5},
+    "two_component": _DEFERRED,
+    "lazy_two_component": {**_DEFERRED, "teacher": "lazy", "inner_steps": 5},
     "l2rw": {"weighting": "l2rw"},
     "meta_weight_net": {"weighting": "meta_weight_net"},
     "balms": {"weighting": "sampler", "loss": "balanced_softmax", "net_lr": 1e-2},

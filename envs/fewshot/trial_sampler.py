@@ -15,6 +15,7 @@ from lazybench import registry, seeding
 from lazybench.arguments import check_whole
 from lazybench.data.importing.storage import ImportedSet
 from lazybench.data.pool import SPLITS, DataSet, Split, data_facts
+from lazybench.data.splits import QUERIES
 from lazybench.envs.fewshot.episodes import (
     Block,
     ClassSampler,
@@ -26,7 +27,7 @@ from lazybench.envs.fewshot.episodes import (
     class_groups,
 )
 from lazybench.envs.observations import instances, labels
-from lazybench.envs.trial_classes import QUERIES, protocol_name, spread_queries
+from lazybench.envs.trial_classes import protocol_name, spread_queries
 from lazybench.errors import ContractError, UsageError, nearest
 from lazybench.tasks import CALIBRATION, PADDING, Answers, TaskShape
 

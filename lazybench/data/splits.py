@@ -30,6 +30,9 @@ HELD_OUT = 5
 set has no test part of the same classes."""
 
 
+QUERIES = 15
+"""Query instances of a class in official few-shot trials."""
+
 DEV_PER_CLASS = 10
 """Images of each class in the dev set of a long-tailed stream, by default."""
 

@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
+from lazybench.arguments import MOST_SIZE, WITH
 from lazybench.errors import DataUnavailable, LazybenchError, UsageError, nearest
 from lazybench.files import file_digest, read_file
 from lazybench.nets.module import EFFNET_LITE0, PACKAGES, Factory, is_pretrained, module_sha256
@@ -44,8 +45,6 @@ WEIGHTS = "WEIGHTS"
 UNDECLARED = "undeclared"
 IMAGENET = "imagenet-1k"
 
-MOST_SIZE = 1024
-"""Longest edge, in pixels, that images may be resized to."""
 _MOST_WEIGHTS_BYTES = 1 << 34
 
 
@@ -441,9 +440,9 @@ def _torchvision(library: Any, model: str, size: int | None, file: str) -> Loade
         return network
 
     network = _of_size(create, "image_size", size)
-    for head in ("fc", "classifier", "heads", "head"):
-        if head in dict(network.named_children()):
-            setattr(network, head, nn.Identity())
+    for name, head in list(network.named_children()):
+        if name in ("fc", "classifier", "heads", "head"):
+            setattr(network, name, without_last(head))
     if file:
         _load_file(network, file, f"torchvision:{model}")
     given = weights.transforms()
@@ -456,6 +455,19 @@ def _torchvision(library: Any, model: str, size: int | None, file: str) -> Loade
         _mode(str(given.interpolation).lower()),
     )
     return network, preparation, trained_on(str(weights).rpartition(".")[2])
+
+
+def without_last(head: nn.Module) -> nn.Module:
+    """Return a classifying head without its last linear layer or convolution.
+
+    What comes before it belongs to the features: in some networks the pooling, or a norm.
+    """
+    parts = list(head.named_children()) if isinstance(head, nn.Sequential) else []
+    last = [name for name, part in parts if isinstance(part, nn.Linear | nn.Conv2d)][-1:]
+    if not last:
+        return nn.Identity()
+    setattr(head, last[0], nn.Identity())
+    return head
 
 
 class _Tower(nn.Module):
@@ -509,25 +521,39 @@ _LISTS = {
 }
 
 _TAGS = (
+    (r"laion2b", "laion-2b"),
+    (r"laion400m", "laion-400m"),
+    (r"laion", "laion"),
+    (r"openai", "openai-wit"),
+    (r"webli", "webli"),
+    (r"datacomp", "datacomp"),
+    (r"metaclip", "metaclip"),
+    (r"dfn", "dfn"),
+    (r"ig1b|swsl|swag", "instagram"),
+    (r"yfcc", "yfcc"),
+    (r"lvd142m", "lvd-142m"),
+    (r"lvd1689m", "lvd-1689m"),
     (r"in21k|imagenet21k", "imagenet-21k"),
     (r"in22k|imagenet22k", "imagenet-22k"),
     (r"in12k", "imagenet-12k"),
-    (r"lvd142m", "lvd-142m"),
-    (r"lvd1689m", "lvd-1689m"),
-    (r"in1k|imagenet1k", IMAGENET),
+    # DINO's and the masked autoencoders' published weights saw ImageNet-1k without its labels.
+    (r"in1k|imagenet1k|(^|_)(dino|mae|fcmae)(_|$)", IMAGENET),
     (r"cifar100", "cifar-100"),
     (r"cifar10(?!0)", "cifar-10"),
 )
+_LARGER = frozenset({"imagenet-12k", "imagenet-21k", "imagenet-22k"})
 
 
 def trained_on(tag: str) -> str:
-    """Return what weights of a published tag were trained on, first of all; else the tag itself.
+    """Return what weights of a published tag were trained on, joined by ` + `; else the tag.
 
     `a1_in1k` and `IMAGENET1K_V2` are imagenet-1k; `augreg_in21k_ft_in1k` is imagenet-21k, which
-    holds it.
+    holds it; `laion2b_ft_in1k` is `laion-2b + imagenet-1k`.
     """
     plain = tag.lower()
-    for pattern, name in _TAGS:
-        if re.search(pattern, plain):
-            return name
-    return plain or UNDECLARED
+    found = [name for pattern, name in _TAGS if re.search(pattern, plain)]
+    if "laion" in found and len(found) > 1 and found[0] != "laion":
+        found.remove("laion")
+    if _LARGER & set(found):
+        found = [name for name in found if name != IMAGENET]
+    return WITH.join(found) or plain or UNDECLARED

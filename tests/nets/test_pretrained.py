@@ -21,9 +21,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from lazybench.data.importing.catalogue import overlap
 from lazybench.errors import DataUnavailable, UsageError
 from lazybench.nets import Passes, backbone, pretrained
-from lazybench.nets.pretrained import Preparation, Prepared, seen, trained_on
+from lazybench.nets.pretrained import Preparation, Prepared, seen, trained_on, without_last
 from lazybench.nets.pretrained import pretrained as load_pretrained
 from lazybench.tasks import TaskShape
 
@@ -137,7 +138,7 @@ def by_hand(x: Any, size: int, edge: int, mean: Any, std: Any) -> Any:
     [
         ("timm:resnet18.a1_in1k", 16, "imagenet-1k"),
         ("torchvision:resnet18", 16, "imagenet-1k"),
-        ("open_clip:ViT-B-32/laion2b", 14, "laion2b"),
+        ("open_clip:ViT-B-32/laion2b", 14, "laion-2b"),
     ],
 )
 def test_images_are_prepared_as_the_package_says(name: str, edge: int, weights: str) -> None:
@@ -252,6 +253,33 @@ def test_tags_say_what_was_seen() -> None:
     assert trained_on("cifar100") == "cifar-100"
     assert trained_on("cifar10") == "cifar-10"
     assert trained_on("") == "undeclared"
+    # All sources, or web-scale pre-training would disappear behind the fine-tuning.
+    assert trained_on("laion2b_ft_in12k_in1k") == "laion-2b + imagenet-12k"
+    assert trained_on("fb_swsl_ig1b_ft_in1k") == "instagram + imagenet-1k"
+    assert trained_on("openai_ft_in1k") == "openai-wit + imagenet-1k"
+    for tag in ("dino", "mae", "fcmae", "fcmae_ft_in1k", "laion2b_ft_in1k", "lvd1689m"):
+        assert overlap("miniimagenet", trained_on(tag)), tag
+    assert not overlap("miniimagenet", trained_on("laion2b_s34b_b79k"))
+
+
+@pytest.mark.parametrize(
+    ("head", "shape"),
+    [
+        (nn.Linear(6, 10), (2, 6)),
+        (nn.Sequential(nn.Dropout(), nn.Linear(6, 10)), (2, 6)),
+        # A norm before the last layer, as in ConvNeXt, stays.
+        (nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 10)), (2, 6)),
+        (nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 10)), (2, 8)),
+    ],
+)
+def test_a_head_loses_its_last_layer_alone(head: nn.Module, shape: tuple[int, int]) -> None:
+    assert without_last(head)(torch.randn(2, 6)).shape == shape
+
+
+def test_a_head_that_pools_still_does() -> None:
+    """SqueezeNet's is a convolution and the pooling; whole maps were stored as features."""
+    head = nn.Sequential(nn.Dropout(), nn.Conv2d(5, 10, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    assert without_last(head)(torch.randn(2, 5, 13, 13)).flatten(1).shape == (2, 5)
 
 
 def net(**passes: Any) -> Any:

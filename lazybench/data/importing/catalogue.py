@@ -19,8 +19,16 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from lazybench.arguments import WITH
 from lazybench.data.folders import data_root
-from lazybench.data.splits import DEV_PER_CLASS, SPLITS, Split, held_out_each, most_imbalance
+from lazybench.data.splits import (
+    DEV_PER_CLASS,
+    QUERIES,
+    SPLITS,
+    Split,
+    held_out_each,
+    most_imbalance,
+)
 from lazybench.errors import DataUnavailable, UsageError
 from lazybench.files import TEMPORARY, put_back, read_file
 from lazybench.runtime.locks import held
@@ -34,10 +42,9 @@ NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 FEATURES_NAME = re.compile(NAME.pattern + r"@[a-z0-9]+(-[a-z0-9]+)*")
 """Of features: the data set that was embedded, and whatever names the backbone."""
 
-QUERIES = 15
-"""Query instances of a class in official few-shot trials."""
-
-_IMAGENETS = frozenset({"imagenet-1k", "imagenet-12k", "imagenet-21k", "imagenet-22k", "lvd-142m"})
+_IMAGENETS = frozenset(
+    {"imagenet-1k", "imagenet-12k", "imagenet-21k", "imagenet-22k", "lvd-142m", "lvd-1689m"}
+)
 OVERLAPS: Mapping[str, frozenset[str]] = {
     "miniimagenet": _IMAGENETS | {"tieredimagenet"},
     "tieredimagenet": _IMAGENETS | {"miniimagenet"},
@@ -200,11 +207,11 @@ def overlap(data: str, weights: str | None) -> bool:
 
     Args:
         data: id, of images or of features of it (`miniimagenet@effnet-lite0`).
-        weights: what a backbone's weights were trained on: a name, or a run as
+        weights: what a backbone's weights were trained on: names joined by `WITH`, or a run as
             `AGENT on ENV (KEY, step N)`.
     """
     seen = OVERLAPS.get(data.partition("@")[0], frozenset())
-    if weights in seen:
+    if seen & set((weights or "").split(WITH)):
         return True
     run = _OF_RUN.fullmatch(weights or "")
     return run is not None and data_of_env(run["env"]) in seen

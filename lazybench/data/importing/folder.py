@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -458,7 +459,10 @@ def _header(path: Path) -> Header:
                     f"{path} has {size} bytes, at most {MOST_IMAGE_BYTES} are read; convert or "
                     "remove it"
                 )
+            start = file.read(_START_BYTES)
+            file.seek(0)
             with Image.open(file, formats=_formats()) as image:
+                bits = _bits(start, image)
                 kind, mode, (width, height) = str(image.format), image.mode, image.size
                 exact = kind in LOSSLESS or image.info.get("compression") in _LOSSLESS_TIFF
                 frames = kind != "MPO" and _has_frames(image)
@@ -469,15 +473,39 @@ def _header(path: Path) -> Header:
         raise DataUnavailable(
             f"{path} isn't an image that can be read ({error}); replace or remove it"
         ) from error
-    if mode not in MODES or width * height > MOST_PIXELS:
+    if mode not in MODES or bits > 8 or width * height > MOST_PIXELS:
         raise UsageError(
             f"{path} is {width}x{height} in Pillow's mode {mode}; allowed are 8 bits a channel and "
-            f"{MOST_PIXELS} pixels; convert or remove it"
+            f"{MOST_PIXELS} pixels{f', it has {bits} bits' if bits > 8 else ''}; convert or remove "
+            "it"
         )
     # A phone's photograph has further images after the JPEG; Pillow calls this format MPO.
     return Header(
         "JPEG" if kind == "MPO" else kind, mode in GREY_MODES, (height, width), exact, frames
     )
+
+
+_START_BYTES = 1 << 10
+_TIFF_BITS_PER_SAMPLE = 258
+
+
+def _bits(start: bytes, image: Image.Image) -> int:
+    """The bits of a channel in a file, where Pillow would cut them to 8; else 8.
+
+    Args:
+        start: the first bytes of the file.
+        image: the opened file.
+    """
+    if image.format == "PNG":
+        # In the header chunk, after the signature, its length and name, width and height.
+        return max(8, start[24])
+    if image.format == "TIFF":
+        tags: Mapping[int, Any] = vars(image).get("tag_v2", {})
+        return max(8, *map(int, tags.get(_TIFF_BITS_PER_SAMPLE, (8,))))
+    if image.format == "PPM":
+        numbers = re.sub(rb"#[^\n]*", b"", start).split()[1:4]
+        return 16 if start[:2] in (b"P5", b"P6") and int(numbers[2]) > 255 else 8
+    return 8
 
 
 def _formats() -> tuple[str, ...]:

@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lazybench.data.importing.catalogue import QUERIES, Kind, Part
+from lazybench.arguments import MOST_SIZE
+from lazybench.data.importing.catalogue import Kind, Part
 from lazybench.data.splits import (
+    DEV_PER_CLASS,
     FRACTIONS,
     LEAST_CLASSES,
+    QUERIES,
     SPLITS,
     ClassSplit,
     Split,
@@ -24,9 +27,6 @@ from lazybench.data.splits import (
     ranked_split,
 )
 from lazybench.errors import UsageError
-
-MOST_SIZE = 1024
-"""Longest edge, in pixels, that images may be resized to."""
 
 GREY_MODES = ("1", "L", "LA")
 MODES = (*GREY_MODES, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
@@ -145,7 +145,7 @@ LEAST_INSTANCES = 1 + QUERIES
 LONGEST_LABEL = 200
 
 
-LEAST_TRAIN = 11
+LEAST_TRAIN = DEV_PER_CLASS + 1
 """Training images that a class of a long-tailed stream needs: 10 for the dev set, and another."""
 
 Members = Mapping[str, NDArray[np.int64]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,31 @@ def test_palettes_and_bits(tmp_path: Path) -> None:
 def test_deep_images_are_refused_and_never_cut_off(tmp_path: Path, end: str, dtype: Any) -> None:
     picture(tmp_path / "c" / f"a.{end}", np.full((6, 5), 300, dtype))
     with pytest.raises(UsageError, match=r"Pillow's mode (I|I;16|F); allowed are 8 bits a channel"):
+        list_images(tmp_path).headers()
+
+
+def deep_png(channels: int) -> bytes:
+    """A PNG of 16 bits a channel, which Pillow opens as one of 8."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    colour = {2: 4, 3: 2, 4: 6}[channels]
+    head = struct.pack(">IIBBBBB", 5, 6, 16, colour, 0, 0, 0)
+    rows = b"".join(b"\0" + np.full(5 * channels, 300, ">u2").tobytes() for _ in range(6))
+    parts = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+DEEP_PPM = b"P6 # a comment\n5 6 4095\n" + np.full((6, 5, 3), 300, ">u2").tobytes()
+
+
+@pytest.mark.parametrize("data", [deep_png(2), deep_png(3), deep_png(4), DEEP_PPM])
+def test_deep_colours_that_pillow_cuts_off_are_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "a.png").write_bytes(data)
+    with pytest.raises(UsageError, match=r"allowed are 8 bits a channel.* it has 16 bits"):
         list_images(tmp_path).headers()
 
 

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 import lazybench
-from lazybench.data.importing.catalogue import QUERIES, imported_root
+from lazybench.data.importing.catalogue import imported_root
 from lazybench.data.importing.importer import Imported
 from lazybench.data.pool import SPLITS
+from lazybench.data.splits import QUERIES
 from lazybench.errors import UsageError
 from lazybench.registry import open_data
 

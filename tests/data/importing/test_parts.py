@@ -130,3 +130,7 @@ def test_the_parts_are_embedded(data: Path) -> None:
         wanted = had.x[had.rows].reshape(len(had.rows), -1).astype(np.float32) / 255
         np.testing.assert_allclose(got.x[got.rows], wanted, atol=1e-7)
     assert ENVS.resolve("photos@flat-lt-natural").spec.trials["small"] == 16
+    # As their images, they have no tasks of few shots.
+    for data_id in ("photos", "photos@flat"):
+        with pytest.raises(UnknownName):
+            ENVS.resolve(f"{data_id}-5way-1shot")
