@@ -141,7 +141,7 @@ def _place(loc: Sequence[int | str]) -> tuple[str, str]:
 
 
 def aliases(cells: Iterable[SuiteCell]) -> list[str]:
-    """Return a note for each alias among the environments of cells: what it stands for."""
+    """Return a note for each alias among the environments of cells: which one it is."""
     notes: dict[str, None] = {}
     for name in dict.fromkeys(cell.env for cell in cells):
         # A name that isn't known is the outcome of its cells.
