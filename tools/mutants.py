@@ -859,7 +859,7 @@ MUTANTS = (
     Mutant(
         "failed-try-replaces-a-failed-try",
         STORE,
-        "            if record.status in _RETRIABLE:\n                return path\n",
+        "            if record.status in RETRIABLE:\n                return path\n",
         "",
         (T_STORE,),
     ),
@@ -873,8 +873,8 @@ MUTANTS = (
     Mutant(
         "other-keys-failed-record-is-overwritten",
         STORE,
-        "if stored.key == record.key and stored.status in _RETRIABLE:",
-        "if stored.status in _RETRIABLE:",
+        "if stored.key == record.key and stored.status in RETRIABLE:",
+        "if stored.status in RETRIABLE:",
         (T_STORE,),
     ),
     Mutant(
