@@ -152,9 +152,8 @@ class ClusterSweep:
             except TimeoutError:
                 continue
             except CancelledError:
-                # The scheduler is gone, which the client's status says.
-                time.sleep(_PAUSE_S)
-                continue
+                yield from self._lost(waiting.values(), left)
+                return
             for future in ended:
                 yield self._outcome(waiting.pop(future), future)
 
