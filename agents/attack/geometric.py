@@ -21,6 +21,7 @@ from lazybench.agents.attack.search import (
     LabelConfig,
     bisect,
     halve,
+    halvings,
     length,
     low_waves,
     lowest,
@@ -83,7 +84,7 @@ class Geoda(LabelAgent):
         points[images] = yield from bisect(search, images, points[images], config.tolerance)
         shares = queries_of_estimates(config.estimates, config.ratio).to(x.device)
         # One query at a length and a bisection, which a doubled ray makes one longer.
-        search_queries = config.doublings + 2 + _halvings(config.tolerance)
+        search_queries = config.doublings + 2 + halvings(config.tolerance)
         spare = search.left - search_queries * config.estimates
         for step in range(config.estimates):
             images = search.among(going)
@@ -154,11 +155,6 @@ def queries_of_estimates(iterations: int, ratio: float) -> Tensor:
     """
     weights = ratio ** (-2 / 3 * torch.arange(1, iterations + 1, dtype=torch.float64))
     return weights / weights.sum()
-
-
-def _halvings(tolerance: float) -> int:
-    """Return how many times an interval of 1 is halved until it is no wider than the tolerance."""
-    return next(times for times in count() if 0.5**times <= tolerance)
 
 
 class SurfreeConfig(LabelConfig):

@@ -19,6 +19,7 @@ from lazybench.agents.attack.search import (
     LabelConfig,
     bisect,
     descend_to,
+    halvings,
     length,
     ragged,
     starting_points,
@@ -103,7 +104,7 @@ class HopSkipJump(LabelAgent):
 
     def _reserve(self, tolerance: float) -> int:
         """Return how many queries an estimate leaves for the rest of its iteration."""
-        return _bisections(tolerance) + 2
+        return halvings(tolerance) + 2
 
     def _outside(self, size: int) -> float:
         """Return how far beyond its point the first probes' centre is, over their distance."""
@@ -291,8 +292,3 @@ def _unit(images: Tensor) -> Tensor:
     """Return images over their Euclidean lengths; zeros stay zeros."""
     length: Tensor = torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True)
     return images / length.clamp(min=torch.finfo(images.dtype).tiny)
-
-
-def _bisections(tolerance: float) -> int:
-    """Return how many times an interval of 1 is halved until it is no wider than the tolerance."""
-    return next(times for times in count() if 0.5**times <= tolerance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
+from itertools import count
 from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -260,6 +261,11 @@ def descend_to(
 
 Rows = Callable[[Tensor, Tensor], Tensor]
 """From places `[k]` among some images, and where on their ways `[k]`, to the rows to send."""
+
+
+def halvings(tolerance: float) -> int:
+    """Return how many times an interval of 1 is halved until it is no wider than the tolerance."""
+    return next(times for times in count() if 0.5**times <= tolerance)
 
 
 def halve(

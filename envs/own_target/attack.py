@@ -21,15 +21,22 @@ from torch import nn
 
 from lazybench.agent import Policy
 from lazybench.envs.attack.batch import AttackBlock
+from lazybench.envs.attack.gradient_maps import maps_shape
 from lazybench.envs.own_target.form import TargetForm, as_function, in_form
 from lazybench.envs.own_target.http import HttpSettings, HttpTarget
-from lazybench.envs.own_target.images import read_user_images
+from lazybench.envs.own_target.images import UserImages, read_user_images
 from lazybench.envs.own_target.journal import set_aside
-from lazybench.envs.own_target.user_target import UserAttack
+from lazybench.envs.own_target.user_target import UserAttack, own_protocol
 from lazybench.envs.own_target.white_box import Bound, need_white_box, white_box
-from lazybench.errors import ContractError, DataUnavailable, UsageError, nearest
+from lazybench.errors import (
+    ContractError,
+    DataUnavailable,
+    LazybenchError,
+    UsageError,
+    nearest,
+)
 from lazybench.nets.pretrained import Preparation, Prepared
-from lazybench.plugins import contained, describe
+from lazybench.plugins import contained, describe, raised_at
 from lazybench.runner.callbacks import SILENT, Callback
 from lazybench.runner.evaluate import Clock
 from lazybench.runner.request import ResolvedAgent, make
@@ -199,8 +206,11 @@ def attack(
     images = read_user_images(request.images, request.labels, request.limit, request.size)
     form = TargetForm(**request.form)
     eight_bit = request.eight_bit or request.is_http
+    if request.white_box and request.is_http:
+        need_white_box(None, form, request.protocol, eight_bit=eight_bit)
+    _check_attackers(request, images, form, eight_bit=eight_bit)
     writable(request.out)
-    with locked(request.out), _opened(request, form) as (name, network, predict, http):
+    with locked(request.out), _opened(request, form, watch) as (name, network, predict, http):
         if request.white_box:
             need_white_box(network, form, request.protocol, eight_bit=eight_bit)
         if http is not None and len(http.journal):
@@ -226,7 +236,6 @@ def attack(
             attackers = [
                 _attacker(each, target) for each in request.attacks or ATTACKS[form.access]
             ]
-            # All attackers are constructed before the first query, so a bad setting costs none.
             # They don't get the target itself, which they could query uncounted.
             facts = SimpleNamespace(task=target.task, examples=target.examples)
             states = [each.instance.init(facts, Rng(request.seed)) for each in attackers]
@@ -269,16 +278,48 @@ def attack(
         if request.white_box:
             at = torch.from_numpy(target.right)
             protocol = target.protocol
-            bounds = white_box(
-                network,
-                form,
-                target.x[at],
-                torch.from_numpy(images.y)[at],
-                norm=protocol.norm,
-                eps=protocol.eps,
-                seed=request.seed,
-            )
+            try:
+                bounds = white_box(
+                    network,
+                    form,
+                    target.x[at],
+                    torch.from_numpy(images.y)[at],
+                    norm=protocol.norm,
+                    eps=protocol.eps,
+                    seed=request.seed,
+                )
+            except BaseException as error:
+                if keep is not None:
+                    keep(outcome((*notes, "Stopped: there are no results of white-box attacks.")))
+                if isinstance(error, LazybenchError) or not isinstance(error, Exception):
+                    raise
+                raise ContractError(
+                    f"--white-box failed on '{name}': {describe(error).splitlines()[0]} "
+                    f"({raised_at(error)}); its answers need gradients with respect to its images"
+                ) from error
         return outcome(notes, bounds)
+
+
+def _check_attackers(
+    request: AttackRequest, images: UserImages, form: TargetForm, *, eight_bit: bool
+) -> None:
+    """Construct each attacker for a task of this kind, before any query, which may cost money.
+
+    Raises:
+        UsageError: a setting that isn't allowed, or an attacker that doesn't suit the target.
+    """
+    settings = {**request.protocol, "access": form.access}
+    x, protocol = own_protocol(images, settings, eight_bit=eight_bit)
+    instance = tuple(x.shape[1:])
+    # How many classes there are is known after the first answers.
+    classes = form.classes or max(2, int(images.y.max()) + 1)
+    task = protocol.task(classes, instance, (), maps_shape(instance))
+    facts = SimpleNamespace(task=task, x=x, examples=lambda: torch.zeros(classes, *instance))
+    for name in request.attacks or ATTACKS[form.access]:
+        try:
+            _attacker(name, facts).instance.init(facts, Rng(request.seed))
+        except ContractError as error:
+            raise UsageError(str(error)) from error
 
 
 def _probe(request: AttackRequest, predict: Any, http: Any) -> Any:
@@ -289,7 +330,9 @@ def _probe(request: AttackRequest, predict: Any, http: Any) -> Any:
 
 
 @contextmanager
-def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any, Any]]:
+def _opened(
+    request: AttackRequest, form: Any, watch: Callback
+) -> Iterator[tuple[str, Any, Any, Any]]:
     """Name, the user's own object, function and, for an address, the HTTP target.
 
     The HTTP target is closed at the end.
@@ -301,9 +344,15 @@ def _opened(request: AttackRequest, form: Any) -> Iterator[tuple[str, Any, Any, 
         return
     settings = HttpSettings(**request.http)
     journal = request.out / JOURNAL
-    if request.fresh:
-        set_aside(journal)
-    target = HttpTarget(request.target, form, settings, journal=journal)
+    aside = set_aside(journal) if request.fresh else None
+    try:
+        target = HttpTarget(request.target, form, settings, journal=journal)
+    except LazybenchError:
+        if aside is not None:
+            aside.replace(journal)
+        raise
+    if aside is not None:
+        watch.note(f"the answers so far are in {aside}")
     try:
         yield target.name, None, target, target
     finally:

@@ -501,6 +501,8 @@ _AGAIN = (408, 425, 429, 500, 502, 503, 504)
 _SHORTEST_SECRET = 4
 """Characters; shorter words of a header are too common to hide."""
 _LONGEST_PAUSE_S = 60.0
+_LONGEST_WAIT_S = 3600.0
+"""Of a server's `Retry-After`; for a longer one the run ends, and can be resumed later."""
 _WHOLE = (("batch", 1, 1 << 20), ("concurrency", 1, 1024), ("retries", 0, 1 << 20))
 _RANGES = (("timeout_s", 1e-3, 86_400.0), ("pause_s", 1e-3, 86_400.0), ("rate", 1e-4, 1e9))
 
@@ -668,7 +670,9 @@ class HttpTarget:
 
     def _fetch(self, images: NDArray[np.uint8], missing: dict[tuple[str, int], int]) -> None:
         places, names = list(missing.values()), [image for image, _ in missing]
-        size = self._settings.batch
+        settings = self._settings
+        # A request is sent at once, so it has at most a second's images.
+        size = min(settings.batch, max(1, int(settings.rate or settings.batch)))
         parts = [slice(first, first + size) for first in range(0, len(places), size)]
         failed = threading.Event()
         futures = [
@@ -760,9 +764,11 @@ class HttpTarget:
                     text = self._quoted(reply.content.decode("utf-8", "replace")) or "no text"
                     raise ContractError(f"{self.name} refused a request: {why}: {text}")
                 wait_s = _retry_after(reply)
-            if turn < settings.retries and self._closing.wait(
-                min(wait_s if wait_s is not None else pause_s, _LONGEST_PAUSE_S)
-            ):
+            if wait_s is not None and wait_s > _LONGEST_WAIT_S:
+                why += f"; it asks to wait {wait_s:g} s"
+                break
+            pause = min(pause_s, _LONGEST_PAUSE_S) if wait_s is None else wait_s
+            if turn < settings.retries and self._closing.wait(pause):
                 break
             pause_s *= 2
         self.gone = (

@@ -30,8 +30,8 @@ def digest(image: NDArray[np.uint8]) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).hexdigest()[:32]
 
 
-def set_aside(path: Path) -> None:
-    """Rename a journal, if there is one: its answers may have cost money.
+def set_aside(path: Path) -> Path | None:
+    """Rename a journal, since its answers may have cost money; return it, None if there is none.
 
     Raises:
         StoreError: a file of that name isn't a journal.
@@ -39,9 +39,9 @@ def set_aside(path: Path) -> None:
     """
     _need_own(path)
     if not os.path.lexists(path):
-        return
+        return None
     try:
-        path.rename(first_free(path.parent, path.stem, path.suffix))
+        return path.rename(first_free(path.parent, path.stem, path.suffix))
     except OSError as error:
         raise OutputUnavailable(
             f"{path} can't be renamed ({error.strerror}); choose another --out"

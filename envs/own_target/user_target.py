@@ -163,6 +163,27 @@ class Probes(NamedTuple):
         return tuple(found)
 
 
+def own_protocol(
+    images: UserImages, settings: dict[str, Any], *, eight_bit: bool
+) -> tuple[Tensor, AttackProtocol]:
+    """Return the images as they are sent, `[N, C, H, W]` float32, and the protocol on them.
+
+    Args:
+        images: to attack.
+        settings: of `read_protocol`, without its target rule and channels.
+        eight_bit: whether images are rounded to 8 bits before they are sent.
+
+    Raises:
+        UsageError: a setting that isn't allowed.
+    """
+    scale = np.float32(255 if images.x.dtype == np.uint8 else 1)
+    x = torch.from_numpy((images.x / scale).astype(np.float32))
+    protocol = read_protocol(x.shape[1], target_rule="next", **settings)
+    if eight_bit:
+        return to_levels(x, LEVELS), EightBit(**vars(protocol))
+    return x, protocol
+
+
 class UserAttack:
     """A user's own target, queried once on its clean images, then attacked in blocks.
 
@@ -199,12 +220,8 @@ class UserAttack:
             UsageError: a setting that isn't allowed, or labels that the target doesn't have.
             ContractError: the target failed.
         """
-        scale = np.float32(255 if images.x.dtype == np.uint8 else 1)
-        x = torch.from_numpy((images.x / scale).astype(np.float32))
-        self.x = to_levels(x, LEVELS) if eight_bit else x
-        instance = tuple(x.shape[1:])
-        protocol = read_protocol(instance[0], target_rule="next", **settings)
-        self.protocol = EightBit(**vars(protocol)) if eight_bit else protocol
+        self.x, self.protocol = own_protocol(images, settings, eight_bit=eight_bit)
+        protocol, instance = self.protocol, tuple(self.x.shape[1:])
         most = int(images.y.max())
         if classes is not None:
             # Before the first query, which may cost money.

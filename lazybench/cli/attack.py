@@ -370,12 +370,14 @@ def train_command(  # noqa: PLR0913 - one argument for each option
             for name in wanted:
                 held, fresh = keep_net(name, budget=budget, seed=seed, replace=replace, watch=watch)
                 facts.append(held.facts() | {"fresh": fresh, "sha256": held.sha256})
+    from lazybench.envs.targets.nets import embedded
+
     if json:
         console.as_json({"targets": facts})
         return
     for each in facts:
         why = "" if each["fresh"] else "; already trained, --replace trains it again"
-        if each["name"].startswith("glyphs-") and not each["fresh"]:
+        if embedded(each["name"]) and not each["fresh"]:
             why = "; included in the package"
         console.line(
             f"{each['name']}: {100 * each['accuracy']:.2f} % accuracy on the test images "

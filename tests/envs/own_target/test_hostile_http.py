@@ -252,7 +252,11 @@ def test_answers_that_harm_who_reads_them(
 
 def test_a_wait_that_is_asked_for_has_an_end(loopback: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(http, "_LONGEST_PAUSE_S", 0.05)
-    later = {0: "9" * 5000, 1: "٣", 2: "-1", 3: "Wed, 21 Oct 2099 07:28:00 GMT"}
+    loopback.before = lambda number: (503, {"Retry-After": "7200"}, b"")
+    target = HttpTarget(loopback.url, TargetForm(), HttpSettings(retries=5))
+    with closing(target), pytest.raises(ContractError, match=r"in 1 tries.*asks to wait 7200 s"):
+        target(IMAGES)
+    later = {0: "9" * 5000, 1: "٣", 2: "-1", 3: "Wed, 21 Oct 2009 07:28:00 GMT"}
 
     def before(number: int) -> Any:
         result = later.get(number)

@@ -178,6 +178,11 @@ def test_the_rate_holds(loopback: Any) -> None:
         target(rows(10))
     # The first two are sent at once, the others at 20 a second.
     assert time.monotonic() - begin_s >= 8 / 20
+    # A request has no more images than a second.
+    with opened(loopback.url, batch=16, rate=4.0) as target:
+        begin_s = time.monotonic()
+        target(rows(10)[:6] / 2)
+    assert time.monotonic() - begin_s >= 2 / 4
 
 
 def test_an_image_is_asked_once_unless_answers_are_random(loopback: Any, tmp_path: Path) -> None:

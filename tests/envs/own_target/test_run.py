@@ -224,7 +224,7 @@ def test_layouts_bounds_and_answers(own: Own, target: str, options: tuple[str, .
         (("--attacks", "square,square"), "bright", 2, "given twice"),
         (("--attacks", "meta_attack"), "bright", 2, "must be trained"),
         (("--attacks", "reptile"), "bright", 2, "isn't an attack agent"),
-        (("--attacks", "surrogate_prior"), "bright", 3, "such as square"),
+        (("--attacks", "surrogate_prior"), "bright", 2, "such as square"),
         (
             ("--answers", "label", "--classes", "3", "--attacks", "surrogate_prior"),
             *("decides", 2, "a target that shows scores"),
@@ -539,6 +539,30 @@ def test_a_report_names_the_classes_of_folders(own: Own) -> None:
     many = markdown(results | {"classes": [f"n{number}" for number in range(1000)]})
     assert "99 n99, and 900 others: see `classes` in report.json." in many
     assert "n100" not in many
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--eps", "inf"),
+        ("--norm", "linf", "--eps", "0.003"),
+        ("--attacks", "square,surrogate_prior"),
+        ("--answers", "label", "--classes", "3", "--attacks", "square"),
+        ("--white-box",),
+    ],
+)
+def test_a_wrong_setting_costs_no_query_and_no_journal(
+    own: Own, loopback: Any, capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...]
+) -> None:
+    argv = words(own, "--attacks", "square", "--limit", "2", target=loopback.url, budget=5)
+    assert main(argv) == 0
+    paid, journal = len(loopback.answered), (own.out / "queries.jsonl").read_bytes()
+    argv = words(own, *wrong, "--limit", "2", "--fresh", target=loopback.url, budget=5)
+    assert main(argv) == 2
+    assert "error: " in capsys.readouterr().err
+    assert len(loopback.answered) == paid
+    assert (own.out / "queries.jsonl").read_bytes() == journal
+    assert not (own.out / "queries-1.jsonl").exists()
 
 
 def test_an_address_that_stays_away_is_unavailable(
