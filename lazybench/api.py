@@ -72,7 +72,7 @@ def make_env(
         DataUnavailable: the data isn't installed or is damaged.
     """
     spec, _ = resolve_env(env)
-    _check_env_settings(spec, settings)
+    _check_env_settings(spec, split, settings)
     arguments = {**spec.kwargs, "split": split, **settings}
     if "device" in settings:
         arguments["device"] = check_device(check_text("device", settings["device"]))
@@ -90,14 +90,17 @@ def make_env(
         raise UsageError(f"{spec.id} can't be made with these settings: {error}") from error
 
 
-def _check_env_settings(spec: EnvSpec, settings: Mapping[str, Any]) -> None:
+def _check_env_settings(spec: EnvSpec, split: str, settings: Mapping[str, Any]) -> None:
     """Check the settings of an environment against its arguments and what its id says.
+
+    An agent's plan may change some of the latter, such as the ways, for training tasks.
 
     Raises:
         UsageError: no such setting, or another value of one that is part of the id.
     """
     parameters = inspect.signature(load(spec.vector_target or spec.target)).parameters
-    fixed = spec.kwargs.keys() - set(spec.options) if spec.origin == OWN else set()
+    free = {*spec.options, *(spec.plan_options if split == "train" else ())}
+    fixed = spec.kwargs.keys() - free if spec.origin == OWN else set()
     allowed = sorted(parameters.keys() - fixed - {"self", "num_envs", "max_episode_steps"})
     takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     for name, value in settings.items():

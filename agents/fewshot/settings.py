@@ -344,6 +344,11 @@ class GradientConfig(EpisodicConfig):
                 ),
             ),
             (
+                "learned rates with teacher=lazy need inner=student, as in lazy_meta_sgd: the leap "
+                "gives an unrolled inner loop no gradient",
+                self.rates != "fixed" and (self.teacher, self.inner) == ("lazy", "unrolled"),
+            ),
+            (
                 "rate_range needs rates=elementwise and two rising numbers above 0",
                 self.rate_range is not None
                 and not (

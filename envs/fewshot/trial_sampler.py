@@ -291,7 +291,8 @@ class TrialSampler:
             raise ContractError(f"labels must be integers, got dtype {given.dtype}")
         if given.dtype.kind not in "iuf":
             raise ContractError(f"predictions must be finite numbers, got dtype {given.dtype}")
-        return given
+        # Records keep values in single precision, and must give the same scores.
+        return given if self.task.target == "class" else given.astype(np.float32)
 
     def score(self, keys: NDArray[np.uint64], given: NDArray[Any]) -> NDArray[np.float64]:
         """Return each task's reward: accuracy in [0, 1], or the negative mean squared error.

@@ -72,6 +72,9 @@ def check_settings(record: Record, agent: ResolvedAgent, home: EnvSpec) -> Findi
     The same must hold for an agent constructed from the run's budget and overrides. The finding
     names settings that the package added after the run.
     """
+    if agent.spec.id != record.agent.id:
+        detail = f"{agent_name(record)} is {agent.spec.id}, the record says {record.agent.id}"
+        return Finding("settings", False, detail)
     # An evaluation on other tasks may have another budget than the training.
     if record.trained_on is None and record.preset != record.budget:
         detail = f"preset is {record.preset} in the record, whose budget is {record.budget}"
@@ -186,6 +189,10 @@ def _trained(
             )
         fitted = found
         agent = make(agent_name(fitted), spec_of(fitted), fitted.preset, fitted.config, whole=True)
+    # Its validations, which choose the best state, have settings of evaluation at their defaults.
+    trained = {name: v for name, v in fitted.config.items() if name not in agent.eval_only}
+    if len(trained) < len(fitted.config):
+        agent = make(agent_name(fitted), spec_of(fitted), fitted.preset, trained, whole=True)
     training = Training(
         agent.instance,
         spec_of(fitted),

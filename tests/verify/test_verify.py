@@ -45,6 +45,38 @@ def learned(tmp_path_factory) -> tuple[Record, StateSource]:
     return made, StateSource(out=out, runs=runs)
 
 
+@pytest.mark.parametrize("shift", [{"shift": 2.0}, {"test_shift": 2.0}])
+def test_a_run_with_settings_of_evaluation_is_trained_again_without_them(tmp_path, shift) -> None:
+    """Its curve is that of the run whose training it shares; it was refuted."""
+    places = {"out": tmp_path / "store", "runs": tmp_path / "runs"}
+    made = lazybench.run(f"{PLAYERS}:Movable", SINUS, budget="smoke", settings=shift, **places)
+    found = verify(
+        saved(tmp_path, made), source=StateSource(retrain=True, runs=tmp_path / "elsewhere")
+    )
+    assert found.verified, found.findings
+
+
+def test_an_agent_of_another_name_is_refuted(learned, tmp_path) -> None:
+    """The file of an agent passed as the built-in one whose name its record had."""
+    made, source = learned
+    agent = made.agent.model_copy(update={"id": "protonet"})
+    found = verify(saved(tmp_path, made, keyed=True, agent=agent), source=source)
+    assert found.verdict == "refuted"
+    assert any("is Movable, the record says protonet" in each.detail for each in found.findings)
+
+
+def test_values_in_double_precision_give_the_scores_of_the_stored_ones(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+
+    def policy(observation: Any) -> Any:
+        return rng.normal(size=observation["query_y"].shape)
+
+    lazybench.evaluate(policy, SINUS, name="mine", budget="smoke", out=tmp_path)
+    (record,) = lazybench.load_records(out=tmp_path)
+    found = verify(saved(tmp_path, record), trials=0)
+    assert found.verdict != "refuted", found.findings
+
+
 LEARNED: list[Path] = []
 """Where the learner's run is."""
 

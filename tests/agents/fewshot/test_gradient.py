@@ -143,6 +143,11 @@ def test_the_plan_asks_for_what_the_settings_say(tasks: Any, make_agent: Any) ->
         ({"meta_gradient": "maml"}, "maml needs inner=unrolled or teacher=lazy"),
         ({"meta_gradient": "none", "image_gradients": 5}, "none learns nothing"),
         ({"rates": "elementwise"}, "learned rates need"),
+        (
+            {"rates": "elementwise", "teacher": "lazy", "inner": "unrolled"}
+            | {"meta_gradient": "maml"},
+            "learned rates with teacher=lazy need inner=student",
+        ),
         ({"rate_range": (0.1, 0.2)}, "rate_range needs rates=elementwise"),
         ({"meta_gradient": "implicit"}, "implicit needs inner=student"),
         ({"fairness": "theil"}, "fairness needs"),
