@@ -267,6 +267,8 @@ class Agent:
         NEEDS: settings that have no effect unless another setting has one of some values, as
             `{setting: {other: values}}`; of several others, one is enough, which must have an
             effect itself. A run that replaces such a setting in vain is refused.
+        REPLACES: settings of which a run's own value, above 0, replaces others of the preset, which
+            take their defaults: `{setting: others}`.
         SHARDED: whether `update` computes `distributed.mine` and adds up by `distributed.summed`,
             so that a meta-batch can be spread over processes.
     """
@@ -278,6 +280,7 @@ class Agent:
     LATER: ClassVar[tuple[str, ...]] = ()
     EVAL_ONLY: ClassVar[tuple[str, ...]] = ()
     NEEDS: ClassVar[Needs] = MappingProxyType({})
+    REPLACES: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     SHARDED: ClassVar[bool] = False
 
     def __init_subclass__(cls, **given: Any) -> None:

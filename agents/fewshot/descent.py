@@ -110,6 +110,7 @@ class Descending(Agent):
 
     families = ("fewshot",)
     LATER = EpisodicConfig.LATER
+    REPLACES = EpisodicConfig.REPLACES
     EVAL_ONLY: ClassVar[tuple[str, ...]] = ("batch_norm",)
     config: EpisodicConfig
     outer: Outer

@@ -158,6 +158,7 @@ class GradientAgent(Agent):
     families = ("fewshot",)
     Config = GradientConfig
     LATER = GradientConfig.LATER
+    REPLACES = GradientConfig.REPLACES
     EVAL_ONLY = ("batch_norm", "test_steps", "test_batch", "test_prox", "test_leap")
     NEEDS: ClassVar[Needs] = {
         "gammas": _LEAPS,

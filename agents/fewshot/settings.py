@@ -5,6 +5,7 @@ Each gradient-based agent is one choice of `GradientConfig`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import (
@@ -57,6 +58,8 @@ class EpisodicConfig(BaseModel):
     LATER: ClassVar[tuple[str, ...]] = ("train_ways", "frozen", "norm", "dropout", "size")
     """Settings that older records don't have: at their defaults they are left out of the dump, so
     that those records keep their keys."""
+    REPLACES: ClassVar[Mapping[str, tuple[str, ...]]] = {"image_gradients": ("iterations",)}
+    """A run's own image-gradients replace the preset's `iterations`, which would go on for days."""
 
     backbone: str = "auto"
     frozen: bool = False

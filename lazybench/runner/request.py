@@ -486,6 +486,9 @@ def make(
         base |= {key: value for key, value in spec.kwargs.items() if key != "algorithm"}
         for later in kind.LATER if whole else ():
             base.pop(later, None)
+        for name_of_setting, others in kind.REPLACES.items():
+            for other in others if read.get(name_of_setting) else ():
+                base.pop(other, None)
         config = _validated(spec.id, config_type, base, read)
         resolved = config.model_dump(mode="json")
         try:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from lazybench.agent import contract
 from lazybench.errors import UsageError
 from lazybench.registry import AGENTS
-from lazybench.runner.request import RunRequest, resolve_env, with_protocol
+from lazybench.runner.request import RunRequest, make, resolve_env, with_protocol
 from lazybench.runner.resolve import resolve
 from lazybench.user_code import load
 
@@ -77,6 +77,23 @@ def test_a_setting_with_what_it_needs_is_taken() -> None:
         env = "glyphs-lt-20" if agent.endswith(("component", "balms")) else "glyphs-5way-1shot"
         resolved = resolve(RunRequest(agent, env, "smoke", overrides=settings))
         assert settings.keys() <= resolved.agent.config.keys()
+
+
+@pytest.mark.parametrize("agent", ["maml", "protonet", "baseline_finetune"])
+def test_a_length_of_training_replaces_the_presets_other_form_of_it(agent: str) -> None:
+    """With `--budget paper --set image_gradients=1000`, all iterations of the paper were trained."""
+    env = resolve_env("glyphs-5way-1shot")[0]
+
+    def config(**given: Any) -> tuple[int, int]:
+        found = make(agent, env, "paper", given).config
+        return found["iterations"], found["image_gradients"]
+
+    iterations, images = config()
+    assert iterations > 10_000
+    assert config(image_gradients=1000) == (0, 1000)
+    assert config(image_gradients=1000, iterations=5) == (5, 1000)
+    assert config(image_gradients=0) == (iterations, images)
+    assert config(iterations=7)[0] == 7
 
 
 def test_what_a_setting_needs_are_settings_and_their_values() -> None:
