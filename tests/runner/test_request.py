@@ -81,7 +81,7 @@ def test_a_setting_with_what_it_needs_is_taken() -> None:
 
 @pytest.mark.parametrize("agent", ["maml", "protonet", "baseline_finetune"])
 def test_a_length_of_training_replaces_the_presets_other_form_of_it(agent: str) -> None:
-    """With `--budget paper --set image_gradients=1000`, all iterations of the paper were trained."""
+    """With `--budget paper --set image_gradients=1000`, all of the preset's were trained."""
     env = resolve_env("glyphs-5way-1shot")[0]
 
     def config(**given: Any) -> tuple[int, int]:
