@@ -599,7 +599,8 @@ def _arguments_of(factory: Any, attributes: Mapping[str, Any]) -> dict[str, Any]
     try:
         with contained():
             again = factory(**found)
-    except (TypeError, ValueError, Escaped):
+    except Exception:
+        # An instance may be made in another way, or from what isn't there any more.
         return None
     return found if _plain_attributes(again) == attributes else None
 
