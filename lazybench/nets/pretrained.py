@@ -545,7 +545,7 @@ _LARGER = frozenset({"imagenet-12k", "imagenet-21k", "imagenet-22k"})
 
 
 def trained_on(tag: str) -> str:
-    """Return what weights of a published tag were trained on, joined by ` + `; else the tag.
+    """Return what weights of a published tag were trained on, joined by `WITH`; else the tag.
 
     `a1_in1k` and `IMAGENET1K_V2` are imagenet-1k; `augreg_in21k_ft_in1k` is imagenet-21k, which
     holds it; `laion2b_ft_in1k` is `laion-2b + imagenet-1k`.
