@@ -1042,7 +1042,7 @@ def table(tried: Sequence[Tried]) -> str:
 def main(words: Sequence[str] | None = None) -> int:
     """Return the exit code: 0 where all mutants are killed, 1 where one lives, else 2."""
     parser = argparse.ArgumentParser(description="Try mutants: tests must fail on each.")
-    parser.add_argument("names", nargs="*", help="mutants to try; [default: all]")
+    parser.add_argument("names", nargs="*", help="mutants to try [default: all]")
     parser.add_argument("--jobs", type=int, default=1, help="how many side by side")
     parser.add_argument("--list", action="store_true", help="list the mutants and end")
     asked = parser.parse_args(words)

@@ -523,7 +523,7 @@ _LISTS = {
 _TAGS = (
     (r"laion2b", "laion-2b"),
     (r"laion400m", "laion-400m"),
-    (r"laion", "laion"),
+    (r"laion(?!2b|400m)", "laion"),
     (r"openai", "openai-wit"),
     (r"webli", "webli"),
     (r"datacomp", "datacomp"),
@@ -552,8 +552,6 @@ def trained_on(tag: str) -> str:
     """
     plain = tag.lower()
     found = [name for pattern, name in _TAGS if re.search(pattern, plain)]
-    if "laion" in found and len(found) > 1 and found[0] != "laion":
-        found.remove("laion")
     if _LARGER & set(found):
         found = [name for name in found if name != IMAGENET]
     return WITH.join(found) or plain or UNDECLARED

@@ -325,7 +325,8 @@ def _one(
     signals: Signals,
 ) -> tuple[str, Configuration]:
     """The status of a configuration's training, as of a run, and its result."""
-    training = Training.of(resolved, folder / resolved.fit_key[:12])
+    checkpoints = folder / resolved.fit_key[:12]
+    training = Training.of(resolved, checkpoints)
     status, why, score = "ok", "", -math.inf
     try:
         progress = fit(training, watch, signals)
@@ -341,7 +342,7 @@ def _one(
     except BaseException as error:
         # A setting that fails has no score, but a cost: that of the last checkpoint.
         status, why = status_and_reason(error)
-        progress = saved_progress(folder / resolved.fit_key[:12])
+        progress = saved_progress(checkpoints)
     val = score if math.isfinite(score) and not why else None
     if val is None and not why:
         why = "it was never validated"

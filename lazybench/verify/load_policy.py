@@ -188,10 +188,9 @@ def _trained(
                 f"isn't in {source.out}, so it can't be trained again; give --checkpoint"
             )
         fitted = found
-        agent = make(agent_name(fitted), spec_of(fitted), fitted.preset, fitted.config, whole=True)
     # Its validations, which choose the best state, have settings of evaluation at their defaults.
     trained = {name: v for name, v in fitted.config.items() if name not in agent.eval_only}
-    if len(trained) < len(fitted.config):
+    if fitted is not record or len(trained) < len(fitted.config):
         agent = make(agent_name(fitted), spec_of(fitted), fitted.preset, trained, whole=True)
     training = Training(
         agent.instance,
